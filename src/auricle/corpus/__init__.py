@@ -1,0 +1,1 @@
+"""What is there: names, labels, groups and splits. Nothing in here opens audio."""

@@ -1,0 +1,135 @@
+"""One clip, and the Index that is a whole corpus of them.
+
+In: what a reader yields. Out: an immutable Index that is saved as Parquet beside a run, with the corpus' licence,
+citation and what was left out. Clips are names and labels only; the sound stays where it is until `audio` opens it.
+"""
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+
+@dataclass(frozen=True)
+class Clip:
+    """One labelled stretch of one recording.
+
+    `id` is unique in its corpus and does not depend on where the corpus lies. `source` is what `corpus.tree.open_source`
+    opens: a path, a member of an archive, or a row of an Arrow file. `start` and `end` are seconds in the recording;
+    None is its beginning or its end. `fold` is the corpus' own: a fold's name, or "train", "valid", "test".
+    """
+
+    id: str
+    source: str
+    label: str
+    group: str | None = None
+    fold: str | None = None
+    start: float | None = None
+    end: float | None = None
+    meta: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class LeftOut:
+    """A file of the corpus that is no clip, and why."""
+
+    name: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Index:
+    """The clips of a corpus, in a fixed order, with what a reader knows of the whole."""
+
+    clips: tuple[Clip, ...]
+    reader: str
+    origin: str
+    recognised: str
+    license: str = ""
+    citation: str = ""
+    group_name: str = "group"
+    left_out: tuple[LeftOut, ...] = ()
+
+    def __len__(self) -> int:
+        return len(self.clips)
+
+    def __iter__(self) -> Iterator[Clip]:
+        return iter(self.clips)
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """The class names, sorted; their order is the order of the logits."""
+        return tuple(sorted({clip.label for clip in self.clips}))
+
+    @property
+    def has_groups(self) -> bool:
+        return any(clip.group is not None for clip in self.clips)
+
+    @property
+    def has_folds(self) -> bool:
+        return any(clip.fold is not None for clip in self.clips)
+
+    def save(self, path: Path) -> None:
+        """Write the Index as one Parquet file; metadata columns are kept as JSON text."""
+        columns = {
+            "id": [clip.id for clip in self.clips],
+            "source": [clip.source for clip in self.clips],
+            "label": [clip.label for clip in self.clips],
+            "group": [clip.group for clip in self.clips],
+            "fold": [clip.fold for clip in self.clips],
+            "start": [clip.start for clip in self.clips],
+            "end": [clip.end for clip in self.clips],
+            "meta": [json.dumps(dict(clip.meta), sort_keys=True, ensure_ascii=False) for clip in self.clips],
+        }
+        about = {
+            "reader": self.reader,
+            "origin": self.origin,
+            "recognised": self.recognised,
+            "license": self.license,
+            "citation": self.citation,
+            "group_name": self.group_name,
+            "left_out": [[item.name, item.reason] for item in self.left_out],
+        }
+        table = pa.table(columns, schema=_SCHEMA).replace_schema_metadata({"auricle": json.dumps(about)})
+        pq.write_table(table, path, compression="zstd")
+
+    @classmethod
+    def load(cls, path: Path) -> "Index":
+        """Read an Index that `save` wrote."""
+        table = pq.read_table(path)
+        about = json.loads((table.schema.metadata or {})[b"auricle"])
+        rows = table.to_pylist()
+        clips = tuple(Clip(**{**row, "meta": json.loads(row["meta"])}) for row in rows)
+        left_out = tuple(LeftOut(name, reason) for name, reason in about.pop("left_out"))
+        return cls(clips=clips, left_out=left_out, **about)
+
+    def only(self, keep: Sequence[bool]) -> "Index":
+        """The same corpus with the clips for which `keep` is true."""
+        clips = tuple(clip for clip, kept in zip(self.clips, keep, strict=True) if kept)
+        return Index(
+            clips,
+            self.reader,
+            self.origin,
+            self.recognised,
+            self.license,
+            self.citation,
+            self.group_name,
+            self.left_out,
+        )
+
+
+_SCHEMA = pa.schema(
+    [
+        ("id", pa.string()),
+        ("source", pa.string()),
+        ("label", pa.string()),
+        ("group", pa.string()),
+        ("fold", pa.string()),
+        ("start", pa.float64()),
+        ("end", pa.float64()),
+        ("meta", pa.string()),
+    ]
+)

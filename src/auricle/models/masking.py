@@ -1,0 +1,30 @@
+"""Which frames are real, and keeping the others out of every answer.
+
+A batch is padded on the right to its longest clip. Everything that looks across time takes the lengths from here, so that
+a clip's logits are the same alone and beside longer neighbours.
+"""
+
+import torch
+from torch import Tensor
+
+
+def lengths(input_values: Tensor, attention_mask: Tensor | None) -> Tensor:
+    """Count the real samples of each clip.
+
+    input_values (batch, [channels,] samples); attention_mask (batch, samples) with 1 on real samples, or None when all are.
+    Returns (batch,) int64.
+    """
+    if attention_mask is None:
+        return torch.full((input_values.shape[0],), input_values.shape[-1], device=input_values.device)
+    return attention_mask.sum(dim=-1, dtype=torch.int64)
+
+
+def real(lengths: Tensor, size: int) -> Tensor:
+    """Mark the first `lengths[i]` of `size` places as real: (batch,) int64 → (batch, size) bool."""
+    return torch.arange(size, device=lengths.device)[None, :] < lengths[:, None]
+
+
+def mean_over(values: Tensor, mask: Tensor) -> Tensor:
+    """Average (batch, channels, frames) over its real frames, mask (batch, frames) → (batch, channels)."""
+    weight = mask[:, None, :].to(values.dtype)
+    return (values * weight).sum(-1) / weight.sum(-1).clamp_min(1.0)

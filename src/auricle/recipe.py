@@ -1,0 +1,221 @@
+"""The recipe: everything that decides a run, in six strict sections.
+
+In: a named recipe, a YAML file, and `--set section.key=value`. Out: one frozen Recipe, saved resolved as recipe.yaml in
+the run folder. A key that does not exist is an error that names the nearest one; nothing is silently ignored. Options
+of a model family live beside `model.family` and are checked by the family itself.
+"""
+
+from collections.abc import Iterable, Mapping
+from importlib import resources
+from pathlib import Path
+from typing import Any, Literal
+
+import pydantic
+import yaml
+
+from auricle.errors import UsageError, unknown
+
+
+class _Section(pydantic.BaseModel):
+    model_config = pydantic.ConfigDict(extra="forbid", frozen=True, validate_default=True, allow_inf_nan=False)
+
+
+class Data(_Section):
+    """What is read, and how it is divided."""
+
+    reader: str = "auto"
+    options: dict[str, Any] = {}
+    label: str | None = None
+    group: str | None = None
+    split: str = "auto"
+    folds: int = pydantic.Field(5, ge=2)
+    valid: float = pydantic.Field(0.1, ge=0, lt=0.5)
+    test: float = pydantic.Field(0.2, gt=0, lt=0.9)
+    strict: bool = False
+    seed: int = 0
+
+
+class Audio(_Section):
+    """How recordings are stored for this run: the input of the model."""
+
+    sample_rate: int | None = pydantic.Field(None, ge=1000, le=384_000)
+    channels: Literal[1, 2] = 1
+    min_seconds: float = pydantic.Field(0.05, ge=0)
+    max_seconds: float = pydantic.Field(3600, gt=0)
+
+
+class Augment(_Section):
+    """What training does to its clips; zero is off. Evaluation never does any of it."""
+
+    shift: float = pydantic.Field(0.0, ge=0, le=1)
+    gain_db: float = pydantic.Field(0.0, ge=0, le=40)
+    noise: float = pydantic.Field(0.0, ge=0, le=1)
+    frequency_masks: int = pydantic.Field(0, ge=0, le=10)
+    frequency_share: float = pydantic.Field(0.1, ge=0, le=1)
+    time_masks: int = pydantic.Field(0, ge=0, le=10)
+    time_share: float = pydantic.Field(0.1, ge=0, le=1)
+    mixup: float = pydantic.Field(0.0, ge=0, le=10)
+
+
+class Model(_Section):
+    """The model family; its own options stand beside it and are checked by the family."""
+
+    model_config = pydantic.ConfigDict(extra="allow", frozen=True)
+
+    family: str = "cnn"
+
+    @property
+    def options(self) -> dict[str, Any]:
+        return dict(self.__pydantic_extra__ or {})
+
+
+class Train(_Section):
+    """How weights are found. `select: best` keeps the best validation epoch, `last` the final one."""
+
+    epochs: int = pydantic.Field(30, ge=1)
+    batch_size: int = pydantic.Field(16, ge=1)
+    accumulation: int = pydantic.Field(1, ge=1)
+    optimizer: Literal["adamw", "adam"] = "adamw"
+    learning_rate: float = pydantic.Field(1e-3, gt=0)
+    weight_decay: float = pydantic.Field(0.01, ge=0)
+    schedule: Literal["one-cycle", "cosine", "linear"] = "one-cycle"
+    warmup: float = pydantic.Field(0.1, ge=0, lt=1)
+    max_grad_norm: float = pydantic.Field(1.0, ge=0)
+    crop_seconds: float | None = pydantic.Field(None, gt=0)
+    balance: Literal["none", "loss", "sampling"] = "none"
+    label_smoothing: float = pydantic.Field(0.0, ge=0, lt=1)
+    ema: float = pydantic.Field(0.0, ge=0, lt=1)
+    select: Literal["best", "last"] = "best"
+    metric: Literal["balanced_accuracy", "accuracy", "macro_f1", "log_loss"] = "balanced_accuracy"
+    patience: int | None = pydantic.Field(None, ge=1)
+    save_every: int = pydantic.Field(1, ge=1)
+    precision: Literal["auto", "float32", "bf16"] = "auto"
+    track: Literal["none", "trackio", "wandb", "tensorboard", "mlflow"] = "none"
+    seed: int = 0
+
+
+class Evaluate(_Section):
+    """How clips are scored. `window_seconds: null` scores whole clips."""
+
+    window_seconds: float | None = pydantic.Field(None, gt=0)
+    overlap: float = pydantic.Field(0.5, ge=0, lt=1)
+    batch_seconds: float = pydantic.Field(120.0, gt=0)
+    top_k: int = pydantic.Field(3, ge=1)
+    resamples: int = pydantic.Field(1000, ge=100)
+    slice_min: int = pydantic.Field(20, ge=1)
+    mistakes: int = pydantic.Field(12, ge=0)
+    audio: bool = True
+
+
+class Recipe(_Section):
+    """One run, decided."""
+
+    name: str = "custom"
+    data: Data = Data()
+    audio: Audio = Audio()
+    augment: Augment = Augment()
+    model: Model = Model()
+    train: Train = Train()
+    evaluate: Evaluate = Evaluate()
+
+    def save(self, path: Path) -> None:
+        """Write the resolved recipe as YAML."""
+        path.write_text(yaml.safe_dump(self.model_dump(), sort_keys=False, allow_unicode=True), encoding="utf-8")
+
+    def replace(self, section: str, **values: Any) -> "Recipe":
+        """The same recipe with some keys of one section changed."""
+        content = self.model_dump()
+        content[section] = {**content[section], **values}
+        return parse(content, f"section '{section}'")
+
+
+def names() -> list[str]:
+    """The recipes that come with auricle."""
+    files = resources.files("auricle.recipes").iterdir()
+    return sorted(file.name.removesuffix(".yaml") for file in files if file.name.endswith(".yaml"))
+
+
+def load(name_or_path: str | Path, settings: Iterable[str] = ()) -> Recipe:
+    """Read a recipe by name or from a YAML file and apply `section.key=value` settings.
+
+    Raises UsageError for an unknown recipe, an unreadable file, an unknown key or a value out of bounds.
+    """
+    path = Path(name_or_path)
+    if str(name_or_path) in names():
+        text = resources.files("auricle.recipes").joinpath(f"{name_or_path}.yaml").read_text(encoding="utf-8")
+    elif path.suffix in (".yaml", ".yml") and path.is_file():
+        text = path.read_text(encoding="utf-8")
+    elif path.suffix in (".yaml", ".yml"):
+        raise UsageError(f"No recipe file at '{path}'. Give an existing YAML file or one of: {', '.join(names())}.")
+    else:
+        raise UsageError(unknown("recipe", str(name_or_path), names()) + " A path to a YAML file works too.")
+    try:
+        content = yaml.safe_load(text) or {}
+    except yaml.YAMLError as error:
+        raise UsageError(f"The recipe '{name_or_path}' is not valid YAML: {error}") from error
+    if not isinstance(content, dict):
+        raise UsageError(f"The recipe '{name_or_path}' is not a mapping of sections. Known: {_keys(Recipe)}.")
+    if "name" not in content:
+        content["name"] = path.stem
+    for setting in settings:
+        _apply(content, setting)
+    return parse(content, f"recipe '{name_or_path}'")
+
+
+def parse(content: Mapping[str, Any], origin: str) -> Recipe:
+    """Check a recipe's content. Raises UsageError that says what was received and what is allowed."""
+    try:
+        return Recipe.model_validate(content)
+    except pydantic.ValidationError as error:
+        raise UsageError(f"{origin}: {explain(error, Recipe)}") from error
+
+
+def explain(error: pydantic.ValidationError, root: type[pydantic.BaseModel]) -> str:
+    """Turn a pydantic error into one sentence per fault, with the nearest known key for a misspelt one."""
+    lines = []
+    for fault in error.errors():
+        *parents, last = [str(part) for part in fault["loc"]]
+        if fault["type"] == "extra_forbidden":
+            section = root
+            for parent in parents:
+                section = section.model_fields[parent].annotation or root  # type: ignore[assignment]
+            place = f"key in '{'.'.join(parents)}'" if parents else "section"
+            lines.append(unknown(place, last, section.model_fields))
+        else:
+            lines.append(f"'{'.'.join([*parents, last])}' is {fault['input']!r}: {fault['msg'].lower()}.")
+    return " ".join(lines)
+
+
+def _keys(section: type[pydantic.BaseModel]) -> str:
+    return ", ".join(section.model_fields)
+
+
+def _apply(content: dict[str, Any], setting: str) -> None:
+    """Apply one `section.key=value`; the value is read as YAML, so 3, 0.5, null, [a, b] and text all work."""
+    path, equals, value = setting.partition("=")
+    section, dot, key = path.strip().partition(".")
+    if not equals or not dot or not key:
+        raise UsageError(f"--set received '{setting}'. Write it as section.key=value, for example train.epochs=20.")
+    if section not in Recipe.model_fields:
+        raise UsageError(f"--set {setting}: " + unknown("section", section, Recipe.model_fields))
+    try:
+        parsed = yaml.safe_load(value)
+    except yaml.YAMLError as error:
+        raise UsageError(f"--set {setting}: the value is not valid YAML: {error}") from error
+    if isinstance(parsed, str):
+        parsed = _number(parsed)
+    inner = content.setdefault(section, {})
+    if not isinstance(inner, dict):
+        raise UsageError(f"--set {setting}: the recipe's '{section}' is not a section of keys.")
+    *outer, last = key.split(".")
+    for name in outer:
+        inner = inner.setdefault(name, {})
+    inner[last] = parsed
+
+
+def _number(text: str) -> str | float:
+    """YAML 1.1 reads 1e-3 as text; a person means the number."""
+    try:
+        return float(text)
+    except ValueError:
+        return text
