@@ -1,11 +1,11 @@
 """Every error that auricle raises on purpose, in one small tree.
 
-    AuricleError            the root: one clear message, no traceback on the command line
-    ├── UsageError          a wrong option, recipe or argument: what was received, what is allowed, what to do
-    ├── DataError           a corpus that cannot be worked with (missing, empty, one class, no labels, unsafe archive)
-    ├── AudioError          one recording that cannot be used: `kind` names the fault, in the words of `audio.faults`
-    ├── RunError            a run or model folder that is missing, incomplete or of another kind
-    └── MissingExtra        an optional dependency is absent: names the command that installs it
+AuricleError            the root: one clear message, no traceback on the command line
+├── UsageError          a wrong option, recipe or argument: what was received, what is allowed, what to do
+├── DataError           a corpus that cannot be worked with (missing, empty, one class, no labels, unsafe archive)
+├── AudioError          one recording that cannot be used: `kind` names the fault, in the words of `audio.faults`
+├── RunError            a run or model folder that is missing, incomplete or of another kind
+└── MissingExtra        an optional dependency is absent: names the command that installs it
 """
 
 import difflib

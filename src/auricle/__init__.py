@@ -1,0 +1,44 @@
+"""auricle: from labelled recordings to a sound classifier that can be trusted.
+
+The public names are imported when they are first used; importing the package itself costs next to nothing.
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from auricle import _registration
+
+if TYPE_CHECKING:
+    from auricle.classifier import Answer, Classifier, load
+    from auricle.corpus.clip import Clip, Index
+    from auricle.corpus.reading import read_index
+    from auricle.errors import AuricleError
+    from auricle.recipe import Recipe
+
+__version__ = "0.1.0"
+
+__all__ = ["Answer", "AuricleError", "Classifier", "Clip", "Index", "Recipe", "__version__", "load", "read_index"]
+
+_HOME = {
+    "Answer": "auricle.classifier",
+    "AuricleError": "auricle.errors",
+    "Classifier": "auricle.classifier",
+    "Clip": "auricle.corpus.clip",
+    "Index": "auricle.corpus.clip",
+    "Recipe": "auricle.recipe",
+    "load": "auricle.classifier",
+    "read_index": "auricle.corpus.reading",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module 'auricle' has no attribute '{name}'")
+    return getattr(importlib.import_module(_HOME[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)
+
+
+_registration.arrange()

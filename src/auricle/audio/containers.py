@@ -1,0 +1,183 @@
+"""What the bytes of an audio file say about themselves, before anything decodes them.
+
+In: the whole content of a file. Out: the container's name, by content and never by extension, and whether the content
+was cut short, where the format lets one know. Reads a few headers; never fails on damaged ones.
+"""
+
+import struct
+from dataclasses import dataclass
+
+# Writers that stream cannot go back to fill in a size: ffmpeg leaves 0xFFFFFFFF, sox 0x7FFFF000, others zero.
+_STREAMED = 0x7FFFF000
+# Careless writers declare the whole file's size, header included, as the size of its data.
+_SLACK_BYTES = 64
+
+_PCM, _EXTENSIBLE = 0x0001, 0xFFFE
+_FOUR_CHARACTERS = {b"fLaC": "flac", b".snd": "au", b"caff": "caf", b"riff": "w64", b"NIST": "nist", b"Crea": "voc"}
+_OGG_CODECS = {b"\x01vor": "ogg-vorbis", b"Opus": "ogg-opus", b"\x7fFLA": "ogg-flac", b"Spee": "ogg-speex"}
+_AV_STARTS = {
+    b"\x1aE\xdf\xa3": "webm",
+    b"\x30\x26\xb2\x75": "wma",
+    b"#!AM": "amr",
+    b"wvpk": "wavpack",
+    b"MAC ": "ape",
+    b"FLV\x01": "flv",
+    b"\x0b\x77": "ac3",
+}
+
+
+@dataclass(frozen=True)
+class WavLayout:
+    """Where a WAV keeps its samples. `declared` is the data chunk's own size, None where its writer streamed."""
+
+    format_tag: int
+    channels: int
+    sample_rate: int
+    block_align: int
+    bits: int
+    offset: int
+    available: int
+    declared: int | None
+
+    @property
+    def plain(self) -> bool:
+        """Whether the samples are whole frames of 16-bit integers, to be taken as they lie."""
+        whole = self.channels >= 1 and self.block_align == 2 * self.channels
+        return self.format_tag == _PCM and self.bits == 16 and whole
+
+
+def sniff(content: bytes) -> str:
+    """Name the container by its first bytes; an empty string where they are not known."""
+    head = content[:64]
+    if head[:4] in (b"RIFF", b"RF64", b"BW64", b"RIFX"):
+        return {b"WAVE": "wav", b"AVI ": "avi"}.get(head[8:12], "")
+    if head[:4] == b"FORM" and head[8:12] in (b"AIFF", b"AIFC"):
+        return "aiff"
+    if head[:4] in _FOUR_CHARACTERS:
+        return _FOUR_CHARACTERS[head[:4]]
+    if head[:4] == b"OggS":
+        return _OGG_CODECS.get(head[28:32], "ogg")
+    if head[4:8] in (b"ftyp", b"moov", b"mdat", b"wide"):
+        return "m4a"
+    for start, name in _AV_STARTS.items():
+        if head.startswith(start):
+            return name
+    return _mpeg(content)
+
+
+def _mpeg(content: bytes) -> str:
+    """Tell mp3 from raw AAC and from FLAC behind an ID3 tag; empty for none of them."""
+    at = _after_id3(content)
+    if content[at : at + 4] == b"fLaC":
+        return "flac"
+    frame = content[at : at + 2]
+    if len(frame) == 2 and frame[0] == 0xFF and frame[1] & 0xF6 == 0xF0:
+        return "aac"
+    if at > 0 or (len(frame) == 2 and frame[0] == 0xFF and frame[1] & 0xE0 == 0xE0 and frame[1] & 0x06):
+        return "mp3"
+    return ""
+
+
+def _after_id3(content: bytes) -> int:
+    """Where an ID3v2 tag ends (its size is four bytes of seven bits); zero without one."""
+    if content[:3] != b"ID3" or len(content) < 10:
+        return 0
+    size = 0
+    for byte in content[6:10]:
+        size = size << 7 | byte & 0x7F
+    return 10 + size
+
+
+def wav_layout(content: bytes) -> WavLayout | None:
+    """Read a little-endian WAV's chunks up to its data; None where anything is out of the ordinary."""
+    if content[:4] != b"RIFF" or content[8:12] != b"WAVE":
+        return None
+    (riff_size,) = struct.unpack_from("<I", content, 4)
+    form: tuple[int, ...] | None = None
+    at = 12
+    while at + 8 <= len(content):
+        name, size = struct.unpack_from("<4sI", content, at)
+        body = at + 8
+        if name == b"fmt " and size >= 16 and body + 16 <= len(content):
+            form = struct.unpack_from("<HHIIHH", content, body)
+            if form[0] == _EXTENSIBLE and size >= 40 and body + 26 <= len(content):
+                form = (*struct.unpack_from("<H", content, body + 24), *form[1:])
+        if name == b"data":
+            if form is None:
+                return None
+            tag, channels, rate, _, align, bits = form
+            rest = len(content) - body
+            streamed = size >= _STREAMED or (size == 0 and (riff_size == 0 or riff_size >= _STREAMED))
+            declared = None if streamed else size
+            available = rest if streamed else min(size, rest)
+            return WavLayout(tag, channels, rate, align, bits, body, available, declared)
+        at = body + size + (size & 1)
+    return None
+
+
+def cut_short(content: bytes, container: str, frames: int) -> str | None:
+    """Say why the content must have been longer once; None where it is whole or the format cannot tell.
+
+    frames: how many sample frames a decoder found in the content.
+    """
+    if container == "wav":
+        layout = wav_layout(content)
+        return _missing(layout.declared, layout.available) if layout else None
+    if container == "aiff":
+        return _missing(struct.unpack_from(">I", content, 4)[0], len(content) - 8)
+    if container == "au" and len(content) >= 12:
+        offset, size = struct.unpack_from(">II", content, 4)
+        return _missing(size, len(content) - offset)
+    if container == "flac":
+        return _flac_cut(content, frames)
+    if container.startswith("ogg"):
+        return _ogg_cut(content)
+    if container == "mp3":
+        return _mp3_cut(content)
+    return None
+
+
+def _missing(declared: int | None, available: int) -> str | None:
+    if declared is None or declared >= _STREAMED or declared <= available + _SLACK_BYTES:
+        return None
+    return f"its header declares {declared} bytes of sound, the file has {max(available, 0)}"
+
+
+def _flac_cut(content: bytes, frames: int) -> str | None:
+    """STREAMINFO is the first block: its bits 108 to 143 count the samples, zero for unknown (RFC 9639, 8.2)."""
+    at = content.find(b"fLaC", 0, 1 << 20)
+    info = content[at + 8 : at + 26]
+    if len(info) < 18:
+        return None
+    declared = int.from_bytes(info[13:18], "big") & (1 << 36) - 1
+    if declared == 0 or frames >= declared:
+        return None
+    return f"its header declares {declared} samples, {frames} can be decoded"
+
+
+def _ogg_cut(content: bytes) -> str | None:
+    """The last page of a whole stream is complete and carries the end-of-stream flag (RFC 3533, 6)."""
+    at = content.rfind(b"OggS")
+    page = content[at:]
+    if len(page) < 27 or len(page) < 27 + page[26]:
+        return "its last page is cut"
+    size = 27 + page[26] + sum(page[27 : 27 + page[26]])
+    if len(page) < size:
+        return "its last page is cut"
+    return None if page[5] & 4 else "its end-of-stream page is missing"
+
+
+def _mp3_cut(content: bytes) -> str | None:
+    """The first frame may be a Xing header that counts the bytes of all frames, its own included."""
+    start = _after_id3(content)
+    at = content.find(b"Xing", start, start + 256)
+    if at < 0:
+        at = content.find(b"Info", start, start + 256)
+    if at < 0 or len(content) < at + 16:
+        return None
+    (flags,) = struct.unpack_from(">I", content, at + 4)
+    if not flags & 2:
+        return None
+    position = at + 8 + (4 if flags & 1 else 0)
+    (declared,) = struct.unpack_from(">I", content, position)
+    return _missing(declared, len(content) - start)

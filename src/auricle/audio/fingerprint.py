@@ -1,0 +1,256 @@
+"""Near-duplicates: the same recording at another level, rate or codec, or cut, among thousands of clips.
+
+In: samples. Out: a print per clip, about 1 kB a second, and the pairs of prints that are one recording. An index of
+spectral landmarks (Wang, "An Industrial-Strength Audio Search Algorithm", 2003) proposes pairs and their offset; the
+signs of the waveforms below 2 kHz then decide. Sounds that only resemble each other, two rains or two takes of a word,
+share landmarks but no waveform. Everything is relative to the clip's own level.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import soxr
+
+# Below 2 kHz lies what every codec keeps, and what a telephone's rate still holds.
+RATE = 4_000
+# 64 ms windows 16 ms apart: fine enough for words of 0.2 s, coarse enough that a shift by half a hop moves few peaks.
+_WINDOW, _HOP = 256, 64
+# A print holds the first minutes only: 14 bits of frame number reach 262 s.
+_MAX_FRAMES = 1 << 14
+# A peak is the highest of its neighbourhood: 11 bins (170 Hz) by 13 frames (0.2 s), some 30 peaks a second in noise.
+_REACH_BINS, _REACH_FRAMES = 5, 6
+# Landmarks join a peak to the next few; more survive a codec that way than with its nearest neighbour alone.
+_NEXT, _FAN = 8, 4
+# Below this, relative to the loudest frame, a codec keeps noise rather than the recording.
+_QUIET = 10.0**-4.0
+
+# A landmark that so many others share says nothing; among 10,000 clips one has 20 namesakes by chance.
+_COMMON = 200
+# Three shared landmarks at one offset happen by chance, the oftener the more there are; a copy keeps a fifth or more.
+_MIN_VOTES, _PER_VOTE = 3, 50
+# Signs agree by 0.8 where waveforms correlate by 0.95 (arcsine law), and by 0.5 at 0.71.
+_MIN_SIMILARITY = 0.82
+# A periodic sound agrees with its own shifted self, so it must agree with the other by clearly more.
+_MARGIN = 0.1
+_SELF_SHIFTS = (RATE // 20, RATE // 2)
+_MIN_ACTIVE = RATE // 10
+# Half a minute of signs decides as well as ten.
+_LONGEST = 1 << 17
+# Waveforms unpacked at a time; 5 s take 80 kB.
+_KEPT = 256
+_MIN_OVERLAP = 0.6
+_HANN = np.hanning(_WINDOW).astype(np.float32)
+
+
+@dataclass(frozen=True)
+class Match:
+    """Clips `a` < `b` are one recording: `b` begins `offset_seconds` into `a`. `similarity` is 1 for equal signs."""
+
+    a: int
+    b: int
+    similarity: float
+    offset_seconds: float
+
+
+def fingerprint(samples: np.ndarray, sample_rate: int) -> np.ndarray:
+    """Make a clip's print: (channels, frames) int16 or float32 → (words,) uint32.
+
+    Level, polarity, rate and channel count leave no trace. A silent or very short clip has an empty print.
+    """
+    mono = samples[0] if len(samples) == 1 else samples.mean(axis=0)
+    mono = mono[: int(_MAX_FRAMES * _HOP / RATE * sample_rate)].astype(np.float32)
+    wave = np.diff(soxr.resample(mono, sample_rate, RATE, quality="LQ"))
+    if len(wave) < _WINDOW:
+        return np.zeros(0, np.uint32)
+    frames = np.lib.stride_tricks.sliding_window_view(wave, _WINDOW)[::_HOP]
+    spectrum = np.fft.rfft(frames * _HANN, axis=1)
+    power = np.square(spectrum.real) + np.square(spectrum.imag)
+    level = power.sum(axis=1)
+    if not 0.0 < level.max() < np.inf:
+        return np.zeros(0, np.uint32)
+    active = level > level.max() * _QUIET
+    return _pack(_landmarks(power, level.max()), active, wave)
+
+
+def near_duplicates(prints: Sequence[np.ndarray]) -> list[Match]:
+    """Find the pairs that are one recording, in order of their numbers.
+
+    Tuned to report no pair that merely sounds alike: steady tones and machines, which agree with themselves at many
+    shifts, are passed over. Exact copies of such are known by `faults.sound_hash`. Memory is a few times that of the
+    prints; time grows with the landmarks that clips share, about linearly up to tens of thousands of clips.
+    """
+    signs: dict[int, _Wave] = {}
+    matches = []
+    for a, candidates in _candidates([_unpack_landmarks(words) for words in prints]):
+        for b, frames in candidates:
+            for number in (a, b):
+                if number not in signs:
+                    signs[number] = _unpack_wave(prints[number])
+            found = _compare(signs[a], signs[b], frames * _HOP)
+            if found is not None:
+                matches.append(Match(a, b, found[0], found[1] / RATE))
+        signs.pop(a, None)
+        if len(signs) > _KEPT:
+            signs.clear()
+    return matches
+
+
+def _landmarks(power: np.ndarray, loudest: float) -> np.ndarray:
+    """Pairs of near peaks as words: 7 bits of frequency, 6 of its step, 5 of the step in time, 14 of the frame."""
+    highest = _running_max(_running_max(power, _REACH_FRAMES, axis=0), _REACH_BINS, axis=1)
+    frame, band = np.nonzero((power == highest) & (power > loudest * _QUIET * 0.1))
+    words = []
+    taken = np.zeros(len(frame), np.int64)
+    for ahead in range(1, _NEXT + 1):
+        steps, rise = frame[ahead:] - frame[:-ahead], band[ahead:] - band[:-ahead]
+        near = (steps > 0) & (steps < 32) & (np.abs(rise) < 32) & (taken[: len(steps)] < _FAN)
+        first = np.flatnonzero(near)
+        taken[first] += 1
+        key = np.minimum(band[first], 127) << 11 | (rise[first] + 32) << 5 | steps[first]
+        words.append(key << 14 | frame[first])
+    return np.concatenate(words).astype(np.uint32)
+
+
+def _running_max(values: np.ndarray, reach: int, axis: int) -> np.ndarray:
+    """The maximum over `reach` neighbours to either side; the edge has fewer."""
+    padding = [(0, 0), (0, 0)]
+    padding[axis] = (reach, reach)
+    padded = np.pad(values, padding)
+    size = values.shape[axis]
+    result = values
+    for shift in range(2 * reach + 1):
+        result = np.maximum(result, padded[shift : shift + size] if axis == 0 else padded[:, shift : shift + size])
+    return result
+
+
+def _pack(landmarks: np.ndarray, active: np.ndarray, wave: np.ndarray) -> np.ndarray:
+    """Three counts, the landmarks, one bit per frame, one bit per sample."""
+    counts = np.array([len(landmarks), len(active), len(wave)], np.uint32)
+    return np.concatenate([counts, landmarks, _to_words(active), _to_words(wave > 0.0)])
+
+
+def _to_words(bits: np.ndarray) -> np.ndarray:
+    return np.packbits(np.pad(bits, (0, -len(bits) % 32))).view(np.uint32)
+
+
+def _unpack_landmarks(words: np.ndarray) -> np.ndarray:
+    return words[3 : 3 + words[0]] if len(words) else words
+
+
+@dataclass(frozen=True, eq=False)
+class _Wave:
+    """Signs of a waveform, 0 where it is too quiet to trust, and how many are not."""
+
+    signs: np.ndarray
+    active: int
+
+
+def _unpack_wave(words: np.ndarray) -> _Wave:
+    landmarks, frames, samples = (int(count) for count in words[:3])
+    at = 3 + landmarks
+    end = at + (frames + 31) // 32
+    active = np.unpackbits(words[at:end].view(np.uint8), count=frames)
+    # The middle of a frame lies one and a half hops after its beginning.
+    blocks = np.pad(active, (1, samples // _HOP + 2 - frames), mode="edge")
+    signs = np.unpackbits(words[end:].view(np.uint8), count=samples).astype(np.float32) * 2.0 - 1.0
+    signs *= np.repeat(blocks, _HOP)[:samples]
+    return _Wave(signs, int(np.count_nonzero(signs)))
+
+
+def _ambiguity(signs: np.ndarray) -> float:
+    """The greatest agreement of a clip with itself, shifted by 50 to 500 ms: near 1 for whatever is periodic."""
+    first, last = _SELF_SHIFTS[0], min(_SELF_SHIFTS[1], len(signs) // 2)
+    if last <= first:
+        return 0.0
+    size = 1 << (len(signs) + last).bit_length()
+    agreed = _self_products(signs, size)[first:last]
+    compared = _self_products(np.abs(signs), size)[first:last]
+    enough = compared > 0.3 * compared.max(initial=1.0)
+    return float(np.max(np.abs(agreed[enough]) / compared[enough], initial=0.0))
+
+
+def _self_products(values: np.ndarray, size: int) -> np.ndarray:
+    spectrum = np.fft.rfft(values, size)
+    return np.fft.irfft(np.square(np.abs(spectrum)), size)
+
+
+def _compare(a: _Wave, b: _Wave, offset: int) -> tuple[float, int] | None:
+    """Similarity and exact offset of two clips near a proposed offset (samples); None where they are not one recording."""
+    reach = 3 * _HOP // 2
+    start, end = max(offset - reach, 0), min(offset + reach + len(b.signs), len(a.signs))
+    low = max(start - offset - reach, 0)
+    ours = b.signs[low : max(min(end - offset + reach, len(b.signs)), low)][:_LONGEST]
+    padded = _span(a.signs, offset + low - reach, len(ours) + 2 * reach)
+    if not len(ours):
+        return None
+    best = int(np.argmax(np.abs(np.correlate(padded, ours, "valid"))))
+    similarity = max(_agreement(padded, ours, best, half, a, b) for half in (-1, 0, 1))
+    if similarity < _MIN_SIMILARITY or similarity < max(_ambiguity(a.signs), _ambiguity(b.signs)) + _MARGIN:
+        return None
+    return similarity, offset - reach + best
+
+
+def _agreement(padded: np.ndarray, ours: np.ndarray, shift: int, half: int, a: _Wave, b: _Wave) -> float:
+    """Agreement at a shift, or half a sample beside it: there, signs count where both neighbours are alike.
+
+    A cut rarely falls on the grid of RATE, and half a sample is a quarter of a period at its upper end.
+    """
+    theirs = padded[shift : shift + len(ours)]
+    beside = padded[max(shift + half, 0) : shift + half + len(ours)]
+    if len(beside) < len(ours):
+        return 0.0
+    theirs = (theirs + beside) / 2 if half else theirs
+    sure = np.abs(theirs) == 1.0
+    compared = float(np.count_nonzero(ours[sure]))
+    if compared < max(_MIN_ACTIVE, _MIN_OVERLAP * min(a.active, b.active, _LONGEST) * (0.5 if half else 1.0)):
+        return 0.0
+    return float(abs(theirs[sure] @ ours[sure])) / compared
+
+
+def _span(values: np.ndarray, start: int, size: int) -> np.ndarray:
+    """values[start : start + size] with zeros where there is nothing."""
+    inside = values[max(start, 0) : max(start + size, 0)]
+    before = min(max(-start, 0), size)
+    return np.pad(inside, (before, size - before - len(inside)))
+
+
+def _candidates(landmarks: list[np.ndarray]) -> Iterator[tuple[int, list[tuple[int, int]]]]:
+    """For each clip, later clips that share landmarks at one offset: (number, offset in frames)."""
+    sizes = np.array([len(words) for words in landmarks])
+    words = np.concatenate(landmarks) if landmarks else np.zeros(0, np.uint32)
+    clips = np.repeat(np.arange(len(sizes), dtype=np.int32), sizes)
+    order = np.argsort(words >> 14, kind="stable")
+    place = np.empty_like(order)
+    place[order] = np.arange(len(order))
+    keys = (words >> 14)[order]
+    bounds = np.flatnonzero(np.diff(keys, prepend=-1, append=1 << 18).astype(bool)) if len(keys) else np.zeros(1, int)
+    count = np.diff(bounds)
+    ends = np.repeat(np.where(count <= _COMMON, bounds[1:], 0), count)
+    frames, owners = (words & _MAX_FRAMES - 1).astype(np.int32)[order], clips[order]
+    stops = np.cumsum(sizes)
+    for a, (stop, size) in enumerate(zip(stops, sizes, strict=True)):
+        mine = place[stop - size : stop]
+        lengths = np.maximum(ends[mine] - mine - 1, 0)
+        hits = np.repeat(mine + 1 - np.cumsum(lengths) + lengths, lengths) + np.arange(lengths.sum())
+        others = owners[hits]
+        offsets = np.repeat(frames[mine], lengths) - frames[hits]
+        later = others > a
+        found = _votes(others[later], offsets[later])
+        yield a, [(b, at) for b, at, votes in found if votes >= _MIN_VOTES + min(size, sizes[b]) // _PER_VOTE]
+
+
+def _votes(others: np.ndarray, offsets: np.ndarray) -> list[tuple[int, int, int]]:
+    """The best offset of each clip that has enough hits at it or beside it: (number, offset, hits)."""
+    keys, counts = np.unique(others.astype(np.int64) << 16 | (offsets + (1 << 15)), return_counts=True)
+    beside = np.zeros_like(counts)
+    neighbours = np.diff(keys) == 1
+    beside[:-1] += counts[1:] * neighbours
+    beside[1:] += counts[:-1] * neighbours
+    total = counts + beside
+    best: dict[int, tuple[int, int]] = {}
+    for key, votes in zip(keys[total >= _MIN_VOTES].tolist(), total[total >= _MIN_VOTES].tolist(), strict=True):
+        number, offset = key >> 16, (key & 0xFFFF) - (1 << 15)
+        if votes > best.get(number, (0, 0))[0]:
+            best[number] = (votes, offset)
+    return [(number, offset, votes) for number, (votes, offset) in best.items()]

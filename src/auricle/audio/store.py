@@ -1,0 +1,191 @@
+"""The decoded corpus on disk: int16 PCM in memory-mapped Arrow shards, decoded once and read by every epoch.
+
+In: clips and audio settings. Out: a Store whose `samples` are views into the memory map. A shard is written under another
+name and renamed when it is whole, so that one that exists can be believed; a killed preparation goes on at the first
+shard that is missing. The folder's name is a hash of the clips' content identity and the audio settings.
+"""
+
+import hashlib
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+
+from auricle.audio.faults import Finding
+from auricle.audio.survey import Facts, Heard, Progress, Settings, survey
+from auricle.corpus import tree
+from auricle.corpus.clip import Clip
+from auricle.errors import DataError
+
+FORMAT = 1
+SHARD_CLIPS = 512
+BATCH_BYTES = 16 << 20
+
+_SCHEMA = pa.schema(
+    [
+        ("id", pa.string()),
+        ("pcm", pa.large_binary()),
+        ("pcm_channels", pa.int8()),
+        ("seconds", pa.float64()),
+        ("sample_rate", pa.int32()),
+        ("channels", pa.int16()),
+        ("container", pa.string()),
+        ("findings", pa.string()),
+        ("sound_hash", pa.string()),
+        ("fingerprint", pa.binary()),
+    ]
+)
+
+
+def cache_folder() -> Path:
+    """Where decoded corpora are kept: AURICLE_CACHE, else the user's cache folder."""
+    named = os.environ.get("AURICLE_CACHE")
+    if named:
+        return Path(named)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "auricle"
+
+
+def key(clips: Sequence[Clip], settings: Settings) -> str:
+    """Hash what the store's content depends on: which sounds, which stretch of each, and how they are heard."""
+    digest = hashlib.blake2b(digest_size=12)
+    digest.update(json.dumps([FORMAT, asdict(settings)], sort_keys=True).encode())
+    for clip in clips:
+        digest.update(f"\0{clip.id}\0{tree.identity(clip.source)}\0{clip.start}\0{clip.end}".encode())
+    return digest.hexdigest()
+
+
+@dataclass(frozen=True)
+class _Batch:
+    """One record batch: where each clip's samples lie in the mapped buffer."""
+
+    pcm: np.ndarray
+    offsets: np.ndarray
+    channels: np.ndarray
+
+
+class Store:
+    """All clips of a corpus, decoded. Positions are those of the Index it was prepared from."""
+
+    def __init__(self, folder: Path, settings: Settings) -> None:
+        self.folder = folder
+        self.settings = settings
+        self.facts: list[Facts] = []
+        self._batches: list[_Batch] = []
+        self._places: list[tuple[int, int]] = []
+        for path in sorted(folder.glob("shard-*.arrow")):
+            self._open(path)
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+    def samples(self, position: int) -> np.ndarray:
+        """The clip's int16 samples (channels, frames): a view into the memory map, empty for a quarantined clip."""
+        number, row = self._places[position]
+        batch = self._batches[number]
+        flat = batch.pcm[batch.offsets[row] : batch.offsets[row + 1]]
+        return flat.reshape(int(batch.channels[row]), -1)
+
+    def frames(self, position: int) -> int:
+        """The clip's length in samples at the store's rate."""
+        number, row = self._places[position]
+        batch = self._batches[number]
+        return int(batch.offsets[row + 1] - batch.offsets[row]) // int(batch.channels[row])
+
+    def _open(self, path: Path) -> None:
+        reader = pa.ipc.open_file(pa.memory_map(str(path)))
+        for number in range(reader.num_record_batches):
+            batch = reader.get_batch(number)
+            pcm = batch.column("pcm")
+            offsets = np.frombuffer(pcm.buffers()[1], np.int64)[pcm.offset : pcm.offset + len(pcm) + 1] // 2
+            data = pcm.buffers()[2]
+            samples = np.frombuffer(data, np.int16, count=len(data) // 2) if data is not None else np.zeros(0, np.int16)
+            channels = batch.column("pcm_channels").to_numpy(zero_copy_only=False)
+            self._places += [(len(self._batches), row) for row in range(len(pcm))]
+            self._batches.append(_Batch(samples, offsets, channels))
+            facts = batch.drop_columns(["pcm", "pcm_channels"]).to_pylist()
+            self.facts += [_facts(row) for row in facts]
+
+
+def prepare(
+    clips: Sequence[Clip],
+    settings: Settings,
+    *,
+    cache: Path | None = None,
+    workers: int | None = None,
+    progress: Progress | None = None,
+) -> Store:
+    """Decode what is not decoded yet and open the store. Raises DataError when the disk is full."""
+    folder = (cache or cache_folder()) / "stores" / key(clips, settings)
+    folder.mkdir(parents=True, exist_ok=True)
+    done = 0
+    for number, first in enumerate(range(0, len(clips), SHARD_CLIPS)):
+        part = clips[first : first + SHARD_CLIPS]
+        path = folder / f"shard-{number:05d}.arrow"
+        if not path.exists():
+            try:
+                _write(path, part, settings, workers, progress, done, len(clips))
+            except OSError as error:
+                raise DataError(
+                    f"The decoded corpus cannot be written to '{folder}': {error.strerror or error}. "
+                    "Free some space, or name another folder with the environment variable AURICLE_CACHE."
+                ) from error
+        done += len(part)
+        if progress:
+            progress(done, len(clips))
+    return Store(folder, settings)
+
+
+def _write(
+    path: Path,
+    clips: Sequence[Clip],
+    settings: Settings,
+    workers: int | None,
+    progress: Progress | None,
+    done: int,
+    total: int,
+) -> None:
+    """Write one shard under a name of its own and rename it when it is whole."""
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        with pa.OSFile(str(partial), "wb") as sink, pa.ipc.new_file(sink, _SCHEMA) as writer:
+            rows: list[Heard] = []
+            held = 0
+            for number, heard in enumerate(survey(clips, settings, keep=True, workers=workers), start=1):
+                rows.append(heard)
+                held += heard.samples.nbytes if heard.samples is not None else 0
+                if held >= BATCH_BYTES:
+                    writer.write_batch(_record(rows))
+                    rows, held = [], 0
+                if progress and number % 16 == 0:
+                    progress(done + number, total)
+            if rows:
+                writer.write_batch(_record(rows))
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def _record(rows: Sequence[Heard]) -> pa.RecordBatch:
+    columns = {
+        "id": [row.facts.id for row in rows],
+        "pcm": [b"" if row.samples is None else np.ascontiguousarray(row.samples).data for row in rows],
+        "pcm_channels": [1 if row.samples is None else row.samples.shape[0] for row in rows],
+        "seconds": [row.facts.seconds for row in rows],
+        "sample_rate": [row.facts.sample_rate for row in rows],
+        "channels": [row.facts.channels for row in rows],
+        "container": [row.facts.container for row in rows],
+        "findings": [json.dumps([[finding.kind, finding.detail] for finding in row.facts.findings]) for row in rows],
+        "sound_hash": [row.facts.sound_hash for row in rows],
+        "fingerprint": [row.facts.fingerprint.tobytes() for row in rows],
+    }
+    return pa.record_batch(columns, schema=_SCHEMA)
+
+
+def _facts(row: dict[str, object]) -> Facts:
+    findings = tuple(Finding(kind, detail) for kind, detail in json.loads(str(row["findings"])))
+    prints = np.frombuffer(bytes(row["fingerprint"]), np.uint32)  # type: ignore[call-overload]
+    return Facts(**{**row, "findings": findings, "fingerprint": prints})  # type: ignore[arg-type]

@@ -1,0 +1,301 @@
+"""The command line: parse, call, print, map errors to exit codes. No logic, and no heavy import before it is needed.
+
+Exit codes: 0 done, 1 some inputs failed, 2 wrong usage, recipe or data.
+"""
+
+import argparse
+import csv
+import json
+import logging
+import os
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from auricle import __version__
+from auricle.errors import AuricleError, MissingExtra, UsageError
+
+if TYPE_CHECKING:
+    from auricle.classifier import Answer
+    from auricle.recipe import Recipe
+
+TABLE_CHOICES = 3
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; returns the exit code."""
+    parser = _parser()
+    options = parser.parse_args(arguments)
+    logging.basicConfig(level=logging.INFO if options.verbose else logging.WARNING, format="%(message)s")
+    try:
+        call: Callable[[argparse.Namespace], int] = options.call
+        return call(options)
+    except AuricleError as error:
+        return _fail(options, str(error))
+    except ModuleNotFoundError as error:
+        if error.name and error.name.partition(".")[0] in _EXTRA_OF:
+            return _fail(
+                options, str(MissingExtra(f"auricle {options.command}", _EXTRA_OF[error.name.partition(".")[0]]))
+            )
+        raise
+    except KeyboardInterrupt:
+        print("Stopped. A training goes on with --resume.", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+
+
+_EXTRA_OF = {name: "train" for name in ("torch", "transformers", "accelerate", "sklearn", "jinja2", "PIL", "datasets")}
+
+
+def _inspect(options: argparse.Namespace) -> int:
+    from auricle import printing
+    from auricle.prepare import inspect
+
+    screen = printing.Screen(options.json)
+    found = inspect(options.data, _recipe(options), screen.progress)
+    screen.finish()
+    if options.json:
+        clips = [{"id": clip.id, "label": clip.label, "group": clip.group, "fold": clip.fold} for clip in found.index]
+        split = found.split and {"kind": found.split.kind, "described": found.split.described}
+        _print_json({**found.audit.as_json(), "recognised": found.index.recognised, "split": split, "index": clips})
+    else:
+        printing.show_inspection(screen, found)
+    if options.strict and found.audit.quarantined:
+        return _fail(options, f"{len(found.audit.quarantined)} clips are unusable, and --strict was asked for.")
+    return 0
+
+
+def _train(options: argparse.Namespace) -> int:
+    from auricle import printing
+    from auricle.run import Listener, run
+
+    recipe = _recipe(options)
+    out = options.out or _free_folder(Path("runs"), f"{_stem(options.data)}-{recipe.name}")
+    screen = printing.Screen(options.json)
+    listener = Listener(screen.say, screen.progress, screen.epoch)
+    report = run(options.data, recipe, out, listener, resume=options.resume)
+    if options.json:
+        _print_json({**report, "run": str(out)})
+    else:
+        printing.show_report(screen, report)
+        screen.say(f"Report: {out / 'report.html'}   Model: {out / 'model'}")
+    return 0
+
+
+def _evaluate(options: argparse.Namespace) -> int:
+    from auricle import printing
+    from auricle.judging import evaluate
+
+    screen = printing.Screen(options.json)
+    found = evaluate(options.run, options.data, screen.progress)
+    screen.finish()
+    if options.json:
+        _print_json(found)
+    else:
+        printing.show_judgement(screen, found)
+    return 0
+
+
+def _predict(options: argparse.Namespace) -> int:
+    from auricle.classifier import load, recordings
+
+    out = options.out
+    if out is not None and out.suffix not in (".csv", ".jsonl"):
+        raise UsageError(f"--out received '{out}'. Allowed: a file that ends in .csv or .jsonl.")
+    classifier = load(options.run)
+    answers = classifier.answers(recordings(options.files))
+    failed = 0
+    with _writer(options, list(classifier.labels)) as write:
+        for answer in answers:
+            failed += answer.error is not None
+            write(answer)
+    return 1 if failed else 0
+
+
+def _demo(options: argparse.Namespace) -> int:
+    from auricle import printing
+    from auricle.demo import demo
+    from auricle.run import Listener
+
+    screen = printing.Screen(options.json)
+    report = demo(options.out, Listener(screen.say, screen.progress, screen.epoch), seed=options.seed)
+    if options.json:
+        _print_json(report)
+        return 0
+    printing.show_report(screen, report)
+    screen.say(f"Planted faults found: {report['planted']['found']} of {report['planted']['planted']}.")
+    screen.say(f"Report: {(options.out / 'run' / 'report.html').resolve().as_uri()}")
+    screen.say(f"Try it: auricle predict {options.out / 'run'} {options.out / 'corpus'}")
+    return 0
+
+
+class _writer:
+    """Writes answers as they come: a table to a terminal, CSV or JSON lines to a file or pipe."""
+
+    def __init__(self, options: argparse.Namespace, labels: list[str]) -> None:
+        self.out: Path | None = options.out
+        self.top: int = min(options.top, len(labels))
+        self.kind = "jsonl" if options.json else (self.out.suffix[1:] if self.out else "table")
+        self.partial = self.out.with_name(f".{self.out.name}.partial") if self.out else None
+
+    def __enter__(self) -> Callable[["Answer"], None]:
+        try:
+            self.file = self.partial.open("w", encoding="utf-8", newline="") if self.partial else sys.stdout
+        except OSError as error:
+            raise UsageError(
+                f"'{self.out}' cannot be written: {error.strerror}. Name a file in a folder that exists."
+            ) from error
+        if self.kind == "csv":
+            self.rows = csv.writer(self.file)
+            choices = [name for place in range(1, self.top + 1) for name in (f"label_{place}", f"probability_{place}")]
+            self.rows.writerow(["file", *choices, "seconds", "warnings", "error"])
+        return self._write
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if self.partial is None or self.out is None:
+            return
+        self.file.close()
+        if kind is None:
+            os.replace(self.partial, self.out)
+        else:
+            self.partial.unlink(missing_ok=True)
+
+    def _write(self, answer: "Answer") -> None:
+        choices = answer.choices[: self.top]
+        if self.kind == "jsonl":
+            self.file.write(json.dumps(_as_json(answer, self.top), ensure_ascii=False) + "\n")
+        elif self.kind == "csv":
+            pairs = [value for choice in choices for value in (choice.label, f"{choice.probability:.6f}")]
+            pairs += [""] * (2 * self.top - len(pairs))
+            warnings = "; ".join(answer.warnings)
+            self.rows.writerow([answer.name, *pairs, f"{answer.seconds:.3f}", warnings, answer.error or ""])
+        else:
+            told = "   ".join(f"{choice.label} {choice.probability * 100:.1f} %" for choice in choices)
+            note = f"   ({'; '.join(answer.warnings)})" if answer.warnings else ""
+            self.file.write(f"{answer.name}\t{told or 'FAILED: ' + (answer.error or '')}{note}\n")
+
+
+def _as_json(answer: "Answer", top: int) -> dict[str, Any]:
+    return {
+        "file": answer.name,
+        "label": answer.label,
+        "choices": [
+            {"label": choice.label, "probability": round(choice.probability, 6)} for choice in answer.choices[:top]
+        ],
+        "seconds": round(answer.seconds, 3),
+        "warnings": list(answer.warnings),
+        "error": answer.error,
+    }
+
+
+def _recipe(options: argparse.Namespace) -> "Recipe":
+    """The named recipe with what the options change."""
+    from auricle import recipe
+
+    settings = list(options.set)
+    if options.reader:
+        settings.append(f"data.reader={options.reader}")
+    if options.strict:
+        settings.append("data.strict=true")
+    if getattr(options, "no_audio", False):
+        settings.append("evaluate.audio=false")
+    return recipe.load(options.recipe, settings)
+
+
+def _stem(data: str) -> str:
+    name = Path(data.rstrip("/")).name
+    return name.partition(".")[0] or "corpus"
+
+
+def _free_folder(parent: Path, name: str) -> Path:
+    """parent/name, or the first of parent/name-2, -3 … that does not exist."""
+    number = 1
+    while (folder := parent / (name if number == 1 else f"{name}-{number}")).exists():
+        number += 1
+    return folder
+
+
+def _print_json(content: dict[str, Any]) -> None:
+    json.dump(content, sys.stdout, ensure_ascii=False, indent=1)
+    print()
+
+
+def _fail(options: argparse.Namespace, message: str) -> int:
+    if getattr(options, "json", False):
+        _print_json({"error": message})
+    else:
+        print(f"auricle: {message}", file=sys.stderr)
+    return 2
+
+
+class _Parser(argparse.ArgumentParser):
+    """argparse, with the sentence before the usage."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"auricle: {message}\n{self.format_usage()}")
+
+
+def _parser() -> _Parser:
+    parser = _Parser(prog="auricle", description="From labelled recordings to a sound classifier that can be trusted.")
+    parser.add_argument("--version", action="version", version=f"auricle {__version__}")
+    parser.set_defaults(verbose=False, json=False)
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    data_help = "a folder, archive, table, glob or Hugging Face data set"
+
+    inspect = _command(commands, "inspect", _inspect, "what is in a corpus, and what is wrong with it")
+    inspect.add_argument("data", metavar="DATA", help=data_help)
+    _recipe_options(inspect)
+
+    train = _command(commands, "train", _train, "train a classifier and report how good it is")
+    train.add_argument("data", metavar="DATA", help=data_help)
+    _recipe_options(train)
+    train.add_argument("--out", type=Path, metavar="RUN", help="the run folder (default: runs/DATA-RECIPE)")
+    train.add_argument("--resume", action="store_true", help="go on with the run in --out")
+    train.add_argument("--no-audio", action="store_true", help="keep the sound of mistakes out of the report")
+
+    evaluate = _command(commands, "evaluate", _evaluate, "judge a trained model again, or on other labelled recordings")
+    evaluate.add_argument("run", type=Path, metavar="RUN", help="a run folder")
+    evaluate.add_argument("data", nargs="?", metavar="DATA", help=f"{data_help} (default: the run's own test clips)")
+
+    predict = _command(commands, "predict", _predict, "name what is heard in recordings")
+    predict.add_argument("run", type=Path, metavar="RUN", help="a run folder or a model folder")
+    predict.add_argument(
+        "files", nargs="+", metavar="FILE", help="files, folders, archives, globs, or - for standard input"
+    )
+    predict.add_argument("--top", type=_positive, default=TABLE_CHOICES, metavar="K", help="how many classes to name")
+    predict.add_argument("--out", type=Path, metavar="FILE", help="write a .csv or .jsonl file")
+
+    demo = _command(commands, "demo", _demo, "make a small corpus, train on it, and show the report")
+    demo.add_argument("--out", type=Path, default=Path("demo"), metavar="FOLDER", help="where (default: demo)")
+    demo.add_argument("--seed", type=int, default=0, help="another seed, another corpus")
+    return parser
+
+
+def _command(commands: Any, name: str, call: Callable[[argparse.Namespace], int], help: str) -> argparse.ArgumentParser:
+    command: argparse.ArgumentParser = commands.add_parser(
+        name, help=help, description=help[0].upper() + help[1:] + "."
+    )
+    command.add_argument("--json", action="store_true", help="print JSON for programs")
+    command.add_argument("--verbose", action="store_true", help="log what the library does")
+    command.set_defaults(call=call)
+    return command
+
+
+def _recipe_options(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--recipe", default="sound", metavar="NAME|FILE", help="a recipe by name, or a YAML file")
+    command.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="change one recipe value")
+    command.add_argument("--reader", metavar="NAME", help="how the layout is read (default: recognised)")
+    command.add_argument("--strict", action="store_true", help="stop at bad recordings instead of setting them aside")
+
+
+def _positive(text: str) -> int:
+    if not text.isdigit() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"'{text}' is not a whole number from 1 up")
+    return int(text)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,89 @@
+"""ESC-50 and its part ESC-10: everyday sounds in five folds, cut from recordings of freesound.org.
+
+In: the present layout (meta/esc50.csv beside audio/) or the older one (a folder "001 - Dog bark" for each class).
+Out: clips with the set's own folds, and the freesound recording as group.
+"""
+
+import csv
+import io
+import posixpath
+import re
+from collections.abc import Iterator
+
+from auricle.corpus.clip import Clip, LeftOut
+from auricle.corpus.tree import Tree, mostly, recordings
+from auricle.errors import DataError, UsageError, unknown
+
+TITLE = "ESC-50 or its part ESC-10"
+DESCRIBES = "meta/esc50.csv beside audio/, or class folders such as '001 - Dog bark/1-100032-A.ogg' (ESC-50, ESC-10)"
+LICENSE = "CC BY-NC 3.0 (ESC-50); CC BY 3.0 (ESC-10)"
+CITATION = "K. J. Piczak: ESC: Dataset for Environmental Sound Classification. ACM Multimedia 2015."
+LABEL_NAME = "class"
+GROUP_NAME = "source recording"
+
+SUBSETS = ("esc50", "esc10")
+# The ten in the words of the older folders of ESC-10 and of ESC-50.
+ESC10 = frozenset(
+    (
+        *("dog bark", "dog", "rain", "sea waves", "baby cry", "crying baby", "clock tick", "person sneeze", "sneezing"),
+        *("helicopter", "chainsaw", "rooster", "fire crackling", "crackling fire"),
+    )
+)
+_FOLDER_NAME = re.compile(r"(?:^|/)\d{1,3} - ([^/]+)/([1-5])-(\d+)-([A-Z]+)\.\w+$")
+
+
+def detects(tree: Tree) -> bool:
+    """Whether esc50.csv is there, or the older class folders."""
+    return _table(tree) is not None or mostly(tree, _FOLDER_NAME)
+
+
+def read(tree: Tree, *, subset: str = "esc50") -> Iterator[Clip | LeftOut]:
+    """Yield the clips; `subset` "esc10" keeps the ten classes of ESC-10.
+
+    Raises UsageError for another subset, DataError for an esc50.csv without its columns.
+    """
+    if subset not in SUBSETS:
+        raise UsageError(unknown("ESC subset", subset, SUBSETS))
+    table = _table(tree)
+    if table is None:
+        yield from _read_folders(tree, subset)
+    else:
+        yield from _read_table(tree, table, subset)
+
+
+def _table(tree: Tree) -> str | None:
+    return next((name for name in tree.names if posixpath.basename(name) == "esc50.csv"), None)
+
+
+def _read_folders(tree: Tree, subset: str) -> Iterator[Clip | LeftOut]:
+    names, left_out = recordings(tree)
+    yield from left_out
+    for name in names:
+        match = _FOLDER_NAME.search(name)
+        if match is None:
+            yield LeftOut(name, "no ESC name, such as '001 - Dog bark/1-100032-A.ogg'")
+            continue
+        label, fold, recording, take = match.groups()
+        if subset == "esc10" and label.lower() not in ESC10:
+            continue
+        yield Clip(name, tree.source(name), label, group=recording, fold=fold, meta={"take": take})
+
+
+def _read_table(tree: Tree, table: str, subset: str) -> Iterator[Clip | LeftOut]:
+    names, left_out = recordings(tree)
+    yield from left_out
+    by_file = {posixpath.basename(name): name for name in names}
+    rows = list(csv.DictReader(io.StringIO(tree.read_text(table))))
+    missing = {"filename", "fold", "category", "esc10"} - set(rows[0] if rows else ())
+    if missing:
+        raise DataError(f"'{table}' lacks the columns {', '.join(sorted(missing))}. Download it again.")
+    for row in sorted(rows, key=lambda row: row["filename"]):
+        name = by_file.pop(row["filename"], None)
+        if name is None:
+            yield LeftOut(row["filename"], f"listed in '{table}', but not there")
+        elif subset == "esc50" or row["esc10"].lower() == "true":
+            recording = row.get("src_file") or row["filename"].split("-")[1]
+            meta = {"take": row.get("take") or "", "esc10": row["esc10"].lower()}
+            yield Clip(name, tree.source(name), row["category"], group=recording, fold=row["fold"], meta=meta)
+    for name in sorted(by_file.values()):
+        yield LeftOut(name, f"not listed in '{table}'")

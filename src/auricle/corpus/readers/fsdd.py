@@ -1,0 +1,42 @@
+"""FSDD, the Free Spoken Digit Dataset: names of digit, speaker and index, such as 7_jackson_32.wav.
+
+In: a tree with such names. Out: clips with the digit as label and the speaker as group. The set's own test split (index
+0 to 4) has the speakers of its training split, so it is metadata (`official_split`), not a fold.
+"""
+
+import re
+from collections.abc import Iterator
+
+from auricle.corpus.clip import Clip, LeftOut
+from auricle.corpus.tree import Tree, mostly, recordings, unrepeated
+
+TITLE = "FSDD"
+DESCRIBES = "names of digit, speaker and index: 7_jackson_32.wav (Free Spoken Digit Dataset)"
+LICENSE = "CC BY-SA 4.0"
+CITATION = "Z. Jackson and others: Free Spoken Digit Dataset. https://github.com/Jakobovski/free-spoken-digit-dataset"
+LABEL_NAME = "digit"
+GROUP_NAME = "speaker"
+
+TEST_INDICES = range(5)
+_NAME = re.compile(r"(?:^|/)(\d)_([A-Za-z]+)_(\d+)\.\w+$")
+
+
+def detects(tree: Tree) -> bool:
+    """Whether the recordings are named as FSDD's."""
+    return mostly(tree, _NAME)
+
+
+def read(tree: Tree) -> Iterator[Clip | LeftOut]:
+    """Yield FSDD's clips. Metadata: speaker, index, official_split."""
+    names, left_out = recordings(tree)
+    names, copies = unrepeated(names)
+    yield from left_out + copies
+    for name in names:
+        match = _NAME.search(name)
+        if match is None:
+            yield LeftOut(name, "no FSDD name, such as 7_jackson_32.wav")
+            continue
+        digit, speaker, index = match.groups()
+        split = "test" if int(index) in TEST_INDICES else "train"
+        meta = {"speaker": speaker, "index": index, "official_split": split}
+        yield Clip(name, tree.source(name), digit, group=speaker, meta=meta)

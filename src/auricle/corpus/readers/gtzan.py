@@ -1,0 +1,42 @@
+"""GTZAN: ten genres of music, a hundred clips each, named <genre>.00000.wav.
+
+In: a tree with such names. Out: clips with the genre as label. The set names no artists, so there are no groups: audit
+it for duplicates, of which it has many (Sturm 2013).
+"""
+
+import re
+from collections.abc import Iterator
+
+from auricle.corpus.clip import Clip, LeftOut
+from auricle.corpus.tree import Tree, mostly, recordings, unrepeated
+
+TITLE = "GTZAN"
+DESCRIBES = "names of genre and number: genres/blues/blues.00000.wav or .au (GTZAN genre collection)"
+LICENSE = "none stated by the publisher; ask before redistribution"
+CITATION = (
+    "G. Tzanetakis, P. Cook: Musical genre classification of audio signals. IEEE Transactions on Speech and Audio "
+    "Processing 10(5), 2002. Its faults: B. L. Sturm, arXiv:1306.1461, 2013."
+)
+LABEL_NAME = "genre"
+
+GENRES = ("blues", "classical", "country", "disco", "hiphop", "jazz", "metal", "pop", "reggae", "rock")
+_NAME = re.compile(rf"(?:^|/)({'|'.join(GENRES)})\.(\d{{5}})\.\w+$")
+
+
+def detects(tree: Tree) -> bool:
+    """Whether the recordings are named as GTZAN's."""
+    return mostly(tree, _NAME)
+
+
+def read(tree: Tree) -> Iterator[Clip | LeftOut]:
+    """Yield GTZAN's clips. Metadata: the clip's number in its genre."""
+    names, left_out = recordings(tree)
+    names, copies = unrepeated(names)
+    yield from left_out + copies
+    for name in names:
+        match = _NAME.search(name)
+        if match is None:
+            yield LeftOut(name, "no GTZAN name, such as blues.00000.wav")
+            continue
+        genre, number = match.groups()
+        yield Clip(name, tree.source(name), genre, meta={"number": number})

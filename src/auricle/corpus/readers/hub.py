@@ -1,0 +1,174 @@
+"""A Hugging Face data set: a name on the Hub, a folder of `save_to_disk`, or Parquet files with an audio column.
+
+In: a tree, or the name alone, which is the asking for the network. Out: a clip for each row; splits are folds, class
+numbers become names. Audio is never decoded here: a source points at the row of the Arrow file that `datasets` keeps,
+or at the file if the data set only names it.
+"""
+
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from auricle.corpus.archive import stamp
+from auricle.corpus.clip import Clip, LeftOut
+from auricle.corpus.tree import Tree, arrow_source, arrow_table, official_fold
+from auricle.errors import DataError, MissingExtra, UsageError, unknown
+
+TITLE = "Hugging Face data set"
+DESCRIBES = "a data set on the Hub (user/name), a folder of save_to_disk, or Parquet files with an audio column"
+LICENSE = "see the data set's page"
+CITATION = "see the data set's page"
+LABEL_NAME = "class"
+
+_STATE_FILES = ("state.json", "dataset_dict.json")
+_LABELS = ("label", "labels", "class", "category", "emotion", "genre", "intent_class", "target", "keyword")
+_GROUPS = ("group", "speaker_id", "speaker", "client_id", "actor", "artist", "file_id")
+
+
+def detects(tree: Tree) -> bool:
+    """Whether the tree is a name for the Hub, a folder of `save_to_disk`, or Parquet files with an audio column."""
+    if tree.scheme == "hub":
+        return True
+    if not tree.is_folder or not tree.names:
+        return False
+    if any(os.path.basename(name) in _STATE_FILES for name in tree.names):
+        return True
+    tables = [name for name in tree.names if name.endswith(".parquet")]
+    return bool(tables) and _audio_column(_parquet_schema(tree, tables[0])) is not None
+
+
+def read(
+    tree: Tree,
+    *,
+    config: str | None = None,
+    revision: str | None = None,
+    audio: str | None = None,
+    label: str | None = None,
+    group: str | None = None,
+) -> Iterator[Clip | LeftOut]:
+    """Yield a clip for each row of each split. `config` and `revision` choose on the Hub; the rest name columns.
+
+    Raises MissingExtra without the package `datasets`; UsageError for an unknown column; DataError for a data set that
+    cannot be had, or has no column of audio or labels.
+    """
+    for split, dataset in _load(tree, config, revision).items():
+        yield from _rows(split, dataset, {"audio": audio, "label": label, "group": group})
+
+
+def _load(tree: Tree, config: str | None, revision: str | None) -> Mapping[str, Any]:
+    """The splits of a data set, by name."""
+    try:
+        import datasets
+    except ImportError as error:
+        raise MissingExtra("Reading Hugging Face data sets", "train") from error
+    root = str(tree.root)
+    try:
+        if tree.scheme == "hub":
+            loaded = datasets.load_dataset(tree.location, name=config, revision=revision)
+        elif any(name in tree.names for name in _STATE_FILES):
+            loaded = datasets.load_from_disk(root)
+        elif any(name.endswith(".parquet") for name in tree.names):
+            loaded = datasets.load_dataset("parquet", data_files=_files_of_splits(tree))
+        else:
+            raise DataError(f"'{tree.location}' is no Hugging Face data set: {DESCRIBES}.")
+    except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
+        raise DataError(
+            f"The data set '{tree.location}' cannot be had: {error}. Check the name or path; the Hub needs the network "
+            "and, for a private or gated set, `hf auth login`."
+        ) from error
+    return loaded if isinstance(loaded, datasets.DatasetDict) else {"": loaded}
+
+
+def _files_of_splits(tree: Tree) -> dict[str, list[str]]:
+    """Parquet files by split: they are named train-00000-of-00002.parquet, or lie in a folder of that name."""
+    files: dict[str, list[str]] = {}
+    for name in tree.names:
+        if name.endswith(".parquet"):
+            words = [name.split("/")[-1].split("-")[0].removesuffix(".parquet"), *reversed(name.split("/")[:-1])]
+            split = next((fold for word in words if (fold := official_fold(word))), "all")
+            files.setdefault(split, []).append(tree.source(name))
+    return files
+
+
+def _rows(split: str, dataset: Any, mapped: Mapping[str, str | None]) -> Iterator[Clip | LeftOut]:
+    schema = dataset.data.schema
+    audio = _chosen("audio", mapped["audio"], _audio_column(schema), schema.names)
+    label = _chosen("label", mapped["label"], _first(_LABELS, schema.names), schema.names)
+    group = mapped["group"] or _first(_GROUPS, schema.names)
+    if group is not None:
+        _chosen("group", group, None, schema.names)
+    rest = [column for column in schema.names if column != audio and not _is_heavy(schema.field(column).type)]
+    class_names = getattr(dataset.features[label], "names", None)
+    fold = official_fold(split) if split else None
+    for number, (source, row) in enumerate(zip(_sources(dataset, audio), _values(dataset, rest), strict=True)):
+        name = f"{split or 'all'}/{number}"
+        value = row[label]
+        if class_names is not None and value:
+            value = class_names[int(value)] if int(value) >= 0 else ""
+        if not value:
+            yield LeftOut(name, f"no value in '{label}'")
+        elif source is None:
+            yield LeftOut(name, f"neither bytes nor a path in '{audio}'")
+        else:
+            meta = {column: text for column, text in row.items() if column not in (label, group) and text}
+            yield Clip(name, source, value, (row[group] if group else "") or None, fold, meta=meta)
+
+
+def _sources(dataset: Any, audio: str) -> Iterator[str | None]:
+    """Where the sound of each row lies, from the Arrow files themselves, so that no bytes are read."""
+    files = [item["filename"] for item in dataset.cache_files]
+    if not files or dataset._indices is not None:
+        raise DataError(
+            "The data set is not kept in Arrow files row by row. Save it with save_to_disk and give that folder."
+        )
+    for file in files:
+        column = arrow_table(file, stamp(file))[audio]
+        embedded = pc.is_valid(pc.struct_field(column, "bytes")).to_pylist()
+        paths = pc.struct_field(column, "path").to_pylist()
+        for row, (inside, path) in enumerate(zip(embedded, paths, strict=True)):
+            yield arrow_source(file, audio, row) if inside else path
+
+
+def _values(dataset: Any, columns: Sequence[str]) -> Iterator[dict[str, str]]:
+    for batch in dataset.data.table.select(columns).to_batches(max_chunksize=1024):
+        for row in batch.to_pylist():
+            yield {column: "" if value is None else str(value) for column, value in row.items()}
+
+
+def _chosen(meaning: str, asked: str | None, usual: str | None, columns: Sequence[str]) -> str:
+    if asked is not None and asked not in columns:
+        raise UsageError(f"Option {meaning}={asked}: " + unknown("column", asked, columns))
+    if asked is None and usual is None:
+        raise DataError(
+            f"The data set has no column of {meaning} that is known by its name. Its columns: {', '.join(columns)}. "
+            f"Say which it is with option {meaning}=COLUMN."
+        )
+    return asked or usual or ""
+
+
+def _first(usual: Sequence[str], columns: Sequence[str]) -> str | None:
+    return next((name for name in usual if name in columns), None)
+
+
+def _audio_column(schema: pa.Schema) -> str | None:
+    """The first column that is a pair of bytes and path, as `datasets` stores audio."""
+    for field in schema:
+        if pa.types.is_struct(field.type) and {child.name for child in field.type} == {"bytes", "path"}:
+            return str(field.name)
+    return None
+
+
+def _is_heavy(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_nested(kind) or pa.types.is_binary(kind) or pa.types.is_large_binary(kind))
+
+
+def _parquet_schema(tree: Tree, name: str) -> pa.Schema:
+    try:
+        with tree.open(name) as file:
+            return pq.read_schema(file)
+    except pa.ArrowInvalid as error:
+        raise DataError(f"'{name}' in '{tree.location}' is no readable Parquet file: {error}.") from error

@@ -1,0 +1,320 @@
+"""Who trains, who chooses, who judges: splits that no group crosses.
+
+In: an Index, the recipe's data section, and sets of clips that belong together because they sound the same. Out: a Split
+of one or more folds, saved as JSON by clip id, checked again whenever it is loaded. Clips are dealt out in units (a group,
+or a set of duplicates) so that each part gets its share of every class.
+"""
+
+import json
+from collections import Counter, defaultdict
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from auricle.corpus.clip import Clip, Index
+from auricle.errors import DataError, UsageError, unknown
+from auricle.recipe import Data
+
+PARTS = ("train", "valid", "test")
+KINDS = ("auto", "predefined", "holdout", "folds", "leave-one-group-out", "random")
+
+
+@dataclass(frozen=True)
+class Fold:
+    """The clip ids of one training and its judgement. `valid` may be empty: then nothing is chosen."""
+
+    name: str
+    train: tuple[str, ...]
+    valid: tuple[str, ...]
+    test: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Split:
+    """How a corpus was divided, in words and in ids. `grouped` says that no group crosses from training to test."""
+
+    kind: str
+    described: str
+    grouped: bool
+    folds: tuple[Fold, ...]
+    notes: tuple[str, ...] = ()
+
+    def save(self, path: Path) -> None:
+        path.write_text(json.dumps(asdict(self), indent=1, ensure_ascii=False), encoding="utf-8")
+
+
+def make(index: Index, data: Data, linked: Iterable[Iterable[str]] = (), quarantined: Collection[str] = ()) -> Split:
+    """Divide a corpus as the recipe asks.
+
+    `index` holds the usable clips; `quarantined` the ids that a split file may name and that are then passed over.
+    `linked` holds sets of clip ids that must stay on one side: near or exact duplicates. Raises UsageError for a split
+    that is not known, DataError for one that this corpus does not allow.
+    """
+    kind = data.split
+    if kind.endswith(".json"):
+        return load(Path(kind), index, quarantined)
+    if kind not in KINDS:
+        raise UsageError(unknown("split", kind, KINDS) + " A JSON file that auricle wrote works too.")
+    together = [set(ids) for ids in linked]
+    if kind == "auto":
+        kind = "predefined" if index.has_folds else "holdout"
+    if kind == "predefined":
+        split = _predefined(index, data, together)
+    elif kind == "leave-one-group-out":
+        split = _leave_one_group_out(index, data, together)
+    elif kind == "folds":
+        split = _folds(index, data, together)
+    elif kind == "random":
+        split = _random(index, data)
+    else:
+        split = _holdout(index, data, together)
+    _check(split, index)
+    return split
+
+
+def whole(index: Index, data: Data, linked: Iterable[Iterable[str]]) -> Fold:
+    """All clips to learn from, less a validation share, and none to judge: for the model that is kept after folds."""
+    train, valid = _carve(list(index), data, [set(ids) for ids in linked])
+    return Fold("all", _ids(train), _ids(valid), ())
+
+
+def shuffled(index: Index, data: Data, linked: Iterable[Iterable[str]], folds: int = 5) -> list[Fold]:
+    """Folds that ignore groups, so that every clip is judged once by a model that knows its group but not itself."""
+    units = _units([replace(clip, group=None) for clip in index], [set(ids) for ids in linked])
+    folds = min(folds, len(units))
+    parts = deal(units, (1 / folds,) * folds, data.seed, needed=range(folds))
+    return [
+        Fold(str(number), _ids(clip for other in parts if other is not part for clip in other), (), _ids(part))
+        for number, part in enumerate(parts, start=1)
+    ]
+
+
+def load(path: Path, index: Index, quarantined: Collection[str] = ()) -> Split:
+    """Read a split that `Split.save` wrote, or one written by hand, and check it against the corpus for leaks."""
+    if not path.is_file():
+        raise UsageError(f"No split file at '{path}'. Give a JSON file, or one of: {', '.join(KINDS)}.")
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        folds = tuple(
+            Fold(str(fold.get("name", number)), *(_usable(fold.get(part, ()), quarantined) for part in PARTS))
+            for number, fold in enumerate(content["folds"], start=1)
+        )
+    except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError, AttributeError) as error:
+        raise DataError(
+            f'\'{path}\' is not a split file ({error}). It needs {{"folds": [{{"train": [ids], "valid": [ids], '
+            '"test": [ids]}]}, with the clip ids that `auricle inspect --json` lists.'
+        ) from error
+    crossing = max((len(crossing_groups(index, fold)) for fold in folds), default=0)
+    notes = (f"{crossing} {index.group_name}s stand on both sides of this split.",) if crossing else ()
+    described = str(content.get("described") or f"the split in {path.name}")
+    grouped = index.has_groups and not crossing
+    split = Split(str(content.get("kind", "file")), described, grouped, folds, tuple(content.get("notes", notes)))
+    _check(split, index)
+    return split
+
+
+def crossing_groups(index: Index, fold: Fold) -> set[str]:
+    """The groups with clips both in test and in what the model was trained or chosen on."""
+    group_of = {clip.id: clip.group for clip in index}
+    seen = {group_of.get(id) for id in (*fold.train, *fold.valid)}
+    return {group for id in fold.test if (group := group_of.get(id)) is not None and group in seen}
+
+
+def _predefined(index: Index, data: Data, linked: list[set[str]]) -> Split:
+    if not index.has_folds:
+        raise DataError(
+            f"'{index.origin}' has no folds or split of its own. Use data.split=holdout, folds or leave-one-group-out."
+        )
+    by_fold: dict[str, list[Clip]] = defaultdict(list)
+    for clip in index:
+        by_fold[clip.fold or "train"].append(clip)
+    if "test" in by_fold or set(by_fold) == {"train", "valid"}:
+        return _predefined_holdout(index, data, linked, by_fold)
+    folds = []
+    for name in sorted(by_fold, key=lambda name: (len(name), name)):
+        rest = [clip for other, clips in by_fold.items() if other != name for clip in clips]
+        train, valid = _carve(rest, data, linked)
+        folds.append(Fold(name, _ids(train), _ids(valid), _ids(by_fold[name])))
+    described = f"the corpus' own {len(folds)} folds, each tested once by a model trained on the others"
+    crossing = sum(len(crossing_groups(index, fold)) for fold in folds)
+    notes = (f"{crossing} {index.group_name}s cross the corpus' own folds.",) if crossing else ()
+    return Split("predefined", described, index.has_groups and not crossing, tuple(folds), notes)
+
+
+def _predefined_holdout(index: Index, data: Data, linked: list[set[str]], by_fold: dict[str, list[Clip]]) -> Split:
+    test = by_fold.get("test") or by_fold["valid"]
+    valid = by_fold.get("valid", []) if "test" in by_fold else []
+    train = by_fold.get("train", [])
+    described = "the corpus' own training and test parts"
+    if valid:
+        described = "the corpus' own training, validation and test parts"
+    else:
+        train, valid = _carve(train, data, linked)
+    fold = Fold("test", _ids(train), _ids(valid), _ids(test))
+    crossing = crossing_groups(index, fold)
+    notes = (f"{len(crossing)} {index.group_name}s stand on both sides of the corpus' own split.",) if crossing else ()
+    return Split("predefined", described, index.has_groups and not crossing, (fold,), notes)
+
+
+def _holdout(index: Index, data: Data, linked: list[set[str]]) -> Split:
+    clips = list(index)
+    units = _units(clips, linked)
+    parts = deal(units, (1 - data.valid - data.test, data.valid, data.test), data.seed, needed=(0, 2))
+    fold = Fold("test", *(_ids(part) for part in parts))
+    shares = " / ".join(f"{len(part)}" for part in parts)
+    if index.has_groups:
+        described = f"grouped by {index.group_name} and stratified by class: {shares} clips to train / validate / test"
+    else:
+        described = f"stratified by class: {shares} clips to train / validate / test"
+    notes = () if parts[1] or not data.valid else ("Too few groups to set some apart for validation.",)
+    return Split("holdout", described, index.has_groups, (fold,), notes)
+
+
+def _folds(index: Index, data: Data, linked: list[set[str]]) -> Split:
+    units = _units(list(index), linked)
+    if len(units) < data.folds:
+        raise DataError(
+            f"{data.folds} folds need as many {index.group_name}s, and there are {len(units)}. Set data.folds lower."
+        )
+    parts = deal(units, (1 / data.folds,) * data.folds, data.seed, needed=range(data.folds))
+    folds = []
+    for number, test in enumerate(parts):
+        train, valid = _carve([clip for other in parts if other is not test for clip in other], data, linked)
+        folds.append(Fold(str(number + 1), _ids(train), _ids(valid), _ids(test)))
+    by = f"grouped by {index.group_name} and stratified" if index.has_groups else "stratified"
+    return Split("folds", f"{data.folds} folds, {by} by class", index.has_groups, tuple(folds))
+
+
+def _leave_one_group_out(index: Index, data: Data, linked: list[set[str]]) -> Split:
+    groups = sorted({clip.group for clip in index if clip.group is not None})
+    if len(groups) < 2:
+        raise DataError(
+            f"Leaving one group out needs groups, and '{index.origin}' has {len(groups)}. "
+            "Name a column with data.group, or read groups from file names with the reader 'pattern'."
+        )
+    folds = []
+    for group in groups:
+        test = [clip for clip in index if clip.group == group]
+        train, valid = _carve([clip for clip in index if clip.group != group], data, linked)
+        folds.append(Fold(group, _ids(train), _ids(valid), _ids(test)))
+    described = f"leave one {index.group_name} out: {len(groups)} folds, each tested by a model that never heard it"
+    return Split("leave-one-group-out", described, True, tuple(folds))
+
+
+def _random(index: Index, data: Data) -> Split:
+    units = [[clip] for clip in index]
+    parts = deal(units, (1 - data.valid - data.test, data.valid, data.test), data.seed, needed=(0, 2))
+    fold = Fold("test", *(_ids(part) for part in parts))
+    shares = " / ".join(str(len(part)) for part in parts)
+    described = f"random, stratified by class, groups ignored: {shares} clips to train / validate / test"
+    crossing = crossing_groups(index, fold)
+    notes: tuple[str, ...] = ()
+    if crossing:
+        total = len({clip.group for clip in index})
+        notes = (
+            f"Asked for by hand: {len(crossing)} of {total} {index.group_name}s stand on both sides, so the figures say "
+            f"how well this model knows these {index.group_name}s, not how it does on new ones. Expect them to be too high.",
+        )
+    return Split("random", described, False, (fold,), notes)
+
+
+def deal(
+    units: Sequence[Sequence[Clip]], shares: Sequence[float], seed: int, needed: Iterable[int]
+) -> list[list[Clip]]:
+    """Deal units out to parts so that each part gets its share of every class.
+
+    Large units go first, to the part where they raise the sum of squared fill ratios least (the convex potential whose
+    minimum is an even fill). Parts in `needed` never stay empty while a unit can be spared. The seed breaks ties.
+    """
+    classes = {label: number for number, label in enumerate(sorted({clip.label for unit in units for clip in unit}))}
+    counts = np.zeros((len(units), len(classes)))
+    for row, unit in zip(counts, units, strict=True):
+        for clip in unit:
+            row[classes[clip.label]] += 1
+    totals = counts.sum(0)
+    shuffled = np.random.default_rng(seed).permutation(len(units))
+    order = sorted(shuffled, key=lambda number: -counts[number].sum())
+    open_parts = [part for part, share in enumerate(shares) if share > 0]
+    filled = np.zeros((len(shares), len(classes)))
+    members: list[list[int]] = [[] for _ in shares]
+    wanted = [part for part in needed if part in open_parts]
+    for left, number in zip(range(len(order), 0, -1), order, strict=True):
+        empty = [part for part in wanted if not members[part]]
+        choice = empty if len(empty) >= left else open_parts
+        ratio = counts[number] / totals
+        costs = [float((2 * filled[part] * ratio + ratio**2 / shares[part]).sum()) for part in choice]
+        part = choice[int(np.argmin(costs))]
+        members[part].append(int(number))
+        filled[part] += ratio / shares[part]
+    return [[clip for number in sorted(part) for clip in units[number]] for part in members]
+
+
+def _carve(clips: list[Clip], data: Data, linked: list[set[str]]) -> tuple[list[Clip], list[Clip]]:
+    """Set a validation share apart from training clips, by whole units."""
+    if not data.valid:
+        return clips, []
+    train, valid = deal(_units(clips, linked), (1 - data.valid, data.valid), data.seed, needed=(0,))
+    return train, valid
+
+
+def _units(clips: Sequence[Clip], linked: Iterable[set[str]]) -> list[list[Clip]]:
+    """Clips that must stay together: one group, or linked as duplicates, or joined by a chain of both."""
+    parent = {clip.id: clip.id for clip in clips}
+
+    def root(id: str) -> str:
+        while parent[id] != id:
+            parent[id] = parent[parent[id]]
+            id = parent[id]
+        return id
+
+    first_of: dict[str, str] = {}
+    for clip in clips:
+        if clip.group is not None:
+            parent[root(clip.id)] = root(first_of.setdefault(clip.group, clip.id))
+    for ids in linked:
+        present = sorted(id for id in ids if id in parent)
+        for id in present[1:]:
+            parent[root(id)] = root(present[0])
+    units: dict[str, list[Clip]] = defaultdict(list)
+    for clip in clips:
+        units[root(clip.id)].append(clip)
+    return list(units.values())
+
+
+def _usable(ids: Iterable[object], quarantined: Collection[str]) -> tuple[str, ...]:
+    return tuple(id for id in map(str, ids) if id not in quarantined)
+
+
+def _ids(clips: Iterable[Clip]) -> tuple[str, ...]:
+    return tuple(sorted(clip.id for clip in clips))
+
+
+def _check(split: Split, index: Index) -> None:
+    """Refuse a split that cannot judge: unknown or repeated clips, empty parts, fewer than two classes to learn."""
+    label_of = {clip.id: clip.label for clip in index}
+    if not split.folds:
+        raise DataError("The split has no folds. It needs at least one with training and test clips.")
+    for fold in split.folds:
+        ids = [*fold.train, *fold.valid, *fold.test]
+        repeated = [id for id, count in Counter(ids).items() if count > 1]
+        if repeated:
+            raise DataError(
+                f"Fold '{fold.name}': clip '{repeated[0]}' stands in more than one part. Each clip has one."
+            )
+        strange = [id for id in ids if id not in label_of]
+        if strange:
+            raise DataError(
+                f"Fold '{fold.name}' names clip '{strange[0]}', which the usable corpus does not hold "
+                f"({len(strange)} such). Make the split again, or mend the file."
+            )
+        for part in ("train", "test"):
+            if not getattr(fold, part):
+                raise DataError(
+                    f"Fold '{fold.name}' has no {part} clips: {len(label_of)} usable clips in "
+                    f"{len({clip.group for clip in index})} {index.group_name}s cannot be divided like this. "
+                    "Add recordings, or choose another data.split."
+                )
+        if len({label_of[id] for id in fold.train}) < 2:
+            raise DataError(f"Fold '{fold.name}' trains on fewer than two classes. Choose another data.split.")

@@ -1,0 +1,239 @@
+"""report.json: every figure with its context, for programs and for the page that people read.
+
+In: the judged clips of the model, of the majority class and of the instant baseline on the same split, and what the run
+knows. Out: plain data. Nothing in here depends on the clock, so the same recipe, data and machine give the same report;
+measured times are in cost.json beside it.
+"""
+
+import platform
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from importlib import metadata
+from typing import Any
+
+import numpy as np
+
+from auricle.audit import Audit
+from auricle.corpus.clip import Index
+from auricle.corpus.splits import Split
+from auricle.evaluation import findings, metrics
+from auricle.evaluation.intervals import Interval, differences, intervals, resample
+from auricle.evaluation.scoring import Scores
+from auricle.recipe import Recipe
+
+PACKAGES = (
+    "auricle",
+    "torch",
+    "transformers",
+    "accelerate",
+    "scikit-learn",
+    "numpy",
+    "soundfile",
+    "soxr",
+    "av",
+    "pyarrow",
+)
+FEW_UNITS = 8
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What a finished run lays before the report. `doubted` are out-of-fold scores of the baseline on all clips."""
+
+    index: Index
+    audit: Audit
+    split: Split
+    recipe: Recipe
+    scores: Scores
+    majority: Scores
+    baseline: Scores
+    doubted: Scores | None
+    curves: Mapping[str, Sequence[Mapping[str, Any]]]
+    chosen: Mapping[str, int]
+    model: Mapping[str, Any]
+    work: Mapping[str, Any]
+    hardware: Mapping[str, Any]
+
+
+def build(evidence: Evidence) -> dict[str, Any]:
+    """Put the whole report together as plain data."""
+    recipe, scores = evidence.recipe, evidence.scores
+    name = evidence.index.group_name
+    judged = metrics.judge(scores.truth, scores.logits, recipe.evaluate.top_k)
+    other = metrics.judge(evidence.baseline.truth, evidence.baseline.logits, recipe.evaluate.top_k)
+    drawn = resample(scores.groups, len(scores), recipe.evaluate.resamples, recipe.train.seed, name)
+    found = intervals(judged, drawn)
+    gains = differences(judged, other, drawn)
+    majority = metrics.measure(metrics.judge(evidence.majority.truth, evidence.majority.logits, recipe.evaluate.top_k))
+    own_baseline = recipe.model.family == "baseline"
+    clips = {clip.id: clip for clip in evidence.index}
+    confusion = metrics.confusion(scores)
+    rows = metrics.per_class(scores)
+    report: dict[str, Any] = {
+        "verdict": "",
+        "cautions": [],
+        "name": recipe.name,
+        "family": recipe.model.family,
+        "test_clips": len(scores),
+        "interval": {"unit": drawn.unit, "units": drawn.units, "resamples": recipe.evaluate.resamples, "level": 0.95},
+        "metrics": _plain(found),
+        "majority": majority,
+        "baseline": {"metrics": _plain(intervals(other, drawn)), "gain": _plain(gains), "is_this_model": own_baseline},
+        "folds": _folds(evidence),
+        "labels": list(scores.labels),
+        "per_class": [asdict(row) for row in rows],
+        "confusion": confusion.tolist(),
+        "confused": _confused(confusion, scores.labels),
+        "calibration": [
+            {"confidence": confidence, "accuracy": accuracy, "clips": count}
+            for confidence, accuracy, count in metrics.calibration_curve(scores)
+        ],
+        "by_length": [asdict(row) for row in findings.by_length(scores, name)],
+        "slices": {
+            column: [asdict(row) for row in part]
+            for column, part in findings.slices(scores, clips, recipe.evaluate.slice_min, name).items()
+        },
+        "curves": {fold: list(epochs) for fold, epochs in evidence.curves.items()},
+        "mistakes": [asdict(row) for row in findings.mistakes(scores, recipe.evaluate.mistakes)],
+        "doubted": [asdict(row) for row in findings.doubted(evidence.doubted)] if evidence.doubted else [],
+        "audit": evidence.audit.as_json(),
+        "split": _split(evidence.split),
+        "corpus": {
+            "origin": evidence.index.origin,
+            "reader": evidence.index.reader,
+            "recognised": evidence.index.recognised,
+            "license": evidence.index.license,
+            "citation": evidence.index.citation,
+            "clips": len(evidence.index),
+            "classes": len(scores.labels),
+            "groups": evidence.audit.groups,
+            "group_name": name,
+        },
+        "recipe": recipe.model_dump(),
+        "model": dict(evidence.model),
+        "cost": {**evidence.work, "measured": "cost.json"},
+        "versions": versions(),
+        "hardware": dict(evidence.hardware),
+    }
+    report["verdict"] = _verdict(report, found, gains)
+    report["cautions"] = _cautions(report, evidence)
+    return report
+
+
+def versions() -> dict[str, str]:
+    """The versions of Python and of the packages that decide the result."""
+    found = {"python": platform.python_version()}
+    for package in PACKAGES:
+        try:
+            found[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            found[package] = "not installed"
+    return found
+
+
+def _verdict(report: Mapping[str, Any], found: Mapping[str, Interval], gains: Mapping[str, Interval]) -> str:
+    """The one sentence that a reader takes away."""
+    accuracy = found["accuracy"]
+    rows = [row for row in report["per_class"] if row["clips"]]
+    worst = min(rows, key=lambda row: row["recall"])
+    told = (
+        f"Right on {_percent(accuracy.value)} of {report['test_clips']} clips that it never heard "
+        f"(95 % interval {accuracy.low * 100:.1f} to {accuracy.high * 100:.1f})"
+    )
+    gain = gains["accuracy"]
+    if report["baseline"]["is_this_model"]:
+        told += f", against {_percent(report['majority']['accuracy'])} for always saying the commonest class"
+    elif gain.low > 0:
+        told += f", {gain.value * 100:.1f} points better than the instant baseline"
+    elif gain.high < 0:
+        told += f", {-gain.value * 100:.1f} points worse than the instant baseline: use that instead"
+    else:
+        told += f", which is not distinguishable from the instant baseline ({gain.value * 100:+.1f} points)"
+    return f"{told}. Weakest on '{worst['label']}', of which it knows {_percent(worst['recall'])}."
+
+
+def _cautions(report: Mapping[str, Any], evidence: Evidence) -> list[str]:
+    """What makes the figures worth less than they look."""
+    cautions = list(evidence.split.notes)
+    leaks = evidence.audit.leaks
+    if leaks:
+        clips = len({leak.tested for leak in leaks})
+        cautions.append(
+            f"{clips} test clips sound the same as a training clip: the figures are too high by up to that."
+        )
+    interval = report["interval"]
+    if interval["units"] < FEW_UNITS and interval["unit"] != "clip":
+        cautions.append(
+            f"Only {interval['units']} {interval['unit']}s were tested: the interval is a rough guide. "
+            "Folds over all of them (data.split=leave-one-group-out) say more."
+        )
+    if not evidence.index.has_groups and evidence.split.kind != "predefined":
+        cautions.append(
+            "No groups are known (speaker, recording, device…), so the same one may stand on both sides of the split and "
+            "the figures may be too high. Name them with data.group or the reader 'pattern'."
+        )
+    if evidence.audit.imbalance >= 3:
+        cautions.append(
+            f"The largest class has {evidence.audit.imbalance:.1f} times as many clips as the smallest: read the balanced "
+            "accuracy, which counts every class alike."
+        )
+    missing = [row["label"] for row in report["per_class"] if not row["clips"]]
+    if missing:
+        cautions.append(
+            "Not tested at all, for want of test clips: " + ", ".join(f"'{label}'" for label in missing) + "."
+        )
+    return cautions
+
+
+def _folds(evidence: Evidence) -> list[dict[str, Any]]:
+    rows = []
+    baseline = findings.by_fold(evidence.baseline)
+    sizes = {fold.name: (len(fold.train), len(fold.valid)) for fold in evidence.split.folds}
+    for fold, scores in findings.by_fold(evidence.scores).items():
+        found = metrics.measure(metrics.judge(scores.truth, scores.logits))
+        beside = metrics.measure(metrics.judge(baseline[fold].truth, baseline[fold].logits))
+        rows.append(
+            {
+                "name": fold,
+                "train": sizes[fold][0],
+                "valid": sizes[fold][1],
+                "test": len(scores),
+                "accuracy": found["accuracy"],
+                "balanced_accuracy": found["balanced_accuracy"],
+                "baseline_accuracy": beside["accuracy"],
+                "chosen_epoch": evidence.chosen.get(fold),
+            }
+        )
+    return rows
+
+
+def _split(split: Split) -> dict[str, Any]:
+    return {
+        "kind": split.kind,
+        "described": split.described,
+        "grouped": split.grouped,
+        "notes": list(split.notes),
+        "folds": len(split.folds),
+        "clips": {part: len(getattr(split.folds[0], part)) for part in ("train", "valid", "test")},
+    }
+
+
+def _confused(confusion: np.ndarray, labels: Sequence[str], most: int = 8) -> list[dict[str, Any]]:
+    """The pairs of classes that are mistaken most, as (true, said, clips)."""
+    off = confusion.copy()
+    np.fill_diagonal(off, 0)
+    order = np.argsort(-off, axis=None, kind="stable")[:most]
+    places = [divmod(int(place), len(labels)) for place in order]
+    return [
+        {"label": labels[row], "predicted": labels[column], "clips": int(off[row, column])}
+        for row, column in places
+        if off[row, column]
+    ]
+
+
+def _plain(found: Mapping[str, Interval]) -> dict[str, dict[str, float]]:
+    return {name: asdict(interval) for name, interval in found.items()}
+
+
+def _percent(share: float) -> str:
+    return f"{share * 100:.1f} %"

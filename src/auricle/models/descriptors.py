@@ -1,0 +1,248 @@
+"""What a sound is like, frame by frame: the measurements whose statistics the baseline classifies.
+
+In: mono waveforms (batch, samples) and their lengths. Out: `Frames`, one every 10 ms: cepstrum, spectral shape, level,
+harmonicity and pitch, and which frames are real, active and voiced. Each frame sees its own samples and zeros beyond
+the clip, so what is measured depends on that clip alone.
+"""
+
+import math
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from auricle.models import masking
+from auricle.models.front_end import mel_filters
+
+# Everything is measured on power; this floor (-90 dB of full scale) keeps digital silence finite.
+FLOOR = 1e-9
+HOP_SECONDS = 0.010
+FRAME_SECONDS = 0.025
+# Three periods of the lowest voice must fit (Boersma 1993).
+PITCH_SECONDS = 0.050
+PITCH_LOW, PITCH_HIGH = 60.0, 500.0
+# A frame is active within 40 dB of the clip's loudest, voiced within 30 dB when its autocorrelation peaks above 0.5.
+ACTIVE_DB, VOICED_DB, VOICED_PEAK = 40.0, 30.0, 0.5
+CONTRAST_EDGES = (0.0, 200.0, 400.0, 800.0, 1600.0, 3200.0, 6400.0, 12_800.0)
+
+
+@dataclass(frozen=True)
+class Frames:
+    """The measurements of a batch. Tensors are (batch, rows, frames), masks (batch, frames), counts (batch,)."""
+
+    log_mel: Tensor
+    cepstrum: Tensor
+    shape: Tensor
+    level: Tensor
+    harmonicity: Tensor
+    pitch: Tensor
+    peak: Tensor
+    counts: Tensor
+    real: Tensor
+    active: Tensor
+    voiced: Tensor
+
+
+class Descriptors(nn.Module):
+    """Measure waveforms of one sample rate."""
+
+    window: Tensor
+    filters: Tensor
+    cosines: Tensor
+    bins: Tensor
+    pitch_window: Tensor
+    pitch_decay: Tensor
+
+    def __init__(self, sample_rate: int, n_mels: int, n_mfcc: int) -> None:
+        super().__init__()
+        self.sample_rate = sample_rate
+        self.n_mels = n_mels
+        self.n_mfcc = n_mfcc
+        self.hop_length = max(1, round(HOP_SECONDS * sample_rate))
+        self.n_fft = 2 ** math.ceil(math.log2(FRAME_SECONDS * sample_rate))
+        self.pitch_size = 2 ** math.ceil(math.log2(PITCH_SECONDS * sample_rate))
+        # Pitch lies low: the autocorrelation is taken at the lowest rate that still holds 6 kHz.
+        self.pitch_step = 2 ** max(0, math.floor(math.log2(sample_rate / 12_000)) + 1)
+        self.shortest = max(2, int(sample_rate / self.pitch_step / PITCH_HIGH))
+        self.longest = int(sample_rate / self.pitch_step / PITCH_LOW)
+        for name, value in self._constants().items():
+            self.register_buffer(name, value, persistent=False)
+
+    def reset(self) -> None:
+        """Make the constants anew; transformers leaves them empty when it loads a model."""
+        for name, value in self._constants().items():
+            getattr(self, name).copy_(value)
+
+    def _constants(self) -> dict[str, Tensor]:
+        with torch.device("cpu"):
+            return self._make_constants()
+
+    def _make_constants(self) -> dict[str, Tensor]:
+        pitch_window = torch.hann_window(self.pitch_size)
+        decay = torch.fft.irfft(torch.fft.rfft(pitch_window, 2 * self.pitch_size).abs().square())
+        decay = decay[: self.pitch_size : self.pitch_step][: self.longest + 2]
+        return {
+            "window": torch.hann_window(self.n_fft),
+            "filters": mel_filters(self.sample_rate, self.n_fft, self.n_mels, 20.0, self.sample_rate / 2),
+            "cosines": cosines(self.n_mfcc, self.n_mels),
+            "bins": torch.linspace(0.0, self.sample_rate / 2, self.n_fft // 2 + 1),
+            "pitch_window": pitch_window,
+            "pitch_decay": decay / decay[0],
+        }
+
+    def forward(self, waveform: Tensor, lengths: Tensor) -> Frames:
+        """Measure (batch, samples) float32, zero beyond lengths (batch,) int64."""
+        counts = 1 + lengths // self.hop_length
+        size = 1 + waveform.shape[-1] // self.hop_length
+        real = masking.real(counts, size)
+        power = self.power(waveform)
+        log_mel = decibels(torch.matmul(self.filters.T, power) * (self.sample_rate / self.n_fft / self.n_mels))
+        level = decibels(power.sum(1, keepdim=True) * (2 / self.n_fft))
+        peak = level.masked_fill(~real[:, None], -torch.inf).amax(-1, keepdim=True)
+        active = real & (level > peak - ACTIVE_DB)[:, 0]
+        pitch, strength = self.pitch(waveform, counts, size)
+        strength = strength.clamp(0.01, 0.99)
+        return Frames(
+            log_mel=log_mel,
+            cepstrum=torch.matmul(self.cosines, log_mel),
+            shape=torch.cat([self.shape(power), flux(log_mel, counts), self.crossings(waveform, size)], 1),
+            level=level - peak,
+            harmonicity=decibels(strength / (1 - strength)),
+            pitch=pitch,
+            peak=peak[:, :, 0],
+            counts=counts,
+            real=real,
+            active=active,
+            voiced=active & ((strength > VOICED_PEAK) & (level > peak - VOICED_DB))[:, 0],
+        )
+
+    def power(self, waveform: Tensor) -> Tensor:
+        """Give the power spectrum (batch, bins, frames); a full-scale sine sums to about n_fft / 4."""
+        spectrum = torch.stft(
+            waveform,
+            self.n_fft,
+            self.hop_length,
+            window=self.window,
+            center=True,
+            pad_mode="constant",
+            return_complex=True,
+        )
+        return torch.view_as_real(spectrum).square().sum(-1) / self.window.square().sum()
+
+    def shape(self, power: Tensor) -> Tensor:
+        """Describe the spectrum's outline by centroid, bandwidth, roll-off, flatness, tilt and contrast.
+
+        power (batch, bins, frames) → (batch, rows, frames). Frequencies are in octaves; ratios in decibels.
+        """
+        power = power + 1e-12
+        share = power / power.sum(1, keepdim=True)
+        hertz = self.bins[:, None]
+        centroid = (share * hertz).sum(1, keepdim=True)
+        bandwidth = (share * (hertz - centroid).square()).sum(1, keepdim=True).sqrt()
+        below = share.cumsum(1)
+        step = self.sample_rate / self.n_fft
+        rolloff = [(below < quantile).sum(1, keepdim=True) * step for quantile in (0.25, 0.5, 0.85, 0.95)]
+        flatness = power.log().mean(1, keepdim=True) - power.mean(1, keepdim=True).log()
+        # Alpha ratio and Hammarberg index, as in eGeMAPS (Eyben et al. 2016).
+        alpha = decibels(self._band(power, 50, 1000).sum(1, keepdim=True)) - decibels(
+            self._band(power, 1000, 5000).sum(1, keepdim=True)
+        )
+        hammarberg = decibels(self._band(power, 0, 2000).amax(1, keepdim=True)) - decibels(
+            self._band(power, 2000, 5000).amax(1, keepdim=True)
+        )
+        octaves = [torch.log2(row + 50.0) for row in (centroid, bandwidth, *rolloff)]
+        return torch.cat([*octaves, flatness, alpha, hammarberg, *self._contrast(power)], 1)
+
+    def _band(self, power: Tensor, low: float, high: float) -> Tensor:
+        inside = (self.bins >= low) & (self.bins < high)
+        return power * inside[:, None]
+
+    def _contrast(self, power: Tensor) -> list[Tensor]:
+        """Peaks over valleys in octave bands: the loudest fifth of the bins over the faintest (Jiang et al. 2002)."""
+        rows = []
+        width = self.sample_rate / self.n_fft
+        for low, high in zip(CONTRAST_EDGES, CONTRAST_EDGES[1:], strict=False):
+            first, last = math.ceil(low / width), min(math.ceil(high / width), self.n_fft // 2 + 1)
+            if last - first < 2:
+                continue
+            ordered = power[:, first:last].sort(1).values
+            fifth = max(1, round(0.2 * (last - first)))
+            loud, faint = ordered[:, -fifth:], ordered[:, :fifth]
+            rows.append(decibels(loud.mean(1, keepdim=True)) - decibels(faint.mean(1, keepdim=True)))
+        return rows
+
+    def crossings(self, waveform: Tensor, size: int) -> Tensor:
+        """Give the root of the zero-crossing rate of each frame: (batch, 1, frames)."""
+        crossed = (waveform[:, 1:] * waveform[:, :-1] < 0).to(waveform.dtype)
+        crossed = F.pad(crossed, (self.n_fft // 2, self.n_fft)).cumsum(-1)
+        start = torch.arange(size, device=waveform.device) * self.hop_length
+        return ((crossed[:, start + self.n_fft - 1] - crossed[:, start]) / self.n_fft).sqrt()[:, None]
+
+    def pitch(self, waveform: Tensor, counts: Tensor, size: int) -> tuple[Tensor, Tensor]:
+        """Give pitch in octaves above 100 Hz and the height of its autocorrelation peak, each (batch, 1, frames).
+
+        Windowed autocorrelation over the window's own (Boersma 1993), then a median over five frames.
+        """
+        frames = F.pad(waveform, (self.pitch_size // 2, self.pitch_size)).unfold(-1, self.pitch_size, self.hop_length)
+        frames = frames[:, :size]
+        frames = (frames - frames.mean(-1, keepdim=True)) * self.pitch_window
+        kept = self.pitch_size // self.pitch_step + 1
+        spectrum = torch.fft.rfft(frames, 2 * self.pitch_size)[..., :kept]
+        raw = torch.fft.irfft(torch.view_as_real(spectrum).square().sum(-1))[..., : self.longest + 2]
+        height = raw / (raw[..., :1] + 1e-7) / self.pitch_decay.clamp_min(0.05)
+        lag, strength = self._best_lag(height)
+        octaves = torch.log2(self.sample_rate / self.pitch_step / lag / 100.0)
+        around = [at(octaves[:, None], counts, step) for step in (-2, -1, 0, 1, 2)]
+        return torch.stack(around).median(0).values, strength[:, None]
+
+    def _best_lag(self, height: Tensor) -> tuple[Tensor, Tensor]:
+        """Find the highest peak of (batch, frames, lags), shorter lags preferred by 0.02 an octave, between samples."""
+        middle = height[..., self.shortest : self.longest + 1]
+        before = height[..., self.shortest - 1 : self.longest]
+        after = height[..., self.shortest + 1 : self.longest + 2]
+        lags = torch.arange(self.shortest, self.longest + 1, device=height.device)
+        peaks = (middle >= before) & (middle >= after)
+        worth = torch.where(peaks, middle - 0.02 * torch.log2(lags / self.shortest), -1.0)
+        best = worth.argmax(-1, keepdim=True)
+        left, top, right = (part.gather(-1, best)[..., 0] for part in (before, middle, after))
+        bend = (left - 2 * top + right).clamp_max(-1e-6)
+        shift = (0.5 * (left - right) / bend).clamp(-0.5, 0.5)
+        strength = torch.where(peaks.any(-1), top, 0.0)
+        return best[..., 0] + self.shortest + shift, strength
+
+
+def cosines(rows: int, columns: int) -> Tensor:
+    """Make the orthonormal DCT-II as a matrix (rows, columns)."""
+    angle = math.pi / columns * (torch.arange(columns)[None, :] + 0.5) * torch.arange(rows)[:, None]
+    matrix = torch.cos(angle) * math.sqrt(2 / columns)
+    matrix[0] /= math.sqrt(2)
+    return matrix
+
+
+def decibels(power: Tensor) -> Tensor:
+    """Turn power into decibels above a floor of -90."""
+    return 10.0 * torch.log10(power + FLOOR)
+
+
+def at(values: Tensor, counts: Tensor, step: int) -> Tensor:
+    """Look `step` frames ahead of each frame, the clip's first and last frame standing in beyond its ends.
+
+    values (batch, rows, frames), counts (batch,) real frames → the same shape.
+    """
+    frames = torch.arange(values.shape[-1], device=values.device) + step
+    index = frames[None, :].clamp_min(0).minimum((counts - 1)[:, None])
+    return values.gather(-1, index[:, None, :].expand_as(values))
+
+
+def motion(values: Tensor, counts: Tensor, reach: int) -> Tensor:
+    """Give the slope over `reach` frames either side (Furui 1986): (batch, rows, frames) → the same shape, per frame."""
+    total = sum(step * (at(values, counts, step) - at(values, counts, -step)) for step in range(1, reach + 1))
+    return torch.as_tensor(total) / (2 * sum(step * step for step in range(1, reach + 1)))
+
+
+def flux(log_mel: Tensor, counts: Tensor) -> Tensor:
+    """Give how much the spectrum changes and how much of it begins, in decibels a frame: (batch, 2, frames)."""
+    change = motion(log_mel, counts, 1).abs().mean(1, keepdim=True)
+    onset = (log_mel - at(log_mel, counts, -1)).clamp_min(0).mean(1, keepdim=True)
+    return torch.cat([change, onset], 1)

@@ -1,0 +1,1 @@
+"""Model families: one file each, found by its name; each exports Options, Config, Model and configure."""

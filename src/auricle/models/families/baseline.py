@@ -1,0 +1,145 @@
+"""Statistics of classic descriptors and two ridge machines: the `baseline` family, fitted in seconds without epochs.
+
+In: waveforms and their mask. Out: logits. `embed` learns nothing, so its vectors are computed once for all folds; `solve`
+fits a linear and a kernel machine to them in closed form and weighs the two by predictions for groups held out inside
+the training clips, so that the softmax of the logits is an honest probability.
+"""
+
+from collections.abc import Iterable, Sequence
+from typing import Any, cast
+
+import numpy as np
+import pydantic
+import torch
+from huggingface_hub.dataclasses import strict
+from torch import Tensor, nn
+from transformers import PreTrainedConfig, PreTrainedModel
+from transformers.modeling_outputs import SequenceClassifierOutput
+
+from auricle.models import masking
+from auricle.models.descriptors import Descriptors
+from auricle.models.functionals import Functionals
+from auricle.models.ridge import LIMIT, distances, fit
+
+
+class Options(pydantic.BaseModel):
+    """What a recipe may say beside `family: baseline`."""
+
+    model_config = pydantic.ConfigDict(extra="forbid", frozen=True)
+
+    n_mels: int = pydantic.Field(40, ge=20, le=160, multiple_of=10)
+    n_mfcc: int = pydantic.Field(20, ge=16, le=20)
+    max_support: int = pydantic.Field(8000, ge=100)
+
+
+@strict
+class Config(PreTrainedConfig):
+    """Everything needed to rebuild the model: input, descriptors, and how many training clips it keeps."""
+
+    model_type = "auricle-baseline"
+
+    sample_rate: int = 16_000
+    channels: int = 1
+    n_mels: int = 40
+    n_mfcc: int = 20
+    max_support: int = 8000
+    n_features: int = 0
+    n_support: int = 0
+
+
+def configure(options: Options, *, sample_rate: int, channels: int, labels: Sequence[str]) -> Config:
+    """Make the config for one corpus."""
+    functionals = Functionals(sample_rate, options.n_mels, options.n_mfcc)
+    n_features = functionals(torch.zeros(1, sample_rate // 10), torch.tensor([sample_rate // 10])).shape[1]
+    return Config(
+        sample_rate=sample_rate,
+        channels=channels,
+        n_mels=options.n_mels,
+        n_mfcc=options.n_mfcc,
+        max_support=options.max_support,
+        n_features=n_features,
+        id2label=dict(enumerate(labels)),
+        label2id={label: at for at, label in enumerate(labels)},
+    )
+
+
+class Model(PreTrainedModel):
+    """Functionals, standardisation, linear and kernel machine, scale."""
+
+    config_class = Config
+    main_input_name = "input_values"
+
+    mean: Tensor
+    scale: Tensor
+    linear: Tensor
+    support: Tensor
+    kernel: Tensor
+    width: Tensor
+    bias: Tensor
+
+    def __init__(self, config: Config) -> None:
+        super().__init__(config)
+        features, classes = config.n_features, config.num_labels
+        self.functionals = Functionals(config.sample_rate, config.n_mels, config.n_mfcc)
+        self.register_buffer("mean", torch.zeros(features))
+        self.register_buffer("scale", torch.ones(features))
+        self.register_buffer("linear", torch.zeros(features, classes))
+        self.register_buffer("support", torch.zeros(config.n_support, features))
+        self.register_buffer("kernel", torch.zeros(config.n_support, classes))
+        self.register_buffer("width", torch.ones(()))
+        self.register_buffer("bias", torch.zeros(classes))
+        self.post_init()
+
+    def _init_weights(self, module: nn.Module) -> None:
+        if isinstance(module, Descriptors):
+            module.reset()
+
+    def calibrate(self, batches: Iterable[tuple[Tensor, Tensor | None]]) -> None:
+        """Do nothing: standardisation is part of `solve`."""
+
+    def embed(self, input_values: Tensor, attention_mask: Tensor | None = None) -> Tensor:
+        """Give the functionals of each clip, which no training changes: (batch, n_features).
+
+        input_values (batch, samples) or (batch, channels, samples) in [-1, 1], channels averaged; attention_mask
+        (batch, samples), 1 on real samples.
+        """
+        lengths = masking.lengths(input_values, attention_mask)
+        waveform = input_values.mean(1) if input_values.dim() == 3 else input_values
+        waveform = waveform * masking.real(lengths, waveform.shape[-1])
+        return cast(Tensor, self.functionals(waveform, lengths))
+
+    def classify(self, embeddings: Tensor) -> Tensor:
+        """Turn functionals (batch, n_features) into logits (batch, classes)."""
+        standard = ((embeddings - self.mean) * self.scale).clamp(-LIMIT, LIMIT)
+        likeness = torch.exp(-self.width * distances(standard, self.support))
+        return standard @ self.linear + likeness @ self.kernel + self.bias
+
+    def solve(
+        self,
+        embeddings: np.ndarray,
+        labels: np.ndarray,
+        groups: np.ndarray | None,
+        class_weighted: bool,
+        seed: int,
+    ) -> None:
+        """Fit the machines to the training clips and keep them in the buffers.
+
+        embeddings (clips, n_features); labels (clips,) class numbers; groups (clips,) or None, of which none crosses the
+        inner validation; class_weighted gives each class the same weight. Raises DataError where only one class is left.
+        """
+        machine = fit(embeddings, labels, groups, self.config.num_labels, class_weighted, self.config.max_support, seed)
+        self.config.n_support = len(machine.support)
+        for name, value in vars(machine).items():
+            setattr(self, name, torch.as_tensor(value, dtype=torch.float32, device=self.mean.device))
+
+    def forward(
+        self,
+        input_values: Tensor,
+        attention_mask: Tensor | None = None,
+        labels: Tensor | None = None,
+        **_: Any,
+    ) -> SequenceClassifierOutput:
+        """Give logits (batch, classes), and the mean cross-entropy where labels (batch,) are given. Input as `embed`."""
+        logits = self.classify(self.embed(input_values, attention_mask))
+        loss = None if labels is None else nn.functional.cross_entropy(logits, labels)
+        return SequenceClassifierOutput(loss=loss, logits=logits)

@@ -1,0 +1,111 @@
+"""From a path to everything that training needs: what is there, what is wrong with it, how it is divided, how it sounds.
+
+In: DATA and a recipe. Out: a Prepared corpus. Inspecting is the same way without the store. Nothing is written but the
+decoded store in the cache.
+"""
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from auricle import audit as auditing
+from auricle.audio.store import Store
+from auricle.audio.store import prepare as prepare_store
+from auricle.audio.survey import Facts, Progress, Settings, commonest_rate, survey
+from auricle.audit import Audit
+from auricle.corpus import splits
+from auricle.corpus.clip import Index
+from auricle.corpus.reading import read_index
+from auricle.corpus.splits import Split
+from auricle.errors import DataError, UsageError
+from auricle.recipe import Recipe
+
+FALLBACK_RATE = 16_000
+
+
+@dataclass(frozen=True)
+class Inspected:
+    """What `auricle inspect` knows; `split` is how training would divide the corpus, or `no_split` says why it cannot."""
+
+    index: Index
+    audit: Audit
+    split: Split | None
+    no_split: str
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A corpus ready to be learnt from. `index` holds all clips in the store's order, `kept` the usable ones."""
+
+    index: Index
+    kept: Index
+    audit: Audit
+    split: Split
+    store: Store
+    recipe: Recipe
+    seconds: float
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        return self.kept.labels
+
+    @property
+    def positions(self) -> dict[str, int]:
+        """Each usable clip's place in the store, by id."""
+        out = self.audit.quarantined_ids
+        return {clip.id: place for place, clip in enumerate(self.index) if clip.id not in out}
+
+
+def read(data: str | Path, recipe: Recipe) -> Index:
+    """Read the corpus that a recipe names the reader and columns of."""
+    source = recipe.data
+    return read_index(data, source.reader, source.options, label=source.label, group=source.group)
+
+
+def inspect(data: str | Path, recipe: Recipe, progress: Progress) -> Inspected:
+    """Look at every clip without keeping the sound: flat memory at any size."""
+    index = read(data, recipe)
+    settings = _settings(recipe, recipe.audio.sample_rate or FALLBACK_RATE)
+    facts: list[Facts] = []
+    for heard in survey(index, settings, keep=False):
+        facts.append(heard.facts)
+        progress(len(facts), len(index))
+    audit = auditing.judge(index, facts)
+    kept = index.only([clip.id not in audit.quarantined_ids for clip in index])
+    try:
+        split = splits.make(kept, recipe.data, audit.linked, audit.quarantined_ids)
+    except (DataError, UsageError) as error:
+        return Inspected(index, audit, None, str(error))
+    return Inspected(index, auditing.with_leaks(audit, split), split, "")
+
+
+def prepare(data: str | Path, recipe: Recipe, progress: Progress) -> Prepared:
+    """Read, decode once, audit and split. Raises DataError when too little is usable, or anything is not and it is strict."""
+    start = time.perf_counter()
+    index = read(data, recipe)
+    rate = recipe.audio.sample_rate
+    if rate is None:
+        rate = commonest_rate(list(index), _settings(recipe, FALLBACK_RATE))
+        recipe = recipe.replace("audio", sample_rate=rate)
+    store = prepare_store(index.clips, _settings(recipe, rate), progress=progress)
+    audit = auditing.judge(index, store.facts)
+    if recipe.data.strict and audit.quarantined:
+        listed = "; ".join(f"'{fault.id}' is {fault.kind} ({fault.detail})" for fault in audit.quarantined[:5])
+        raise DataError(
+            f"{len(audit.quarantined)} of {len(index)} clips are unusable and strict was asked for: {listed}"
+            f"{' …' if len(audit.quarantined) > 5 else ''}. Mend or remove them, or train without --strict."
+        )
+    kept = index.only([clip.id not in audit.quarantined_ids for clip in index])
+    if len(kept.labels) < 2:
+        raise DataError(
+            f"{len(kept)} of {len(index)} clips are usable, in {len(kept.labels)} classes, and a classifier needs two. "
+            "`auricle inspect` says what is wrong with the others."
+        )
+    split = splits.make(kept, recipe.data, audit.linked, audit.quarantined_ids)
+    audit = auditing.with_leaks(audit, split)
+    return Prepared(index, kept, audit, split, store, recipe, time.perf_counter() - start)
+
+
+def _settings(recipe: Recipe, sample_rate: int) -> Settings:
+    audio = recipe.audio
+    return Settings(sample_rate, audio.channels, audio.min_seconds, audio.max_seconds)

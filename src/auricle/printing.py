@@ -1,0 +1,186 @@
+"""What the command line shows people: tables, progress, one line per epoch. Knows no work, only its results."""
+
+import shutil
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from auricle.prepare import Inspected
+
+MOST_ROWS = 20
+
+
+class Screen:
+    """The terminal, or silence when the answer is JSON."""
+
+    def __init__(self, quiet: bool) -> None:
+        self.console = Console(quiet=quiet, soft_wrap=True, highlight=False, width=_width())
+        self._progress: Progress | None = None
+        self._task: Any = None
+
+    def say(self, text: str) -> None:
+        self.finish()
+        self.console.print(text, markup=False)
+
+    def progress(self, done: int, total: int) -> None:
+        """Show the share of a long work that is done; one bar at a time, gone when it is full."""
+        if not self.console.is_terminal or self.console.quiet:
+            return
+        if self._progress is None:
+            columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+            self._progress = Progress(*columns, console=self.console, transient=True)
+            self._progress.start()
+            self._task = self._progress.add_task("Listening", total=total)
+        self._progress.update(self._task, completed=done, total=total)
+        if done >= total:
+            self.finish()
+
+    def finish(self) -> None:
+        if self._progress is not None:
+            self._progress.stop()
+            self._progress = None
+
+    def epoch(self, fold: str, epoch: Any) -> None:
+        """One line per epoch: losses, validation, speed, time left."""
+        valid = epoch.valid or {}
+        parts = [f"epoch {epoch.epoch:3d}/{epoch.epochs}", f"loss {epoch.loss:.3f}"]
+        if valid:
+            parts.append(f"valid loss {valid['log_loss']:.3f}")
+            parts.append(f"accuracy {valid['accuracy']:.3f}")
+            parts.append(f"balanced {valid['balanced_accuracy']:.3f}")
+        parts.append(f"{epoch.clips_per_second:.0f} clips/s")
+        parts.append(f"{_duration(epoch.seconds_left)} left")
+        self.say("  ".join(parts))
+
+    def table(self, title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+        """A table; numbers to the right, the first column to the left."""
+        self.finish()
+        table = Table(title=title, title_justify="left", title_style="bold", box=None, pad_edge=False)
+        for number, column in enumerate(columns):
+            numeric = bool(rows) and all(row[number][:1] in "0123456789.-–" for row in rows)
+            table.add_column(column, justify="right" if numeric and number else "left", overflow="fold")
+        for row in rows:
+            table.add_row(*row)
+        self.console.print(table)
+        self.console.print()
+
+
+def show_inspection(screen: Screen, found: Inspected) -> None:
+    """What is in the corpus, what is wrong with it, and how it would be divided."""
+    audit = found.audit
+    length = audit.durations
+    screen.say(found.index.recognised)
+    groups = f", {audit.groups} {audit.group_name}s" if audit.groups else ", no groups known"
+    screen.say(
+        f"{audit.usable} of {audit.clips} clips usable, {len(audit.classes)} classes{groups}, "
+        f"{_duration(length.total)} of sound ({length.shortest:.2f} to {length.longest:.2f} s, median {length.median:.2f} s)."
+    )
+    screen.say(
+        f"Sample rates: {_counted(audit.sample_rates, ' Hz')}. Channels: {_counted(audit.channels)}. "
+        f"Formats: {_counted(audit.containers)}."
+    )
+    screen.say("")
+    screen.table("Classes", ("class", "clips"), [(label, str(clips)) for label, clips in audit.classes.items()])
+    faults = [(fault.kind, fault.id, fault.detail) for fault in audit.quarantined]
+    _show_some(screen, f"Unusable: {len(faults)}", ("fault", "clip", "how it shows"), faults)
+    warnings = [(fault.kind, fault.id, fault.detail) for fault in audit.warnings]
+    _show_some(screen, f"Worth a look: {len(warnings)}", ("what", "clip", "how it shows"), warnings)
+    pairs = [
+        ("conflict" if row.conflict else row.kind, " = ".join(row.ids), " / ".join(dict.fromkeys(row.labels)))
+        for row in sorted(audit.duplicates, key=lambda row: not row.conflict)
+    ]
+    _show_some(screen, f"The same sound more than once: {len(pairs)}", ("kind", "clips", "class"), pairs)
+    leaks = [(leak.fold, leak.kind, leak.trained, leak.tested) for leak in audit.leaks]
+    _show_some(screen, f"Leaks across the split: {len(leaks)}", ("fold", "kind", "trained", "tested"), leaks)
+    left_out = [(item.name, item.reason) for item in audit.left_out]
+    _show_some(screen, f"Left out: {len(left_out)}", ("file", "why"), left_out)
+    for note in audit.notes:
+        screen.say(f"! {note}")
+    if found.split is not None:
+        screen.say(f"Split: {found.split.described}.")
+        for note in found.split.notes:
+            screen.say(f"! {note}")
+    else:
+        screen.say(f"! It cannot be divided as asked: {found.no_split}")
+
+
+def show_report(screen: Screen, report: dict[str, Any]) -> None:
+    """The end of a training on the terminal: the verdict, the figures in context, what to beware of."""
+    rows = []
+    for name, figure in report["metrics"].items():
+        baseline = report["baseline"]["metrics"][name]["value"]
+        rows.append(
+            (
+                name.replace("_", " "),
+                f"{figure['value']:.3f}",
+                f"{figure['low']:.3f}–{figure['high']:.3f}",
+                f"{baseline:.3f}",
+                f"{report['majority'][name]:.3f}",
+            )
+        )
+    interval = report["interval"]
+    screen.say("")
+    screen.table(
+        f"{report['test_clips']} test clips; intervals over {interval['units']} {interval['unit']}s",
+        ("metric", "value", "95 % interval", "baseline", "majority"),
+        rows,
+    )
+    screen.say(report["verdict"])
+    for caution in report["cautions"]:
+        screen.say(f"! {caution}")
+    if report["doubted"]:
+        names = ", ".join(f"'{row['id']}' ({row['label']}, or {row['predicted']}?)" for row in report["doubted"][:5])
+        screen.say(f"! {len(report['doubted'])} labels are worth a second listen: {names}")
+
+
+def show_judgement(screen: Screen, found: dict[str, Any]) -> None:
+    """The figures of `auricle evaluate`."""
+    interval = found["interval"]
+    rows = [
+        (name.replace("_", " "), f"{figure['value']:.3f}", f"{figure['low']:.3f}–{figure['high']:.3f}")
+        for name, figure in found["metrics"].items()
+    ]
+    screen.say(found["recognised"])
+    screen.table(
+        f"{found['test_clips']} clips; intervals over {interval['units']} {interval['unit']}s",
+        ("metric", "value", "95 % interval"),
+        rows,
+    )
+    classes = [
+        (row["label"], str(row["clips"]), f"{row['precision']:.3f}", f"{row['recall']:.3f}", f"{row['f1']:.3f}")
+        for row in found["per_class"]
+    ]
+    screen.table("Classes", ("class", "clips", "precision", "recall", "F1"), classes)
+    if found["unusable"]:
+        screen.say(f"! {found['unusable']} clips were unusable; `auricle inspect` says why.")
+
+
+def _show_some(screen: Screen, title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    if not rows:
+        return
+    screen.table(title, columns, rows[:MOST_ROWS])
+    if len(rows) > MOST_ROWS:
+        screen.say(f"… and {len(rows) - MOST_ROWS} more; --json lists all.")
+
+
+def _counted(counts: dict[str, int], unit: str = "") -> str:
+    if len(counts) == 1:
+        return f"{next(iter(counts))}{unit}"
+    return ", ".join(f"{value}{unit} ({count})" for value, count in counts.items())
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 60:
+        return f"{seconds:.0f} s"
+    if seconds < 3600:
+        return f"{seconds // 60:.0f} min {seconds % 60:02.0f} s"
+    return f"{seconds // 3600:.0f} h {seconds % 3600 // 60:02.0f} min"
+
+
+def _width() -> int | None:
+    """Tables in a pipe or a log are not folded at 80 columns."""
+    return None if sys.stdout.isatty() else max(120, shutil.get_terminal_size((160, 24)).columns)

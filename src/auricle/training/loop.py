@@ -1,0 +1,207 @@
+"""The few places where our training differs from `Trainer`'s: its batches, its validation, its seeds, its averages.
+
+Validation goes through `scoring.score` like every other judgement. Before each step the global generator is seeded from
+the run's seed and the step's number: nothing random depends on what happened before.
+"""
+
+import json
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+from torch.utils.data import DataLoader
+from transformers import PreTrainedModel, PrinterCallback, Trainer, TrainerCallback
+from transformers.trainer_callback import TrainerControl, TrainerState
+from transformers.training_args import TrainingArguments
+
+from auricle.batches import EpochBatches, TrainClips, collate
+from auricle.recipe import Recipe
+from auricle.training import schedule
+
+AVERAGE_FILE = "average.safetensors"
+
+
+@dataclass(frozen=True)
+class Epoch:
+    """One line of history. `valid` holds the validation metrics, None without a validation part."""
+
+    epoch: int
+    epochs: int
+    loss: float
+    learning_rate: float
+    valid: dict[str, float] | None
+    seconds: float
+    clips_per_second: float
+    seconds_left: float
+
+
+class Watch(TrainerCallback):
+    """Times the epochs and passes each one on, to history.jsonl and to whoever listens."""
+
+    def __init__(self, clips: int, epochs: int, path: Path, on_epoch: Callable[[Epoch], None]) -> None:
+        self.clips = clips
+        self.epochs = epochs
+        self.path = path
+        self.on_epoch = on_epoch
+        self.trained_seconds = 0.0
+        self.trained_epochs = 0
+        self._began = self._start = time.perf_counter()
+        self._first = 0
+        self._logged: dict[str, float] = {}
+
+    @property
+    def clips_per_second(self) -> float:
+        return self.clips * self.trained_epochs / self.trained_seconds if self.trained_seconds else 0.0
+
+    def on_train_begin(self, args: TrainingArguments, state: TrainerState, *_: Any, **__: Any) -> None:
+        self._began = time.perf_counter()
+        self._first = round(state.epoch or 0)
+
+    def on_epoch_begin(self, *_: Any, **__: Any) -> None:
+        self._start = time.perf_counter()
+
+    def on_log(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, logs: dict[str, float], **_: Any
+    ) -> None:
+        if "loss" not in logs:
+            return
+        self._logged = {**logs, "seconds": time.perf_counter() - self._start}
+        self.trained_seconds += self._logged["seconds"]
+        self.trained_epochs += 1
+        if args.eval_strategy == "no":
+            self._emit(state, None)
+
+    def on_evaluate(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, metrics: dict[str, float], **_: Any
+    ) -> None:
+        self._emit(state, {name.removeprefix("eval_"): value for name, value in metrics.items() if name != "epoch"})
+
+    def _emit(self, state: TrainerState, valid: dict[str, float] | None) -> None:
+        done = round(state.epoch or 0)
+        elapsed = time.perf_counter() - self._began
+        epoch = Epoch(
+            epoch=done,
+            epochs=self.epochs,
+            loss=self._logged["loss"],
+            learning_rate=self._logged["learning_rate"],
+            valid=valid,
+            seconds=self._logged["seconds"],
+            clips_per_second=self.clips / self._logged["seconds"],
+            seconds_left=elapsed / max(1, done - self._first) * (self.epochs - done),
+        )
+        with self.path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(asdict(epoch)) + "\n")
+        self.on_epoch(epoch)
+
+
+class Average(TrainerCallback):
+    """The exponential moving average of all floating-point weights and statistics, warmed up over the first steps."""
+
+    def __init__(self, model: PreTrainedModel, decay: float) -> None:
+        self.decay = decay
+        self.weights = {
+            name: value.detach().clone() for name, value in model.state_dict().items() if value.is_floating_point()
+        }
+
+    def load(self, checkpoint: Path) -> None:
+        """Take up the average that a checkpoint holds."""
+        self.weights = load_file(checkpoint / AVERAGE_FILE)
+
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, model: Any, **_: Any
+    ) -> None:
+        decay = min(self.decay, (1 + state.global_step) / (10 + state.global_step))
+        current = model.state_dict()
+        with torch.no_grad():
+            for name, value in self.weights.items():
+                value.lerp_(current[name].to(value.device), 1 - decay)
+
+
+class AudioTrainer(Trainer):
+    """`Trainer` with our batches, schedule and validation. `validate` is None when there is no validation part."""
+
+    def __init__(
+        self,
+        *,
+        model: PreTrainedModel,
+        args: TrainingArguments,
+        train_dataset: TrainClips,
+        batches: EpochBatches,
+        recipe: Recipe,
+        validate: Callable[[PreTrainedModel], dict[str, float]] | None,
+        watch: Watch,
+    ) -> None:
+        optimizer = (torch.optim.Adam, {"lr": recipe.train.learning_rate}) if recipe.train.optimizer == "adam" else None
+        super().__init__(
+            model=model,
+            args=args,
+            train_dataset=train_dataset,
+            eval_dataset=train_dataset if validate else None,
+            data_collator=collate,
+            callbacks=[watch],
+            optimizer_cls_and_kwargs=optimizer,
+        )
+        self.remove_callback(PrinterCallback)
+        self.watch = watch
+        self.batches = batches
+        self.settings = recipe.train
+        self.validate = validate
+        self.average = Average(model, recipe.train.ema) if recipe.train.ema else None
+        if self.average is not None:
+            self.add_callback(self.average)
+        self._step = -1
+        self._part = 0
+
+    def get_train_dataloader(self) -> DataLoader[Any]:
+        loader: DataLoader[Any] = DataLoader(
+            self.train_dataset,
+            batch_sampler=self.batches,
+            collate_fn=collate,
+            pin_memory=self.args.dataloader_pin_memory,
+        )
+        return self.accelerator.prepare(loader)
+
+    def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
+        if self.lr_scheduler is None:
+            self.lr_scheduler = schedule.make(optimizer or self.optimizer, self.settings, num_training_steps)
+            self._created_lr_scheduler = True
+        return self.lr_scheduler
+
+    def training_step(self, model: Any, inputs: Any, num_items_in_batch: Any = None) -> Tensor:
+        self._part = self._part + 1 if self._step == self.state.global_step else 0
+        self._step = self.state.global_step
+        words = np.random.SeedSequence(
+            [self.settings.seed, self._step, self._part, self.args.process_index]
+        ).generate_state(2)
+        torch.manual_seed(int(words[0]) << 31 | int(words[1]))
+        return super().training_step(model, inputs, num_items_in_batch)
+
+    def evaluate(self, *_: Any, **__: Any) -> dict[str, float]:
+        """Judge the validation part with the averaged weights where there are any."""
+        assert self.validate is not None, "Trainer evaluates only when a validation part was given"
+        raw = {name: value.clone() for name, value in self.model.state_dict().items()} if self.average else None
+        self.use_average()
+        found = self.validate(self.model)
+        if raw is not None:
+            self.model.load_state_dict(raw)
+        metrics = {f"eval_{name}": value for name, value in found.items()}
+        self.log(dict(metrics))
+        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
+        return metrics
+
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """Write the weights and, where one is kept, their average; both are there before trainer_state.json is."""
+        super().save_model(output_dir, _internal_call=_internal_call)
+        if self.average is not None and self.args.should_save:
+            save_file(self.average.weights, Path(output_dir or str(self.args.output_dir)) / AVERAGE_FILE)
+
+    def use_average(self) -> None:
+        """Put the averaged weights into the model, where an average is kept."""
+        if self.average is not None:
+            self.model.load_state_dict(self.average.weights, strict=False)

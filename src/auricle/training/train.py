@@ -1,0 +1,243 @@
+"""Find the weights of one fold's model with `transformers.Trainer`.
+
+In: a fresh model, training and validation clips, the recipe. Out: the chosen epoch's weights in the model, checkpoints and
+history.jsonl in the fold's folder. Every random draw of a step follows from the seed and the step's number, so a run that
+was killed and resumed ends in the same weights as one that was not.
+"""
+
+import json
+import logging
+import math
+import shutil
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors.torch import load_file
+from transformers import EarlyStoppingCallback, PreTrainedModel, TrainingArguments
+
+from auricle.batches import EpochBatches, Sounds, TrainClips, build
+from auricle.errors import MissingExtra, RunError
+from auricle.evaluation import metrics, scoring
+from auricle.recipe import Recipe
+from auricle.training.loop import AVERAGE_FILE, AudioTrainer, Epoch, Watch
+
+CALIBRATION_CLIPS = 1000
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Material:
+    """Clips to learn or to choose from, and each one's class: labels (clips,) int64."""
+
+    sounds: Sounds
+    labels: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.sounds)
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What training did. `chosen` is the epoch whose weights were kept, counted from 1; `seconds` is this session's."""
+
+    epochs: int
+    chosen: int
+    steps: int
+    batch_size: int
+    accumulation: int
+    seconds: float = field(compare=False)
+    clips_per_second: float = field(compare=False)
+
+
+def train(
+    model: PreTrainedModel,
+    recipe: Recipe,
+    learn: Material,
+    choose: Material,
+    folder: Path,
+    on_epoch: Callable[[Epoch], None],
+) -> Trained:
+    """Train the model in place and leave it with the chosen weights.
+
+    Checkpoints that are whole are taken up again. On out-of-memory the batch halves and the accumulation doubles, so the
+    effective batch stays. Raises RunError when a single clip does not fit.
+    """
+    start = time.perf_counter()
+    batch_size, accumulation = recipe.train.batch_size, recipe.train.accumulation
+    fresh = {name: value.clone() for name, value in model.state_dict().items()}
+    while True:
+        try:
+            trainer = _trainer(model, recipe, learn, choose, folder, on_epoch, batch_size, accumulation)
+            checkpoint = last_checkpoint(folder / "checkpoints")
+            _truncate_history(folder / "history.jsonl", checkpoint)
+            if checkpoint and trainer.average is not None:
+                trainer.average.load(checkpoint)
+            trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+            break
+        except (RuntimeError, MemoryError) as error:
+            if not _out_of_memory(error):
+                raise
+            if batch_size == 1:
+                raise RunError(
+                    "Memory does not suffice for one clip at a time. Set train.crop_seconds lower, or use a smaller model."
+                ) from error
+            batch_size, accumulation = -(-batch_size // 2), accumulation * 2
+            _log.warning("Out of memory: going on with batches of %d, accumulated %d times.", batch_size, accumulation)
+            model.load_state_dict(fresh)
+    chosen = _keep_chosen(trainer, recipe, len(choose) > 0)
+    return Trained(
+        epochs=math.ceil(trainer.state.epoch or 0),
+        chosen=chosen,
+        steps=trainer.state.global_step,
+        batch_size=batch_size,
+        accumulation=accumulation,
+        seconds=time.perf_counter() - start,
+        clips_per_second=trainer.watch.clips_per_second,
+    )
+
+
+def calibrate(model: PreTrainedModel, learn: Material, batch_seconds: float) -> None:
+    """Let the front end take its statistics from at most CALIBRATION_CLIPS evenly spaced training clips."""
+    places = np.unique(np.linspace(0, len(learn) - 1, min(len(learn), CALIBRATION_CLIPS)).astype(int))
+    size = max(1, round(batch_seconds / 8))
+    batches = (
+        build([learn.sounds.get(int(place)) for place in places[first : first + size]])
+        for first in range(0, len(places), size)
+    )
+    model.calibrate(batches)
+
+
+def class_weights(labels: np.ndarray, classes: int) -> torch.Tensor:
+    """Weights inverse to class frequency, 1 on average over the clips: (classes,) float32."""
+    counts = np.maximum(np.bincount(labels, minlength=classes), 1)
+    return torch.tensor(len(labels) / (classes * counts), dtype=torch.float32)
+
+
+def last_checkpoint(folder: Path) -> Path | None:
+    """The newest whole checkpoint. trainer_state.json is written last, so one that can be read vouches for the rest."""
+    found = sorted(folder.glob("checkpoint-*"), key=lambda path: int(path.name.rpartition("-")[2]), reverse=True)
+    for path in found:
+        try:
+            json.loads((path / "trainer_state.json").read_text(encoding="utf-8"))
+            return path
+        except (OSError, json.JSONDecodeError):
+            shutil.rmtree(path)
+    return None
+
+
+def _trainer(
+    model: PreTrainedModel,
+    recipe: Recipe,
+    learn: Material,
+    choose: Material,
+    folder: Path,
+    on_epoch: Callable[[Epoch], None],
+    batch_size: int,
+    accumulation: int,
+) -> AudioTrainer:
+    settings = recipe.train
+    crop = round(settings.crop_seconds * model.config.sample_rate) if settings.crop_seconds else None
+    clips = TrainClips(learn.sounds, learn.labels, crop)
+    model.augment = recipe.augment
+    model.label_smoothing = settings.label_smoothing
+    model.class_weights = class_weights(learn.labels, model.config.num_labels) if settings.balance == "loss" else None
+
+    def validate(current: PreTrainedModel) -> dict[str, float]:
+        logits = scoring.score(current, choose.sounds, batch_seconds=recipe.evaluate.batch_seconds)
+        return metrics.measure(metrics.judge(choose.labels, logits, recipe.evaluate.top_k))
+
+    watch = Watch(len(learn), settings.epochs, folder / "history.jsonl", on_epoch)
+    trainer = AudioTrainer(
+        model=model,
+        args=_arguments(recipe, folder, batch_size, accumulation, bool(len(choose))),
+        train_dataset=clips,
+        batches=EpochBatches(clips, batch_size, settings.seed, settings.balance == "sampling"),
+        recipe=recipe,
+        validate=validate if len(choose) else None,
+        watch=watch,
+    )
+    if settings.patience is not None and len(choose):
+        trainer.add_callback(EarlyStoppingCallback(early_stopping_patience=settings.patience))
+    return trainer
+
+
+def _arguments(recipe: Recipe, folder: Path, batch_size: int, accumulation: int, validated: bool) -> TrainingArguments:
+    settings = recipe.train
+    best = validated and settings.select == "best"
+    try:
+        return TrainingArguments(
+            output_dir=str(folder / "checkpoints"),
+            num_train_epochs=settings.epochs,
+            per_device_train_batch_size=batch_size,
+            gradient_accumulation_steps=accumulation,
+            learning_rate=settings.learning_rate,
+            weight_decay=settings.weight_decay,
+            max_grad_norm=settings.max_grad_norm,
+            eval_strategy="epoch" if validated else "no",
+            save_strategy="epoch",
+            save_total_limit=2,
+            logging_strategy="epoch",
+            logging_nan_inf_filter=False,
+            load_best_model_at_end=best,
+            metric_for_best_model=settings.metric if validated else None,
+            greater_is_better=settings.metric != "log_loss",
+            bf16=native_bf16() if settings.precision == "auto" else settings.precision == "bf16",
+            seed=settings.seed,
+            use_cpu=not torch.accelerator.is_available(),
+            report_to=[] if settings.track == "none" else [settings.track],
+            run_name=f"{recipe.name}-{folder.name}",
+            remove_unused_columns=False,
+            disable_tqdm=True,
+            dataloader_pin_memory=torch.cuda.is_available(),
+        )
+    except ImportError as error:
+        raise MissingExtra(f"Tracking with {settings.track}", "track") from error
+
+
+def native_bf16() -> bool:
+    """Whether this machine multiplies bf16 matrices in hardware."""
+    if torch.cuda.is_available():
+        return torch.cuda.get_device_capability() >= (8, 0)
+    return bool(torch.cpu._is_avx512_bf16_supported())
+
+
+def _keep_chosen(trainer: AudioTrainer, recipe: Recipe, validated: bool) -> int:
+    """Leave the model with the weights of the chosen epoch; returns its number, counted from 1."""
+    steps_an_epoch = max(1, trainer.state.max_steps // recipe.train.epochs)
+    best = trainer.state.best_model_checkpoint if validated and recipe.train.select == "best" else None
+    if best is None:
+        trainer.use_average()
+        return math.ceil(trainer.state.global_step / steps_an_epoch)
+    average = Path(best) / AVERAGE_FILE
+    if average.is_file():
+        trainer.model.load_state_dict(load_file(average), strict=False)
+    return math.ceil((trainer.state.best_global_step or 0) / steps_an_epoch)
+
+
+def _truncate_history(path: Path, checkpoint: Path | None) -> None:
+    """Drop the epochs after the checkpoint that training goes on from: they will be run again."""
+    if not path.is_file():
+        return
+    epoch = 0.0
+    if checkpoint is not None:
+        epoch = json.loads((checkpoint / "trainer_state.json").read_text(encoding="utf-8"))["epoch"]
+    lines = path.read_text(encoding="utf-8").splitlines()
+    kept = [line for line in lines if _epoch_of(line) <= round(epoch)]
+    path.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
+
+
+def _epoch_of(line: str) -> float:
+    """The epoch of a history line; a line cut off by a kill counts as one to be dropped."""
+    try:
+        return float(json.loads(line)["epoch"])
+    except (json.JSONDecodeError, KeyError):
+        return math.inf
+
+
+def _out_of_memory(error: BaseException) -> bool:
+    text = str(error)
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in text
