@@ -88,7 +88,6 @@ class Train(_Section):
     select: Literal["best", "last"] = "best"
     metric: Literal["balanced_accuracy", "accuracy", "macro_f1", "log_loss"] = "balanced_accuracy"
     patience: int | None = pydantic.Field(None, ge=1)
-    save_every: int = pydantic.Field(1, ge=1)
     precision: Literal["auto", "float32", "bf16"] = "auto"
     track: Literal["none", "trackio", "wandb", "tensorboard", "mlflow"] = "none"
     seed: int = 0

@@ -7,7 +7,6 @@ scores is passed over, one with checkpoints goes on, and the end is the same as 
 import json
 import os
 import re
-import resource
 import shutil
 import time
 from collections.abc import Callable, Sequence
@@ -20,10 +19,10 @@ import pydantic
 import torch
 from transformers import PreTrainedModel, Wav2Vec2FeatureExtractor
 
-from auricle import models, recipe as recipes
+from auricle import hub, models
+from auricle import recipe as recipes
 from auricle.audio.survey import Progress, cores
 from auricle.batches import Sounds, stored
-from auricle.classifier import load_model
 from auricle.corpus import splits
 from auricle.corpus.clip import Index
 from auricle.corpus.splits import Fold
@@ -85,7 +84,7 @@ def run(data: str | Path, recipe: Recipe, out: Path, listener: Listener, *, resu
     measured["train_seconds"] = sum(result.trained["seconds"] for result in results)
     measured["run_seconds"] = time.perf_counter() - start
     measured["clips_per_second"] = float(np.mean([result.trained["clips_per_second"] for result in results]))
-    measured["peak_memory_mb"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    measured["peak_memory_mb"] = peak_memory_mb()
     judged = [result for result in results if result.scores is not None]
     scores = scoring.join([result.scores for result in judged if result.scores is not None])
     scores.save(out / "scores.parquet")
@@ -108,6 +107,7 @@ def run(data: str | Path, recipe: Recipe, out: Path, listener: Listener, *, resu
     )
     _write_json(out / "report.json", report)
     _write_json(out / "cost.json", measured)
+    (out / "model" / "README.md").write_text(hub.card(report), encoding="utf-8")
     write_page(out / "report.html", report, measured, prepared.store, prepared.positions)
     return report
 
@@ -254,6 +254,15 @@ def save_model(model: PreTrainedModel, folder: Path) -> None:
     os.replace(partial, folder)
 
 
+def peak_memory_mb() -> float | None:
+    """The most memory that this process has held, in MB; None where the system does not tell."""
+    try:
+        import resource
+    except ModuleNotFoundError:
+        return None
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
 def hardware() -> dict[str, Any]:
     """What this machine is, as far as it decides speed."""
     name = "unknown processor"
@@ -382,6 +391,3 @@ def _write_json(path: Path, content: dict[str, Any]) -> None:
     partial = path.with_name(f".{path.name}.partial")
     partial.write_text(json.dumps(content, indent=1, ensure_ascii=False), encoding="utf-8")
     os.replace(partial, path)
-
-
-__all__ = ["Listener", "build_model", "check_family", "hardware", "load_model", "run", "save_model"]

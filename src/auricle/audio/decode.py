@@ -214,6 +214,9 @@ def _with_av(content: bytes, container: str, window: tuple[float, float | None, 
         ) as file:
             return _av_sound(content, container or file.format.name.split(",")[0], file, window)
     except _AV_ERRORS as error:
+        cut = cut_short(content, container, 0)
+        if cut:
+            raise AudioError("truncated", f"{cut}; what is left cannot be decoded") from error
         what = f"its content begins like {container}, but" if container else "its content is no sound that is known:"
         raise AudioError("unreadable", f"{what} FFmpeg says '{_reason(error)}'") from error
 

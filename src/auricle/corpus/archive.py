@@ -8,6 +8,7 @@ no marks, are decompressed once for each process into an unnamed temporary file.
 
 import bisect
 import bz2
+import contextlib
 import functools
 import io
 import lzma
@@ -26,7 +27,7 @@ from dataclasses import dataclass
 from types import ModuleType
 from typing import IO, BinaryIO, TypeVar, cast
 
-from auricle.errors import AudioError, AuricleError, DataError, MissingExtra
+from auricle.errors import AudioError, DataError, MissingExtra
 
 SUFFIXES = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz")
 # Silence and text shrink a thousandfold, whole corpora of sound hardly at all: only what is both large and absurdly
@@ -129,19 +130,20 @@ def _archive(location: str, state: str, process: int) -> Archive:
         file = open_location(location)
     except OSError as error:
         raise DataError(f"'{location}' cannot be opened: {error}. Check the path and its permissions.") from error
-    try:
-        magic = file.read(6)
-        size = file.seek(0, io.SEEK_END)
-        file.seek(0)
-        opened = _zip(location, file, size) if magic[:2] == b"PK" else _tar(location, file, size, magic, state)
-    except _BROKEN as error:
-        file.close()
-        reason = str(error) or type(error).__name__
-        raise DataError(f"'{location}' is no readable archive: {reason}. Make or download it again.") from error
-    except AuricleError:
-        file.close()
-        raise
-    weakref.finalize(opened, file.close)
+    with contextlib.ExitStack() as closing:
+        closing.callback(file.close)
+        try:
+            magic = file.read(6)
+            size = file.seek(0, io.SEEK_END)
+            file.seek(0)
+            if magic[:2] == b"PK":
+                opened = _zip(location, file, size)
+            else:
+                opened = _tar(location, _inflated(location, file, size, magic, closing), size, state)
+        except _BROKEN as error:
+            reason = str(error) or type(error).__name__
+            raise DataError(f"'{location}' is no readable archive: {reason}. Make or download it again.") from error
+        weakref.finalize(opened, closing.pop_all().close)
     return opened
 
 
@@ -185,14 +187,7 @@ def _zip(location: str, file: BinaryIO, size: int) -> Archive:
     return Archive("zip", members, read)
 
 
-def _tar(location: str, file: BinaryIO, size: int, magic: bytes, state: str) -> Archive:
-    stream: IO[bytes] = file
-    if magic[:2] == b"\x1f\x8b":
-        stream = cast(IO[bytes], MarkedGzip(file, stride=max(1 << 18, size // 1024)))
-    elif magic[:3] == b"BZh":
-        stream = _spooled(bz2.open, file, size, location)
-    elif magic == b"\xfd7zXZ\x00":
-        stream = _spooled(lzma.open, file, size, location)
+def _tar(location: str, stream: IO[bytes], size: int, state: str) -> Archive:
     places: dict[str, tuple[int, int]] = {}
     links: dict[str, str] = {}
     declared = 0
@@ -232,14 +227,20 @@ def _tar(location: str, file: BinaryIO, size: int, magic: bytes, state: str) -> 
         return content
 
     members = {name: Member(length, f"tar-{state}-{offset}-{length}") for name, (offset, length) in places.items()}
-    opened = Archive("tar", members, read)
-    weakref.finalize(opened, stream.close)
-    return opened
+    return Archive("tar", members, read)
 
 
-def _spooled(open_stream: Callable[[BinaryIO], IO[bytes]], file: BinaryIO, size: int, location: str) -> IO[bytes]:
-    """The content of a compressed file in an unnamed temporary file."""
-    spool = tempfile.TemporaryFile()  # noqa: SIM115 - it lives as long as the archive that reads it
+def _inflated(location: str, file: BinaryIO, size: int, magic: bytes, closing: contextlib.ExitStack) -> IO[bytes]:
+    """A tar's content as a stream to seek in, whatever compresses it."""
+    if magic[:2] == b"\x1f\x8b":
+        return cast(IO[bytes], MarkedGzip(file, stride=max(1 << 17, size // 1024)))
+    if magic[:3] == b"BZh":
+        open_stream: Callable[[BinaryIO], IO[bytes]] = bz2.open
+    elif magic == b"\xfd7zXZ\x00":
+        open_stream = lzma.open
+    else:
+        return file
+    spool = closing.enter_context(tempfile.TemporaryFile())  # noqa: SIM115 - `closing` is its context
     with open_stream(file) as stream:
         while piece := stream.read(1 << 20):
             spool.write(piece)

@@ -223,6 +223,6 @@ def _sentence(title: str, clips: Iterable[Clip], label_name: str, group_name: st
 def _count(number: int, word: str) -> str:
     if number == 1:
         return f"1 {word}"
-    if word.endswith("s"):
+    if word.endswith(("s", "x", "ch", "sh")):
         return f"{number} {word}es"
     return f"{number} {word[:-1]}ies" if word.endswith("y") else f"{number} {word}s"

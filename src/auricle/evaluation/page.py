@@ -1,5 +1,380 @@
-"""stub to be replaced"""
+"""report.html: the report as one page to read, to listen to and to pass on.
+
+In: report.json's content, the measured cost, and the decoded store for the sounds. Out: a single file that loads
+nothing from anywhere; it reads without scripts, in the dark, on a phone and on paper. What needs arithmetic is worked
+out here, words and layout are in `templates/`. Labels and file names are strangers' text: Jinja escapes them, and the
+page's own content security policy lets no script run but the one that it came with.
+"""
+
+import base64
+import hashlib
+import io
+import math
+import os
+import shlex
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import numpy as np
+import soundfile
+import soxr
+import torch
+import yaml
+from markupsafe import Markup
+from PIL import Image
+
+from auricle.audio.store import Store
+from auricle.models.front_end import MelSpectrogram
+
+HEARD_SECONDS = 10.0
+DOUBTS = 12
+LISTED = 100
+MATRIX_CLASSES = 50
+BALANCE_CLASSES = 40
+PLOT_EPOCHS = 200
+RANGE_DB = 70.0
+MELS = 64
+COLUMNS = 400
+MPEG_RATES = (8000, 11025, 12000, 16000, 22050, 24000, 32000, 44100, 48000)
+# Smallest first; libsndfile before 1.1 writes no MP3.
+ENCODINGS = (("MP3", "MPEG_LAYER_III", "audio/mpeg"), ("OGG", "VORBIS", "audio/ogg"), ("WAV", "PCM_16", "audio/wav"))
+# From dark to bright with evenly growing lightness, so that louder is lighter for every eye.
+COLOURS = ((11, 12, 38), (50, 24, 96), (124, 34, 112), (196, 56, 92), (240, 112, 68), (252, 184, 84), (252, 248, 196))
 
 
-def write_page(path, report, cost, store, positions):  # type: ignore
-    path.write_text("<html></html>")
+@dataclass(frozen=True)
+class Meaning:
+    """How a metric is called and explained; `share` is shown in per cent, `chance` says that the majority has one."""
+
+    title: str
+    words: str
+    share: bool = True
+    higher: bool = True
+    chance: bool = True
+
+
+MEANINGS = {
+    "accuracy": Meaning("Accuracy", "How many of the test clips it names right."),
+    "balanced_accuracy": Meaning("Balanced accuracy", "The same with every class counting alike (also called UAR)."),
+    "macro_f1": Meaning("Macro F1", "Misses and false alarms weighed together, then averaged over the classes."),
+    "log_loss": Meaning("Log loss", "What being wrong with confidence costs. Lower is better.", False, False),
+    "calibration_error": Meaning(
+        "Calibration error",
+        "How far its stated confidence is from how often it is right. Lower is better.",
+        higher=False,
+        chance=False,
+    ),
+}
+
+
+@dataclass(frozen=True)
+class Bar:
+    """One bar of a metric's card, with its interval where there is one; all on the card's scale."""
+
+    who: str
+    kind: str
+    value: float
+    low: float | None = None
+    high: float | None = None
+
+
+@dataclass(frozen=True)
+class Card:
+    """A metric, its bars from 0 to `scale`, and what it gains on the baseline in words."""
+
+    meaning: Meaning
+    bars: tuple[Bar, ...]
+    scale: float
+    gain: str
+
+
+@dataclass(frozen=True)
+class Line:
+    """One line of a plot: SVG points in the plot's 0..1 square, y upwards already turned down."""
+
+    kind: str
+    points: tuple[tuple[float, float], ...]
+
+
+@dataclass(frozen=True)
+class Plot:
+    """Lines over epochs; ticks are (place in 0..1, text)."""
+
+    title: str
+    words: str
+    lines: tuple[Line, ...]
+    across: tuple[tuple[float, str], ...]
+    up: tuple[tuple[float, str], ...]
+    kept: float | None
+
+
+@dataclass(frozen=True)
+class Excerpt:
+    """The start of a clip to see and to hear, as data URIs; `seconds` of the clip's `whole` length."""
+
+    picture: str
+    audio: str
+    seconds: float
+    whole: float
+
+
+@dataclass(frozen=True)
+class Listing:
+    """Some of the rows under one heading, and how many there are in all."""
+
+    title: str
+    rows: tuple[Mapping[str, Any], ...]
+    total: int
+
+
+def write_page(
+    path: Path, report: Mapping[str, Any], cost: Mapping[str, Any], store: Store, positions: Mapping[str, int]
+) -> None:
+    """Write the page whole or not at all. `positions` gives a clip's place in the store by its id."""
+    private = not report["recipe"]["evaluate"]["audio"]
+    doubted = report["doubted"][:DOUBTS]
+    shown = [] if private else [*report["mistakes"], *doubted]
+    script = _environment().get_template("script.js").render()
+    audit = report["audit"]
+    text = (
+        _environment()
+        .get_template("report.html")
+        .render(
+            report=report,
+            cost=cost,
+            cards=_cards(report),
+            plots=_plots(report),
+            matrix=_matrix(report),
+            excerpts={row["id"]: _excerpt(store, positions[row["id"]]) for row in shown if row["id"] in positions},
+            private=private,
+            doubted=doubted,
+            balance=_balance(audit["classes"]),
+            quarantined=_listings(audit["quarantined"], "kind"),
+            warnings=_listings(audit["warnings"], "kind"),
+            left_out=_listings(audit["left_out"], "reason"),
+            listed=LISTED,
+            recipe=yaml.safe_dump(report["recipe"], sort_keys=False, allow_unicode=True),
+            run=repr(str(path.parent)),
+            quoted=shlex.quote(str(path.parent)),
+            script=Markup(script),
+            script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
+        )
+    )
+    partial = path.with_name(f".{path.name}.partial")
+    partial.write_text(text, encoding="utf-8")
+    os.replace(partial, path)
+
+
+def _environment() -> jinja2.Environment:
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("auricle.evaluation"),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters.update(percent=_percent, bound=_bound, amount=_amount, duration=_duration, place=_place)
+    return environment
+
+
+def _cards(report: Mapping[str, Any]) -> list[Card]:
+    """One card for each metric, the model above what it has to beat."""
+    cards = []
+    baseline = report["baseline"]
+    for name, own in report["metrics"].items():
+        meaning = MEANINGS.get(name) or _top_k(name)
+        bars = [Bar("this model", "model", own["value"], own["low"], own["high"])]
+        gain = ""
+        if not baseline["is_this_model"]:
+            other = baseline["metrics"][name]
+            bars.append(Bar("instant baseline", "baseline", other["value"], other["low"], other["high"]))
+            gain = _gain(meaning, baseline["gain"][name])
+        if meaning.chance:
+            bars.append(Bar("commonest class", "majority", report["majority"][name]))
+        largest = max(value for bar in bars for value in (bar.value, bar.high or 0.0))
+        cards.append(Card(meaning, tuple(bars), 1.0 if meaning.share else 1.05 * largest or 1.0, gain))
+    return cards
+
+
+def _top_k(name: str) -> Meaning:
+    """The meaning of top_3_accuracy; the majority has none, since its ranking of the other classes says nothing."""
+    count = name.removeprefix("top_").removesuffix("_accuracy")
+    return Meaning(
+        f"Top {count} accuracy", f"How often the right class is among its {count} best guesses.", chance=False
+    )
+
+
+def _gain(meaning: Meaning, gain: Mapping[str, float]) -> str:
+    """Say how the model compares with the instant baseline, and how sure that is."""
+    scale, unit, digits = (100, " points", 1) if meaning.share else (1, "", 2)
+    sign = scale if meaning.higher else -scale
+    value, (low, high) = gain["value"] * sign, sorted((gain["low"] * sign, gain["high"] * sign))
+    if low <= 0 <= high:
+        return f"Not distinguishable from the instant baseline ({low:+.{digits}f} to {high:+.{digits}f}{unit})."
+    between = f"{min(abs(low), abs(high)):.{digits}f} to {max(abs(low), abs(high)):.{digits}f}"
+    return f"{abs(value):.{digits}f}{unit} {'better' if low > 0 else 'worse'} than the instant baseline ({between})."
+
+
+def _plots(report: Mapping[str, Any]) -> list[Plot]:
+    """Loss and validation accuracy over epochs, one line for each fold; none without epochs."""
+    curves = {fold: [row for row in rows if math.isfinite(row["loss"])] for fold, rows in report["curves"].items()}
+    curves = {fold: rows[:: max(1, math.ceil(len(rows) / PLOT_EPOCHS))] for fold, rows in curves.items() if rows}
+    if not curves:
+        return []
+    last = max(row["epoch"] for rows in curves.values() for row in rows)
+    chosen = report["folds"][0]["chosen_epoch"] if len(curves) == 1 else None
+    losses = [("train", _series(rows, None)) for rows in curves.values()]
+    losses += [("valid", _series(rows, "log_loss")) for rows in curves.values()]
+    largest = max(value for _, series in losses for _, value in series)
+    plots = [_plot("Loss", "on the clips it learns from, and on the validation clips", losses, last, largest, chosen)]
+    accuracies = [("valid", _series(rows, "accuracy")) for rows in curves.values()]
+    if any(series for _, series in accuracies):
+        words = "on the validation clips, which neither teach nor test"
+        plots.append(_plot("Validation accuracy", words, accuracies, last, 1.0, chosen))
+    return plots
+
+
+def _series(rows: Iterable[Mapping[str, Any]], name: str | None) -> list[tuple[int, float]]:
+    """(epoch, value) of the training loss, or of a validation metric where it was measured."""
+    pairs = [(row["epoch"], row["loss"] if name is None else (row["valid"] or {}).get(name)) for row in rows]
+    return [(epoch, value) for epoch, value in pairs if value is not None and math.isfinite(value)]
+
+
+def _plot(
+    title: str,
+    words: str,
+    series: Sequence[tuple[str, list[tuple[int, float]]]],
+    last: int,
+    largest: float,
+    chosen: int | None,
+) -> Plot:
+    steps = _ticks(largest)
+    top = max(steps[-1], 1e-9)
+    epochs = sorted({max(1, round(tick)) for tick in _ticks(last) if tick <= last} | {1})
+    return Plot(
+        title,
+        words,
+        tuple(
+            Line(kind, tuple((_along(epoch, last), 1 - value / top) for epoch, value in points))
+            for kind, points in series
+            if points
+        ),
+        tuple((_along(epoch, last), str(epoch)) for epoch in epochs),
+        tuple((1 - tick / top, f"{tick * 100:.0f} %" if title != "Loss" else f"{tick:g}") for tick in steps),
+        _along(chosen, last) if chosen else None,
+    )
+
+
+def _along(epoch: int, last: int) -> float:
+    return (epoch - 1) / (last - 1) if last > 1 else 0.5
+
+
+def _ticks(largest: float) -> list[float]:
+    """Round numbers from 0 to just above the largest value, some five of them."""
+    largest = max(largest, 1e-9)
+    rough = largest / 4
+    power = 10.0 ** math.floor(math.log10(rough))
+    step = next(power * factor for factor in (1, 2, 2.5, 5, 10) if power * factor >= rough * 0.999)
+    return [round(step * number, 12) for number in range(math.ceil(largest / step * 0.999) + 1)]
+
+
+def _matrix(report: Mapping[str, Any]) -> list[list[tuple[int, float]]]:
+    """(clips, share of the row) of each cell; empty where there are too many classes to draw."""
+    if len(report["labels"]) > MATRIX_CLASSES:
+        return []
+    return [[(count, count / max(1, sum(row))) for count in row] for row in report["confusion"]]
+
+
+def _balance(classes: Mapping[str, int]) -> Listing:
+    """Clips of each class, the largest first; of very many classes the two ends."""
+    rows = [{"label": label, "clips": clips} for label, clips in sorted(classes.items(), key=lambda pair: -pair[1])]
+    if len(rows) > BALANCE_CLASSES:
+        half = BALANCE_CLASSES // 2
+        return Listing("", (*rows[:half], *rows[-half:]), len(rows))
+    return Listing("", tuple(rows), len(rows))
+
+
+def _listings(rows: Iterable[Mapping[str, Any]], key: str) -> list[Listing]:
+    """Rows under one heading for each value of `key`, the most frequent first; long ones are cut."""
+    found: dict[str, list[Mapping[str, Any]]] = defaultdict(list)
+    for row in rows:
+        found[row[key]].append(row)
+    order = sorted(found.items(), key=lambda pair: -len(pair[1]))
+    return [Listing(title, tuple(group[:LISTED]), len(group)) for title, group in order]
+
+
+def _excerpt(store: Store, position: int) -> Excerpt:
+    """The first seconds of a clip as the model heard it, mixed to one channel."""
+    sample_rate = store.settings.sample_rate
+    samples = store.samples(position)
+    cut = samples[:, : round(HEARD_SECONDS * sample_rate)]
+    mono = cut.astype(np.float32).mean(0) / 32768
+    seconds = (len(mono) / sample_rate, samples.shape[1] / sample_rate)
+    return Excerpt(_uri("image/png", _picture(mono, sample_rate)), _player(mono, sample_rate), *seconds)
+
+
+def _picture(mono: np.ndarray, sample_rate: int) -> bytes:
+    """A mel spectrogram (64 bands, low ones below) as an indexed PNG; colour spans 70 dB below the loudest cell."""
+    hop = max(sample_rate // 100, len(mono) // COLUMNS, 1)
+    n_fft = max(2 ** math.ceil(math.log2(0.04 * sample_rate)), hop)
+    with torch.inference_mode():
+        power = MelSpectrogram(sample_rate, n_fft, hop, MELS)(torch.from_numpy(mono)[None])[0].numpy()
+    decibels = 10 * np.log10(np.maximum(power, 1e-10))
+    loudest = max(float(decibels.max()), RANGE_DB - 100)  # silence stays dark
+    levels = np.clip((decibels - loudest) / RANGE_DB + 1, 0, 1)
+    image = Image.fromarray(np.flipud(levels * 255).astype(np.uint8))
+    places = np.linspace(0, 1, len(COLOURS))
+    palette = [np.interp(np.linspace(0, 1, 256), places, channel) for channel in np.transpose(COLOURS)]
+    image.putpalette(np.stack(palette, 1).round().astype(np.uint8).tobytes())
+    file = io.BytesIO()
+    image.save(file, "PNG", optimize=True)
+    return file.getvalue()
+
+
+def _player(mono: np.ndarray, sample_rate: int) -> str:
+    """The sound as a data URI in the smallest encoding that this libsndfile writes."""
+    known = soundfile.available_formats()
+    name, subtype, mime = next(encoding for encoding in ENCODINGS if encoding[0] in known)
+    rate = next((rate for rate in MPEG_RATES if rate >= sample_rate), MPEG_RATES[-1])
+    if rate != sample_rate:
+        mono = soxr.resample(mono, sample_rate, rate)
+    file = io.BytesIO()
+    options = {} if name == "WAV" else {"compression_level": 0.4}
+    soundfile.write(file, mono, rate, format=name, subtype=subtype, **options)
+    return _uri(mime, file.getvalue())
+
+
+def _uri(mime: str, content: bytes) -> str:
+    return f"data:{mime};base64,{base64.b64encode(content).decode()}"
+
+
+def _percent(share: float, digits: int = 1) -> str:
+    return f"{share * 100:.{digits}f}\u00a0%"
+
+
+def _amount(number: float) -> str:
+    """A count with thin spaces between thousands."""
+    return f"{number:,.0f}".replace(",", "\u202f")
+
+
+def _place(share: float) -> str:
+    """A share of a drawing's width as SVG and CSS take it, kept inside."""
+    return f"{min(1.0, max(0.0, share)) * 100:.2f}%"
+
+
+def _bound(text: str) -> str:
+    """Keep a figure and its per cent sign on one line."""
+    return text.replace(" %", "\u00a0%")
+
+
+def _duration(seconds: float) -> str:
+    """A length of time in the units that a person would choose."""
+    if seconds < 60:
+        return f"{seconds:.1f}\u00a0s" if seconds < 10 else f"{seconds:.0f}\u00a0s"
+    if seconds < 3600:
+        return f"{seconds // 60:.0f}\u00a0min {seconds % 60:.0f}\u00a0s"
+    return f"{seconds // 3600:.0f}\u00a0h {seconds % 3600 // 60:.0f}\u00a0min"

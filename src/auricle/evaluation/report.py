@@ -58,17 +58,14 @@ class Evidence:
 def build(evidence: Evidence) -> dict[str, Any]:
     """Put the whole report together as plain data."""
     recipe, scores = evidence.recipe, evidence.scores
-    name = evidence.index.group_name
-    judged = metrics.judge(scores.truth, scores.logits, recipe.evaluate.top_k)
-    other = metrics.judge(evidence.baseline.truth, evidence.baseline.logits, recipe.evaluate.top_k)
-    drawn = resample(scores.groups, len(scores), recipe.evaluate.resamples, recipe.train.seed, name)
+    top_k = recipe.evaluate.top_k
+    judged = metrics.judge(scores.truth, scores.logits, top_k)
+    other = metrics.judge(evidence.baseline.truth, evidence.baseline.logits, top_k)
+    drawn = resample(
+        scores.groups, len(scores), recipe.evaluate.resamples, recipe.train.seed, evidence.index.group_name
+    )
     found = intervals(judged, drawn)
     gains = differences(judged, other, drawn)
-    majority = metrics.measure(metrics.judge(evidence.majority.truth, evidence.majority.logits, recipe.evaluate.top_k))
-    own_baseline = recipe.model.family == "baseline"
-    clips = {clip.id: clip for clip in evidence.index}
-    confusion = metrics.confusion(scores)
-    rows = metrics.per_class(scores)
     report: dict[str, Any] = {
         "verdict": "",
         "cautions": [],
@@ -77,38 +74,18 @@ def build(evidence: Evidence) -> dict[str, Any]:
         "test_clips": len(scores),
         "interval": {"unit": drawn.unit, "units": drawn.units, "resamples": recipe.evaluate.resamples, "level": 0.95},
         "metrics": _plain(found),
-        "majority": majority,
-        "baseline": {"metrics": _plain(intervals(other, drawn)), "gain": _plain(gains), "is_this_model": own_baseline},
-        "folds": _folds(evidence),
-        "labels": list(scores.labels),
-        "per_class": [asdict(row) for row in rows],
-        "confusion": confusion.tolist(),
-        "confused": _confused(confusion, scores.labels),
-        "calibration": [
-            {"confidence": confidence, "accuracy": accuracy, "clips": count}
-            for confidence, accuracy, count in metrics.calibration_curve(scores)
-        ],
-        "by_length": [asdict(row) for row in findings.by_length(scores, name)],
-        "slices": {
-            column: [asdict(row) for row in part]
-            for column, part in findings.slices(scores, clips, recipe.evaluate.slice_min, name).items()
+        "majority": metrics.measure(metrics.judge(evidence.majority.truth, evidence.majority.logits, top_k)),
+        "baseline": {
+            "metrics": _plain(intervals(other, drawn)),
+            "gain": _plain(gains),
+            "is_this_model": recipe.model.family == "baseline",
         },
+        "folds": _folds(evidence),
+        **_details(evidence),
         "curves": {fold: list(epochs) for fold, epochs in evidence.curves.items()},
-        "mistakes": [asdict(row) for row in findings.mistakes(scores, recipe.evaluate.mistakes)],
-        "doubted": [asdict(row) for row in findings.doubted(evidence.doubted)] if evidence.doubted else [],
         "audit": evidence.audit.as_json(),
         "split": _split(evidence.split),
-        "corpus": {
-            "origin": evidence.index.origin,
-            "reader": evidence.index.reader,
-            "recognised": evidence.index.recognised,
-            "license": evidence.index.license,
-            "citation": evidence.index.citation,
-            "clips": len(evidence.index),
-            "classes": len(scores.labels),
-            "groups": evidence.audit.groups,
-            "group_name": name,
-        },
+        "corpus": _corpus(evidence),
         "recipe": recipe.model_dump(),
         "model": dict(evidence.model),
         "cost": {**evidence.work, "measured": "cost.json"},
@@ -118,6 +95,44 @@ def build(evidence: Evidence) -> dict[str, Any]:
     report["verdict"] = _verdict(report, found, gains)
     report["cautions"] = _cautions(report, evidence)
     return report
+
+
+def _details(evidence: Evidence) -> dict[str, Any]:
+    """Where the model is strong and weak: by class, confidence, length and metadata, and its worst mistakes."""
+    scores, evaluate = evidence.scores, evidence.recipe.evaluate
+    name = evidence.index.group_name
+    clips = {clip.id: clip for clip in evidence.index}
+    confusion = metrics.confusion(scores)
+    sliced = findings.slices(scores, clips, evaluate.slice_min, name)
+    return {
+        "labels": list(scores.labels),
+        "per_class": [asdict(row) for row in metrics.per_class(scores)],
+        "confusion": confusion.tolist(),
+        "confused": _confused(confusion, scores.labels),
+        "calibration": [
+            {"confidence": confidence, "accuracy": accuracy, "clips": count}
+            for confidence, accuracy, count in metrics.calibration_curve(scores)
+        ],
+        "by_length": [asdict(row) for row in findings.by_length(scores, name)],
+        "slices": {column: [asdict(row) for row in part] for column, part in sliced.items()},
+        "mistakes": [asdict(row) for row in findings.mistakes(scores, evaluate.mistakes)],
+        "doubted": [asdict(row) for row in findings.doubted(evidence.doubted)] if evidence.doubted else [],
+    }
+
+
+def _corpus(evidence: Evidence) -> dict[str, Any]:
+    index = evidence.index
+    return {
+        "origin": index.origin,
+        "reader": index.reader,
+        "recognised": index.recognised,
+        "license": index.license,
+        "citation": index.citation,
+        "clips": len(index),
+        "classes": len(evidence.scores.labels),
+        "groups": evidence.audit.groups,
+        "group_name": index.group_name,
+    }
 
 
 def versions() -> dict[str, str]:

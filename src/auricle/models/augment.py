@@ -38,7 +38,12 @@ def spectrogram(values: Tensor, lengths: Tensor, options: Augment, generator: to
 
 def shift(values: Tensor, lengths: Tensor, share: float, generator: torch.Generator) -> Tensor:
     """Turn each clip round by up to `share` of its own length; what leaves at its end comes back at its start."""
-    return roll(values, lengths, (_uniform(len(values), generator) * share * lengths).long())
+    return roll(values, lengths, draw(lengths * share, generator))
+
+
+def draw(most: Tensor, generator: torch.Generator) -> Tensor:
+    """Draw one whole number per clip, from 0 up to most[i]: (batch,) int64."""
+    return (_uniform(most, generator) * most).round().long()
 
 
 def roll(values: Tensor, lengths: Tensor, steps: Tensor) -> Tensor:
@@ -56,15 +61,15 @@ def roll(values: Tensor, lengths: Tensor, steps: Tensor) -> Tensor:
 
 def gain(values: Tensor, decibels: float, generator: torch.Generator) -> Tensor:
     """Change each clip's level by up to so many dB, up or down."""
-    change = (2.0 * _uniform(len(values), generator) - 1.0) * decibels
-    return values * (10.0 ** (change / 20.0)).to(values)[:, None, None]
+    change = (2.0 * _uniform(values, generator) - 1.0) * decibels
+    return values * (10.0 ** (change / 20.0))[:, None, None]
 
 
 def noise(values: Tensor, lengths: Tensor, share: float, generator: torch.Generator) -> Tensor:
     """Add white noise whose level is up to `share` of each clip's own."""
     real = masking.real(lengths, values.shape[-1])[:, None, :]
     level = (values.square().sum((1, 2)) / (lengths * values.shape[1])).sqrt()
-    level = level * share * _uniform(len(values), generator).to(values)
+    level = level * share * _uniform(values, generator)
     white = torch.randn(values.shape, generator=generator).to(values)
     return values + level[:, None, None] * white * real
 
@@ -72,8 +77,8 @@ def noise(values: Tensor, lengths: Tensor, share: float, generator: torch.Genera
 def mixup(values: Tensor, targets: Tensor, alpha: float, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
     """Mix each clip with another of its batch, share ~ Beta(alpha, alpha) (Zhang et al. 2018).
 
-    values (batch, ...), targets (batch, classes) of summed weight 1. Returns the mixed values, the mixed targets, and the
-    partners (batch,), so that the caller can make lengths agree.
+    values (batch, ...), targets (batch, classes), each row summing to 1. Returns the mixed values, the mixed targets,
+    and the partners (batch,), so that the caller can make lengths agree.
     """
     partners = torch.randperm(len(values), generator=generator).to(values.device)
     # torch draws no Beta from a generator of one's own; numpy does.
@@ -86,11 +91,12 @@ def mixup(values: Tensor, targets: Tensor, alpha: float, generator: torch.Genera
 
 def _outside(lengths: Tensor, size: int, share: float, generator: torch.Generator) -> Tensor:
     """Draw one stretch per clip, up to `share` of its length; False inside it: (batch, size) bool."""
-    width = _uniform(len(lengths), generator).to(lengths.device) * share * lengths
-    start = _uniform(len(lengths), generator).to(lengths.device) * (lengths - width)
+    width = draw(lengths * share, generator)
+    start = draw(lengths - width, generator)
     places = torch.arange(size, device=lengths.device)[None, :]
-    return (places < start.round()[:, None]) | (places >= (start + width).round()[:, None])
+    return (places < start[:, None]) | (places >= (start + width)[:, None])
 
 
-def _uniform(count: int, generator: torch.Generator) -> Tensor:
-    return torch.rand(count, generator=generator)
+def _uniform(like: Tensor, generator: torch.Generator) -> Tensor:
+    """One number in [0, 1) per clip of `like`, drawn where the generator lives, whatever device the clips are on."""
+    return torch.rand(len(like), generator=generator).to(like.device)

@@ -20,7 +20,7 @@ FLOOR = 1e-9
 HOP_SECONDS = 0.010
 FRAME_SECONDS = 0.025
 # Three periods of the lowest voice must fit (Boersma 1993).
-PITCH_SECONDS = 0.050
+PITCH_SECONDS = 0.060
 PITCH_LOW, PITCH_HIGH = 60.0, 500.0
 # A frame is active within 40 dB of the clip's loudest, voiced within 30 dB when its autocorrelation peaks above 0.5.
 ACTIVE_DB, VOICED_DB, VOICED_PEAK = 40.0, 30.0, 0.5
@@ -61,7 +61,9 @@ class Descriptors(nn.Module):
         self.n_mfcc = n_mfcc
         self.hop_length = max(1, round(HOP_SECONDS * sample_rate))
         self.n_fft = 2 ** math.ceil(math.log2(FRAME_SECONDS * sample_rate))
-        self.pitch_size = 2 ** math.ceil(math.log2(PITCH_SECONDS * sample_rate))
+        self.pitch_size = round(PITCH_SECONDS * sample_rate)
+        # The transform leaves room for the longest lag, so that the autocorrelation does not wrap around.
+        self.pitch_fft = 2 ** math.ceil(math.log2((PITCH_SECONDS + 1 / PITCH_LOW) * sample_rate + 8))
         # Pitch lies low: the autocorrelation is taken at the lowest rate that still holds 6 kHz.
         self.pitch_step = 2 ** max(0, math.floor(math.log2(sample_rate / 12_000)) + 1)
         self.shortest = max(2, int(sample_rate / self.pitch_step / PITCH_HIGH))
@@ -80,8 +82,8 @@ class Descriptors(nn.Module):
 
     def _make_constants(self) -> dict[str, Tensor]:
         pitch_window = torch.hann_window(self.pitch_size)
-        decay = torch.fft.irfft(torch.fft.rfft(pitch_window, 2 * self.pitch_size).abs().square())
-        decay = decay[: self.pitch_size : self.pitch_step][: self.longest + 2]
+        decay = torch.fft.irfft(torch.fft.rfft(pitch_window, self.pitch_fft).abs().square())
+        decay = decay[:: self.pitch_step][: self.longest + 2]
         return {
             "window": torch.hann_window(self.n_fft),
             "filters": mel_filters(self.sample_rate, self.n_fft, self.n_mels, 20.0, self.sample_rate / 2),
@@ -187,8 +189,8 @@ class Descriptors(nn.Module):
         frames = F.pad(waveform, (self.pitch_size // 2, self.pitch_size)).unfold(-1, self.pitch_size, self.hop_length)
         frames = frames[:, :size]
         frames = (frames - frames.mean(-1, keepdim=True)) * self.pitch_window
-        kept = self.pitch_size // self.pitch_step + 1
-        spectrum = torch.fft.rfft(frames, 2 * self.pitch_size)[..., :kept]
+        kept = self.pitch_fft // self.pitch_step // 2 + 1
+        spectrum = torch.fft.rfft(frames, self.pitch_fft)[..., :kept]
         raw = torch.fft.irfft(torch.view_as_real(spectrum).square().sum(-1))[..., : self.longest + 2]
         height = raw / (raw[..., :1] + 1e-7) / self.pitch_decay.clamp_min(0.05)
         lag, strength = self._best_lag(height)

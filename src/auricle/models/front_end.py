@@ -7,9 +7,12 @@ family keeps in its config; the statistics of the training split are buffers, sa
 
 import math
 from collections.abc import Iterable
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
+
+Count = TypeVar("Count", int, Tensor)
 
 
 def hz_to_mel(hz: Tensor) -> Tensor:
@@ -27,7 +30,7 @@ def mel_to_hz(mel: Tensor) -> Tensor:
 
 
 def mel_filters(sample_rate: int, n_fft: int, n_mels: int, f_min: float, f_max: float) -> Tensor:
-    """Triangular filters of unit area on Slaney's scale, as `librosa.filters.mel` makes them: (n_fft // 2 + 1, n_mels)."""
+    """Triangular filters of unit area on Slaney's scale, as `librosa.filters.mel` has: (n_fft // 2 + 1, n_mels)."""
     edges = mel_to_hz(
         torch.linspace(
             hz_to_mel(torch.tensor(f_min, dtype=torch.float64)),
@@ -48,8 +51,8 @@ def mel_filters(sample_rate: int, n_fft: int, n_mels: int, f_min: float, f_max: 
 class MelSpectrogram(nn.Module):
     """Mel power: (batch, [channels,] samples) → (batch, [channels,] mels, 1 + samples // hop_length).
 
-    Window and filters follow from the settings, so they are not saved; `reset` makes them anew, which a family calls from
-    `_init_weights`, because `from_pretrained` builds models without memory for what no file holds.
+    Window and filters follow from the settings, so they are not saved; `reset` makes them anew, which a family calls
+    from `_init_weights`, because `from_pretrained` builds models without memory for what no file holds.
     """
 
     window: Tensor
@@ -75,7 +78,7 @@ class MelSpectrogram(nn.Module):
             self.window.copy_(torch.hann_window(self.n_fft))
             self.filters.copy_(mel_filters(self.sample_rate, self.n_fft, self.n_mels, self.f_min, self.f_max))
 
-    def frames(self, samples: Tensor) -> Tensor:
+    def frames(self, samples: Count) -> Count:
         """How many frames a clip of so many samples has."""
         return 1 + samples // self.hop_length
 
@@ -145,4 +148,4 @@ class LogMel(nn.Module):
 
 def _beside(real: Tensor, spectrogram: Tensor) -> Tensor:
     """Give (batch, frames) as many dimensions as (batch, [channels,] mels, frames) has."""
-    return real.reshape(len(real), *[1] * (spectrogram.dim() - 2), real.shape[-1])
+    return real.reshape(real.shape[0], *[1] * (spectrogram.dim() - 2), real.shape[1])

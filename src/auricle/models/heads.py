@@ -28,5 +28,5 @@ class Softmax(nn.Module):
 
 
 def soft_targets(labels: Tensor, classes: int, smoothing: float = 0.0) -> Tensor:
-    """Turn labels (batch,) into (batch, classes): 1 - smoothing on the label, smoothing spread evenly over all classes."""
+    """Turn labels (batch,) into (batch, classes): the label keeps 1 - smoothing, all classes share the rest."""
     return F.one_hot(labels, classes).float() * (1.0 - smoothing) + smoothing / classes

@@ -1,7 +1,7 @@
 """Which frames are real, and keeping the others out of every answer.
 
-A batch is padded on the right to its longest clip. Everything that looks across time takes the lengths from here, so that
-a clip's logits are the same alone and beside longer neighbours.
+A batch is padded on the right to its longest clip. Everything that looks across time takes the lengths from here, so
+that a clip's logits are the same alone and beside longer neighbours.
 """
 
 import torch
@@ -11,8 +11,8 @@ from torch import Tensor
 def lengths(input_values: Tensor, attention_mask: Tensor | None) -> Tensor:
     """Count the real samples of each clip.
 
-    input_values (batch, [channels,] samples); attention_mask (batch, samples) with 1 on real samples, or None when all are.
-    Returns (batch,) int64.
+    input_values (batch, [channels,] samples); attention_mask (batch, samples) with 1 on real samples, or None when all
+    are. Returns (batch,) int64.
     """
     if attention_mask is None:
         return torch.full((input_values.shape[0],), input_values.shape[-1], device=input_values.device)

@@ -9,7 +9,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import scipy.linalg
 import torch
 from scipy.optimize import minimize
 from sklearn.model_selection import StratifiedKFold, train_test_split
@@ -72,42 +71,43 @@ def fit(
     used = max(1, int((scale > 0).sum()))
     targets = np.where(np.arange(classes) == labels[:, None], 1.0, 0.0)
     centre = (weights[:, None] * targets).sum(0) / weights.sum()
-    linear_gram = (standard @ standard.T).numpy() / used
-    kernel_gram = torch.exp(-KERNEL_WIDTH / used * distances(standard, standard)).numpy()
     folds = inner_folds(labels, groups, seed)
     solved = [
-        solve(gram, targets - centre, weights, ridge, folds)
-        for gram, ridge in ((linear_gram, LINEAR_RIDGE), (kernel_gram, KERNEL_RIDGE))
+        solve(gram, torch.as_tensor(targets - centre), torch.as_tensor(weights), ridge, folds)
+        for gram, ridge in (
+            (standard @ standard.T / used, LINEAR_RIDGE),
+            (torch.exp(-KERNEL_WIDTH / used * distances(standard, standard)), KERNEL_RIDGE),
+        )
     ]
     (linear, kernel), held_out = zip(*solved, strict=True)
-    share = blend(held_out, labels, weights)
+    share = blend([scores.numpy() for scores in held_out], labels, weights)
     return Machine(
         mean=mean,
         scale=scale,
-        linear=share[0] * (standard.numpy().T @ linear) / used,
+        linear=share[0] * (standard.T @ linear).numpy() / used,
         support=standard.numpy(),
-        kernel=share[1] * kernel,
+        kernel=share[1] * kernel.numpy(),
         width=np.array(KERNEL_WIDTH / used),
-        bias=np.log(np.maximum(centre, 1e-6)),
+        bias=np.zeros(classes),
     )
 
 
 def solve(
-    gram: np.ndarray, targets: np.ndarray, weights: np.ndarray, ridge: float, folds: list[np.ndarray]
-) -> tuple[np.ndarray, np.ndarray]:
+    gram: Tensor, targets: Tensor, weights: Tensor, ridge: float, folds: Sequence[np.ndarray]
+) -> tuple[Tensor, Tensor]:
     """Solve weighted kernel ridge regression: dual weights (clips, classes) and held-out predictions (clips, classes).
 
     With C = (G + ridge)^-1 and a = C t, leaving fold f out changes its residual to C_ff^-1 a_f (Rifkin and Lippert 2007).
     """
-    root = np.sqrt(weights)[:, None]
+    root = weights.sqrt()[:, None]
     system = gram * root * root.T
-    system[np.diag_indices_from(system)] += ridge
-    inverse = scipy.linalg.inv(system, overwrite_a=True, check_finite=False)
+    system.diagonal().add_(ridge)
+    inverse = torch.cholesky_inverse(torch.linalg.cholesky(system))
     dual = inverse @ (targets * root)
-    held_out = np.zeros_like(targets)
-    for fold in folds:
-        residual = scipy.linalg.solve(inverse[np.ix_(fold, fold)], dual[fold], assume_a="pos", check_finite=False)
-        held_out[fold] = targets[fold] - residual / root[fold]
+    held_out = torch.zeros_like(targets)
+    for fold in map(torch.as_tensor, folds):
+        block = torch.linalg.cholesky(inverse[fold][:, fold])
+        held_out[fold] = targets[fold] - torch.cholesky_solve(dual[fold], block) / root[fold]
     return dual * root, held_out
 
 

@@ -167,6 +167,6 @@ def _no_classes(tree: Tree, level: int) -> str:
     names, _ = recordings(tree)
     example = f", such as '{names[0]}'" if names else ""
     return (
-        f"'{tree.location}' has {len(names)} recordings{example}, but no class folders at level {level}. Put each class "
-        "in its own folder, or use --reader table (a list of files and labels) or --reader pattern (labels in file names)."
+        f"'{tree.location}' has {len(names)} recordings{example}, but no class folders at level {level}. Put each "
+        "class in its own folder, or use --reader table (a list of files and labels) or --reader pattern (file names)."
     )

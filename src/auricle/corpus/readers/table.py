@@ -9,7 +9,7 @@ import os
 import posixpath
 import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from auricle.corpus.clip import Clip, LeftOut
 from auricle.corpus.tables import TABLE_SUFFIXES, columns_of, rows_of
@@ -59,7 +59,10 @@ def detects(tree: Tree) -> bool:
         return False
     if len(tree.names) == 1:
         return True
-    columns = columns_of(tree, tables[0])
+    try:
+        columns = columns_of(tree, tables[0])
+    except DataError:  # some other text that lies beside the recordings is no reason to refuse them
+        return False
     return bool(_usual("path", columns) and _usual("label", columns) and recordings(tree)[0])
 
 
@@ -90,10 +93,12 @@ def read(
         found = columns_of(tree, name)
         columns = _chosen(name, found, mapped)
         rows = rows_of(tree, name)
+        split = official_fold(posixpath.basename(posixpath.dirname(name))) if len(tables) > 1 else None
         places = _Places.of(tree, name, root, [row[columns.path] for row in rows])
         for number, row in enumerate(rows, start=1):
             item = _clip(row, number, columns, found, places)
             if isinstance(item, Clip):
+                item = replace(item, fold=item.fold or split)
                 listed.add(item.source)
                 key = (item.source, item.start, item.end)
                 label_before, row_before = seen.setdefault(key, (item.label, number))
@@ -136,8 +141,8 @@ def _no_table(tree: Tree) -> str:
     tables = [name for name in tree.names if name.lower().endswith(TABLE_SUFFIXES)]
     there = f"{len(tables)} tables ({', '.join(tables[:5])})" if tables else "no table"
     return (
-        f"'{tree.location}' has {there}. Give one table ({', '.join(TABLE_SUFFIXES)}), or a folder with a metadata.csv, "
-        "or name the table with option table=NAME."
+        f"'{tree.location}' has {there}. Give a table ({', '.join(TABLE_SUFFIXES)}), a folder with a metadata.csv, or "
+        "name the table with option table=NAME."
     )
 
 

@@ -1,12 +1,13 @@
 """Convolutions over log-mel: the `cnn` family, in two sizes.
 
-In: waveforms, their mask, labels. Out: logits and loss. `default` is a small residual network that learns from scratch in
-minutes on two cores; `tutorial` is the reference network for everyday sounds, layer for layer (four strided convolutions
-over four fixed seconds). Every layer works on real frames only, so a clip's logits do not depend on its batch.
+In: waveforms, their mask, labels. Out: logits and loss. `default` is a small residual network that learns from scratch
+in minutes on two cores; `tutorial` is the reference network for everyday sounds, layer for layer (four strided
+convolutions over four fixed seconds). Every layer works on real frames only, so a clip's logits do not depend on its
+batch.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
 import pydantic
 import torch
@@ -30,7 +31,7 @@ class Options(pydantic.BaseModel):
 
 @strict
 class Config(PreTrainedConfig):
-    """Everything needed to build the network: input, mel settings, widths. Labels are kept as transformers keeps them."""
+    """Everything needed to build the network: input, mel settings, widths; labels as transformers keeps them."""
 
     model_type = "auricle-cnn"
 
@@ -65,7 +66,9 @@ def configure(options: Options, *, sample_rate: int, channels: int, labels: Sequ
             dropout=0.0,
             **names,
         )
-    return Config(sample_rate=sample_rate, channels=channels, **names)
+    # A hop of 23 ms and windows of 46 ms, whatever the rate; multiples of 8 transform fast.
+    hop_length = 8 * round(sample_rate * 0.0232 / 8)
+    return Config(sample_rate=sample_rate, channels=channels, n_fft=2 * hop_length, hop_length=hop_length, **names)
 
 
 class Model(PreTrainedModel):
@@ -112,11 +115,9 @@ class Model(PreTrainedModel):
 
         def heard() -> Iterator[tuple[Tensor, Tensor]]:
             for input_values, attention_mask in batches:
-                waveform, lengths = self._waveform(input_values, attention_mask)
-                real = lengths if self.config.seconds is None else lengths.clamp_max(self._fixed_samples)
-                if self.config.seconds is not None:
-                    waveform, _ = self._fixed(waveform, lengths)
-                yield waveform, masking.real(self._frames(real), int(self._frames(torch.tensor(waveform.shape[-1]))))
+                waveform, _ = self._waveform(input_values, attention_mask, None)
+                lengths = masking.lengths(input_values, attention_mask)
+                yield waveform, self._real(lengths, waveform.shape[-1])
 
         self.front_end.calibrate(heard())
 
@@ -129,15 +130,15 @@ class Model(PreTrainedModel):
     ) -> SequenceClassifierOutput:
         """Give logits, and the loss where labels are given.
 
-        input_values (batch, samples) or (batch, channels, samples) in [-1, 1]; attention_mask (batch, samples), 1 on real
-        samples; labels (batch,) class numbers. Logits are (batch, classes).
+        input_values (batch, samples) or (batch, channels, samples) in [-1, 1]; attention_mask (batch, samples), 1 on
+        real samples; labels (batch,) class numbers. Logits are (batch, classes).
         """
         targets = None
         if labels is not None:
             smoothing = self.label_smoothing if self.training else 0.0
             targets = heads.soft_targets(labels, self.config.num_labels, smoothing)
-        embedding, targets = self._embed(input_values, attention_mask, targets)
-        logits = self.head(self.dropout(embedding))
+        values, real, targets = self._spectrogram(input_values, attention_mask, targets)
+        logits = self.head(self.dropout(self._pool(values, real)))
         loss = None
         if targets is not None:
             loss = self.head.loss(logits, targets, self.class_weights if self.training else None)
@@ -145,97 +146,92 @@ class Model(PreTrainedModel):
 
     def embed(self, input_values: Tensor, attention_mask: Tensor | None = None) -> Tensor:
         """Give the vector that the head sees: (batch, width)."""
-        return self._embed(input_values, attention_mask, None)[0]
+        values, real, _ = self._spectrogram(input_values, attention_mask, None)
+        return self._pool(values, real)
 
-    def features(self, input_values: Tensor, attention_mask: Tensor | None = None) -> Tensor:
-        """Give the last block's output: (batch, width, bands, frames)."""
-        return self._features(input_values, attention_mask, None)[0]
+    def _pool(self, values: Tensor, real: Tensor) -> Tensor:
+        """Run the blocks and pool: (batch, channels, mels, frames) → (batch, width)."""
+        lengths = real.sum(1)
+        # Where no clip is padded there is nothing to mask, and the library's own batch norm is the fastest.
+        padded = not self.training or not bool(real.all())
+        for block in self.blocks:
+            # A stride of 2 over n frames gives ceil(n / 2).
+            lengths = (lengths + 1) // 2
+            values = block(values, lengths if padded else None)
+        values = values.mean(2)
+        real = masking.real(lengths, values.shape[-1])
+        return masking.mean_over(values, real) if self.config.block == "plain" else pooling.mean_and_max(values, real)
 
-    def _embed(
-        self, input_values: Tensor, attention_mask: Tensor | None, targets: Tensor | None
-    ) -> tuple[Tensor, Tensor | None]:
-        values, real, targets = self._features(input_values, attention_mask, targets)
-        frames = values.mean(2)
-        if self.config.block == "plain":
-            return masking.mean_over(frames, real), targets
-        return pooling.mean_and_max(frames, real), targets
-
-    def _features(
+    def _spectrogram(
         self, input_values: Tensor, attention_mask: Tensor | None, targets: Tensor | None
     ) -> tuple[Tensor, Tensor, Tensor | None]:
-        waveform, lengths = self._waveform(input_values, attention_mask)
-        generator = torch.Generator()
-        if self.training:
-            # One draw from the global generator, which training seeds at every step: a resumed run sees the same clips.
-            generator.manual_seed(int(torch.randint(2**31, ())))
-        if self.config.seconds is not None:
-            waveform, lengths = self._fixed(waveform, lengths, generator if self.training else None)
-        if self.training:
+        """Give the standardised log-mel, its real frames and the targets: augmented and mixed in training."""
+        generator = self._generator()
+        waveform, lengths = self._waveform(input_values, attention_mask, generator)
+        if generator is not None:
             waveform = augment.waveform(waveform, lengths, self.augment, generator)
             if self.augment.mixup and targets is not None:
                 waveform, targets, partners = augment.mixup(waveform, targets, self.augment.mixup, generator)
                 lengths = torch.maximum(lengths, lengths[partners])
-        frames = self._frames(lengths)
-        size = int(self._frames(torch.tensor(waveform.shape[-1])))
-        real = masking.real(frames, size)
-        values = self._log_mel(waveform, real)
-        if self.training:
-            values = augment.spectrogram(values, frames, self.augment, generator)
-        values = values.expand(-1, self.config.channels, -1, -1)
-        # Where no clip is padded there is nothing to mask, and the library's own batch norm is the fastest.
-        full = self.training and bool(real.all())
-        for block in self.blocks:
-            values, real = block(values, real, full)
-        return values, real, targets
+        real = self._real(lengths, waveform.shape[-1])
+        values = self.front_end(waveform, real)
+        if generator is not None:
+            values = augment.spectrogram(values, real.sum(1), self.augment, generator)
+        return values.expand(-1, self.config.channels, -1, -1), real, targets
 
-    def _waveform(self, input_values: Tensor, attention_mask: Tensor | None) -> tuple[Tensor, Tensor]:
+    def _generator(self) -> torch.Generator | None:
+        """In training, a generator seeded from the global one, which is seeded at every step: resuming is exact."""
+        return torch.Generator().manual_seed(int(torch.randint(2**31, ()))) if self.training else None
+
+    def _waveform(
+        self, input_values: Tensor, attention_mask: Tensor | None, generator: torch.Generator | None
+    ) -> tuple[Tensor, Tensor]:
         """Bring input to (batch, 1 or channels, samples), zero beyond each clip, with lengths (batch,)."""
         lengths = masking.lengths(input_values, attention_mask)
         waveform = input_values[:, None] if input_values.dim() == 2 else input_values
-        # Batches come padded with zeros; in training that is taken on trust, for it costs a tenth of the small network.
-        if attention_mask is not None and not self.training:
+        if not self.training and attention_mask is not None:
+            # Batches come padded with zeros. Training trusts that: checking costs a tenth of the small network's step.
             waveform = waveform * attention_mask[:, None].to(waveform.dtype)
-        if waveform.shape[1] == self.config.channels or waveform.shape[1] == 1:
+        if waveform.shape[1] > self.config.channels:
+            waveform = waveform.mean(1, keepdim=True)
+        elif self.training and waveform.shape[1] == 2 and torch.equal(waveform[:, 0], waveform[:, 1]):
+            waveform = waveform[:, :1]
+        if self.config.seconds is None:
             return waveform, lengths
-        return waveform.mean(1, keepdim=True), lengths
-
-    @property
-    def _fixed_samples(self) -> int:
-        return round(self.config.seconds * self.config.sample_rate)
+        return self._fixed(waveform, lengths, round(self.config.seconds * self.config.sample_rate), generator)
 
     def _fixed(
-        self, waveform: Tensor, lengths: Tensor, generator: torch.Generator | None = None
+        self, waveform: Tensor, lengths: Tensor, size: int, generator: torch.Generator | None
     ) -> tuple[Tensor, Tensor]:
-        """Cut or pad to the fixed length; with a generator, a shorter clip lands at a random place."""
-        size = self._fixed_samples
-        waveform = nn.functional.pad(waveform[..., :size], (0, max(0, size - waveform.shape[-1])))
+        """Cut or pad to `size` samples; in training, a shorter clip lands at a random place."""
+        waveform = nn.functional.pad(waveform, (0, size - waveform.shape[-1]))  # padding below zero cuts
         fixed = torch.full_like(lengths, size)
-        if generator is not None:
-            room = (size - lengths).clamp_min(0)
-            if bool(room.any()):
-                start = (torch.rand(len(room), generator=generator) * (room + 1)).long()
-                waveform = augment.roll(waveform, fixed, start)
+        room = (fixed - lengths).clamp_min(0)
+        if generator is not None and bool(room.any()):
+            waveform = augment.roll(waveform, fixed, augment.draw(room, generator))
         return waveform, fixed
 
-    def _frames(self, lengths: Tensor) -> Tensor:
-        """How many frames a clip has; a fixed length keeps whole hops only (344 of 4 s at 44.1 kHz, as S4 has)."""
-        frames = self.front_end.mel.frames(lengths)
-        return (
-            frames if self.config.seconds is None else frames.clamp_max(self._fixed_samples // self.config.hop_length)
-        )
-
-    def _log_mel(self, waveform: Tensor, real: Tensor) -> Tensor:
-        return cast(Tensor, self.front_end(waveform, real))
+    def _real(self, lengths: Tensor, samples: int) -> Tensor:
+        """Mark the real frames in a batch of so many samples: (batch,) → (batch, frames)."""
+        mel = self.front_end.mel
+        # S4 counts whole hops: 344 frames in its four seconds, not 345.
+        size = mel.frames(samples) if self.config.seconds is None else samples // mel.hop_length
+        return masking.real(mel.frames(lengths), size)
 
 
 class BatchNorm(nn.BatchNorm2d):
     """Batch normalisation whose statistics and output know real frames only."""
 
-    def forward(self, values: Tensor, real: Tensor, full: bool) -> Tensor:  # type: ignore[override]
-        """values (batch, channels, bands, frames), zero or not beyond real (batch, frames); returns zeros there."""
-        if full:
+    running_mean: Tensor
+    running_var: Tensor
+    num_batches_tracked: Tensor
+    momentum: float
+
+    def forward(self, values: Tensor, lengths: Tensor | None) -> Tensor:  # type: ignore[override]
+        """Normalise (batch, channels, bands, frames); zero beyond lengths (batch,); None is all real."""
+        if lengths is None:
             return super().forward(values)
-        mask = real[:, None, None, :]
+        mask = masking.real(lengths, values.shape[-1])[:, None, None, :]
         if not self.training:
             return super().forward(values) * mask
         # Sums over thousands of cells need float32, also under bf16 autocast.
@@ -259,10 +255,9 @@ class PlainBlock(nn.Module):
         self.convolution = nn.Conv2d(before, after, kernel, stride=2, padding=kernel // 2)
         self.norm = BatchNorm(after)
 
-    def forward(self, values: Tensor, real: Tensor, full: bool) -> tuple[Tensor, Tensor]:
-        # A stride of 2 over n real frames gives ceil(n / 2): every second place of the mask.
-        real = real[:, ::2]
-        return self.norm(self.convolution(values).relu(), real, full), real
+    def forward(self, values: Tensor, lengths: Tensor | None) -> Tensor:
+        normal: Tensor = self.norm(self.convolution(values).relu(), lengths)
+        return normal
 
 
 class Stem(nn.Module):
@@ -273,9 +268,9 @@ class Stem(nn.Module):
         self.convolution = nn.Conv2d(before, after, kernel, stride=2, padding=kernel // 2, bias=False)
         self.norm = BatchNorm(after)
 
-    def forward(self, values: Tensor, real: Tensor, full: bool) -> tuple[Tensor, Tensor]:
-        real = real[:, ::2]
-        return self.norm(self.convolution(values), real, full).relu_(), real
+    def forward(self, values: Tensor, lengths: Tensor | None) -> Tensor:
+        normal: Tensor = self.norm(self.convolution(values), lengths)
+        return normal.relu_()
 
 
 class ResidualBlock(nn.Module):
@@ -289,9 +284,8 @@ class ResidualBlock(nn.Module):
         self.second_norm = BatchNorm(after)
         self.shortcut = nn.Conv2d(before, after, 1, stride=2, bias=False)
 
-    def forward(self, values: Tensor, real: Tensor, full: bool) -> tuple[Tensor, Tensor]:
-        shortcut = self.shortcut(values)
-        real = real[:, ::2]
-        values = self.first_norm(self.first(values), real, full).relu_()
-        values = self.second_norm(self.second(values), real, full)
-        return (values + shortcut).relu_(), real
+    def forward(self, values: Tensor, lengths: Tensor | None) -> Tensor:
+        shortcut: Tensor = self.shortcut(values)
+        values = self.first_norm(self.first(values), lengths).relu_()
+        values = self.second_norm(self.second(values), lengths)
+        return (values + shortcut).relu_()

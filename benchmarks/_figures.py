@@ -1,0 +1,94 @@
+"""What all benchmarks share: where the recordings are, on which machine, and how figures are printed.
+
+Light on purpose: the parent of the memory measurements must not import torch.
+"""
+
+import importlib.metadata
+import json
+import os
+import platform
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from auricle.errors import UsageError
+
+CORPORA = ("emodb", "esc10", "fsdd")
+_LAYOUT = """
+  emodb/03a01Fa.wav …                      EmoDB, 535 wav
+  esc10/001 - Dog bark/1-100032-A.ogg …    ESC-10, 400 ogg
+  fsdd/recordings/0_george_0.wav …         Free Spoken Digit Dataset, 3,000 wav"""
+
+
+def corpus(name: str) -> Path:
+    """The folder of one corpus under AURICLE_DATA. Raises UsageError that shows the layout expected there."""
+    root = os.environ.get("AURICLE_DATA")
+    if not root:
+        raise UsageError(
+            f"AURICLE_DATA is not set. Name the folder that holds the recordings to measure on:{_LAYOUT}\n"
+            "and run again: AURICLE_DATA=recordings python -m benchmarks …"
+        )
+    folder = Path(root) / name
+    if not folder.is_dir():
+        raise UsageError(f"AURICLE_DATA is '{root}', which has no folder '{name}'. Expected there:{_LAYOUT}")
+    return folder
+
+
+def machine() -> dict[str, str | int]:
+    """Processor, cores, and the versions that decide speed."""
+    names = [
+        line.partition(":")[2].strip()
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+        if line.startswith("model name")
+    ]
+    return {
+        "processor": names[0] if names else platform.processor() or "unknown processor",
+        "cores": len(os.sched_getaffinity(0)),
+        "python": platform.python_version(),
+        "torch": importlib.metadata.version("torch"),
+        "auricle": importlib.metadata.version("auricle"),
+    }
+
+
+def median(values: Sequence[float]) -> float:
+    """The middle value; of two in the middle, their mean."""
+    ordered, half = sorted(values), len(values) // 2
+    return ordered[half] if len(ordered) % 2 else (ordered[half - 1] + ordered[half]) / 2
+
+
+@dataclass(frozen=True)
+class Screen:
+    """Where figures go: sentences and tables for people, or one JSON object a line for programs."""
+
+    json: bool
+
+    def machine(self) -> None:
+        facts = machine()
+        self.say(
+            f"Machine: {facts['processor']}, {facts['cores']} cores; Python {facts['python']}, torch {facts['torch']}, "
+            f"auricle {facts['auricle']}."
+        )
+        self.record("machine", **facts)
+
+    def say(self, text: str) -> None:
+        if not self.json:
+            print(text, flush=True)
+
+    def table(self, rows: Sequence[Sequence[str]]) -> None:
+        """Print rows, the first being the heading, in columns as wide as their widest cell."""
+        widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+        for row in rows:
+            first, *others = (
+                cell.rjust(width) if place else cell.ljust(width)
+                for place, (cell, width) in enumerate(zip(row, widths, strict=True))
+            )
+            self.say("  ".join([first, *others]))
+
+    def record(self, kind: str, **values: object) -> None:
+        if self.json:
+            print(json.dumps({"record": kind, **values}, ensure_ascii=False), flush=True)
+
+    def verdict(self, name: str, figure: str, value: float) -> None:
+        """The line that a benchmark ends with."""
+        self.say(f"{name} {figure} {value:.3g}")
+        self.record("verdict", name=name, figure=figure, value=value)

@@ -1,0 +1,64 @@
+"""Audio that tests make for themselves, and the real recordings where AURICLE_DATA names them."""
+
+import os
+
+# Tensors of a test are small: several threads would spend their time waiting for each other.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+from collections.abc import Callable  # noqa: E402
+from pathlib import Path  # noqa: E402
+
+import numpy as np  # noqa: E402
+import pytest  # noqa: E402
+import soundfile  # noqa: E402
+
+RATE = 8000
+PITCHES = {"high": 1800.0, "low": 300.0, "noise": 0.0}
+
+
+def tone(label: str, seconds: float, seed: int, rate: int = RATE) -> np.ndarray:
+    """A short sound of one of three classes that any classifier can tell apart: float (frames,)."""
+    random = np.random.default_rng(seed)
+    time = np.arange(round(seconds * rate)) / rate
+    noise = random.normal(0, 1, len(time))
+    if label == "noise":
+        return 0.3 * noise / 3
+    pitch = PITCHES[label] * random.uniform(0.9, 1.1)
+    wave = np.sin(2 * np.pi * pitch * time + random.uniform(0, 6)) * np.exp(-time * random.uniform(0, 3))
+    return random.uniform(0.2, 0.6) * wave + 0.02 * noise
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No test touches the user's cache of decoded corpora."""
+    monkeypatch.setenv("AURICLE_CACHE", str(tmp_path_factory.getbasetemp() / "cache"))
+
+
+def write_corpus(folder: Path, per_class: int = 8, groups: int = 4, seconds: float = 0.5) -> Path:
+    """Class folders of wav files named by group and number: 'device1_003.wav'."""
+    for place, label in enumerate(PITCHES):
+        (folder / label).mkdir(parents=True)
+        for number in range(per_class):
+            sound = tone(label, seconds * (1 + 0.1 * (number % 3)), seed=1000 * place + number)
+            name = f"device{number % groups}_{number:03d}.wav"
+            soundfile.write(folder / label / name, sound, RATE, subtype="PCM_16")
+    return folder
+
+
+@pytest.fixture
+def corpus(tmp_path: Path) -> Path:
+    return write_corpus(tmp_path / "corpus")
+
+
+@pytest.fixture
+def make_corpus() -> Callable[..., Path]:
+    return write_corpus
+
+
+@pytest.fixture(scope="session")
+def recordings() -> Path:
+    """The folder of real recordings; tests that need it are skipped where there is none."""
+    folder = os.environ.get("AURICLE_DATA")
+    if not folder:
+        pytest.skip("AURICLE_DATA names no folder of real recordings")
+    return Path(folder)

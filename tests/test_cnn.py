@@ -1,0 +1,260 @@
+"""The cnn family: the reference network layer for layer, and answers that depend on one clip alone."""
+
+import librosa
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+from transformers import AutoConfig, AutoModelForAudioClassification
+
+from auricle.models import augment, heads, pooling
+from auricle.models.families import cnn
+from auricle.models.front_end import LogMel, MelSpectrogram
+from auricle.recipe import Augment
+
+LABELS = [f"class {number}" for number in range(10)]
+RATES = {"default": 16_000, "tutorial": 44_100}
+EVERYTHING = Augment(
+    shift=0.5, gain_db=6.0, noise=0.1, frequency_masks=1, frequency_share=0.2, time_masks=1, time_share=0.2, mixup=0.5
+)
+
+
+def make_model(size: str, channels: int = 1) -> cnn.Model:
+    torch.manual_seed(0)
+    config = cnn.configure(cnn.Options(size=size), sample_rate=RATES[size], channels=channels, labels=LABELS)
+    return cnn.Model(config)
+
+
+def make_batch(seconds: list[float], sample_rate: int) -> tuple[Tensor, Tensor]:
+    """Noise of several loudnesses and lengths, padded right with zeros."""
+    torch.manual_seed(1)
+    lengths = [max(1, round(value * sample_rate)) for value in seconds]
+    values, mask = torch.zeros(len(lengths), max(lengths)), torch.zeros(len(lengths), max(lengths), dtype=torch.int64)
+    for row, length in enumerate(lengths):
+        values[row, :length] = torch.randn(length) * 0.02 * (row + 1)
+        mask[row, :length] = 1
+    return values, mask
+
+
+@pytest.fixture(params=["default", "tutorial"])
+def trained(request: pytest.FixtureRequest) -> cnn.Model:
+    """A model whose normalisations have seen padded batches, so that they are not the identity."""
+    model = make_model(request.param)
+    values, mask = make_batch([0.5, 1.3, 4.5, 0.9], model.config.sample_rate)
+    model.calibrate([(values, mask)])
+    optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
+    for _ in range(3):
+        model(values, mask, torch.tensor([0, 1, 2, 3])).loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    return model.eval()
+
+
+def test_tutorial_has_the_reference_shapes() -> None:
+    model = make_model("tutorial", channels=2)
+    shapes = []
+    model.blocks[0].register_forward_pre_hook(lambda _, args: shapes.append(tuple(args[0].shape)))
+    model.blocks[-1].register_forward_hook(lambda *args: shapes.append(tuple(args[2].shape)))
+    logits = model(torch.randn(16, 2, 4 * 44_100) * 0.1).logits
+    assert shapes == [(16, 2, 64, 344), (16, 64, 4, 22)]
+    assert logits.shape == (16, 10)
+
+
+def test_tutorial_has_the_reference_weights() -> None:
+    model = make_model("tutorial", channels=2)
+    convolutions = [block.convolution for block in model.blocks]
+    assert [layer.weight.shape[0] for layer in convolutions] == [8, 16, 32, 64]
+    assert [layer.kernel_size[0] for layer in convolutions] == [5, 3, 3, 3]
+    assert [layer.padding[0] for layer in convolutions] == [2, 1, 1, 1]
+    assert all(not layer.bias.any() for layer in convolutions)
+    fan_in = convolutions[-1].weight[0].numel()
+    assert convolutions[-1].weight.std().item() == pytest.approx((2 / 1.01 / fan_in) ** 0.5, rel=0.05)
+
+
+def test_padding_changes_no_logit(trained: cnn.Model) -> None:
+    seconds = [0.004, 0.3, 2.0, 4.5]
+    values, mask = make_batch(seconds, trained.config.sample_rate)
+    with torch.no_grad():
+        together = trained(values, mask).logits
+        for row, length in enumerate(mask.sum(1).tolist()):
+            alone = trained(values[row : row + 1, :length]).logits
+            torch.testing.assert_close(together[row : row + 1], alone, atol=1e-4, rtol=0)
+    assert together.std(0).min() > 1e-3
+
+
+def test_what_lies_in_the_padding_is_not_heard(trained: cnn.Model) -> None:
+    values, mask = make_batch([0.3, 1.0], trained.config.sample_rate)
+    with torch.no_grad():
+        torch.testing.assert_close(trained(values + (1 - mask), mask).logits, trained(values, mask).logits)
+
+
+def test_padding_changes_no_training_statistic() -> None:
+    model = make_model("default")
+    values, _ = make_batch([1.0, 1.0], 16_000)
+    mask = torch.ones_like(values)
+    padded = torch.nn.functional.pad(values, (0, 8_000))
+    padded_mask = torch.nn.functional.pad(mask, (0, 8_000))
+    model.dropout.p = 0.0
+    first = model(values, mask, torch.tensor([0, 1])).loss
+    before = {name: value.clone() for name, value in model.named_buffers() if "running" in name}
+    model = make_model("default")
+    model.dropout.p = 0.0
+    second = model(padded, padded_mask, torch.tensor([0, 1])).loss
+    torch.testing.assert_close(first, second)
+    for name, value in model.named_buffers():
+        if "running" in name:
+            torch.testing.assert_close(value, before[name], atol=1e-5, rtol=1e-4)
+
+
+def test_calibration_hears_real_frames_only() -> None:
+    model = make_model("default")
+    values, mask = make_batch([0.5, 2.0], 16_000)
+    model.calibrate([(values, mask)])
+    with torch.no_grad():
+        logs = [model.front_end.log_mel(values[row, :length][None]) for row, length in enumerate(mask.sum(1).tolist())]
+    frames = torch.cat([log[0] for log in logs], dim=-1)
+    torch.testing.assert_close(model.front_end.mean, frames.mean(-1), atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(model.front_end.deviation, frames.std(-1, correction=0), atol=1e-4, rtol=1e-4)
+
+
+def test_gradients_reach_every_weight(trained: cnn.Model) -> None:
+    values, mask = make_batch([0.5, 1.0], trained.config.sample_rate)
+    trained.train().augment = EVERYTHING
+    trained(values, mask, torch.tensor([3, 4])).loss.backward()
+    for name, weight in trained.named_parameters():
+        assert weight.grad is not None and weight.grad.isfinite().all() and weight.grad.any(), name
+
+
+def test_saving_and_loading_is_exact(trained: cnn.Model, tmp_path) -> None:
+    values, mask = make_batch([0.5, 1.0], trained.config.sample_rate)
+    trained.save_pretrained(tmp_path)
+    loaded = cnn.Model.from_pretrained(tmp_path)
+    assert loaded.config.id2label == dict(enumerate(LABELS))
+    with torch.no_grad():
+        assert torch.equal(loaded(values, mask).logits, trained(values, mask).logits)
+
+
+def test_the_auto_classes_open_a_saved_model(tmp_path) -> None:
+    AutoConfig.register("auricle-cnn", cnn.Config, exist_ok=True)
+    AutoModelForAudioClassification.register(cnn.Config, cnn.Model, exist_ok=True)
+    make_model("default").save_pretrained(tmp_path)
+    assert isinstance(AutoModelForAudioClassification.from_pretrained(tmp_path), cnn.Model)
+
+
+def test_mono_heard_by_two_channels_is_the_same_sound_twice() -> None:
+    values, mask = make_batch([0.5, 1.0], 44_100)
+    model = make_model("tutorial", channels=2).eval()
+    with torch.no_grad():
+        twice = torch.stack([values, values], dim=1)
+        torch.testing.assert_close(model(values, mask).logits, model(twice, mask).logits)
+
+
+def test_evaluation_ignores_augmentation(trained: cnn.Model) -> None:
+    values, mask = make_batch([0.5, 1.0], trained.config.sample_rate)
+    with torch.no_grad():
+        plain = trained(values, mask, torch.tensor([0, 1]))
+        trained.augment, trained.label_smoothing = EVERYTHING, 0.1
+        trained.class_weights = torch.linspace(0.1, 2.0, 10)
+        again = trained(values, mask, torch.tensor([0, 1]))
+    assert torch.equal(plain.logits, again.logits)
+    assert torch.equal(plain.loss, again.loss)
+
+
+def test_the_same_seed_gives_the_same_training_step(trained: cnn.Model) -> None:
+    values, mask = make_batch([0.5, 1.0, 0.7], trained.config.sample_rate)
+    trained.train().augment = EVERYTHING
+    losses = []
+    for seed in (5, 5, 6):
+        torch.manual_seed(seed)
+        losses.append(trained(values, mask, torch.tensor([0, 1, 2])).loss.item())
+    assert losses[0] == losses[1] != losses[2]
+
+
+def test_a_small_corpus_is_learnt() -> None:
+    model = make_model("default")
+    time = torch.arange(8_000) / 16_000
+    generator = torch.Generator().manual_seed(0)
+    labels = torch.arange(8) % 2
+    tones = torch.stack([torch.sin(2 * torch.pi * (300.0 + 900.0 * label) * time) for label in labels.tolist()])
+    values = 0.1 * tones + 0.02 * torch.randn(tones.shape, generator=generator)
+    model.calibrate([(values, None)])
+    optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
+    for _ in range(10):
+        model(values, None, labels).loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    assert torch.equal(model.eval()(values).logits.argmax(1), labels)
+
+
+def test_mel_power_is_librosas() -> None:
+    signal = torch.randn(8_000, generator=torch.Generator().manual_seed(0)) * 0.1
+    ours = MelSpectrogram(16_000, n_fft=512, hop_length=160, n_mels=40)(signal[None])[0]
+    theirs = librosa.feature.melspectrogram(
+        y=signal.numpy(), sr=16_000, n_fft=512, hop_length=160, n_mels=40, pad_mode="constant"
+    )
+    np.testing.assert_allclose(ours.numpy(), theirs, rtol=1e-3, atol=1e-6)
+
+
+def test_range_lifts_what_is_further_below_the_loudest_cell() -> None:
+    front_end = LogMel(MelSpectrogram(16_000, 512, 256, 40), floor=1e-10, range_db=80.0)
+    signal = torch.sin(torch.arange(16_000) * 0.3)
+    signal[8_000:] = 0.0
+    ours = front_end.log_mel(signal[None])[0] * 10.0 / np.log(10.0)
+    theirs = librosa.power_to_db(front_end.mel(signal[None])[0].numpy(), amin=1e-10, top_db=80.0)
+    np.testing.assert_allclose(ours.numpy(), theirs, atol=1e-2)
+
+
+def test_shift_keeps_every_sample_and_leaves_padding_alone() -> None:
+    values = torch.zeros(2, 1, 10)
+    values[0, 0], values[1, 0, :6] = torch.arange(1.0, 11.0), torch.arange(1.0, 7.0)
+    lengths = torch.tensor([10, 6])
+    turned = augment.shift(values, lengths, 1.0, torch.Generator().manual_seed(3))
+    assert not torch.equal(turned, values)
+    for row, length in enumerate(lengths.tolist()):
+        assert sorted(turned[row, 0, :length].tolist()) == values[row, 0, :length].tolist()
+        assert not turned[row, 0, length:].any()
+
+
+def test_roll_moves_what_leaves_at_the_end_to_the_start() -> None:
+    values = torch.tensor([[[1.0, 2.0, 3.0, 4.0, 0.0]]])
+    rolled = augment.roll(values, torch.tensor([4]), torch.tensor([1]))
+    assert rolled.tolist() == [[[4.0, 1.0, 2.0, 3.0, 0.0]]]
+
+
+def test_masks_hide_at_most_their_share() -> None:
+    options = Augment(frequency_masks=1, frequency_share=0.1, time_masks=1, time_share=0.1)
+    generator = torch.Generator().manual_seed(0)
+    values, lengths = torch.ones(64, 2, 64, 344), torch.full((64,), 344)
+    hidden = augment.spectrogram(values, lengths, options, generator) == 0
+    bands, frames = hidden.all(3).sum(2), hidden.all(2).sum(2)
+    assert 0 < bands.max() <= 6 and 0 < frames.max() <= 34
+    assert torch.equal(hidden[:, 0], hidden[:, 1])
+
+
+def test_noise_has_at_most_its_share_of_the_clips_level() -> None:
+    values, mask = make_batch([0.5, 1.0], 16_000)
+    added = augment.noise(values[:, None], mask.sum(1), 0.1, torch.Generator().manual_seed(0)) - values[:, None]
+    for row, length in enumerate(mask.sum(1).tolist()):
+        assert 0 < added[row, 0, :length].std() < 0.105 * values[row, :length].std()
+        assert not added[row, 0, length:].any()
+
+
+def test_mixup_mixes_sounds_and_targets_alike() -> None:
+    targets = torch.eye(6)
+    mixed, soft, partners = augment.mixup(targets * 7.0, targets, 0.5, torch.Generator().manual_seed(0))
+    torch.testing.assert_close(mixed, soft * 7.0)
+    torch.testing.assert_close(soft.sum(1), torch.ones(6))
+    assert sorted(partners.tolist()) == list(range(6))
+    assert 0 < soft.diagonal().min() < 1
+
+
+def test_soft_targets_agree_with_torchs_label_smoothing() -> None:
+    logits, labels = torch.randn(5, 4, generator=torch.Generator().manual_seed(0)), torch.tensor([0, 1, 2, 3, 0])
+    ours = heads.Softmax(8, 4).loss(logits, heads.soft_targets(labels, 4, smoothing=0.2))
+    torch.testing.assert_close(ours, torch.nn.functional.cross_entropy(logits, labels, label_smoothing=0.2))
+
+
+def test_pooling_hears_real_frames_only() -> None:
+    values = torch.tensor([[[-3.0, -1.0, 9.0]]])
+    pooled = pooling.mean_and_max(values, torch.tensor([[True, True, False]]))
+    assert pooled.tolist() == [[-2.0, -1.0]]

@@ -1,0 +1,143 @@
+"""Faults are found where they are, and nowhere else."""
+
+import io
+
+import numpy as np
+import pytest
+import soundfile
+
+from auricle.audio.decode import Sound, decode
+from auricle.audio.faults import KINDS, QUARANTINED, find, sound_hash
+
+RATE = 16_000
+
+
+def noise(level=0.1, size=RATE, seed=0):
+    return np.random.default_rng(seed).normal(0, level, (1, size)).astype(np.float32)
+
+
+def kinds(samples, container="wav", name="a.wav", truncated=None):
+    sound = Sound(samples, RATE, container, truncated)
+    found = find(sound, name=name, min_seconds=0.05, max_seconds=10)
+    assert {finding.kind for finding in found} <= set(KINDS)
+    return [finding.kind for finding in found]
+
+
+def integers(samples):
+    return np.rint(np.clip(samples, -1, 1) * 32767).astype(np.int16)
+
+
+@pytest.mark.parametrize("kind", [np.float32, np.int16])
+def test_a_sound_recording_has_no_finding(kind):
+    samples = noise()
+    assert kinds(samples if kind is np.float32 else integers(samples)) == []
+
+
+@pytest.mark.parametrize("convert", [integers, np.asarray])
+@pytest.mark.parametrize(
+    ("samples", "kind"),
+    [
+        (np.zeros((1, RATE), np.float32), "silent"),
+        (noise(1e-5), "silent"),
+        (np.full((1, RATE), 0.3, np.float32), "dc"),
+        (noise(1e-5) - np.float32(0.2), "dc"),
+        (np.clip(noise(1.0), -1, 1), "clipped"),
+        (noise(size=400), "short"),
+        (noise(size=11 * RATE), "long"),
+    ],
+)
+def test_a_fault_is_named(convert, samples, kind):
+    assert kinds(convert(samples)) == [kind]
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -1e20])
+def test_one_sample_that_is_no_number_is_found(value):
+    samples = noise()
+    samples[0, 77] = value
+    assert kinds(samples) == ["nan"]
+
+
+def test_quiet_is_not_silent():
+    assert kinds(noise(1e-3)) == []
+
+
+def test_a_normalised_peak_is_not_clipped():
+    samples = noise()
+    assert kinds(samples / np.abs(samples).max()) == []
+
+
+def test_a_loud_sine_is_not_clipped():
+    samples = np.sin(2 * np.pi * 440 * np.arange(RATE) / RATE)[None].astype(np.float32)
+    assert kinds(integers(0.98 * samples)) == []
+
+
+def test_clipping_counts_every_sample_of_a_plateau_and_no_pairs():
+    samples = np.zeros((1, 1000), np.int16)
+    samples[0, 100:102] = 32767
+    samples[0, 300:307] = -32768
+    samples[0, 500] = 32767
+    found = find(Sound(samples, RATE, "wav"), name="a.wav", min_seconds=0, max_seconds=10)
+    assert [finding.detail for finding in found] == ["0.7% of its samples lie on plateaus at full scale"]
+
+
+def test_one_clipped_channel_is_enough():
+    assert kinds(np.concatenate([noise(), np.clip(noise(1.0), -1, 1)])) == ["clipped"]
+
+
+def test_a_truncated_sound_is_found_and_quarantined():
+    assert kinds(noise(), truncated="half of it is missing") == ["truncated"]
+    assert "truncated" in QUARANTINED
+
+
+def test_only_what_still_holds_its_sound_is_kept_in_training():
+    assert set(KINDS) - QUARANTINED == {"clipped", "misnamed"}
+
+
+@pytest.mark.parametrize(
+    ("name", "container", "wrong"),
+    [
+        ("x.wav", "mp3", True),
+        ("x.WAV", "wav", False),
+        ("x.mp3", "wav", True),
+        ("a/b.ogg", "ogg-opus", False),
+        ("x.opus", "ogg-vorbis", True),
+        ("x.aac", "m4a", False),
+        ("x.data", "mp3", False),
+        ("x", "mp3", False),
+    ],
+)
+def test_a_name_that_lies_is_found(name, container, wrong):
+    assert (kinds(noise(), container, name) == ["misnamed"]) == wrong
+
+
+def encode(samples, form, subtype="PCM_16"):
+    buffer = io.BytesIO()
+    soundfile.write(buffer, samples.T, RATE, format=form, subtype=subtype)
+    return decode(buffer.getvalue())
+
+
+@pytest.mark.parametrize("channels", [1, 2])
+def test_the_same_pcm_has_the_same_hash_in_any_container(channels):
+    samples = integers(np.concatenate([noise(seed=seed) for seed in range(channels)]))
+    hashes = {sound_hash(encode(samples, form)) for form in ("WAV", "FLAC", "AIFF", "AU", "CAF")}
+    as_floats = Sound((samples / 32768.0).astype(np.float32), RATE, "wav")
+    assert hashes == {sound_hash(as_floats)}
+
+
+def test_another_sample_level_rate_or_shape_has_another_hash():
+    samples = integers(np.concatenate([noise(), noise(seed=1)]))
+    other = samples.copy()
+    other[0, 5] += 1
+    sounds = [
+        Sound(samples, RATE, "wav"),
+        Sound(other, RATE, "wav"),
+        Sound(samples // 2, RATE, "wav"),
+        Sound(samples, 8_000, "wav"),
+        Sound(samples.reshape(1, -1), RATE, "wav"),
+    ]
+    assert len({sound_hash(sound) for sound in sounds}) == len(sounds)
+
+
+def test_hashing_survives_what_is_no_number():
+    samples = np.array([[np.nan, np.inf, -np.inf, 3e38, 0.5]], np.float32)
+    assert len(sound_hash(Sound(samples, RATE, "wav"))) == 32

@@ -1,0 +1,327 @@
+"""The page that people read: whole, harmless with any label, and what it shows is what was measured."""
+
+import base64
+import copy
+import hashlib
+import io
+import json
+import math
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import numpy as np
+import pytest
+import soundfile
+from PIL import Image
+
+from auricle import recipe as recipes
+from auricle.evaluation import page
+from auricle.evaluation import report as reporting
+from auricle.evaluation.page import write_page
+from auricle.evaluation.scoring import Scores
+from auricle.prepare import Prepared, prepare
+
+RATE = 10_000  # no rate that MP3 knows
+LABELS = ('"><img src=x onerror=alert(1)>', "<script>alert('1')<b>", "ä & ö's 'dög'")
+PITCHES = (500.0, 1000.0, 3000.0)
+COST = {
+    "prepare_seconds": 1.5,
+    "train_seconds": 75.0,
+    "run_seconds": 4000.0,
+    "clips_per_second": 123.4,
+    "peak_memory_mb": 800.0,
+}
+VOID = {"meta", "img", "link", "br", "hr", "input"}
+
+
+@dataclass
+class Seen(HTMLParser):
+    """What a browser would make of the page: elements with attributes, text, and what was left open."""
+
+    elements: list[tuple[str, dict[str, str]]] = field(default_factory=list)
+    text: str = ""
+    open: list[str] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        super().__init__()
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.elements.append((tag, {name: value or "" for name, value in attrs}))
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.elements.append((tag, {name: value or "" for name, value in attrs}))
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open and self.open.pop() == tag, f"</{tag}> closes nothing"
+
+    def handle_data(self, data: str) -> None:
+        self.text += data
+
+    def all(self, tag: str) -> list[dict[str, str]]:
+        return [attributes for name, attributes in self.elements if name == tag]
+
+
+def seen(path: Path) -> Seen:
+    found = Seen()
+    found.feed(path.read_text(encoding="utf-8"))
+    found.close()
+    return found
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Prepared]:
+    """Three classes of pure tones under hostile names; the first clip of each lasts twelve seconds."""
+    folder = tmp_path_factory.mktemp("strange")
+    random = np.random.default_rng(0)
+    for label, pitch in zip(LABELS, PITCHES, strict=True):
+        (folder / label).mkdir()
+        for number in range(8):
+            time = np.arange(RATE * (12 if number == 0 else 1)) / RATE
+            wave = 0.4 * np.sin(2 * np.pi * pitch * time) + random.normal(0, 0.01 * (1 + number), len(time))
+            soundfile.write(folder / label / f"<i>{number}'&\".wav", wave, RATE, subtype="PCM_16")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("AURICLE_CACHE", str(tmp_path_factory.mktemp("cache")))
+        settings = ["data.split=folds", "data.folds=2", f"audio.sample_rate={RATE}", "evaluate.resamples=100"]
+        yield prepare(folder, recipes.load("sound", [*settings, "evaluate.slice_min=2"]), lambda done, total: None)
+
+
+@pytest.fixture(scope="module")
+def truth(prepared: Prepared) -> dict[str, Any]:
+    """A report that `build` made from random scores, as report.json holds it."""
+    random = np.random.default_rng(1)
+    clips = {clip.id: clip for clip in prepared.kept}
+    pairs = [(id, fold.name) for fold in prepared.split.folds for id in fold.test]
+    ids = tuple(id for id, _ in pairs)
+
+    def scores(skill: float) -> Scores:
+        true = np.array([prepared.labels.index(clips[id].label) for id in ids])
+        logits = random.normal(0, 3, (len(ids), 3)).astype(np.float32)
+        logits[np.arange(len(ids)), true] += skill
+        seconds = np.array([prepared.store.facts[prepared.positions[id]].seconds for id in ids])
+        folds = tuple(fold for _, fold in pairs)
+        return Scores(prepared.labels, ids, true, logits, seconds, tuple(clips[id].group for id in ids), folds)
+
+    names = [fold.name for fold in prepared.split.folds]
+    valid = {"accuracy": 0.5, "log_loss": 1.0}
+    curve = [{"epoch": epoch, "loss": 2 / epoch, "learning_rate": 1e-3, "valid": valid} for epoch in (1, 2, 3)]
+    built = reporting.build(
+        reporting.Evidence(
+            index=prepared.index,
+            audit=prepared.audit,
+            split=prepared.split,
+            recipe=prepared.recipe,
+            scores=scores(1.0),
+            majority=scores(0.0),
+            baseline=scores(0.5),
+            doubted=scores(-6.0),
+            curves=dict.fromkeys(names, curve),
+            chosen=dict.fromkeys(names, 3),
+            model={"type": "auricle-cnn", "parameters": 1234, "sample_rate": RATE, "channels": 1},
+            work={"audio_seconds": 1.0, "trainings": 3, "epochs": 9, "steps": 90, "batch_size": 16},
+            hardware={"processor": "any", "cores": 1, "accelerator": None, "bf16": False},
+        )
+    )
+    content: dict[str, Any] = json.loads(json.dumps(built))
+    return content
+
+
+@pytest.fixture
+def report(truth: dict[str, Any]) -> dict[str, Any]:
+    few = copy.deepcopy(truth)
+    return {**few, "mistakes": few["mistakes"][:3], "doubted": few["doubted"][:2]}
+
+
+def written(folder: Path, report: dict[str, Any], prepared: Prepared) -> Path:
+    path = folder / "report.html"
+    write_page(path, report, COST, prepared.store, prepared.positions)
+    return path
+
+
+def content(uri: str) -> bytes:
+    return base64.b64decode(uri.partition(",")[2], validate=True)
+
+
+def test_every_element_is_closed_and_hostile_names_are_only_text(
+    tmp_path: Path, report: dict[str, Any], prepared: Prepared
+) -> None:
+    found = seen(written(tmp_path, report, prepared))
+    assert found.open == []
+    assert len(found.all("script")) == 1
+    assert not [name for _, attributes in found.elements for name in attributes if name.startswith("on")]
+    assert {image["alt"] for image in found.all("img")} == {"Mel spectrogram"}
+    for label in LABELS:
+        assert label in found.text
+    assert "<i>" in report["mistakes"][0]["id"] and report["mistakes"][0]["id"] in found.text
+
+
+def test_the_page_loads_nothing_and_links_only_into_itself(
+    tmp_path: Path, report: dict[str, Any], prepared: Prepared
+) -> None:
+    path = written(tmp_path, report, prepared)
+    found = seen(path)
+    assert all(attributes["src"].startswith("data:") for _, attributes in found.elements if "src" in attributes)
+    places = {f"#{attributes['id']}" for _, attributes in found.elements if "id" in attributes}
+    links = {attributes["href"] for _, attributes in found.elements if "href" in attributes}
+    assert links and links <= places
+    assert not found.all("link")
+    assert not re.search(r"url\(|@import", path.read_text(encoding="utf-8"))
+
+
+def test_only_the_page_s_own_script_may_run(tmp_path: Path, report: dict[str, Any], prepared: Prepared) -> None:
+    path = written(tmp_path, report, prepared)
+    policy = next(meta["content"] for meta in seen(path).all("meta") if "http-equiv" in meta)
+    script = re.search(r"<script>(.*?)</script>", path.read_text(encoding="utf-8"), re.S)
+    assert script is not None
+    digest = base64.b64encode(hashlib.sha256(script[1].encode()).digest()).decode()
+    assert f"script-src 'sha256-{digest}'" in policy
+    assert policy.startswith("default-src 'none'")
+
+
+def test_a_player_holds_the_start_of_its_clip(tmp_path: Path, report: dict[str, Any], prepared: Prepared) -> None:
+    clip = next(clip for clip in prepared.kept if clip.label == LABELS[1] and "<i>0" in clip.id)
+    row = {"label": LABELS[1], "predicted": LABELS[0], "probability": 0.9, "own_probability": 0.1, "fold": "1"}
+    report.update(mistakes=[{**row, "id": clip.id}], doubted=[])
+    found = seen(written(tmp_path, report, prepared))
+    (player,) = found.all("audio")
+    sound, rate = soundfile.read(io.BytesIO(content(player["src"])))
+    assert sound.ndim == 1
+    assert len(sound) / rate == pytest.approx(page.HEARD_SECONDS, abs=0.1)
+    spectrum = np.abs(np.fft.rfft(sound[rate : 2 * rate]))
+    assert abs(int(spectrum.argmax()) - PITCHES[1]) <= 1
+    assert "first 10\u00a0s of 12\u00a0s" in found.text
+
+
+def test_pitch_goes_up_and_time_goes_right_in_a_spectrogram() -> None:
+    time = np.arange(RATE) / RATE
+    low, high = (0.5 * np.sin(2 * np.pi * pitch * time) for pitch in (300, 4000))
+    wave = np.concatenate([low, high]).astype(np.float32)
+    picture = np.asarray(Image.open(io.BytesIO(page._picture(wave, RATE))).convert("L")).astype(int)
+    half = picture.shape[1] // 2
+    left, right = picture[:, 5 : half - 5].mean(1), picture[:, half + 5 : -5].mean(1)
+    assert len(picture) == page.MELS
+    assert left.argmax() > 0.75 * page.MELS > 0.25 * page.MELS > right.argmax()
+
+
+def test_silence_is_dark_and_louder_is_lighter() -> None:
+    silent = Image.open(io.BytesIO(page._picture(np.zeros(RATE, np.float32), RATE))).convert("RGB")
+    assert silent.getextrema() == tuple((level, level) for level in page.COLOURS[0])
+    grey = [0.2126 * red + 0.7152 * green + 0.0722 * blue for red, green, blue in page.COLOURS]
+    assert grey == sorted(grey)
+
+
+@pytest.mark.parametrize("rate", [4000, 8000, 11025, 44100, 96000])
+def test_sound_of_any_rate_keeps_its_length(rate: int) -> None:
+    wave = (0.1 * np.sin(np.arange(rate) * 0.3)).astype(np.float32)
+    sound, heard = soundfile.read(io.BytesIO(content(page._player(wave, rate))))
+    assert len(sound) / heard == pytest.approx(1.0, abs=0.1)
+
+
+def test_private_speech_leaves_no_sound_and_the_page_says_so(
+    tmp_path: Path, report: dict[str, Any], prepared: Prepared
+) -> None:
+    loud = seen(written(tmp_path, report, prepared))
+    assert len(loud.all("audio")) == len(loud.all("img")) == 5
+    report["recipe"]["evaluate"]["audio"] = False
+    path = written(tmp_path, report, prepared)
+    quiet = seen(path)
+    assert not quiet.all("audio") and not quiet.all("img")
+    assert "base64" not in path.read_text(encoding="utf-8").partition("<body>")[2]
+    assert "no recording leaves with this page" in quiet.text
+    assert len(quiet.all("article")) == len(loud.all("article")) > 0
+
+
+def test_the_verdict_comes_first_and_cautions_right_after(
+    tmp_path: Path, report: dict[str, Any], prepared: Prepared
+) -> None:
+    report["cautions"] = ["Only <3> speakers."]
+    text = seen(written(tmp_path, report, prepared)).text.partition("prefers-color-scheme")[2]
+    places = [text.index(part) for part in (report["verdict"][:12], "Only <3> speakers.", "How good it is")]
+    assert places == sorted(places)
+
+
+def test_the_confusion_table_holds_the_counts(tmp_path: Path, report: dict[str, Any], prepared: Prepared) -> None:
+    text = written(tmp_path, report, prepared).read_text(encoding="utf-8")
+    table = re.search(r'<table class="matrix.*?</table>', text, re.S)
+    assert table is not None
+    cells = [int(cell or 0) for cell in re.findall(r"<td[^>]*>(\d*)</td>", table[0])]
+    assert cells == [count for row in report["confusion"] for count in row]
+
+
+def test_very_many_classes_and_epochs_stay_light(tmp_path: Path, report: dict[str, Any], prepared: Prepared) -> None:
+    labels = [f"speaker {number}" for number in range(600)]
+    report["labels"] = labels
+    report["confusion"] = np.eye(600, dtype=int).tolist()
+    report["per_class"] = [{"label": label, "clips": 9, "precision": 0.5, "recall": 0.5, "f1": 0.5} for label in labels]
+    report["audit"]["classes"] = dict.fromkeys(labels, 9)
+    report["audit"]["quarantined"] = [{"id": f"{row}.wav", "kind": "silent", "detail": "still"} for row in range(5000)]
+    valid = {"accuracy": 0.5, "log_loss": 1.0}
+    epochs = [{"epoch": epoch, "loss": 1.0, "learning_rate": 0.1, "valid": valid} for epoch in range(1, 1001)]
+    report["curves"] = {f"fold {number}": epochs for number in range(10)}
+    report.update(mistakes=[], doubted=[])
+    path = written(tmp_path, report, prepared)
+    assert path.stat().st_size < 900_000
+    text = path.read_text(encoding="utf-8")
+    assert 'class="matrix' not in text
+    assert "4\u202f900 more" in text
+    assert all(f"<td>{label}</td>" in text for label in labels)
+
+
+def test_a_model_without_epochs_has_no_curves(tmp_path: Path, report: dict[str, Any], prepared: Prepared) -> None:
+    assert 'id="learning"' in written(tmp_path, report, prepared).read_text(encoding="utf-8")
+    report["curves"] = {name: [] for name in report["curves"]}
+    assert 'id="learning"' not in written(tmp_path, report, prepared).read_text(encoding="utf-8")
+
+
+def test_a_page_that_fails_leaves_the_old_one(tmp_path: Path, report: dict[str, Any], prepared: Prepared) -> None:
+    before = written(tmp_path, report, prepared).read_bytes()
+    del report["split"]["described"]
+    with pytest.raises(jinja2.UndefinedError, match="described"):
+        written(tmp_path, report, prepared)
+    assert [file.name for file in tmp_path.iterdir()] == ["report.html"]
+    assert (tmp_path / "report.html").read_bytes() == before
+
+
+def test_a_gain_is_better_whichever_way_the_metric_points() -> None:
+    accuracy, loss = page.MEANINGS["accuracy"], page.MEANINGS["log_loss"]
+    assert page._gain(accuracy, {"value": 0.1, "low": 0.05, "high": 0.2}).startswith("10.0 points better")
+    assert page._gain(accuracy, {"value": -0.1, "low": -0.2, "high": -0.05}).endswith("(5.0 to 20.0).")
+    assert page._gain(loss, {"value": -0.5, "low": -0.8, "high": -0.2}).startswith("0.50 better")
+    assert page._gain(loss, {"value": 0.5, "low": 0.2, "high": 0.8}).startswith("0.50 worse")
+    assert page._gain(loss, {"value": 0.1, "low": -0.2, "high": 0.3}).startswith("Not distinguishable")
+
+
+@pytest.mark.parametrize("largest", [0.0, 1e-6, 0.3, 1.0, 2.31, 7, 99, 1e5])
+def test_ticks_are_few_round_and_reach_over_the_largest(largest: float) -> None:
+    ticks = page._ticks(largest)
+    assert ticks[0] == 0 and ticks == sorted(set(ticks)) and len(ticks) <= 6
+    assert ticks[-1] >= largest * 0.99
+    mantissa = ticks[1] / 10 ** math.floor(math.log10(ticks[1]) + 1e-9)
+    assert min(abs(mantissa - nice) for nice in (1, 2, 2.5, 5)) < 1e-6
+
+
+def test_curves_without_validation_show_the_training_loss_alone(
+    tmp_path: Path, report: dict[str, Any], prepared: Prepared
+) -> None:
+    report["curves"] = {
+        name: [{**row, "valid": None, "loss": math.nan if row["epoch"] == 2 else row["loss"]} for row in rows]
+        for name, rows in report["curves"].items()
+    }
+    found = seen(written(tmp_path, report, prepared))
+    lines = [line for line in found.all("polyline") if line["class"] == "train"]
+    assert [len(line["points"].split()) for line in lines] == [2] * len(report["curves"])
+    assert "Validation accuracy" not in found.text
+    assert not any("nan" in line["points"] for line in found.all("polyline"))
+
+
+def test_the_baseline_is_not_compared_with_itself(tmp_path: Path, report: dict[str, Any], prepared: Prepared) -> None:
+    report["baseline"]["is_this_model"] = True
+    bars = [bar for card in page._cards(report) for bar in card.bars]
+    assert {bar.who for bar in bars} == {"this model", "commonest class"}
+    assert "This model is the instant baseline itself" in seen(written(tmp_path, report, prepared)).text

@@ -1,0 +1,505 @@
+"""Every reader in the folder keeps the contract: deterministic, no audio opened, folder and archive the same."""
+
+import dataclasses
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from auricle.corpus import tree
+from auricle.corpus.clip import Clip, Index
+from auricle.corpus.reading import load_reader, rare_labels, read_index, reader_names, similar_labels
+from auricle.corpus.tree import read_bytes
+from auricle.errors import DataError, UsageError
+
+
+def _touch(root: Path, *names: str) -> None:
+    for name in names:
+        path = root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"")
+
+
+def _write(root: Path, name: str, text: str) -> None:
+    (root / name).parent.mkdir(parents=True, exist_ok=True)
+    (root / name).write_text(text, encoding="utf-8")
+
+
+def _folder(root: Path) -> None:
+    _touch(root, *(f"{word}/{word}{n}.wav" for word in ("bark", "meow") for n in range(3)), "README.md")
+
+
+def _table(root: Path) -> None:
+    _touch(root, "audio/a.wav", "audio/b.wav", "audio/c.wav")
+    _write(root, "metadata.csv", "file_name,label,room\naudio/a.wav,cat,hall\naudio/b.wav,dog,hall\naudio/c.wav,dog,\n")
+
+
+def _pattern(root: Path) -> None:
+    _touch(root, "ann_1_happy.wav", "ann_2_sad.wav", "bob_1_sad.wav", "odd.wav")
+
+
+def _hub(root: Path) -> None:
+    datasets = pytest.importorskip("datasets")
+    # Audio is put in as Arrow, for the feature's own encoder would need a decoder package.
+    names = datasets.ClassLabel(names=["cat", "dog"])
+    features = datasets.Features({"audio": datasets.Audio(), "label": names})
+    splits = {}
+    for split, sounds in (("train", [b"one", b"two"]), ("validation", [b"three", b"four"])):
+        audio = [{"bytes": sound, "path": None} for sound in sounds]
+        table = pa.table({"audio": audio, "label": [0, 1]}).cast(features.arrow_schema)
+        splits[split] = datasets.Dataset(table, info=datasets.DatasetInfo(features=features))
+    datasets.DatasetDict(splits).save_to_disk(str(root))
+
+
+def _esc50(root: Path) -> None:
+    _touch(root, *(f"audio/{fold}-10{fold}-A-{target}.wav" for fold in range(1, 6) for target in (0, 14)))
+    rows = [
+        f"{fold}-10{fold}-A-{target}.wav,{fold},{target},{word},{esc10},10{fold},A"
+        for fold in range(1, 6)
+        for target, word, esc10 in ((0, "dog", True), (14, "chirping_birds", False))
+    ]
+    _write(root, "meta/esc50.csv", "filename,fold,target,category,esc10,src_file,take\n" + "\n".join(rows))
+
+
+def _urbansound8k(root: Path) -> None:
+    _touch(root, "audio/fold1/101415-3-0-2.wav", "audio/fold2/102305-6-0-0.wav", "audio/fold2/999-1-0-0.wav")
+    _write(
+        root,
+        "metadata/UrbanSound8K.csv",
+        "slice_file_name,fsID,start,end,salience,fold,classID,class\n"
+        "101415-3-0-2.wav,101415,1.0,5.0,2,1,3,dog_bark\n102305-6-0-0.wav,102305,0.0,2.6,1,2,6,gun_shot\n",
+    )
+
+
+def _crema_d(root: Path) -> None:
+    _touch(root, "AudioWAV/1001_DFA_ANG_XX.wav", "AudioWAV/1002_IEO_SAD_HI.wav", "AudioMP3/1002_IEO_SAD_HI.mp3")
+    _write(root, "VideoDemographics.csv", "ActorID,Age,Sex,Race,Ethnicity\n1001,51,Male,Caucasian,Not Hispanic\n")
+
+
+def _speech_commands(root: Path) -> None:
+    _touch(root, "yes/0a7c2a8d_nohash_0.wav", "no/0a7c2a8d_nohash_0.wav", "no/1b8d3b9e_nohash_1.wav")
+    _touch(root, "_background_noise_/pink_noise.wav")
+    _write(root, "validation_list.txt", "no/1b8d3b9e_nohash_1.wav\n")
+    _write(root, "testing_list.txt", "yes/0a7c2a8d_nohash_0.wav\n")
+
+
+BUILDERS: dict[str, Callable[[Path], None]] = {
+    "folder": _folder,
+    "table": _table,
+    "pattern": _pattern,
+    "hub": _hub,
+    "esc50": _esc50,
+    "urbansound8k": _urbansound8k,
+    "crema_d": _crema_d,
+    "speech_commands": _speech_commands,
+    "emodb": lambda root: _touch(root, "wav/03a01Fa.wav", "wav/08b10Wb.wav", "wav/16a02Ta.wav"),
+    "fsdd": lambda root: _touch(root, "recordings/0_george_0.wav", "recordings/7_jackson_32.wav"),
+    "ravdess": lambda root: _touch(
+        root,
+        "Actor_01/03-01-05-02-01-01-01.wav",
+        "Actor_12/03-02-06-01-02-01-12.wav",
+        "Actor_12/02-01-06-01-02-01-12.mp4",
+    ),
+    "gtzan": lambda root: _touch(root, "genres/blues/blues.00000.wav", "genres/jazz/jazz.00054.wav"),
+}
+OPTIONS = {"pattern": {"pattern": "{group}_{take}_{label}.wav"}}
+# Rows of Arrow files are mapped from disk, so `hub` reads folders only.
+ARCHIVED = [name for name in reader_names() if name != "hub"]
+
+
+def _built(name: str, folder: Path) -> Path:
+    root = folder / "corpus"
+    BUILDERS[name](root)
+    return root
+
+
+def _read(name: str, data: Path) -> Index:
+    return read_index(data, name, OPTIONS.get(name, {}))
+
+
+def _bare(index: Index) -> tuple[Any, ...]:
+    clips = tuple(dataclasses.replace(clip, source="") for clip in index)
+    return clips, index.left_out, index.recognised, index.license, index.citation, index.group_name
+
+
+@pytest.fixture(params=reader_names())
+def name(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+def test_a_reader_exports_the_fixed_names(name: str) -> None:
+    reader = load_reader(name)
+    for export in ("TITLE", "DESCRIBES", "LICENSE", "CITATION", "LABEL_NAME"):
+        assert isinstance(getattr(reader, export), str)
+    assert reader.DESCRIBES and "\n" not in reader.DESCRIBES
+    assert reader.__doc__
+
+
+def test_a_reader_recognises_its_own_corpus(name: str, tmp_path: Path) -> None:
+    data = _built(name, tmp_path)
+    if name == "pattern":
+        with pytest.raises(DataError, match="not recognised"):
+            read_index(data)
+    else:
+        assert read_index(data).reader == name
+
+
+def test_a_reader_is_deterministic_and_names_are_unique(name: str, tmp_path: Path) -> None:
+    data = _built(name, tmp_path)
+    first, second = _read(name, data), _read(name, data)
+    assert first == second and len(first) >= 2
+    assert len({clip.id for clip in first}) == len(first)
+    assert not any(str(tmp_path) in clip.id for clip in first)
+
+
+def test_a_reader_opens_no_audio(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    data = _built(name, tmp_path)
+    opened: list[str] = []
+    monkeypatch.setattr("soundfile.SoundFile.__init__", lambda *a, **k: opened.append("soundfile"))
+    monkeypatch.setattr("av.open", lambda *a, **k: opened.append("av"))
+    assert len(_read(name, data)) >= 2
+    assert opened == []
+
+
+def test_no_reader_asks_for_the_bytes_of_a_recording(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = _built(name, tmp_path)
+    asked: list[str] = []
+    real = tree.read_bytes
+    monkeypatch.setattr(tree, "read_bytes", lambda source: asked.append(source) or real(source))
+    _read(name, data)
+    assert not [source for source in asked if tree.is_audio(source) or source.startswith("arrow://")]
+
+
+@pytest.mark.parametrize("name", ARCHIVED)
+@pytest.mark.parametrize("form", ["zip", "gztar", "tar", "bztar"])
+def test_a_folder_and_an_archive_of_it_are_the_same_corpus(name: str, form: str, tmp_path: Path) -> None:
+    data = _built(name, tmp_path)
+    archive = Path(shutil.make_archive(str(tmp_path / "packed"), form, tmp_path, "corpus"))
+    packed = _read(name, archive)
+    assert _bare(packed) == _bare(_read(name, data))
+    assert [read_bytes(clip.source) for clip in packed] == [b""] * len(packed)
+
+
+@pytest.mark.parametrize("name", ARCHIVED)
+def test_an_index_survives_saving(name: str, tmp_path: Path) -> None:
+    index = _read(name, _built(name, tmp_path))
+    index.save(tmp_path / "index.parquet")
+    assert Index.load(tmp_path / "index.parquet") == index
+
+
+def _only(index: Index, ending: str) -> Clip:
+    return next(clip for clip in index if clip.id.endswith(ending))
+
+
+def test_emodb_names_are_understood(tmp_path: Path) -> None:
+    index = read_index(_built("emodb", tmp_path))
+    clip = _only(index, "08b10Wb.wav")
+    assert (clip.label, clip.group, clip.meta["sex"], clip.meta["age"]) == ("anger", "08", "female", "34")
+    assert index.recognised == "EmoDB: 3 clips, 3 emotions, 3 speakers"
+
+
+def test_crema_d_takes_the_actor_from_the_table_and_one_of_two_copies(tmp_path: Path) -> None:
+    index = read_index(_built("crema_d", tmp_path))
+    clip = _only(index, "1001_DFA_ANG_XX.wav")
+    assert (clip.label, clip.group, clip.meta["race"]) == ("anger", "1001", "caucasian")
+    assert len(index) == 2
+    assert any("AudioMP3" in item.name and "same clip" in item.reason for item in index.left_out)
+
+
+def test_esc50_keeps_its_folds_and_its_part_esc10(tmp_path: Path) -> None:
+    data = _built("esc50", tmp_path)
+    index = read_index(data)
+    assert {clip.fold for clip in index} == set("12345")
+    assert _only(index, "3-103-A-0.wav").group == "103"
+    with pytest.raises(DataError, match="one class only: 'dog'"):
+        read_index(data, options={"subset": "esc10"})
+
+
+def test_the_older_esc_folders_are_read(tmp_path: Path) -> None:
+    _touch(tmp_path / "x", "001 - Dog bark/1-100032-A.ogg", "002 - Rain/5-17367-B.ogg", "101 - Cat/1-7-A.ogg")
+    index = read_index(tmp_path / "x", options={"subset": "esc10"})
+    assert [(c.label, c.fold, c.group) for c in index] == [("Dog bark", "1", "100032"), ("Rain", "5", "17367")]
+
+
+def test_urbansound8k_leaves_out_what_its_table_does_not_list(tmp_path: Path) -> None:
+    index = read_index(_built("urbansound8k", tmp_path))
+    clip = _only(index, "101415-3-0-2.wav")
+    assert (clip.label, clip.group, clip.fold, clip.start) == ("dog_bark", "101415", "1", None)
+    assert clip.meta["salience"] == "background"
+    assert [item.name for item in index.left_out if "not listed" in item.reason] == ["audio/fold2/999-1-0-0.wav"]
+
+
+def test_speech_commands_has_its_own_folds_and_no_noise(tmp_path: Path) -> None:
+    index = read_index(_built("speech_commands", tmp_path))
+    assert [(c.id[:2], c.fold) for c in index] == [("no", "train"), ("no", "valid"), ("ye", "test")]
+    assert any("pink_noise" in item.name for item in index.left_out)
+
+
+def test_a_digit_corpus_becomes_a_speaker_corpus_by_one_argument(tmp_path: Path) -> None:
+    index = read_index(_built("fsdd", tmp_path), label="speaker")
+    assert index.labels == ("george", "jackson")
+    assert not index.has_groups and index.clips[0].meta["digit"] == "0"
+    assert index.clips[0].meta["official_split"] == "test" and index.clips[0].fold is None
+    with pytest.raises(UsageError, match="Did you mean 'speaker'"):
+        read_index(tmp_path / "corpus", label="speeker")
+
+
+@pytest.mark.parametrize("layout", ["{fold}/{word}/{n}.wav", "{word}/{fold}/{n}.wav"])
+def test_split_folders_above_or_below_the_classes_are_folds(layout: str, tmp_path: Path) -> None:
+    words = [(fold, word, n) for fold in ("Training", "val", "test") for word in ("a", "b") for n in range(2)]
+    _touch(tmp_path, *(layout.format(fold=fold, word=word, n=n) for fold, word, n in words))
+    index = read_index(tmp_path)
+    assert index.labels == ("a", "b")
+    assert {clip.fold for clip in index} == {"train", "valid", "test"}
+    assert index.recognised.endswith("split into train, valid, test")
+
+
+def test_noise_folders_and_stray_files_are_no_classes(tmp_path: Path) -> None:
+    _touch(tmp_path, *(f"{word}/{n}.wav" for word in ("a", "b") for n in range(20)), "_noise_/x.wav", "stray.wav")
+    index = read_index(tmp_path)
+    assert index.labels == ("a", "b") and len(index) == 40
+    assert {item.name: item.reason for item in index.left_out} == {
+        "_noise_/": "1 recordings in a folder that is no class, by its name",
+        "stray.wav": "lies beside the class folders",
+    }
+
+
+def test_devices_in_file_names_become_groups_and_it_is_said(tmp_path: Path) -> None:
+    devices = ("phone", "studio", "field")
+    _touch(tmp_path, *(f"{word}/{device}_{n:03}.wav" for word in ("a", "b") for device in devices for n in range(4)))
+    index = read_index(tmp_path)
+    assert {clip.group for clip in index} == set(devices)
+    assert "groups are the file name's first part" in index.recognised
+    assert not read_index(tmp_path, options={"groups": "none"}).has_groups
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        [f"{word}/{n:03}_x.wav" for word in ("a", "b") for n in range(8)],  # a counter
+        [f"{word}/{word}_{n}.wav" for word in ("a", "b") for n in range(8)],  # the class again
+        [f"{word}/take_{n}.wav" for word in ("a", "b") for n in range(8)],  # one word for all
+        [f"{word}/{word}{n}_x.wav" for word in ("a", "b") for n in range(8)],  # each file its own
+        [f"{s}/{s}-142285-{n:04}.flac" for s in (1688, 1998) for n in range(8)],  # the class again, as a number
+    ],
+)
+def test_names_that_tell_no_group_give_none(names: list[str], tmp_path: Path) -> None:
+    _touch(tmp_path, *names)
+    assert not read_index(tmp_path).has_groups
+
+
+def test_a_flat_folder_is_refused_with_what_to_do(tmp_path: Path) -> None:
+    _touch(tmp_path, "x.wav", "y.wav")
+    with pytest.raises(DataError, match=r"not recognised.*metadata\.csv"):
+        read_index(tmp_path)
+    with pytest.raises(DataError, match="no class folders"):
+        read_index(tmp_path, "folder")
+
+
+def test_two_readings_of_one_tree_are_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(load_reader("gtzan"), "detects", lambda tree: True)
+    with pytest.raises(DataError, match="any of emodb, gtzan"):
+        read_index(_built("emodb", tmp_path))
+
+
+def test_misspelt_readers_and_options_offer_the_nearest(tmp_path: Path) -> None:
+    data = _built("folder", tmp_path)
+    with pytest.raises(UsageError, match="Did you mean 'folder'"):
+        read_index(data, "foldr")
+    with pytest.raises(UsageError, match="Did you mean 'level'"):
+        read_index(data, "folder", {"levl": 1})
+    with pytest.raises(UsageError, match="'level' of reader 'folder' is 'x'; it takes int"):
+        read_index(data, "folder", {"level": "x"})
+    with pytest.raises(UsageError, match="has no options"):
+        read_index(data, "gtzan", {"level": 1})
+    with pytest.raises(UsageError, match="needs its option 'pattern'"):
+        read_index(data, "pattern")
+
+
+def test_patterns_read_folders_and_say_what_does_not_fit(tmp_path: Path) -> None:
+    index = _read("pattern", _built("pattern", tmp_path))
+    first = index.clips[0]
+    assert (first.label, first.group, first.meta) == ("happy", "ann", {"take": "1"})
+    assert [item.name for item in index.left_out] == ["odd.wav"]
+    nested = tmp_path / "nested"
+    _touch(nested, "deep/sad/ann-1.flac", "deep/calm/bob-2.flac")
+    found = read_index(nested, "pattern", {"pattern": "{label}/{group}-{n}"})
+    assert [(c.label, c.group, c.meta) for c in found] == [("calm", "bob", {"n": "2"}), ("sad", "ann", {"n": "1"})]
+
+
+@pytest.mark.parametrize(
+    ("pattern", "message"),
+    [
+        ("{group}.wav", "no {label}"),
+        ("{label", "brace"),
+        ("{la bel}.wav", "Write fields"),
+        ("{}{label}", "Write fields"),
+    ],
+)
+def test_a_pattern_that_is_none_is_refused(pattern: str, message: str, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=message):
+        read_index(_built("pattern", tmp_path), "pattern", {"pattern": pattern})
+
+
+def test_a_pattern_that_fits_nothing_shows_two_names(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"'ann_1_happy.wav' and 'ann_2_sad.wav'"):
+        read_index(_built("pattern", tmp_path), "pattern", {"pattern": "{label}+{n}"})
+
+
+ROWS = [
+    {
+        "File": "a.wav",
+        "Class": "café",
+        "Speaker": "s1",
+        "split": "validation",
+        "onset": "0.5",
+        "offset": "2",
+        "snr": "3",
+    },
+    {"File": "a.wav", "Class": "dog", "Speaker": "s1", "split": "train", "onset": "2", "offset": "3.25", "snr": ""},
+    {"File": "b.wav", "Class": "", "Speaker": "s2", "split": "test", "onset": "", "offset": "", "snr": "3"},
+    {"File": "b.wav", "Class": "dog", "Speaker": "s2", "split": "test", "onset": "", "offset": "", "snr": "3"},
+    {"File": "b.wav", "Class": "dog", "Speaker": "s2", "split": "test", "onset": "", "offset": "", "snr": "3"},
+    {"File": "gone.wav", "Class": "dog", "Speaker": "s2", "split": "test", "onset": "", "offset": "", "snr": "3"},
+]
+
+
+def _delimited(delimiter: str) -> bytes:
+    lines = [delimiter.join(ROWS[0]), *(delimiter.join(row.values()) for row in ROWS)]
+    return "\n".join(lines).encode("utf-8-sig")
+
+
+def _parquet(path: Path) -> None:
+    pq.write_table(pa.Table.from_pylist(ROWS), path)
+
+
+TABLES: dict[str, Callable[[Path], object]] = {
+    "list.csv": lambda path: path.write_bytes(_delimited(",")),
+    "semicolons.csv": lambda path: path.write_bytes(_delimited(";")),
+    "list.tsv": lambda path: path.write_bytes(_delimited("\t")),
+    "list.jsonl": lambda path: path.write_text("\n".join(json.dumps(row) for row in ROWS)),
+    "list.parquet": _parquet,
+}
+
+
+@pytest.mark.parametrize("table", TABLES)
+def test_every_kind_of_table_gives_the_same_clips(table: str, tmp_path: Path) -> None:
+    _touch(tmp_path, "a.wav", "b.wav")
+    TABLES[table](tmp_path / table)
+    alone, beside = read_index(tmp_path / table), read_index(tmp_path, "table")
+    assert alone.clips == beside.clips
+    assert [clip.id for clip in alone] == ["a.wav#0.5-2", "a.wav#2-3.25", "b.wav"]
+    first = alone.clips[0]
+    assert (first.label, first.group, first.fold, first.start, first.end) == ("café", "s1", "valid", 0.5, 2.0)
+    assert first.meta == {"snr": "3"}
+    assert [item.reason for item in alone.left_out] == [
+        "row 3 has no label",
+        "row 5 repeats row 4",
+        "row 6 lists it, but it is not there",
+    ]
+    assert "label 'Class'" in alone.recognised
+
+
+def test_a_table_without_labels_says_its_columns_and_takes_a_mapping(tmp_path: Path) -> None:
+    _touch(tmp_path, "audio/a.wav", "audio/b.wav")
+    _write(tmp_path, "list.csv", "wav,bird\na.wav,owl\nb,wren\n")
+    with pytest.raises(DataError, match=r"columns: wav, bird\..*option label=COLUMN"):
+        read_index(tmp_path, "table")
+    index = read_index(tmp_path, "table", {"label": "bird"})
+    assert [(clip.id, clip.label) for clip in index] == [("audio/a.wav", "owl"), ("audio/b.wav", "wren")]
+    with pytest.raises(UsageError, match="Did you mean 'bird'"):
+        read_index(tmp_path, "table", {"label": "brid"})
+
+
+def test_a_table_in_each_split_folder_gives_the_folds(tmp_path: Path) -> None:
+    for split, label in (("train", "x"), ("test", "y")):
+        _touch(tmp_path, f"{split}/a.wav")
+        _write(tmp_path, f"{split}/metadata.csv", f"file_name,label\na.wav,{label}\n")
+    assert [(clip.id, clip.label, clip.fold) for clip in read_index(tmp_path)] == [
+        ("test/a.wav", "y", "test"),
+        ("train/a.wav", "x", "train"),
+    ]
+
+
+def test_an_unreadable_table_does_not_hide_class_folders(tmp_path: Path) -> None:
+    _folder(tmp_path)
+    (tmp_path / "notes.csv").write_bytes(b"\xff\xfe")
+    assert read_index(tmp_path).reader == "folder"
+
+
+def test_two_labels_for_one_stretch_are_left_out_and_said(tmp_path: Path) -> None:
+    _touch(tmp_path, "a.wav", "b.wav")
+    _write(tmp_path, "list.csv", "path,label\na.wav,x\nb.wav,y\na.wav,y\n")
+    index = read_index(tmp_path / "list.csv")
+    assert len(index) == 2
+    assert [item.reason for item in index.left_out] == ["row 3 says 'y', but row 1 said 'x'"]
+
+
+def test_absolute_paths_are_read_and_ids_do_not_tell_where_they_lie(tmp_path: Path) -> None:
+    for place in ("one", "two"):
+        _touch(tmp_path / place, "x/a.wav", "y/a.wav")
+        _write(tmp_path, f"{place}.csv", f"path,label\n{tmp_path}/{place}/x/a.wav,x\n{tmp_path}/{place}/y/a.wav,y\n")
+    ids = [[clip.id for clip in read_index(tmp_path / f"{place}.csv")] for place in ("one", "two")]
+    assert ids == [["x/a.wav", "y/a.wav"]] * 2
+
+
+@pytest.mark.parametrize("path", ["../../out.wav", "/etc/out.wav", "C:\\out.wav"])
+def test_a_table_in_an_archive_leads_nowhere_else(path: str, tmp_path: Path) -> None:
+    _touch(tmp_path / "c", "audio/a.wav", "audio/b.wav")
+    _write(tmp_path / "c", "metadata.csv", f"path,label\naudio/a.wav,x\n{path},y\n")
+    archive = shutil.make_archive(str(tmp_path / "c"), "zip", tmp_path / "c")
+    with pytest.raises(DataError, match="leads out of the archive"):
+        read_index(archive)
+
+
+def test_a_hugging_face_data_set_is_read_without_its_decoder(tmp_path: Path) -> None:
+    index = read_index(_built("hub", tmp_path))
+    assert [(clip.label, clip.fold) for clip in index] == [
+        ("cat", "train"),
+        ("dog", "train"),
+        ("cat", "valid"),
+        ("dog", "valid"),
+    ]
+    assert [read_bytes(clip.source) for clip in index] == [b"one", b"two", b"three", b"four"]
+
+
+def test_parquet_files_of_a_data_set_are_read_by_split(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    datasets = pytest.importorskip("datasets")
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    (tmp_path / "set").mkdir()
+    for split, label in (("train", "cat"), ("test", "dog")):
+        audio = [{"bytes": split.encode(), "path": None}, {"bytes": None, "path": "/x/y.wav"}]
+        rows = pa.table({"audio": audio, "genre": [label, label], "artist": ["a", "b"], "year": [1999, None]})
+        pq.write_table(rows, tmp_path / "set" / f"{split}-00000-of-00001.parquet")
+    index = read_index(tmp_path / "set")
+    first = index.clips[0]
+    assert (first.label, first.fold, first.group, first.meta["year"][:4]) == ("dog", "test", "a", "1999")
+    assert [clip.source == "/x/y.wav" for clip in index] == [False, True, False, True]
+    assert [read_bytes(clip.source) for clip in index.clips[::2]] == [b"test", b"train"]
+
+
+def test_labels_written_twice_and_rare_ones_are_found(tmp_path: Path) -> None:
+    _touch(tmp_path, "Dog bark/a.wav", "dog_bark/b.wav", "dog_bark/c.wav", "cat/d.wav", "cat/e.wav")
+    index = read_index(tmp_path)
+    assert similar_labels(index) == [("Dog bark", "dog_bark")]
+    assert rare_labels(index) == ["Dog bark"]
+
+
+def test_accents_composed_in_two_ways_are_one_label(tmp_path: Path) -> None:
+    _touch(tmp_path, "a.wav", "b.wav", "c.wav")
+    _write(tmp_path, "list.csv", "path,label\na.wav,cafe\u0301\nb.wav,caf\u00e9\nc.wav,tea\n")
+    assert read_index(tmp_path / "list.csv").labels == ("caf\u00e9", "tea")
+
+
+def test_a_misspelt_path_is_not_looked_up_on_the_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "data").mkdir()
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(DataError, match="There is no file or folder at 'data/esc'"):
+        read_index("data/esc")

@@ -1,0 +1,160 @@
+"""Splits: no group crosses, every class gets its share, a file is checked."""
+
+import json
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from auricle.corpus import splits
+from auricle.corpus.clip import Clip, Index
+from auricle.errors import DataError, UsageError
+from auricle.recipe import Data
+
+
+def index(groups: int = 10, per_group: int = 12, classes: int = 3, folds: int = 0) -> Index:
+    clips = tuple(
+        Clip(
+            id=f"{group}-{number}.wav",
+            source="",
+            label="abc"[number % classes],
+            group=f"s{group}" if groups > 1 else None,
+            fold=str(group % folds + 1) if folds else None,
+        )
+        for group in range(groups)
+        for number in range(per_group)
+    )
+    return Index(clips, "folder", "test", "test", group_name="speaker")
+
+
+def groups_of(index: Index, ids: tuple[str, ...]) -> set[str | None]:
+    by_id = {clip.id: clip.group for clip in index}
+    return {by_id[id] for id in ids}
+
+
+@pytest.mark.parametrize("kind", ["holdout", "folds", "leave-one-group-out"])
+def test_no_group_crosses_and_every_clip_is_used(kind: str) -> None:
+    corpus = index()
+    split = splits.make(corpus, Data(split=kind))
+    assert split.grouped
+    for fold in split.folds:
+        parts = [groups_of(corpus, part) for part in (fold.train, fold.valid, fold.test)]
+        assert not parts[0] & parts[1] and not parts[0] & parts[2] and not parts[1] & parts[2]
+        assert sorted((*fold.train, *fold.valid, *fold.test)) == sorted(clip.id for clip in corpus)
+
+
+def test_folds_test_every_clip_once() -> None:
+    corpus = index()
+    for kind in ("folds", "leave-one-group-out"):
+        tested = [id for fold in splits.make(corpus, Data(split=kind)).folds for id in fold.test]
+        assert sorted(tested) == sorted(clip.id for clip in corpus)
+
+
+def test_shares_of_classes_are_even_without_groups() -> None:
+    corpus = index(groups=1, per_group=300)
+    fold = splits.make(corpus, Data(test=0.2, valid=0.1)).folds[0]
+    label_of = {clip.id: clip.label for clip in corpus}
+    assert Counter(label_of[id] for id in fold.test) == {"a": 20, "b": 20, "c": 20}
+    assert Counter(label_of[id] for id in fold.valid) == {"a": 10, "b": 10, "c": 10}
+
+
+def test_a_rare_class_reaches_every_part_it_can() -> None:
+    clips = [Clip(f"{number}", "", "common") for number in range(100)]
+    clips += [Clip(f"rare{number}", "", "rare") for number in range(10)]
+    fold = splits.make(Index(tuple(clips), "folder", "t", "t"), Data(test=0.2, valid=0.1)).folds[0]
+    assert sum(id.startswith("rare") for id in fold.test) == 2
+    assert sum(id.startswith("rare") for id in fold.valid) == 1
+
+
+def test_the_same_seed_gives_the_same_split_and_another_another() -> None:
+    corpus = index()
+    assert splits.make(corpus, Data(seed=1)) == splits.make(corpus, Data(seed=1))
+    assert splits.make(corpus, Data(seed=1)).folds != splits.make(corpus, Data(seed=2)).folds
+
+
+def test_own_folds_are_kept_and_validation_comes_out_of_training() -> None:
+    corpus = index(groups=10, folds=5)
+    split = splits.make(corpus, Data(valid=0.2))
+    assert split.kind == "predefined" and len(split.folds) == 5
+    by_id = {clip.id: clip for clip in corpus}
+    for fold in split.folds:
+        assert {by_id[id].fold for id in fold.test} == {fold.name}
+        assert all(by_id[id].fold != fold.name for id in (*fold.train, *fold.valid))
+        assert fold.valid and not groups_of(corpus, fold.train) & groups_of(corpus, fold.valid)
+
+
+def test_own_train_and_test_parts_are_kept() -> None:
+    clips = tuple(
+        Clip(f"{number}", "", "ab"[number % 2], fold=("train", "train", "test")[number % 3]) for number in range(60)
+    )
+    fold = splits.make(Index(clips, "folder", "t", "t"), Data(valid=0.1)).folds[0]
+    assert {int(id) % 3 for id in fold.test} == {2} and 0 < len(fold.valid) < 10
+
+
+def test_linked_duplicates_stay_on_one_side() -> None:
+    corpus = index(groups=1, per_group=60)
+    linked = [(f"0-{number}.wav", f"0-{number + 30}.wav") for number in range(30)]
+    fold = splits.make(corpus, Data(), linked).folds[0]
+    side = {id: name for name in splits.PARTS for id in getattr(fold, name)}
+    assert all(side[a] == side[b] for a, b in linked)
+
+
+def test_a_random_split_on_groups_is_done_and_says_what_it_is_worth() -> None:
+    split = splits.make(index(), Data(split="random"))
+    assert not split.grouped
+    assert "10 of 10 speakers stand on both sides" in split.notes[0]
+
+
+def test_a_saved_split_comes_back_and_passes_over_quarantined_clips(tmp_path: Path) -> None:
+    corpus = index()
+    split = splits.make(corpus, Data())
+    split.save(tmp_path / "split.json")
+    assert splits.load(tmp_path / "split.json", corpus).folds == split.folds
+    out = split.folds[0].train[0]
+    fewer = corpus.only([clip.id != out for clip in corpus])
+    loaded = splits.make(fewer, Data(split=str(tmp_path / "split.json")), quarantined={out})
+    assert out not in loaded.folds[0].train and len(loaded.folds[0].train) == len(split.folds[0].train) - 1
+
+
+def test_a_hand_written_split_with_groups_on_both_sides_says_so(tmp_path: Path) -> None:
+    corpus = index(groups=2, per_group=6)
+    ids = [clip.id for clip in corpus]
+    path = tmp_path / "mine.json"
+    path.write_text(json.dumps({"folds": [{"train": ids[:8], "test": ids[8:]}]}))
+    split = splits.load(path, corpus)
+    assert not split.grouped and "1 speakers" in split.notes[0]
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        ("{", "is not a split file"),
+        ('{"folds": [{"train": ["0-0.wav"], "test": ["0-0.wav"]}]}', "more than one part"),
+        ('{"folds": [{"train": ["0-0.wav", "0-1.wav"], "test": ["other.wav"]}]}', "'other.wav'"),
+        ('{"folds": [{"train": ["0-0.wav", "0-1.wav"], "test": []}]}', "no test clips"),
+        ('{"folds": []}', "no folds"),
+    ],
+)
+def test_a_bad_split_file_is_refused_with_its_fault(tmp_path: Path, content: str, told: str) -> None:
+    path = tmp_path / "split.json"
+    path.write_text(content)
+    with pytest.raises(DataError, match=told):
+        splits.load(path, index())
+
+
+def test_what_cannot_be_split_is_said() -> None:
+    with pytest.raises(UsageError, match="Did you mean 'holdout'"):
+        splits.make(index(), Data(split="holdot"))
+    with pytest.raises(DataError, match="needs groups"):
+        splits.make(index(groups=1), Data(split="leave-one-group-out"))
+    with pytest.raises(DataError, match="no folds or split of its own"):
+        splits.make(index(), Data(split="predefined"))
+
+
+def test_dealing_fills_parts_by_their_shares_for_many_seeds() -> None:
+    corpus = index(groups=40, per_group=9)
+    for seed in range(20):
+        fold = splits.make(corpus, Data(seed=seed, test=0.25, valid=0.15)).folds[0]
+        shares = np.array([len(fold.train), len(fold.valid), len(fold.test)]) / len(corpus)
+        assert np.abs(shares - [0.6, 0.15, 0.25]).max() < 0.03

@@ -1,0 +1,189 @@
+"""Training: the right epoch is kept, a killed run ends as if nothing had happened, memory that runs out is survived."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from auricle.batches import Sounds, held
+from auricle.models.families import cnn
+from auricle.recipe import Recipe, parse
+from auricle.run import build_model
+from auricle.training import schedule
+from auricle.training import train as training
+from auricle.training.loop import AudioTrainer, Epoch
+from auricle.training.train import Material
+from tests.conftest import PITCHES, RATE, tone
+
+LABELS = tuple(PITCHES)
+
+
+def recipe(**train: object) -> Recipe:
+    content = {
+        "audio": {"sample_rate": RATE},
+        "augment": {"shift": 0.5, "mixup": 0.3},
+        "train": {"epochs": 4, "batch_size": 6, "learning_rate": 0.003, "precision": "float32", **train},
+    }
+    return parse(content, "test")
+
+
+def sounds(count: int, seed: int) -> Sounds:
+    waves = [tone(LABELS[number % 3], 0.3 + 0.05 * (number % 4), seed * 1000 + number) for number in range(count)]
+    return held([(wave * 32767).astype(np.int16)[None] for wave in waves])
+
+
+def material(count: int, seed: int) -> Material:
+    return Material(sounds(count, seed), np.arange(count) % 3)
+
+
+LEARN, CHOOSE = material(18, 1), material(9, 2)
+
+
+def train(settings: Recipe, folder: Path, stop_after: int | None = None) -> tuple[cnn.Model, list[Epoch]]:
+    """Train; `stop_after` epochs, stop as a kill would: an exception that nothing expects."""
+    folder.mkdir(parents=True, exist_ok=True)
+    model = build_model(settings, LABELS)
+    training.calibrate(model, LEARN, 10)
+    epochs: list[Epoch] = []
+
+    def listen(epoch: Epoch) -> None:
+        epochs.append(epoch)
+        if stop_after is not None and epoch.epoch > stop_after:
+            raise KeyboardInterrupt
+
+    try:
+        training.train(model, settings, LEARN, CHOOSE, folder, listen)
+    except KeyboardInterrupt:
+        assert stop_after is not None
+    return model, epochs
+
+
+def same(a: cnn.Model, b: cnn.Model) -> bool:
+    ours, theirs = a.state_dict(), b.state_dict()
+    return all(torch.equal(ours[name], theirs[name]) for name in ours)
+
+
+@pytest.mark.parametrize("settings", [{}, {"ema": 0.9, "select": "last"}, {"accumulation": 2, "schedule": "cosine"}])
+@pytest.mark.parametrize("stop_after", [0, 1, 3])
+def test_a_stopped_and_resumed_training_ends_in_the_same_weights(
+    tmp_path: Path, settings: dict[str, object], stop_after: int
+) -> None:
+    whole, _ = train(recipe(**settings), tmp_path / "whole")
+    train(recipe(**settings), tmp_path / "parts", stop_after)
+    resumed, epochs = train(recipe(**settings), tmp_path / "parts")
+    assert same(whole, resumed)
+    assert [epoch.epoch for epoch in epochs] == list(range(stop_after + 1, 5))
+    history = [
+        [line.split('"seconds"')[0] for line in (tmp_path / run / "history.jsonl").read_text().splitlines()]
+        for run in ("whole", "parts")
+    ]
+    assert history[0] == history[1] and len(history[0]) == 4
+
+
+def test_a_half_written_checkpoint_is_not_believed(tmp_path: Path) -> None:
+    whole, _ = train(recipe(), tmp_path / "whole")
+    train(recipe(), tmp_path / "parts", stop_after=2)
+    newest = training.last_checkpoint(tmp_path / "parts" / "checkpoints")
+    assert newest is not None
+    (newest / "trainer_state.json").write_text('{"epoch": 2.0, "global')
+    assert training.last_checkpoint(tmp_path / "parts" / "checkpoints") != newest
+    assert not newest.exists()
+    resumed, _ = train(recipe(), tmp_path / "parts")
+    assert same(whole, resumed)
+
+
+def test_the_best_validation_epoch_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    accuracies = iter([0.2, 0.9, 0.5, 0.4])
+    kept = []
+
+    def judged(self: AudioTrainer, *_: object, **__: object) -> dict[str, float]:
+        kept.append({name: value.clone() for name, value in self.model.state_dict().items()})
+        found = {"eval_balanced_accuracy": next(accuracies)}
+        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, dict(found))
+        return found
+
+    monkeypatch.setattr(AudioTrainer, "evaluate", judged)
+    model = build_model(recipe(), LABELS)
+    trained = training.train(model, recipe(), LEARN, CHOOSE, tmp_path, lambda _: None)
+    assert trained.chosen == 2
+    assert all(torch.equal(value, kept[1][name]) for name, value in model.state_dict().items())
+
+
+def test_without_validation_the_last_epoch_is_kept(tmp_path: Path) -> None:
+    model = build_model(recipe(), LABELS)
+    nothing = Material(held([]), np.zeros(0, np.int64))
+    assert training.train(model, recipe(), LEARN, nothing, tmp_path, lambda _: None).chosen == 4
+
+
+def test_it_learns(tmp_path: Path) -> None:
+    _, epochs = train(recipe(epochs=12), tmp_path)
+    assert epochs[-1].valid is not None and epochs[-1].valid["accuracy"] == 1.0
+    assert epochs[-1].loss < epochs[0].loss
+
+
+def test_early_stopping_stops(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def judged(self: AudioTrainer, *_: object, **__: object) -> dict[str, float]:
+        found = {"eval_balanced_accuracy": 0.5}
+        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, dict(found))
+        return found
+
+    monkeypatch.setattr(AudioTrainer, "evaluate", judged)
+    model = build_model(recipe(), LABELS)
+    trained = training.train(model, recipe(epochs=20, patience=2), LEARN, CHOOSE, tmp_path, lambda _: None)
+    assert trained.epochs == 3 and trained.chosen == 1
+
+
+def test_out_of_memory_halves_the_batch_and_doubles_the_accumulation(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    forward = cnn.Model.forward
+
+    def small(self: cnn.Model, input_values: torch.Tensor, *rest: object, **named: object) -> object:
+        if self.training and len(input_values) > 2:
+            raise torch.OutOfMemoryError("no memory for this batch")
+        return forward(self, input_values, *rest, **named)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(cnn.Model, "forward", small)
+    settings = recipe(batch_size=6)
+    trained = training.train(build_model(settings, LABELS), settings, LEARN, CHOOSE, tmp_path, lambda _: None)
+    assert (trained.batch_size, trained.accumulation) == (2, 4)
+    assert trained.steps == 4 * 3
+
+
+def test_one_clip_that_does_not_fit_is_an_error_with_advice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def never(self: cnn.Model, *_: object, **__: object) -> object:
+        raise torch.OutOfMemoryError("no memory at all")
+
+    monkeypatch.setattr(cnn.Model, "forward", never)
+    nothing = Material(held([]), np.zeros(0, np.int64))
+    with pytest.raises(Exception, match=r"train\.crop_seconds lower"):
+        training.train(build_model(recipe(), LABELS), recipe(), LEARN, nothing, tmp_path, lambda _: None)
+
+
+def test_class_weights_even_out_the_classes() -> None:
+    labels = np.array([0] * 90 + [1] * 10)
+    weights = training.class_weights(labels, 2)
+    assert float(weights[0]) * 90 == pytest.approx(float(weights[1]) * 10)
+    assert float(weights[labels].mean()) == pytest.approx(1)
+
+
+@pytest.mark.parametrize("kind", ["one-cycle", "cosine", "linear"])
+def test_schedules_warm_up_and_come_down(kind: str) -> None:
+    settings = recipe(schedule=kind, warmup=0.2, learning_rate=0.1).train
+    optimizer = torch.optim.Adam([torch.zeros(1, requires_grad=True)], lr=0.1)
+    steps = schedule.make(optimizer, settings, 100)
+    rates = []
+    for _ in range(100):
+        rates.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        steps.step()
+    assert max(rates) == pytest.approx(0.1, rel=0.02) and 15 <= int(np.argmax(rates)) <= 25
+    assert rates[-1] < 0.005 and rates[0] < 0.01
+
+
+@pytest.mark.parametrize("track", ["tensorboard"])
+def test_a_tracker_named_in_the_recipe_gets_the_curves(tmp_path: Path, track: str) -> None:
+    settings = recipe(track=track, epochs=1)
+    training.train(build_model(settings, LABELS), settings, LEARN, CHOOSE, tmp_path, lambda _: None)
+    assert list(tmp_path.rglob("events.out.tfevents*"))
