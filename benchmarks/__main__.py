@@ -1,35 +1,46 @@
-"""`python -m benchmarks NAME`: run one measurement. The benchmarks are the files of this folder without an underscore."""
+"""`python -m benchmarks NAME`: run one measurement.
+
+The benchmarks are the files of this folder whose names have no underscore in front. Each has `add_arguments(parser)`
+and `run(options, screen)`, and only the one that is asked for is imported.
+"""
 
 import argparse
+import ast
 import importlib
-import pkgutil
 import sys
+from collections.abc import Sequence
 from pathlib import Path
-from types import ModuleType
 
 from auricle.errors import AuricleError
 from benchmarks._figures import Screen
 
 
-def benchmarks() -> dict[str, ModuleType]:
-    """The benchmarks there are, by name. Each has TITLE, `add_arguments(parser)` and `run(options, screen)`."""
-    found = pkgutil.iter_modules([str(Path(__file__).parent)])
-    names = sorted(module.name for module in found if not module.name.startswith("_"))
-    return {name: importlib.import_module(f"benchmarks.{name}") for name in names}
+def benchmarks() -> dict[str, str]:
+    """The benchmarks there are, and what each measures: the first line of its file, read without importing it."""
+    files = sorted(path for path in Path(__file__).parent.glob("*.py") if not path.name.startswith("_"))
+    texts = {path.stem: ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) for path in files}
+    return {name: (text or "").partition("\n")[0] for name, text in texts.items()}
 
 
-def main() -> int:
+def main(arguments: Sequence[str] | None = None) -> int:
     """Run the benchmark that the command line names; returns the exit code."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks", description="Measure auricle beside its references.")
-    commands = parser.add_subparsers(dest="name", required=True, metavar="NAME")
-    known = benchmarks()
-    for name, module in known.items():
-        command = commands.add_parser(name, help=module.TITLE, description=module.TITLE)
-        command.add_argument("--json", action="store_true", help="print JSON lines for programs")
-        module.add_arguments(command)
-    options = parser.parse_args()
+    listing = "".join(f"\n  {name:10}{title}" for name, title in benchmarks().items())
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks",
+        description=f"Measure auricle beside its references:{listing}",
+        epilog="python -m benchmarks NAME --help tells the benchmark's own options.",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("name", choices=benchmarks(), metavar="NAME", help="which benchmark")
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    name = parser.parse_args(given[:1]).name
+    module = importlib.import_module(f"benchmarks.{name}")
+    own = argparse.ArgumentParser(prog=f"python -m benchmarks {name}", description=benchmarks()[name])
+    own.add_argument("--json", action="store_true", help="print JSON lines for programs")
+    module.add_arguments(own)
+    options = own.parse_args(given[1:])
     try:
-        known[options.name].run(options, Screen(options.json))
+        module.run(options, Screen(options.json))
     except AuricleError as error:
         print(f"benchmarks: {error}", file=sys.stderr)
         return 2

@@ -1,8 +1,8 @@
 """The everyday-sounds tutorial as it was written, to be measured against: decoding to spectrogram for every access.
 
-In: paths of recordings and class numbers. Out: epochs of training, timed. Written anew after the tutorial's pipeline, traps
-included (each batch is normalised by its own statistics), with two kindnesses: resampling is soxr's, and window and mel
-filters are made once, where the tutorial makes them for every clip.
+In: paths of recordings and class numbers. Out: epochs of training, timed. Written anew after the tutorial's pipeline,
+traps included (each batch is normalised by its own statistics), with two kindnesses: resampling is soxr's, and window
+and mel filters are made once, where the tutorial makes them for every clip.
 """
 
 import random
@@ -14,6 +14,7 @@ import librosa
 import numpy as np
 import soundfile
 import torch
+from librosa.filters import mel
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
@@ -35,7 +36,7 @@ class SoundClips(Dataset[tuple[Tensor, int]]):
         self.paths = paths
         self.labels = labels
         self.window = torch.hann_window(N_FFT)
-        filters = librosa.filters.mel(sr=SAMPLE_RATE, n_fft=N_FFT, n_mels=N_MELS, htk=True, norm=None)
+        filters: np.ndarray = mel(sr=SAMPLE_RATE, n_fft=N_FFT, n_mels=N_MELS, htk=True, norm=None)
         self.filters = torch.from_numpy(filters.astype(np.float32))
 
     def __len__(self) -> int:

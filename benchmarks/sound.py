@@ -1,8 +1,8 @@
 """Training the everyday-sounds network: auricle's way of the data beside the tutorial's, epoch by epoch in turn.
 
-Both train the same network on the same clips with the same batch, augmentation, optimiser and schedule. The tutorial reads
-files at every access; ours reads the store that `auricle train` prepares once, and that time is stated. Measured twice:
-on the files as published, and on 44.1 kHz wav copies, where decoding costs the tutorial next to nothing.
+Both train the same network on the same clips with the same batch, augmentation, optimiser and schedule. The tutorial
+reads files at every access; ours reads the store that `auricle train` prepares once, and that time is stated. Measured
+twice: on the files as published, and on 44.1 kHz wav copies, where decoding costs the tutorial next to nothing.
 """
 
 import argparse
@@ -20,16 +20,15 @@ import torch
 from auricle import recipe as recipes
 from auricle.batches import stored
 from auricle.corpus.reading import read_index
+from auricle.folds import build_model
 from auricle.prepare import prepare
 from auricle.recipe import Recipe
-from auricle.run import build_model
 from auricle.training import train as training
 from auricle.training.loop import Epoch
 from auricle.training.train import Material
 from benchmarks import _reference_sound as reference
 from benchmarks._figures import Screen, corpus, median
 
-TITLE = "training the everyday-sounds network, clips per second"
 # The tutorial's settings, on top of the recipe; what it does not do is switched off.
 SETTINGS = (
     "model.size=tutorial",
@@ -78,7 +77,9 @@ def run(options: argparse.Namespace, screen: Screen) -> None:
     """Measure on the files as they are and on wav copies, print both, and end with the harder ratio."""
     data = options.data or corpus("esc10")
     screen.machine()
-    rows = [("files", "clips", "tutorial, clips/s", "auricle, clips/s", "ratio", "our preparation, s")]
+    rows: list[tuple[str, ...]] = [
+        ("files", "clips", "tutorial, clips/s", "auricle, clips/s", "ratio", "our preparation, s")
+    ]
     ratio = float("nan")
     with tempfile.TemporaryDirectory() as scratch:
         copies = Path(scratch) / "wav" / data.name
@@ -127,7 +128,12 @@ def compare(data: Path, epochs: int, scratch: Path) -> Rates:
 
 
 def train(
-    recipe: Recipe, labels: tuple[str, ...], learn: Material, choose: Material, folder: Path, after_epoch: Callable[[Epoch], None]
+    recipe: Recipe,
+    labels: tuple[str, ...],
+    learn: Material,
+    choose: Material,
+    folder: Path,
+    after_epoch: Callable[[Epoch], None],
 ) -> None:
     """Train as `auricle train` trains one fold."""
     folder.mkdir(parents=True)
@@ -137,7 +143,7 @@ def train(
 
 
 def write_copies(data: Path, folder: Path) -> None:
-    """Decode a corpus to 16-bit wav at 44.1 kHz under the same names."""
+    """Decode a corpus to 16-bit wav under the same names and at the same rates."""
     for clip in read_index(data).clips:
         path = folder / Path(clip.source).relative_to(data).with_suffix(".wav")
         path.parent.mkdir(parents=True, exist_ok=True)

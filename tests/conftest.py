@@ -5,12 +5,12 @@ import os
 # Tensors of a test are small: several threads would spend their time waiting for each other.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-from collections.abc import Callable  # noqa: E402
-from pathlib import Path  # noqa: E402
+from collections.abc import Callable
+from pathlib import Path
 
-import numpy as np  # noqa: E402
-import pytest  # noqa: E402
-import soundfile  # noqa: E402
+import numpy as np
+import pytest
+import soundfile
 
 RATE = 8000
 PITCHES = {"high": 1800.0, "low": 300.0, "noise": 0.0}

@@ -28,6 +28,7 @@ ORDER = [
     "training",
     "classifier",
     "hub",
+    "folds",
     "run",
     "judging",
     "demo",

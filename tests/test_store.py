@@ -107,7 +107,8 @@ def test_a_killed_preparation_goes_on_where_whole_shards_end(corpus: Path, tmp_p
         "look = survey.look\nseen = []\n"
         "def slow(*arguments):\n    seen.append(1)\n    if len(seen) > 10: print('now', flush=True); time.sleep(60)\n"
         "    return look(*arguments)\nsurvey.look = slow\n"
-        f"store.prepare(read_index({str(corpus)!r}).clips, survey.Settings(8000, 1, 0.05, 60), cache=Path({str(cache)!r}))"
+        f"clips = read_index({str(corpus)!r}).clips\n"
+        f"store.prepare(clips, survey.Settings(8000, 1, 0.05, 60), cache=Path({str(cache)!r}))"
     )
     process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE)
     assert process.stdout is not None and process.stdout.readline() == b"now\n"

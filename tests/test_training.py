@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from auricle.batches import Sounds, held
+from auricle.folds import build_model
 from auricle.models.families import cnn
 from auricle.recipe import Recipe, parse
-from auricle.run import build_model
 from auricle.training import schedule
 from auricle.training import train as training
 from auricle.training.loop import AudioTrainer, Epoch

@@ -1,8 +1,8 @@
 """From stored clips to the tensors that a model eats.
 
-Training: random crops in batches that follow from (seed, epoch, clip) alone, so that a resumed run sees what it would have
-seen. Evaluation: whole clips or overlapping windows, sorted by length, in batches bounded by their padded seconds.
-Samples stay int16 until the batch is built.
+Training: random crops in batches that follow from (seed, epoch, clip) alone, so that a resumed run sees what it would
+have seen. Evaluation: whole clips or overlapping windows, sorted by length, in batches bounded by their padded
+seconds. Samples stay int16 until the batch is built.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -45,8 +45,8 @@ def held(arrays: Sequence[np.ndarray]) -> Sounds:
 def build(pieces: Sequence[np.ndarray]) -> tuple[Tensor, Tensor | None]:
     """Pad int16 pieces (channels, frames) on the right into one batch.
 
-    Returns float32 (batch, samples), or (batch, channels, samples) when any piece has several channels, and the attention
-    mask (batch, samples), None when every piece is as long as the longest.
+    Returns float32 (batch, samples), or (batch, channels, samples) when any piece has several channels, and the
+    attention mask (batch, samples), None when every piece is as long as the longest.
     """
     channels = max(piece.shape[0] for piece in pieces)
     longest = max(piece.shape[-1] for piece in pieces)

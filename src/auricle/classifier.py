@@ -1,7 +1,8 @@
 """A trained model that answers: for files, for samples in memory, one or many.
 
-In: a run or model folder, then recordings of any format, rate and length. Out: one Answer for each, in order; a file that
-cannot be heard gets an Answer that says why. Memory is bounded by the seconds decoded at a time, not by the number of files.
+In: a run or model folder, then recordings of any format, rate and length. Out: one Answer for each, in order; a file
+that cannot be heard gets an Answer that says why. Memory is bounded by the seconds decoded at a time, not by the number
+of files.
 """
 
 import collections

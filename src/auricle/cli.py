@@ -70,9 +70,11 @@ def _inspect(options: argparse.Namespace) -> int:
 
 def _train(options: argparse.Namespace) -> int:
     from auricle import printing
-    from auricle.run import Listener, run
 
     recipe = _recipe(options)
+    from auricle.folds import Listener
+    from auricle.run import run
+
     out = options.out or _free_folder(Path("runs"), f"{_stem(options.data)}-{recipe.name}")
     screen = printing.Screen(options.json)
     listener = Listener(screen.say, screen.progress, screen.epoch)
@@ -118,7 +120,7 @@ def _predict(options: argparse.Namespace) -> int:
 def _demo(options: argparse.Namespace) -> int:
     from auricle import printing
     from auricle.demo import demo
-    from auricle.run import Listener
+    from auricle.folds import Listener
 
     screen = printing.Screen(options.json)
     report = demo(options.out, Listener(screen.say, screen.progress, screen.epoch), seed=options.seed)

@@ -10,7 +10,8 @@ from typing import Any
 from auricle import recipe as recipes
 from auricle.audio import synth
 from auricle.errors import UsageError
-from auricle.run import Listener, run
+from auricle.folds import Listener
+from auricle.run import run
 
 
 def demo(folder: Path, listener: Listener, *, seed: int = 0) -> dict[str, Any]:

@@ -52,7 +52,7 @@ def card(report: Mapping[str, Any]) -> str:
         f"Trained on: {corpus['recognised']}. Split: {split['described']}.",
         f"Licence of the recordings: {corpus['license'] or 'not stated'}.",
         "",
-        f"| metric | value | 95 % interval over {interval['units']} {interval['unit']}s | instant baseline | majority |",
+        f"| metric | value | 95 % interval over {interval['units']} {interval['unit']}s | baseline | majority |",
         "|---|---|---|---|---|",
         *rows,
         "",

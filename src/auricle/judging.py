@@ -1,7 +1,8 @@
 """Judge a finished run again: on its own test clips, or on other labelled recordings.
 
-In: a run folder and, for other recordings, DATA read by any reader. Out: the headline metrics with intervals, per class.
-The run's own test clips are scored by the models that never heard them; other recordings by the model that was kept.
+In: a run folder and, for other recordings, DATA read by any reader. Out: the headline metrics with intervals, per
+class. The run's own test clips are scored by the models that never heard them; other recordings by the model that was
+kept.
 """
 
 from dataclasses import asdict
@@ -27,7 +28,7 @@ from auricle.recipe import Recipe
 
 
 def evaluate(run: Path, data: str | None, progress: Progress) -> dict[str, Any]:
-    """Score clips anew and measure. Raises RunError for a folder that is no run, DataError for labels it never learnt."""
+    """Score clips anew and measure. Raises RunError for a folder that is no run, DataError for labels not learnt."""
     folder = model_folder(run)
     if not (run / "recipe.yaml").is_file():
         raise RunError(

@@ -1,4 +1,4 @@
-"""From a path to everything that training needs: what is there, what is wrong with it, how it is divided, how it sounds.
+"""From a path to all that training needs: what is there, what is wrong with it, how it is divided, how it sounds.
 
 In: DATA and a recipe. Out: a Prepared corpus. Inspecting is the same way without the store. Nothing is written but the
 decoded store in the cache.
@@ -25,7 +25,7 @@ FALLBACK_RATE = 16_000
 
 @dataclass(frozen=True)
 class Inspected:
-    """What `auricle inspect` knows; `split` is how training would divide the corpus, or `no_split` says why it cannot."""
+    """What `auricle inspect` knows; `split` is how training would divide the corpus; `no_split` says why it cannot."""
 
     index: Index
     audit: Audit
@@ -80,7 +80,7 @@ def inspect(data: str | Path, recipe: Recipe, progress: Progress) -> Inspected:
 
 
 def prepare(data: str | Path, recipe: Recipe, progress: Progress) -> Prepared:
-    """Read, decode once, audit and split. Raises DataError when too little is usable, or anything is not and it is strict."""
+    """Read, decode once, audit and split. Raises DataError when too little is usable, or, if strict, not all is."""
     start = time.perf_counter()
     index = read(data, recipe)
     rate = recipe.audio.sample_rate

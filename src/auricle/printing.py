@@ -61,7 +61,7 @@ class Screen:
         self.finish()
         table = Table(title=title, title_justify="left", title_style="bold", box=None, pad_edge=False)
         for number, column in enumerate(columns):
-            numeric = bool(rows) and all(row[number][:1] in "0123456789.-–" for row in rows)
+            numeric = bool(rows) and all(row[number][:1] in "0123456789.-" for row in rows)
             table.add_column(column, justify="right" if numeric and number else "left", overflow="fold")
         for row in rows:
             table.add_row(*row)
@@ -77,7 +77,8 @@ def show_inspection(screen: Screen, found: Inspected) -> None:
     groups = f", {audit.groups} {audit.group_name}s" if audit.groups else ", no groups known"
     screen.say(
         f"{audit.usable} of {audit.clips} clips usable, {len(audit.classes)} classes{groups}, "
-        f"{_duration(length.total)} of sound ({length.shortest:.2f} to {length.longest:.2f} s, median {length.median:.2f} s)."
+        f"{_duration(length.total)} of sound ({length.shortest:.2f} to {length.longest:.2f} s, "
+        f"median {length.median:.2f} s)."
     )
     screen.say(
         f"Sample rates: {_counted(audit.sample_rates, ' Hz')}. Channels: {_counted(audit.channels)}. "
@@ -117,7 +118,7 @@ def show_report(screen: Screen, report: dict[str, Any]) -> None:
             (
                 name.replace("_", " "),
                 f"{figure['value']:.3f}",
-                f"{figure['low']:.3f}–{figure['high']:.3f}",
+                f"{figure['low']:.3f} to {figure['high']:.3f}",
                 f"{baseline:.3f}",
                 f"{report['majority'][name]:.3f}",
             )
@@ -141,7 +142,7 @@ def show_judgement(screen: Screen, found: dict[str, Any]) -> None:
     """The figures of `auricle evaluate`."""
     interval = found["interval"]
     rows = [
-        (name.replace("_", " "), f"{figure['value']:.3f}", f"{figure['low']:.3f}–{figure['high']:.3f}")
+        (name.replace("_", " "), f"{figure['value']:.3f}", f"{figure['low']:.3f} to {figure['high']:.3f}")
         for name, figure in found["metrics"].items()
     ]
     screen.say(found["recognised"])

@@ -203,7 +203,8 @@ def _compare(a: _Wave, b: _Wave, offset: int) -> tuple[float, int] | None:
 def _agreement(padded: np.ndarray, ours: np.ndarray, shift: int, half: int, least: float) -> tuple[float, float]:
     """Agreement at a shift, and the number of signs compared; with `half` (-1 or 1), half a sample to that side.
 
-    There, signs count where both neighbours are alike. A cut rarely falls on the grid of RATE, and half a sample is a quarter of a period at its upper end.
+    There, signs count where both neighbours are alike. A cut rarely falls on the grid of RATE, and half a sample is a
+    quarter of a period at its upper end.
     """
     theirs = padded[shift : shift + len(ours)]
     beside = padded[max(shift + half, 0) : shift + half + len(ours)]

@@ -1,8 +1,8 @@
 """The decoded corpus on disk: int16 PCM in memory-mapped Arrow shards, decoded once and read by every epoch.
 
-In: clips and audio settings. Out: a Store whose `samples` are views into the memory map. A shard is written under another
-name and renamed when it is whole, so that one that exists can be believed; a killed preparation goes on at the first
-shard that is missing. The folder's name is a hash of the clips' content identity and the audio settings.
+In: clips and audio settings. Out: a Store whose `samples` are views into the memory map. A shard is written under
+another name and renamed when it is whole, so that one that exists can be believed; a killed preparation goes on at the
+first shard that is missing. The folder's name is a hash of the clips' content identity and the audio settings.
 """
 
 import hashlib

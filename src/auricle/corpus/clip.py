@@ -17,9 +17,10 @@ import pyarrow.parquet as pq
 class Clip:
     """One labelled stretch of one recording.
 
-    `id` is unique in its corpus and does not depend on where the corpus lies. `source` is what `corpus.tree.open_source`
-    opens: a path, a member of an archive, or a row of an Arrow file. `start` and `end` are seconds in the recording;
-    None is its beginning or its end. `fold` is the corpus' own: a fold's name, or "train", "valid", "test".
+    `id` is unique in its corpus and does not depend on where the corpus lies. `source` is what
+    `corpus.tree.open_source` opens: a path, a member of an archive, or a row of an Arrow file. `start` and `end` are
+    seconds in the recording; None is its beginning or its end. `fold` is the corpus' own: a fold's name, or "train",
+    "valid", "test".
     """
 
     id: str

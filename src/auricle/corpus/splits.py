@@ -1,8 +1,8 @@
 """Who trains, who chooses, who judges: splits that no group crosses.
 
-In: an Index, the recipe's data section, and sets of clips that belong together because they sound the same. Out: a Split
-of one or more folds, saved as JSON by clip id, checked again whenever it is loaded. Clips are dealt out in units (a group,
-or a set of duplicates) so that each part gets its share of every class.
+In: an Index, the recipe's data section, and sets of clips that belong together because they sound the same. Out: a
+Split of one or more folds, saved as JSON by clip id, checked again whenever it is loaded. Clips are dealt out in
+units (a group, or a set of duplicates) so that each part gets its share of every class.
 """
 
 import json
@@ -214,8 +214,9 @@ def _random(index: Index, data: Data) -> Split:
     if crossing:
         total = len({clip.group for clip in index})
         notes = (
-            f"Asked for by hand: {len(crossing)} of {total} {index.group_name}s stand on both sides, so the figures say "
-            f"how well this model knows these {index.group_name}s, not how it does on new ones. Expect them to be too high.",
+            f"Asked for by hand: {len(crossing)} of {total} {index.group_name}s stand on both sides, so the figures "
+            f"say how well this model knows these {index.group_name}s, not how it does on new ones. Expect them to be "
+            "too high.",
         )
     return Split("random", described, False, (fold,), notes)
 

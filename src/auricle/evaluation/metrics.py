@@ -35,7 +35,10 @@ def judge(truth: np.ndarray, logits: np.ndarray, top_k: int = 3) -> Judged:
     probabilities = softmax(logits)
     rows = np.arange(len(truth))
     own = probabilities[rows, truth]
-    above = (logits > logits[rows, truth][:, None]).sum(1)
+    # A tie goes to the class that comes first, as argmax has it: equal logits for all are no top-k success.
+    own_logit = logits[rows, truth][:, None]
+    earlier = np.arange(logits.shape[1])[None, :] < truth[:, None]
+    above = ((logits > own_logit) | ((logits == own_logit) & earlier)).sum(1)
     return Judged(
         truth=truth,
         predicted=logits.argmax(1),

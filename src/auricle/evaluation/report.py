@@ -9,6 +9,7 @@ import platform
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from importlib import metadata
+from pathlib import PurePath
 from typing import Any
 
 import numpy as np
@@ -123,7 +124,7 @@ def _details(evidence: Evidence) -> dict[str, Any]:
 def _corpus(evidence: Evidence) -> dict[str, Any]:
     index = evidence.index
     return {
-        "origin": index.origin,
+        "origin": PurePath(index.origin).name,
         "reader": index.reader,
         "recognised": index.recognised,
         "license": index.license,
@@ -184,13 +185,13 @@ def _cautions(report: Mapping[str, Any], evidence: Evidence) -> list[str]:
         )
     if not evidence.index.has_groups and evidence.split.kind != "predefined":
         cautions.append(
-            "No groups are known (speaker, recording, device…), so the same one may stand on both sides of the split and "
-            "the figures may be too high. Name them with data.group or the reader 'pattern'."
+            "No groups are known (speaker, recording, device…), so the same one may stand on both sides of the split "
+            "and the figures may be too high. Name them with data.group or the reader 'pattern'."
         )
     if evidence.audit.imbalance >= 3:
         cautions.append(
-            f"The largest class has {evidence.audit.imbalance:.1f} times as many clips as the smallest: read the balanced "
-            "accuracy, which counts every class alike."
+            f"The largest class has {evidence.audit.imbalance:.1f} times as many clips as the smallest: read the "
+            "balanced accuracy, which counts every class alike."
         )
     missing = [row["label"] for row in report["per_class"] if not row["clips"]]
     if missing:

@@ -1,9 +1,10 @@
 """The only way from clips to logits: validation, test, prediction and benchmarks all come through `score`.
 
-In: a model and Sounds. Out: one row of logits per clip, the mean over its windows. Clips are batched with others of their
-length; a model's answer for a clip does not depend on that company.
+In: a model and Sounds. Out: one row of logits per clip, the mean over its windows. Clips are batched with others of
+their length; a model's answer for a clip does not depend on that company.
 """
 
+import itertools
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +21,7 @@ from auricle.batches import Sounds, build, by_length, windows
 
 @dataclass(frozen=True)
 class Scores:
-    """The logits of judged clips and what is known of them. `truth` (clips,) counts in `labels`; logits (clips, classes)."""
+    """The logits (clips, classes) of judged clips and what is known of them. `truth` (clips,) counts in `labels`."""
 
     labels: tuple[str, ...]
     ids: tuple[str, ...]
@@ -108,7 +109,7 @@ def softmax(logits: np.ndarray) -> np.ndarray:
 
 
 def score(model: PreTrainedModel, sounds: Sounds, *, batch_seconds: float) -> np.ndarray:
-    """Logits (clips, classes) float32. Windows are those that the model's config names; batches are bounded in seconds."""
+    """Logits (clips, classes) float32. The model's config names the windows; batches are bounded in seconds."""
     return _over_windows(model, sounds, batch_seconds, lambda values, mask: model(values, attention_mask=mask).logits)
 
 
@@ -118,10 +119,16 @@ def embed(model: PreTrainedModel, sounds: Sounds, *, batch_seconds: float) -> np
 
 
 def score_embedded(model: PreTrainedModel, embeddings: np.ndarray) -> np.ndarray:
-    """Logits (clips, classes) from what `embed` gave earlier, for models whose embedding does not depend on training."""
+    """Logits (clips, classes) from what `embed` gave, for models whose embedding does not depend on training."""
     with torch.inference_mode():
-        rows: np.ndarray = model.classify(torch.from_numpy(embeddings)).float().cpu().numpy()
+        rows: np.ndarray = model.classify(torch.from_numpy(embeddings).to(_device(model))).float().cpu().numpy()
     return rows
+
+
+def _device(model: PreTrainedModel) -> torch.device:
+    """Where the model is; one that is fitted in closed form has buffers and no parameters."""
+    device: torch.device = next(itertools.chain(model.parameters(), model.buffers())).device
+    return device
 
 
 def _over_windows(
@@ -136,6 +143,7 @@ def _over_windows(
     cut = windows(sounds.lengths, size, getattr(config, "overlap", 0.0))
     total: np.ndarray | None = None
     counts = np.zeros((len(sounds), 1), np.float32)
+    device = _device(model)
     training = model.training
     model.eval()
     try:
@@ -143,8 +151,8 @@ def _over_windows(
             for batch in by_length(cut, round(batch_seconds * config.sample_rate)):
                 pieces = [sounds.get(window.clip)[:, window.start : window.stop] for window in batch]
                 values, mask = build(pieces)
-                mask = mask.to(model.device) if mask is not None else None
-                rows = answer(values.to(model.device), mask).float().cpu().numpy()
+                mask = mask.to(device) if mask is not None else None
+                rows = answer(values.to(device), mask).float().cpu().numpy()
                 if total is None:
                     total = np.zeros((len(sounds), rows.shape[1]), np.float32)
                 clips = [window.clip for window in batch]

@@ -5,6 +5,7 @@ harmonicity and pitch, and which frames are real, active and voiced. Each frame 
 the clip, so what is measured depends on that clip alone.
 """
 
+import itertools
 import math
 from dataclasses import dataclass
 
@@ -24,6 +25,8 @@ PITCH_SECONDS = 0.060
 PITCH_LOW, PITCH_HIGH = 60.0, 500.0
 # A frame is active within 40 dB of the clip's loudest, voiced within 30 dB when its autocorrelation peaks above 0.5.
 ACTIVE_DB, VOICED_DB, VOICED_PEAK = 40.0, 30.0, 0.5
+# Frames worked on at once: an hour's recording must not need an hour's worth of temporary spectra.
+SPAN = 4096
 CONTRAST_EDGES = (0.0, 200.0, 400.0, 800.0, 1600.0, 3200.0, 6400.0, 12_800.0)
 
 
@@ -103,12 +106,13 @@ class Descriptors(nn.Module):
         level = decibels(power.sum(1, keepdim=True) * (2 / self.n_fft))
         peak = level.masked_fill(~real[:, None], -torch.inf).amax(-1, keepdim=True)
         active = real & (level > peak - ACTIVE_DB)[:, 0]
+        outline = torch.cat([self.shape(span) for span in torch.split(power, SPAN, -1)], -1)
         pitch, strength = self.pitch(waveform, counts, size)
         strength = strength.clamp(0.01, 0.99)
         return Frames(
             log_mel=log_mel,
             cepstrum=torch.matmul(self.cosines, log_mel),
-            shape=torch.cat([self.shape(power), flux(log_mel, counts), self.crossings(waveform, size)], 1),
+            shape=torch.cat([outline, flux(log_mel, counts), self.crossings(waveform, size)], 1),
             level=level - peak,
             harmonicity=decibels(strength / (1 - strength)),
             pitch=pitch,
@@ -164,7 +168,7 @@ class Descriptors(nn.Module):
         """Peaks over valleys in octave bands: the loudest fifth of the bins over the faintest (Jiang et al. 2002)."""
         rows = []
         width = self.sample_rate / self.n_fft
-        for low, high in zip(CONTRAST_EDGES, CONTRAST_EDGES[1:], strict=False):
+        for low, high in itertools.pairwise(CONTRAST_EDGES):
             first, last = math.ceil(low / width), min(math.ceil(high / width), self.n_fft // 2 + 1)
             if last - first < 2:
                 continue
@@ -176,10 +180,11 @@ class Descriptors(nn.Module):
 
     def crossings(self, waveform: Tensor, size: int) -> Tensor:
         """Give the root of the zero-crossing rate of each frame: (batch, 1, frames)."""
-        crossed = (waveform[:, 1:] * waveform[:, :-1] < 0).to(waveform.dtype)
+        crossed = (waveform[:, 1:] * waveform[:, :-1] < 0).long()
         crossed = F.pad(crossed, (self.n_fft // 2, self.n_fft)).cumsum(-1)
         start = torch.arange(size, device=waveform.device) * self.hop_length
-        return ((crossed[:, start + self.n_fft - 1] - crossed[:, start]) / self.n_fft).sqrt()[:, None]
+        rate: Tensor = (crossed[:, start + self.n_fft - 1] - crossed[:, start]) / self.n_fft
+        return rate.sqrt()[:, None]
 
     def pitch(self, waveform: Tensor, counts: Tensor, size: int) -> tuple[Tensor, Tensor]:
         """Give pitch in octaves above 100 Hz and the height of its autocorrelation peak, each (batch, 1, frames).
@@ -187,31 +192,38 @@ class Descriptors(nn.Module):
         Windowed autocorrelation over the window's own (Boersma 1993), then a median over five frames.
         """
         frames = F.pad(waveform, (self.pitch_size // 2, self.pitch_size)).unfold(-1, self.pitch_size, self.hop_length)
-        frames = frames[:, :size]
-        frames = (frames - frames.mean(-1, keepdim=True)) * self.pitch_window
-        kept = self.pitch_fft // self.pitch_step // 2 + 1
-        spectrum = torch.fft.rfft(frames, self.pitch_fft)[..., :kept]
-        raw = torch.fft.irfft(torch.view_as_real(spectrum).square().sum(-1))[..., : self.longest + 2]
-        height = raw / (raw[..., :1] + 1e-7) / self.pitch_decay.clamp_min(0.05)
-        lag, strength = self._best_lag(height)
+        found = [self._best_lag(self._autocorrelation(span)) for span in torch.split(frames[:, :size], SPAN, 1)]
+        lag, strength = (torch.cat(parts, 1) for parts in zip(*found, strict=True))
         octaves = torch.log2(self.sample_rate / self.pitch_step / lag / 100.0)
         around = [at(octaves[:, None], counts, step) for step in (-2, -1, 0, 1, 2)]
         return torch.stack(around).median(0).values, strength[:, None]
 
+    def _autocorrelation(self, frames: Tensor) -> Tensor:
+        """Correlate frames (batch, frames, samples) with themselves: (batch, frames, lags), 1 at lag 0."""
+        frames = (frames - frames.mean(-1, keepdim=True)) * self.pitch_window
+        kept = self.pitch_fft // self.pitch_step // 2 + 1
+        spectrum = torch.fft.rfft(frames, self.pitch_fft)[..., :kept]
+        raw = torch.fft.irfft(torch.view_as_real(spectrum).square().sum(-1))[..., : self.longest + 2]
+        height: Tensor = raw / (raw[..., :1] + 1e-7) / self.pitch_decay.clamp_min(0.05)
+        return height
+
     def _best_lag(self, height: Tensor) -> tuple[Tensor, Tensor]:
-        """Find the highest peak of (batch, frames, lags), shorter lags preferred by 0.02 an octave, between samples."""
+        """Find the highest peak of (batch, frames, lags) and its height, both between samples by a parabola.
+
+        A shorter lag is preferred by 0.02 an octave: the double period of a pure tone peaks as high as the period.
+        """
         middle = height[..., self.shortest : self.longest + 1]
         before = height[..., self.shortest - 1 : self.longest]
         after = height[..., self.shortest + 1 : self.longest + 2]
+        bend = (before - 2 * middle + after).clamp_max(-1e-6)
+        shift = (0.5 * (before - after) / bend).clamp(-0.5, 0.5)
+        top = middle - 0.25 * (before - after) * shift
         lags = torch.arange(self.shortest, self.longest + 1, device=height.device)
         peaks = (middle >= before) & (middle >= after)
-        worth = torch.where(peaks, middle - 0.02 * torch.log2(lags / self.shortest), -1.0)
+        worth = torch.where(peaks, top - 0.02 * torch.log2(lags / self.shortest), -torch.inf)
         best = worth.argmax(-1, keepdim=True)
-        left, top, right = (part.gather(-1, best)[..., 0] for part in (before, middle, after))
-        bend = (left - 2 * top + right).clamp_max(-1e-6)
-        shift = (0.5 * (left - right) / bend).clamp(-0.5, 0.5)
-        strength = torch.where(peaks.any(-1), top, 0.0)
-        return best[..., 0] + self.shortest + shift, strength
+        strength = torch.where(peaks.any(-1), top.gather(-1, best)[..., 0], 0.0)
+        return best[..., 0] + self.shortest + shift.gather(-1, best)[..., 0], strength
 
 
 def cosines(rows: int, columns: int) -> Tensor:
@@ -238,7 +250,7 @@ def at(values: Tensor, counts: Tensor, step: int) -> Tensor:
 
 
 def motion(values: Tensor, counts: Tensor, reach: int) -> Tensor:
-    """Give the slope over `reach` frames either side (Furui 1986): (batch, rows, frames) → the same shape, per frame."""
+    """Give the slope over `reach` frames either side (Furui 1986): (batch, rows, frames) → the same, per frame."""
     total = sum(step * (at(values, counts, step) - at(values, counts, -step)) for step in range(1, reach + 1))
     return torch.as_tensor(total) / (2 * sum(step * step for step in range(1, reach + 1)))
 

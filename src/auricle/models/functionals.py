@@ -39,7 +39,6 @@ class Functionals(nn.Module):
         return {
             "active": statistics(tracks, frames.active),
             "active motion": statistics(moving, frames.active),
-            "active acceleration": deviation(motion(moving, frames.counts, 2), frames.active),
             "voiced": statistics(torch.cat([tracks, pitch], 1), frames.voiced),
             "unvoiced": mean(tracks, frames.active & ~frames.voiced),
             "all": torch.cat([mean(tracks, frames.real), deviation(tracks, frames.real)], 1),
@@ -51,7 +50,7 @@ class Functionals(nn.Module):
 
     def modulation(self, frames: Frames) -> Tensor:
         """Give the modulation spectrum of ten bands, in nats: (batch, bands * rates)."""
-        bands = frames.log_mel.unflatten(1, (MODULATION_BANDS, -1)).mean(2)
+        bands = torch.stack(frames.log_mel.chunk(MODULATION_BANDS, 1), 1).mean(2)
         centred = (bands - mean(bands, frames.active)[..., None]) * frames.active[:, None]
         seconds = torch.arange(bands.shape[-1], device=bands.device) * (
             self.descriptors.hop_length / self.descriptors.sample_rate
@@ -120,7 +119,8 @@ def rhythm(frames: Frames) -> Tensor:
     active = frames.active.sum(-1)
     voiced = frames.voiced.sum(-1)
     stretches = 1 + (frames.voiced[:, 1:] & ~frames.voiced[:, :-1]).sum(-1)
-    pauses = (frames.active[:, 1:] != frames.active[:, :-1]).sum(-1)
+    # Beginnings are counted, not ends: where padding begins, nothing ends.
+    sounds = 1 + (frames.active[:, 1:] & ~frames.active[:, :-1]).sum(-1)
     level = frames.level
     louder = (level > at(level, frames.counts, 1)) & (level >= at(level, frames.counts, -1)) & (level > -25.0)
     swells = (louder[:, 0] & frames.real).sum(-1)
@@ -131,7 +131,7 @@ def rhythm(frames: Frames) -> Tensor:
         voiced / active.clamp_min(1),
         stretches / active.clamp_min(1),
         torch.log1p(voiced / stretches),
-        pauses / total,
+        sounds / total,
         swells / active.clamp_min(1),
         frames.peak[:, 0],
     ]

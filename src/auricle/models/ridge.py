@@ -1,8 +1,8 @@
 """Two ridge classifiers, fitted in closed form and joined into one set of logits.
 
-In: training vectors, labels, groups (numpy). Out: `Machine`, the arrays that the baseline keeps. A linear and a Gaussian
-kernel machine are fitted to the same standardised vectors; together they beat either. What they say of a group they have not
-heard follows exactly from the fit itself (no refitting), and sets the weight of each in the logits.
+In: training vectors, labels and groups (numpy). Out: `Machine`, the arrays that the baseline keeps. A linear machine
+and a Gaussian one are fitted to the same standardised vectors. What each would say of groups it has not heard follows
+exactly from its fit, without refitting, and decides its weight: so the softmax of the logits is a fair probability.
 """
 
 from collections.abc import Sequence
@@ -18,15 +18,18 @@ from auricle.errors import DataError
 
 # Standardised features are cut here: one odd value must not decide a clip.
 LIMIT = 5.0
+# Chosen once on three corpora (speech emotion, spoken digits, everyday sounds); all are flat within a factor of two.
 LINEAR_RIDGE = 0.3
-KERNEL_RIDGE = 0.1
-KERNEL_WIDTH = 0.6
+KERNEL_RIDGE = 0.03
+KERNEL_WIDTH = 0.5
 INNER_FOLDS = 10
+# Logits beyond this many times a machine's score would call a small corpus' luck certainty.
+MOST_WEIGHT = 30.0
 
 
 @dataclass(frozen=True)
 class Machine:
-    """What `Model.classify` needs: standardise, then linear + Gaussian kernel + bias."""
+    """What answers: (clamped (vector - mean) * scale) @ linear + likeness(to support) @ kernel + bias."""
 
     mean: np.ndarray
     scale: np.ndarray
@@ -37,16 +40,26 @@ class Machine:
     bias: np.ndarray
 
 
-def distances(left: Tensor, right: Tensor) -> Tensor:
-    """Give squared distances: (a, features), (b, features) → (a, b)."""
-    squares = left.square().sum(-1)[:, None] + right.square().sum(-1)[None, :]
-    return (squares - 2.0 * left @ right.T).clamp_min(0.0)
+def likeness(left: Tensor, right: Tensor, sizes: Sequence[int], width: float | Tensor) -> Tensor:
+    """Average a Gaussian kernel over the parts of the vectors: (a, features), (b, features) → (a, b) within [0, 1].
+
+    A kernel for each kind of feature, rather than one for all, lets a clip be near another in rhythm but not in
+    timbre. `sizes` are the widths of the parts.
+    """
+    total = left.new_zeros(len(left), len(right))
+    for ours, theirs in zip(torch.split(left, list(sizes), 1), torch.split(right, list(sizes), 1), strict=True):
+        squares = ours.square().sum(1)[:, None] + theirs.square().sum(1)[None, :]
+        distance = (squares - 2.0 * ours @ theirs.T).clamp_min(0.0)
+        total = total + torch.exp(distance * (-width / ours.shape[1]))
+    return total / len(sizes)
 
 
 def fit(
     vectors: np.ndarray,
     labels: np.ndarray,
     groups: np.ndarray | None,
+    *,
+    sizes: Sequence[int],
     classes: int,
     class_weighted: bool,
     max_support: int,
@@ -55,40 +68,40 @@ def fit(
     """Fit both machines and weigh them.
 
     vectors (clips, features), labels (clips,) ints below `classes`, groups (clips,) or None. Above `max_support` clips
-    a stratified draw of that many is used: cost grows with the cube. Raises DataError for fewer than two classes.
+    a stratified draw of that many is used: the cost grows with the cube. Raises DataError for fewer than two classes.
     """
-    if len(np.unique(labels)) < 2:
-        raise DataError(f"The training clips hold {len(np.unique(labels))} class; a classifier needs at least two.")
+    present = np.unique(labels)
+    if len(present) < 2:
+        raise DataError(
+            f"The training clips hold {len(present)} class. A classifier needs two or more: check the split."
+        )
     if len(labels) > max_support:
-        keep, _ = train_test_split(np.arange(len(labels)), train_size=max_support, random_state=seed, stratify=labels)
+        keep = drawn(labels, max_support, seed)
         vectors, labels, groups = vectors[keep], labels[keep], None if groups is None else groups[keep]
-    counts = np.bincount(labels, minlength=classes)
-    weights = 1.0 / counts[labels] if class_weighted else np.ones(len(labels))
+    weights = 1.0 / np.bincount(labels)[labels] if class_weighted else np.ones(len(labels))
     weights /= weights.mean()
     mean, deviation = vectors.mean(0), vectors.std(0)
-    scale = np.where(deviation > 1e-5, 1.0 / np.maximum(deviation, 1e-5), 0.0)
+    # A feature that never changes (an empty band, say) carries nothing; a hair's change of it must not be blown up.
+    scale = np.where(deviation > 1e-4, 1.0 / np.maximum(deviation, 1e-4), 0.0)
     standard = torch.as_tensor(np.clip((vectors - mean) * scale, -LIMIT, LIMIT), dtype=torch.float64)
     used = max(1, int((scale > 0).sum()))
-    targets = np.where(np.arange(classes) == labels[:, None], 1.0, 0.0)
-    centre = (weights[:, None] * targets).sum(0) / weights.sum()
+    hits = np.where(np.arange(classes) == labels[:, None], 1.0, 0.0)
+    prior = (weights[:, None] * hits).sum(0) / weights.sum()
+    bias = np.log(prior.clip(1e-6))
     folds = inner_folds(labels, groups, seed)
-    solved = [
-        solve(gram, torch.as_tensor(targets - centre), torch.as_tensor(weights), ridge, folds)
-        for gram, ridge in (
-            (standard @ standard.T / used, LINEAR_RIDGE),
-            (torch.exp(-KERNEL_WIDTH / used * distances(standard, standard)), KERNEL_RIDGE),
-        )
-    ]
-    (linear, kernel), held_out = zip(*solved, strict=True)
-    share = blend([scores.numpy() for scores in held_out], labels, weights)
+    targets, each = torch.as_tensor(hits - prior), torch.as_tensor(weights)
+    linear, linear_held_out = solve(standard @ standard.T / used, targets, each, LINEAR_RIDGE, folds)
+    gram = likeness(standard, standard, sizes, KERNEL_WIDTH)
+    kernel, kernel_held_out = solve(gram, targets, each, KERNEL_RIDGE, folds)
+    share = blend(np.stack([linear_held_out.numpy(), kernel_held_out.numpy()]), bias, labels, weights)
     return Machine(
         mean=mean,
         scale=scale,
-        linear=share[0] * (standard.T @ linear).numpy() / used,
+        linear=share[0] / used * (standard.T @ linear).numpy(),
         support=standard.numpy(),
         kernel=share[1] * kernel.numpy(),
-        width=np.array(KERNEL_WIDTH / used),
-        bias=np.zeros(classes),
+        width=np.array(KERNEL_WIDTH),
+        bias=bias,
     )
 
 
@@ -97,7 +110,7 @@ def solve(
 ) -> tuple[Tensor, Tensor]:
     """Solve weighted kernel ridge regression: dual weights (clips, classes) and held-out predictions (clips, classes).
 
-    With C = (G + ridge)^-1 and a = C t, leaving fold f out changes its residual to C_ff^-1 a_f (Rifkin and Lippert 2007).
+    With C = (G + ridge)^-1 and a = C t, leaving fold f out makes its residual C_ff^-1 a_f (Rifkin and Lippert 2007).
     """
     root = weights.sqrt()[:, None]
     system = gram * root * root.T
@@ -111,34 +124,46 @@ def solve(
     return dual * root, held_out
 
 
+def drawn(labels: np.ndarray, size: int, seed: int) -> np.ndarray:
+    """Draw `size` places, in order: stratified, or plainly where a class has a single clip."""
+    few = np.bincount(labels)[labels].min() < 2
+    keep, _ = train_test_split(
+        np.arange(len(labels)), train_size=size, random_state=seed, stratify=None if few else labels
+    )
+    return np.sort(keep)
+
+
 def inner_folds(labels: np.ndarray, groups: np.ndarray | None, seed: int) -> list[np.ndarray]:
-    """Divide the training clips for validation inside them: by group where there are several, else at random."""
-    if groups is not None and len(np.unique(groups)) > 1:
+    """Divide the training clips for validation inside them: each group a fold, or random folds where groups fail.
+
+    They fail where a class lives in one group alone: with that group held out, nothing would be left to know it by.
+    """
+    if groups is not None:
         _, number = np.unique(groups, return_inverse=True)
-        folds = [np.flatnonzero(number == group) for group in range(number.max() + 1)]
-        # A class that lives in one group alone cannot be held out: nothing would be left to know it by.
         if all(len(np.unique(number[labels == label])) > 1 for label in np.unique(labels)):
-            return folds
-    parts = min(INNER_FOLDS, int(np.bincount(labels)[np.unique(labels)].min()))
-    if parts < 2:
+            return [np.flatnonzero(number == group) for group in range(number.max() + 1)]
+    _, counts = np.unique(labels, return_counts=True)
+    if counts.min() < 2:
         return [np.array([clip]) for clip in range(len(labels))]
-    splitter = StratifiedKFold(parts, shuffle=True, random_state=seed)
+    splitter = StratifiedKFold(min(INNER_FOLDS, int(counts.min())), shuffle=True, random_state=seed)
     return [test for _, test in splitter.split(labels, labels)]
 
 
-def blend(held_out: Sequence[np.ndarray], labels: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """Find the factors, at least 0, that make the sum of the machines the likeliest logits for held-out clips."""
+def blend(scores: np.ndarray, bias: np.ndarray, labels: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """Find how much of each machine makes the likeliest logits for held-out clips: (machines,), none below 0.
 
-    scores = np.stack(held_out)
+    scores (machines, clips, classes), bias (classes,), labels and weights (clips,). The loss is convex.
+    """
+    clips = np.arange(len(labels))
 
-    def loss(factors: np.ndarray) -> tuple[float, np.ndarray]:
-        logits = np.tensordot(factors, scores, 1)
-        logits -= logits.max(1, keepdims=True)
-        chances = np.exp(logits)
+    def loss(shares: np.ndarray) -> tuple[float, np.ndarray]:
+        logits = np.tensordot(shares, scores, 1) + bias
+        chances = np.exp(logits - logits.max(1, keepdims=True))
         chances /= chances.sum(1, keepdims=True)
-        rows = np.arange(len(labels))
-        value = -(weights * np.log(chances[rows, labels] + 1e-12)).mean()
-        chances[rows, labels] -= 1.0
-        return value, (scores * chances * weights[:, None]).sum((1, 2)) / len(labels)
+        value = -(weights * np.log(chances[clips, labels].clip(1e-12))).mean()
+        chances[clips, labels] -= 1.0
+        return float(value), (scores * chances * weights[:, None]).sum((1, 2)) / len(labels)
 
-    return minimize(loss, np.full(len(scores), 5.0), jac=True, bounds=[(0.0, 100.0)] * len(scores)).x
+    found = minimize(loss, np.full(len(scores), 5.0), jac=True, bounds=[(0.0, MOST_WEIGHT)] * len(scores))
+    shares: np.ndarray = found.x
+    return shares

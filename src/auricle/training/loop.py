@@ -138,6 +138,8 @@ class AudioTrainer(Trainer):
         watch: Watch,
     ) -> None:
         optimizer = (torch.optim.Adam, {"lr": recipe.train.learning_rate}) if recipe.train.optimizer == "adam" else None
+        self.lr_scheduler: Any
+        self.control: TrainerControl
         super().__init__(
             model=model,
             args=args,

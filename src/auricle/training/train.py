@@ -1,8 +1,8 @@
 """Find the weights of one fold's model with `transformers.Trainer`.
 
-In: a fresh model, training and validation clips, the recipe. Out: the chosen epoch's weights in the model, checkpoints and
-history.jsonl in the fold's folder. Every random draw of a step follows from the seed and the step's number, so a run that
-was killed and resumed ends in the same weights as one that was not.
+In: a fresh model, training and validation clips, the recipe. Out: the chosen epoch's weights in the model,
+checkpoints and history.jsonl in the fold's folder. Every random draw of a step follows from the seed and the step's
+number, so a run that was killed and resumed ends in the same weights as one that was not.
 """
 
 import json
@@ -63,8 +63,8 @@ def train(
 ) -> Trained:
     """Train the model in place and leave it with the chosen weights.
 
-    Checkpoints that are whole are taken up again. On out-of-memory the batch halves and the accumulation doubles, so the
-    effective batch stays. Raises RunError when a single clip does not fit.
+    Checkpoints that are whole are taken up again. On out-of-memory the batch halves and the accumulation doubles, so
+    the effective batch stays. Raises RunError when a single clip does not fit.
     """
     start = time.perf_counter()
     batch_size, accumulation = recipe.train.batch_size, recipe.train.accumulation
@@ -83,7 +83,8 @@ def train(
                 raise
             if batch_size == 1:
                 raise RunError(
-                    "Memory does not suffice for one clip at a time. Set train.crop_seconds lower, or use a smaller model."
+                    "Memory does not suffice for one clip at a time. Set train.crop_seconds lower, or take a smaller "
+                    "model."
                 ) from error
             batch_size, accumulation = -(-batch_size // 2), accumulation * 2
             _log.warning("Out of memory: going on with batches of %d, accumulated %d times.", batch_size, accumulation)

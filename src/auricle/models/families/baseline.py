@@ -1,12 +1,12 @@
 """Statistics of classic descriptors and two ridge machines: the `baseline` family, fitted in seconds without epochs.
 
-In: waveforms and their mask. Out: logits. `embed` learns nothing, so its vectors are computed once for all folds; `solve`
-fits a linear and a kernel machine to them in closed form and weighs the two by predictions for groups held out inside
-the training clips, so that the softmax of the logits is an honest probability.
+In: waveforms and their mask. Out: logits. `embed` learns nothing, so its vectors are computed once for all folds;
+`solve` fits a linear and a Gaussian machine to them in closed form and weighs the two by what they say of groups held
+out inside the training clips, so that the softmax of the logits is an honest probability.
 """
 
 from collections.abc import Iterable, Sequence
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import pydantic
@@ -19,7 +19,10 @@ from transformers.modeling_outputs import SequenceClassifierOutput
 from auricle.models import masking
 from auricle.models.descriptors import Descriptors
 from auricle.models.functionals import Functionals
-from auricle.models.ridge import LIMIT, distances, fit
+from auricle.models.ridge import LIMIT, fit, likeness
+
+# Samples summarised at once.
+CHUNK = 2**18
 
 
 class Options(pydantic.BaseModel):
@@ -29,7 +32,7 @@ class Options(pydantic.BaseModel):
 
     n_mels: int = pydantic.Field(40, ge=20, le=160, multiple_of=10)
     n_mfcc: int = pydantic.Field(20, ge=16, le=20)
-    max_support: int = pydantic.Field(8000, ge=100)
+    max_support: int = pydantic.Field(6000, ge=100)
 
 
 @strict
@@ -42,22 +45,22 @@ class Config(PreTrainedConfig):
     channels: int = 1
     n_mels: int = 40
     n_mfcc: int = 20
-    max_support: int = 8000
-    n_features: int = 0
+    max_support: int = 6000
+    part_sizes: list[int] | tuple[int, ...] = ()
     n_support: int = 0
 
 
 def configure(options: Options, *, sample_rate: int, channels: int, labels: Sequence[str]) -> Config:
     """Make the config for one corpus."""
     functionals = Functionals(sample_rate, options.n_mels, options.n_mfcc)
-    n_features = functionals(torch.zeros(1, sample_rate // 10), torch.tensor([sample_rate // 10])).shape[1]
+    parts = functionals.parts(torch.zeros(1, sample_rate), torch.tensor([sample_rate]))
     return Config(
         sample_rate=sample_rate,
         channels=channels,
         n_mels=options.n_mels,
         n_mfcc=options.n_mfcc,
         max_support=options.max_support,
-        n_features=n_features,
+        part_sizes=[part.shape[1] for part in parts.values()],
         id2label=dict(enumerate(labels)),
         label2id={label: at for at, label in enumerate(labels)},
     )
@@ -71,23 +74,21 @@ class Model(PreTrainedModel):
 
     mean: Tensor
     scale: Tensor
-    linear: Tensor
     support: Tensor
-    kernel: Tensor
     width: Tensor
-    bias: Tensor
 
     def __init__(self, config: Config) -> None:
         super().__init__(config)
-        features, classes = config.n_features, config.num_labels
+        features, classes = sum(config.part_sizes), config.num_labels
         self.functionals = Functionals(config.sample_rate, config.n_mels, config.n_mfcc)
         self.register_buffer("mean", torch.zeros(features))
         self.register_buffer("scale", torch.ones(features))
-        self.register_buffer("linear", torch.zeros(features, classes))
         self.register_buffer("support", torch.zeros(config.n_support, features))
-        self.register_buffer("kernel", torch.zeros(config.n_support, classes))
         self.register_buffer("width", torch.ones(()))
-        self.register_buffer("bias", torch.zeros(classes))
+        # Weights that `solve` finds and no gradient changes; transformers asks a model's parameters for its precision.
+        self.linear = nn.Parameter(torch.zeros(features, classes), requires_grad=False)
+        self.kernel = nn.Parameter(torch.zeros(config.n_support, classes), requires_grad=False)
+        self.bias = nn.Parameter(torch.zeros(classes), requires_grad=False)
         self.post_init()
 
     def _init_weights(self, module: nn.Module) -> None:
@@ -106,13 +107,16 @@ class Model(PreTrainedModel):
         lengths = masking.lengths(input_values, attention_mask)
         waveform = input_values.mean(1) if input_values.dim() == 3 else input_values
         waveform = waveform * masking.real(lengths, waveform.shape[-1])
-        return cast(Tensor, self.functionals(waveform, lengths))
+        # A few clips at a time stay in the processor's cache: half the time of a large batch, and flat memory.
+        rows = max(1, CHUNK // max(1, waveform.shape[-1]))
+        chunks = zip(waveform.split(rows), lengths.split(rows), strict=True)
+        return torch.cat([self.functionals(part[:, : max(1, int(real.max()))], real) for part, real in chunks])
 
     def classify(self, embeddings: Tensor) -> Tensor:
         """Turn functionals (batch, n_features) into logits (batch, classes)."""
         standard = ((embeddings - self.mean) * self.scale).clamp(-LIMIT, LIMIT)
-        likeness = torch.exp(-self.width * distances(standard, self.support))
-        return standard @ self.linear + likeness @ self.kernel + self.bias
+        near = likeness(standard, self.support, self.config.part_sizes, self.width)
+        return standard @ self.linear + near @ self.kernel + self.bias
 
     def solve(
         self,
@@ -124,13 +128,25 @@ class Model(PreTrainedModel):
     ) -> None:
         """Fit the machines to the training clips and keep them in the buffers.
 
-        embeddings (clips, n_features); labels (clips,) class numbers; groups (clips,) or None, of which none crosses the
-        inner validation; class_weighted gives each class the same weight. Raises DataError where only one class is left.
+        embeddings (clips, n_features); labels (clips,) class numbers; groups (clips,) or None, of which none crosses
+        the inner validation; class_weighted gives each class the same weight. Above the option max_support, `seed`
+        draws the clips that are used. Raises DataError where fewer than two classes are left.
         """
-        machine = fit(embeddings, labels, groups, self.config.num_labels, class_weighted, self.config.max_support, seed)
+        machine = fit(
+            embeddings,
+            labels,
+            groups,
+            sizes=self.config.part_sizes,
+            classes=self.config.num_labels,
+            class_weighted=class_weighted,
+            max_support=self.config.max_support,
+            seed=seed,
+        )
         self.config.n_support = len(machine.support)
         for name, value in vars(machine).items():
-            setattr(self, name, torch.as_tensor(value, dtype=torch.float32, device=self.mean.device))
+            found = torch.as_tensor(value, dtype=torch.float32, device=self.device)
+            is_weight = isinstance(getattr(self, name), nn.Parameter)
+            setattr(self, name, nn.Parameter(found, requires_grad=False) if is_weight else found)
 
     def forward(
         self,
@@ -139,7 +155,7 @@ class Model(PreTrainedModel):
         labels: Tensor | None = None,
         **_: Any,
     ) -> SequenceClassifierOutput:
-        """Give logits (batch, classes), and the mean cross-entropy where labels (batch,) are given. Input as `embed`."""
+        """Give logits (batch, classes), and their cross-entropy where labels (batch,) are given. Input as `embed`."""
         logits = self.classify(self.embed(input_values, attention_mask))
         loss = None if labels is None else nn.functional.cross_entropy(logits, labels)
         return SequenceClassifierOutput(loss=loss, logits=logits)

@@ -1,0 +1,96 @@
+"""One side of the preparation benchmark, alone in its process so that its memory is its own.
+
+`python -m benchmarks._preparation SIDE DATA SCRATCH` prints a line of JSON. Imports and one made-up file come first,
+off the clock; then the whole corpus at 16 kHz, mono. `lists` and `arrays` are `Dataset.map` with librosa: the first
+keeps the sound as Python lists, as the speech-emotion reference does, the second as numpy arrays, the best that
+`datasets` can do. `auricle` decodes, checks, fingerprints and stores, as `auricle train` does.
+"""
+
+import json
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import soundfile
+
+from auricle.corpus.clip import Clip
+from auricle.corpus.reading import read_index
+
+SAMPLE_RATE = 16_000
+MIN_SECONDS, MAX_SECONDS = 0.05, 3600.0
+Prepare = Callable[[list[Clip], Path], int]
+
+
+def datasets_side(as_list: bool) -> Prepare:
+    """`Dataset.map` with `librosa.load`, one clip at a time, to an Arrow file."""
+    import datasets
+    import librosa
+
+    datasets.disable_progress_bars()
+
+    def load(example: dict[str, str]) -> dict[str, Any]:
+        samples = librosa.load(example["path"], sr=SAMPLE_RATE)[0]
+        return {"input_values": samples.tolist() if as_list else samples}
+
+    def prepare(clips: list[Clip], scratch: Path) -> int:
+        named = datasets.Dataset.from_dict({"path": [clip.source for clip in clips]})
+        mapped = named.map(load, cache_file_name=str(scratch / "mapped.arrow"))
+        return len(mapped)
+
+    return prepare
+
+
+def auricle_side() -> Prepare:
+    """Our way: the decoded store, with the facts that the audit judges by."""
+    from auricle.audio import store
+    from auricle.audio.survey import Settings
+
+    def prepare(clips: list[Clip], scratch: Path) -> int:
+        settings = Settings(SAMPLE_RATE, 1, MIN_SECONDS, MAX_SECONDS)
+        return sum(facts.usable for facts in store.prepare(clips, settings, cache=scratch).facts)
+
+    return prepare
+
+
+SIDES: dict[str, Callable[[], Prepare]] = {
+    "lists": lambda: datasets_side(as_list=True),
+    "arrays": lambda: datasets_side(as_list=False),
+    "auricle": auricle_side,
+}
+
+
+def measure(side: str, data: Path, scratch: Path) -> dict[str, float]:
+    """Prepare a corpus into the scratch folder; gives seconds, clips prepared, and peak megabytes of the process."""
+    prepare = SIDES[side]()
+    clips = list(read_index(data).clips)
+    warm, cold = scratch / "warm", scratch / "cold"
+    warm.mkdir(parents=True)
+    cold.mkdir()
+    prepare([_made_up(warm / "made-up.wav")], warm)
+    for clip in clips:
+        Path(clip.source).read_bytes()
+    start = time.perf_counter()
+    count = prepare(clips, cold)
+    return {"seconds": time.perf_counter() - start, "clips": count, "peak_mb": _peak_mb()}
+
+
+def _made_up(path: Path) -> Clip:
+    """Half a second of noise at another rate than the one asked for."""
+    noise = np.random.default_rng(0).normal(0.0, 0.1, 11_025)
+    soundfile.write(path, noise, 22_050, subtype="PCM_16")
+    return Clip("made-up", str(path), "noise")
+
+
+def _peak_mb() -> float:
+    """The most memory this process had; `ru_maxrss` would count its parent's too."""
+    for line in Path("/proc/self/status").read_text(encoding="utf-8").splitlines():
+        if line.startswith("VmHWM:"):
+            return int(line.split()[1]) / 1024
+    return float("nan")
+
+
+if __name__ == "__main__":
+    print(json.dumps(measure(sys.argv[1], Path(sys.argv[2]), Path(sys.argv[3]))))

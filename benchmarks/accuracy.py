@@ -1,0 +1,65 @@
+"""How good the recipes are on real recordings: the whole of `auricle train`, and the figures of its report.
+
+NAME is a recipe and a corpus, such as sound-esc10. ESC-10 is judged on its own five folds, the other corpora by leaving
+one speaker out: each fold is tested by a model that never heard its speaker.
+"""
+
+import argparse
+import json
+import tempfile
+import time
+from pathlib import Path
+
+from auricle import recipe as recipes
+from auricle.errors import UsageError
+from auricle.folds import Listener
+from auricle.run import run as run_recipe
+from benchmarks._figures import CORPORA, Screen, corpus
+
+SPLITS = {"esc10": "predefined", "emodb": "leave-one-group-out", "fsdd": "leave-one-group-out"}
+METRICS = ("accuracy", "balanced_accuracy", "macro_f1")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("case", metavar="NAME", help=f"RECIPE-CORPUS, the corpus one of {', '.join(CORPORA)}")
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="change one recipe value")
+    parser.add_argument("--out", type=Path, help="keep the run folder here (default: thrown away)")
+
+
+def run(options: argparse.Namespace, screen: Screen) -> None:
+    """Train and judge the case; print value, interval, baseline and seconds per fold."""
+    recipe_name, _, corpus_name = options.case.rpartition("-")
+    if not recipe_name or corpus_name not in CORPORA:
+        raise UsageError(
+            f"accuracy received '{options.case}'. Write RECIPE-CORPUS, the recipe one of {', '.join(recipes.names())} "
+            f"and the corpus one of {', '.join(CORPORA)}; for example sound-esc10."
+        )
+    recipe = recipes.load(recipe_name, [f"data.split={SPLITS[corpus_name]}", *options.set])
+    data = corpus(corpus_name)
+    screen.machine()
+    with tempfile.TemporaryDirectory() as scratch:
+        out = options.out or Path(scratch) / "run"
+        start = time.perf_counter()
+        report = run_recipe(data, recipe, out, Listener(say=screen.say))
+        wall = time.perf_counter() - start
+        seconds = {
+            done.parent.name: json.loads(done.read_text(encoding="utf-8"))["seconds"]
+            for done in sorted(out.glob("folds/*/trained.json"))
+        }
+    rows: list[tuple[str, ...]] = [("metric", "value", "low", "high", "baseline", "majority")]
+    for name in METRICS:
+        found = report["metrics"][name]
+        baseline, majority = report["baseline"]["metrics"][name]["value"], report["majority"][name]
+        rows.append((name, *(f"{value:.3f}" for value in (*_bounds(found), baseline, majority))))
+        screen.record("accuracy", case=options.case, metric=name, **found, baseline=baseline, majority=majority)
+    interval = report["interval"]
+    screen.say(f"95 % intervals, bootstrap over {interval['units']} {interval['unit']}s; {report['test_clips']} clips:")
+    screen.table(rows)
+    screen.say("Training, seconds per fold: " + ", ".join(f"{name} {value:.1f}" for name, value in seconds.items()))
+    screen.say(f"The whole run, preparation and final model included: {wall:.0f} s.")
+    screen.record("cost", case=options.case, fold_seconds=seconds, run_seconds=wall)
+    screen.verdict(f"accuracy {options.case}", "value", report["metrics"]["accuracy"]["value"])
+
+
+def _bounds(found: dict[str, float]) -> tuple[float, float, float]:
+    return found["value"], found["low"], found["high"]

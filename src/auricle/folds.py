@@ -1,0 +1,228 @@
+"""Train and judge the models of a split, one fold after the other.
+
+In: a Prepared corpus. Out: for each fold a model folder, its history, its test scores, and trained.json, which is
+written last and vouches for the rest: a fold that has it is never trained again. Families that are fitted in closed
+form and those that are trained by gradient go the same way.
+"""
+
+import json
+import os
+import re
+import shutil
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pydantic
+import torch
+from transformers import PreTrainedModel, Wav2Vec2FeatureExtractor
+
+from auricle import models
+from auricle import recipe as recipes
+from auricle.audio.survey import Progress
+from auricle.batches import Sounds, stored
+from auricle.corpus import splits
+from auricle.corpus.splits import Fold
+from auricle.errors import UsageError
+from auricle.evaluation import scoring
+from auricle.evaluation.scoring import Scores
+from auricle.prepare import Prepared
+from auricle.recipe import Recipe
+from auricle.training import train as training
+from auricle.training.loop import Epoch
+from auricle.training.train import Material, Trained
+
+
+def _ignore(*_: object) -> None:
+    return None
+
+
+@dataclass(frozen=True)
+class Listener:
+    """Who hears of a run's progress: sentences, shares of long work, epochs."""
+
+    say: Callable[[str], None] = _ignore
+    progress: Progress = _ignore
+    epoch: Callable[[str, Epoch], None] = _ignore
+
+
+def check_family(recipe: Recipe) -> Any:
+    """The options of the recipe's family. Raises UsageError for a family or an option that is not known."""
+    family = models.family(recipe.model.family)
+    try:
+        return family.Options.model_validate(recipe.model.options)
+    except pydantic.ValidationError as error:
+        known = recipes.explain(error, family.Options)
+        raise UsageError(f"model section, family '{recipe.model.family}': {known}") from error
+
+
+@dataclass(frozen=True)
+class Result:
+    """One trained fold: its folder, what training did, its curve, and its test scores (None for the final model)."""
+
+    name: str
+    folder: Path
+    trained: dict[str, Any]
+    curve: list[dict[str, Any]]
+    scores: Scores | None
+
+
+TrainFold = Callable[[Fold, Path, Listener], tuple[PreTrainedModel, Trained, Callable[[], np.ndarray]]]
+
+
+def train_all(prepared: Prepared, out: Path, train_fold: TrainFold, listener: Listener) -> list[Result]:
+    """Train every fold, and after several folds one model on all clips; the last result is the run's own model."""
+    folds = prepared.split.folds
+    if len(folds) == 1:
+        return [train_one(prepared, folds[0], out, train_fold, listener)]
+    results = []
+    for number, fold in enumerate(folds, start=1):
+        listener.say(f"Fold {number} of {len(folds)}: tests on '{fold.name}', {len(fold.test)} clips.")
+        slug = re.sub(r"[^\w.-]+", "_", fold.name)
+        results.append(train_one(prepared, fold, out / "folds" / f"{number:02d}-{slug}", train_fold, listener))
+    listener.say("Last, the model to keep: trained on all clips; the folds above say how good it is.")
+    everything = splits.whole(prepared.kept, prepared.recipe.data, prepared.audit.linked)
+    results.append(train_one(prepared, everything, out, train_fold, listener))
+    return results
+
+
+def train_one(prepared: Prepared, fold: Fold, folder: Path, train_fold: TrainFold, listener: Listener) -> Result:
+    """Train one fold unless it is finished. trained.json is written last and vouches for the rest."""
+    done = folder / "trained.json"
+    if not done.is_file():
+        folder.mkdir(parents=True, exist_ok=True)
+        model, trained, judge = train_fold(fold, folder, listener)
+        save_model(model, folder / "model")
+        if fold.test:
+            scores_of(prepared, fold.test, judge(), fold.name).save(folder / "fold-scores.parquet")
+        write_json(done, {**asdict(trained), "parameters": sum(weight.numel() for weight in model.parameters())})
+    history = folder / "history.jsonl"
+    lines = history.read_text(encoding="utf-8").splitlines() if history.is_file() else []
+    scores = Scores.load(folder / "fold-scores.parquet") if fold.test else None
+    return Result(
+        fold.name, folder, json.loads(done.read_text()), [_steady(json.loads(line)) for line in lines], scores
+    )
+
+
+def by_gradient(prepared: Prepared) -> TrainFold:
+    """Training by gradient, through `transformers.Trainer`."""
+    recipe = prepared.recipe
+
+    def train_fold(fold: Fold, folder: Path, listener: Listener) -> Any:
+        model = build_model(recipe, prepared.labels)
+        learn, choose = _material(prepared, fold.train), _material(prepared, fold.valid)
+        training.calibrate(model, learn, recipe.evaluate.batch_seconds)
+        trained = training.train(model, recipe, learn, choose, folder, lambda epoch: listener.epoch(fold.name, epoch))
+        sounds = _sounds(prepared, fold.test)
+        return model, trained, lambda: scoring.score(model, sounds, batch_seconds=recipe.evaluate.batch_seconds)
+
+    return train_fold
+
+
+def by_solving(prepared: Prepared) -> TrainFold:
+    """Fitting in closed form: what does not depend on training, the embeddings, is computed once for all folds."""
+    recipe = prepared.recipe
+    model = build_model(recipe, prepared.labels)
+    ids = [clip.id for clip in prepared.kept]
+    start = time.perf_counter()
+    embedded = scoring.embed(model, _sounds(prepared, ids), batch_seconds=recipe.evaluate.batch_seconds)
+    row_of = {id: row for row, id in enumerate(ids)}
+    rate = len(ids) / (time.perf_counter() - start)
+    truth = labels_of(prepared, ids)
+    groups = _groups(prepared)
+
+    def train_fold(fold: Fold, folder: Path, listener: Listener) -> Any:
+        start = time.perf_counter()
+        fitted = build_model(recipe, prepared.labels)
+        rows = [row_of[id] for id in (*fold.train, *fold.valid)]
+        fitted.solve(
+            embedded[rows],
+            truth[rows],
+            groups[rows] if groups is not None else None,
+            class_weighted=recipe.train.balance != "none",
+            seed=recipe.train.seed,
+        )
+        tested = embedded[[row_of[id] for id in fold.test]]
+        trained = Trained(1, 1, 1, len(rows), 1, time.perf_counter() - start, rate)
+        return fitted, trained, lambda: scoring.score_embedded(fitted, tested)
+
+    return train_fold
+
+
+def build_model(recipe: Recipe, labels: Sequence[str]) -> PreTrainedModel:
+    """A fresh model of the recipe's family; the same seed gives the same weights."""
+    family = models.family(recipe.model.family)
+    assert recipe.audio.sample_rate is not None, "preparing resolves the sample rate"
+    config = family.configure(
+        check_family(recipe), sample_rate=recipe.audio.sample_rate, channels=recipe.audio.channels, labels=labels
+    )
+    config.window_seconds = recipe.evaluate.window_seconds
+    config.overlap = recipe.evaluate.overlap
+    torch.manual_seed(recipe.train.seed)
+    model: PreTrainedModel = family.Model(config)
+    return model
+
+
+def save_model(model: PreTrainedModel, folder: Path) -> None:
+    """Write the model folder whole or not at all: under another name first."""
+    partial = folder.with_name(f".{folder.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    model.save_pretrained(partial)
+    Wav2Vec2FeatureExtractor(
+        feature_size=1, sampling_rate=model.config.sample_rate, do_normalize=False, return_attention_mask=True
+    ).save_pretrained(partial)
+    shutil.rmtree(folder, ignore_errors=True)
+    os.replace(partial, folder)
+
+
+def scores_of(prepared: Prepared, ids: Sequence[str], logits: np.ndarray, fold: str) -> Scores:
+    clips = {clip.id: clip for clip in prepared.kept}
+    places = prepared.positions
+    return Scores(
+        labels=prepared.labels,
+        ids=tuple(ids),
+        truth=labels_of(prepared, ids),
+        logits=logits,
+        seconds=np.array([prepared.store.facts[places[id]].seconds for id in ids]),
+        groups=tuple(clips[id].group for id in ids),
+        folds=(fold,) * len(ids),
+    )
+
+
+def is_solved(recipe: Recipe) -> bool:
+    return hasattr(models.family(recipe.model.family).Model, "solve")
+
+
+def _material(prepared: Prepared, ids: Sequence[str]) -> Material:
+    return Material(_sounds(prepared, ids), labels_of(prepared, ids))
+
+
+def _sounds(prepared: Prepared, ids: Sequence[str]) -> Sounds:
+    places = prepared.positions
+    return stored(prepared.store, [places[id] for id in ids])
+
+
+def labels_of(prepared: Prepared, ids: Sequence[str]) -> np.ndarray:
+    number = {label: place for place, label in enumerate(prepared.labels)}
+    label_of = {clip.id: clip.label for clip in prepared.kept}
+    return np.array([number[label_of[id]] for id in ids], dtype=np.int64)
+
+
+def _groups(prepared: Prepared) -> np.ndarray | None:
+    if not all(clip.group is not None for clip in prepared.kept):
+        return None
+    return np.array([clip.group for clip in prepared.kept])
+
+
+def _steady(line: dict[str, Any]) -> dict[str, Any]:
+    """A line of history without what the clock measured."""
+    return {name: line[name] for name in ("epoch", "loss", "learning_rate", "valid")}
+
+
+def write_json(path: Path, content: dict[str, Any]) -> None:
+    partial = path.with_name(f".{path.name}.partial")
+    partial.write_text(json.dumps(content, indent=1, ensure_ascii=False), encoding="utf-8")
+    os.replace(partial, path)

@@ -1,0 +1,240 @@
+"""The baseline family: descriptors against librosa, exact answers from closed forms, and one clip's answer its own."""
+
+from pathlib import Path
+
+import librosa
+import numpy as np
+import pytest
+import torch
+from sklearn.kernel_ridge import KernelRidge
+from torch import Tensor
+
+from auricle.errors import DataError
+from auricle.models import ridge
+from auricle.models.descriptors import FLOOR, Descriptors
+from auricle.models.families import baseline
+from auricle.models.functionals import QUANTILES, quantiles, segment_weights, statistics
+
+RATE = 8000
+LABELS = ["low", "high", "noise"]
+
+
+def sound(label: int, seconds: float, seed: int, rate: int = RATE) -> np.ndarray:
+    random = np.random.default_rng(seed)
+    time = np.arange(round(seconds * rate)) / rate
+    noise = random.normal(0, 0.1, len(time))
+    if label == 2:
+        return noise.astype(np.float32)
+    pitch = (150.0, 380.0)[label] * random.uniform(0.9, 1.1)
+    tone = sum(np.sin(2 * np.pi * pitch * k * time) / k for k in range(1, 5))
+    return (0.2 * tone * np.exp(-time) + 0.05 * noise).astype(np.float32)
+
+
+def padded(clips: list[np.ndarray]) -> tuple[Tensor, Tensor]:
+    size = max(map(len, clips))
+    values, mask = torch.zeros(len(clips), size), torch.zeros(len(clips), size, dtype=torch.int64)
+    for row, clip in enumerate(clips):
+        values[row, : len(clip)] = torch.from_numpy(clip)
+        mask[row, : len(clip)] = 1
+    return values, mask
+
+
+def make_model(rate: int = RATE, **options: int) -> baseline.Model:
+    config = baseline.configure(baseline.Options(**options), sample_rate=rate, channels=1, labels=LABELS)
+    return baseline.Model(config).eval()
+
+
+@pytest.fixture(scope="module")
+def fitted() -> baseline.Model:
+    model = make_model()
+    clips = [sound(number % 3, 0.3 + 0.02 * number, number) for number in range(36)]
+    with torch.no_grad():
+        vectors = model.embed(*padded(clips)).numpy()
+    model.solve(vectors, np.arange(36) % 3, np.arange(36) // 9, class_weighted=True, seed=0)
+    return model
+
+
+@torch.no_grad()
+def test_padding_changes_no_logit(fitted: baseline.Model) -> None:
+    clips = [sound(number % 3, seconds, 50 + number) for number, seconds in enumerate((0.11, 2.0, 0.5, 0.004, 0.9))]
+    together = fitted(*padded(clips)).logits
+    values, mask = padded([*clips, sound(0, 4.0, 9)])
+    # What lies beyond the mask is not the clip's, whatever it is.
+    values = torch.where(mask.bool(), values, torch.randn_like(values))
+    beside_longer = fitted(values, mask).logits[:-1]
+    alone = torch.cat([fitted(torch.from_numpy(clip)[None]).logits for clip in clips])
+    assert alone.std() > 0.1
+    torch.testing.assert_close(together, alone, atol=1e-4, rtol=0)
+    torch.testing.assert_close(beside_longer, alone, atol=1e-4, rtol=0)
+
+
+@torch.no_grad()
+def test_unheard_sounds_are_told_apart(fitted: baseline.Model) -> None:
+    clips = [sound(number % 3, 0.4 + 0.03 * number, 100 + number) for number in range(18)]
+    logits = fitted(*padded(clips)).logits
+    assert (logits.argmax(1) == torch.arange(18) % 3).all()
+
+
+@torch.no_grad()
+def test_saved_model_answers_exactly_alike(fitted: baseline.Model, tmp_path: Path) -> None:
+    fitted.save_pretrained(tmp_path)
+    again = baseline.Model.from_pretrained(tmp_path).eval()
+    batch = padded([sound(0, 0.5, 70), sound(2, 0.2, 71)])
+    assert torch.equal(fitted(*batch).logits, again(*batch).logits)
+    assert again.config.id2label == dict(enumerate(LABELS))
+    assert {path.suffix for path in tmp_path.iterdir()} == {".json", ".safetensors"}
+
+
+@pytest.mark.parametrize("rate", [1000, 8000, 22_050, 96_000])
+@torch.no_grad()
+def test_silence_clicks_and_the_shortest_clip_are_finite(rate: int) -> None:
+    model = make_model(rate)
+    click = np.zeros(rate // 4, np.float32)
+    click[rate // 8] = 1.0
+    clips = [np.zeros(rate // 2, np.float32), click, np.full(3, 0.5, np.float32), np.ones(rate // 5, np.float32)]
+    vectors = model.embed(*padded(clips))
+    assert vectors.shape == (4, sum(model.config.part_sizes))
+    assert vectors.isfinite().all()
+    assert vectors.abs().max() < 1e5
+
+
+@torch.no_grad()
+def test_channels_are_averaged(fitted: baseline.Model) -> None:
+    left, right = (torch.from_numpy(sound(label, 0.4, label))[None] for label in (0, 1))
+    stereo = fitted.embed(torch.stack([left, right], 1))
+    torch.testing.assert_close(stereo, fitted.embed((left + right) / 2))
+
+
+def test_loss_is_the_cross_entropy_of_the_logits(fitted: baseline.Model) -> None:
+    answer = fitted(*padded([sound(0, 0.5, 70), sound(2, 0.2, 71)]), labels=torch.tensor([0, 1]))
+    expected = -(answer.logits[0].log_softmax(0)[0] + answer.logits[1].log_softmax(0)[1]) / 2
+    torch.testing.assert_close(answer.loss, expected)
+
+
+def test_cepstrum_is_librosas() -> None:
+    wave = sound(0, 1.0, 3, 16_000)
+    measure = Descriptors(16_000, n_mels=40, n_mfcc=20)
+    frames = measure(torch.from_numpy(wave)[None], torch.tensor([len(wave)]))
+    mel = librosa.feature.melspectrogram(
+        y=wave, sr=16_000, n_fft=512, hop_length=160, n_mels=40, fmin=20.0, pad_mode="constant"
+    )
+    # Ours is scaled by the window's energy and the bands' share of the spectrum.
+    scale = 16_000 / 512 / 40 / float(measure.window.square().sum())
+    log_mel = 10 * np.log10(mel * scale + FLOOR)
+    np.testing.assert_allclose(frames.log_mel[0].numpy(), log_mel, atol=1e-2)
+    expected = librosa.feature.mfcc(S=log_mel, n_mfcc=20, dct_type=2, norm="ortho")
+    np.testing.assert_allclose(frames.cepstrum[0].numpy(), expected, atol=2e-2)
+
+
+def test_centroid_and_bandwidth_are_librosas() -> None:
+    wave = sound(2, 0.5, 3, 16_000)
+    measure = Descriptors(16_000, n_mels=40, n_mfcc=20)
+    shape = measure.shape(measure.power(torch.from_numpy(wave)[None]))[0].numpy()
+    power = np.abs(librosa.stft(wave, n_fft=512, hop_length=160, pad_mode="constant")) ** 2
+    centroid = librosa.feature.spectral_centroid(S=power, sr=16_000)[0]
+    bandwidth = librosa.feature.spectral_bandwidth(S=power, sr=16_000)[0]
+    np.testing.assert_allclose(2 ** shape[0] - 50, centroid, rtol=1e-3)
+    np.testing.assert_allclose(2 ** shape[1] - 50, bandwidth, rtol=1e-3)
+
+
+@pytest.mark.parametrize("rate", [8000, 16_000, 44_100])
+@pytest.mark.parametrize("hertz", [80.0, 130.0, 220.0, 400.0])
+def test_pitch_of_a_harmonic_tone_is_its_fundamental(rate: int, hertz: float) -> None:
+    time = np.arange(rate // 2) / rate
+    wave = sum(np.sin(2 * np.pi * hertz * k * time) / k for k in range(1, 8) if hertz * k < rate / 2)
+    frames = Descriptors(rate, 40, 20)(torch.from_numpy(wave).float()[None] * 0.2, torch.tensor([len(time)]))
+    inside = frames.pitch[0, 0, 5:-5]
+    np.testing.assert_allclose(100 * 2 ** inside.numpy(), hertz, rtol=0.02)
+    assert frames.voiced[0, 5:-5].all()
+
+
+def test_noise_is_not_voiced() -> None:
+    wave = torch.from_numpy(sound(2, 1.0, 5))[None]
+    frames = Descriptors(RATE, 40, 20)(wave, torch.tensor([wave.shape[1]]))
+    assert frames.voiced.float().mean() < 0.05
+
+
+def test_statistics_look_at_the_mask_alone() -> None:
+    values = torch.randn(2, 3, 40, generator=torch.Generator().manual_seed(0))
+    mask = torch.arange(40)[None] < torch.tensor([[40], [23]])
+    short = statistics(values[1:, :, :23], mask[1:, :23])
+    torch.testing.assert_close(statistics(values, mask)[1:], short)
+    expected = np.quantile(values[1, :, :23].numpy(), QUANTILES, axis=1).ravel()
+    np.testing.assert_allclose(quantiles(values, mask)[1].numpy(), expected, atol=1e-6)
+    assert (statistics(values, torch.zeros_like(mask)) == 0).all()
+
+
+def test_segments_share_out_the_sounding_part() -> None:
+    active = torch.zeros(3, 60, dtype=torch.bool)
+    active[0, 10:50], active[1, 7:9], active[2] = True, True, True
+    weights = segment_weights(active)
+    torch.testing.assert_close(weights.sum(1), torch.ones(3, 10))
+    assert weights[0, :10].abs().sum() == 0 and weights[0, 50:].abs().sum() == 0
+    places = (weights * torch.arange(60)[None, :, None]).sum(1)
+    assert (places[0].diff() > 0).all()
+
+
+def test_held_out_predictions_equal_refitting() -> None:
+    random = np.random.default_rng(0)
+    vectors, weights = random.normal(size=(30, 4)), random.uniform(0.5, 2.0, 30)
+    targets = random.normal(size=(30, 2))
+    gram = vectors @ vectors.T
+    folds = [np.arange(0, 12), np.arange(12, 30)]
+    arrays = map(torch.as_tensor, (gram, targets, weights))
+    dual, held_out = ridge.solve(*arrays, 0.7, folds)
+    whole = KernelRidge(alpha=0.7, kernel="precomputed").fit(gram, targets, sample_weight=weights)
+    np.testing.assert_allclose(gram @ dual.numpy(), whole.predict(gram), atol=1e-8)
+    for fold, rest in (folds, folds[::-1]):
+        judge = KernelRidge(alpha=0.7, kernel="precomputed")
+        judge.fit(gram[np.ix_(rest, rest)], targets[rest], sample_weight=weights[rest])
+        np.testing.assert_allclose(held_out[fold].numpy(), judge.predict(gram[np.ix_(fold, rest)]), atol=1e-8)
+
+
+def test_groups_stay_whole_in_the_inner_folds() -> None:
+    labels, groups = np.arange(24) % 2, np.arange(24) // 6
+    folds = ridge.inner_folds(labels, groups, seed=0)
+    assert [set(groups[fold]) for fold in folds] == [{0}, {1}, {2}, {3}]
+    # Where groups are the classes themselves, holding one out would leave its class unknown.
+    nested = ridge.inner_folds(labels, labels, seed=0)
+    assert sorted(np.concatenate(nested)) == list(range(24))
+    assert all(set(labels[fold]) == {0, 1} for fold in nested)
+
+
+def test_probabilities_of_pure_chance_are_modest() -> None:
+    random = np.random.default_rng(0)
+    vectors, labels = random.normal(size=(200, 12)), random.integers(0, 3, 200)
+    model = baseline.Model(baseline.Config(part_sizes=[6, 6], num_labels=3))
+    model.solve(vectors, labels, np.arange(200) // 20, class_weighted=False, seed=0)
+    chances = model.classify(torch.from_numpy(random.normal(size=(200, 12))).float()).softmax(-1)
+    assert chances.max() < 0.6
+
+
+def test_class_weights_favour_the_rare_class() -> None:
+    random = np.random.default_rng(0)
+    labels = (np.arange(200) % 10 == 0).astype(int)
+    vectors = random.normal(size=(200, 4)) + labels[:, None]
+    chosen = []
+    for weighted in (False, True):
+        model = baseline.Model(baseline.Config(part_sizes=[4], num_labels=2))
+        model.solve(vectors, labels, None, class_weighted=weighted, seed=0)
+        chosen.append(int(model.classify(torch.from_numpy(vectors).float()).argmax(1).sum()))
+    assert chosen[0] < chosen[1]
+
+
+def test_support_is_bounded_and_a_seed_decides_it() -> None:
+    random = np.random.default_rng(0)
+    vectors, labels = random.normal(size=(300, 4)), np.arange(300) % 3
+    kept = []
+    for seed in (0, 0, 1):
+        model = baseline.Model(baseline.Config(part_sizes=[4], num_labels=3, max_support=120))
+        model.solve(vectors, labels, None, class_weighted=True, seed=seed)
+        assert model.config.n_support == 120
+        kept.append(model.support)
+    assert torch.equal(kept[0], kept[1])
+    assert not torch.equal(kept[0], kept[2])
+
+
+def test_one_class_is_an_error() -> None:
+    model = baseline.Model(baseline.Config(part_sizes=[4], num_labels=2))
+    with pytest.raises(DataError, match="two or more"):
+        model.solve(np.zeros((5, 4)), np.zeros(5, int), None, class_weighted=False, seed=0)

@@ -1,0 +1,158 @@
+"""Contract: what every model family must hold, swept over the folder of families."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from transformers import PreTrainedModel
+
+from auricle import models
+from auricle.batches import held
+from auricle.evaluation import scoring
+from auricle.folds import build_model, save_model
+from auricle.recipe import parse
+from tests.conftest import PITCHES, tone
+
+RATE = 16000
+LABELS = ("b <&>", "ä", "c d")
+VARIANTS = [("baseline", {}), ("cnn", {"size": "default"}), ("cnn", {"size": "tutorial"})]
+
+
+def build(name: str, options: dict[str, object], channels: int = 1) -> PreTrainedModel:
+    """A model as training would leave it: calibrated or fitted on a few sounds."""
+    settings = parse({"audio": {"sample_rate": RATE, "channels": channels}, "model": {"family": name, **options}}, "t")
+    model = build_model(settings, LABELS)
+    clips = arrays()
+    if hasattr(model, "solve"):
+        embedded = scoring.embed(model, held(clips), batch_seconds=10)
+        model.solve(embedded, np.arange(len(clips)) % 3, None, class_weighted=False, seed=0)
+    else:
+        model.calibrate([(torch.from_numpy(clip.astype(np.float32) / 32768), None) for clip in clips])
+    return model.eval()
+
+
+def arrays() -> list[np.ndarray]:
+    lengths = (0.4, 1.1, 0.05, 2.3, 0.7, 1.6, 0.9, 3.1, 0.25, 4.6, 1.3, 0.6)
+    return [
+        (tone(list(PITCHES)[number % 3], seconds, number, RATE) * 30000).astype(np.int16)[None]
+        for number, seconds in enumerate(lengths)
+    ]
+
+
+def test_every_family_is_swept() -> None:
+    assert {name for name, _ in VARIANTS} == set(models.names())
+
+
+@pytest.mark.parametrize(("name", "options"), VARIANTS)
+@pytest.mark.parametrize("channels", [1, 2])
+def test_alone_and_in_a_padded_batch_are_the_same(name: str, options: dict[str, object], channels: int) -> None:
+    model = build(name, options, channels)
+    clips = arrays()
+    if channels == 2:
+        clips = [np.concatenate([clip, clip[:, ::-1]]) for clip in clips]
+    together = scoring.score(model, held(clips), batch_seconds=1000)
+    alone = np.concatenate([scoring.score(model, held([clip]), batch_seconds=1000) for clip in clips])
+    assert np.abs(together - alone).max() < 1e-4
+    with torch.inference_mode():
+        padded = torch.nn.functional.pad(torch.from_numpy(clips[0].astype(np.float32) / 32768), (0, 70_000))[None]
+        mask = (torch.arange(padded.shape[-1]) < clips[0].shape[-1]).long()[None]
+        masked = model(padded if channels == 2 else padded[:, 0], attention_mask=mask).logits.numpy()
+    assert np.abs(masked - alone[:1]).max() < 1e-4
+
+
+@pytest.mark.parametrize(("name", "options"), VARIANTS)
+def test_what_lies_under_the_mask_changes_nothing(name: str, options: dict[str, object]) -> None:
+    model = build(name, options)
+    values = torch.randn(2, RATE) * 0.1
+    mask = torch.ones(2, RATE, dtype=torch.int64)
+    mask[1, RATE // 2 :] = 0
+    dirty = values.clone()
+    dirty[1, RATE // 2 :] = 0.7
+    clean = values * mask
+    with torch.inference_mode():
+        assert torch.equal(model(clean, attention_mask=mask).logits, model(dirty, attention_mask=mask).logits)
+
+
+@pytest.mark.parametrize(("name", "options"), VARIANTS)
+@pytest.mark.parametrize("samples", [1, 16, 80, 500])
+def test_the_shortest_clip_gets_a_finite_answer(name: str, options: dict[str, object], samples: int) -> None:
+    model = build(name, options)
+    with torch.inference_mode():
+        logits = model(torch.rand(1, samples) - 0.5).logits
+    assert logits.shape == (1, 3) and torch.isfinite(logits).all()
+
+
+@pytest.mark.parametrize(("name", "options"), VARIANTS)
+def test_silence_and_full_scale_get_finite_answers(name: str, options: dict[str, object]) -> None:
+    model = build(name, options)
+    with torch.inference_mode():
+        for values in (torch.zeros(1, RATE), torch.ones(1, RATE), torch.sign(torch.randn(1, RATE))):
+            assert torch.isfinite(model(values).logits).all()
+
+
+@pytest.mark.parametrize(("name", "options"), VARIANTS)
+def test_save_and_load_is_exact(name: str, options: dict[str, object], tmp_path: Path) -> None:
+    model = build(name, options)
+    save_model(model, tmp_path / "model")
+    back = type(model).from_pretrained(tmp_path / "model").eval()
+    ours, theirs = model.state_dict(), back.state_dict()
+    assert ours.keys() == theirs.keys() and all(torch.equal(ours[key], theirs[key]) for key in ours)
+    assert [back.config.id2label[number] for number in range(3)] == list(LABELS)
+    assert back.config.sample_rate == RATE
+    clips = held(arrays())
+    assert (scoring.score(model, clips, batch_seconds=20) == scoring.score(back, clips, batch_seconds=20)).all()
+    assert not list(tmp_path.rglob("*.bin")) and not list(tmp_path.rglob("*.pkl"))
+
+
+@pytest.mark.parametrize(("name", "options"), [row for row in VARIANTS if row[0] != "baseline"])
+def test_gradients_reach_every_trainable_weight(name: str, options: dict[str, object]) -> None:
+    model = build(name, options).train()
+    model(torch.randn(4, RATE) * 0.1, labels=torch.tensor([0, 1, 2, 0])).loss.backward()
+    for key, weight in model.named_parameters():
+        if weight.requires_grad:
+            assert weight.grad is not None and torch.isfinite(weight.grad).all() and weight.grad.abs().sum() > 0, key
+
+
+@pytest.mark.parametrize(("name", "options"), VARIANTS)
+def test_the_embedding_is_a_pooled_vector(name: str, options: dict[str, object]) -> None:
+    model = build(name, options)
+    with torch.inference_mode():
+        embedding = model.embed(torch.randn(3, RATE) * 0.1)
+    assert embedding.ndim == 2 and embedding.shape[0] == 3
+
+
+@pytest.mark.parametrize(("name", "options"), VARIANTS)
+def test_the_model_folder_opens_in_a_stock_pipeline(name: str, options: dict[str, object], tmp_path: Path) -> None:
+    from transformers import pipeline
+
+    model = build(name, options)
+    save_model(model, tmp_path / "model")
+    samples = arrays()[1]
+    expected = scoring.softmax(scoring.score(model, held([samples]), batch_seconds=10))[0]
+    answers = pipeline("audio-classification", model=str(tmp_path / "model"))(
+        samples[0].astype(np.float32) / 32768, top_k=3
+    )
+    found = {row["label"]: row["score"] for row in answers}
+    assert [found[label] for label in LABELS] == pytest.approx(list(expected), abs=1e-4)
+
+
+def test_windows_are_averaged() -> None:
+    model = build("cnn", {})
+    clip = arrays()[9]
+    model.config.window_seconds, model.config.overlap = 1.0, 0.5
+    averaged = scoring.score(model, held([clip]), batch_seconds=10)
+    model.config.window_seconds = None
+    size, hop = RATE, RATE // 2
+    starts = [*range(0, clip.shape[-1] - size, hop), clip.shape[-1] - size]
+    parts = [clip[:, start : start + size] for start in starts]
+    expected = scoring.score(model, held(parts), batch_seconds=10).mean(0)
+    assert np.abs(averaged[0] - expected).max() < 1e-4
+
+
+def test_what_embeds_once_scores_the_same() -> None:
+    model = build("baseline", {})
+    clips = held(arrays())
+    embedded = scoring.embed(model, clips, batch_seconds=10)
+    expected = scoring.score(model, clips, batch_seconds=10)
+    assert np.abs(scoring.score_embedded(model, embedded) - expected).max() < 1e-5
