@@ -5,7 +5,6 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor
-from transformers import AutoConfig, AutoModelForAudioClassification
 
 from auricle.models import augment, heads, pooling
 from auricle.models.families import cnn
@@ -132,13 +131,6 @@ def test_saving_and_loading_is_exact(trained: cnn.Model, tmp_path) -> None:
     assert loaded.config.id2label == dict(enumerate(LABELS))
     with torch.no_grad():
         assert torch.equal(loaded(values, mask).logits, trained(values, mask).logits)
-
-
-def test_the_auto_classes_open_a_saved_model(tmp_path) -> None:
-    AutoConfig.register("auricle-cnn", cnn.Config, exist_ok=True)
-    AutoModelForAudioClassification.register(cnn.Config, cnn.Model, exist_ok=True)
-    make_model("default").save_pretrained(tmp_path)
-    assert isinstance(AutoModelForAudioClassification.from_pretrained(tmp_path), cnn.Model)
 
 
 def test_mono_heard_by_two_channels_is_the_same_sound_twice() -> None:

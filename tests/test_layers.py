@@ -88,7 +88,10 @@ def test_public_names_are_exact() -> None:
 
 
 def test_the_command_line_starts_without_heavy_imports() -> None:
-    code = "import sys, auricle.cli as cli\ntry:\n cli.main(['--help'])\nexcept SystemExit: pass\nprint(sorted(sys.modules))"
+    code = (
+        "import sys, auricle.cli as cli\ntry:\n cli.main(['--help'])\nexcept SystemExit: pass\n"
+        "print(sorted(sys.modules))"
+    )
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     loaded = set(ast.literal_eval(out.strip().splitlines()[-1]))
     heavy = {"torch", "transformers", "numpy", "pyarrow", "pydantic", "sklearn", "av", "soundfile", "rich", "datasets"}

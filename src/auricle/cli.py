@@ -75,6 +75,7 @@ def _train(options: argparse.Namespace) -> int:
     from auricle.folds import Listener
     from auricle.run import run
 
+    _quiet_libraries()
     out = options.out or _free_folder(Path("runs"), f"{_stem(options.data)}-{recipe.name}")
     screen = printing.Screen(options.json)
     listener = Listener(screen.say, screen.progress, screen.epoch)
@@ -122,6 +123,7 @@ def _demo(options: argparse.Namespace) -> int:
     from auricle.demo import demo
     from auricle.folds import Listener
 
+    _quiet_libraries()
     screen = printing.Screen(options.json)
     report = demo(options.out, Listener(screen.say, screen.progress, screen.epoch), seed=options.seed)
     if options.json:
@@ -191,6 +193,14 @@ def _as_json(answer: "Answer", top: int) -> dict[str, Any]:
         "warnings": list(answer.warnings),
         "error": answer.error,
     }
+
+
+def _quiet_libraries() -> None:
+    """One line per epoch is ours; the libraries' own bars would break it up."""
+    from transformers.utils import logging as transformers_logging
+
+    transformers_logging.disable_progress_bar()
+    transformers_logging.set_verbosity_error()
 
 
 def _recipe(options: argparse.Namespace) -> "Recipe":

@@ -15,7 +15,7 @@ from auricle.audio.survey import Facts, Progress, Settings, commonest_rate, surv
 from auricle.audit import Audit
 from auricle.corpus import splits
 from auricle.corpus.clip import Index
-from auricle.corpus.reading import read_index
+from auricle.corpus.reading import rare_labels, read_index
 from auricle.corpus.splits import Split
 from auricle.errors import DataError, UsageError
 from auricle.recipe import Recipe
@@ -100,6 +100,13 @@ def prepare(data: str | Path, recipe: Recipe, progress: Progress) -> Prepared:
         raise DataError(
             f"{len(kept)} of {len(index)} clips are usable, in {len(kept.labels)} classes, and a classifier needs two. "
             "`auricle inspect` says what is wrong with the others."
+        )
+    lonely = rare_labels(kept)
+    if lonely:
+        named = ", ".join(f"'{label}'" for label in lonely[:5])
+        raise DataError(
+            f"A class needs two usable clips or more, one to learn from and one to be tested on; a single one have: "
+            f"{named}{' …' if len(lonely) > 5 else ''}. Add recordings of them, or take them out of the corpus."
         )
     split = splits.make(kept, recipe.data, audit.linked, audit.quarantined_ids)
     audit = auditing.with_leaks(audit, split)

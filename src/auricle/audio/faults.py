@@ -41,6 +41,9 @@ PLATEAU = 3
 # A plateau now and then is inaudible. From one sample in a thousand on, distortion is heard and seen in spectra.
 CLIPPED_SHARE = 1e-3
 
+# Samples brought to 16 bits at a time: small enough to stay in the processor's cache.
+_HASH_BLOCK = 16_384
+
 _WEBM = frozenset({"webm"})
 _CONTAINERS: Mapping[str, frozenset[str]] = {
     ".wav": frozenset({"wav"}),
@@ -145,9 +148,20 @@ def sound_hash(sound: Sound) -> str:
     The same PCM in wav, flac or aiff gives the same hash; a lossy codec or another level does not.
     """
     samples = sound.samples
-    if samples.dtype != np.int16:
-        bounded = np.clip(np.nan_to_num(samples), -1.0, 1.0)
-        samples = np.minimum(np.rint(bounded * 32768.0), 32767.0).astype(np.int16)
     digest = hashlib.blake2b(f"{sound.sample_rate} {len(samples)} ".encode(), digest_size=16)
-    digest.update(np.ascontiguousarray(samples, "<i2").data)
+    for channel in samples:
+        for first in range(0, len(channel), _HASH_BLOCK):
+            digest.update(_as_16_bit(channel[first : first + _HASH_BLOCK]))
     return digest.hexdigest()
+
+
+def _as_16_bit(samples: np.ndarray) -> np.ndarray:
+    """Samples (frames,) as little-endian int16, full scale at 32768; what is no number becomes 0."""
+    if samples.dtype != np.int16:
+        scaled = np.clip(samples, -1.0, 1.0)
+        if np.isnan(scaled.max(initial=0.0)):
+            scaled = np.nan_to_num(scaled)
+        scaled *= 32768.0
+        np.rint(scaled, out=scaled)
+        samples = np.minimum(scaled, 32767.0, out=scaled).astype(np.int16)
+    return np.ascontiguousarray(samples, "<i2")

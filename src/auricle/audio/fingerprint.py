@@ -45,6 +45,7 @@ _LONGEST = 1 << 17
 # Waveforms unpacked at a time; 5 s take 80 kB.
 _KEPT = 256
 _MIN_OVERLAP = 0.6
+_BLOCK_FRAMES = 48
 _HANN = np.hanning(_WINDOW).astype(np.float32)
 
 
@@ -70,14 +71,22 @@ def fingerprint(samples: np.ndarray, sample_rate: int) -> np.ndarray:
     wave = np.diff(soxr.resample(mono, sample_rate, RATE, quality="LQ"))
     if len(wave) < _WINDOW:
         return np.zeros(0, np.uint32)
-    frames = np.lib.stride_tricks.sliding_window_view(wave, _WINDOW)[::_HOP]
-    spectrum = np.fft.rfft(frames * _HANN, axis=1)
-    power = np.square(spectrum.real) + np.square(spectrum.imag)
+    power = _power(wave)
     level = power.sum(axis=1)
     if not 0.0 < level.max() < np.inf:
         return np.zeros(0, np.uint32)
     active = level > level.max() * _QUIET
     return _pack(_landmarks(power, level.max()), active, wave)
+
+
+def _power(wave: np.ndarray) -> np.ndarray:
+    """Power spectra (frames, bins), a block of frames at a time: large temporaries cost more than the transform."""
+    frames = np.lib.stride_tricks.sliding_window_view(wave, _WINDOW)[::_HOP]
+    power = np.empty((len(frames), _WINDOW // 2 + 1), np.float32)
+    for first in range(0, len(frames), _BLOCK_FRAMES):
+        spectrum = np.fft.rfft(frames[first : first + _BLOCK_FRAMES] * _HANN, axis=1)
+        np.add(np.square(spectrum.real), np.square(spectrum.imag), out=power[first : first + _BLOCK_FRAMES])
+    return power
 
 
 def near_duplicates(prints: Sequence[np.ndarray]) -> list[Match]:
@@ -107,28 +116,33 @@ def _landmarks(power: np.ndarray, loudest: float) -> np.ndarray:
     """Pairs of near peaks as words: 7 bits of frequency, 6 of its step, 5 of the step in time, 14 of the frame."""
     highest = _running_max(_running_max(power, _REACH_FRAMES, axis=0), _REACH_BINS, axis=1)
     frame, band = np.nonzero((power == highest) & (power > loudest * _QUIET * 0.1))
-    words = []
-    taken = np.zeros(len(frame), np.int64)
-    for ahead in range(1, _NEXT + 1):
-        steps, rise = frame[ahead:] - frame[:-ahead], band[ahead:] - band[:-ahead]
-        near = (steps > 0) & (steps < 32) & (np.abs(rise) < 32) & (taken[: len(steps)] < _FAN)
-        first = np.flatnonzero(near)
-        taken[first] += 1
-        key = np.minimum(band[first], 127) << 11 | (rise[first] + 32) << 5 | steps[first]
-        words.append(key << 14 | frame[first])
-    return np.concatenate(words).astype(np.uint32)
+    if len(frame) < 2:
+        return np.zeros(0, np.uint32)
+    later = np.arange(len(frame))[:, None] + np.arange(1, _NEXT + 1)
+    inside = later < len(frame)
+    later = np.minimum(later, len(frame) - 1)
+    steps, rise = frame[later] - frame[:, None], band[later] - band[:, None]
+    near = inside & (steps > 0) & (steps < 32) & (np.abs(rise) < 32)
+    near &= np.cumsum(near, axis=1) <= _FAN
+    first = np.nonzero(near)[0]
+    key = np.minimum(band[first], 127) << 11 | (rise[near] + 32) << 5 | steps[near]
+    return np.asarray(key << 14 | frame[first], dtype=np.uint32)
 
 
 def _running_max(values: np.ndarray, reach: int, axis: int) -> np.ndarray:
-    """The maximum over `reach` neighbours to either side; the edge has fewer."""
-    padding = [(0, 0), (0, 0)]
-    padding[axis] = (reach, reach)
-    padded = np.pad(values, padding)
-    size = values.shape[axis]
-    result = values
-    for shift in range(2 * reach + 1):
-        result = np.maximum(result, padded[shift : shift + size] if axis == 0 else padded[:, shift : shift + size])
-    return result
+    """The maximum over `reach` neighbours to either side; the edge has fewer.
+
+    Windows of 1, 2, 4 … places are doubled until two that overlap make up the whole.
+    """
+    values = values if axis == 0 else values.T
+    size = len(values)
+    result = np.pad(values, ((reach, reach), (0, 0)))
+    width, whole = 1, 2 * reach + 1
+    while 2 * width <= whole:
+        result = np.maximum(result[: len(result) - width], result[width:])
+        width *= 2
+    result = np.maximum(result[:size], result[whole - width : whole - width + size])
+    return result if axis == 0 else result.T
 
 
 def _pack(landmarks: np.ndarray, active: np.ndarray, wave: np.ndarray) -> np.ndarray:

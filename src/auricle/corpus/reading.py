@@ -20,7 +20,7 @@ from typing import Any
 from auricle.corpus import readers
 from auricle.corpus.archive import is_remote
 from auricle.corpus.clip import Clip, Index, LeftOut
-from auricle.corpus.tree import Tree, open_tree
+from auricle.corpus.tree import Tree, is_audio, open_tree
 from auricle.errors import DataError, UsageError, unknown
 
 # Readers of general layouts, tried in this order after those of single corpora. `pattern` never recognises anything.
@@ -122,6 +122,12 @@ def _recognise(tree: Tree) -> str:
     if not hits:
         suffixes = Counter(Path(name).suffix.lower() or "no suffix" for name in tree.names).most_common(5)
         there = ", ".join(f"{count} {suffix}" for suffix, count in suffixes)
+        if tree.prefix and any(is_audio(name) for name in tree.names):
+            only = Path(tree.prefix).name
+            raise DataError(
+                f"'{tree.location}' holds a single class folder, '{only}' ({there}), and a classifier needs two "
+                "classes or more. Put each class in its own folder, or name the layout with --reader."
+            )
         raise DataError(
             f"The layout of '{tree.location}' is not recognised ({len(tree.names)} files: {there}; the first is "
             f"'{tree.names[0]}'). Put each class in its own folder, add a metadata.csv with columns path and label, or "

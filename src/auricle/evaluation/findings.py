@@ -16,8 +16,8 @@ from auricle.evaluation.scoring import Scores
 
 LENGTH_BINS = 4
 MOST_VALUES = 12
-SUSPECT_OWN = 0.05
-SUSPECT_OTHER = 0.8
+SUSPECT_OWN = 0.03
+SUSPECT_OTHER = 0.85
 SLICE_RESAMPLES = 400
 
 

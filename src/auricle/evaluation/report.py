@@ -177,11 +177,13 @@ def _cautions(report: Mapping[str, Any], evidence: Evidence) -> list[str]:
         cautions.append(
             f"{clips} test clips sound the same as a training clip: the figures are too high by up to that."
         )
-    interval = report["interval"]
-    if interval["units"] < FEW_UNITS and interval["unit"] != "clip":
+    name = evidence.index.group_name
+    tested = len({group for group in evidence.scores.groups if group is not None})
+    if 0 < tested < FEW_UNITS:
+        more = " Testing each in turn (data.split=leave-one-group-out) says more."
         cautions.append(
-            f"Only {interval['units']} {interval['unit']}s were tested: the interval is a rough guide. "
-            "Folds over all of them (data.split=leave-one-group-out) say more."
+            f"Only {tested} {name}{'s were' if tested > 1 else ' was'} tested: the interval is a rough guide."
+            + ("" if evidence.split.kind == "leave-one-group-out" else more)
         )
     if not evidence.index.has_groups and evidence.split.kind != "predefined":
         cautions.append(

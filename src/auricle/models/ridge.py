@@ -91,7 +91,8 @@ def fit(
     folds = inner_folds(labels, groups, seed)
     targets, each = torch.as_tensor(hits - prior), torch.as_tensor(weights)
     linear, linear_held_out = solve(standard @ standard.T / used, targets, each, LINEAR_RIDGE, folds)
-    gram = likeness(standard, standard, sizes, KERNEL_WIDTH)
+    # Single precision is ample beside the ridge, and the exponentials cost a third.
+    gram = likeness(standard.float(), standard.float(), sizes, KERNEL_WIDTH).double()
     kernel, kernel_held_out = solve(gram, targets, each, KERNEL_RIDGE, folds)
     share = blend(np.stack([linear_held_out.numpy(), kernel_held_out.numpy()]), bias, labels, weights)
     return Machine(

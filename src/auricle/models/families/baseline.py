@@ -114,9 +114,11 @@ class Model(PreTrainedModel):
 
     def classify(self, embeddings: Tensor) -> Tensor:
         """Turn functionals (batch, n_features) into logits (batch, classes)."""
-        standard = ((embeddings - self.mean) * self.scale).clamp(-LIMIT, LIMIT)
-        near = likeness(standard, self.support, self.config.part_sizes, self.width)
-        return standard @ self.linear + near @ self.kernel + self.bias
+        # Squared distances lose digits in single precision, enough to move a logit by 1e-4 from batch to batch.
+        standard = ((embeddings - self.mean) * self.scale).clamp(-LIMIT, LIMIT).double()
+        near = likeness(standard, self.support.double(), self.config.part_sizes, self.width)
+        logits = standard @ self.linear.double() + near @ self.kernel.double() + self.bias
+        return logits.to(embeddings.dtype)
 
     def solve(
         self,
