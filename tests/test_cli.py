@@ -208,7 +208,9 @@ def test_some_missing_labels_are_left_out_by_row(tmp_path: Path, capsys: pytest.
 def test_a_declared_two_gigabytes_in_a_kilobyte_is_a_finding(corpus: Path, capsys: pytest.CaptureFixture[str]) -> None:
     size = 2_000_000_000
     head = b"RIFF" + struct.pack("<I", size + 36) + b"WAVEfmt " + struct.pack("<IHHIIHH", 16, 1, 1, 8000, 16000, 2, 16)
-    (corpus / "low" / "device0_800.wav").write_bytes(head + b"data" + struct.pack("<I", size) + bytes(range(1, 241)) * 4)
+    (corpus / "low" / "device0_800.wav").write_bytes(
+        head + b"data" + struct.pack("<I", size) + bytes(range(1, 241)) * 4
+    )
     assert main(["inspect", str(corpus), "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
     assert [(row["id"], row["kind"]) for row in found["quarantined"]] == [("low/device0_800.wav", "truncated")]

@@ -173,12 +173,25 @@ def _plain_wav(content: bytes, window: tuple[float, float | None, float]) -> Sou
     return _sound(content, "wav", pieces, stretch, layout.sample_rate, cut_short(content, "wav", frames))
 
 
+class _Content(io.BytesIO):
+    """Bytes that stay where they are when a damaged header sends libsndfile to a place before their beginning.
+
+    soundfile calls `seek` from C, where an exception can only be printed.
+    """
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        try:
+            return super().seek(offset, whence)
+        except ValueError:
+            return self.tell()
+
+
 def _with_sndfile(content: bytes, container: str, window: tuple[float, float | None, float]) -> Sound | None:
     """Decode with libsndfile; None where it cannot open the content, which FFmpeg may."""
     if container == "mp3" and cut_short(content, container, 0):
         return None  # libsndfile's mp3 decoder writes about such files to the terminal
     try:
-        file = soundfile.SoundFile(io.BytesIO(content))
+        file = soundfile.SoundFile(_Content(content))
     except soundfile.LibsndfileError:
         return None
     with file:

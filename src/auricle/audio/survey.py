@@ -22,6 +22,7 @@ from auricle.corpus.clip import Clip
 from auricle.errors import AudioError, DataError
 
 Progress = Callable[[int, int], None]
+_NO_PRINT = np.zeros(0, np.uint32)
 
 
 @dataclass(frozen=True)
@@ -90,8 +91,9 @@ def look(clip: Clip, settings: Settings, keep: bool) -> Heard:
     opened = open_clip(clip, settings)
     sound = opened.sound
     if sound is None:
-        return Heard(Facts(clip.id, 0.0, 0, 0, "", opened.findings, "", np.zeros(0, np.uint32)), None)
+        return Heard(Facts(clip.id, 0.0, 0, 0, "", opened.findings, "", _NO_PRINT), None)
     channels, frames = sound.samples.shape
+    damaged = any(finding.kind == "nan" for finding in opened.findings)
     facts = Facts(
         id=clip.id,
         seconds=frames / sound.sample_rate,
@@ -99,8 +101,8 @@ def look(clip: Clip, settings: Settings, keep: bool) -> Heard:
         channels=channels,
         container=sound.container,
         findings=opened.findings,
-        sound_hash=faults.sound_hash(sound),
-        fingerprint=fingerprint.fingerprint(sound.samples, sound.sample_rate),
+        sound_hash="" if damaged else faults.sound_hash(sound),
+        fingerprint=_NO_PRINT if damaged else fingerprint.fingerprint(sound.samples, sound.sample_rate),
     )
     if not keep or not facts.usable:
         return Heard(facts, None)

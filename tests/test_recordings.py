@@ -1,0 +1,62 @@
+"""Real recordings, where AURICLE_DATA names them: layouts, groups, honest figures."""
+
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from auricle import recipe as recipes
+from auricle.corpus.reading import read_index
+from auricle.folds import Listener
+from auricle.prepare import inspect
+from auricle.run import run
+
+pytestmark = pytest.mark.recordings
+CORPORA = {"emodb": (535, 7, 10, 0), "fsdd": (3000, 10, 6, 0), "esc10": (400, 10, 304, 5)}
+
+
+@pytest.mark.parametrize("name", CORPORA)
+def test_folder_and_zip_are_recognised_alike(name: str, recordings: Path, tmp_path: Path) -> None:
+    archive = tmp_path / f"{name}.zip"
+    with zipfile.ZipFile(archive, "w") as file:
+        for path in sorted((recordings / name).rglob("*")):
+            if path.is_file():
+                file.write(path, f"{name}/{path.relative_to(recordings / name)}")
+    found = [read_index(place) for place in (recordings / name, archive)]
+    clips, classes, groups, folds = CORPORA[name]
+    for index in found:
+        assert (len(index), len(index.labels)) == (clips, classes)
+        assert len({clip.group for clip in index}) == groups
+        assert len({clip.fold for clip in index} - {None}) == folds
+    assert [(clip.id, clip.label, clip.group) for clip in found[0]] == [
+        (clip.id, clip.label, clip.group) for clip in found[1]
+    ]
+    if name == "emodb":
+        audits = [inspect(place, recipes.load("sound"), lambda *_: None) for place in (recordings / name, archive)]
+        assert audits[0].audit == audits[1].audit and audits[0].split == audits[1].split
+        assert audits[0].audit.usable == 535 and not audits[0].audit.duplicates
+
+
+@pytest.mark.parametrize(
+    ("corpus", "metric", "least", "settings"),
+    [
+        ("emodb", "balanced_accuracy", 0.78, ("data.split=leave-one-group-out",)),
+        ("esc10", "accuracy", 0.89, ()),
+        ("fsdd", "accuracy", 0.80, ("data.split=leave-one-group-out",)),
+    ],
+)
+def test_the_baseline_is_as_good_as_promised(
+    corpus: str, metric: str, least: float, settings: tuple[str, ...], recordings: Path, tmp_path: Path
+) -> None:
+    report = run(recordings / corpus, recipes.load("baseline", settings), tmp_path / "run", Listener())
+    assert report["metrics"][metric]["value"] >= least
+    assert report["split"]["grouped"]
+
+
+def test_crema_d_is_recognised_with_its_actors(recordings: Path, tmp_path: Path) -> None:
+    for name in (recordings / "crema-d" / "filenames.txt").read_text().split():
+        (tmp_path / name).touch()
+    (tmp_path / "VideoDemographics.csv").write_bytes((recordings / "crema-d" / "VideoDemographics.csv").read_bytes())
+    index = read_index(tmp_path)
+    assert len(index) == 7442 and len({clip.group for clip in index}) == 91 and len(index.labels) == 6
+    assert {"sex", "age", "race", "ethnicity"} <= set(index.clips[0].meta)
