@@ -44,7 +44,7 @@ class Config(PreTrainedConfig):
     range_db: float | None = None
     seconds: float | None = None
     block: Literal["residual", "plain"] = "residual"
-    widths: list[int] | tuple[int, ...] = (32, 64, 128, 256)
+    widths: list[int] | tuple[int, ...] = (24, 48, 96, 192)
     kernels: list[int] | tuple[int, ...] = (3, 3, 3, 3)
     dropout: float = 0.2
 
@@ -204,7 +204,8 @@ class Model(PreTrainedModel):
         self, waveform: Tensor, lengths: Tensor, size: int, generator: torch.Generator | None
     ) -> tuple[Tensor, Tensor]:
         """Cut or pad to `size` samples; in training, a shorter clip lands at a random place."""
-        waveform = nn.functional.pad(waveform, (0, size - waveform.shape[-1]))  # padding below zero cuts
+        if torch.compiler.is_compiling() or waveform.shape[-1] != size:
+            waveform = nn.functional.pad(waveform, (0, size - waveform.shape[-1]))  # padding below zero cuts
         fixed = torch.full_like(lengths, size)
         room = (fixed - lengths).clamp_min(0)
         if generator is not None and bool(room.any()):
