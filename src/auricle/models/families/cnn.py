@@ -43,8 +43,8 @@ class Config(PreTrainedConfig):
     floor: float = 1e-6
     range_db: float | None = None
     seconds: float | None = None
-    block: Literal["residual", "plain"] = "residual"
-    widths: list[int] | tuple[int, ...] = (24, 48, 96, 192)
+    block: Literal["pooled", "strided"] = "pooled"
+    widths: list[int] | tuple[int, ...] = (16, 32, 64, 128)
     kernels: list[int] | tuple[int, ...] = (3, 3, 3, 3)
     dropout: float = 0.2
 
@@ -60,7 +60,7 @@ def configure(options: Options, *, sample_rate: int, channels: int, labels: Sequ
             floor=1e-10,
             range_db=80.0,
             seconds=4.0,
-            block="plain",
+            block="strided",
             widths=[8, 16, 32, 64],
             kernels=[5, 3, 3, 3],
             dropout=0.0,
@@ -82,13 +82,11 @@ class Model(PreTrainedModel):
         mel = MelSpectrogram(config.sample_rate, config.n_fft, config.hop_length, config.n_mels)
         self.front_end = LogMel(mel, config.floor, config.range_db)
         widths = [config.channels, *config.widths]
-        shapes = list(zip(widths, widths[1:], config.kernels, strict=False))
-        if config.block == "plain":
-            self.blocks = nn.ModuleList(PlainBlock(*shape) for shape in shapes)
-        else:
-            self.blocks = nn.ModuleList([Stem(*shapes[0]), *(ResidualBlock(*shape) for shape in shapes[1:])])
+        block = StridedBlock if config.block == "strided" else PooledBlock
+        shapes = zip(widths, widths[1:], config.kernels, strict=False)
+        self.blocks = nn.ModuleList(block(*shape) for shape in shapes)
         self.dropout = nn.Dropout(config.dropout)
-        pooled = widths[-1] if config.block == "plain" else 2 * widths[-1]
+        pooled = widths[-1] if config.block == "strided" else 2 * widths[-1]
         self.head = heads.Softmax(pooled, config.num_labels)
         self.augment = Augment()
         self.class_weights: Tensor | None = None
@@ -99,7 +97,7 @@ class Model(PreTrainedModel):
         if isinstance(module, MelSpectrogram):
             module.reset()
         elif isinstance(module, nn.Conv2d):
-            # a = 0.1 is S4's; for the residual blocks it differs from He's own by half a per cent.
+            # a = 0.1 is S4's; it differs from He's own by half a per cent.
             nn.init.kaiming_normal_(module.weight, a=0.1)
             if module.bias is not None:
                 nn.init.zeros_(module.bias)
@@ -155,12 +153,14 @@ class Model(PreTrainedModel):
         # Where no clip is padded there is nothing to mask, and the library's own batch norm is the fastest.
         padded = not self.training or not bool(real.all())
         for block in self.blocks:
-            # A stride of 2 over n frames gives ceil(n / 2).
-            lengths = (lengths + 1) // 2
             values = block(values, lengths if padded else None)
+            # A stride or a pool of 2 over n frames gives ceil(n / 2).
+            lengths = (lengths + 1) // 2
         values = values.mean(2)
         real = masking.real(lengths, values.shape[-1])
-        return masking.mean_over(values, real) if self.config.block == "plain" else pooling.mean_and_max(values, real)
+        if self.config.block == "strided":
+            return masking.mean_over(values, real)
+        return pooling.mean_and_max(values, real)
 
     def _spectrogram(
         self, input_values: Tensor, attention_mask: Tensor | None, targets: Tensor | None
@@ -170,13 +170,13 @@ class Model(PreTrainedModel):
         waveform, lengths = self._waveform(input_values, attention_mask, generator)
         if generator is not None:
             waveform = augment.waveform(waveform, lengths, self.augment, generator)
-            if self.augment.mixup and targets is not None:
-                waveform, targets, partners = augment.mixup(waveform, targets, self.augment.mixup, generator)
-                lengths = torch.maximum(lengths, lengths[partners])
         real = self._real(lengths, waveform.shape[-1])
         values = self.front_end(waveform, real)
         if generator is not None:
             values = augment.spectrogram(values, real.sum(1), self.augment, generator)
+            if self.augment.mixup and targets is not None:
+                values, targets, partners = augment.mixup(values, targets, self.augment.mixup, generator)
+                real = real | real[partners]
         return values.expand(-1, self.config.channels, -1, -1), real, targets
 
     def _generator(self) -> torch.Generator | None:
@@ -248,7 +248,7 @@ class BatchNorm(nn.BatchNorm2d):
         return ((wide * scale[:, None, None] + (self.bias - mean * scale)[:, None, None]) * mask).to(values.dtype)
 
 
-class PlainBlock(nn.Module):
+class StridedBlock(nn.Module):
     """Convolution of stride 2, ReLU, batch norm: S4's block."""
 
     def __init__(self, before: int, after: int, kernel: int) -> None:
@@ -257,36 +257,25 @@ class PlainBlock(nn.Module):
         self.norm = BatchNorm(after)
 
     def forward(self, values: Tensor, lengths: Tensor | None) -> Tensor:
-        normal: Tensor = self.norm(self.convolution(values).relu(), lengths)
+        """Halve (batch, before, bands, frames) of `lengths` real frames (batch,); None is all real."""
+        kept = None if lengths is None else (lengths + 1) // 2
+        normal: Tensor = self.norm(self.convolution(values).relu(), kept)
         return normal
 
 
-class Stem(nn.Module):
-    """Convolution of stride 2, batch norm, ReLU: the first block of the residual network."""
+class PooledBlock(nn.Module):
+    """Convolution of stride 1, batch norm, ReLU, then the maximum of every 2 x 2 cells.
+
+    Looking at every cell before halving is worth more to a small corpus than depth or width behind strided layers.
+    After the ReLU nothing is below zero, so the zeros beyond a clip's end never are its maximum.
+    """
 
     def __init__(self, before: int, after: int, kernel: int) -> None:
         super().__init__()
-        self.convolution = nn.Conv2d(before, after, kernel, stride=2, padding=kernel // 2, bias=False)
+        self.convolution = nn.Conv2d(before, after, kernel, padding=kernel // 2, bias=False)
         self.norm = BatchNorm(after)
 
     def forward(self, values: Tensor, lengths: Tensor | None) -> Tensor:
+        """Halve (batch, before, bands, frames) of `lengths` real frames (batch,); None is all real."""
         normal: Tensor = self.norm(self.convolution(values), lengths)
-        return normal.relu_()
-
-
-class ResidualBlock(nn.Module):
-    """Two convolutions beside a shortcut, halving bands and frames (He et al. 2016)."""
-
-    def __init__(self, before: int, after: int, kernel: int) -> None:
-        super().__init__()
-        self.first = nn.Conv2d(before, after, kernel, stride=2, padding=kernel // 2, bias=False)
-        self.first_norm = BatchNorm(after)
-        self.second = nn.Conv2d(after, after, kernel, padding=kernel // 2, bias=False)
-        self.second_norm = BatchNorm(after)
-        self.shortcut = nn.Conv2d(before, after, 1, stride=2, bias=False)
-
-    def forward(self, values: Tensor, lengths: Tensor | None) -> Tensor:
-        shortcut: Tensor = self.shortcut(values)
-        values = self.first_norm(self.first(values), lengths).relu_()
-        values = self.second_norm(self.second(values), lengths)
-        return (values + shortcut).relu_()
+        return nn.functional.max_pool2d(normal.relu_(), 2, ceil_mode=True)
