@@ -16,7 +16,12 @@ from tests.conftest import PITCHES, tone
 
 RATE = 16000
 LABELS = ("b <&>", "ä", "c d")
-VARIANTS = [("baseline", {}), ("cnn", {"size": "default"}), ("cnn", {"size": "tutorial"})]
+VARIANTS = [
+    ("baseline", {}),
+    ("cnn", {"size": "default"}),
+    ("cnn", {"size": "default", "functionals": False}),
+    ("cnn", {"size": "tutorial"}),
+]
 
 
 def build(name: str, options: dict[str, object], channels: int = 1) -> PreTrainedModel:
@@ -24,11 +29,13 @@ def build(name: str, options: dict[str, object], channels: int = 1) -> PreTraine
     settings = parse({"audio": {"sample_rate": RATE, "channels": channels}, "model": {"family": name, **options}}, "t")
     model = build_model(settings, LABELS)
     clips = arrays()
-    if hasattr(model, "solve"):
-        embedded = scoring.embed(model, held(clips), batch_seconds=10)
-        model.solve(embedded, np.arange(len(clips)) % 3, None, class_weighted=False, seed=0)
-    else:
+    machine = model if hasattr(model, "solve") else model.beside
+    if machine is not model:
         model.calibrate([(torch.from_numpy(clip.astype(np.float32) / 32768), None) for clip in clips])
+    if machine is not None:
+        embedded = scoring.embed(machine, held(clips), batch_seconds=10)
+        solve = model.solve if machine is model else model.solve_beside
+        solve(embedded, np.arange(len(clips)) % 3, groups=None, class_weighted=False, seed=0)
     return model.eval()
 
 
@@ -135,6 +142,17 @@ def test_the_model_folder_opens_in_a_stock_pipeline(name: str, options: dict[str
     )
     found = {row["label"]: row["score"] for row in answers}
     assert [found[label] for label in LABELS] == pytest.approx(list(expected), abs=1e-4)
+
+
+def test_the_machine_beside_the_network_has_half_the_say() -> None:
+    model = build("cnn", {})
+    clips = held(arrays())
+    together = scoring.softmax(scoring.score(model, clips, batch_seconds=10))
+    theirs = scoring.softmax(scoring.score(model.beside, clips, batch_seconds=10))
+    model.beside = None
+    ours = scoring.softmax(scoring.score(model, clips, batch_seconds=10))
+    product = np.sqrt(ours * theirs)
+    assert np.abs(together - product / product.sum(1, keepdims=True)).max() < 1e-5
 
 
 def test_windows_are_averaged() -> None:

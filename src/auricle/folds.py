@@ -5,6 +5,7 @@ written last and vouches for the rest: a fold that has it is never trained again
 form and those that are trained by gradient go the same way.
 """
 
+import hashlib
 import json
 import os
 import re
@@ -20,7 +21,7 @@ import pydantic
 import torch
 from transformers import PreTrainedModel, Wav2Vec2FeatureExtractor
 
-from auricle import models
+from auricle import __version__, models
 from auricle import recipe as recipes
 from auricle.audio.survey import Progress
 from auricle.batches import Sounds, stored
@@ -108,14 +109,18 @@ def train_one(prepared: Prepared, fold: Fold, folder: Path, train_fold: TrainFol
 
 
 def by_gradient(prepared: Prepared) -> TrainFold:
-    """Training by gradient, through `transformers.Trainer`."""
+    """Training by gradient, through `transformers.Trainer`; what a model keeps beside its network is fitted last."""
     recipe = prepared.recipe
+    beside = build_model(recipe, prepared.labels).beside
+    vectors = embed_once(prepared, beside) if beside is not None else None
 
     def train_fold(fold: Fold, folder: Path, listener: Listener) -> Any:
         model = build_model(recipe, prepared.labels)
         learn, choose = _material(prepared, fold.train), _material(prepared, fold.valid)
         training.calibrate(model, learn, recipe.evaluate.batch_seconds)
         trained = training.train(model, recipe, learn, choose, folder, lambda epoch: listener.epoch(fold.name, epoch))
+        if vectors is not None:
+            vectors.solve(model.solve_beside, (*fold.train, *fold.valid), recipe)
         sounds = _sounds(prepared, fold.test)
         return model, trained, lambda: scoring.score(model, sounds, batch_seconds=recipe.evaluate.batch_seconds)
 
@@ -123,33 +128,61 @@ def by_gradient(prepared: Prepared) -> TrainFold:
 
 
 def by_solving(prepared: Prepared) -> TrainFold:
-    """Fitting in closed form: what does not depend on training, the embeddings, is computed once for all folds."""
+    """Fitting in closed form, from vectors that are computed once for all folds."""
     recipe = prepared.recipe
-    model = build_model(recipe, prepared.labels)
-    ids = [clip.id for clip in prepared.kept]
     start = time.perf_counter()
-    embedded = scoring.embed(model, _sounds(prepared, ids), batch_seconds=recipe.evaluate.batch_seconds)
-    row_of = {id: row for row, id in enumerate(ids)}
-    rate = len(ids) / (time.perf_counter() - start)
-    truth = labels_of(prepared, ids)
-    groups = _groups(prepared)
+    vectors = embed_once(prepared, build_model(recipe, prepared.labels))
+    rate = len(vectors.rows) / (time.perf_counter() - start)
 
     def train_fold(fold: Fold, folder: Path, listener: Listener) -> Any:
         start = time.perf_counter()
         fitted = build_model(recipe, prepared.labels)
-        rows = [row_of[id] for id in (*fold.train, *fold.valid)]
-        fitted.solve(
-            embedded[rows],
-            truth[rows],
-            groups[rows] if groups is not None else None,
-            class_weighted=recipe.train.balance != "none",
-            seed=recipe.train.seed,
-        )
-        tested = embedded[[row_of[id] for id in fold.test]]
-        trained = Trained(1, 1, 1, len(rows), 1, time.perf_counter() - start, rate)
+        vectors.solve(fitted.solve, (*fold.train, *fold.valid), recipe)
+        tested = vectors.of(fold.test)
+        trained = Trained(1, 1, 1, len(fold.train), 1, time.perf_counter() - start, rate)
         return fitted, trained, lambda: scoring.score_embedded(fitted, tested)
 
     return train_fold
+
+
+@dataclass(frozen=True)
+class Vectors:
+    """What no training changes, of every usable clip: values (clips, width), each clip's row, class and group."""
+
+    values: np.ndarray
+    rows: dict[str, int]
+    truth: np.ndarray
+    groups: np.ndarray | None
+
+    def of(self, ids: Sequence[str]) -> np.ndarray:
+        """The vectors of some clips, in their order."""
+        return np.asarray(self.values[[self.rows[id] for id in ids]])
+
+    def solve(self, solve: Callable[..., None], ids: Sequence[str], recipe: Recipe) -> None:
+        """Hand the vectors, classes and groups of some clips to a machine that is fitted in closed form."""
+        rows = [self.rows[id] for id in ids]
+        solve(
+            self.values[rows],
+            self.truth[rows],
+            groups=None if self.groups is None else self.groups[rows],
+            class_weighted=recipe.train.balance != "none",
+            seed=recipe.train.seed,
+        )
+
+
+def embed_once(prepared: Prepared, model: PreTrainedModel) -> Vectors:
+    """Embed every usable clip, or read what an earlier run of the same corpus and settings kept beside the store."""
+    ids = [clip.id for clip in prepared.kept]
+    settings = {name: value for name, value in model.config.to_dict().items() if name not in ("id2label", "label2id")}
+    key = hashlib.blake2b(json.dumps([__version__, settings, ids], sort_keys=True).encode(), digest_size=12).hexdigest()
+    path = prepared.store.folder / f"vectors-{key}.npy"
+    if not path.is_file():
+        values = scoring.embed(model, _sounds(prepared, ids), batch_seconds=prepared.recipe.evaluate.batch_seconds)
+        partial = path.with_name(f".{path.stem}.{os.getpid()}.partial.npy")
+        np.save(partial, values)
+        os.replace(partial, path)
+    rows = {id: row for row, id in enumerate(ids)}
+    return Vectors(np.load(path), rows, labels_of(prepared, ids), _groups(prepared))
 
 
 def build_model(recipe: Recipe, labels: Sequence[str]) -> PreTrainedModel:

@@ -153,7 +153,7 @@ def sound_hash(sound: Sound) -> str:
     digest = hashlib.blake2b(f"{sound.sample_rate} {len(samples)} ".encode(), digest_size=16)
     for channel in samples:
         for first in range(0, len(channel), _HASH_BLOCK):
-            digest.update(_as_16_bit(channel[first : first + _HASH_BLOCK]))
+            digest.update(_as_16_bit(channel[first : first + _HASH_BLOCK]).data)
     return digest.hexdigest()
 
 

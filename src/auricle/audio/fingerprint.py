@@ -142,7 +142,7 @@ def _running_max(values: np.ndarray, reach: int, axis: int) -> np.ndarray:
         result = np.maximum(result[: len(result) - width], result[width:])
         width *= 2
     result = np.maximum(result[:size], result[whole - width : whole - width + size])
-    return result if axis == 0 else result.T
+    return np.asarray(result if axis == 0 else result.T)
 
 
 def _pack(landmarks: np.ndarray, active: np.ndarray, wave: np.ndarray) -> np.ndarray:

@@ -95,6 +95,11 @@ class Model(PreTrainedModel):
         if isinstance(module, Descriptors):
             module.reset()
 
+    @property
+    def is_solved(self) -> bool:
+        """Whether `solve` has been called, here or before the model was saved."""
+        return bool(self.config.n_support)
+
     def calibrate(self, batches: Iterable[tuple[Tensor, Tensor | None]]) -> None:
         """Do nothing: standardisation is part of `solve`."""
 

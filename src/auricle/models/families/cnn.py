@@ -1,14 +1,15 @@
 """Convolutions over log-mel: the `cnn` family, in two sizes.
 
-In: waveforms, their mask, labels. Out: logits and loss. `default` is a small residual network that learns from scratch
-in minutes on two cores; `tutorial` is the reference network for everyday sounds, layer for layer (four strided
-convolutions over four fixed seconds). Every layer works on real frames only, so a clip's logits do not depend on its
-batch.
+In: waveforms, their mask, labels. Out: logits and loss. `default` is a small network that learns from scratch in minutes
+on two cores and, when it has, asks the baseline's machine for a second opinion. `tutorial` is the reference network for
+everyday sounds, layer for layer: four strided convolutions over four fixed seconds. Every layer works on real frames
+only, so a clip's logits do not depend on its batch.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Literal
 
+import numpy as np
 import pydantic
 import torch
 from huggingface_hub.dataclasses import strict
@@ -17,6 +18,8 @@ from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.modeling_outputs import SequenceClassifierOutput
 
 from auricle.models import augment, heads, masking, pooling
+from auricle.models.descriptors import Descriptors
+from auricle.models.families import baseline
 from auricle.models.front_end import LogMel, MelSpectrogram
 from auricle.recipe import Augment
 
@@ -27,6 +30,7 @@ class Options(pydantic.BaseModel):
     model_config = pydantic.ConfigDict(extra="forbid", frozen=True)
 
     size: Literal["default", "tutorial"] = "default"
+    functionals: bool = True
 
 
 @strict
@@ -47,6 +51,7 @@ class Config(PreTrainedConfig):
     widths: list[int] | tuple[int, ...] = (16, 32, 64, 128)
     kernels: list[int] | tuple[int, ...] = (3, 3, 3, 3)
     dropout: float = 0.2
+    beside: dict[str, Any] | None = None
 
 
 def configure(options: Options, *, sample_rate: int, channels: int, labels: Sequence[str]) -> Config:
@@ -68,7 +73,19 @@ def configure(options: Options, *, sample_rate: int, channels: int, labels: Sequ
         )
     # A hop of 23 ms and windows of 46 ms, whatever the rate; multiples of 8 transform fast.
     hop_length = 8 * round(sample_rate * 0.0232 / 8)
-    return Config(sample_rate=sample_rate, channels=channels, n_fft=2 * hop_length, hop_length=hop_length, **names)
+    beside = None
+    if options.functionals:
+        beside = baseline.configure(
+            baseline.Options(), sample_rate=sample_rate, channels=channels, labels=labels
+        ).to_dict()
+    return Config(
+        sample_rate=sample_rate,
+        channels=channels,
+        n_fft=2 * hop_length,
+        hop_length=hop_length,
+        beside=beside,
+        **names,
+    )
 
 
 class Model(PreTrainedModel):
@@ -88,6 +105,7 @@ class Model(PreTrainedModel):
         self.dropout = nn.Dropout(config.dropout)
         pooled = widths[-1] if config.block == "strided" else 2 * widths[-1]
         self.head = heads.Softmax(pooled, config.num_labels)
+        self.beside = baseline.Model(baseline.Config(**config.beside)) if config.beside else None
         self.augment = Augment()
         self.class_weights: Tensor | None = None
         self.label_smoothing = 0.0
@@ -106,6 +124,8 @@ class Model(PreTrainedModel):
             nn.init.zeros_(module.bias)
         elif isinstance(module, BatchNorm):
             module.reset_parameters()
+        elif isinstance(module, Descriptors):
+            module.reset()
 
     @torch.no_grad()
     def calibrate(self, batches: Iterable[tuple[Tensor, Tensor | None]]) -> None:
@@ -137,10 +157,22 @@ class Model(PreTrainedModel):
             targets = heads.soft_targets(labels, self.config.num_labels, smoothing)
         values, real, targets = self._spectrogram(input_values, attention_mask, targets)
         logits = self.head(self.dropout(self._pool(values, real)))
+        if not self.training and self.beside is not None and self.beside.is_solved:
+            logits = self._joined(logits, self.beside(input_values, attention_mask).logits)
         loss = None
         if targets is not None:
             loss = self.head.loss(logits, targets, self.class_weights if self.training else None)
         return SequenceClassifierOutput(loss=loss, logits=logits)
+
+    def solve_beside(self, embeddings: np.ndarray, labels: np.ndarray, **how: Any) -> None:
+        """Fit the functionals' machine, once the network is trained: arguments as `baseline.Model.solve` takes them."""
+        assert self.beside is not None, "only a model with functionals beside its network has a machine to fit"
+        self.beside.solve(embeddings, labels, **how)
+        self.config.beside = self.beside.config.to_dict()
+
+    def _joined(self, ours: Tensor, theirs: Tensor) -> Tensor:
+        """Give each judge one vote: the mean of their log-probabilities (Kittler et al. 1998, product rule)."""
+        return (ours.float().log_softmax(-1) + theirs.log_softmax(-1)) / 2
 
     def embed(self, input_values: Tensor, attention_mask: Tensor | None = None) -> Tensor:
         """Give the vector that the head sees: (batch, width)."""
