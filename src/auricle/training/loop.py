@@ -137,7 +137,9 @@ class AudioTrainer(Trainer):
         validate: Callable[[PreTrainedModel], dict[str, float]] | None,
         watch: Watch,
     ) -> None:
-        optimizer = (torch.optim.Adam, {"lr": recipe.train.learning_rate}) if recipe.train.optimizer == "adam" else None
+        optimizer = None
+        if recipe.train.optimizer == "adam":
+            optimizer = (torch.optim.Adam, {"lr": recipe.train.learning_rate, "fused": True})
         self.lr_scheduler: Any
         self.control: TrainerControl
         super().__init__(
@@ -201,7 +203,8 @@ class AudioTrainer(Trainer):
         """Write the weights and, where one is kept, their average; both are there before trainer_state.json is."""
         super().save_model(output_dir, _internal_call=_internal_call)
         if self.average is not None and self.args.should_save:
-            save_file(self.average.weights, Path(output_dir or str(self.args.output_dir)) / AVERAGE_FILE)
+            weights = {name: value.contiguous() for name, value in self.average.weights.items()}
+            save_file(weights, Path(output_dir or str(self.args.output_dir)) / AVERAGE_FILE)
 
     def use_average(self) -> None:
         """Put the averaged weights into the model, where an average is kept."""
