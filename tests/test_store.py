@@ -13,8 +13,9 @@ import pytest
 import soundfile
 
 from auricle.audio import store as stores
-from auricle.audio.survey import Settings, commonest_rate, survey
+from auricle.audio.survey import Settings, commonest_rate, facts_of, spread
 from auricle.corpus.reading import read_index
+from auricle.errors import DataError
 
 SETTINGS = Settings(sample_rate=8000, channels=1, min_seconds=0.05, max_seconds=60)
 
@@ -42,7 +43,7 @@ def test_samples_are_views_into_the_map_and_cannot_be_written(corpus: Path, tmp_
 def test_a_second_preparation_decodes_nothing(corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     index = read_index(corpus)
     first = stores.prepare(index.clips, SETTINGS, cache=tmp_path / "cache")
-    monkeypatch.setattr(stores, "survey", lambda *_, **__: pytest.fail("decoded again"))
+    monkeypatch.setattr(stores, "_write", lambda *_, **__: pytest.fail("decoded again"))
     again = stores.prepare(index.clips, SETTINGS, cache=tmp_path / "cache")
     assert all((first.samples(row) == again.samples(row)).all() for row in range(len(first)))
     assert [fact.sound_hash for fact in first.facts] == [fact.sound_hash for fact in again.facts]
@@ -74,7 +75,7 @@ def test_a_bad_clip_holds_its_place_with_no_samples(corpus: Path, tmp_path: Path
 
 
 def test_many_shards_and_batches_keep_the_order(corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(stores, "SHARD_CLIPS", 7)
+    monkeypatch.setattr(stores, "LEAST_SHARD_CLIPS", 7)
     monkeypatch.setattr(stores, "BATCH_BYTES", 20_000)
     index = read_index(corpus)
     store = stores.prepare(index.clips, SETTINGS, cache=tmp_path / "cache")
@@ -103,12 +104,12 @@ def test_a_killed_preparation_goes_on_where_whole_shards_end(corpus: Path, tmp_p
     cache = tmp_path / "cache"
     code = (
         "import sys, time\nfrom pathlib import Path\nfrom auricle.audio import store, survey\n"
-        "from auricle.corpus.reading import read_index\nstore.SHARD_CLIPS = 8\n"
+        "from auricle.corpus.reading import read_index\nstore.LEAST_SHARD_CLIPS = 8\n"
         "look = survey.look\nseen = []\n"
         "def slow(*arguments):\n    seen.append(1)\n    if len(seen) > 10: print('now', flush=True); time.sleep(60)\n"
         "    return look(*arguments)\nsurvey.look = slow\n"
         f"clips = read_index({str(corpus)!r}).clips\n"
-        f"store.prepare(clips, survey.Settings(8000, 1, 0.05, 60), cache=Path({str(cache)!r}))"
+        f"store.prepare(clips, survey.Settings(8000, 1, 0.05, 60), cache=Path({str(cache)!r}), workers=1)"
     )
     process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE)
     assert process.stdout is not None and process.stdout.readline() == b"now\n"
@@ -120,16 +121,37 @@ def test_a_killed_preparation_goes_on_where_whole_shards_end(corpus: Path, tmp_p
     assert [path.name for path in folder.glob("shard-*.arrow")] == ["shard-00000.arrow"]
     stamp = (folder / "shard-00000.arrow").stat().st_mtime_ns
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(stores, "SHARD_CLIPS", 8)
+        patch.setattr(stores, "LEAST_SHARD_CLIPS", 8)
         store = stores.prepare(read_index(corpus).clips, SETTINGS, cache=cache)
     assert (folder / "shard-00000.arrow").stat().st_mtime_ns == stamp
     assert len(store) == 24 and all(store.frames(position) for position in range(24))
 
 
-def test_the_survey_keeps_order_and_few_clips_in_memory(corpus: Path) -> None:
+def test_facts_keep_the_order_of_the_clips(corpus: Path) -> None:
     index = read_index(corpus)
-    stream = survey(index, SETTINGS, keep=True, workers=2)
-    assert [heard.facts.id for heard in stream] == [clip.id for clip in index]
+    done = []
+    facts = facts_of(index.clips, SETTINGS, lambda number, total: done.append((number, total)))
+    assert [clip.id for clip in facts] == [clip.id for clip in index]
+    assert done[-1] == (24, 24)
+
+
+def test_processes_give_what_one_process_gives(corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stores, "LEAST_SHARD_CLIPS", 5)
+    clips = read_index(corpus).clips
+    one = stores.prepare(clips, SETTINGS, cache=tmp_path / "one", workers=1)
+    three = stores.prepare(clips, SETTINGS, cache=tmp_path / "three", workers=3)
+    for position in range(24):
+        assert (one.samples(position) == three.samples(position)).all()
+        assert one.facts[position].sound_hash == three.facts[position].sound_hash
+
+
+def test_a_worker_that_is_killed_is_an_error_that_says_what_to_do() -> None:
+    with pytest.raises(DataError, match="run the same command again"):
+        list(spread(_kill_oneself, [1, 2, 3, 4], workers=2))
+
+
+def _kill_oneself(_: int) -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
 
 
 def test_the_commonest_rate_wins(corpus: Path) -> None:

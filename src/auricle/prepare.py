@@ -11,7 +11,7 @@ from pathlib import Path
 from auricle import audit as auditing
 from auricle.audio.store import Store
 from auricle.audio.store import prepare as prepare_store
-from auricle.audio.survey import Facts, Progress, Settings, commonest_rate, survey
+from auricle.audio.survey import Progress, Settings, commonest_rate, facts_of
 from auricle.audit import Audit
 from auricle.corpus import splits
 from auricle.corpus.clip import Index
@@ -66,10 +66,7 @@ def inspect(data: str | Path, recipe: Recipe, progress: Progress) -> Inspected:
     """Look at every clip without keeping the sound: flat memory at any size."""
     index = read(data, recipe)
     settings = _settings(recipe, recipe.audio.sample_rate or FALLBACK_RATE)
-    facts: list[Facts] = []
-    for heard in survey(index, settings, keep=False):
-        facts.append(heard.facts)
-        progress(len(facts), len(index))
+    facts = facts_of(index.clips, settings, progress)
     audit = auditing.judge(index, facts)
     kept = index.only([clip.id not in audit.quarantined_ids for clip in index])
     try:

@@ -145,16 +145,16 @@ def _plateaus(samples: np.ndarray, full_scale: float) -> int:
 
 
 def sound_hash(sound: Sound) -> str:
-    """Hash the samples, whatever container they came in: 32 hexadecimal digits (BLAKE2b over 16-bit samples).
+    """Hash the samples, whatever container they came in: 32 hexadecimal digits (SHA-256 over 16-bit samples, cut).
 
     The same PCM in wav, flac or aiff gives the same hash; a lossy codec or another level does not.
     """
     samples = sound.samples
-    digest = hashlib.blake2b(f"{sound.sample_rate} {len(samples)} ".encode(), digest_size=16)
+    digest = hashlib.sha256(f"{sound.sample_rate} {len(samples)} ".encode())
     for channel in samples:
         for first in range(0, len(channel), _HASH_BLOCK):
             digest.update(_as_16_bit(channel[first : first + _HASH_BLOCK]).data)
-    return digest.hexdigest()
+    return digest.hexdigest()[:32]
 
 
 def _as_16_bit(samples: np.ndarray) -> np.ndarray:

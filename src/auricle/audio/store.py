@@ -5,6 +5,7 @@ another name and renamed when it is whole, so that one that exists can be believ
 first shard that is missing. The folder's name is a hash of the clips' content identity and the audio settings.
 """
 
+import functools
 import hashlib
 import json
 import os
@@ -16,13 +17,13 @@ import numpy as np
 import pyarrow as pa
 
 from auricle.audio.faults import Finding
-from auricle.audio.survey import Facts, Heard, Progress, Settings, survey
+from auricle.audio.survey import Facts, Heard, Progress, Settings, spread, survey
 from auricle.corpus import tree
 from auricle.corpus.clip import Clip
 from auricle.errors import DataError
 
 FORMAT = 1
-SHARD_CLIPS = 512
+LEAST_SHARD_CLIPS, MOST_SHARD_CLIPS = 32, 512
 BATCH_BYTES = 16 << 20
 
 _SCHEMA = pa.schema(
@@ -120,53 +121,50 @@ def prepare(
 ) -> Store:
     """Decode what is not decoded yet and open the store. Raises DataError when the disk is full."""
     folder = (cache or cache_folder()) / "stores" / key(clips, settings)
-    folder.mkdir(parents=True, exist_ok=True)
-    done = 0
-    for number, first in enumerate(range(0, len(clips), SHARD_CLIPS)):
-        part = clips[first : first + SHARD_CLIPS]
-        path = folder / f"shard-{number:05d}.arrow"
-        if not path.exists():
-            try:
-                _write(path, part, settings, workers, progress, done, len(clips))
-            except OSError as error:
-                raise DataError(
-                    f"The decoded corpus cannot be written to '{folder}': {error.strerror or error}. "
-                    "Free some space, or name another folder with the environment variable AURICLE_CACHE."
-                ) from error
-        done += len(part)
-        if progress:
-            progress(done, len(clips))
+    size = shard_clips(len(clips))
+    parts = [clips[first : first + size] for first in range(0, len(clips), size)]
+    paths = [folder / f"shard-{number:05d}.arrow" for number in range(len(parts))]
+    missing = [(path, part) for path, part in zip(paths, parts, strict=True) if not path.exists()]
+    done = len(clips) - sum(len(part) for _, part in missing)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for written in spread(functools.partial(_write, settings=settings), missing, workers):
+            done += written
+            if progress:
+                progress(done, len(clips))
+    except OSError as error:
+        raise DataError(
+            f"The decoded corpus cannot be written to '{folder}': {error.strerror or error}. "
+            "Free some space, or name another folder with the environment variable AURICLE_CACHE."
+        ) from error
     return Store(folder, settings)
 
 
-def _write(
-    path: Path,
-    clips: Sequence[Clip],
-    settings: Settings,
-    workers: int | None,
-    progress: Progress | None,
-    done: int,
-    total: int,
-) -> None:
-    """Write one shard under a name of its own and rename it when it is whole."""
+def shard_clips(clips: int) -> int:
+    """How many clips share a shard: few enough that every core gets some, and a kill costs little."""
+    return min(MOST_SHARD_CLIPS, max(LEAST_SHARD_CLIPS, -(-clips // 16)))
+
+
+def _write(job: tuple[Path, Sequence[Clip]], settings: Settings) -> int:
+    """Write one shard under a name of its own and rename it when it is whole; returns its number of clips."""
+    path, clips = job
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
         with pa.OSFile(str(partial), "wb") as sink, pa.ipc.new_file(sink, _SCHEMA) as writer:
             rows: list[Heard] = []
             held = 0
-            for number, heard in enumerate(survey(clips, settings, keep=True, workers=workers), start=1):
+            for heard in survey(clips, settings, keep=True):
                 rows.append(heard)
                 held += heard.samples.nbytes if heard.samples is not None else 0
                 if held >= BATCH_BYTES:
                     writer.write_batch(_record(rows))
                     rows, held = [], 0
-                if progress and number % 16 == 0:
-                    progress(done + number, total)
             if rows:
                 writer.write_batch(_record(rows))
         os.replace(partial, path)
     finally:
         partial.unlink(missing_ok=True)
+    return len(clips)
 
 
 def _record(rows: Sequence[Heard]) -> pa.RecordBatch:

@@ -1,16 +1,21 @@
 """One look at every clip: decode it, say what is wrong with it, take its fingerprint.
 
-In: an Index. Out, in the Index's order and with flat memory: what each clip is (Facts) and, when audio settings ask for
-it, its sound as the model will hear it. Inspecting a corpus and preparing it for training are this same pass. Decoding
-runs in threads, which scale because the decoders release the interpreter's lock.
+In: clips. Out, in their order and with flat memory: what each clip is (Facts) and, where it is to be kept, its sound as
+the model will hear it. Inspecting a corpus and preparing it for training are this same pass, spread over processes.
 """
 
 import collections
-import itertools
+import ctypes
+import functools
+import multiprocessing
 import os
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+import signal
+import sys
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 
@@ -22,6 +27,9 @@ from auricle.corpus.clip import Clip
 from auricle.errors import AudioError, DataError
 
 Progress = Callable[[int, int], None]
+Part = TypeVar("Part")
+Result = TypeVar("Result")
+PART_CLIPS = 32
 _NO_PRINT = np.zeros(0, np.uint32)
 
 
@@ -109,23 +117,51 @@ def look(clip: Clip, settings: Settings, keep: bool) -> Heard:
     return Heard(facts, decode.resample(sound, settings.sample_rate, settings.channels))
 
 
-def survey(clips: Iterable[Clip], settings: Settings, *, keep: bool, workers: int | None = None) -> Iterator[Heard]:
-    """Look at all clips in threads; yields in order and holds at most a few clips per worker at a time."""
-    workers = workers or cores()
-    with ThreadPoolExecutor(workers, thread_name_prefix="auricle-look") as pool:
-        pending: collections.deque[Future[Heard]] = collections.deque()
-        remaining = iter(clips)
-        try:
-            for clip in itertools.islice(remaining, workers * 8):
-                pending.append(pool.submit(look, clip, settings, keep))
-            while pending:
-                heard = pending.popleft().result()
-                for clip in itertools.islice(remaining, 1):
-                    pending.append(pool.submit(look, clip, settings, keep))
-                yield heard
-        finally:
-            for future in pending:
-                future.cancel()
+def survey(clips: Iterable[Clip], settings: Settings, *, keep: bool) -> Iterator[Heard]:
+    """Look at clips one after the other, in this process."""
+    return (look(clip, settings, keep) for clip in clips)
+
+
+def facts_of(clips: Sequence[Clip], settings: Settings, progress: Progress) -> list[Facts]:
+    """The facts of all clips, in order; the sound itself is let go at once, so memory stays flat."""
+    parts = [clips[first : first + PART_CLIPS] for first in range(0, len(clips), PART_CLIPS)]
+    facts: list[Facts] = []
+    for found in spread(functools.partial(_facts, settings=settings), parts):
+        facts += found
+        progress(len(facts), len(clips))
+    return facts
+
+
+def _facts(clips: Sequence[Clip], settings: Settings) -> list[Facts]:
+    return [heard.facts for heard in survey(clips, settings, keep=False)]
+
+
+def spread(work: Callable[[Part], Result], parts: Sequence[Part], workers: int | None = None) -> Iterator[Result]:
+    """Do `work` on every part, in processes where that pays, and give the results in order.
+
+    Threads would wait for each other: a short recording is decoded in less time than the interpreter's lock changes
+    hands. A worker ends with its parent. Raises DataError when one is killed, as a system short of memory does.
+    """
+    workers = min(workers or cores(), len(parts))
+    if workers < 2 or "fork" not in multiprocessing.get_all_start_methods():
+        yield from map(work, parts)
+        return
+    fork = multiprocessing.get_context("fork")
+    try:
+        with ProcessPoolExecutor(workers, mp_context=fork, initializer=_end_with_parent) as pool:
+            yield from pool.map(work, parts)
+    except BrokenProcessPool as error:
+        raise DataError(
+            "A process that was decoding recordings was ended from outside, as happens when memory runs out. What is "
+            "whole is kept: run the same command again, and it goes on from there."
+        ) from error
+
+
+def _end_with_parent() -> None:
+    """Ask Linux to end this worker when its parent is killed; elsewhere it ends when its work does."""
+    if sys.platform == "linux":
+        set_death_signal = 1
+        ctypes.CDLL(None).prctl(set_death_signal, signal.SIGKILL)
 
 
 def cores() -> int:

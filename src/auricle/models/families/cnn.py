@@ -1,9 +1,9 @@
 """Convolutions over log-mel: the `cnn` family, in two sizes.
 
-In: waveforms, their mask, labels. Out: logits and loss. `default` is a small network that learns from scratch in minutes
-on two cores and, when it has, asks the baseline's machine for a second opinion. `tutorial` is the reference network for
-everyday sounds, layer for layer: four strided convolutions over four fixed seconds. Every layer works on real frames
-only, so a clip's logits do not depend on its batch.
+In: waveforms, their mask, labels. Out: logits and loss. `default` is a small network that learns from scratch in
+minutes on two cores and, when it has, asks the baseline's machine for a second opinion. `tutorial` is the reference
+network for everyday sounds, layer for layer: four strided convolutions over four fixed seconds. Every layer works on
+real frames only, so a clip's logits do not depend on its batch.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
