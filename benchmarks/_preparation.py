@@ -7,6 +7,7 @@ keeps the sound as Python lists, as the speech-emotion reference does, the secon
 """
 
 import json
+import resource
 import sys
 import time
 from collections.abc import Callable
@@ -16,6 +17,7 @@ from typing import Any
 import numpy as np
 import soundfile
 
+from auricle.audio.survey import cores
 from auricle.corpus.clip import Clip
 from auricle.corpus.reading import read_index
 
@@ -85,10 +87,14 @@ def _made_up(path: Path) -> Clip:
 
 
 def _peak_mb() -> float:
-    """The most memory this process had; `ru_maxrss` would count its parent's too."""
+    """The most memory this process had and, where it had workers, as much for each as the largest of them had.
+
+    What workers share with their parent is counted again for each: the figure is an upper bound.
+    """
+    workers = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024 * cores()
     for line in Path("/proc/self/status").read_text(encoding="utf-8").splitlines():
         if line.startswith("VmHWM:"):
-            return int(line.split()[1]) / 1024
+            return int(line.split()[1]) / 1024 + workers
     return float("nan")
 
 

@@ -73,12 +73,14 @@ def measured(side: str, folder: Path) -> Measured:
 
 
 def _anonymous_mb(pid: int) -> float:
-    """The memory of a process that backs no file; 0 once it has ended."""
+    """The memory that backs no file, of a process and its workers; 0 once it has ended."""
     try:
         status = Path(f"/proc/{pid}/status").read_text(encoding="utf-8")
+        workers = Path(f"/proc/{pid}/task/{pid}/children").read_text(encoding="utf-8").split()
     except (FileNotFoundError, ProcessLookupError):
         return 0.0
-    return sum(int(line.split()[1]) / 1024 for line in status.splitlines() if line.startswith("RssAnon:"))
+    own = sum(int(line.split()[1]) / 1024 for line in status.splitlines() if line.startswith("RssAnon:"))
+    return own + sum(_anonymous_mb(int(worker)) for worker in workers)
 
 
 def _show(name: str, runs: dict[str, list[Measured]], screen: Screen) -> float:

@@ -22,7 +22,8 @@ from auricle.corpus import tree
 from auricle.corpus.clip import Clip
 from auricle.errors import DataError
 
-FORMAT = 1
+# Raised when shards are laid out otherwise, or when their content is made otherwise.
+FORMAT = 2
 LEAST_SHARD_CLIPS, MOST_SHARD_CLIPS = 32, 512
 BATCH_BYTES = 16 << 20
 
@@ -53,7 +54,7 @@ def cache_folder() -> Path:
 def key(clips: Sequence[Clip], settings: Settings) -> str:
     """Hash what the store's content depends on: which sounds, which stretch of each, and how they are heard."""
     digest = hashlib.blake2b(digest_size=12)
-    digest.update(json.dumps([FORMAT, asdict(settings)], sort_keys=True).encode())
+    digest.update(json.dumps([FORMAT, shard_clips(len(clips)), asdict(settings)], sort_keys=True).encode())
     for clip in clips:
         digest.update(f"\0{clip.id}\0{tree.identity(clip.source)}\0{clip.start}\0{clip.end}".encode())
     return digest.hexdigest()
