@@ -100,6 +100,19 @@ def test_linked_duplicates_stay_on_one_side() -> None:
     assert all(side[a] == side[b] for a, b in linked)
 
 
+def test_copies_in_another_group_are_not_trained_on_and_do_not_join_the_groups() -> None:
+    corpus = index(groups=6, per_group=12)
+    linked = [("0-0.wav", "1-0.wav"), ("1-1.wav", "2-1.wav"), ("2-2.wav", "3-2.wav")]
+    split = splits.make(corpus, Data(split="leave-one-group-out"), linked)
+    assert len(split.folds) == 6
+    for fold in split.folds:
+        for a, b in linked:
+            assert not ({a, b} & set(fold.test) and {a, b} & {*fold.train, *fold.valid})
+    assert "not trained on" in split.notes[-1]
+    tested = [id for fold in split.folds for id in fold.test]
+    assert sorted(tested) == sorted(clip.id for clip in corpus)
+
+
 def test_a_random_split_on_groups_is_done_and_says_what_it_is_worth() -> None:
     split = splits.make(index(), Data(split="random"))
     assert not split.grouped

@@ -49,7 +49,8 @@ def make(index: Index, data: Data, linked: Iterable[Iterable[str]] = (), quarant
     """Divide a corpus as the recipe asks.
 
     `index` holds the usable clips; `quarantined` the ids that a split file may name and that are then passed over.
-    `linked` holds sets of clip ids that must stay on one side: near or exact duplicates. Raises UsageError for a split
+    `linked` holds sets of clip ids that must not stand on both sides: near or exact duplicates. Those without a group
+    are kept together; those of several groups are not trained on where one is tested. Raises UsageError for a split
     that is not known, DataError for one that this corpus does not allow.
     """
     kind = data.split
@@ -70,8 +71,26 @@ def make(index: Index, data: Data, linked: Iterable[Iterable[str]] = (), quarant
         split = _random(index, data)
     else:
         split = _holdout(index, data, together)
+    if kind not in ("predefined", "random"):
+        split = _without_echoes(split, together)
     _check(split, index)
     return split
+
+
+def _without_echoes(split: Split, linked: list[set[str]]) -> Split:
+    """Pass over training clips that sound the same as a test clip of another group, and say how many."""
+    folds, most = [], 0
+    for fold in split.folds:
+        tested = {id for ids in linked if ids & set(fold.test) for id in ids}
+        chosen = {id for ids in linked if ids & set(fold.valid) for id in ids}
+        train = tuple(id for id in fold.train if id not in tested | chosen)
+        valid = tuple(id for id in fold.valid if id not in tested)
+        most = max(most, len(fold.train) - len(train) + len(fold.valid) - len(valid))
+        folds.append(replace(fold, train=train, valid=valid))
+    if not most:
+        return split
+    note = f"Up to {most} clips per fold are not trained on, because a clip of another group sounds the same."
+    return replace(split, folds=tuple(folds), notes=(*split.notes, note))
 
 
 def whole(index: Index, data: Data, linked: Iterable[Iterable[str]]) -> Fold:
@@ -261,7 +280,10 @@ def _carve(clips: list[Clip], data: Data, linked: list[set[str]]) -> tuple[list[
 
 
 def _units(clips: Sequence[Clip], linked: Iterable[set[str]]) -> list[list[Clip]]:
-    """Clips that must stay together: one group, or linked as duplicates, or joined by a chain of both."""
+    """Clips that must stay together: one group, or, where they have none, linked as duplicates.
+
+    Duplicates of two groups do not join these: a few copies would make one unit of half the corpus.
+    """
     parent = {clip.id: clip.id for clip in clips}
 
     def root(id: str) -> str:
@@ -270,12 +292,13 @@ def _units(clips: Sequence[Clip], linked: Iterable[set[str]]) -> list[list[Clip]
             id = parent[id]
         return id
 
+    grouped = {clip.id for clip in clips if clip.group is not None}
     first_of: dict[str, str] = {}
     for clip in clips:
         if clip.group is not None:
             parent[root(clip.id)] = root(first_of.setdefault(clip.group, clip.id))
     for ids in linked:
-        present = sorted(id for id in ids if id in parent)
+        present = sorted(id for id in ids if id in parent and id not in grouped)
         for id in present[1:]:
             parent[root(id)] = root(present[0])
     units: dict[str, list[Clip]] = defaultdict(list)

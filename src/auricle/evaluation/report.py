@@ -183,7 +183,7 @@ def _cautions(report: Mapping[str, Any], evidence: Evidence) -> list[str]:
         more = " Testing each in turn (data.split=leave-one-group-out) says more."
         cautions.append(
             f"Only {tested} {name}{'s were' if tested > 1 else ' was'} tested: the interval is a rough guide."
-            + ("" if evidence.split.kind == "leave-one-group-out" else more)
+            + (more if tested < evidence.audit.groups else "")
         )
     if not evidence.index.has_groups and evidence.split.kind != "predefined":
         cautions.append(
