@@ -231,6 +231,14 @@ def test_wrong_usage_is_said_in_one_line(capsys: pytest.CaptureFixture[str], tra
     assert "folder that exists" in wrong(capsys, "predict", str(trained), "a.wav", "--out", "/nowhere/at/all.csv")
 
 
+def test_a_tracker_that_is_not_installed_is_named_before_any_work(
+    corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    said = wrong(capsys, "train", str(corpus), "--set", "train.track=wandb", "--out", str(tmp_path / "run"))
+    assert "pip install 'auricle[track]'" in said and not (tmp_path / "run").exists()
+
+
 def test_errors_are_json_too_when_json_is_asked_for(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["inspect", "/no/such/place", "--json"]) == 2
     assert "no file or folder" in json.loads(capsys.readouterr().out)["error"]

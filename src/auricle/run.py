@@ -49,6 +49,7 @@ DOUBT_CLIPS = 2000
 def run(data: str | Path, recipe: Recipe, out: Path, listener: Listener, *, resume: bool = False) -> dict[str, Any]:
     """Train and judge a model; returns the report. Raises AuricleError before anything is written."""
     check_family(recipe)
+    training.check_tracker(recipe.train)
     if resume:
         recipe = _resumed(recipe, out)
     elif out.exists() and any(out.iterdir()):

@@ -5,6 +5,7 @@ checkpoints and history.jsonl in the fold's folder. Every random draw of a step 
 number, so a run that was killed and resumed ends in the same weights as one that was not.
 """
 
+import importlib.util
 import json
 import logging
 import math
@@ -22,7 +23,7 @@ from transformers import EarlyStoppingCallback, PreTrainedModel, TrainingArgumen
 from auricle.batches import EpochBatches, Sounds, TrainClips, build
 from auricle.errors import MissingExtra, RunError
 from auricle.evaluation import metrics, scoring
-from auricle.recipe import Recipe
+from auricle.recipe import Recipe, Train
 from auricle.training.loop import AVERAGE_FILE, AudioTrainer, Epoch, Watch
 
 CALIBRATION_CLIPS = 1000
@@ -172,34 +173,37 @@ def _trainer(
 def _arguments(recipe: Recipe, folder: Path, batch_size: int, accumulation: int, validated: bool) -> TrainingArguments:
     settings = recipe.train
     best = validated and settings.select == "best"
-    try:
-        return TrainingArguments(
-            output_dir=str(folder / "checkpoints"),
-            num_train_epochs=settings.epochs,
-            per_device_train_batch_size=batch_size,
-            gradient_accumulation_steps=accumulation,
-            learning_rate=settings.learning_rate,
-            weight_decay=settings.weight_decay,
-            max_grad_norm=settings.max_grad_norm,
-            eval_strategy="epoch" if validated else "no",
-            save_strategy="epoch",
-            save_total_limit=2,
-            logging_strategy="epoch",
-            logging_nan_inf_filter=False,
-            load_best_model_at_end=best,
-            metric_for_best_model=settings.metric if validated else None,
-            greater_is_better=settings.metric != "log_loss",
-            bf16=native_bf16() if settings.precision == "auto" else settings.precision == "bf16",
-            seed=settings.seed,
-            use_cpu=not torch.accelerator.is_available(),
-            report_to=[] if settings.track == "none" else [settings.track],
-            run_name=f"{recipe.name}-{folder.name}",
-            remove_unused_columns=False,
-            disable_tqdm=True,
-            dataloader_pin_memory=torch.cuda.is_available(),
-        )
-    except ImportError as error:
-        raise MissingExtra(f"Tracking with {settings.track}", "track") from error
+    return TrainingArguments(
+        output_dir=str(folder / "checkpoints"),
+        num_train_epochs=settings.epochs,
+        per_device_train_batch_size=batch_size,
+        gradient_accumulation_steps=accumulation,
+        learning_rate=settings.learning_rate,
+        weight_decay=settings.weight_decay,
+        max_grad_norm=settings.max_grad_norm,
+        eval_strategy="epoch" if validated else "no",
+        save_strategy="epoch",
+        save_total_limit=2,
+        logging_strategy="epoch",
+        logging_nan_inf_filter=False,
+        load_best_model_at_end=best,
+        metric_for_best_model=settings.metric if validated else None,
+        greater_is_better=settings.metric != "log_loss",
+        bf16=native_bf16() if settings.precision == "auto" else settings.precision == "bf16",
+        seed=settings.seed,
+        use_cpu=not torch.accelerator.is_available(),
+        report_to=[] if settings.track == "none" else [settings.track],
+        run_name=f"{recipe.name}-{folder.name}",
+        remove_unused_columns=False,
+        disable_tqdm=True,
+        dataloader_pin_memory=torch.cuda.is_available(),
+    )
+
+
+def check_tracker(train: Train) -> None:
+    """Raise MissingExtra when the tracker that a recipe names is not installed, before any work is done."""
+    if train.track != "none" and importlib.util.find_spec(train.track) is None:
+        raise MissingExtra(f"Tracking with {train.track}", "track")
 
 
 def native_bf16() -> bool:
