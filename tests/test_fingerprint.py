@@ -8,7 +8,7 @@ import soundfile
 import soxr
 
 from auricle.audio.decode import decode
-from auricle.audio.fingerprint import _halved, fingerprint, near_duplicates
+from auricle.audio.fingerprint import fingerprint, near_duplicates
 from auricle.audio.synth import record
 
 RATE = 16_000
@@ -136,11 +136,3 @@ def test_a_print_is_small_and_level_leaves_no_trace():
     np.testing.assert_array_equal(words, fingerprint(original[None] / 4, RATE))
     long = fingerprint(np.tile(original, 80)[None], RATE)
     assert long.nbytes < 300_000
-
-
-@pytest.mark.parametrize("frames", [7, 8, 100, 101])
-def test_halving_is_the_half_band_filter(frames: int) -> None:
-    taps = np.array([-1, 0, 9, 16, 9, 0, -1], np.float32) / 32
-    wave = np.random.default_rng(frames).normal(0, 1, frames).astype(np.float32)
-    expected = np.convolve(wave, taps, "same")[::2]
-    assert np.abs(_halved(wave) - expected).max() < 1e-6

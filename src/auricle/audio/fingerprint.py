@@ -16,8 +16,6 @@ from auricle.audio.decode import LOUDEST
 
 # Below 2 kHz lies what every codec keeps, and what a telephone's rate still holds.
 RATE = 4_000
-# Halving is cheap and exact enough while two and a half times that rate is left.
-_HALVE_ABOVE = 5 * RATE
 # 64 ms windows 16 ms apart: fine enough for words of 0.2 s, coarse enough that a shift by half a hop moves few peaks.
 _WINDOW, _HOP = 256, 64
 # A print holds the first minutes only: 14 bits of frame number reach 262 s.
@@ -70,8 +68,6 @@ def fingerprint(samples: np.ndarray, sample_rate: int) -> np.ndarray:
         return np.zeros(0, np.uint32)
     mono = samples[0] if len(samples) == 1 else samples.mean(axis=0)
     mono = mono[: int(_MAX_FRAMES * _HOP / RATE * sample_rate)].astype(np.float32, copy=False)
-    while sample_rate % 2 == 0 and sample_rate > _HALVE_ABOVE:
-        mono, sample_rate = _halved(mono), sample_rate // 2
     wave = np.diff(soxr.resample(mono, sample_rate, RATE, quality="LQ"))
     if len(wave) < _WINDOW:
         return np.zeros(0, np.uint32)
@@ -81,19 +77,6 @@ def fingerprint(samples: np.ndarray, sample_rate: int) -> np.ndarray:
         return np.zeros(0, np.uint32)
     active = level > level.max() * _QUIET
     return _pack(_landmarks(power, level.max()), active, wave)
-
-
-def _halved(wave: np.ndarray) -> np.ndarray:
-    """Every second sample of (frames,), after a 7-tap half-band filter: a third of a resampler's time.
-
-    What folds back below 2 kHz comes from the top of the band, where the filter is strongest.
-    """
-    size = (len(wave) + 1) // 2
-    wave = np.pad(wave, (4, 5))
-    even, odd = wave[::2], wave[1::2]
-    near = odd[1 : size + 1] + odd[2 : size + 2]
-    far = odd[:size] + odd[3 : size + 3]
-    return np.asarray(even[2 : size + 2] * np.float32(0.5) + near * np.float32(9 / 32) - far * np.float32(1 / 32))
 
 
 def _power(wave: np.ndarray) -> np.ndarray:

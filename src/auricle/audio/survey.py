@@ -30,6 +30,8 @@ Progress = Callable[[int, int], None]
 Part = TypeVar("Part")
 Result = TypeVar("Result")
 PART_CLIPS = 32
+# The most that glibc takes for either threshold.
+KEPT_BYTES = 32 << 20
 _NO_PRINT = np.zeros(0, np.uint32)
 
 
@@ -148,7 +150,7 @@ def spread(work: Callable[[Part], Result], parts: Sequence[Part], workers: int |
         return
     fork = multiprocessing.get_context("fork")
     try:
-        with ProcessPoolExecutor(workers, mp_context=fork, initializer=_end_with_parent) as pool:
+        with ProcessPoolExecutor(workers, mp_context=fork, initializer=_begin_worker) as pool:
             yield from pool.map(work, parts)
     except BrokenProcessPool as error:
         raise DataError(
@@ -157,11 +159,20 @@ def spread(work: Callable[[Part], Result], parts: Sequence[Part], workers: int |
         ) from error
 
 
-def _end_with_parent() -> None:
-    """Ask Linux to end this worker when its parent is killed; elsewhere it ends when its work does."""
-    if sys.platform == "linux":
-        set_death_signal = 1
-        ctypes.CDLL(None).prctl(set_death_signal, signal.SIGKILL)
+def _begin_worker() -> None:
+    """On Linux, let the worker end when its parent is killed, and let it keep the memory that it frees.
+
+    Each clip takes and frees the same few large arrays; asking the system for them anew costs a tenth of the time.
+    """
+    if sys.platform != "linux":
+        return
+    library = ctypes.CDLL(None)
+    set_death_signal = 1
+    library.prctl(set_death_signal, signal.SIGKILL)
+    if hasattr(library, "mallopt"):
+        trim_threshold, mmap_threshold = -1, -3
+        library.mallopt(trim_threshold, KEPT_BYTES)
+        library.mallopt(mmap_threshold, KEPT_BYTES)
 
 
 def cores() -> int:
