@@ -173,6 +173,7 @@ CASES: list[tuple[Callable[[Path], object], str, tuple[str, ...], tuple[str, ...
     (write_corpus, "", ("--set", "epochs"), ("section.key=value",)),
     (write_corpus, "", ("--set", "model.family=cnnn"), ("'cnnn'", "Did you mean 'cnn'")),
     (write_corpus, "", ("--set", "model.sise=tutorial"), ("'sise'", "Did you mean 'size'")),
+    (write_corpus, "", ("--set", "data.test=2"), ("'data.test'", "less than 0.9")),
     (write_corpus, "", ("--recipe", "sond"), ("'sond'", "Did you mean 'sound'")),
     (write_corpus, "", ("--recipe", "none.yaml"), ("No recipe file",)),
     (write_corpus, "", ("--reader", "foldr"), ("'foldr'", "Did you mean 'folder'")),
@@ -227,6 +228,7 @@ def test_a_folder_of_another_kind_is_no_run(corpus: Path, tmp_path: Path, capsys
 def test_wrong_usage_is_said_in_one_line(capsys: pytest.CaptureFixture[str], trained: Path) -> None:
     assert "--epochs" in wrong(capsys, "train", "somewhere", "--epochs", "3")
     assert "invalid choice" in wrong(capsys, "trian", "somewhere")
+    assert "--out RUN" in wrong(capsys, "train", "somewhere", "--resume")
     assert ".csv or .jsonl" in wrong(capsys, "predict", str(trained), "a.wav", "--out", "answers.xlsx")
     assert "folder that exists" in wrong(capsys, "predict", str(trained), "a.wav", "--out", "/nowhere/at/all.csv")
 

@@ -72,6 +72,8 @@ def _train(options: argparse.Namespace) -> int:
     from auricle import printing
 
     recipe = _recipe(options)
+    if options.resume and options.out is None:
+        raise UsageError("--resume received no run folder. Name the one to go on with: --out RUN.")
     from auricle.folds import Listener
     from auricle.run import run
 
