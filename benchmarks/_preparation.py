@@ -76,7 +76,11 @@ def measure(side: str, data: Path, scratch: Path) -> dict[str, float]:
         Path(clip.source).read_bytes()
     start = time.perf_counter()
     count = prepare(clips, cold)
-    return {"seconds": time.perf_counter() - start, "clips": count, "peak_mb": _peak_mb()}
+    return {
+        "seconds": time.perf_counter() - start,
+        "clips": count,
+        "peak_mb": _peak_mb(cores() if side == "auricle" else 0),
+    }
 
 
 def _made_up(path: Path) -> Clip:
@@ -86,15 +90,15 @@ def _made_up(path: Path) -> Clip:
     return Clip("made-up", str(path), "noise")
 
 
-def _peak_mb() -> float:
-    """The most memory this process had and, where it had workers, as much for each as the largest of them had.
+def _peak_mb(workers: int) -> float:
+    """The most memory this process had and, for each of its workers, as much as the largest of them had.
 
     What workers share with their parent is counted again for each: the figure is an upper bound.
     """
-    workers = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024 * cores()
+    theirs = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024 * workers
     for line in Path("/proc/self/status").read_text(encoding="utf-8").splitlines():
         if line.startswith("VmHWM:"):
-            return int(line.split()[1]) / 1024 + workers
+            return int(line.split()[1]) / 1024 + theirs
     return float("nan")
 
 
