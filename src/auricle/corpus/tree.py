@@ -220,6 +220,18 @@ def mostly(tree: Tree, pattern: re.Pattern[str]) -> bool:
     return hits >= 2 and hits >= 0.9 * len(names)
 
 
+def named(tree: Tree, pattern: re.Pattern[str], expected: str) -> tuple[list[tuple[str, re.Match[str]]], list[LeftOut]]:
+    """The recordings that a pattern matches, with the match, each file once; and what is left out, with its reason.
+
+    `expected` says what the others are not: "EmoDB name, such as 03a01Fa.wav".
+    """
+    names, left_out = recordings(tree)
+    names, copies = unrepeated(names)
+    matches = [(name, pattern.search(name)) for name in names]
+    others = [LeftOut(name, f"no {expected}") for name, match in matches if match is None]
+    return [(name, match) for name, match in matches if match is not None], [*left_out, *copies, *others]
+
+
 def official_fold(word: str) -> str | None:
     """ "train", "valid" or "test" for the words that corpora use for them, else None."""
     return _FOLD_OF_WORD.get(word.strip().lower())

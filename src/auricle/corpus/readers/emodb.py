@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterator
 
 from auricle.corpus.clip import Clip, LeftOut
-from auricle.corpus.tree import Tree, mostly, recordings, unrepeated
+from auricle.corpus.tree import Tree, mostly, named
 
 TITLE = "EmoDB"
 DESCRIBES = "names of speaker, sentence, emotion letter and version: 03a01Fa.wav (Berlin Database of Emotional Speech)"
@@ -52,14 +52,9 @@ def detects(tree: Tree) -> bool:
 
 def read(tree: Tree) -> Iterator[Clip | LeftOut]:
     """Yield EmoDB's clips. Metadata: sentence, version, and the speaker's sex and age."""
-    names, left_out = recordings(tree)
-    names, copies = unrepeated(names)
-    yield from left_out + copies
-    for name in names:
-        match = _NAME.search(name)
-        if match is None:
-            yield LeftOut(name, "no EmoDB name, such as 03a01Fa.wav")
-            continue
+    matches, left_out = named(tree, _NAME, "EmoDB name, such as 03a01Fa.wav")
+    yield from left_out
+    for name, match in matches:
         speaker, sentence, letter, version = match.groups()
         meta = {"speaker": speaker, "sentence": sentence, "version": version}
         if speaker in SPEAKERS:

@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterator
 
 from auricle.corpus.clip import Clip, LeftOut
-from auricle.corpus.tree import Tree, mostly, recordings, unrepeated
+from auricle.corpus.tree import Tree, mostly, named
 
 TITLE = "FSDD"
 DESCRIBES = "names of digit, speaker and index: 7_jackson_32.wav (Free Spoken Digit Dataset)"
@@ -28,14 +28,9 @@ def detects(tree: Tree) -> bool:
 
 def read(tree: Tree) -> Iterator[Clip | LeftOut]:
     """Yield FSDD's clips. Metadata: speaker, index, official_split."""
-    names, left_out = recordings(tree)
-    names, copies = unrepeated(names)
-    yield from left_out + copies
-    for name in names:
-        match = _NAME.search(name)
-        if match is None:
-            yield LeftOut(name, "no FSDD name, such as 7_jackson_32.wav")
-            continue
+    matches, left_out = named(tree, _NAME, "FSDD name, such as 7_jackson_32.wav")
+    yield from left_out
+    for name, match in matches:
         digit, speaker, index = match.groups()
         split = "test" if int(index) in TEST_INDICES else "train"
         meta = {"speaker": speaker, "index": index, "official_split": split}

@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterator
 
 from auricle.corpus.clip import Clip, LeftOut
-from auricle.corpus.tree import Tree, mostly, recordings, unrepeated
+from auricle.corpus.tree import Tree, mostly, named
 
 TITLE = "GTZAN"
 DESCRIBES = "names of genre and number: genres/blues/blues.00000.wav or .au (GTZAN genre collection)"
@@ -30,13 +30,8 @@ def detects(tree: Tree) -> bool:
 
 def read(tree: Tree) -> Iterator[Clip | LeftOut]:
     """Yield GTZAN's clips. Metadata: the clip's number in its genre."""
-    names, left_out = recordings(tree)
-    names, copies = unrepeated(names)
-    yield from left_out + copies
-    for name in names:
-        match = _NAME.search(name)
-        if match is None:
-            yield LeftOut(name, "no GTZAN name, such as blues.00000.wav")
-            continue
+    matches, left_out = named(tree, _NAME, "GTZAN name, such as blues.00000.wav")
+    yield from left_out
+    for name, match in matches:
         genre, number = match.groups()
         yield Clip(name, tree.source(name), genre, meta={"number": number})

@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterator
 
 from auricle.corpus.clip import Clip, LeftOut
-from auricle.corpus.tree import Tree, mostly, recordings, unrepeated
+from auricle.corpus.tree import Tree, mostly, named
 
 TITLE = "RAVDESS"
 DESCRIBES = (
@@ -44,14 +44,9 @@ def detects(tree: Tree) -> bool:
 
 def read(tree: Tree) -> Iterator[Clip | LeftOut]:
     """Yield RAVDESS' clips. Metadata: channel, level, statement, take and the actor's sex (odd numbers are male)."""
-    names, left_out = recordings(tree)
-    names, copies = unrepeated(names)
-    yield from left_out + copies
-    for name in names:
-        match = _NAME.search(name)
-        if match is None:
-            yield LeftOut(name, "no RAVDESS name, such as 03-01-06-01-02-01-12.wav")
-            continue
+    matches, left_out = named(tree, _NAME, "RAVDESS name, such as 03-01-06-01-02-01-12.wav")
+    yield from left_out
+    for name, match in matches:
         modality, channel, emotion, level, statement, take, actor = match.groups()
         if MODALITIES[modality] == "video":
             yield LeftOut(name, "a film without sound, by its name")
