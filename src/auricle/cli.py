@@ -94,6 +94,7 @@ def _evaluate(options: argparse.Namespace) -> int:
     from auricle import printing
     from auricle.judging import evaluate
 
+    _quiet_libraries()
     screen = printing.Screen(options.json)
     found = evaluate(options.run, options.data, screen.progress)
     screen.finish()
@@ -110,6 +111,7 @@ def _predict(options: argparse.Namespace) -> int:
     out = options.out
     if out is not None and out.suffix not in (".csv", ".jsonl"):
         raise UsageError(f"--out received '{out}'. Allowed: a file that ends in .csv or .jsonl.")
+    _quiet_libraries()
     classifier = load(options.run)
     answers = classifier.answers(recordings(options.files))
     failed = 0
