@@ -5,7 +5,7 @@ decoded store in the cache.
 """
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from auricle import audit as auditing
@@ -13,7 +13,7 @@ from auricle.audio.store import Store
 from auricle.audio.store import prepare as prepare_store
 from auricle.audio.survey import Progress, Settings, commonest_rate, facts_of
 from auricle.audit import Audit
-from auricle.corpus import splits
+from auricle.corpus import fixes, splits
 from auricle.corpus.clip import Index
 from auricle.corpus.reading import rare_labels, read_index
 from auricle.corpus.splits import Split
@@ -57,9 +57,13 @@ class Prepared:
 
 
 def read(data: str | Path, recipe: Recipe) -> Index:
-    """Read the corpus that a recipe names the reader and columns of."""
+    """Read the corpus that a recipe names the reader and columns of, with its labels put right where it names fixes."""
     source = recipe.data
-    return read_index(data, source.reader, source.options, label=source.label, group=source.group)
+    index = read_index(data, source.reader, source.options, label=source.label, group=source.group)
+    if source.fixes is None:
+        return index
+    index, fixed = fixes.apply(index, source.fixes)
+    return replace(index, recognised=f"{index.recognised}; {fixed.described}")
 
 
 def inspect(data: str | Path, recipe: Recipe, progress: Progress) -> Inspected:

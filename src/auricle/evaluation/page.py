@@ -8,7 +8,6 @@ page's own content security policy lets no script run but the one that it came w
 
 import base64
 import hashlib
-import io
 import math
 import os
 import shlex
@@ -20,15 +19,11 @@ from typing import Any
 
 import jinja2
 import numpy as np
-import soundfile
-import soxr
-import torch
 import yaml
 from markupsafe import Markup
-from PIL import Image
 
 from auricle.audio.store import Store
-from auricle.models.front_end import MelSpectrogram
+from auricle.evaluation.excerpt import picture, player
 
 HEARD_SECONDS = 10.0
 DOUBTS = 12
@@ -36,14 +31,6 @@ LISTED = 100
 MATRIX_CLASSES = 50
 BALANCE_CLASSES = 40
 PLOT_EPOCHS = 200
-RANGE_DB = 70.0
-MELS = 64
-COLUMNS = 400
-MPEG_RATES = (8000, 11025, 12000, 16000, 22050, 24000, 32000, 44100, 48000)
-# Smallest first; libsndfile before 1.1 writes no MP3.
-ENCODINGS = (("MP3", "MPEG_LAYER_III", "audio/mpeg"), ("OGG", "VORBIS", "audio/ogg"), ("WAV", "PCM_16", "audio/wav"))
-# From dark to bright with evenly growing lightness, so that louder is lighter for every eye.
-COLOURS = ((11, 12, 38), (50, 24, 96), (124, 34, 112), (196, 56, 92), (240, 112, 68), (252, 184, 84), (252, 248, 196))
 
 
 @dataclass(frozen=True)
@@ -132,10 +119,19 @@ class Listing:
 
 
 def write_page(
-    path: Path, report: Mapping[str, Any], cost: Mapping[str, Any], store: Store, positions: Mapping[str, int]
+    path: Path,
+    report: Mapping[str, Any],
+    cost: Mapping[str, Any],
+    store: Store | None,
+    positions: Mapping[str, int],
+    repo: str | None = None,
 ) -> None:
-    """Write the page whole or not at all. `positions` gives a clip's place in the store by its id."""
-    private = not report["recipe"]["evaluate"]["audio"]
+    """Write the page whole or not at all. `positions` gives a clip's place in the store by its id.
+
+    Without a store no sound is shown. `repo` is where on the Hub the page will lie, instead of in a run folder.
+    """
+    private = store is None or not report["recipe"]["evaluate"]["audio"]
+    place = str(path.parent) if repo is None else repo.rpartition("/")[2]
     doubted = report["doubted"][:DOUBTS]
     shown = [] if private else [*report["mistakes"], *doubted]
     script = _environment().get_template("script.js").render()
@@ -149,7 +145,11 @@ def write_page(
             cards=_cards(report),
             plots=_plots(report),
             matrix=_matrix(report),
-            excerpts={row["id"]: _excerpt(store, positions[row["id"]]) for row in shown if row["id"] in positions},
+            excerpts={
+                row["id"]: _excerpt(store, positions[row["id"]])
+                for row in shown
+                if store is not None and row["id"] in positions
+            },
             private=private,
             doubted=doubted,
             balance=_balance(audit["classes"]),
@@ -158,8 +158,9 @@ def write_page(
             left_out=_listings(audit["left_out"], "reason"),
             listed=LISTED,
             recipe=yaml.safe_dump(report["recipe"], sort_keys=False, allow_unicode=True),
-            run=repr(str(path.parent)),
-            quoted=shlex.quote(str(path.parent)),
+            repo=repo,
+            run=repr(place),
+            quoted=shlex.quote(place),
             script=Markup(script),
             script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
         )
@@ -314,42 +315,7 @@ def _excerpt(store: Store, position: int) -> Excerpt:
     cut = samples[:, : round(HEARD_SECONDS * sample_rate)]
     mono = cut.astype(np.float32).mean(0) / 32768
     seconds = (len(mono) / sample_rate, samples.shape[1] / sample_rate)
-    return Excerpt(_uri("image/png", _picture(mono, sample_rate)), _player(mono, sample_rate), *seconds)
-
-
-def _picture(mono: np.ndarray, sample_rate: int) -> bytes:
-    """A mel spectrogram (64 bands, low ones below) as an indexed PNG; colour spans 70 dB below the loudest cell."""
-    hop = max(sample_rate // 100, len(mono) // COLUMNS, 1)
-    n_fft = max(2 ** math.ceil(math.log2(0.04 * sample_rate)), hop)
-    with torch.inference_mode():
-        power = MelSpectrogram(sample_rate, n_fft, hop, MELS)(torch.from_numpy(mono)[None])[0].numpy()
-    decibels = 10 * np.log10(np.maximum(power, 1e-10))
-    loudest = max(float(decibels.max()), RANGE_DB - 100)  # silence stays dark
-    levels = np.clip((decibels - loudest) / RANGE_DB + 1, 0, 1)
-    image = Image.fromarray(np.flipud(levels * 255).astype(np.uint8))
-    places = np.linspace(0, 1, len(COLOURS))
-    palette = [np.interp(np.linspace(0, 1, 256), places, channel) for channel in np.transpose(COLOURS)]
-    image.putpalette(np.stack(palette, 1).round().astype(np.uint8).tobytes())
-    file = io.BytesIO()
-    image.save(file, "PNG", optimize=True)
-    return file.getvalue()
-
-
-def _player(mono: np.ndarray, sample_rate: int) -> str:
-    """The sound as a data URI in the smallest encoding that this libsndfile writes."""
-    known = soundfile.available_formats()
-    name, subtype, mime = next(encoding for encoding in ENCODINGS if encoding[0] in known)
-    rate = next((rate for rate in MPEG_RATES if rate >= sample_rate), MPEG_RATES[-1])
-    if rate != sample_rate:
-        mono = soxr.resample(mono, sample_rate, rate)
-    file = io.BytesIO()
-    options = {} if name == "WAV" else {"compression_level": 0.4}
-    soundfile.write(file, mono, rate, format=name, subtype=subtype, **options)
-    return _uri(mime, file.getvalue())
-
-
-def _uri(mime: str, content: bytes) -> str:
-    return f"data:{mime};base64,{base64.b64encode(content).decode()}"
+    return Excerpt(picture(mono, sample_rate), player(mono, sample_rate), *seconds)
 
 
 def _percent(share: float, digits: int = 1) -> str:

@@ -5,9 +5,10 @@ their length; a model's answer for a clip does not depend on that company.
 """
 
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -16,7 +17,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from auricle.batches import Sounds, build, by_length, windows
+from auricle.batches import Sounds, Window, build, by_length, windows
 
 
 @dataclass(frozen=True)
@@ -138,26 +139,44 @@ def _over_windows(
     answer: Callable[[Tensor, Tensor | None], Tensor],
 ) -> np.ndarray:
     config = model.config
+    device = _device(model)
+
+    def heard(batch: Sequence[Window]) -> Tensor:
+        values, mask = build([sounds.get(window.clip)[:, window.start : window.stop] for window in batch])
+        return answer(values.to(device), mask.to(device) if mask is not None else None)
+
+    cut = windows_of(config, sounds.lengths)
+    return over(model, cut, round(batch_seconds * config.sample_rate), heard)
+
+
+def windows_of(config: Any, lengths: np.ndarray) -> list[Window]:
+    """The windows that a model's config asks for, of clips of so many samples each."""
     seconds = getattr(config, "window_seconds", None)
     size = round(seconds * config.sample_rate) if seconds else None
-    cut = windows(sounds.lengths, size, getattr(config, "overlap", 0.0))
+    return windows(lengths, size, getattr(config, "overlap", 0.0))
+
+
+def over(
+    model: torch.nn.Module, cut: Sequence[Window], batch_samples: int, answer: Callable[[Sequence[Window]], Tensor]
+) -> np.ndarray:
+    """The mean over each clip's windows of what `answer` gives for a batch of them: (clips, width) float32.
+
+    The model is in evaluation mode meanwhile, and in its former mode afterwards.
+    """
+    clips = max(window.clip for window in cut) + 1
     total: np.ndarray | None = None
-    counts = np.zeros((len(sounds), 1), np.float32)
-    device = _device(model)
+    counts = np.zeros((clips, 1), np.float32)
     training = model.training
     model.eval()
     try:
         with torch.inference_mode():
-            for batch in by_length(cut, round(batch_seconds * config.sample_rate)):
-                pieces = [sounds.get(window.clip)[:, window.start : window.stop] for window in batch]
-                values, mask = build(pieces)
-                mask = mask.to(device) if mask is not None else None
-                rows = answer(values.to(device), mask).float().cpu().numpy()
+            for batch in by_length(cut, batch_samples):
+                rows = answer(batch).float().cpu().numpy()
                 if total is None:
-                    total = np.zeros((len(sounds), rows.shape[1]), np.float32)
-                clips = [window.clip for window in batch]
-                np.add.at(total, clips, rows)
-                np.add.at(counts, clips, 1.0)
+                    total = np.zeros((clips, rows.shape[1]), np.float32)
+                places = [window.clip for window in batch]
+                np.add.at(total, places, rows)
+                np.add.at(counts, places, 1.0)
     finally:
         model.train(training)
     assert total is not None, "score is called with at least one clip"

@@ -1,0 +1,149 @@
+"""Labels put right by a CSV: what it changes, what it refuses, and that training learns from the result."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from auricle import recipe as recipes
+from auricle.cli import main
+from auricle.corpus import fixes
+from auricle.corpus.clip import Clip, Index
+from auricle.corpus.fixes import Fix
+from auricle.corpus.reading import read_index
+from auricle.errors import DataError
+from auricle.prepare import read
+
+HEADER = "id,label,was,comment\n"
+
+
+def index(**labels: str) -> Index:
+    clips = tuple(Clip(id, f"/nowhere/{id}", label) for id, label in labels.items())
+    return Index(clips, "folder", "corpus", "Class folders")
+
+
+PETS = index(a="dog", b="dog", c="cat", d="hen")
+
+
+def written(folder: Path, text: str | bytes) -> Path:
+    path = folder / "fixes.csv"
+    path.write_bytes(text.encode() if isinstance(text, str) else text)
+    return path
+
+
+def labels_after(path: Path, corpus: Index = PETS) -> dict[str, str]:
+    return {clip.id: clip.label for clip in fixes.apply(corpus, path)[0]}
+
+
+def refusal(path: Path, corpus: Index = PETS) -> str:
+    with pytest.raises(DataError) as caught:
+        fixes.apply(corpus, path)
+    return str(caught.value)
+
+
+def test_labels_change_and_clips_are_left_out_with_their_reason(tmp_path: Path) -> None:
+    path = written(tmp_path, HEADER + 'a,cat,dog,"it meows, twice"\nb,,dog,only wind\n')
+    found, fixed = fixes.apply(PETS, path)
+    assert {clip.id: clip.label for clip in found} == {"a": "cat", "c": "cat", "d": "hen"}
+    assert fixed.described == "fixes.csv changed 1 label and left 1 clip out"
+    assert [(item.name, item.reason) for item in found.left_out] == [("b", "left out by fixes.csv: only wind")]
+    assert PETS.clips[0].label == "dog"
+
+
+def test_a_label_may_be_new(tmp_path: Path) -> None:
+    assert labels_after(written(tmp_path, HEADER + "a,wölf,dog,\n"))["a"] == "wölf"
+
+
+def test_a_header_alone_changes_nothing(tmp_path: Path) -> None:
+    found, fixed = fixes.apply(PETS, written(tmp_path, HEADER))
+    assert found == PETS and (fixed.changed, fixed.left_out) == (0, 0)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "\ufeffid;label;was;comment\r\na;cat;dog;\r\n\r\n",
+        "id\tlabel\twas\tcomment\na\tcat\tdog\tyes, it is\n",
+        "comment,was,id,label\n,dog,a,cat",
+        "id,label,was\na, cat ,dog \n",
+    ],
+    ids=["spreadsheet", "tabs", "other order", "blanks and no comment"],
+)
+def test_what_programs_save_is_read(tmp_path: Path, content: str) -> None:
+    assert labels_after(written(tmp_path, content)) == {"a": "cat", "b": "dog", "c": "cat", "d": "hen"}
+
+
+def test_accents_are_one_letter_however_they_are_composed(tmp_path: Path) -> None:
+    corpus = index(a="h\u00e9ron", b="dog", c="dog")
+    assert labels_after(written(tmp_path, HEADER + "a,gre\u0301be,he\u0301ron,\n"), corpus)["a"] == "gr\u00e9be"
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (HEADER + "x,cat,dog,\n", "names 'x', and 'corpus' has no such clip; one that it has is 'a'"),
+        (HEADER + "a,hen,cat,\n", "'a' was labelled 'cat', and in 'corpus' it is 'dog'"),
+        (HEADER + "a,hen,dog,\na,cat,dog,\n", "two rows for the clip 'a'"),
+        (HEADER + "a,hen,dog,\n,,,\n", "line 3, names no clip"),
+        (HEADER + "a,hen,dog,well, well\n", "line 2, has 5 cells under 4 columns"),
+        ("clip,label\na,hen\n", "has the columns 'clip', 'label' and lacks 'id', 'was'"),
+        ("", "lacks 'id', 'label', 'was'"),
+        (b"id,label,was\na,h\xe9ron,dog\n", "is not UTF-8"),
+        (HEADER + "c,dog,cat,\nd,dog,hen,\n", "leaves one class, 'dog'"),
+        (HEADER + "a,,dog,\nb,,dog,\nc,,cat,\nd,,hen,\n", "leaves no clip"),
+    ],
+)
+def test_a_file_that_does_not_belong_is_refused_with_the_place(tmp_path: Path, content: str | bytes, said: str) -> None:
+    assert said in refusal(written(tmp_path, content))
+
+
+def test_a_missing_file_is_refused_with_what_it_should_be(tmp_path: Path) -> None:
+    assert "id, label, was, comment, as `auricle listen` writes it" in refusal(tmp_path / "none.csv")
+
+
+def test_what_is_written_is_read_back_whatever_it_holds(tmp_path: Path) -> None:
+    rows = (
+        Fix("a, b;c/ä\u0308 .wav", "new\nline", 'sa"id', "it's; so"),
+        Fix(" b.wav ", "", "=1+1", ""),
+    )
+    fixes.write(tmp_path / "fixes.csv", rows)
+    assert fixes.read(tmp_path / "fixes.csv") == rows
+    assert [path.name for path in tmp_path.iterdir()] == ["fixes.csv"]
+
+
+def test_the_recipe_names_fixes_and_the_index_says_so(corpus: Path, tmp_path: Path) -> None:
+    path = written(tmp_path, HEADER + "low/device0_000.wav,high,low,\n")
+    recipe = recipes.load("baseline", [f"data.fixes={path}"])
+    found = read(corpus, recipe)
+    assert {clip.id: clip.label for clip in found}["low/device0_000.wav"] == "high"
+    assert found.recognised == read_index(corpus).recognised + "; fixes.csv changed 1 label and left 0 clips out"
+
+
+def test_inspect_tells_of_fixes(corpus: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = written(tmp_path, HEADER + "low/device0_000.wav,,low,a door\n")
+    assert main(["inspect", str(corpus), "--fixes", str(path)]) == 0
+    said = capsys.readouterr().out
+    assert "fixes.csv changed 0 labels and left 1 clip out" in said
+    assert "left out by fixes.csv: a door" in said and "23 of 23 clips usable" in said
+
+
+def test_training_learns_from_the_fixed_labels(
+    corpus: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Every low sound is renamed: the class that the model knows, and answers with, is the new one."""
+    clips = read_index(corpus).clips
+    rows = [Fix(clip.id, "hum", "low") for clip in clips if clip.label == "low"]
+    rows.append(Fix("noise/device1_001.wav", "", "noise", "not noise"))
+    fixes.write(tmp_path / "right.csv", rows)
+    run = tmp_path / "run"
+    command = ["train", str(corpus), "--recipe", "baseline", "--out", str(run), "--json"]
+    assert main([*command, "--fixes", str(tmp_path / "right.csv")]) == 0
+    report = json.loads(capsys.readouterr().out)
+    assert report["labels"] == ["high", "hum", "noise"]
+    assert report["audit"]["classes"] == {"high": 8, "hum": 8, "noise": 7}
+    assert report["recipe"]["data"]["fixes"] == str(tmp_path / "right.csv")
+    page = (run / "report.html").read_text(encoding="utf-8")
+    assert "right.csv changed 8 labels and left 1 clip out" in page and "left out by right.csv: not noise" in page
+    assert main(["predict", str(run), str(corpus / "low"), "--json"]) == 0
+    answers = [json.loads(line)["label"] for line in capsys.readouterr().out.splitlines()]
+    assert answers == ["hum"] * 8

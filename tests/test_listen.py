@@ -1,0 +1,419 @@
+"""The listening page: what is chosen, what is shown, what is marked; and the page itself, driven in a browser."""
+
+import contextlib
+import csv
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import soundfile
+
+from auricle import recipe as recipes
+from auricle.cli import main
+from auricle.corpus import fixes
+from auricle.corpus.clip import Clip, Index
+from auricle.corpus.fixes import Fix
+from auricle.errors import DataError, RunError, UsageError
+from auricle.prepare import Inspected, inspect
+from auricle.serving import card as cards
+from auricle.serving import choosing
+from auricle.serving.card import card, hear
+from auricle.serving.choosing import ANY_FINDING, MARKED, Choice, Remark
+from auricle.serving.desk import Desk, View
+from auricle.serving.marks import Marks
+from tests.conftest import RATE, tone, write_corpus
+
+HOSTILE = "<i>${1+1}{{value}}"
+WAIT = 20.0
+
+
+def write_faulty(folder: Path) -> Path:
+    """The small corpus with a copy, a copy under another label, two broken files and a class with a hostile name."""
+    write_corpus(folder)
+    shutil.copy(folder / "low" / "device0_000.wav", folder / "low" / "device3_100.wav")
+    shutil.copy(folder / "high" / "device0_000.wav", folder / "noise" / "device1_100.wav")
+    whole = (folder / "high" / "device1_001.wav").read_bytes()
+    (folder / "high" / "device2_100.wav").write_bytes(whole[: len(whole) // 2])
+    (folder / "high" / "device3_101.wav").write_bytes(b"no sound at all")
+    (folder / HOSTILE).mkdir()
+    for number in range(2):
+        path = folder / HOSTILE / f"device{number}_00{number}.wav"
+        soundfile.write(path, tone("low", 0.4, seed=77 + number), RATE, subtype="PCM_16")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def found(tmp_path_factory: pytest.TempPathFactory) -> Inspected:
+    corpus = write_faulty(tmp_path_factory.mktemp("faulty") / "corpus")
+    return inspect(corpus, recipes.load("baseline"), lambda done, total: None)
+
+
+def names(found: Inspected, choice: Choice, marked: tuple[str, ...] = ()) -> list[str]:
+    places = choosing.choose(found.index, choosing.remarks_of(found.audit), choice, marked)
+    return [found.index.clips[place].id for place in places]
+
+
+def pets() -> Index:
+    clips = tuple(Clip(f"{label}{number}", "/nowhere", label) for label in ("cat", "dog") for number in range(5))
+    return Index(clips, "folder", "corpus", "Class folders")
+
+
+def rows_of(path: Path) -> list[list[str]]:
+    with path.open(encoding="utf-8", newline="") as file:
+        return list(csv.reader(file))
+
+
+def test_clips_are_chosen_by_class_group_and_finding(found: Inspected) -> None:
+    assert len(names(found, Choice())) == len(found.index) == 30
+    assert all(name.startswith("low/") for name in names(found, Choice(label="low")))
+    assert names(found, Choice(label="noise", group="device1")) == [
+        "noise/device1_001.wav",
+        "noise/device1_005.wav",
+        "noise/device1_100.wav",
+    ]
+    assert names(found, Choice(finding="truncated")) == ["high/device2_100.wav"]
+    assert names(found, Choice(finding="unreadable")) == ["high/device3_101.wav"]
+    assert names(found, Choice(finding="same sound")) == ["low/device0_000.wav", "low/device3_100.wav"]
+    assert names(found, Choice(finding="conflict")) == ["high/device0_000.wav", "noise/device1_100.wav"]
+    assert len(names(found, Choice(finding=ANY_FINDING))) == 6
+    assert names(found, Choice(label="low", finding="conflict")) == []
+    assert names(found, Choice(finding=MARKED), ("low/device0_000.wav",)) == ["low/device0_000.wav"]
+
+
+def test_each_kind_of_finding_is_counted_in_clips(found: Inspected) -> None:
+    kinds = choosing.kinds(choosing.remarks_of(found.audit))
+    assert kinds == {"conflict": 2, "same sound": 2, "truncated": 1, "unreadable": 1}
+
+
+@pytest.mark.parametrize(
+    ("host", "only_here"), [("127.0.0.1", True), ("localhost", True), ("::1", True), ("0.0.0.0", False), ("::", False)]
+)
+def test_a_page_that_others_can_reach_is_known_as_such(host: str, only_here: bool) -> None:
+    server = pytest.importorskip("auricle.serving.server", exc_type=ImportError)
+    assert server.is_loopback(host) is only_here
+
+
+def test_what_a_run_doubts_is_a_finding(found: Inspected, tmp_path: Path) -> None:
+    row = {"id": "low/device1_001.wav", "predicted": "high", "probability": 0.97}
+    (tmp_path / "report.json").write_text(json.dumps({"doubted": [row], "mistakes": []}), encoding="utf-8")
+    remarks = choosing.remarks_of(found.audit, tmp_path)
+    assert remarks["low/device1_001.wav"] == [Remark("doubted label", "heard as 'high' with 97%")]
+    with pytest.raises(RunError, match=r"holds no report\.json"):
+        choosing.remarks_of(found.audit, tmp_path / "nowhere")
+
+
+def test_every_chosen_clip_is_drawn_once_before_any_is_drawn_again() -> None:
+    order, chosen = choosing.shuffled(40, seed=3), [3, 5, 8, 13, 21, 34]
+    drawn, turn = [], 0
+    for _ in range(2 * len(chosen)):
+        at, turn = choosing.draw(chosen, order, turn)
+        drawn.append(at)
+    assert sorted(drawn[:6]) == chosen and drawn[6:] == drawn[:6]
+    assert drawn[:6] != chosen
+    assert choosing.shuffled(40, seed=3) == order != choosing.shuffled(40, seed=4)
+
+
+def test_steps_go_through_the_choice_and_round_its_ends() -> None:
+    assert [choosing.step([2, 4, 9], at, 1) for at in (2, 4, 5, 9)] == [4, 9, 9, 2]
+    assert [choosing.step([2, 4, 9], at, -1) for at in (2, 4, 5, 9)] == [9, 2, 4, 4]
+
+
+def test_a_narrower_choice_keeps_the_clip_that_belongs_to_it(tmp_path: Path) -> None:
+    desk = Desk(pets(), {}, Marks(tmp_path / "fixes.csv", pets()), choosing.shuffled(10, 0))
+    view = View(at=7)
+    assert desk.narrowed(view, Choice(label="dog")).at == 7
+    other = desk.narrowed(view, Choice(label="cat"))
+    assert other.at in range(5) and desk.stepped(other, 1).at in range(5)
+    assert desk.narrowed(view, Choice(finding=MARKED)).at is None
+    assert desk.jumped(other, "dog3").at == 8
+
+
+def test_a_mark_is_in_the_file_at_once_and_a_second_start_goes_on(tmp_path: Path) -> None:
+    path, index = tmp_path / "fixes.csv", pets()
+    marks = Marks(path, index)
+    assert marks.all() == {} and not path.exists()
+    marks.put(index.clips[0], " dog ", "barks, loudly")
+    marks.put(index.clips[6], "")
+    assert rows_of(path) == [
+        ["id", "label", "was", "comment"],
+        ["cat0", "dog", "cat", "barks, loudly"],
+        ["dog1", "", "dog", ""],
+    ]
+    again = Marks(path, index)
+    again.put(index.clips[0], "wolf")
+    assert list(again.all().values()) == [Fix("cat0", "wolf", "cat"), Fix("dog1", "", "dog")]
+    assert again.undo("dog1") and not again.undo("dog1")
+    assert rows_of(path)[1:] == [["cat0", "wolf", "cat", ""]]
+
+
+def test_what_is_edited_by_hand_meanwhile_is_kept(tmp_path: Path) -> None:
+    path, index = tmp_path / "fixes.csv", pets()
+    marks = Marks(path, index)
+    marks.put(index.clips[0], "dog")
+    path.write_text(path.read_text(encoding="utf-8") + "cat3,dog,cat,by hand\n", encoding="utf-8")
+    marks.put(index.clips[1], "dog")
+    assert list(marks.all()) == ["cat0", "cat3", "cat1"]
+
+
+def test_marks_of_another_corpus_and_places_that_cannot_be_written_are_refused(tmp_path: Path) -> None:
+    fixes.write(tmp_path / "fixes.csv", [Fix("fox", "dog", "cat")])
+    with pytest.raises(DataError, match="no such clip"):
+        Marks(tmp_path / "fixes.csv", pets())
+    with pytest.raises(UsageError, match="cannot be written"):
+        Marks(tmp_path / "nowhere" / "fixes.csv", pets())
+
+
+def test_the_label_that_a_clip_has_is_no_mark(tmp_path: Path) -> None:
+    marks = Marks(tmp_path / "fixes.csv", pets())
+    with pytest.raises(UsageError, match="'cat' is the label that this clip has"):
+        marks.put(pets().clips[0], "cat ")
+    assert marks.all() == {}
+
+
+def test_a_kill_in_the_middle_of_marking_leaves_whole_marks(tmp_path: Path) -> None:
+    path = tmp_path / "fixes.csv"
+    code = (
+        "import sys\nfrom pathlib import Path\nfrom auricle.corpus.clip import Clip, Index\n"
+        "from auricle.serving.marks import Marks\n"
+        "clips = tuple(Clip(f'{label}{number}', '', label) for label in ('cat', 'dog') for number in range(5))\n"
+        "marks, number = Marks(Path(sys.argv[1]), Index(clips, '', '', '')), 0\n"
+        "while True:\n    marks.put(clips[number % 10], f'wolf{number}', 'x' * 5000)\n    number += 1\n"
+    )
+    process = subprocess.Popen([sys.executable, "-c", code, str(path)])
+    try:
+        wait_for(lambda: path.exists() and len(Marks(path, pets()).all()) == 10, process)
+    finally:
+        process.kill()
+        process.wait(WAIT)
+    marks = Marks(path, pets()).all()
+    assert len(marks) == 10 and all(len(fix.comment) == 5000 for fix in marks.values())
+
+
+def test_a_card_shows_strangers_text_as_text(found: Inspected) -> None:
+    clip = next(clip for clip in found.index if clip.label == HOSTILE)
+    shown = card(clip, [Remark("odd", "<script>")], "<u>")
+    assert "<i>$" not in shown and "&lt;i&gt;" in shown and "<script>" not in shown and "<u>" not in shown
+    assert shown.count("data:image/png;base64,") == shown.count("data:audio/") == 1
+
+
+def test_a_clip_that_cannot_be_heard_is_shown_with_the_reason(found: Inspected, tmp_path: Path) -> None:
+    clip = next(clip for clip in found.index if clip.id == "high/device3_101.wav")
+    shown = card(clip, [], "device")
+    assert "This clip cannot be heard." in shown and "unreadable" in shown and "<audio" not in shown
+    assert "cannot be heard" in card(Clip("gone", str(tmp_path / "gone.wav"), "dog"), [], "device")
+
+
+def test_of_a_long_clip_the_first_minute_is_heard(tmp_path: Path) -> None:
+    soundfile.write(tmp_path / "long.wav", np.tile(tone("low", 1.0, 0), 90), RATE, subtype="PCM_16")
+    clip = Clip("long", str(tmp_path / "long.wav"), "low")
+    shown = hear(clip)
+    assert shown.seconds == cards.HEARD_SECONDS and not shown.whole
+    part = hear(Clip("part", clip.source, "low", start=80.0, end=82.5))
+    assert part.seconds == 2.5 and part.whole
+    late = hear(Clip("late", clip.source, "low", start=70.0))
+    assert late.seconds == 20.0 and late.whole
+
+
+def test_the_outline_of_a_wave_follows_its_loudness() -> None:
+    ramp = np.linspace(0, 1, 8000, dtype=np.float32) * np.where(np.arange(8000) % 2, -1, 1)
+    heights = [float(point.split(",")[1]) for point in cards._wave(ramp).split(" ")]
+    upper, lower = heights[: len(heights) // 2], heights[len(heights) // 2 :]
+    assert upper == sorted(upper, reverse=True) and min(upper) == -100
+    assert lower == sorted(lower, reverse=True) and max(lower) == 100
+
+
+def test_listening_is_refused_where_it_cannot_begin(
+    corpus: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("gradio")
+    command = ["listen", str(corpus), "--no-browser", "--fixes", str(tmp_path / "fixes.csv")]
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        assert main([*command, "--port", str(taken.getsockname()[1])]) == 2
+    assert "cannot be served" in capsys.readouterr().err
+    assert main([*command, "--set", "data.fixes=other.csv"]) == 2
+    assert "marks are made on the corpus' own labels" in capsys.readouterr().err
+    (corpus / "low" / "broken.wav").write_bytes(b"no sound")
+    assert main([*command, "--port", "0", "--strict"]) == 2
+    assert "'low/broken.wav': unreadable" in capsys.readouterr().err
+    fixes.write(tmp_path / "fixes.csv", [Fix("fox", "dog", "cat")])
+    assert main([*command, "--port", "0"]) == 2
+    assert "names 'fox'" in capsys.readouterr().err
+
+
+def test_without_gradio_the_command_that_installs_it_is_named(corpus: Path) -> None:
+    code = (
+        "import sys\nfor name in ('gradio', 'fastapi', 'starlette', 'uvicorn'): sys.modules[name] = None\n"
+        f"from auricle.cli import main\nsys.exit(main(['listen', {str(corpus)!r}]))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 2 and "pip install 'auricle[demo]'" in done.stderr
+
+
+def wait_for(done: Callable[[], Any], process: subprocess.Popen[Any] | None = None, seconds: float = WAIT) -> Any:
+    """What `done` gives, once it is something; fails in the end, or when the process that it needs is gone."""
+    end = time.monotonic() + seconds
+    while not (found := done()):
+        assert time.monotonic() < end, "waited too long"
+        assert process is None or process.poll() is None, "the process ended"
+        time.sleep(0.05)
+    return found
+
+
+@pytest.fixture(scope="module")
+def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Path]]:
+    """`auricle listen` on the faulty corpus, in a process of its own: its address and the file of marks."""
+    pytest.importorskip("gradio", reason="the extra 'demo' is not installed")
+    folder = tmp_path_factory.mktemp("served")
+    corpus, marks, said = write_faulty(folder / "corpus"), folder / "fixes.csv", folder / "said.json"
+    command = [sys.executable, "-m", "auricle.cli", "listen", str(corpus), "--fixes", str(marks)]
+    (folder / "temporary").mkdir()
+    environment = os.environ | {"TMPDIR": str(folder / "temporary")}
+    with said.open("wb") as out:
+        process = subprocess.Popen([*command, "--port", "0", "--no-browser", "--json"], stdout=out, env=environment)
+    try:
+        wait_for(lambda: said.read_text(encoding="utf-8").endswith("}\n"), process, 3 * WAIT)
+        yield json.loads(said.read_text(encoding="utf-8"))["url"], marks
+        process.send_signal(signal.SIGINT)
+        assert process.wait(WAIT) == 0
+        assert not any((folder / "temporary").iterdir()), "something is left in the temporary folder"
+    finally:
+        process.kill()
+        process.wait(WAIT)
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    webdriver = pytest.importorskip("selenium.webdriver")
+    program, driver = shutil.which("chromium") or shutil.which("google-chrome"), shutil.which("chromedriver")
+    if program is None or driver is None:
+        pytest.skip("no Chromium with its driver is installed")
+    options = webdriver.ChromeOptions()
+    options.binary_location = program
+    flags = "headless no-sandbox disable-gpu disable-background-networking disable-sync disable-component-update"
+    flags += " no-first-run autoplay-policy=no-user-gesture-required window-size=1250,1250"
+    for flag in flags.split():
+        options.add_argument(f"--{flag}")
+    options.set_capability("goog:loggingPrefs", {"performance": "ALL"})
+    window = webdriver.Chrome(options=options, service=webdriver.ChromeService(driver))
+    try:
+        window.set_page_load_timeout(WAIT)
+        yield window
+    finally:
+        window.quit()
+
+
+class Page:
+    """The page as a person uses it."""
+
+    def __init__(self, browser: Any, address: str) -> None:
+        self.browser = browser
+        browser.get(address)
+        wait_for(lambda: self.texts(".clip .label"))
+
+    def texts(self, selector: str) -> list[str]:
+        script = "return [...document.querySelectorAll(arguments[0])].map(one => one.innerText.trim())"
+        found: list[str] = self.browser.execute_script(script, selector)
+        return found
+
+    def text(self, selector: str) -> str:
+        return " ".join(self.texts(selector))
+
+    def click(self, selector: str) -> None:
+        self.browser.find_element("css selector", selector).click()
+
+    def type(self, selector: str, text: str) -> None:
+        self.browser.find_element("css selector", selector).send_keys(text)
+
+    def choose(self, dropdown: str, choice: str) -> None:
+        self.click(f"{dropdown} input")
+
+        def options() -> list[Any]:
+            found = self.browser.find_elements("css selector", f"{dropdown} [role=option]")
+            return [one for one in found if one.get_attribute("aria-label") == choice]
+
+        wait_for(options)[0].click()
+
+
+def test_a_clip_plays_and_a_marked_label_is_in_the_csv(served: tuple[str, Path], browser: Any) -> None:
+    address, marks = served
+    page = Page(browser, address)
+    page.choose("#by-class", "low (9)")
+    wait_for(lambda: page.text(".clip .label") == "low")
+    played = "const sound = document.querySelector('.clip audio'); return sound.played.length && sound.currentTime"
+    assert wait_for(lambda: browser.execute_script(played)) > 0
+    id = page.text(".clip .name")
+    page.choose("#right-label", "noise")
+    page.type("#comment textarea, #comment input", "a fan")
+    page.click("#mark")
+    wait_for(marks.exists)
+    assert rows_of(marks) == [["id", "label", "was", "comment"], [id, "noise", "low", "a fan"]]
+    wait_for(lambda: page.text("#status") == "Marked: low → noise")
+    assert page.text("#marks-heading h3").startswith("1 mark in")
+
+    page.click("#next")
+    wait_for(lambda: page.text(".clip .name") != id)
+    other = page.text(".clip .name")
+    page.type("#right-label input", "hum of my own")
+    page.click("#mark")
+    wait_for(lambda: rows_of(marks)[2:] == [[other, "hum of my own", "low", ""]])
+    wait_for(lambda: page.text("#marks [role=gridcell]").count("hum of my own") == 1)
+    page.click("#undo")
+    wait_for(lambda: len(rows_of(marks)) == 2)
+    page.click("#leave-out")
+    wait_for(lambda: rows_of(marks)[2:] == [[other, "", "low", ""]])
+    page.click("#previous")
+    wait_for(lambda: page.text("#status") == "Marked: low → noise")
+
+
+def test_findings_are_shown_with_their_clips(served: tuple[str, Path], browser: Any) -> None:
+    page = Page(browser, served[0])
+    page.choose("#by-finding", "unreadable (1)")
+    wait_for(lambda: page.text(".clip .name") == "high/device3_101.wav")
+    assert "This clip cannot be heard." in page.text(".clip .silent")
+    assert page.text(".clip .remark").startswith("unreadable")
+    assert page.text("#place") == "1 of 1 in the order of the corpus"
+    page.click("#mark")
+    wait_for(lambda: "Choose or type the right label first" in page.text("#status"))
+
+
+def test_strangers_names_are_text_and_nothing_is_fetched_from_elsewhere(served: tuple[str, Path], browser: Any) -> None:
+    page = Page(browser, served[0])
+    page.choose("#by-class", f"{HOSTILE} (2)")
+    wait_for(lambda: page.text(".clip .label") == HOSTILE)
+    sent = [json.loads(entry["message"])["message"] for entry in browser.get_log("performance")]
+    asked = [one["params"]["request"]["url"] for one in sent if one["method"] == "Network.requestWillBeSent"]
+    assert len(asked) > 10
+    assert [url for url in asked if not url.startswith((served[0], "data:", "blob:"))] == []
+
+
+def answer(url: str, **headers: str) -> tuple[int, Any]:
+    with contextlib.ExitStack() as stack:
+        try:
+            found = stack.enter_context(
+                urllib.request.urlopen(urllib.request.Request(url, headers=headers), timeout=WAIT)
+            )
+        except urllib.error.HTTPError as error:
+            found = stack.enter_context(error)
+        return found.status, found.headers
+
+
+def test_the_page_serves_no_file_and_answers_to_no_other_name(served: tuple[str, Path]) -> None:
+    address, marks = served
+    status, headers = answer(address)
+    assert status == 200 and "default-src 'self'" in headers["content-security-policy"]
+    assert answer(address, Host="stranger.example")[0] == 400
+    marks.touch()
+    for path in (marks, marks.parent / "corpus" / "low" / "device0_000.wav", Path("/etc/hostname"), Path(os.__file__)):
+        assert answer(f"{address}gradio_api/file={path}")[0] in (403, 404)
