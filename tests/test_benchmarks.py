@@ -1,20 +1,38 @@
 """The reference pipelines that we measure against do the references' work: shapes, ranges and layers."""
 
+import argparse
+import importlib
 import json
+import random
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
 import numpy as np
 import pytest
 import soundfile
 import torch
+from torch.utils.flop_counter import FlopCounterMode
+from transformers import AutoFeatureExtractor, HubertForSequenceClassification
 
 REPOSITORY = Path(__file__).parents[1]
 sys.path.insert(0, str(REPOSITORY))
 
-from benchmarks import _figures, _preparation  # noqa: E402
+from benchmarks import (  # noqa: E402
+    _arithmetic,
+    _figures,
+    _preparation,
+    _reference_emotion,
+    _watching,
+    classify,
+    finetune,
+    memory,
+)
 from benchmarks import _reference_sound as reference  # noqa: E402
+from benchmarks.__main__ import benchmarks  # noqa: E402
+
+from tests import checkpoints  # noqa: E402
 
 CLASSES = 10
 # librosa looks for all decoders that it could use, old ones too.
@@ -24,19 +42,20 @@ pytestmark = pytest.mark.filterwarnings("ignore:.*is deprecated and slated for r
 @pytest.fixture
 def recordings(tmp_path: Path) -> list[Path]:
     """Six clips of different lengths, rates and channels, two of each of three classes."""
-    random = np.random.default_rng(0)
+    generator = np.random.default_rng(0)
     paths = []
     for number, (seconds, rate, channels) in enumerate(
         [(0.5, 22_050, 1), (1.0, 44_100, 2), (4.5, 44_100, 1), (2.0, 16_000, 1), (0.2, 48_000, 2), (4.0, 44_100, 1)]
     ):
         path = tmp_path / "corpus" / f"class{number % 3}" / f"{number}.wav"
         path.parent.mkdir(parents=True, exist_ok=True)
-        soundfile.write(path, random.normal(0.0, 0.1, (int(seconds * rate), channels)), rate)
+        soundfile.write(path, generator.normal(0.0, 0.1, (int(seconds * rate), channels)), rate)
         paths.append(path)
     return paths
 
 
 def batch(recordings: list[Path]) -> torch.Tensor:
+    random.seed(0)  # the tutorial draws its masks from there
     clips = reference.SoundClips(recordings, list(range(len(recordings))))
     return torch.stack([clips[number % len(clips)][0] for number in range(16)])
 
@@ -101,3 +120,102 @@ def test_json_output_is_one_object_a_line(capsys: pytest.CaptureFixture[str]) ->
     lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     assert [line["record"] for line in lines] == ["machine", "verdict"]
     assert lines[-1] == {"record": "verdict", "name": "sound", "figure": "ratio", "value": 5.0}
+
+
+def test_every_benchmark_understands_its_options() -> None:
+    for name, title in benchmarks().items():
+        own = argparse.ArgumentParser()
+        importlib.import_module(f"benchmarks.{name}").add_arguments(own)
+        assert title and "--" in own.format_help().replace("--help", "")
+    parser = argparse.ArgumentParser()
+    finetune.add_arguments(parser)
+    given = parser.parse_args(["--full", "--epochs", "3", "--set", "train.seed=1", "--set", "train.learning_rate=1e-4"])
+    assert given.full and given.epochs == 3 and given.set == ["train.seed=1", "train.learning_rate=1e-4"]
+
+
+@pytest.mark.parametrize(("name", "top"), [("tiny-hubert", 2), ("tiny-wav2vec2-large", 1), ("tiny-distilhubert", 2)])
+def test_operations_are_those_that_torch_counts(name: str, top: int) -> None:
+    config = checkpoints.config_of(name, labels=7)
+    model = checkpoints.AutoModelForAudioClassification.from_config(config, attn_implementation="eager").eval()
+    for samples in (9_000, 16_000, 20_011):
+        with FlopCounterMode(display=False) as counter, torch.no_grad():
+            model(torch.zeros(1, samples))
+        work = _arithmetic.forward_work(config, samples, top)
+        assert work.forward == counter.get_total_flops()
+        assert 0 < work.top < work.forward
+        assert _arithmetic.forward_work(config, samples, top + 1).top > work.top
+
+
+def test_the_tutorials_way_costs_the_frozen_layers_in_every_epoch_and_ours_once() -> None:
+    config = checkpoints.config_of("tiny-hubert")
+    work = _arithmetic.forward_work(config, 16_000, finetune.TOP)
+    theirs, ours = finetune.operations(config, [16_000] * 3, [16_000], epochs=5)
+    assert ours == pytest.approx(4 * work.below + 5 * 10 * work.top)
+    assert theirs - ours == pytest.approx(4 * 4 * work.below)
+
+
+def test_the_reference_pads_a_batch_to_its_longest_clip(tmp_path: Path) -> None:
+    extractor = AutoFeatureExtractor.from_pretrained(checkpoints.make("tiny-wav2vec2-large", tmp_path))
+    rows = [{"input_values": [0.5] * count, "labels": label} for count, label in ((5, 1), (9, 0), (2, 2))]
+    padded = _reference_emotion.PadBatch(extractor)(rows)
+    assert padded["input_values"].shape == (3, 9)
+    assert padded["attention_mask"].sum(1).tolist() == [5, 9, 2]
+    assert padded["input_values"].sum(1).tolist() == pytest.approx([2.5, 4.5, 1.0])
+    assert padded["labels"].tolist() == [1, 0, 2]
+
+
+def test_the_reference_trains_the_top_layers_and_the_head_alone(recordings: list[Path], tmp_path: Path) -> None:
+    checkpoint = checkpoints.make("tiny-hubert", tmp_path / "checkpoint", head=False)
+    part = _reference_emotion.Part([str(path) for path in recordings], [0, 1, 2, 0, 1, 2])
+    plan = _reference_emotion.Plan(epochs=2, batch_size=2, accumulation=2, learning_rate=1e-3, top=2)
+    done = _reference_emotion.finetune(checkpoint, part, part, 3, plan, tmp_path)
+    assert done.steps == 4 and 0 <= done.accuracy <= 1
+    assert all(value > 0 for value in done.seconds.values())
+    before = _reference_emotion.build(checkpoint, 3, plan).state_dict()
+    after = HubertForSequenceClassification.from_pretrained(tmp_path / "model").state_dict()
+    moved = {name for name in before if not torch.equal(before[name], after[name])}
+    top = ("hubert.encoder.layers.1.", "hubert.encoder.layers.2.", "projector.", "classifier.")
+    assert moved and all(name.startswith(top) for name in moved)
+
+
+@pytest.mark.parametrize("to_waveform", [False, True])
+def test_the_references_gradients_go_no_deeper_than_they_are_asked_to(to_waveform: bool, tmp_path: Path) -> None:
+    plan = _reference_emotion.Plan(1, 1, 1, 1e-3, top=2, to_waveform=to_waveform)
+    checkpoint = checkpoints.make("tiny-hubert", tmp_path, head=False)
+    front = _reference_emotion.build(checkpoint, 3, plan).train().base_model.feature_extractor
+    assert front(torch.zeros(1, 2000)).requires_grad is to_waveform
+
+
+def test_a_watched_process_tells_its_phases_words_and_memory() -> None:
+    script = "import sys, time; block = bytearray(80_000_000); print('done'); time.sleep(0.5); sys.exit(3)"
+    watched = _watching.watch([sys.executable, "-c", script], 0.05, lambda: "holding")
+    assert (watched.code, watched.out, watched.errors) == (3, "done\n", "")
+    assert list(watched.peaks) == ["holding"]
+    assert 0.08 < watched.peak.anonymous <= watched.peak.total < 0.2
+
+
+def test_labels_may_change_only_where_two_classes_are_as_good_as_tied() -> None:
+    judge = [{"a": 0.6, "b": 0.4}, {"a": 0.505, "b": 0.495}, {"a": 0.2, "b": 0.8}]
+    near = [{"a": 0.61, "b": 0.39}, {"a": 0.495, "b": 0.505}, {"a": 0.2, "b": 0.8}]
+    found = classify.agreement(judge, near, 2e-2)
+    assert (found.same, found.wrong, found.clips) == (2, 0, 3)
+    assert found.difference == pytest.approx(0.01)
+    assert classify.agreement(judge, near, 1e-4).wrong == 1
+
+
+def test_the_made_up_archive_is_laid_out_as_crema_d(tmp_path: Path) -> None:
+    names = ["1001_DFA_ANG_XX.wav", "1002_IEO_SAD_HI.wav", "1003_TAI_NEU_XX.wav"]
+    seconds = memory.write_archive(tmp_path / "archive.zip", names, b"ActorID\n1001\n")
+    with zipfile.ZipFile(tmp_path / "archive.zip") as archive:
+        assert archive.namelist() == ["VideoDemographics.csv", *(f"AudioWAV/{name}" for name in names)]
+        with archive.open("AudioWAV/1002_IEO_SAD_HI.wav") as file:
+            info = soundfile.info(file)
+    assert info.samplerate == 16_000 and memory.SHORTEST <= info.duration <= memory.LONGEST
+    assert 3 * memory.SHORTEST <= seconds <= 3 * memory.LONGEST
+
+
+def test_a_spread_takes_clips_from_everywhere(tmp_path: Path) -> None:
+    for number in range(10):
+        (tmp_path / f"{number}.wav").touch()
+    assert [path.stem for path in _figures.spread(tmp_path, 5)] == ["0", "2", "4", "6", "8"]
+    assert len(_figures.spread(tmp_path, 99)) == 10

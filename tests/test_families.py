@@ -13,6 +13,7 @@ from auricle.evaluation import scoring
 from auricle.folds import build_model, save_model
 from auricle.recipe import parse
 from tests.conftest import PITCHES, tone
+from tests.test_encoders import NAMES, folder
 
 RATE = 16000
 LABELS = ("b <&>", "ä", "c d")
@@ -21,11 +22,14 @@ VARIANTS = [
     ("cnn", {"size": "default"}),
     ("cnn", {"size": "default", "functionals": False}),
     ("cnn", {"size": "tutorial"}),
+    *(("pretrained", {"checkpoint": kind}) for kind in NAMES),
 ]
 
 
 def build(name: str, options: dict[str, object], channels: int = 1) -> PreTrainedModel:
     """A model as training would leave it: calibrated or fitted on a few sounds."""
+    if name == "pretrained":
+        options = {"checkpoint": str(folder(str(options["checkpoint"])))}
     settings = parse({"audio": {"sample_rate": RATE, "channels": channels}, "model": {"family": name, **options}}, "t")
     model = build_model(settings, LABELS)
     clips = arrays()
@@ -112,7 +116,7 @@ def test_save_and_load_is_exact(name: str, options: dict[str, object], tmp_path:
     assert not list(tmp_path.rglob("*.bin")) and not list(tmp_path.rglob("*.pkl"))
 
 
-@pytest.mark.parametrize(("name", "options"), [row for row in VARIANTS if row[0] != "baseline"])
+@pytest.mark.parametrize(("name", "options"), [row for row in VARIANTS if row[0] == "cnn"])
 def test_gradients_reach_every_trainable_weight(name: str, options: dict[str, object]) -> None:
     model = build(name, options).train()
     model(torch.randn(4, RATE) * 0.1, labels=torch.tensor([0, 1, 2, 0])).loss.backward()
@@ -129,6 +133,7 @@ def test_the_embedding_is_a_pooled_vector(name: str, options: dict[str, object])
     assert embedding.ndim == 2 and embedding.shape[0] == 3
 
 
+@pytest.mark.filterwarnings("ignore:Support for mismatched key_padding_mask:UserWarning")  # of WavLM's stock attention
 @pytest.mark.parametrize(("name", "options"), VARIANTS)
 def test_the_model_folder_opens_in_a_stock_pipeline(name: str, options: dict[str, object], tmp_path: Path) -> None:
     from transformers import pipeline

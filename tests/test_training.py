@@ -12,8 +12,8 @@ from auricle.models.families import cnn
 from auricle.recipe import Recipe, parse
 from auricle.training import schedule
 from auricle.training import train as training
+from auricle.training.course import Material, whole
 from auricle.training.loop import AudioTrainer, Epoch
-from auricle.training.train import Material
 from tests.conftest import PITCHES, RATE, tone
 
 LABELS = tuple(PITCHES)
@@ -53,10 +53,14 @@ def train(settings: Recipe, folder: Path, stop_after: int | None = None) -> tupl
             raise KeyboardInterrupt
 
     try:
-        training.train(model, settings, LEARN, CHOOSE, folder, listen)
+        training.train(model, settings, whole(model, settings, LEARN, CHOOSE), folder, listen)
     except KeyboardInterrupt:
         assert stop_after is not None
     return model, epochs
+
+
+def fit(model: cnn.Model, settings: Recipe, choose: Material, folder: Path) -> training.Trained:
+    return training.train(model, settings, whole(model, settings, LEARN, choose), folder, lambda _: None)
 
 
 def same(a: cnn.Model, b: cnn.Model) -> bool:
@@ -105,7 +109,7 @@ def test_the_best_validation_epoch_is_kept(tmp_path: Path, monkeypatch: pytest.M
 
     monkeypatch.setattr(AudioTrainer, "evaluate", judged)
     model = build_model(recipe(), LABELS)
-    trained = training.train(model, recipe(), LEARN, CHOOSE, tmp_path, lambda _: None)
+    trained = fit(model, recipe(), CHOOSE, tmp_path)
     assert trained.chosen == 2
     assert all(torch.equal(value, kept[1][name]) for name, value in model.state_dict().items())
 
@@ -113,7 +117,7 @@ def test_the_best_validation_epoch_is_kept(tmp_path: Path, monkeypatch: pytest.M
 def test_without_validation_the_last_epoch_is_kept(tmp_path: Path) -> None:
     model = build_model(recipe(), LABELS)
     nothing = Material(held([]), np.zeros(0, np.int64))
-    assert training.train(model, recipe(), LEARN, nothing, tmp_path, lambda _: None).chosen == 4
+    assert fit(model, recipe(), nothing, tmp_path).chosen == 4
 
 
 def test_it_learns(tmp_path: Path) -> None:
@@ -130,7 +134,7 @@ def test_early_stopping_stops(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
 
     monkeypatch.setattr(AudioTrainer, "evaluate", judged)
     model = build_model(recipe(), LABELS)
-    trained = training.train(model, recipe(epochs=20, patience=2), LEARN, CHOOSE, tmp_path, lambda _: None)
+    trained = fit(model, recipe(epochs=20, patience=2), CHOOSE, tmp_path)
     assert trained.epochs == 3 and trained.chosen == 1
 
 
@@ -146,7 +150,7 @@ def test_out_of_memory_halves_the_batch_and_doubles_the_accumulation(
 
     monkeypatch.setattr(cnn.Model, "forward", small)
     settings = recipe(batch_size=6)
-    trained = training.train(build_model(settings, LABELS), settings, LEARN, CHOOSE, tmp_path, lambda _: None)
+    trained = fit(build_model(settings, LABELS), settings, CHOOSE, tmp_path)
     assert (trained.batch_size, trained.accumulation) == (2, 4)
     assert trained.steps == 4 * 3
 
@@ -158,7 +162,7 @@ def test_one_clip_that_does_not_fit_is_an_error_with_advice(tmp_path: Path, monk
     monkeypatch.setattr(cnn.Model, "forward", never)
     nothing = Material(held([]), np.zeros(0, np.int64))
     with pytest.raises(Exception, match=r"train\.crop_seconds lower"):
-        training.train(build_model(recipe(), LABELS), recipe(), LEARN, nothing, tmp_path, lambda _: None)
+        fit(build_model(recipe(), LABELS), recipe(), nothing, tmp_path)
 
 
 def test_class_weights_even_out_the_classes() -> None:
@@ -185,5 +189,5 @@ def test_schedules_warm_up_and_come_down(kind: str) -> None:
 @pytest.mark.parametrize("track", ["tensorboard"])
 def test_a_tracker_named_in_the_recipe_gets_the_curves(tmp_path: Path, track: str) -> None:
     settings = recipe(track=track, epochs=1)
-    training.train(build_model(settings, LABELS), settings, LEARN, CHOOSE, tmp_path, lambda _: None)
+    fit(build_model(settings, LABELS), settings, CHOOSE, tmp_path)
     assert list(tmp_path.rglob("events.out.tfevents*"))

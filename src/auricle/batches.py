@@ -118,6 +118,12 @@ class TrainClips(Dataset[dict[str, Any]]):
     def __len__(self) -> int:
         return len(self.sounds)
 
+    @property
+    def lengths(self) -> np.ndarray:
+        """How long each clip is when it is cropped, in samples: (clips,)."""
+        lengths = self.sounds.lengths
+        return lengths if self.crop is None else np.minimum(lengths, self.crop)
+
     def __getitem__(self, draw: Draw) -> dict[str, Any]:
         samples = self.sounds.get(draw.number)
         if self.crop is not None and samples.shape[-1] > self.crop:
@@ -142,13 +148,12 @@ class EpochBatches(Sampler[list[Draw]]):
     again. With `balanced`, as many draws are made with replacement, every class as likely as any other.
     """
 
-    def __init__(self, clips: TrainClips, batch_size: int, seed: int, balanced: bool) -> None:
+    def __init__(self, lengths: np.ndarray, labels: np.ndarray, batch_size: int, seed: int, balanced: bool) -> None:
         self.batch_size = batch_size
         self.seed = seed
         self.epoch = 0
-        self.labels = clips.labels
-        lengths = clips.sounds.lengths
-        self.lengths = lengths if clips.crop is None else np.minimum(lengths, clips.crop)
+        self.labels = labels
+        self.lengths = lengths
         self.balanced = balanced
 
     def __len__(self) -> int:

@@ -27,6 +27,7 @@ from auricle.corpus.archive import is_archive
 from auricle.corpus.clip import Clip
 from auricle.errors import DataError, RunError, UsageError
 from auricle.evaluation import scoring
+from auricle.models.precision import is_bf16
 
 MAX_SECONDS = 6 * 3600.0
 CHUNK_SECONDS = 600.0
@@ -126,9 +127,12 @@ class Classifier:
 _DEAF = frozenset({"unreadable", "empty", "nan"})
 
 
-def load(folder: str | Path) -> Classifier:
-    """Open a run folder, or the model folder in it. Raises RunError for anything else."""
-    return Classifier(load_model(model_folder(Path(folder))))
+def load(folder: str | Path, precision: str = "auto") -> Classifier:
+    """Open a run folder, or the model folder in it. Raises RunError for anything else.
+
+    `precision` is auto, float32 or bf16: see `load_model`.
+    """
+    return Classifier(load_model(model_folder(Path(folder)), precision))
 
 
 def model_folder(folder: Path) -> Path:
@@ -144,23 +148,29 @@ def model_folder(folder: Path) -> Path:
     )
 
 
-def load_model(folder: Path) -> PreTrainedModel:
-    """Open a model folder that one of our families wrote, on the accelerator where there is one."""
+def load_model(folder: Path, precision: str = "float32") -> PreTrainedModel:
+    """Open a model folder, on the accelerator where there is one.
+
+    `precision` auto or bf16 lets a pretrained encoder answer in bfloat16, auto where the processor multiplies it
+    natively; the small families always answer in float32. Raises RunError for a folder that no family can open.
+    """
     models.register()
     try:
         config = AutoConfig.from_pretrained(folder)
     except (ValueError, OSError, KeyError) as error:
         raise RunError(f"'{folder}' is no model that auricle can open: {error}") from error
-    name = config.model_type.removeprefix("auricle-")
-    if name not in models.names() or not config.model_type.startswith("auricle-"):
+    family = models.family_of(config.model_type)
+    if family is None:
         raise RunError(
-            f"'{folder}' holds a model of type '{config.model_type}'. Known here: "
-            + ", ".join(f"auricle-{known}" for known in models.names())
+            f"'{folder}' holds a model of type '{config.model_type}', which no family of auricle opens. Families: "
+            + ", ".join(models.names())
             + "."
         )
     if not (folder / "model.safetensors").is_file():
         raise RunError(f"'{folder}' has no model.safetensors: the model was not saved completely. Train it again.")
-    model: PreTrainedModel = models.family(name).Model.from_pretrained(folder)
+    model: PreTrainedModel = family.Model.from_pretrained(folder).eval()
+    if hasattr(model, "lighten") and is_bf16(precision):
+        model = model.lighten()
     return model.to("cuda" if torch.cuda.is_available() else "cpu")
 
 

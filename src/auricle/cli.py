@@ -4,11 +4,13 @@ Exit codes: 0 done, 1 some inputs failed, 2 wrong usage, recipe or data.
 """
 
 import argparse
+import contextlib
 import csv
 import json
 import logging
 import os
 import sys
+import webbrowser
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -48,6 +50,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 _EXTRA_OF = {name: "train" for name in ("torch", "transformers", "accelerate", "sklearn", "jinja2", "PIL", "datasets")}
+_EXTRA_OF |= {name: "demo" for name in ("gradio", "fastapi", "starlette", "uvicorn")}
 
 
 def _inspect(options: argparse.Namespace) -> int:
@@ -105,6 +108,30 @@ def _evaluate(options: argparse.Namespace) -> int:
     return 0
 
 
+def _listen(options: argparse.Namespace) -> int:
+    from auricle import printing
+    from auricle.serving.environment import closed
+
+    screen = printing.Screen(options.json)
+
+    def opened(address: str) -> None:
+        if options.json:
+            _print_json({"url": address, "fixes": str(options.fixes)})
+        screen.say(f"Listen at {address}. Marks go to {options.fixes}. Ctrl-C ends it.")
+        if not server.is_loopback(options.host):
+            screen.say(f"! Whoever can reach {options.host} can hear these recordings and change the marks.")
+        sys.stdout.flush()
+        if options.browser:
+            webbrowser.open(address)
+
+    with closed(), contextlib.suppress(KeyboardInterrupt):
+        from auricle.serving import listen, server
+
+        asked = listen.Asked(options.fixes, options.run, options.host, options.port, options.seed)
+        listen.listen(options.data, _recipe(options), asked, screen.progress, opened)
+    return 0
+
+
 def _predict(options: argparse.Namespace) -> int:
     from auricle.classifier import load, recordings
 
@@ -120,6 +147,25 @@ def _predict(options: argparse.Namespace) -> int:
             failed += answer.error is not None
             write(answer)
     return 1 if failed else 0
+
+
+def _push(options: argparse.Namespace) -> int:
+    from auricle import printing
+    from auricle.hub.push import Wishes, pack, send
+
+    wishes = Wishes(
+        options.private, options.revision, options.message, options.license, options.with_scores, options.with_audio
+    )
+    screen = printing.Screen(options.json)
+    shipment = pack(options.run, options.repo, wishes)
+    told = shipment.as_json()
+    printing.show_shipment(screen, told)
+    url = None if options.dry_run else send(shipment)
+    if options.json:
+        _print_json({**told, "url": url})
+    else:
+        screen.say(f"Pushed: {url}" if url else "Nothing was pushed: this was a dry run.")
+    return 0
 
 
 def _demo(options: argparse.Namespace) -> int:
@@ -216,6 +262,8 @@ def _recipe(options: argparse.Namespace) -> "Recipe":
         settings.append(f"data.reader={options.reader}")
     if options.strict:
         settings.append("data.strict=true")
+    if getattr(options, "relabelled", None):
+        settings.append(f"data.fixes={json.dumps(options.relabelled)}")
     if getattr(options, "no_audio", False):
         settings.append("evaluate.audio=false")
     return recipe.load(options.recipe, settings)
@@ -264,10 +312,24 @@ def _parser() -> _Parser:
     inspect = _command(commands, "inspect", _inspect, "what is in a corpus, and what is wrong with it")
     inspect.add_argument("data", metavar="DATA", help=data_help)
     _recipe_options(inspect)
+    _fixes_option(inspect)
+
+    listen = _command(commands, "listen", _listen, "hear labelled clips in a page, and mark wrong labels")
+    listen.add_argument("data", metavar="DATA", help=data_help)
+    _recipe_options(listen)
+    listen.add_argument(
+        "--fixes", type=Path, default=Path("fixes.csv"), metavar="FILE", help="where marks go (default: fixes.csv)"
+    )
+    listen.add_argument("--run", type=Path, metavar="RUN", help="a run folder: its doubted labels are findings too")
+    listen.add_argument("--port", type=int, default=7860, help="the page's port, 0 for any free one (default: 7860)")
+    listen.add_argument("--host", default="127.0.0.1", help="the address to serve (default: 127.0.0.1, this machine)")
+    listen.add_argument("--no-browser", dest="browser", action="store_false", help="do not open the page")
+    listen.add_argument("--seed", type=int, default=0, help="another seed, another order of clips")
 
     train = _command(commands, "train", _train, "train a classifier and report how good it is")
     train.add_argument("data", metavar="DATA", help=data_help)
     _recipe_options(train)
+    _fixes_option(train)
     train.add_argument("--out", type=Path, metavar="RUN", help="the run folder (default: runs/DATA-RECIPE)")
     train.add_argument("--resume", action="store_true", help="go on with the run in --out")
     train.add_argument("--no-audio", action="store_true", help="keep the sound of mistakes out of the report")
@@ -283,6 +345,17 @@ def _parser() -> _Parser:
     )
     predict.add_argument("--top", type=_positive, default=TABLE_CHOICES, metavar="K", help="how many classes to name")
     predict.add_argument("--out", type=Path, metavar="FILE", help="write a .csv or .jsonl file")
+
+    push = _command(commands, "push", _push, "share a run on the Hugging Face Hub: model, card, report, metrics")
+    push.add_argument("run", type=Path, metavar="RUN", help="a run folder")
+    push.add_argument("repo", metavar="USER/NAME", help="the repository; made where there is none")
+    push.add_argument("--dry-run", action="store_true", help="show what would go; no network, no token")
+    push.add_argument("--private", action="store_true", help="only you may see it")
+    push.add_argument("--revision", metavar="BRANCH", help="a branch of the repository (default: main)")
+    push.add_argument("--message", metavar="TEXT", help="what the commit is called")
+    push.add_argument("--license", metavar="ID", help="the licence of the weights, by the Hub's name: apache-2.0")
+    push.add_argument("--with-scores", action="store_true", help="send every test clip's name and scores too")
+    push.add_argument("--with-audio", action="store_true", help="send the sound of mistakes in the report too")
 
     demo = _command(commands, "demo", _demo, "make a small corpus, train on it, and show the report")
     demo.add_argument("--out", type=Path, default=Path("demo"), metavar="FOLDER", help="where (default: demo)")
@@ -305,6 +378,12 @@ def _recipe_options(command: argparse.ArgumentParser) -> None:
     command.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="change one recipe value")
     command.add_argument("--reader", metavar="NAME", help="how the layout is read (default: recognised)")
     command.add_argument("--strict", action="store_true", help="stop at bad recordings instead of setting them aside")
+
+
+def _fixes_option(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--fixes", dest="relabelled", metavar="FILE", help="a CSV of labels put right, as `auricle listen` writes it"
+    )
 
 
 def _positive(text: str) -> int:

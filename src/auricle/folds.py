@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 import pydantic
 import torch
-from transformers import PreTrainedModel, Wav2Vec2FeatureExtractor
+from transformers import PreTrainedModel
 
 from auricle import __version__, models
 from auricle import recipe as recipes
@@ -33,8 +33,9 @@ from auricle.evaluation.scoring import Scores
 from auricle.prepare import Prepared
 from auricle.recipe import Recipe
 from auricle.training import train as training
+from auricle.training.course import Material, whole
 from auricle.training.loop import Epoch
-from auricle.training.train import Material, Trained
+from auricle.training.train import Trained
 
 
 def _ignore(*_: object) -> None:
@@ -48,6 +49,14 @@ class Listener:
     say: Callable[[str], None] = _ignore
     progress: Progress = _ignore
     epoch: Callable[[str, Epoch], None] = _ignore
+
+
+def settle(recipe: Recipe) -> Recipe:
+    """Check the recipe's family and fill in what a pretrained model decides of the audio. Raises UsageError."""
+    check_family(recipe)
+    family = models.family(recipe.model.family)
+    settled: Recipe = family.settle(recipe) if is_pretrained(recipe) else recipe
+    return settled
 
 
 def check_family(recipe: Recipe) -> Any:
@@ -108,20 +117,21 @@ def train_one(prepared: Prepared, fold: Fold, folder: Path, train_fold: TrainFol
     )
 
 
-def by_gradient(prepared: Prepared) -> TrainFold:
-    """Training by gradient, through `transformers.Trainer`; what a model keeps beside its network is fitted last."""
+def from_scratch(prepared: Prepared) -> TrainFold:
+    """Training all weights through `transformers.Trainer`; what a model keeps beside its network is fitted last."""
     recipe = prepared.recipe
     beside = build_model(recipe, prepared.labels).beside
     vectors = embed_once(prepared, beside) if beside is not None else None
 
     def train_fold(fold: Fold, folder: Path, listener: Listener) -> Any:
         model = build_model(recipe, prepared.labels)
-        learn, choose = _material(prepared, fold.train), _material(prepared, fold.valid)
+        learn, choose = material(prepared, fold.train), material(prepared, fold.valid)
         training.calibrate(model, learn, recipe.evaluate.batch_seconds)
-        trained = training.train(model, recipe, learn, choose, folder, lambda epoch: listener.epoch(fold.name, epoch))
+        course = whole(model, recipe, learn, choose)
+        trained = training.train(model, recipe, course, folder, lambda epoch: listener.epoch(fold.name, epoch))
         if vectors is not None:
             vectors.solve(model.solve_beside, (*fold.train, *fold.valid), recipe)
-        sounds = _sounds(prepared, fold.test)
+        sounds = sounds_of(prepared, fold.test)
         return model, trained, lambda: scoring.score(model, sounds, batch_seconds=recipe.evaluate.batch_seconds)
 
     return train_fold
@@ -177,7 +187,7 @@ def embed_once(prepared: Prepared, model: PreTrainedModel) -> Vectors:
     key = hashlib.blake2b(json.dumps([__version__, settings, ids], sort_keys=True).encode(), digest_size=12).hexdigest()
     path = prepared.store.folder / f"vectors-{key}.npy"
     if not path.is_file():
-        values = scoring.embed(model, _sounds(prepared, ids), batch_seconds=prepared.recipe.evaluate.batch_seconds)
+        values = scoring.embed(model, sounds_of(prepared, ids), batch_seconds=prepared.recipe.evaluate.batch_seconds)
         partial = path.with_name(f".{path.stem}.{os.getpid()}.partial.npy")
         np.save(partial, values)
         os.replace(partial, path)
@@ -189,13 +199,12 @@ def build_model(recipe: Recipe, labels: Sequence[str]) -> PreTrainedModel:
     """A fresh model of the recipe's family; the same seed gives the same weights."""
     family = models.family(recipe.model.family)
     assert recipe.audio.sample_rate is not None, "preparing resolves the sample rate"
-    config = family.configure(
+    torch.manual_seed(recipe.train.seed)
+    model: PreTrainedModel = family.build(
         check_family(recipe), sample_rate=recipe.audio.sample_rate, channels=recipe.audio.channels, labels=labels
     )
-    config.window_seconds = recipe.evaluate.window_seconds
-    config.overlap = recipe.evaluate.overlap
-    torch.manual_seed(recipe.train.seed)
-    model: PreTrainedModel = family.Model(config)
+    model.config.window_seconds = recipe.evaluate.window_seconds
+    model.config.overlap = recipe.evaluate.overlap
     return model
 
 
@@ -204,9 +213,7 @@ def save_model(model: PreTrainedModel, folder: Path) -> None:
     partial = folder.with_name(f".{folder.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     model.save_pretrained(partial)
-    Wav2Vec2FeatureExtractor(
-        feature_size=1, sampling_rate=model.config.sample_rate, do_normalize=False, return_attention_mask=True
-    ).save_pretrained(partial)
+    model.extractor.save_pretrained(partial)
     shutil.rmtree(folder, ignore_errors=True)
     os.replace(partial, folder)
 
@@ -225,15 +232,21 @@ def scores_of(prepared: Prepared, ids: Sequence[str], logits: np.ndarray, fold: 
     )
 
 
+def is_pretrained(recipe: Recipe) -> bool:
+    """Whether the recipe's family begins with a checkpoint."""
+    return hasattr(models.family(recipe.model.family), "settle")
+
+
 def is_solved(recipe: Recipe) -> bool:
+    """Whether the recipe's family is fitted in closed form."""
     return hasattr(models.family(recipe.model.family).Model, "solve")
 
 
-def _material(prepared: Prepared, ids: Sequence[str]) -> Material:
-    return Material(_sounds(prepared, ids), labels_of(prepared, ids))
+def material(prepared: Prepared, ids: Sequence[str]) -> Material:
+    return Material(sounds_of(prepared, ids), labels_of(prepared, ids))
 
 
-def _sounds(prepared: Prepared, ids: Sequence[str]) -> Sounds:
+def sounds_of(prepared: Prepared, ids: Sequence[str]) -> Sounds:
     places = prepared.positions
     return stored(prepared.store, [places[id] for id in ids])
 

@@ -39,7 +39,7 @@ def evaluate(run: Path, data: str | None, progress: Progress) -> dict[str, Any]:
         index = Index.load(run / "index.parquet")
         scores = _own_test(run, recipe, index, progress)
     else:
-        index = read(data, recipe.replace("data", reader="auto", options={}))
+        index = read(data, recipe.replace("data", reader="auto", options={}, fixes=None))
         scores = _score(folder, index, tuple(clip.id for clip in index), recipe, progress, "all")
     judged = metrics.judge(scores.truth, scores.logits, recipe.evaluate.top_k)
     drawn = resample(scores.groups, len(scores), recipe.evaluate.resamples, recipe.train.seed, index.group_name)
@@ -72,7 +72,7 @@ def _own_test(run: Path, recipe: Recipe, index: Index, progress: Progress) -> Sc
 
 
 def _score(folder: Path, index: Index, ids: tuple[str, ...], recipe: Recipe, progress: Progress, fold: str) -> Scores:
-    model = load_model(folder)
+    model = load_model(folder, recipe.train.precision)
     labels = tuple(model.config.id2label[number] for number in range(model.config.num_labels))
     strange = sorted(set(index.labels) - set(labels))
     if strange:

@@ -131,6 +131,12 @@ def show_report(screen: Screen, report: dict[str, Any]) -> None:
         rows,
     )
     screen.say(report["verdict"])
+    if seeds := report.get("seeds"):
+        accuracy = seeds["metrics"]["accuracy"]
+        screen.say(
+            f"From {len(seeds['seeds'])} seeds: accuracy {accuracy['mean']:.3f} ± {accuracy['deviation']:.3f} "
+            f"({accuracy['low']:.3f} to {accuracy['high']:.3f})."
+        )
     for caution in report["cautions"]:
         screen.say(f"! {caution}")
     if report["doubted"]:
@@ -158,6 +164,38 @@ def show_judgement(screen: Screen, found: dict[str, Any]) -> None:
     screen.table("Classes", ("class", "clips", "precision", "recall", "F1"), classes)
     if found["unusable"]:
         screen.say(f"! {found['unusable']} clips were unusable; `auricle inspect` says why.")
+
+
+def show_shipment(screen: Screen, shipment: dict[str, Any]) -> None:
+    """What `auricle push` would send, and where to."""
+    files = [(row["name"], _bytes(row["bytes"])) for row in shipment["files"]]
+    whole = _bytes(sum(row["bytes"] for row in shipment["files"]))
+    screen.table(
+        f"To {shipment['repo']} ({shipment['visibility']}, revision {shipment['revision']}): {whole}",
+        ("file", "size"),
+        files,
+    )
+    screen.say("Card:")
+    for key, value in shipment["card"].items():
+        if key != "model-index":
+            told = ", ".join(str(item) for item in value) if isinstance(value, list) else str(value)
+            screen.say(f"  {key}: {told}")
+    for index in shipment["card"].get("model-index", []):
+        for result in index["results"]:
+            told = ", ".join(f"{metric.get('name', metric['type'])} {metric['value']}" for metric in result["metrics"])
+            screen.say(f"  results on {result['dataset']['name']}: {told}")
+    for note in shipment["notes"]:
+        screen.say(f"! {note}")
+
+
+def _bytes(count: float) -> str:
+    if count < 1000:
+        return f"{count:.0f} B"
+    for unit in ("kB", "MB"):
+        count /= 1000
+        if count < 1000:
+            return f"{count:.1f} {unit}"
+    return f"{count / 1000:.1f} GB"
 
 
 def _show_some(screen: Screen, title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:

@@ -27,6 +27,7 @@ class Data(_Section):
     options: dict[str, Any] = {}
     label: str | None = None
     group: str | None = None
+    fixes: str | None = None
     split: str = "auto"
     folds: int = pydantic.Field(5, ge=2)
     valid: float = pydantic.Field(0.1, ge=0, lt=0.5)
@@ -70,7 +71,9 @@ class Model(_Section):
 
 
 class Train(_Section):
-    """How weights are found. `select: best` keeps the best validation epoch, `last` the final one."""
+    """How weights are found. `select: best` keeps the best validation epoch, `last` the final one; `seeds: 3` trains
+    the same split from `seed` and the next two, to show the spread, and the result stays that of the first.
+    """
 
     epochs: int = pydantic.Field(30, ge=1)
     batch_size: int = pydantic.Field(16, ge=1)
@@ -91,6 +94,7 @@ class Train(_Section):
     precision: Literal["auto", "float32", "bf16"] = "auto"
     track: Literal["none", "trackio", "wandb", "tensorboard", "mlflow"] = "none"
     seed: int = 0
+    seeds: int = pydantic.Field(1, ge=1)
 
 
 class Evaluate(_Section):

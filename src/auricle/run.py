@@ -14,7 +14,6 @@ from typing import Any
 import numpy as np
 import torch
 
-from auricle import hub
 from auricle import recipe as recipes
 from auricle.audio.survey import cores
 from auricle.corpus import splits
@@ -25,21 +24,28 @@ from auricle.evaluation import report as reporting
 from auricle.evaluation import scoring
 from auricle.evaluation.page import write_page
 from auricle.evaluation.scoring import Scores
+from auricle.evaluation.seeds import spread
+from auricle.finetuning import Timed, by_finetuning
 from auricle.folds import (
     Listener,
     Result,
     TrainFold,
-    by_gradient,
     by_solving,
-    check_family,
+    from_scratch,
+    is_pretrained,
     is_solved,
     labels_of,
     scores_of,
+    settle,
     train_all,
+    train_one,
     write_json,
 )
+from auricle.hub.card import card, dataset_of
+from auricle.models.precision import native_bf16
 from auricle.prepare import Prepared, prepare
 from auricle.recipe import Recipe
+from auricle.training import tracking
 from auricle.training import train as training
 
 # Judging every label takes five more fits, whose cost grows with the cube of the clips: seconds up to here.
@@ -48,7 +54,7 @@ DOUBT_CLIPS = 4000
 
 def run(data: str | Path, recipe: Recipe, out: Path, listener: Listener, *, resume: bool = False) -> dict[str, Any]:
     """Train and judge a model; returns the report. Raises AuricleError before anything is written."""
-    check_family(recipe)
+    recipe = settle(recipe)
     training.check_tracker(recipe.train)
     if resume:
         recipe = _resumed(recipe, out)
@@ -61,15 +67,17 @@ def run(data: str | Path, recipe: Recipe, out: Path, listener: Listener, *, resu
     _lay_down(prepared, out, listener)
     measured: dict[str, float | None] = {"prepare_seconds": prepared.seconds}
     start = time.perf_counter()
-    train_fold = by_solving(prepared) if is_solved(recipe) else by_gradient(prepared)
+    train_fold = _trainer(prepared, listener, measured.__setitem__)
     results = train_all(prepared, out, train_fold, listener)
+    again = {seed: _train_again(prepared, seed, out, listener) for seed in _further_seeds(recipe)}
+    everything = [*results, *(result for repeated in again.values() for result in repeated)]
     baseline, doubted = _baseline(prepared, out, train_fold, listener)
-    measured["train_seconds"] = sum(result.trained["seconds"] for result in results)
+    measured["train_seconds"] = sum(result.trained["seconds"] for result in everything)
     measured["run_seconds"] = time.perf_counter() - start
     measured["clips_per_second"] = float(np.mean([result.trained["clips_per_second"] for result in results]))
     measured["peak_memory_mb"] = peak_memory_mb()
     judged = [result for result in results if result.scores is not None]
-    scores = scoring.join([result.scores for result in judged if result.scores is not None])
+    scores = _joined(judged)
     scores.save(out / "scores.parquet")
     report = reporting.build(
         reporting.Evidence(
@@ -84,15 +92,57 @@ def run(data: str | Path, recipe: Recipe, out: Path, listener: Listener, *, resu
             curves={result.name: result.curve for result in judged},
             chosen={result.name: result.trained["chosen"] for result in judged},
             model=_describe(results[-1]),
-            work=_work(prepared, results),
+            work=_work(prepared, everything),
             hardware=hardware(),
         )
     )
+    if again:
+        repeated = [_joined(results) for results in again.values()]
+        report["seeds"] = spread([recipe.train.seed, *again], [scores, *repeated], recipe.evaluate.top_k)
     write_json(out / "report.json", report)
     write_json(out / "cost.json", measured)
-    (out / "model" / "README.md").write_text(hub.card(report), encoding="utf-8")
+    readme = card(report, measured, dataset=dataset_of(prepared.index))
+    (out / "model" / "README.md").write_text(readme, encoding="utf-8")
     write_page(out / "report.html", report, measured, prepared.store, prepared.positions)
+    tracking.finish(recipe, out, report)
     return report
+
+
+def _trainer(prepared: Prepared, listener: Listener, timed: Timed) -> TrainFold:
+    """What trains one fold of the recipe's family: in closed form, from a checkpoint, or from scratch."""
+    recipe = prepared.recipe
+    if is_solved(recipe):
+        return by_solving(prepared)
+    if is_pretrained(recipe):
+        return tracking.followed(by_finetuning(prepared, listener, timed), recipe)
+    return tracking.followed(from_scratch(prepared), recipe)
+
+
+def _further_seeds(recipe: Recipe) -> range:
+    first = recipe.train.seed
+    return range(first + 1, first + recipe.train.seeds)
+
+
+def _train_again(prepared: Prepared, seed: int, out: Path, listener: Listener) -> list[Result]:
+    """Train the folds of the same split from another seed; no model of all clips, since none is kept.
+
+    A family that is fitted in closed form is fitted again too: what little it draws comes from the seed.
+    """
+    listener.say(f"Once more from seed {seed}, on the same split.")
+    prepared = replace(prepared, recipe=prepared.recipe.replace("train", seed=seed))
+    folds = prepared.split.folds
+    train_fold = _trainer(prepared, listener, lambda *_: None)
+    folder = out / "seeds" / f"{seed:02d}"
+    if len(folds) == 1:
+        return [train_one(prepared, folds[0], folder, train_fold, listener)]
+    return [
+        train_one(prepared, fold, folder / "folds" / f"{number:02d}", train_fold, listener)
+        for number, fold in enumerate(folds, start=1)
+    ]
+
+
+def _joined(results: Sequence[Result]) -> Scores:
+    return scoring.join([result.scores for result in results if result.scores is not None])
 
 
 def _baseline(prepared: Prepared, out: Path, train_fold: TrainFold, listener: Listener) -> tuple[Scores, Scores | None]:
@@ -137,7 +187,7 @@ def hardware() -> dict[str, Any]:
     except OSError:
         pass
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
-    return {"processor": name, "cores": cores(), "accelerator": gpu, "bf16": training.native_bf16()}
+    return {"processor": name, "cores": cores(), "accelerator": gpu, "bf16": native_bf16()}
 
 
 def _majority(prepared: Prepared) -> Scores:
@@ -154,6 +204,7 @@ def _describe(result: Result) -> dict[str, Any]:
     config = json.loads((result.folder / "model" / "config.json").read_text(encoding="utf-8"))
     return {
         "type": config["model_type"],
+        "base_model": config.get("base_model"),
         "parameters": result.trained["parameters"],
         "sample_rate": config["sample_rate"],
         "channels": config["channels"],
@@ -204,5 +255,5 @@ def _same_corpus(prepared: Prepared, out: Path) -> None:
     path = out / "index.parquet"
     if path.is_file():
         begun = Index.load(path)
-        if [clip.id for clip in begun] != [clip.id for clip in prepared.index]:
+        if [(clip.id, clip.label) for clip in begun] != [(clip.id, clip.label) for clip in prepared.index]:
             raise RunError(f"The corpus is not the one that the run in '{out}' was begun on. Begin a new run.")

@@ -1,7 +1,8 @@
 """The models: what turns waveforms into logits. The families are the files of `families/`, imported on demand.
 
-A family file exports Options, Config, Model and configure; one that is fitted in closed form has a `solve` method on
-its Model and is not trained by gradient.
+A family file exports Options, Model and build. One whose models are of a type of its own exports their Config too; one
+that runs other models' folders exports `opens(model_type)`, and `settle(recipe)` for what a checkpoint decides. One
+that is fitted in closed form has a `solve` method on its Model and is not trained by gradient.
 """
 
 import importlib
@@ -28,6 +29,16 @@ def family(name: str) -> ModuleType:
         if error.name and error.name.partition(".")[0] in ("torch", "transformers", "sklearn"):
             raise MissingExtra("Training and running models", "train") from error
         raise
+
+
+def family_of(model_type: str) -> ModuleType | None:
+    """The family that opens a model folder of this type, None when there is none."""
+    for name in names():
+        module = family(name)
+        own = getattr(module, "Config", None)
+        if (own is not None and own.model_type == model_type) or (own is None and module.opens(model_type)):
+            return module
+    return None
 
 
 def register() -> None:

@@ -12,6 +12,11 @@ from auricle.models import masking
 from auricle.recipe import Augment
 
 
+def changes(options: Augment) -> bool:
+    """Whether the options change a waveform at all."""
+    return bool(options.shift or options.gain_db or options.noise)
+
+
 def waveform(values: Tensor, lengths: Tensor, options: Augment, generator: torch.Generator) -> Tensor:
     """Shift, scale and blur in noise, as far as the options ask: (batch, channels, samples) → the same."""
     if options.shift:

@@ -14,15 +14,17 @@ from typing import Any
 import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.data import DataLoader
-from transformers import PreTrainedModel, PrinterCallback, Trainer, TrainerCallback
+from transformers import PrinterCallback, Trainer, TrainerCallback
 from transformers.trainer_callback import TrainerControl, TrainerState
 from transformers.training_args import TrainingArguments
 
-from auricle.batches import EpochBatches, TrainClips, collate
+from auricle.batches import EpochBatches
 from auricle.recipe import Recipe
 from auricle.training import schedule
+from auricle.training.course import Course
+from auricle.training.freezing import Learner
 
 AVERAGE_FILE = "average.safetensors"
 
@@ -100,10 +102,20 @@ class Watch(TrainerCallback):
         self.on_epoch(epoch)
 
 
+class Stages(TrainerCallback):
+    """Tells a Learner which epoch begins, so that it trains what the epoch's stage trains."""
+
+    def __init__(self, learner: Learner) -> None:
+        self.learner = learner
+
+    def on_epoch_begin(self, args: TrainingArguments, state: TrainerState, *_: Any, **__: Any) -> None:
+        self.learner.begin(1 + int(state.epoch or 0))
+
+
 class Average(TrainerCallback):
     """The exponential moving average of all floating-point weights and statistics, warmed up over the first steps."""
 
-    def __init__(self, model: PreTrainedModel, decay: float) -> None:
+    def __init__(self, model: nn.Module, decay: float) -> None:
         self.decay = decay
         self.weights = {
             name: value.detach().clone() for name, value in model.state_dict().items() if value.is_floating_point()
@@ -129,25 +141,24 @@ class AudioTrainer(Trainer):
     def __init__(
         self,
         *,
-        model: PreTrainedModel,
         args: TrainingArguments,
-        train_dataset: TrainClips,
+        course: Course,
         batches: EpochBatches,
         recipe: Recipe,
-        validate: Callable[[PreTrainedModel], dict[str, float]] | None,
         watch: Watch,
     ) -> None:
         optimizer = None
         if recipe.train.optimizer == "adam":
             optimizer = (torch.optim.Adam, {"lr": recipe.train.learning_rate, "fused": True})
         self.lr_scheduler: Any
+        self.optimizer: Any
         self.control: TrainerControl
         super().__init__(
-            model=model,
+            model=course.learner,
             args=args,
-            train_dataset=train_dataset,
-            eval_dataset=train_dataset if validate else None,
-            data_collator=collate,
+            train_dataset=course.clips,
+            eval_dataset=course.clips if course.validate else None,
+            data_collator=course.collate,
             callbacks=[watch],
             optimizer_cls_and_kwargs=optimizer,
         )
@@ -155,10 +166,12 @@ class AudioTrainer(Trainer):
         self.watch = watch
         self.batches = batches
         self.settings = recipe.train
-        self.validate = validate
-        self.average = Average(model, recipe.train.ema) if recipe.train.ema else None
+        self.course = course
+        self.average = Average(course.learner, recipe.train.ema) if recipe.train.ema else None
         if self.average is not None:
             self.add_callback(self.average)
+        if isinstance(course.learner, Learner):
+            self.add_callback(Stages(course.learner))
         self._step = -1
         self._part = 0
 
@@ -166,14 +179,31 @@ class AudioTrainer(Trainer):
         loader: DataLoader[Any] = DataLoader(
             self.train_dataset,
             batch_sampler=self.batches,
-            collate_fn=collate,
+            collate_fn=self.course.collate,
             pin_memory=self.args.dataloader_pin_memory,
         )
         return self.accelerator.prepare(loader)
 
+    def create_optimizer(self, *_: Any, **__: Any) -> Any:
+        """For a Learner, one group of weights for each scale of the learning rate; what `Trainer` does for the rest."""
+        if self.optimizer is None and isinstance(self.model, Learner):
+            made, named = self.get_optimizer_cls_and_kwargs(self.args, self.model)
+            groups = self.model.groups(set(self.get_decay_parameter_names(self.model)), self.args.weight_decay)
+            for group in groups:
+                group["lr"] = named["lr"] * group["scale"]
+            self.optimizer = made(groups, **named)
+        return self.optimizer or super().create_optimizer()
+
     def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
         if self.lr_scheduler is None:
-            self.lr_scheduler = schedule.make(optimizer or self.optimizer, self.settings, num_training_steps)
+            optimizer = optimizer or self.optimizer
+            plan = self.course.plan
+            if plan is not None and plan.is_staged(self.settings.learning_rate):
+                starts = [stage.first_epoch - 1 for stage in plan.stages]
+                rates = [stage.learning_rate / self.settings.learning_rate for stage in plan.stages]
+                self.lr_scheduler = schedule.staged(optimizer, self.settings, num_training_steps, starts, rates)
+            else:
+                self.lr_scheduler = schedule.make(optimizer, self.settings, num_training_steps)
             self._created_lr_scheduler = True
         return self.lr_scheduler
 
@@ -188,10 +218,11 @@ class AudioTrainer(Trainer):
 
     def evaluate(self, *_: Any, **__: Any) -> dict[str, float]:
         """Judge the validation part with the averaged weights where there are any."""
-        assert self.validate is not None, "Trainer evaluates only when a validation part was given"
+        validate = self.course.validate
+        assert validate is not None, "Trainer evaluates only when a validation part was given"
         raw = {name: value.clone() for name, value in self.model.state_dict().items()} if self.average else None
         self.use_average()
-        found = self.validate(self.model)
+        found = validate()
         if raw is not None:
             self.model.load_state_dict(raw)
         metrics = {f"eval_{name}": value for name, value in found.items()}

@@ -1,7 +1,11 @@
 """How the learning rate moves: one-cycle, cosine or linear, all with a warm-up share."""
 
+import bisect
+import math
+from collections.abc import Sequence
+
 import torch
-from torch.optim.lr_scheduler import LRScheduler, OneCycleLR
+from torch.optim.lr_scheduler import LambdaLR, LRScheduler, OneCycleLR
 from transformers import get_scheduler
 
 from auricle.recipe import Train
@@ -21,3 +25,29 @@ def make(optimizer: torch.optim.Optimizer, train: Train, steps: int) -> LRSchedu
         train.schedule, optimizer, num_warmup_steps=round(train.warmup * steps), num_training_steps=steps
     )
     return scheduler
+
+
+def staged(
+    optimizer: torch.optim.Optimizer, train: Train, steps: int, starts: Sequence[int], rates: Sequence[float]
+) -> LRScheduler:
+    """Build a schedule that begins anew in every stage.
+
+    Stage i runs from epoch starts[i] (counted from 0) to the next one's and multiplies every group's own rate by
+    rates[i]. One-cycle is linear here, without its momentum.
+    """
+    bounds = [round(steps * start / train.epochs) for start in [*starts, train.epochs]]
+
+    def factor(step: int) -> float:
+        stage = min(bisect.bisect_right(bounds, step) - 1, len(rates) - 1)
+        length = max(1, bounds[stage + 1] - bounds[stage])
+        return rates[stage] * _shape(train, (step - bounds[stage]) / length)
+
+    return LambdaLR(optimizer, factor)
+
+
+def _shape(train: Train, progress: float) -> float:
+    """The share of the full rate at a progress from 0 to 1."""
+    if progress < train.warmup:
+        return progress / train.warmup
+    rest = (progress - train.warmup) / (1 - train.warmup)
+    return (1 + math.cos(math.pi * rest)) / 2 if train.schedule == "cosine" else 1 - rest

@@ -20,25 +20,16 @@ import torch
 from safetensors.torch import load_file
 from transformers import EarlyStoppingCallback, PreTrainedModel, TrainingArguments
 
-from auricle.batches import EpochBatches, Sounds, TrainClips, build
+from auricle.batches import EpochBatches, build
 from auricle.errors import MissingExtra, RunError
-from auricle.evaluation import metrics, scoring
+from auricle.models import precision
 from auricle.recipe import Recipe, Train
+from auricle.training import tracking
+from auricle.training.course import Course, Material
 from auricle.training.loop import AVERAGE_FILE, AudioTrainer, Epoch, Watch
 
 CALIBRATION_CLIPS = 1000
 _log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class Material:
-    """Clips to learn or to choose from, and each one's class: labels (clips,) int64."""
-
-    sounds: Sounds
-    labels: np.ndarray
-
-    def __len__(self) -> int:
-        return len(self.sounds)
 
 
 @dataclass(frozen=True)
@@ -55,14 +46,9 @@ class Trained:
 
 
 def train(
-    model: PreTrainedModel,
-    recipe: Recipe,
-    learn: Material,
-    choose: Material,
-    folder: Path,
-    on_epoch: Callable[[Epoch], None],
+    model: PreTrainedModel, recipe: Recipe, course: Course, folder: Path, on_epoch: Callable[[Epoch], None]
 ) -> Trained:
-    """Train the model in place and leave it with the chosen weights.
+    """Train the course's learner in place and leave the model with the chosen weights.
 
     Checkpoints that are whole are taken up again. On out-of-memory the batch halves and the accumulation doubles, so
     the effective batch stays. Raises RunError when a single clip does not fit.
@@ -71,10 +57,10 @@ def train(
     # The layout that convolutions learn fastest in; the saved weights have the usual one again.
     model.to(memory_format=torch.channels_last)
     batch_size, accumulation = recipe.train.batch_size, recipe.train.accumulation
-    fresh = {name: value.clone() for name, value in model.state_dict().items()}
+    fresh = {name: value.clone() for name, value in course.learner.state_dict().items()}
     while True:
         try:
-            trainer = _trainer(model, recipe, learn, choose, folder, on_epoch, batch_size, accumulation)
+            trainer = _trainer(model, recipe, course, folder, on_epoch, batch_size, accumulation)
             checkpoint = last_checkpoint(folder / "checkpoints")
             _truncate_history(folder / "history.jsonl", checkpoint)
             if checkpoint and trainer.average is not None:
@@ -91,8 +77,8 @@ def train(
                 ) from error
             batch_size, accumulation = -(-batch_size // 2), accumulation * 2
             _log.warning("Out of memory: going on with batches of %d, accumulated %d times.", batch_size, accumulation)
-            model.load_state_dict(fresh)
-    chosen = _keep_chosen(trainer, recipe, len(choose) > 0)
+            course.learner.load_state_dict(fresh)
+    chosen = _keep_chosen(trainer, recipe, course.validate is not None)
     model.to(memory_format=torch.contiguous_format)
     return Trained(
         epochs=math.ceil(trainer.state.epoch or 0),
@@ -137,35 +123,26 @@ def last_checkpoint(folder: Path) -> Path | None:
 def _trainer(
     model: PreTrainedModel,
     recipe: Recipe,
-    learn: Material,
-    choose: Material,
+    course: Course,
     folder: Path,
     on_epoch: Callable[[Epoch], None],
     batch_size: int,
     accumulation: int,
 ) -> AudioTrainer:
     settings = recipe.train
-    crop = round(settings.crop_seconds * model.config.sample_rate) if settings.crop_seconds else None
-    clips = TrainClips(learn.sounds, learn.labels, crop)
     model.augment = recipe.augment
     model.label_smoothing = settings.label_smoothing
-    model.class_weights = class_weights(learn.labels, model.config.num_labels) if settings.balance == "loss" else None
-
-    def validate(current: PreTrainedModel) -> dict[str, float]:
-        logits = scoring.score(current, choose.sounds, batch_seconds=recipe.evaluate.batch_seconds)
-        return metrics.measure(metrics.judge(choose.labels, logits, recipe.evaluate.top_k))
-
-    watch = Watch(len(learn), settings.epochs, folder / "history.jsonl", on_epoch)
+    classes = model.config.num_labels
+    model.class_weights = class_weights(course.labels, classes) if settings.balance == "loss" else None
+    balanced = settings.balance == "sampling"
     trainer = AudioTrainer(
-        model=model,
-        args=_arguments(recipe, folder, batch_size, accumulation, bool(len(choose))),
-        train_dataset=clips,
-        batches=EpochBatches(clips, batch_size, settings.seed, settings.balance == "sampling"),
+        args=_arguments(recipe, folder, batch_size, accumulation, course.validate is not None),
+        course=course,
+        batches=EpochBatches(course.lengths, course.labels, batch_size, settings.seed, balanced),
         recipe=recipe,
-        validate=validate if len(choose) else None,
-        watch=watch,
+        watch=Watch(len(course.labels), settings.epochs, folder / "history.jsonl", on_epoch),
     )
-    if settings.patience is not None and len(choose):
+    if settings.patience is not None and course.validate is not None:
         trainer.add_callback(EarlyStoppingCallback(early_stopping_patience=settings.patience))
     return trainer
 
@@ -189,11 +166,12 @@ def _arguments(recipe: Recipe, folder: Path, batch_size: int, accumulation: int,
         load_best_model_at_end=best,
         metric_for_best_model=settings.metric if validated else None,
         greater_is_better=settings.metric != "log_loss",
-        bf16=native_bf16() if settings.precision == "auto" else settings.precision == "bf16",
+        bf16=precision.is_bf16(settings.precision),
         seed=settings.seed,
         use_cpu=not torch.accelerator.is_available(),
         report_to=[] if settings.track == "none" else [settings.track],
-        run_name=f"{recipe.name}-{folder.name}",
+        run_name=tracking.run_name(folder),
+        project=tracking.PROJECT,
         remove_unused_columns=False,
         disable_tqdm=True,
         dataloader_pin_memory=torch.cuda.is_available(),
@@ -204,13 +182,6 @@ def check_tracker(train: Train) -> None:
     """Raise MissingExtra when the tracker that a recipe names is not installed, before any work is done."""
     if train.track != "none" and importlib.util.find_spec(train.track) is None:
         raise MissingExtra(f"Tracking with {train.track}", "track")
-
-
-def native_bf16() -> bool:
-    """Whether this machine multiplies bf16 matrices in hardware."""
-    if torch.cuda.is_available():
-        return torch.cuda.get_device_capability() >= (8, 0)
-    return bool(torch.cpu._is_avx512_bf16_supported())
 
 
 def _keep_chosen(trainer: AudioTrainer, recipe: Recipe, validated: bool) -> int:

@@ -13,11 +13,12 @@ import pydantic
 import torch
 from huggingface_hub.dataclasses import strict
 from torch import Tensor, nn
-from transformers import PreTrainedConfig, PreTrainedModel
+from transformers import PreTrainedConfig, PreTrainedModel, Wav2Vec2FeatureExtractor
 from transformers.modeling_outputs import SequenceClassifierOutput
 
 from auricle.models import masking
 from auricle.models.descriptors import Descriptors
+from auricle.models.front_end import waveforms_as_they_are
 from auricle.models.functionals import Functionals
 from auricle.models.ridge import LIMIT, fit, likeness
 
@@ -66,6 +67,11 @@ def configure(options: Options, *, sample_rate: int, channels: int, labels: Sequ
     )
 
 
+def build(options: Options, *, sample_rate: int, channels: int, labels: Sequence[str]) -> "Model":
+    """Make a fresh model of one size for one corpus."""
+    return Model(configure(options, sample_rate=sample_rate, channels=channels, labels=labels))
+
+
 class Model(PreTrainedModel):
     """Functionals, standardisation, linear and kernel machine, scale."""
 
@@ -90,6 +96,11 @@ class Model(PreTrainedModel):
         self.kernel = nn.Parameter(torch.zeros(config.n_support, classes), requires_grad=False)
         self.bias = nn.Parameter(torch.zeros(classes), requires_grad=False)
         self.post_init()
+
+    @property
+    def extractor(self) -> Wav2Vec2FeatureExtractor:
+        """What a stock pipeline needs to know of the input: its rate; the front end does the rest."""
+        return waveforms_as_they_are(self.config.sample_rate)
 
     def _init_weights(self, module: nn.Module) -> None:
         if isinstance(module, Descriptors):

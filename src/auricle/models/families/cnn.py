@@ -14,13 +14,13 @@ import pydantic
 import torch
 from huggingface_hub.dataclasses import strict
 from torch import Tensor, nn
-from transformers import PreTrainedConfig, PreTrainedModel
+from transformers import PreTrainedConfig, PreTrainedModel, Wav2Vec2FeatureExtractor
 from transformers.modeling_outputs import SequenceClassifierOutput
 
 from auricle.models import augment, heads, masking, pooling
 from auricle.models.descriptors import Descriptors
 from auricle.models.families import baseline
-from auricle.models.front_end import LogMel, MelSpectrogram
+from auricle.models.front_end import LogMel, MelSpectrogram, waveforms_as_they_are
 from auricle.recipe import Augment
 
 
@@ -88,6 +88,11 @@ def configure(options: Options, *, sample_rate: int, channels: int, labels: Sequ
     )
 
 
+def build(options: Options, *, sample_rate: int, channels: int, labels: Sequence[str]) -> "Model":
+    """Make a fresh model of one size for one corpus."""
+    return Model(configure(options, sample_rate=sample_rate, channels=channels, labels=labels))
+
+
 class Model(PreTrainedModel):
     """Log-mel, convolutional blocks, pooling over real frames, linear head."""
 
@@ -110,6 +115,11 @@ class Model(PreTrainedModel):
         self.class_weights: Tensor | None = None
         self.label_smoothing = 0.0
         self.post_init()
+
+    @property
+    def extractor(self) -> Wav2Vec2FeatureExtractor:
+        """What a stock pipeline needs to know of the input: its rate; the front end does the rest."""
+        return waveforms_as_they_are(self.config.sample_rate)
 
     def _init_weights(self, module: nn.Module) -> None:
         if isinstance(module, MelSpectrogram):

@@ -1,0 +1,77 @@
+"""The log-mel inputs of pretrained encoders, computed where the model is, with the settings of their own extractor.
+
+In: waveforms (batch, samples) in [-1, 1] and their lengths. Out: frames as the extractor of transformers gives for each
+clip alone. Those extractors go clip by clip through Python; here a batch is one transform, and runs on any device.
+"""
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from auricle.models import masking
+
+FRAME, HOP, N_FFT = 400, 160, 512
+PREEMPHASIS = 0.97
+FLOOR = 1.192092955078125e-07
+
+
+def standardised(values: Tensor, lengths: Tensor) -> Tensor:
+    """Bring the real samples of each clip to zero mean and unit variance; zero beyond (Wav2Vec2's normalisation)."""
+    real = masking.real(lengths, values.shape[-1])
+    count = lengths[:, None].to(torch.float64)
+    # Sums over minutes of samples lose digits in float32.
+    mean = values.masked_fill(~real, 0.0).sum(-1, keepdim=True, dtype=torch.float64) / count
+    centred = (values - mean.to(values.dtype)).masked_fill(~real, 0.0)
+    variance = centred.square().sum(-1, keepdim=True, dtype=torch.float64) / count
+    return centred * torch.rsqrt(variance + 1e-7).to(values.dtype)
+
+
+def kaldi_frames(samples: Tensor) -> Tensor:
+    """Count Kaldi's frames in so many samples: whole ones only."""
+    return (samples - FRAME).div(HOP, rounding_mode="floor") + 1
+
+
+def kaldi(values: Tensor, extractor: Any, scale: float = 1.0) -> Tensor:
+    """Log-mel as Kaldi makes it: (batch, samples) → (batch, frames, mels).
+
+    `extractor` holds the window (400,) and the mel filters (257, mels) of SeamlessM4T's or AST's feature extractor.
+    """
+    window = torch.as_tensor(extractor.window, dtype=values.dtype, device=values.device)
+    filters = torch.as_tensor(extractor.mel_filters, dtype=values.dtype, device=values.device)
+    frames = (values * scale).unfold(-1, FRAME, HOP)
+    frames = frames - frames.mean(-1, keepdim=True)
+    before = torch.cat([frames[..., :1], frames[..., :-1]], -1)
+    power = torch.fft.rfft((frames - PREEMPHASIS * before) * window, N_FFT).abs().square()
+    logs: Tensor = (power @ filters).clamp_min(FLOOR).log()
+    return logs
+
+
+def per_bin(values: Tensor, lengths: Tensor) -> Tensor:
+    """Standardise every mel bin over each clip's real frames: (batch, frames, mels); zero beyond.
+
+    The variance has the divisor n - 1, as SeamlessM4T's extractor takes it.
+    """
+    real = masking.real(lengths, values.shape[1])[..., None]
+    count = lengths[:, None, None].to(values.dtype)
+    mean = values.masked_fill(~real, 0.0).sum(1, keepdim=True) / count
+    centred = (values - mean).masked_fill(~real, 0.0)
+    variance = centred.square().sum(1, keepdim=True) / (count - 1).clamp_min(1)
+    return centred * torch.rsqrt(variance + 1e-7)
+
+
+def whisper(values: Tensor, extractor: Any) -> Tensor:
+    """Whisper's log-mel of clips padded to its fixed length: (batch, n_samples) → (batch, mels, frames)."""
+    window = torch.hann_window(extractor.n_fft, device=values.device)
+    filters = torch.as_tensor(extractor.mel_filters, dtype=torch.float32, device=values.device)
+    spectrum = torch.stft(values, extractor.n_fft, extractor.hop_length, window=window, return_complex=True)
+    power = spectrum[..., :-1].abs().square()
+    logs = (filters.T @ power).clamp_min(1e-10).log10()
+    logs = torch.maximum(logs, logs.amax((1, 2), keepdim=True) - 8.0)
+    return (logs + 4.0) / 4.0
+
+
+def fixed(values: Tensor, samples: int) -> Tensor:
+    """Cut or pad with zeros to so many samples."""
+    return F.pad(values, (0, samples - values.shape[-1]))

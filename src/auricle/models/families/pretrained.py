@@ -1,0 +1,286 @@
+"""Speech encoders pretrained by others, fine-tuned here: the `pretrained` family.
+
+In: waveforms, their mask, labels. Out: logits and loss. The network is a stock transformers model and is saved as one;
+here it is run in parts, so that what is frozen can be computed once and a clip's answer is its own. HuBERT,
+DistilHuBERT, wav2vec 2.0, WavLM, UniSpeech-SAT, data2vec-audio, w2v-BERT, Whisper's encoder and AST.
+"""
+
+import copy
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import pydantic
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn.utils import parametrize
+from transformers import AutoFeatureExtractor, AutoModelForAudioClassification
+from transformers.modeling_outputs import SequenceClassifierOutput
+
+from auricle.errors import UsageError
+from auricle.models import augment, heads, masking
+from auricle.models.checkpoint import open_checkpoint, read_config, read_extractor
+from auricle.models.encoders import ARCHITECTURES, encoder
+from auricle.recipe import Augment, Recipe
+
+
+class Top(pydantic.BaseModel):
+    """Train the head and the top so many layers."""
+
+    model_config = pydantic.ConfigDict(extra="forbid", frozen=True)
+
+    top: int = pydantic.Field(ge=0)
+
+
+Freeze = Literal["all", "features", "none"] | Top
+
+
+class Stage(pydantic.BaseModel):
+    """From which epoch on what is frozen, and the learning rate of that time (null: train.learning_rate)."""
+
+    model_config = pydantic.ConfigDict(extra="forbid", frozen=True)
+
+    from_epoch: int = pydantic.Field(1, ge=1)
+    freeze: Freeze = "none"
+    learning_rate: float | None = pydantic.Field(None, gt=0)
+
+
+class Lora(pydantic.BaseModel):
+    """Low-rank adapters in the layers that `freeze` does not freeze (Hu et al. 2021); merged when training ends."""
+
+    model_config = pydantic.ConfigDict(extra="forbid", frozen=True)
+
+    rank: int = pydantic.Field(8, ge=1)
+    alpha: int = pydantic.Field(16, gt=0)
+    dropout: float = pydantic.Field(0.0, ge=0, lt=1)
+
+
+class Options(pydantic.BaseModel):
+    """What a recipe may say beside `family: pretrained`."""
+
+    model_config = pydantic.ConfigDict(extra="forbid", frozen=True)
+
+    checkpoint: str
+    revision: str | None = None
+    preprocessor: dict[str, Any] = {}
+    freeze: Freeze = "none"
+    stages: tuple[Stage, ...] = ()
+    layer_decay: float = pydantic.Field(1.0, gt=0, le=1)
+    weighted_sum: bool = False
+    lora: Lora | None = None
+    prefix: Literal["auto", "off"] = "auto"
+    variants: int = pydantic.Field(4, ge=1)
+
+    @pydantic.model_validator(mode="after")
+    def _stages_in_order(self) -> "Options":
+        starts = [stage.from_epoch for stage in self.stages]
+        if starts and (starts[0] != 1 or sorted(set(starts)) != starts):
+            raise ValueError(f"the stages' from_epoch are {starts}; they start at 1 and rise")
+        return self
+
+
+def settle(recipe: Recipe) -> Recipe:
+    """Fill in what the checkpoint decides: the sampling rate, and windows where its clips have a greatest length.
+
+    Raises UsageError for a rate other than the checkpoint's, for stereo, and for what this family cannot augment.
+    """
+    options = Options.model_validate(recipe.model.options)
+    config = read_config(options.checkpoint, options.revision)
+    extractor = read_extractor(options.checkpoint, config, options.preprocessor, options.revision)
+    rate = int(extractor.sampling_rate)
+    if recipe.audio.sample_rate not in (None, rate):
+        raise UsageError(
+            f"audio.sample_rate received {recipe.audio.sample_rate}, and the checkpoint '{options.checkpoint}' hears "
+            f"{rate} Hz. Set it to {rate} or null."
+        )
+    if recipe.audio.channels != 1:
+        raise UsageError("audio.channels received 2. Speech encoders hear one channel: set it to 1.")
+    asked = recipe.augment
+    for name in ("frequency_masks", "time_masks", "mixup"):
+        if getattr(asked, name):
+            raise UsageError(
+                f"augment.{name} received {getattr(asked, name)}. Speech encoders hide spans of their own features, as "
+                "the checkpoint's config says, and mix no clips: set it to 0."
+            )
+    recipe = recipe.replace("audio", sample_rate=rate)
+    most = ARCHITECTURES[config.model_type].longest(extractor)
+    if most is None:
+        return recipe
+    seconds = most / rate
+    if recipe.evaluate.window_seconds is None or recipe.evaluate.window_seconds > seconds:
+        recipe = recipe.replace("evaluate", window_seconds=seconds)
+    if recipe.train.crop_seconds is None or recipe.train.crop_seconds > seconds:
+        recipe = recipe.replace("train", crop_seconds=seconds)
+    return recipe
+
+
+def build(options: Options, *, sample_rate: int, channels: int, labels: Sequence[str]) -> "Model":
+    """Open the checkpoint with a head for the labels."""
+    opened = open_checkpoint(
+        options.checkpoint,
+        labels,
+        preprocessor=options.preprocessor,
+        weighted_sum=options.weighted_sum,
+        revision=options.revision,
+    )
+    config = opened.network.config
+    config.base_model = None if Path(options.checkpoint).expanduser().is_dir() else options.checkpoint
+    return Model(opened.network, opened.extractor, opened.notes)
+
+
+@dataclass(frozen=True)
+class State:
+    """A batch on its way through the encoder. `depth` parts are done: 0 the features, 1 the embedding, then layers.
+
+    hidden (batch, frames, width) is what the last part gave, None once only summaries are left; frames (batch,) the
+    real frames; summaries hold one (batch, width) for each embedding or layer that a weighted sum needs, or the one
+    vector that the head needs.
+    """
+
+    depth: int
+    hidden: Tensor | None
+    frames: Tensor
+    summaries: tuple[Tensor, ...] = ()
+
+
+class Model(nn.Module):
+    """A stock audio classifier, fed with waveforms. `network` is the stock model; nothing else has weights."""
+
+    def __init__(self, network: Any, extractor: Any, notes: Sequence[str] = ()) -> None:
+        super().__init__()
+        self.network = network
+        self.extractor = extractor
+        self.notes = tuple(notes)
+        self.encoder = encoder(network, extractor)
+        self.config = network.config
+        self.config.sample_rate = int(extractor.sampling_rate)
+        self.config.channels = 1
+        self.weighted = bool(getattr(self.config, "use_weighted_layer_sum", False))
+        self.beside = None
+        self.augment = Augment()
+        self.class_weights: Tensor | None = None
+        self.label_smoothing = 0.0
+
+    @property
+    def depths(self) -> int:
+        """The depth at which every layer has run."""
+        return 1 + len(self.encoder.layers)
+
+    def calibrate(self, batches: Iterable[tuple[Tensor, Tensor | None]]) -> None:
+        """Nothing to take from the training split: the checkpoint's statistics stay."""
+
+    def forward(
+        self, input_values: Tensor, attention_mask: Tensor | None = None, labels: Tensor | None = None, **_: Any
+    ) -> SequenceClassifierOutput:
+        """Give logits, and the loss where labels are given.
+
+        input_values (batch, samples) or (batch, channels, samples) in [-1, 1]; attention_mask (batch, samples), 1 on
+        real samples; labels (batch,) class numbers. Logits are (batch, classes) float32.
+        """
+        logits = self.logits(self.advance(self.hear(input_values, attention_mask), self.depths))
+        return SequenceClassifierOutput(loss=None if labels is None else self.loss(logits, labels), logits=logits)
+
+    def loss(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """Cross-entropy, in training with the recipe's smoothing and class weights."""
+        smoothing = self.label_smoothing if self.training else 0.0
+        targets = heads.soft_targets(labels, self.config.num_labels, smoothing)
+        weights = self.class_weights if self.training else None
+        return F.cross_entropy(logits, targets, weight=weights.to(logits.device) if weights is not None else None)
+
+    def embed(self, input_values: Tensor, attention_mask: Tensor | None = None) -> Tensor:
+        """Give the vector that the head sees: (batch, width)."""
+        return self._vector(self.advance(self.hear(input_values, attention_mask), self.depths))
+
+    def hear(self, input_values: Tensor, attention_mask: Tensor | None) -> State:
+        """Run what comes before the first layer with an embedding: depth 0."""
+        lengths = masking.lengths(input_values, attention_mask)
+        waveform = input_values.mean(1) if input_values.dim() == 3 else input_values
+        if attention_mask is not None:
+            waveform = waveform * attention_mask.to(waveform.dtype)
+        if self.training and augment.changes(self.augment):
+            generator = torch.Generator().manual_seed(int(torch.randint(2**31, ())))
+            waveform = augment.waveform(waveform[:, None], lengths, self.augment, generator)[:, 0]
+        return State(0, *self.encoder.features(waveform, lengths))
+
+    def advance(self, state: State, depth: int) -> State:
+        """Run the parts up to `depth`; at the last depth only the summaries are kept."""
+        hidden, frames, summaries = state.hidden, state.frames, list(state.summaries)
+        context: dict[str, Any] | None = None
+        for part in range(state.depth, depth):
+            assert hidden is not None, "a state at the last depth has no part left to run"
+            if part == 0:
+                hidden, frames = self.encoder.embed(hidden, frames)
+            else:
+                context = context if context is not None else self.encoder.context(hidden, frames)
+                if not self._dropped(part - 1):
+                    hidden = self.encoder.layer(part - 1, hidden, context)
+            if self.weighted:
+                final = part == len(self.encoder.layers) and self.encoder.sums_last
+                summaries.append(self.encoder.summary(self.encoder.last(hidden) if final else hidden, frames))
+        if depth == self.depths and state.depth < depth:
+            if not self.weighted:
+                assert hidden is not None
+                summaries = [self.encoder.summary(self.encoder.last(hidden), frames)]
+            hidden = None
+        return State(depth, hidden, frames, tuple(summaries))
+
+    def logits(self, state: State) -> Tensor:
+        """From a state at the last depth to logits (batch, classes) float32."""
+        return self.encoder.classify(self._vector(state)).float()
+
+    def _vector(self, state: State) -> Tensor:
+        if not self.weighted:
+            return state.summaries[0]
+        shares = self.network.layer_weights.float().softmax(-1)
+        return torch.stack([summary.float() for summary in state.summaries], -1) @ shares
+
+    def _dropped(self, number: int) -> bool:
+        """Whether training leaves a layer out this time (LayerDrop), as the checkpoint's config asks."""
+        share = self.encoder.layerdrop
+        if not share or self.weighted or not self.encoder.layers[number].training:
+            return False
+        return bool(torch.rand(()) < share)
+
+    def lighter(self) -> "Model":
+        """A copy for answering in bfloat16. The head and the first convolution, which cost nothing, stay in float32."""
+        return Model(copy.deepcopy(self.network), self.extractor).lighten()
+
+    def lighten(self) -> "Model":
+        """Turn the weights into bfloat16 for answering; not to be trained or saved afterwards."""
+        for module in list(self.network.modules()):
+            for name, child in module.named_children():
+                if isinstance(child, nn.Conv1d) and parametrize.is_parametrized(child):
+                    setattr(module, name, _plain(child))
+        self.network.to(torch.bfloat16)
+        for name in ("projector", "classifier"):
+            if hasattr(self.network, name):
+                getattr(self.network, name).float()
+        if self.encoder.front_name is not None:
+            self.network.get_submodule(self.encoder.front_name).conv_layers[0].float()
+        return Model(self.network, self.extractor).eval()
+
+    def save_pretrained(self, folder: Path) -> None:
+        """Write the stock model: config.json and model.safetensors."""
+        self.network.save_pretrained(folder)
+
+    @classmethod
+    def from_pretrained(cls, folder: Path) -> "Model":
+        """Open a stock classifier with its own head."""
+        network = AutoModelForAudioClassification.from_pretrained(folder, dtype=torch.float32, use_safetensors=True)
+        return cls(network, AutoFeatureExtractor.from_pretrained(folder))
+
+
+def _plain(conv: nn.Conv1d) -> nn.Conv1d:
+    """The same convolution with its weight as one tensor, not made anew from its norm at every call."""
+    size, padding = conv.kernel_size[0], int(conv.padding[0])
+    made = nn.Conv1d(conv.in_channels, conv.out_channels, size, padding=padding, groups=conv.groups, device="meta")
+    made.weight = nn.Parameter(conv.weight.detach().clone())
+    made.bias = conv.bias
+    return made
+
+
+def opens(model_type: str) -> bool:
+    """Whether a model folder of this type is run by this family."""
+    return model_type in ARCHITECTURES

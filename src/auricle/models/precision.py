@@ -1,0 +1,15 @@
+"""Which number format a machine is fast in."""
+
+import torch
+
+
+def native_bf16() -> bool:
+    """Whether this machine multiplies bf16 matrices in hardware."""
+    if torch.cuda.is_available():
+        return torch.cuda.get_device_capability() >= (8, 0)
+    return bool(torch.cpu._is_avx512_bf16_supported())
+
+
+def is_bf16(asked: str) -> bool:
+    """Whether a recipe's precision, auto, float32 or bf16, means bf16 here."""
+    return native_bf16() if asked == "auto" else asked == "bf16"

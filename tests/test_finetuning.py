@@ -1,0 +1,379 @@
+"""Fine-tuning from a checkpoint: frozen once, in stages, resumed exactly, saved as a stock model."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from safetensors.torch import load_file
+from transformers import AutoConfig, pipeline
+
+from auricle import recipe as recipes
+from auricle.batches import held
+from auricle.classifier import load
+from auricle.errors import UsageError
+from auricle.evaluation import scoring
+from auricle.finetuning import say_table
+from auricle.folds import Listener, build_model, settle
+from auricle.models.families.pretrained import Model, Options
+from auricle.recipe import Recipe
+from auricle.run import run
+from auricle.training import course as courses
+from auricle.training import freezing, prefix
+from auricle.training import train as training
+from auricle.training.course import Material
+from auricle.training.freezing import Learner
+from auricle.training.prefix import Hearing
+from tests.conftest import PITCHES, tone, write_corpus
+from tests.test_encoders import NAMES, folder
+
+RATE = 16_000
+LABELS = tuple(PITCHES)
+TOP = ["model.stages=[]", "model.freeze={top: 1}"]
+
+
+def small(checkpoint: str | Path, *settings: str, recipe: str = "emotion") -> Recipe:
+    """The recipe as it comes, made short."""
+    return recipes.load(
+        recipe,
+        [
+            f"model.checkpoint={checkpoint}",
+            "train.epochs=2",
+            "train.batch_size=6",
+            "train.accumulation=1",
+            "train.precision=float32",
+            "evaluate.resamples=100",
+            "data.valid=0.2",
+            "data.test=0.25",
+            *settings,
+        ],
+    )
+
+
+def sounds(count: int, seconds: float = 0.4) -> list[np.ndarray]:
+    waves = [tone(LABELS[number % 3], seconds + 0.07 * (number % 5), number, RATE) for number in range(count)]
+    return [(wave * 32767).astype(np.int16)[None] for wave in waves]
+
+
+def material(count: int) -> Material:
+    return Material(held(sounds(count)), np.arange(count) % 3)
+
+
+def learn(
+    settings: Recipe, out: Path, *, count: int = 18, stop_after: int | None = None, off: bool = False
+) -> tuple[Any, list[float]]:
+    """Train on a few sounds, through the prefix where there is one; returns the model and the losses."""
+    settings = settle(settings.replace("audio", sample_rate=None))
+    out.mkdir(parents=True, exist_ok=True)
+    model = build_model(settings, LABELS)
+    options = Options.model_validate(settings.model.options)
+    plan = freezing.plan(model, options, settings.train.learning_rate, settings.train.epochs)
+    adapters = freezing.adapt(model, options, plan) if options.lora else None
+    learnt = material(count)
+    depth = freezing.prefix_depth(model, plan)
+    if off or depth is None:
+        course = courses.whole(model, settings, learnt, material(6), plan)
+    else:
+        hearing = Hearing(courses.crop(settings, RATE), settings.augment, options.variants, settings.train.seed)
+        cut = scoring.windows_of(model.config, learnt.sounds.lengths)
+        bf16 = settings.train.precision == "bf16"
+        computed = prefix.layout(
+            model, depth, learnt.sounds, cut, range(count), hearing, bf16=bf16, folder=out, identity="these sounds"
+        )
+        prefix.compute(computed, model, depth, learnt.sounds, lambda *_: None)
+        part = (list(range(count)), learnt.labels)
+        course = courses.from_prefix(model, settings, plan, computed, part, (part[0][:6], part[1][:6]))
+    losses: list[float] = []
+
+    def listen(epoch: Any) -> None:
+        losses.append(epoch.loss)
+        if stop_after is not None and epoch.epoch > stop_after:
+            raise KeyboardInterrupt
+
+    try:
+        training.train(model, settings, course, out, listen)
+    except KeyboardInterrupt:
+        assert stop_after is not None
+    if adapters is not None:
+        freezing.merge(adapters)
+    return model, losses
+
+
+def weights(model: Any) -> dict[str, torch.Tensor]:
+    return {name: value.clone() for name, value in model.network.state_dict().items()}
+
+
+@pytest.mark.filterwarnings("ignore:Support for mismatched key_padding_mask:UserWarning")  # of WavLM's stock attention
+@pytest.mark.parametrize("name", NAMES)
+def test_every_kind_is_trained_saved_opened_by_a_stock_pipeline_and_predicts(name: str, tmp_path: Path) -> None:
+    data = write_corpus(tmp_path / "corpus")
+    report = run(data, small(folder(name, head=False), *TOP), tmp_path / "run", Listener())
+    assert report["model"]["type"] == AutoConfig.from_pretrained(folder(name)).model_type
+    saved = tmp_path / "run" / "model"
+    config = json.loads((saved / "config.json").read_text())
+    assert set(config["id2label"].values()) == set(LABELS) == set(config["label2id"])
+    assert not list(saved.glob("*.bin"))
+    file = data / "low" / "device0_000.wav"
+    classifier = load(tmp_path / "run", "float32")
+    answer = classifier(file)
+    samples = classifier_input(file)
+    rows = pipeline("audio-classification", model=str(saved), device="cpu")(samples, top_k=3)
+    ours = {choice.label: choice.probability for choice in answer.choices}
+    assert {row["label"]: row["score"] for row in rows} == pytest.approx(ours, abs=1e-4)
+
+
+def classifier_input(file: Path) -> np.ndarray:
+    """A file as the classifier hears it: resampled, in 16-bit steps."""
+    from auricle.audio import decode
+
+    sound = decode.decode(file.read_bytes())
+    return decode.resample(sound, RATE, 1)[0].astype(np.float32) / 32768.0
+
+
+def test_the_saved_model_opens_without_auricle(tmp_path: Path) -> None:
+    run(write_corpus(tmp_path / "corpus"), small(folder("tiny-hubert"), *TOP), tmp_path / "run", Listener())
+    code = (
+        "import sys, numpy as np\n"
+        "from transformers import pipeline\n"
+        f"answer = pipeline('audio-classification', model={str(tmp_path / 'run' / 'model')!r})\n"
+        "rows = answer(np.sin(np.arange(16000) / 20).astype(np.float32))\n"
+        "assert not any(name.startswith('auricle') for name in sys.modules)\n"
+        "print(sorted(row['label'] for row in rows))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == str(sorted(LABELS))
+
+
+@pytest.mark.parametrize("settings", [TOP, ["model.freeze=all", "model.stages=[]"], ["model.weighted_sum=true"]])
+def test_training_through_the_prefix_is_training_without_it(settings: list[str], tmp_path: Path) -> None:
+    checkpoint = folder("tiny-hubert")
+    kept, losses = learn(small(checkpoint, *settings), tmp_path / "kept")
+    every, expected = learn(small(checkpoint, *settings), tmp_path / "every", off=True)
+    assert losses == pytest.approx(expected, abs=1e-4)
+    for name, value in weights(every).items():
+        assert (value - weights(kept)[name]).abs().max() < 1e-3, name
+
+
+def test_what_is_frozen_stays_and_the_rest_moves(tmp_path: Path) -> None:
+    before = load_file(folder("tiny-hubert") / "model.safetensors")
+    model, _ = learn(small(folder("tiny-hubert"), *TOP), tmp_path)
+    after = weights(model)
+    for name, value in before.items():
+        moved = not torch.equal(value, after[name])
+        assert moved == (".layers.2." in name or name.startswith(("projector", "classifier"))), name
+
+
+def test_stages_train_the_head_first_each_at_its_own_rate(tmp_path: Path) -> None:
+    stages = (
+        "[{from_epoch: 1, freeze: all, learning_rate: 0.01}, {from_epoch: 3, freeze: {top: 2}, learning_rate: 0.001}]"
+    )
+    settings = small(folder("tiny-hubert"), f"model.stages={stages}", "train.epochs=4", "train.warmup=0")
+    rates: list[float] = []
+    moved: list[set[str]] = []
+    before = load_file(folder("tiny-hubert") / "model.safetensors")
+    train = Learner.begin
+
+    def begin(self: Learner, epoch: int) -> None:
+        train(self, epoch)
+        rates.append(self.stage.learning_rate)
+        now = {name: value.clone() for name, value in self.model.network.state_dict().items()}
+        moved.append({name for name in before if not torch.equal(before[name], now[name])})
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(Learner, "begin", begin)
+        learn(settings, tmp_path)
+    assert rates == [0.01, 0.01, 0.01, 0.001, 0.001]
+    assert moved[2] == moved[3] == {"projector.weight", "projector.bias", "classifier.weight", "classifier.bias"}
+    assert any(".layers.1." in name for name in moved[4])
+    assert not any(".layers.0." in name for name in moved[4])
+    lines = [json.loads(line) for line in (tmp_path / "history.jsonl").read_text().splitlines()]
+    assert lines[1]["learning_rate"] < lines[0]["learning_rate"] <= 0.01
+    assert lines[2]["learning_rate"] <= 0.001
+
+
+def test_the_learning_rate_falls_from_layer_to_layer() -> None:
+    settings = settle(small(folder("tiny-hubert"), "model.layer_decay=0.5", "model.stages=[]", "model.freeze=none"))
+    model = build_model(settings, LABELS)
+    options = Options.model_validate(settings.model.options)
+    learner = Learner(model, freezing.plan(model, options, 1e-3, 2))
+    scale_of = {id(weight): group["scale"] for group in learner.groups(set(), 0.01) for weight in group["params"]}
+    named = dict(model.network.named_parameters())
+    assert scale_of[id(named["classifier.weight"])] == 1.0
+    assert scale_of[id(named["hubert.encoder.layers.2.layer_norm.weight"])] == 0.5
+    assert scale_of[id(named["hubert.encoder.layers.0.layer_norm.weight"])] == 0.125
+    assert scale_of[id(named["hubert.feature_projection.projection.weight"])] == 0.0625
+    assert scale_of[id(named["hubert.feature_extractor.conv_layers.0.conv.weight"])] == 0.03125
+    assert len(scale_of) == len(named)
+
+
+@pytest.mark.parametrize("name", ["tiny-hubert", "tiny-wavlm", "tiny-w2v-bert", "tiny-whisper", "tiny-ast"])
+def test_adapters_learn_and_are_merged_into_a_stock_model(name: str, tmp_path: Path) -> None:
+    pytest.importorskip("peft")
+    checkpoint = folder(name)
+    settings = small(checkpoint, "model.stages=[]", "model.freeze={top: 1}", "model.lora={rank: 2, alpha: 8}")
+    model, losses = learn(settings.replace("train", learning_rate=0.01), tmp_path)
+    before = weights(Model.from_pretrained(checkpoint))
+    assert weights(model).keys() == before.keys() and losses[-1] < losses[0]
+    changed = {key for key in before if not torch.equal(before[key], weights(model)[key])}
+    layers = {key for key in changed if ".layers." in key}
+    assert layers and all(any(target in key for target in model.encoder.lora_targets) for key in layers)
+    assert all(f".layers.{len(model.encoder.layers) - 1}." in key for key in layers)
+
+
+@pytest.mark.parametrize("settings", [[], ["model.stages=[]", "model.freeze=none"]])
+def test_stopped_and_resumed_it_ends_in_the_same_weights(settings: list[str], tmp_path: Path) -> None:
+    """Two stages through the prefix, and everything trained with dropout, left-out layers and hidden spans."""
+    recipe = small(folder("tiny-hubert"), *settings, "train.epochs=4", "train.ema=0.5")
+    whole, _ = learn(recipe, tmp_path / "whole")
+    learn(recipe, tmp_path / "parts", stop_after=2)
+    resumed, losses = learn(recipe, tmp_path / "parts")
+    assert len(losses) < 4
+    assert all(torch.equal(value, weights(resumed)[name]) for name, value in weights(whole).items())
+
+
+def test_few_steps_leave_their_checkpoints(tmp_path: Path) -> None:
+    learn(small(folder("tiny-hubert"), "train.batch_size=18", "train.epochs=2"), tmp_path)
+    kept = sorted((tmp_path / "checkpoints").glob("checkpoint-*"))
+    assert [path.name for path in kept] == ["checkpoint-1", "checkpoint-2"]
+    for path in kept:
+        held_names = load_file(path / "model.safetensors")
+        assert held_names and not any(".layers.0." in name for name in held_names), "what is frozen is not kept again"
+
+
+KILLER = """
+import os, signal
+from pathlib import Path
+from auricle.training import {module}
+whole, count = {module}.{name}, []
+def counted(*arguments, **named):
+    count.append(1)
+    if len(count) > {calls}:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return whole(*arguments, **named)
+{module}.{name} = counted
+from auricle import recipe
+from auricle.folds import Listener
+from auricle.run import run
+run({corpus!r}, recipe.load({recipe!r}), Path({out!r}), Listener())
+"""
+
+
+def test_killed_while_computing_or_training_and_resumed_it_is_the_run_never_killed(tmp_path: Path) -> None:
+    """SIGKILL in the middle of the prefix and between epochs: same weights, same report."""
+    data = write_corpus(tmp_path / "corpus")
+    recipe = tmp_path / "small.yaml"
+    settings = small(folder("tiny-hubert"), *TOP)
+    recipe.write_text(yaml.safe_dump(settings.model_dump()))
+    os.environ["AURICLE_CACHE"] = str(tmp_path / "cache-whole")
+    run(data, recipes.load(recipe), tmp_path / "whole", Listener())
+    for moment, (module, name, calls) in enumerate([("prefix", "packed", 1), ("train", "_keep_chosen", 0)]):
+        out, cache = tmp_path / f"killed-{moment}", tmp_path / f"cache-{moment}"
+        code = KILLER.format(module=module, name=name, calls=calls, corpus=str(data), recipe=str(recipe), out=str(out))
+        # Shards of one batch, so that there is something to be saved by.
+        code = code.replace("whole, count", "from auricle.training import prefix as p; p.SHARD_BYTES = 1\nwhole, count")
+        environment = {**os.environ, "AURICLE_CACHE": str(cache)}
+        done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True)
+        assert done.returncode == -signal.SIGKILL, done.stderr.decode()[-800:]
+        shards = sorted(path for path in cache.rglob("rows-*") if path.suffix != ".partial")
+        assert shards, "what was computed before the kill is kept"
+        written = {path: path.stat().st_mtime_ns for path in shards}
+        with pytest.MonkeyPatch.context() as patched:
+            patched.setenv("AURICLE_CACHE", str(cache))
+            patched.setattr(prefix, "SHARD_BYTES", 1)
+            run(data, recipes.load(recipe), out, Listener(), resume=True)
+        assert {path: path.stat().st_mtime_ns for path in shards} == written, "and is not computed again"
+        for name in ("report.json", "model/model.safetensors"):
+            assert (out / name).read_bytes() == (tmp_path / "whole" / name).read_bytes(), (moment, name)
+
+
+def test_changed_sounds_are_heard_in_a_stated_number_of_variants(tmp_path: Path) -> None:
+    said: list[str] = []
+    data = write_corpus(tmp_path / "corpus")
+    settings = small(folder("tiny-hubert"), *TOP, "augment.gain_db=6", "augment.shift=1", "model.variants=3")
+    run(data, settings, tmp_path / "run", Listener(say=said.append))
+    assert any("3 kept variants" in line for line in said)
+    model = build_model(settle(settings), LABELS)
+    heard = held(sounds(4))
+    hearing = Hearing(None, settings.augment, 3, seed=0)
+    cut = scoring.windows_of(model.config, heard.lengths)
+    computed = prefix.layout(model, 3, heard, cut, [0, 1], hearing, bf16=False, folder=tmp_path, identity="four sounds")
+    prefix.compute(computed, model, 3, heard, lambda *_: None)
+    assert len(computed.rows.views) == 4 + 2 * 3
+    variants = [computed.rows.read(view)[0] for view in hearing.views(0, int(heard.lengths[0]))]
+    assert len(variants) == 3
+    assert all((variants[0] - other).abs().max() > 1e-3 for other in variants[1:])
+
+
+def test_crops_are_kept_in_variants_and_scored_through_windows(tmp_path: Path) -> None:
+    settings = small(
+        folder("tiny-hubert"), *TOP, "train.crop_seconds=0.3", "evaluate.window_seconds=0.3", recipe="genre"
+    )
+    model, losses = learn(settings, tmp_path)
+    assert len(losses) == 2 and np.isfinite(losses).all()
+    long = sounds(3, seconds=1.0)
+    clips = held(long)
+    whole = scoring.score(model, clips, batch_seconds=4)
+    cut = [
+        clip[:, start : start + 4800] for clip in long[:1] for start in [*range(0, 16_000 - 4800, 2400), 16_000 - 4800]
+    ]
+    expected = scoring.score(model, held(cut), batch_seconds=4).mean(0)
+    assert np.abs(whole[0] - expected).max() < 1e-4
+
+
+def test_the_disk_it_takes_is_said_before_and_a_full_disk_is_no_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = write_corpus(tmp_path / "corpus")
+    said: list[str] = []
+    usage = shutil.disk_usage(tmp_path)._replace(free=10)
+    monkeypatch.setattr(prefix.shutil, "disk_usage", lambda _: usage)
+    run(data, small(folder("tiny-hubert"), *TOP), tmp_path / "run", Listener(say=said.append))
+    assert any("MB, and the disk has less free" in line for line in said)
+    assert not list(Path(os.environ["AURICLE_CACHE"]).rglob("rows-00000*")) or "prefix" not in str(said)
+    said.clear()
+    run(data, small(folder("tiny-hubert"), "model.stages=[]"), tmp_path / "all", Listener(say=said.append))
+    assert any("Everything is trained" in line for line in said)
+
+
+def test_the_table_says_what_is_trained() -> None:
+    settings = settle(small(folder("tiny-hubert")))
+    model = build_model(settings, LABELS)
+    options = Options.model_validate(settings.model.options)
+    learner = Learner(model, freezing.plan(model, options, 1e-3, 2))
+    rows = freezing.table(learner)
+    assert sum(row.weights for row in rows) == sum(weight.numel() for weight in model.parameters())
+    assert {row.part: row.first_epoch for row in rows} == {
+        "front": None,
+        "embedding": None,
+        "layer 1": None,
+        "layer 2": 2,
+        "layer 3": 2,
+        "head": 1,
+    }
+    said: list[str] = []
+    say_table(learner, Listener(say=said.append))
+    assert "layer 2-3" in "\n".join(said) and "%" in said[0]
+
+
+def test_the_checkpoints_rate_rules() -> None:
+    assert settle(small(folder("tiny-hubert"))).audio.sample_rate == RATE
+    with pytest.raises(UsageError, match="hears 16000 Hz"):
+        settle(small(folder("tiny-hubert"), "audio.sample_rate=44100"))
+    with pytest.raises(UsageError, match="one channel"):
+        settle(small(folder("tiny-hubert"), "audio.channels=2"))
+    with pytest.raises(UsageError, match=r"augment\.mixup received 0\.3"):
+        settle(small(folder("tiny-hubert"), "augment.mixup=0.3"))
+
+
+def test_a_model_of_fixed_length_gets_windows_of_it() -> None:
+    settled = settle(small(folder("tiny-whisper")))
+    assert settled.evaluate.window_seconds == settled.train.crop_seconds == 2.0
+    assert settle(small(folder("tiny-whisper"), "evaluate.window_seconds=1")).evaluate.window_seconds == 1.0
