@@ -17,7 +17,9 @@ CORPORA = ("emodb", "esc10", "fsdd")
 _LAYOUT = """
   emodb/03a01Fa.wav …                      EmoDB, 535 wav
   esc10/001 - Dog bark/1-100032-A.ogg …    ESC-10, 400 ogg
-  fsdd/recordings/0_george_0.wav …         Free Spoken Digit Dataset, 3,000 wav"""
+  fsdd/recordings/0_george_0.wav …         Free Spoken Digit Dataset, 3,000 wav
+  crema-d/filenames.txt                    the names of CREMA-D's 7,442 clips, one a line; no sound
+  crema-d/VideoDemographics.csv            its table of actors"""
 
 
 def corpus(name: str) -> Path:
@@ -32,6 +34,13 @@ def corpus(name: str) -> Path:
     if not folder.is_dir():
         raise UsageError(f"AURICLE_DATA is '{root}', which has no folder '{name}'. Expected there:{_LAYOUT}")
     return folder
+
+
+def spread(folder: Path, clips: int) -> list[Path]:
+    """So many wav files of a folder, spread evenly over their sorted names; all of them where there are fewer."""
+    paths = sorted(folder.glob("*.wav"))
+    count = min(clips, len(paths))
+    return [paths[place * len(paths) // count] for place in range(count)]
 
 
 def machine() -> dict[str, str | int]:

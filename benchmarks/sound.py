@@ -25,8 +25,8 @@ from auricle.folds import build_model
 from auricle.prepare import prepare
 from auricle.recipe import Recipe
 from auricle.training import train as training
+from auricle.training.course import Material, whole
 from auricle.training.loop import Epoch
-from auricle.training.train import Material
 from benchmarks import _reference_sound as reference
 from benchmarks._figures import Screen, corpus, median
 
@@ -140,7 +140,7 @@ def train(
     folder.mkdir(parents=True)
     model = build_model(recipe, labels)
     training.calibrate(model, learn, recipe.evaluate.batch_seconds)
-    training.train(model, recipe, learn, choose, folder, after_epoch)
+    training.train(model, recipe, whole(model, recipe, learn, choose), folder, after_epoch)
 
 
 def write_copies(data: Path, folder: Path) -> None:

@@ -1,0 +1,153 @@
+"""One side of the fine-tuning benchmark, alone in its process so that its memory and threads are its own.
+
+`python -m benchmarks._finetuning SIDE TASK` reads a Task as JSON and prints a Done as JSON, its last line. Imports are
+off the clock. `ours` goes the way of `auricle train` for one fold, without its baseline and report, which the
+tutorial does not make; it comes first, and the clips of its split are the ones that `reference` is given.
+"""
+
+import json
+import os
+import sys
+import time
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from transformers.utils import logging as transformers_logging
+
+from auricle import recipe as recipes
+from auricle.corpus.splits import Fold
+from auricle.errors import AuricleError, DataError
+from auricle.finetuning import by_finetuning
+from auricle.folds import Listener, labels_of, save_model, settle
+from auricle.models.precision import is_bf16
+from auricle.prepare import Prepared, prepare
+from auricle.training.loop import Epoch
+from benchmarks import _reference_emotion as reference
+
+PARTS = ("train", "valid", "test")
+SAVING = "save"
+
+
+@dataclass(frozen=True)
+class Task:
+    """What one side is to do. `settings` change the recipe; `parts` are files and classes, once they are known."""
+
+    data: str
+    checkpoint: str
+    scratch: str
+    top: int
+    settings: tuple[str, ...]
+    parts: dict[str, dict[str, list[Any]]]
+    reference_bf16: bool = False
+    reference_to_waveform: bool = False
+
+
+@dataclass(frozen=True)
+class Done:
+    """What one side did. Seconds by stage; the clips it used; the samples of each, for counting arithmetic."""
+
+    seconds: dict[str, float]
+    steps: int
+    accuracy: float
+    precision: str
+    parts: dict[str, dict[str, list[Any]]]
+
+    @property
+    def compared(self) -> float:
+        """Seconds of what both sides do: from the recordings to the trained model, evaluations included."""
+        return sum(value for stage, value in self.seconds.items() if stage != SAVING)
+
+
+def ours(task: Task) -> Done:
+    """Prepare and train one fold as `auricle train` does. `evaluate` holds the checkpoints that it keeps, too.
+
+    Raises DataError for a split without validation clips.
+    """
+    scratch = Path(task.scratch)
+    os.environ["AURICLE_CACHE"] = str(scratch / "cache")
+    epochs: list[Epoch] = []
+    frozen: dict[str, float] = {}
+    listener = Listener(epoch=lambda _, epoch: epochs.append(epoch))
+    start = time.perf_counter()
+    recipe = settle(recipes.load("emotion", task.settings))
+    prepared = prepare(task.data, recipe, listener.progress)
+    fold = prepared.split.folds[0]
+    prepared = replace(prepared, split=replace(prepared.split, folds=(fold,)))
+    if not fold.valid:
+        raise DataError("The split has no validation clips, and each epoch is to be evaluated. Take more clips.")
+    prepared_at = time.perf_counter()
+    train_fold = by_finetuning(prepared, listener, frozen.__setitem__)
+    opened_at = time.perf_counter()
+    folder = scratch / "fold"
+    folder.mkdir()
+    model, trained, _ = train_fold(fold, folder, listener)
+    trained_at = time.perf_counter()
+    save_model(model, folder / "model")
+    once = frozen["frozen_seconds"]
+    training = sum(epoch.seconds for epoch in epochs)
+    return Done(
+        seconds={
+            "prepare": prepared_at - start,
+            "open": opened_at - prepared_at - once,
+            "frozen part once": once,
+            "train": training,
+            "evaluate": trained_at - opened_at - training,
+            SAVING: time.perf_counter() - trained_at,
+        },
+        steps=trained.steps,
+        accuracy=epochs[-1].valid["accuracy"],
+        precision="bf16" if is_bf16(recipe.train.precision) else "float32",
+        parts=parts_of(prepared, fold),
+    )
+
+
+def parts_of(prepared: Prepared, fold: Fold) -> dict[str, dict[str, list[Any]]]:
+    """Each part's files, classes and lengths in samples."""
+    sources = {clip.id: clip.source for clip in prepared.kept}
+    return {
+        name: {
+            "paths": [sources[id] for id in ids],
+            "labels": labels_of(prepared, ids).tolist(),
+            "samples": [prepared.store.frames(prepared.positions[id]) for id in ids],
+        }
+        for name, ids in zip(PARTS, (fold.train, fold.valid, fold.test), strict=True)
+    }
+
+
+def theirs(task: Task) -> Done:
+    """Fine-tune as the tutorial does, on the clips and with the numbers of our side."""
+    settings = recipes.load("emotion", task.settings).train
+    plan = reference.Plan(
+        settings.epochs,
+        settings.batch_size,
+        settings.accumulation,
+        settings.learning_rate,
+        task.top,
+        task.reference_bf16,
+        task.reference_to_waveform,
+    )
+    learn, choose = (reference.Part(task.parts[name]["paths"], task.parts[name]["labels"]) for name in PARTS[:2])
+    classes = 1 + max(label for part in task.parts.values() for label in part["labels"])
+    found = reference.finetune(Path(task.checkpoint), learn, choose, classes, plan, Path(task.scratch))
+    precision = "bf16" if task.reference_bf16 else "float32"
+    return Done(dict(found.seconds), found.steps, found.accuracy, precision, task.parts)
+
+
+SIDES = {"ours": ours, "reference": theirs}
+
+
+def main(side: str, task: str) -> int:
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+    try:
+        done = SIDES[side](Task(**json.loads(task)))
+    except AuricleError as error:
+        print(error, file=sys.stderr)
+        return 2
+    print(json.dumps(asdict(done)))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1], Path(sys.argv[2]).read_text(encoding="utf-8")))
