@@ -169,9 +169,8 @@ def load_model(folder: Path, precision: str = "float32") -> PreTrainedModel:
     if not (folder / "model.safetensors").is_file():
         raise RunError(f"'{folder}' has no model.safetensors: the model was not saved completely. Train it again.")
     model: PreTrainedModel = family.Model.from_pretrained(folder).eval()
-    if hasattr(model, "lighten") and is_bf16(precision):
-        model = model.lighten()
-    return model.to("cuda" if torch.cuda.is_available() else "cpu")
+    model = model.to("cuda" if torch.cuda.is_available() else "cpu")
+    return model.lighten() if hasattr(model, "lighten") and is_bf16(precision) else model
 
 
 def recordings(inputs: Iterable[str]) -> Iterator[Recording]:

@@ -146,7 +146,8 @@ def _over_windows(
         return answer(values.to(device), mask.to(device) if mask is not None else None)
 
     cut = windows_of(config, sounds.lengths)
-    return over(model, cut, round(batch_seconds * config.sample_rate), heard)
+    seconds = min(batch_seconds, getattr(model, "batch_seconds", batch_seconds))
+    return over(model, cut, round(seconds * config.sample_rate), heard)
 
 
 def windows_of(config: Any, lengths: np.ndarray) -> list[Window]:

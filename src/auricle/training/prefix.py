@@ -33,7 +33,6 @@ from auricle.training.freezing import packed, summaries
 SHARD_BYTES = 32 << 20
 # What must stay free beside the rows.
 SPARE_BYTES = 1 << 30
-BATCH_SECONDS = 16.0
 
 
 @dataclass(frozen=True)
@@ -225,7 +224,7 @@ def compute(prefix: Prefix, model: Model, depth: int, sounds: Sounds, progress: 
     for shard in missing:
         partial = rows.path(shard).with_name(f".{rows.path(shard).name}.{os.getpid()}.partial")
         with partial.open("wb") as file:
-            for numbers in _batches(rows, rows.shards[shard], heard.config.sample_rate):
+            for numbers in _batches(rows, rows.shards[shard], heard.batch_seconds * heard.config.sample_rate):
                 values, lengths = _heard(prefix, sounds, [rows.views[number] for number in numbers])
                 mask = masking.real(lengths, values.shape[1]).long() if int(lengths.min()) < values.shape[1] else None
                 with torch.inference_mode():
@@ -239,12 +238,12 @@ def compute(prefix: Prefix, model: Model, depth: int, sounds: Sounds, progress: 
         os.replace(partial, rows.path(shard))
 
 
-def _batches(rows: Rows, numbers: Sequence[int], sample_rate: int) -> list[list[int]]:
+def _batches(rows: Rows, numbers: Sequence[int], batch_samples: float) -> list[list[int]]:
     """Neighbours in batches of bounded length; one view at least."""
     batches: list[list[int]] = []
     for number in numbers:
         length = rows.views[number].stop - rows.views[number].start
-        if not batches or (len(batches[-1]) + 1) * length > BATCH_SECONDS * sample_rate:
+        if not batches or (len(batches[-1]) + 1) * length > batch_samples:
             batches.append([])
         batches[-1].append(number)
     return batches

@@ -6,6 +6,7 @@ gives half a token that nothing attends to, gives none here.
 
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from transformers.masking_utils import create_bidirectional_mask
 
@@ -90,6 +91,10 @@ class Conformer:
         """Finish the encoder after its last layer."""
         between = getattr(self.base, "intermediate_ffn", None)
         return hidden if between is None else hidden + 0.5 * between(hidden)
+
+    def lighten(self) -> None:
+        """Turn the weights into bfloat16 for answering."""
+        self.network.to(torch.bfloat16)
 
     def summary(self, hidden: Tensor, frames: Tensor) -> Tensor:
         """Average over the real tokens: (batch, tokens, width) → (batch, width) float32."""

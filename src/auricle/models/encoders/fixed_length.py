@@ -79,6 +79,10 @@ class Whisper:
         finished: Tensor = self.base.layer_norm(hidden)
         return finished
 
+    def lighten(self) -> None:
+        """Turn the weights into bfloat16 for answering."""
+        self.network.to(torch.bfloat16)
+
     def summary(self, hidden: Tensor, frames: Tensor) -> Tensor:
         """Average over the frames: (batch, frames, width) → (batch, width) float32."""
         return hidden.mean(1, dtype=torch.float32)
@@ -156,6 +160,10 @@ class Patches:
         """Finish the encoder after its last layer."""
         finished: Tensor = self.base.layernorm(hidden)
         return finished
+
+    def lighten(self) -> None:
+        """Turn the weights into bfloat16 for answering."""
+        self.network.to(torch.bfloat16)
 
     def summary(self, hidden: Tensor, frames: Tensor) -> Tensor:
         """Take the mean of the two tokens that stand for the clip: (batch, tokens, width) → (batch, width) float32."""

@@ -5,6 +5,7 @@ The stock modules' own weights are used under their own names; what differs is t
 a group norm over time knows the real frames alone, and zeros follow the last one wherever a convolution looks further.
 """
 
+import copy
 import warnings
 from typing import Any
 
@@ -14,7 +15,8 @@ from torch import Tensor, nn
 from transformers.masking_utils import create_bidirectional_mask
 
 from auricle.models import masking
-from auricle.models.encoders import spectra
+from auricle.models.encoders import packed, spectra
+from auricle.models.encoders.packed import PackedLayer
 
 
 class Waves:
@@ -38,6 +40,7 @@ class Waves:
         if self.stable:
             self.ending_names = (f"{prefix}.encoder.layer_norm",)
         self.is_wavlm = self.config.model_type == "wavlm"
+        self.packed: list[PackedLayer] | None = None
         # WavLM hands the weights of its attention to a function of torch: an adapter there would never be called.
         self.lora_targets = ("intermediate_dense", "output_dense") if self.is_wavlm else ("q_proj", "v_proj")
 
@@ -92,7 +95,7 @@ class Waves:
         """
         conv, norm, activation = self.convolutions[0]
         size, stride = conv.kernel_size[0], conv.stride[0]
-        heard = F.pad(values, (0, size - stride)).unfold(-1, size, stride)
+        heard = F.pad(values, (0, size - stride)).unfold(-1, size, stride).contiguous()
         kernel = conv.weight[:, 0]
         # Of a model in bfloat16 this layer is in float32: with a group norm its kernels are made for every clip.
         dtype = self.convolutions[-1][0].weight.dtype
@@ -111,6 +114,8 @@ class Waves:
         """Project the features, add the positions: (batch, frames, channels) → (batch, frames, width)."""
         hidden = self.base.feature_projection(features)
         hidden = hidden[0] if isinstance(hidden, tuple) else hidden
+        if self.packed is not None:
+            hidden = hidden.float()
         real = masking.real(frames, hidden.shape[1])
         if self.base.training and getattr(self.config, "apply_spec_augment", True):
             hidden = hidden_spans(hidden, real, self.base)
@@ -125,6 +130,8 @@ class Waves:
         embedding = self.base.encoder.pos_conv_embed
         beyond = ~real[:, None]
         values = hidden.transpose(1, 2)
+        if self.packed is not None:
+            values = values.to(torch.bfloat16)
         # data2vec stacks its positional convolutions: each must find zeros beyond the clip, as it does alone.
         if hasattr(embedding, "layers"):
             for layer in embedding.layers:
@@ -139,6 +146,8 @@ class Waves:
         """What every layer is told beside its input: the mask, and WavLM's bias of relative positions."""
         size = hidden.shape[1]
         real = masking.real(frames, size)
+        if self.packed is not None:
+            return {"beyond": None if bool(real.all()) else ~real[:, None, None]}
         if self.is_wavlm:
             attention: Any = self.layers[0].attention
             bias = attention.compute_bias(size, size)
@@ -148,6 +157,8 @@ class Waves:
 
     def layer(self, number: int, hidden: Tensor, context: dict[str, Any]) -> Tensor:
         """Run one transformer layer: (batch, frames, width) → the same."""
+        if self.packed is not None:
+            return self.packed[number](hidden, context["beyond"])
         if not self.is_wavlm:
             given: Tensor = self.layers[number](hidden, **context)
             return given
@@ -156,6 +167,20 @@ class Waves:
             warnings.filterwarnings("ignore", "Support for mismatched key_padding_mask", UserWarning)
             biased: Tensor = self.layers[number](hidden, **context)[0]
         return biased
+
+    def lighten(self) -> None:
+        """Turn the weights into bfloat16 for answering, and lay the layers out for the processor where it allows it."""
+        layers: Any = list(self.layers)
+        if not self.is_wavlm and packed.usable(layers[0].attention.q_proj.weight):
+            self.packed = [packed.PackedLayer(layer, self.stable) for layer in layers]
+            for layer in layers:
+                layer.to("meta")
+        norm = copy.deepcopy(self.base.encoder.layer_norm)
+        self.network.to(torch.bfloat16)
+        # With a group norm the first layer's kernels are made anew for every clip.
+        self.base.feature_extractor.conv_layers[0].float()
+        if self.packed is not None:
+            self.base.encoder.layer_norm = norm
 
     def last(self, hidden: Tensor) -> Tensor:
         """Finish the encoder after its last layer."""

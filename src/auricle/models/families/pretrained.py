@@ -22,7 +22,7 @@ from transformers.modeling_outputs import SequenceClassifierOutput
 from auricle.errors import UsageError
 from auricle.models import augment, heads, masking
 from auricle.models.checkpoint import open_checkpoint, read_config, read_extractor
-from auricle.models.encoders import ARCHITECTURES, encoder
+from auricle.models.encoders import ARCHITECTURES, HEAD, encoder
 from auricle.recipe import Augment, Recipe
 
 
@@ -164,6 +164,11 @@ class Model(nn.Module):
         self.label_smoothing = 0.0
 
     @property
+    def batch_seconds(self) -> float:
+        """The padded seconds of sound in a batch that is answered fastest: what a processor's cache holds."""
+        return 8.0 if self.network.device.type == "cpu" else 120.0
+
+    @property
     def depths(self) -> int:
         """The depth at which every layer has run."""
         return 1 + len(self.encoder.layers)
@@ -244,22 +249,20 @@ class Model(nn.Module):
         return bool(torch.rand(()) < share)
 
     def lighter(self) -> "Model":
-        """A copy for answering in bfloat16. The head and the first convolution, which cost nothing, stay in float32."""
+        """A copy for answering in bfloat16."""
         return Model(copy.deepcopy(self.network), self.extractor).lighten()
 
     def lighten(self) -> "Model":
-        """Turn the weights into bfloat16 for answering; not to be trained or saved afterwards."""
+        """Turn the weights into bfloat16 for answering, the head apart; not to be trained or saved afterwards."""
         for module in list(self.network.modules()):
             for name, child in module.named_children():
                 if isinstance(child, nn.Conv1d) and parametrize.is_parametrized(child):
                     setattr(module, name, _plain(child))
-        self.network.to(torch.bfloat16)
-        for name in ("projector", "classifier"):
-            if hasattr(self.network, name):
-                getattr(self.network, name).float()
-        if self.encoder.front_name is not None:
-            self.network.get_submodule(self.encoder.front_name).conv_layers[0].float()
-        return Model(self.network, self.extractor).eval()
+        head = copy.deepcopy({name: getattr(self.network, name) for name in HEAD if hasattr(self.network, name)})
+        self.encoder.lighten()
+        for name, part in head.items():
+            setattr(self.network, name, part)
+        return self.eval()
 
     def save_pretrained(self, folder: Path) -> None:
         """Write the stock model: config.json and model.safetensors."""
