@@ -6,11 +6,13 @@ import shutil
 import signal
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import soundfile
 import torch
 import yaml
 from safetensors.torch import load_file
@@ -75,7 +77,7 @@ def learn(
     out.mkdir(parents=True, exist_ok=True)
     model = build_model(settings, LABELS)
     options = Options.model_validate(settings.model.options)
-    plan = freezing.plan(model, options, settings.train.learning_rate, settings.train.epochs)
+    plan = freezing.plan(model, options, settings.train.learning_rate)
     adapters = freezing.adapt(model, options, plan) if options.lora else None
     learnt = material(count)
     depth = freezing.prefix_depth(model, plan)
@@ -203,7 +205,7 @@ def test_the_learning_rate_falls_from_layer_to_layer() -> None:
     settings = settle(small(folder("tiny-hubert"), "model.layer_decay=0.5", "model.stages=[]", "model.freeze=none"))
     model = build_model(settings, LABELS)
     options = Options.model_validate(settings.model.options)
-    learner = Learner(model, freezing.plan(model, options, 1e-3, 2))
+    learner = Learner(model, freezing.plan(model, options, 1e-3))
     scale_of = {id(weight): group["scale"] for group in learner.groups(set(), 0.01) for weight in group["params"]}
     named = dict(model.network.named_parameters())
     assert scale_of[id(named["classifier.weight"])] == 1.0
@@ -347,7 +349,7 @@ def test_the_table_says_what_is_trained() -> None:
     settings = settle(small(folder("tiny-hubert")))
     model = build_model(settings, LABELS)
     options = Options.model_validate(settings.model.options)
-    learner = Learner(model, freezing.plan(model, options, 1e-3, 2))
+    learner = Learner(model, freezing.plan(model, options, 1e-3))
     rows = freezing.table(learner)
     assert sum(row.weights for row in rows) == sum(weight.numel() for weight in model.parameters())
     assert {row.part: row.first_epoch for row in rows} == {
@@ -377,3 +379,67 @@ def test_a_model_of_fixed_length_gets_windows_of_it() -> None:
     settled = settle(small(folder("tiny-whisper")))
     assert settled.evaluate.window_seconds == settled.train.crop_seconds == 2.0
     assert settle(small(folder("tiny-whisper"), "evaluate.window_seconds=1")).evaluate.window_seconds == 1.0
+
+
+def write_actors(folder: Path) -> Path:
+    """Names and table as CREMA-D has them, in its archive: eight actors, two emotions each said by a pitch."""
+    emotions = {"ANG": "high", "SAD": "low", "NEU": "noise"}
+    names = folder / "files"
+    names.mkdir(parents=True)
+    rows = ["ActorID,Age,Sex,Race,Ethnicity"]
+    for actor in range(1001, 1009):
+        rows.append(f"{actor},{20 + actor % 50},{'Male' if actor % 2 else 'Female'},Asian,Not Hispanic")
+        for place, (emotion, label) in enumerate(emotions.items()):
+            for sentence in ("DFA", "IEO"):
+                sound = tone(label, 0.5, actor * 10 + place, RATE)
+                soundfile.write(names / f"{actor}_{sentence}_{emotion}_XX.wav", sound, RATE, subtype="PCM_16")
+    (names / "VideoDemographics.csv").write_text("\n".join(rows) + "\n")
+    archive = folder / "archive.zip"
+    with zipfile.ZipFile(archive, "w") as file:
+        for path in sorted(names.iterdir()):
+            file.write(path, f"AudioWAV/{path.name}" if path.suffix == ".wav" else path.name)
+    return archive
+
+
+def test_emotion_from_an_archive_keeps_actors_apart_and_shows_bias_as_numbers(tmp_path: Path) -> None:
+    data = write_actors(tmp_path)
+    settings = small(folder("tiny-hubert"), "evaluate.slice_min=3", "evaluate.audio=false", "data.split=folds")
+    report = run(data, settings.replace("data", folds=4), tmp_path / "run", Listener())
+    assert report["split"]["kind"] == "folds" and "actor" in report["split"]["described"]
+    split = json.loads((tmp_path / "run" / "split.json").read_text())
+    for fold in split["folds"]:
+        parts = [{Path(name).name[:4] for name in fold[part]} for part in ("train", "valid", "test")]
+        assert not parts[0] & parts[1] and not parts[0] & parts[2] and not parts[1] & parts[2]
+    by_sex = {row["name"]: row for row in report["slices"]["sex"]}
+    assert set(by_sex) == {"male", "female"}
+    assert all(row["low"] <= row["accuracy"] <= row["high"] and row["clips"] == 24 for row in by_sex.values())
+    assert "age" in report["slices"]
+    page = (tmp_path / "run" / "report.html").read_text()
+    assert "female" in page and "data:audio" not in page
+
+
+def test_genre_sets_the_broken_file_aside_and_tells_the_spread_of_seeds(tmp_path: Path) -> None:
+    data = tmp_path / "genres"
+    for place, (genre, label) in enumerate({"jazz": "low", "metal": "noise", "pop": "high"}.items()):
+        (data / genre).mkdir(parents=True)
+        for number in range(50, 62):
+            sound = tone(label, 1.2, 100 * place + number, 22_050)
+            soundfile.write(data / genre / f"{genre}.{number:05d}.wav", sound, 22_050, subtype="PCM_16")
+    (data / "jazz" / "jazz.00054.wav").write_bytes(b"RIFF nothing that can be heard")
+    shutil.copyfile(data / "pop" / "pop.00050.wav", data / "metal" / "metal.00099.wav")
+    settings = small(
+        folder("tiny-distilhubert"),
+        "train.seeds=2",
+        "train.crop_seconds=0.5",
+        "evaluate.window_seconds=0.5",
+        recipe="genre",
+    )
+    report = run(data, settings, tmp_path / "run", Listener())
+    audit = json.loads((tmp_path / "run" / "audit.json").read_text())
+    assert any("jazz.00054" in fault["id"] for fault in audit["quarantined"])
+    assert "pop.00050" in json.dumps(audit) and "metal.00099" in json.dumps(audit)
+    assert report["recipe"]["audio"]["sample_rate"] == RATE
+    accuracy = report["seeds"]["metrics"]["accuracy"]
+    assert len(accuracy["values"]) == 2 and min(accuracy["values"]) <= accuracy["mean"] <= max(accuracy["values"])
+    config = json.loads((tmp_path / "run" / "model" / "config.json").read_text())
+    assert config["window_seconds"] == 0.5 and config["model_type"] == "hubert"

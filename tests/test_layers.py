@@ -34,6 +34,7 @@ ORDER = [
     "judging",
     "serving",
     "demo",
+    "answers",
     "printing",
     "cli",
 ]

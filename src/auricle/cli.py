@@ -5,7 +5,6 @@ Exit codes: 0 done, 1 some inputs failed, 2 wrong usage, recipe or data.
 
 import argparse
 import contextlib
-import csv
 import json
 import logging
 import os
@@ -19,7 +18,6 @@ from auricle import __version__
 from auricle.errors import AuricleError, MissingExtra, UsageError
 
 if TYPE_CHECKING:
-    from auricle.classifier import Answer
     from auricle.recipe import Recipe
 
 TABLE_CHOICES = 3
@@ -133,16 +131,17 @@ def _listen(options: argparse.Namespace) -> int:
 
 
 def _predict(options: argparse.Namespace) -> int:
+    from auricle.answers import AnswerWriter
     from auricle.classifier import load, recordings
 
     out = options.out
     if out is not None and out.suffix not in (".csv", ".jsonl"):
         raise UsageError(f"--out received '{out}'. Allowed: a file that ends in .csv or .jsonl.")
     _quiet_libraries()
-    classifier = load(options.run)
+    classifier = load(options.run, options.precision)
     answers = classifier.answers(recordings(options.files))
     failed = 0
-    with _writer(options, list(classifier.labels)) as write:
+    with AnswerWriter(options.out, options.json, min(options.top, len(classifier.labels))) as write:
         for answer in answers:
             failed += answer.error is not None
             write(answer)
@@ -184,65 +183,6 @@ def _demo(options: argparse.Namespace) -> int:
     screen.say(f"Report: {(options.out / 'run' / 'report.html').resolve().as_uri()}")
     screen.say(f"Try it: auricle predict {options.out / 'run'} {options.out / 'corpus'}")
     return 0
-
-
-class _writer:
-    """Writes answers as they come: a table to a terminal, CSV or JSON lines to a file or pipe."""
-
-    def __init__(self, options: argparse.Namespace, labels: list[str]) -> None:
-        self.out: Path | None = options.out
-        self.top: int = min(options.top, len(labels))
-        self.kind = "jsonl" if options.json else (self.out.suffix[1:] if self.out else "table")
-        self.partial = self.out.with_name(f".{self.out.name}.partial") if self.out else None
-
-    def __enter__(self) -> Callable[["Answer"], None]:
-        try:
-            self.file = self.partial.open("w", encoding="utf-8", newline="") if self.partial else sys.stdout
-        except OSError as error:
-            raise UsageError(
-                f"'{self.out}' cannot be written: {error.strerror}. Name a file in a folder that exists."
-            ) from error
-        if self.kind == "csv":
-            self.rows = csv.writer(self.file)
-            choices = [name for place in range(1, self.top + 1) for name in (f"label_{place}", f"probability_{place}")]
-            self.rows.writerow(["file", *choices, "seconds", "warnings", "error"])
-        return self._write
-
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        if self.partial is None or self.out is None:
-            return
-        self.file.close()
-        if kind is None:
-            os.replace(self.partial, self.out)
-        else:
-            self.partial.unlink(missing_ok=True)
-
-    def _write(self, answer: "Answer") -> None:
-        choices = answer.choices[: self.top]
-        if self.kind == "jsonl":
-            self.file.write(json.dumps(_as_json(answer, self.top), ensure_ascii=False) + "\n")
-        elif self.kind == "csv":
-            pairs = [value for choice in choices for value in (choice.label, f"{choice.probability:.6f}")]
-            pairs += [""] * (2 * self.top - len(pairs))
-            warnings = "; ".join(answer.warnings)
-            self.rows.writerow([answer.name, *pairs, f"{answer.seconds:.3f}", warnings, answer.error or ""])
-        else:
-            told = "   ".join(f"{choice.label} {choice.probability * 100:.1f} %" for choice in choices)
-            note = f"   ({'; '.join(answer.warnings)})" if answer.warnings else ""
-            self.file.write(f"{answer.name}\t{told or 'FAILED: ' + (answer.error or '')}{note}\n")
-
-
-def _as_json(answer: "Answer", top: int) -> dict[str, Any]:
-    return {
-        "file": answer.name,
-        "label": answer.label,
-        "choices": [
-            {"label": choice.label, "probability": round(choice.probability, 6)} for choice in answer.choices[:top]
-        ],
-        "seconds": round(answer.seconds, 3),
-        "warnings": list(answer.warnings),
-        "error": answer.error,
-    }
 
 
 def _quiet_libraries() -> None:
@@ -302,20 +242,55 @@ class _Parser(argparse.ArgumentParser):
         self.exit(2, f"auricle: {message}\n{self.format_usage()}")
 
 
+_DATA_HELP = "a folder, archive, table, glob or Hugging Face data set"
+
+
 def _parser() -> _Parser:
     parser = _Parser(prog="auricle", description="From labelled recordings to a sound classifier that can be trusted.")
     parser.add_argument("--version", action="version", version=f"auricle {__version__}")
     parser.set_defaults(verbose=False, json=False)
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    data_help = "a folder, archive, table, glob or Hugging Face data set"
 
     inspect = _command(commands, "inspect", _inspect, "what is in a corpus, and what is wrong with it")
-    inspect.add_argument("data", metavar="DATA", help=data_help)
+    inspect.add_argument("data", metavar="DATA", help=_DATA_HELP)
     _recipe_options(inspect)
     _fixes_option(inspect)
+    _listen_options(_command(commands, "listen", _listen, "hear labelled clips in a page, and mark wrong labels"))
 
-    listen = _command(commands, "listen", _listen, "hear labelled clips in a page, and mark wrong labels")
-    listen.add_argument("data", metavar="DATA", help=data_help)
+    train = _command(commands, "train", _train, "train a classifier and report how good it is")
+    train.add_argument("data", metavar="DATA", help=_DATA_HELP)
+    _recipe_options(train)
+    _fixes_option(train)
+    train.add_argument("--out", type=Path, metavar="RUN", help="the run folder (default: runs/DATA-RECIPE)")
+    train.add_argument("--resume", action="store_true", help="go on with the run in --out")
+    train.add_argument("--no-audio", action="store_true", help="keep the sound of mistakes out of the report")
+
+    evaluate = _command(commands, "evaluate", _evaluate, "judge a trained model again, or on other labelled recordings")
+    evaluate.add_argument("run", type=Path, metavar="RUN", help="a run folder")
+    evaluate.add_argument("data", nargs="?", metavar="DATA", help=f"{_DATA_HELP} (default: the run's own test clips)")
+
+    predict = _command(commands, "predict", _predict, "name what is heard in recordings")
+    predict.add_argument("run", type=Path, metavar="RUN", help="a run folder or a model folder")
+    predict.add_argument(
+        "files", nargs="+", metavar="FILE", help="files, folders, archives, globs, or - for standard input"
+    )
+    predict.add_argument("--top", type=_positive, default=TABLE_CHOICES, metavar="K", help="how many classes to name")
+    predict.add_argument("--out", type=Path, metavar="FILE", help="write a .csv or .jsonl file")
+    predict.add_argument(
+        "--precision", choices=("auto", "float32", "bf16"), default="auto", help="of large encoders (default: auto)"
+    )
+
+    _push_options(
+        _command(commands, "push", _push, "share a run on the Hugging Face Hub: model, card, report, metrics")
+    )
+    demo = _command(commands, "demo", _demo, "make a small corpus, train on it, and show the report")
+    demo.add_argument("--out", type=Path, default=Path("demo"), metavar="FOLDER", help="where (default: demo)")
+    demo.add_argument("--seed", type=int, default=0, help="another seed, another corpus")
+    return parser
+
+
+def _listen_options(listen: argparse.ArgumentParser) -> None:
+    listen.add_argument("data", metavar="DATA", help=_DATA_HELP)
     _recipe_options(listen)
     listen.add_argument(
         "--fixes", type=Path, default=Path("fixes.csv"), metavar="FILE", help="where marks go (default: fixes.csv)"
@@ -326,27 +301,8 @@ def _parser() -> _Parser:
     listen.add_argument("--no-browser", dest="browser", action="store_false", help="do not open the page")
     listen.add_argument("--seed", type=int, default=0, help="another seed, another order of clips")
 
-    train = _command(commands, "train", _train, "train a classifier and report how good it is")
-    train.add_argument("data", metavar="DATA", help=data_help)
-    _recipe_options(train)
-    _fixes_option(train)
-    train.add_argument("--out", type=Path, metavar="RUN", help="the run folder (default: runs/DATA-RECIPE)")
-    train.add_argument("--resume", action="store_true", help="go on with the run in --out")
-    train.add_argument("--no-audio", action="store_true", help="keep the sound of mistakes out of the report")
 
-    evaluate = _command(commands, "evaluate", _evaluate, "judge a trained model again, or on other labelled recordings")
-    evaluate.add_argument("run", type=Path, metavar="RUN", help="a run folder")
-    evaluate.add_argument("data", nargs="?", metavar="DATA", help=f"{data_help} (default: the run's own test clips)")
-
-    predict = _command(commands, "predict", _predict, "name what is heard in recordings")
-    predict.add_argument("run", type=Path, metavar="RUN", help="a run folder or a model folder")
-    predict.add_argument(
-        "files", nargs="+", metavar="FILE", help="files, folders, archives, globs, or - for standard input"
-    )
-    predict.add_argument("--top", type=_positive, default=TABLE_CHOICES, metavar="K", help="how many classes to name")
-    predict.add_argument("--out", type=Path, metavar="FILE", help="write a .csv or .jsonl file")
-
-    push = _command(commands, "push", _push, "share a run on the Hugging Face Hub: model, card, report, metrics")
+def _push_options(push: argparse.ArgumentParser) -> None:
     push.add_argument("run", type=Path, metavar="RUN", help="a run folder")
     push.add_argument("repo", metavar="USER/NAME", help="the repository; made where there is none")
     push.add_argument("--dry-run", action="store_true", help="show what would go; no network, no token")
@@ -356,11 +312,6 @@ def _parser() -> _Parser:
     push.add_argument("--license", metavar="ID", help="the licence of the weights, by the Hub's name: apache-2.0")
     push.add_argument("--with-scores", action="store_true", help="send every test clip's name and scores too")
     push.add_argument("--with-audio", action="store_true", help="send the sound of mistakes in the report too")
-
-    demo = _command(commands, "demo", _demo, "make a small corpus, train on it, and show the report")
-    demo.add_argument("--out", type=Path, default=Path("demo"), metavar="FOLDER", help="where (default: demo)")
-    demo.add_argument("--seed", type=int, default=0, help="another seed, another corpus")
-    return parser
 
 
 def _command(commands: Any, name: str, call: Callable[[argparse.Namespace], int], help: str) -> argparse.ArgumentParser:

@@ -30,12 +30,12 @@ Timed = Callable[[str, float], None]
 def by_finetuning(prepared: Prepared, listener: Listener, timed: Timed) -> TrainFold:
     """Say what is trained, compute what is frozen, and give what trains one fold.
 
-    `timed` hears how many seconds the frozen part took. Raises UsageError for freezing that the checkpoint cannot do.
+    `timed` hears how many seconds the frozen part took.
     """
     recipe = prepared.recipe
     options = check_family(recipe)
     model = build_model(recipe, prepared.labels)
-    plan = freezing.plan(model, options, recipe.train.learning_rate, recipe.train.epochs)
+    plan = freezing.plan(model, options, recipe.train.learning_rate)
     for note in model.notes:
         listener.say(note)
     heard = [id for fold in prepared.split.folds for id in (*fold.train, *fold.valid)]

@@ -177,6 +177,10 @@ def explain(error: pydantic.ValidationError, root: type[pydantic.BaseModel]) -> 
     """Turn a pydantic error into one sentence per fault, with the nearest known key for a misspelt one."""
     lines = []
     for fault in error.errors():
+        if not fault["loc"]:
+            # A fault between several keys names them itself.
+            lines.append(f"{fault['msg'].removeprefix('Value error, ')}.")
+            continue
         *parents, last = [str(part) for part in fault["loc"]]
         if fault["type"] == "extra_forbidden":
             section = root

@@ -10,7 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoConfig, AutoFeatureExtractor, AutoModelForAudioClassification
+from transformers import (
+    AutoConfig,
+    AutoFeatureExtractor,
+    AutoModelForAudioClassification,
+    SeamlessM4TFeatureExtractor,
+)
 from transformers.models.auto.feature_extraction_auto import (
     FEATURE_EXTRACTOR_MAPPING_NAMES,
     feature_extractor_class_from_name,
@@ -128,8 +133,8 @@ def _told(checkpoint: str, loading: Mapping[str, Any], had: int, wanted: int) ->
         notes.append(f"The checkpoint's head for {had} classes does not fit {wanted}: a new one is made.")
     elif any(key.startswith("classifier.") for key in missing):
         notes.append(f"The checkpoint has no classification head: one for {wanted} classes is made.")
-    strange = sorted({key.partition(".")[0] for key in loading["unexpected_keys"]} & {"lm_head", "decoder", "proj_out"})
-    if strange:
+    left = {key.removeprefix("model.").partition(".")[0] for key in loading["unexpected_keys"]}
+    if left & {"lm_head", "decoder", "proj_out"}:
         notes.append("The checkpoint was made for transcription: its encoder is used, the rest is left out.")
     return tuple(notes)
 
@@ -170,6 +175,11 @@ def _default_extractor(config: Any) -> Any:
     if config.model_type == "whisper":
         seconds = config.max_source_positions * 2 * 160 / 16_000
         return made(feature_size=config.num_mel_bins, chunk_length=int(seconds))
+    if config.model_type == "wav2vec2-bert":
+        # transformers names wav2vec 2.0's extractor here, which gives no mel.
+        stride = SeamlessM4TFeatureExtractor().stride
+        mels = config.feature_projection_input_dim // stride
+        return SeamlessM4TFeatureExtractor(feature_size=mels, num_mel_bins=mels)
     if config.model_type == "audio-spectrogram-transformer":
         return made(num_mel_bins=config.num_mel_bins, max_length=config.max_length)
     return made()

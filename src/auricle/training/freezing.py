@@ -13,8 +13,9 @@ import torch
 from torch import Tensor, nn
 from transformers.modeling_outputs import SequenceClassifierOutput
 
-from auricle.errors import MissingExtra, UsageError
+from auricle.errors import MissingExtra
 from auricle.models.encoders import HEAD, place
+from auricle.models.families import pretrained
 from auricle.models.families.pretrained import Freeze, Model, Options, State, Top
 
 
@@ -47,22 +48,16 @@ class Plan:
         return [stage for stage in self.stages if stage.first_epoch <= epoch][-1]
 
 
-def plan(model: Model, options: Options, learning_rate: float, epochs: int) -> Plan:
-    """Turn the recipe's freezing into stages. Raises UsageError for more layers than there are, and for late stages."""
+def plan(model: Model, options: Options, learning_rate: float) -> Plan:
+    """Turn the recipe's freezing, which the family has checked, into stages."""
     layers = len(model.encoder.layers)
     # The embedding takes no adapters, so with adapters it is frozen whatever is asked.
     lowest = -1 if options.lora is None else 1
-    stages = []
-    for stage in options.stages:
-        if stage.from_epoch > epochs:
-            raise UsageError(
-                f"model.stages received a stage from epoch {stage.from_epoch} on, and train.epochs is {epochs}. "
-                "Train longer, or let the stage begin earlier."
-            )
-        depth = max(lowest, _depth(stage.freeze, layers))
-        stages.append(Stage(stage.from_epoch, depth, stage.learning_rate or learning_rate))
-    if not stages:
-        stages = [Stage(1, max(lowest, _depth(options.freeze, layers)), learning_rate)]
+    asked = options.stages or (pretrained.Stage(freeze=options.freeze),)
+    stages = [
+        Stage(stage.from_epoch, max(lowest, _depth(stage.freeze, layers)), stage.learning_rate or learning_rate)
+        for stage in asked
+    ]
     return Plan(tuple(stages), options.layer_decay)
 
 
@@ -70,8 +65,6 @@ def _depth(freeze: Freeze, layers: int) -> int:
     """The lowest place that is trained."""
     if not isinstance(freeze, Top):
         return {"none": -1, "features": 0, "all": 1 + layers}[freeze]
-    if freeze.top > layers:
-        raise UsageError(f"model.freeze received top: {freeze.top}. The checkpoint has {layers} layers.")
     return 1 + layers - freeze.top
 
 

@@ -84,7 +84,8 @@ class Options(pydantic.BaseModel):
 def settle(recipe: Recipe) -> Recipe:
     """Fill in what the checkpoint decides: the sampling rate, and windows where its clips have a greatest length.
 
-    Raises UsageError for a rate other than the checkpoint's, for stereo, and for what this family cannot augment.
+    Raises UsageError for a rate other than the checkpoint's, for stereo, for what this family cannot augment, and for
+    freezing that the checkpoint or the number of epochs forbids.
     """
     options = Options.model_validate(recipe.model.options)
     config = read_config(options.checkpoint, options.revision)
@@ -104,6 +105,7 @@ def settle(recipe: Recipe) -> Recipe:
                 f"augment.{name} received {getattr(asked, name)}. Speech encoders hide spans of their own features, as "
                 "the checkpoint's config says, and mix no clips: set it to 0."
             )
+    _check_freezing(options, int(config.num_hidden_layers), recipe.train.epochs)
     recipe = recipe.replace("audio", sample_rate=rate)
     most = ARCHITECTURES[config.model_type].longest(extractor)
     if most is None:
@@ -114,6 +116,20 @@ def settle(recipe: Recipe) -> Recipe:
     if recipe.train.crop_seconds is None or recipe.train.crop_seconds > seconds:
         recipe = recipe.replace("train", crop_seconds=seconds)
     return recipe
+
+
+def _check_freezing(options: Options, layers: int, epochs: int) -> None:
+    late = [stage.from_epoch for stage in options.stages if stage.from_epoch > epochs]
+    if late:
+        raise UsageError(
+            f"model.stages received a stage from epoch {late[0]} on, and train.epochs is {epochs}. Train longer, or "
+            "let the stage begin earlier."
+        )
+    for freeze in (options.freeze, *(stage.freeze for stage in options.stages)):
+        if isinstance(freeze, Top) and freeze.top > layers:
+            raise UsageError(
+                f"model.freeze received top: {freeze.top}. The checkpoint '{options.checkpoint}' has {layers} layers."
+            )
 
 
 def build(options: Options, *, sample_rate: int, channels: int, labels: Sequence[str]) -> "Model":

@@ -1,0 +1,74 @@
+"""Answers written down: a table for a terminal, CSV or JSON lines for a file or a pipe.
+
+In: answers, one at a time, in order. Out: a file that is whole or not there, or lines on standard output.
+"""
+
+import csv
+import json
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from auricle.classifier import Answer
+from auricle.errors import UsageError
+
+
+class AnswerWriter:
+    """Writes answers as they come; `top` is how many classes of each are named. Raises UsageError for a bad file."""
+
+    def __init__(self, out: Path | None, as_json: bool, top: int) -> None:
+        self.out = out
+        self.top = top
+        self.kind = "jsonl" if as_json else (self.out.suffix[1:] if self.out else "table")
+        self.partial = self.out.with_name(f".{self.out.name}.partial") if self.out else None
+
+    def __enter__(self) -> Callable[[Answer], None]:
+        try:
+            self.file = self.partial.open("w", encoding="utf-8", newline="") if self.partial else sys.stdout
+        except OSError as error:
+            raise UsageError(
+                f"'{self.out}' cannot be written: {error.strerror}. Name a file in a folder that exists."
+            ) from error
+        if self.kind == "csv":
+            self.rows = csv.writer(self.file)
+            choices = [name for place in range(1, self.top + 1) for name in (f"label_{place}", f"probability_{place}")]
+            self.rows.writerow(["file", *choices, "seconds", "warnings", "error"])
+        return self._write
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if self.partial is None or self.out is None:
+            return
+        self.file.close()
+        if kind is None:
+            os.replace(self.partial, self.out)
+        else:
+            self.partial.unlink(missing_ok=True)
+
+    def _write(self, answer: Answer) -> None:
+        choices = answer.choices[: self.top]
+        if self.kind == "jsonl":
+            self.file.write(json.dumps(_as_json(answer, self.top), ensure_ascii=False) + "\n")
+        elif self.kind == "csv":
+            pairs = [value for choice in choices for value in (choice.label, f"{choice.probability:.6f}")]
+            pairs += [""] * (2 * self.top - len(pairs))
+            warnings = "; ".join(answer.warnings)
+            self.rows.writerow([answer.name, *pairs, f"{answer.seconds:.3f}", warnings, answer.error or ""])
+        else:
+            told = "   ".join(f"{choice.label} {choice.probability * 100:.1f} %" for choice in choices)
+            note = f"   ({'; '.join(answer.warnings)})" if answer.warnings else ""
+            self.file.write(f"{answer.name}\t{told or 'FAILED: ' + (answer.error or '')}{note}\n")
+
+
+def _as_json(answer: Answer, top: int) -> dict[str, Any]:
+    return {
+        "file": answer.name,
+        "label": answer.label,
+        "choices": [
+            {"label": choice.label, "probability": round(choice.probability, 6)} for choice in answer.choices[:top]
+        ],
+        "seconds": round(answer.seconds, 3),
+        "warnings": list(answer.warnings),
+        "error": answer.error,
+    }
