@@ -27,6 +27,8 @@ test: install
 bench: install
 	$(BIN)/python -m benchmarks prepare
 	$(BIN)/python -m benchmarks sound
+	$(BIN)/python -m benchmarks finetune
+	$(BIN)/python -m benchmarks classify
 
 format: install
 	$(BIN)/ruff format .

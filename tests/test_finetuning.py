@@ -33,7 +33,7 @@ from auricle.training import freezing, prefix
 from auricle.training import train as training
 from auricle.training.course import Material
 from auricle.training.freezing import Learner
-from auricle.training.prefix import Hearing
+from auricle.training.prefix import Hearing, View
 from tests.conftest import PITCHES, tone, write_corpus
 from tests.test_encoders import NAMES, folder
 
@@ -353,7 +353,7 @@ def test_the_table_says_what_is_trained() -> None:
     rows = freezing.table(learner)
     assert sum(row.weights for row in rows) == sum(weight.numel() for weight in model.parameters())
     assert {row.part: row.first_epoch for row in rows} == {
-        "front": None,
+        "convolutions": None,
         "embedding": None,
         "layer 1": None,
         "layer 2": 2,
@@ -443,3 +443,49 @@ def test_genre_sets_the_broken_file_aside_and_tells_the_spread_of_seeds(tmp_path
     assert len(accuracy["values"]) == 2 and min(accuracy["values"]) <= accuracy["mean"] <= max(accuracy["values"])
     config = json.loads((tmp_path / "run" / "model" / "config.json").read_text())
     assert config["window_seconds"] == 0.5 and config["model_type"] == "hubert"
+
+
+def test_the_prefix_can_be_switched_off_in_any_of_yamls_words(tmp_path: Path) -> None:
+    said: list[str] = []
+    settings = small(folder("tiny-hubert"), *TOP, "model.prefix=off", "train.epochs=1")
+    run(write_corpus(tmp_path / "corpus"), settings, tmp_path / "run", Listener(say=said.append))
+    assert any("model.prefix is false" in line for line in said)
+
+
+def test_rows_in_bfloat16_are_read_back_as_they_were_computed(tmp_path: Path) -> None:
+    settings = settle(small(folder("tiny-hubert")))
+    model = build_model(settings, LABELS).eval()
+    heard = held(sounds(5))
+    cut = scoring.windows_of(model.config, heard.lengths)
+    hearing = Hearing(None, settings.augment, 4, seed=0)
+    computed = prefix.layout(
+        model, 2, heard, cut, range(5), hearing, bf16=True, folder=tmp_path, identity="five sounds"
+    )
+    prefix.compute(computed, model, 2, heard, lambda *_: None)
+    assert computed.rows.bytes == sum(path.stat().st_size for path in computed.rows.folder.iterdir())
+    for clip in range(5):
+        values = torch.from_numpy(heard.get(clip).astype(np.float32) / 32768.0)
+        with torch.inference_mode():
+            state = model.advance(model.hear(values, None), 2)
+        rows, frames = computed.rows.read(View(clip, 0, int(heard.lengths[clip])))
+        assert rows.dtype == torch.bfloat16 and frames == int(state.frames) == len(rows)
+        assert (rows.float() - state.hidden[0]).abs().max() < 0.1 * state.hidden.abs().max()
+
+
+def test_another_checkpoint_or_another_corpus_is_another_prefix(tmp_path: Path) -> None:
+    settings = settle(small(folder("tiny-hubert")))
+    heard = held(sounds(3))
+
+    def place(model: Any, identity: str = "sounds", depth: int = 2, bf16: bool = False) -> Path:
+        cut = scoring.windows_of(model.config, heard.lengths)
+        hearing = Hearing(None, settings.augment, 4, seed=0)
+        computed = prefix.layout(model, depth, heard, cut, [0], hearing, bf16=bf16, folder=tmp_path, identity=identity)
+        return computed.rows.folder
+
+    model = build_model(settings, LABELS)
+    first = place(model)
+    assert place(build_model(settings.replace("train", seed=5), LABELS)) == first, "the head is not part of it"
+    assert len({first, place(model, "others"), place(model, depth=3), place(model, bf16=True)}) == 4
+    with torch.no_grad():
+        model.network.hubert.encoder.layers[0].layer_norm.bias.add_(1.0)
+    assert place(model) != first

@@ -104,8 +104,8 @@ def _computed(prepared: Prepared, ids: list[str], model: Any, plan: Plan, listen
     recipe = prepared.recipe
     options = check_family(recipe)
     depth = freezing.prefix_depth(model, plan)
-    if options.prefix == "off":
-        listener.say("What is frozen runs in every step, because model.prefix is off.")
+    if not options.prefix:
+        listener.say("What is frozen runs in every step, because model.prefix is false.")
         return None
     if depth is None:
         listener.say("Everything is trained: nothing can be computed once.")
@@ -142,5 +142,5 @@ def _frozen(model: Any, depth: int) -> str:
     if depth == 0:
         return "What comes before the embedding is"
     if depth == 1:
-        return "The embedding is frozen and is"
-    return f"Layers 1-{depth - 1} of {layers} are frozen and are"
+        return "What comes before layer 1 is frozen and is"
+    return f"All up to layer {depth - 1} of {layers} is frozen and is"

@@ -193,14 +193,16 @@ class Row:
 
 
 def table(learner: Learner) -> list[Row]:
-    """What is trained and from when: the front, the embedding, each layer, the head, with their numbers of weights."""
+    """What is trained and from when: convolutions, embedding, each layer, head, with their numbers of weights."""
     counts: dict[tuple[str, int | None], int] = {}
-    for name, weight in learner.model.network.named_parameters():
-        where = place(learner.model.encoder, name)
+    weights = [
+        (place(learner.model.encoder, name), name, weight) for name, weight in learner.model.network.named_parameters()
+    ]
+    for where, name, weight in sorted(weights, key=lambda row: row[0]):
         starts = [stage.first_epoch for stage in learner.plan.stages if learner.places.get(name, -2) >= stage.depth]
         key = (_title(name, where, learner.model), min(starts, default=None))
         counts[key] = counts.get(key, 0) + weight.numel()
-    return [Row(part, weights, epoch) for (part, epoch), weights in counts.items()]
+    return [Row(part, count, epoch) for (part, epoch), count in counts.items()]
 
 
 def _title(name: str, where: int, model: Model) -> str:
@@ -208,7 +210,7 @@ def _title(name: str, where: int, model: Model) -> str:
         return "head"
     if "lora_" in name:
         return f"adapters, layer {where}"
-    return {-1: "front", 0: "embedding"}.get(where, f"layer {where}")
+    return {-1: "convolutions", 0: "embedding"}.get(where, f"layer {where}")
 
 
 def adapt(model: Model, options: Options, plan: Plan) -> Any:

@@ -70,7 +70,7 @@ class Options(pydantic.BaseModel):
     layer_decay: float = pydantic.Field(1.0, gt=0, le=1)
     weighted_sum: bool = False
     lora: Lora | None = None
-    prefix: Literal["auto", "off"] = "auto"
+    prefix: bool = True
     variants: int = pydantic.Field(4, ge=1)
 
     @pydantic.model_validator(mode="after")
