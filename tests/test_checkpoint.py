@@ -177,3 +177,43 @@ def test_freezing_that_cannot_be_is_refused_before_any_work() -> None:
 def test_a_weighted_sum_needs_a_model_that_has_one() -> None:
     with pytest.raises(UsageError, match="Transformer has none"):
         opened(folder("tiny-ast"), weighted_sum=True)
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        (["model.stages=[]", "model.freeze=al"], "'all', 'features' or 'none' or a mapping"),
+        (["model.stages=[{form_epoch: 1}]"], "Did you mean 'from_epoch'"),
+        (["model.lora={rnk: 4}"], "Did you mean 'rank'"),
+        (["model.stages.0.learning_rate=1"], "is a list. Give it whole"),
+        (["model.freeze={top: 1}"], r"set model\.stages=\[\] or"),
+        (["model.stages=[]", "model.freeze=all", "model.lora.rank=2"], "all layers are frozen"),
+        (["model.preprocessor.do_normalize=maybe"], "received 'maybe'"),
+        (["model.preprocessor.sampling_rate=8000"], "hears 16000 Hz"),
+        (["evaluate.window_seconds=0.0001"], "greater than or equal to 0.05"),
+    ],
+)
+def test_every_wrong_option_gets_a_sentence(settings: list[str], said: str) -> None:
+    with pytest.raises(UsageError, match=said):
+        settle(small(folder("tiny-hubert"), *settings))
+
+
+def test_a_word_gives_way_to_the_mapping_that_is_meant() -> None:
+    settled = settle(small(folder("tiny-hubert"), "model.stages=[]", "model.freeze.top=2", "model.lora.rank=4"))
+    assert settled.model.options["freeze"] == {"top": 2} and settled.model.options["lora"] == {"rank": 4}
+
+
+def test_a_name_on_the_hub_without_a_network_is_refused_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    from auricle.models import checkpoint
+
+    def unreachable(*_: object, **__: object) -> None:
+        raise OSError("no route")
+
+    checkpoint._hub_is_silent.cache_clear()
+    for name in ("HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(checkpoint.socket, "create_connection", unreachable)
+    try:
+        assert "Hub cannot be reached" in refused("somebody/something-that-is-not-cached")
+    finally:
+        checkpoint._hub_is_silent.cache_clear()

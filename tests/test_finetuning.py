@@ -221,7 +221,7 @@ def test_adapters_learn_and_are_merged_into_a_stock_model(name: str, tmp_path: P
     pytest.importorskip("peft")
     checkpoint = folder(name)
     settings = small(checkpoint, "model.stages=[]", "model.freeze={top: 1}", "model.lora={rank: 2, alpha: 8}")
-    model, losses = learn(settings.replace("train", learning_rate=0.01), tmp_path)
+    model, losses = learn(settings.replace("train", learning_rate=0.02, epochs=5), tmp_path)
     before = weights(Model.from_pretrained(checkpoint))
     assert weights(model).keys() == before.keys() and losses[-1] < losses[0]
     changed = {key for key in before if not torch.equal(before[key], weights(model)[key])}
@@ -489,3 +489,34 @@ def test_another_checkpoint_or_another_corpus_is_another_prefix(tmp_path: Path) 
     with torch.no_grad():
         model.network.hubert.encoder.layers[0].layer_norm.bias.add_(1.0)
     assert place(model) != first
+
+
+@pytest.mark.parametrize("name", ["tiny-hubert", "tiny-wav2vec2-large", "tiny-w2v-bert", "tiny-whisper"])
+@pytest.mark.parametrize("settings", [["model.stages=[]", "model.freeze=none"], [*TOP, "model.prefix=false"], TOP])
+def test_in_bfloat16_every_way_of_training_runs_to_its_report(name: str, settings: list[str], tmp_path: Path) -> None:
+    recipe = small(folder(name), *settings, "train.precision=bf16", "train.epochs=1", "evaluate.audio=false")
+    report = run(write_corpus(tmp_path / "corpus", per_class=6), recipe, tmp_path / "run", Listener())
+    assert np.isfinite(report["metrics"]["log_loss"]["value"])
+
+
+def test_even_the_only_step_of_a_stage_learns(tmp_path: Path) -> None:
+    one = "model.stages=[{from_epoch: 1, freeze: all, learning_rate: 0.5}]"
+    settings = small(folder("tiny-hubert"), one, "train.epochs=1", "train.batch_size=18")
+    model, _ = learn(settings, tmp_path)
+    before = load_file(folder("tiny-hubert") / "model.safetensors")
+    assert (weights(model)["classifier.weight"] - before["classifier.weight"]).abs().max() > 0.01
+
+
+def test_a_shard_that_was_cut_off_is_computed_anew(tmp_path: Path) -> None:
+    settings = settle(small(folder("tiny-hubert")))
+    model, heard = build_model(settings, LABELS), held(sounds(3))
+    cut = scoring.windows_of(model.config, heard.lengths)
+    hearing = Hearing(None, settings.augment, 4, seed=0)
+    computed = prefix.layout(model, 2, heard, cut, [0], hearing, bf16=False, folder=tmp_path, identity="sounds")
+    prefix.compute(computed, model, 2, heard, lambda *_: None)
+    [path] = computed.rows.folder.iterdir()
+    whole = path.read_bytes()
+    for damaged in (b"", whole[:100]):
+        path.write_bytes(damaged)
+        prefix.compute(computed, model, 2, heard, lambda *_: None)
+        assert path.read_bytes() == whole

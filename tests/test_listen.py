@@ -417,3 +417,15 @@ def test_the_page_serves_no_file_and_answers_to_no_other_name(served: tuple[str,
     marks.touch()
     for path in (marks, marks.parent / "corpus" / "low" / "device0_000.wav", Path("/etc/hostname"), Path(os.__file__)):
         assert answer(f"{address}gradio_api/file={path}")[0] in (403, 404)
+
+
+def test_two_pages_on_one_file_lose_no_mark(tmp_path: Path) -> None:
+    code = (
+        "import sys\nfrom pathlib import Path\nfrom auricle.serving.marks import Marks\n"
+        "from tests.test_listen import pets\nindex = pets()\nmarks = Marks(Path(sys.argv[1]), index)\n"
+        "for clip in index.clips[int(sys.argv[2]) :: 2]:\n    marks.put(clip, 'fish', 'x')\n"
+    )
+    command = [sys.executable, "-c", code, str(tmp_path / "fixes.csv")]
+    pages = [subprocess.Popen([*command, str(number)]) for number in range(2)]
+    assert [page.wait(60) for page in pages] == [0, 0]
+    assert len(Marks(tmp_path / "fixes.csv", pets()).all()) == len(pets().clips)

@@ -1,5 +1,7 @@
 """Training: the right epoch is kept, a killed run ends as if nothing had happened, memory that runs out is survived."""
 
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +15,7 @@ from auricle.recipe import Recipe, parse
 from auricle.training import schedule
 from auricle.training import train as training
 from auricle.training.course import Material, whole
-from auricle.training.loop import AudioTrainer, Epoch
+from auricle.training.loop import Epoch
 from tests.conftest import PITCHES, RATE, tone
 
 LABELS = tuple(PITCHES)
@@ -59,8 +61,18 @@ def train(settings: Recipe, folder: Path, stop_after: int | None = None) -> tupl
     return model, epochs
 
 
-def fit(model: cnn.Model, settings: Recipe, choose: Material, folder: Path) -> training.Trained:
-    return training.train(model, settings, whole(model, settings, LEARN, choose), folder, lambda _: None)
+def fit(
+    model: cnn.Model,
+    settings: Recipe,
+    choose: Material,
+    folder: Path,
+    judged: Callable[[], dict[str, float]] | None = None,
+) -> training.Trained:
+    """Train; `judged` takes the place of judging the validation clips."""
+    course = whole(model, settings, LEARN, choose)
+    if judged is not None:
+        course = replace(course, validate=judged)
+    return training.train(model, settings, course, folder, lambda _: None)
 
 
 def same(a: cnn.Model, b: cnn.Model) -> bool:
@@ -97,21 +109,24 @@ def test_a_half_written_checkpoint_is_not_believed(tmp_path: Path) -> None:
     assert same(whole, resumed)
 
 
-def test_the_best_validation_epoch_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    accuracies = iter([0.2, 0.9, 0.5, 0.4])
-    kept = []
-
-    def judged(self: AudioTrainer, *_: object, **__: object) -> dict[str, float]:
-        kept.append({name: value.clone() for name, value in self.model.state_dict().items()})
-        found = {"eval_balanced_accuracy": next(accuracies)}
-        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, dict(found))
-        return found
-
-    monkeypatch.setattr(AudioTrainer, "evaluate", judged)
+@pytest.mark.parametrize(
+    ("accuracies", "losses", "best"),
+    [((0.2, 0.9, 0.5, 0.4), (1, 1, 1, 1), 2), ((0.5, 0.5, 0.5, 0.4), (1.0, 0.9, 0.7, 0.1), 3)],
+)
+def test_the_best_validation_epoch_is_kept_and_of_equals_the_one_with_the_lower_loss(
+    accuracies: tuple[float, ...], losses: tuple[float, ...], best: int, tmp_path: Path
+) -> None:
+    kept: list[dict[str, torch.Tensor]] = []
     model = build_model(recipe(), LABELS)
-    trained = fit(model, recipe(), CHOOSE, tmp_path)
-    assert trained.chosen == 2
-    assert all(torch.equal(value, kept[1][name]) for name, value in model.state_dict().items())
+    told = iter(zip(accuracies, losses, strict=True))
+
+    def judged() -> dict[str, float]:
+        kept.append({name: value.clone() for name, value in model.state_dict().items()})
+        accuracy, loss = next(told)
+        return {"balanced_accuracy": accuracy, "log_loss": loss}
+
+    assert fit(model, recipe(), CHOOSE, tmp_path, judged).chosen == best
+    assert all(torch.equal(value, kept[best - 1][name]) for name, value in model.state_dict().items())
 
 
 def test_without_validation_the_last_epoch_is_kept(tmp_path: Path) -> None:
@@ -126,15 +141,11 @@ def test_it_learns(tmp_path: Path) -> None:
     assert epochs[-1].loss < epochs[0].loss
 
 
-def test_early_stopping_stops(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def judged(self: AudioTrainer, *_: object, **__: object) -> dict[str, float]:
-        found = {"eval_balanced_accuracy": 0.5}
-        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, dict(found))
-        return found
-
-    monkeypatch.setattr(AudioTrainer, "evaluate", judged)
+def test_early_stopping_stops(tmp_path: Path) -> None:
     model = build_model(recipe(), LABELS)
-    trained = fit(model, recipe(epochs=20, patience=2), CHOOSE, tmp_path)
+    trained = fit(
+        model, recipe(epochs=20, patience=2), CHOOSE, tmp_path, lambda: {"balanced_accuracy": 0.5, "log_loss": 1.0}
+    )
     assert trained.epochs == 3 and trained.chosen == 1
 
 

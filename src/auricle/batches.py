@@ -87,11 +87,14 @@ def windows(lengths: np.ndarray, size: int | None, overlap: float) -> list[Windo
 
 
 def by_length(cut: Sequence[Window], batch_samples: int) -> Iterator[list[Window]]:
-    """Group windows of like length so that no padded batch holds more than `batch_samples`, one window at least."""
-    ordered = sorted(cut, key=lambda window: (window.stop - window.start, window.clip, window.start))
+    """Group windows of like length so that no padded batch holds more than `batch_samples`, one window at least.
+
+    The longest come first: what memory they need is there for all that follow.
+    """
+    ordered = sorted(cut, key=lambda window: (window.start - window.stop, window.clip, window.start))
     batch: list[Window] = []
     for window in ordered:
-        if batch and (len(batch) + 1) * (window.stop - window.start) > batch_samples:
+        if batch and (len(batch) + 1) * (batch[0].stop - batch[0].start) > batch_samples:
             yield batch
             batch = []
         batch.append(window)

@@ -27,6 +27,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code."""
     parser = _parser()
     options = parser.parse_args(arguments)
+    # oneDNN keeps a program for every shape that it met, about half a megabyte each, and clips have many lengths.
+    for cache in ("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "LRU_CACHE_CAPACITY"):
+        os.environ.setdefault(cache, "32")
     logging.basicConfig(level=logging.INFO if options.verbose else logging.WARNING, format="%(message)s")
     try:
         call: Callable[[argparse.Namespace], int] = options.call
@@ -75,10 +78,10 @@ def _train(options: argparse.Namespace) -> int:
     recipe = _recipe(options)
     if options.resume and options.out is None:
         raise UsageError("--resume received no run folder. Name the one to go on with: --out RUN.")
+    _quiet_libraries()
     from auricle.folds import Listener
     from auricle.run import run
 
-    _quiet_libraries()
     out = options.out or _free_folder(Path("runs"), f"{_stem(options.data)}-{recipe.name}")
     screen = printing.Screen(options.json)
     listener = Listener(screen.say, screen.progress, screen.epoch)
@@ -125,7 +128,10 @@ def _listen(options: argparse.Namespace) -> int:
     with closed(), contextlib.suppress(KeyboardInterrupt):
         from auricle.serving import listen, server
 
-        asked = listen.Asked(options.fixes, options.run, options.host, options.port, options.seed)
+        reading = ["--recipe", options.recipe] if options.recipe != _DEFAULT_RECIPE else []
+        reading += ["--reader", options.reader] if options.reader else []
+        reading += [word for setting in options.set for word in ("--set", setting)]
+        asked = listen.Asked(options.fixes, options.run, options.host, options.port, options.seed, tuple(reading))
         listen.listen(options.data, _recipe(options), asked, screen.progress, opened)
     return 0
 
@@ -186,7 +192,10 @@ def _demo(options: argparse.Namespace) -> int:
 
 
 def _quiet_libraries() -> None:
-    """One line per epoch is ours; the libraries' own bars would break it up."""
+    """One line per epoch is ours; the libraries' own bars would break it up, and standard output is for the answer."""
+    with contextlib.redirect_stdout(sys.stderr):
+        # It says there, once, that a tracker is offline.
+        import transformers.integrations.integration_utils  # noqa: F401
     from transformers.utils import logging as transformers_logging
 
     transformers_logging.disable_progress_bar()
@@ -242,6 +251,7 @@ class _Parser(argparse.ArgumentParser):
         self.exit(2, f"auricle: {message}\n{self.format_usage()}")
 
 
+_DEFAULT_RECIPE = "sound"
 _DATA_HELP = "a folder, archive, table, glob or Hugging Face data set"
 
 
@@ -325,7 +335,9 @@ def _command(commands: Any, name: str, call: Callable[[argparse.Namespace], int]
 
 
 def _recipe_options(command: argparse.ArgumentParser) -> None:
-    command.add_argument("--recipe", default="sound", metavar="NAME|FILE", help="a recipe by name, or a YAML file")
+    command.add_argument(
+        "--recipe", default=_DEFAULT_RECIPE, metavar="NAME|FILE", help="a recipe by name, or a YAML file"
+    )
     command.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="change one recipe value")
     command.add_argument("--reader", metavar="NAME", help="how the layout is read (default: recognised)")
     command.add_argument("--strict", action="store_true", help="stop at bad recordings instead of setting them aside")

@@ -5,10 +5,10 @@ the run folder. A key that does not exist is an error that names the nearest one
 of a model family live beside `model.family` and are checked by the family itself.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from importlib import resources
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import pydantic
 import yaml
@@ -84,7 +84,7 @@ class Train(_Section):
     schedule: Literal["one-cycle", "cosine", "linear"] = "one-cycle"
     warmup: float = pydantic.Field(0.1, ge=0, lt=1)
     max_grad_norm: float = pydantic.Field(1.0, ge=0)
-    crop_seconds: float | None = pydantic.Field(None, gt=0)
+    crop_seconds: float | None = pydantic.Field(None, ge=0.05)
     balance: Literal["none", "loss", "sampling"] = "none"
     label_smoothing: float = pydantic.Field(0.0, ge=0, lt=1)
     ema: float = pydantic.Field(0.0, ge=0, lt=1)
@@ -100,7 +100,7 @@ class Train(_Section):
 class Evaluate(_Section):
     """How clips are scored. `window_seconds: null` scores whole clips."""
 
-    window_seconds: float | None = pydantic.Field(None, gt=0)
+    window_seconds: float | None = pydantic.Field(None, ge=0.05)
     overlap: float = pydantic.Field(0.5, ge=0, lt=1)
     batch_seconds: float = pydantic.Field(120.0, gt=0)
     top_k: int = pydantic.Field(3, ge=1)
@@ -174,23 +174,55 @@ def parse(content: Mapping[str, Any], origin: str) -> Recipe:
 
 
 def explain(error: pydantic.ValidationError, root: type[pydantic.BaseModel]) -> str:
-    """Turn a pydantic error into one sentence per fault, with the nearest known key for a misspelt one."""
+    """Turn a pydantic error into one sentence per key, with the nearest known key for a misspelt one."""
+    said: dict[str, list[str]] = {}
+    received: dict[str, Any] = {}
     lines = []
     for fault in error.errors():
         if not fault["loc"]:
             # A fault between several keys names them itself.
             lines.append(f"{fault['msg'].removeprefix('Value error, ')}.")
             continue
-        *parents, last = [str(part) for part in fault["loc"]]
+        path, section = _followed(fault["loc"], root)
         if fault["type"] == "extra_forbidden":
-            section = root
-            for parent in parents:
-                section = section.model_fields[parent].annotation or root  # type: ignore[assignment]
-            place = f"key in '{'.'.join(parents)}'" if parents else "section"
-            lines.append(unknown(place, last, section.model_fields))
-        else:
-            lines.append(f"'{'.'.join([*parents, last])}' is {fault['input']!r}: {fault['msg'].lower()}.")
-    return " ".join(lines)
+            outermost = "section" if root is Recipe else "option"
+            place = f"key in '{'.'.join(path[:-1])}'" if path[:-1] else outermost
+            lines.append(unknown(place, path[-1], section.model_fields))
+            continue
+        name = ".".join(path)
+        received[name] = fault["input"]
+        said.setdefault(name, []).append(_wanted(fault))
+    return " ".join([*lines, *(f"'{name}' is {received[name]!r}: {' or '.join(said[name])}." for name in said)])
+
+
+def _followed(place: Sequence[int | str], root: type[pydantic.BaseModel]) -> tuple[list[str], type[pydantic.BaseModel]]:
+    """The keys of a fault's place, without what pydantic adds for alternatives, and the section of the last."""
+    path: list[str] = []
+    section = inside = root
+    for step in place:
+        if isinstance(step, int):
+            path.append(str(step))
+        elif step in inside.model_fields:
+            path.append(step)
+            section = inside
+            inside = _section_of(inside.model_fields[step].annotation) or inside
+        elif step == place[-1] and "[" not in step and step != inside.__name__:
+            path.append(step)
+            section = inside
+    return path, section
+
+
+def _section_of(annotation: Any) -> type[pydantic.BaseModel] | None:
+    """The section that an annotation names, be it optional, one of several kinds, or the items of a list."""
+    if isinstance(annotation, type) and issubclass(annotation, pydantic.BaseModel):
+        return annotation
+    return next((found for inner in get_args(annotation) if (found := _section_of(inner)) is not None), None)
+
+
+def _wanted(fault: Any) -> str:
+    if fault["type"] == "model_type":
+        return "a mapping of keys is allowed"
+    return str(fault["msg"]).lower()
 
 
 def _keys(section: type[pydantic.BaseModel]) -> str:
@@ -216,7 +248,14 @@ def _apply(content: dict[str, Any], setting: str) -> None:
         raise UsageError(f"--set {setting}: the recipe's '{section}' is not a section of keys.")
     *outer, last = key.split(".")
     for name in outer:
-        inner = inner.setdefault(name, {})
+        if isinstance(inner.get(name), list):
+            raise UsageError(
+                f"--set {setting}: '{section}.{name}' is a list. Give it whole: --set {section}.{name}=[…]."
+            )
+        if not isinstance(inner.get(name), dict):
+            # A word or nothing gives way to the mapping that is meant: freeze: none to freeze.top=2.
+            inner[name] = {}
+        inner = inner[name]
     inner[last] = parsed
 
 

@@ -205,6 +205,7 @@ def _describe(result: Result) -> dict[str, Any]:
     return {
         "type": config["model_type"],
         "base_model": config.get("base_model"),
+        "pretrained": "base_model" in config,
         "parameters": result.trained["parameters"],
         "sample_rate": config["sample_rate"],
         "channels": config["channels"],

@@ -23,12 +23,13 @@ NEEDED = COLUMNS[:3]
 
 @dataclass(frozen=True)
 class Fix:
-    """One clip's right label; empty where the clip is to be left out."""
+    """One clip's right label; empty where the clip is to be left out. `others` are columns of the user's own."""
 
     id: str
     label: str
     was: str
     comment: str = ""
+    others: tuple[tuple[str, str], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -66,7 +67,8 @@ def apply(index: Index, path: str | Path) -> tuple[Index, Fixed]:
             clips.append(replace(clip, label=fix.label))
             changed += fix.label != clip.label
         else:
-            left_out.append(LeftOut(clip.id, f"left out by {name}" + (f": {fix.comment}" if fix.comment else "")))
+            # The comment is the listener's own: what is left out and why stands in reports that others see.
+            left_out.append(LeftOut(clip.id, f"left out by {name}"))
     labels = sorted({clip.label for clip in clips})
     if len(labels) < 2:
         there = f"one class, '{labels[0]}'" if labels else "no clip"
@@ -94,7 +96,7 @@ def read(path: str | Path) -> tuple[Fix, ...]:
                 f"Give it a first line: {','.join(COLUMNS)}."
             )
         for row in rows:
-            if not row:
+            if not any(cell.strip() for cell in row):
                 continue
             fix = _fix(columns, row, f"'{path}', line {rows.line_num},")
             if fix.id in fixes:
@@ -130,11 +132,17 @@ def write(path: Path, fixes: Iterable[Fix]) -> None:
 
     Raises OSError where the folder does not allow it.
     """
-    partial = path.with_name(f".{path.name}.partial")
+    fixes = list(fixes)
+    # A link stays one: what it leads to is written.
+    path = path.resolve()
+    others = list(dict.fromkeys(column for fix in fixes for column, _ in fix.others))
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     with partial.open("w", encoding="utf-8", newline="") as file:
         rows = csv.writer(file)
-        rows.writerow(COLUMNS)
-        rows.writerows((fix.id, fix.label, fix.was, fix.comment) for fix in fixes)
+        rows.writerow((*COLUMNS, *others))
+        for fix in fixes:
+            own = dict(fix.others)
+            rows.writerow((fix.id, fix.label, fix.was, fix.comment, *(own.get(column, "") for column in others)))
         file.flush()
         os.fsync(file.fileno())
     os.replace(partial, path)
@@ -162,7 +170,9 @@ def _fix(columns: Sequence[str], row: Sequence[str], place: str) -> Fix:
     if not id.strip():
         raise DataError(f"{place} names no clip in its column 'id'. Fill it in, or take the line out.")
     # An id is a file's name, and stays as it is; labels have one spelling, as when a corpus is read.
-    return Fix(id, *(plain(cells.get(column, "")) for column in COLUMNS[1:]))
+    others = tuple((column, cells.get(column, "")) for column in columns if column and column not in COLUMNS)
+    label, was, comment = (plain(cells.get(column, "")) for column in COLUMNS[1:])
+    return Fix(id, label, was, comment, others)
 
 
 def plain(text: str) -> str:

@@ -102,7 +102,7 @@ def _measured(report: Mapping[str, Any]) -> list[str]:
             "from; the model in this repository then learnt from all clips."
         )
     told += (
-        " The instant baseline, statistics of the sound under a linear classifier, was fitted and tested on the same "
+        " The instant baseline, statistics of the sound under two kernel machines, was fitted and tested on the same "
         "split. Test clips chose nothing."
     )
     return ["## How that was measured", told]
@@ -159,6 +159,8 @@ def _origin(report: Mapping[str, Any], license: str | None) -> list[str]:
     )
     if base := report["model"].get("base_model"):
         told += f" The weights began as those of `{_escaped(str(base))}`, whose licence holds as well."
+    elif report["model"].get("pretrained"):
+        told += " The weights began as those of a checkpoint in a folder, whose licence holds as well."
     if license is None:
         told += " No licence of these weights was stated; the terms of the recordings may bind them."
     parts = ["## What it learnt from", told]
@@ -217,7 +219,7 @@ def _training(report: Mapping[str, Any], cost: Mapping[str, Any] | None) -> list
     lines = [
         f"- {report['family']} model, {report['model']['parameters']:,} weights.",
         f"- {_counted(work['trainings'], 'training')}, {_counted(work['epochs'], 'epoch')}, "
-        f"{_counted(work['steps'], 'step')} of {work['batch_size']} clips.",
+        f"{_counted(work['steps'], 'step')} of up to {work['batch_size']} clips.",
     ]
     if cost:
         lines.append(f"- Prepared in {cost['prepare_seconds']:.0f} s, trained in {cost['train_seconds']:.0f} s.")

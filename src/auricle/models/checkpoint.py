@@ -4,11 +4,16 @@ In: a Hub name or a local folder. Out: a stock transformers model and its featur
 opened. What cannot be used is refused in a sentence that says what it is and what would do.
 """
 
+import functools
+import os
+import socket
+import urllib.parse
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import huggingface_hub
 import torch
 from transformers import (
     AutoConfig,
@@ -24,6 +29,7 @@ from transformers.models.auto.feature_extraction_auto import (
 from auricle.errors import UsageError, unknown
 from auricle.models.encoders import ARCHITECTURES
 
+REACH_SECONDS = 5.0
 _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
 # What a checkpoint that was made for something else may lack: all of it is made anew.
 _HEAD = ("projector.", "classifier.", "layer_weights")
@@ -43,8 +49,13 @@ def read_config(checkpoint: str, revision: str | None = None) -> Any:
     """Read a checkpoint's config. Raises UsageError for a folder or name without one, and for another kind of model."""
     _check_folder(checkpoint)
     try:
-        config = AutoConfig.from_pretrained(checkpoint, revision=revision)
+        config = AutoConfig.from_pretrained(checkpoint, revision=revision, local_files_only=_stays_here(checkpoint))
     except (OSError, ValueError, KeyError) as error:
+        if _stays_here(checkpoint) and not Path(checkpoint).expanduser().is_dir():
+            raise UsageError(
+                f"model.checkpoint received '{checkpoint}', which is no folder; the Hugging Face Hub cannot be "
+                "reached, and its cache here has no such model. Name a folder, or try again with a network."
+            ) from error
         raise UsageError(
             f"model.checkpoint received '{checkpoint}', which cannot be opened: {_first(error)}"
         ) from error
@@ -62,18 +73,30 @@ def read_config(checkpoint: str, revision: str | None = None) -> Any:
 
 
 def read_extractor(checkpoint: str, config: Any, changes: Mapping[str, Any], revision: str | None = None) -> Any:
-    """Read the checkpoint's own preprocessor settings, with `changes` on top; its kind's defaults when it has none.
+    """Read the checkpoint's own preprocessor settings, with `changes` on top; its kind's defaults if it has none.
 
     Raises UsageError for a setting that this preprocessor does not have.
     """
     try:
-        extractor = AutoFeatureExtractor.from_pretrained(checkpoint, revision=revision)
+        extractor = AutoFeatureExtractor.from_pretrained(
+            checkpoint, revision=revision, local_files_only=_stays_here(checkpoint)
+        )
     except (OSError, ValueError, TypeError):
         extractor = _default_extractor(config)
     settings = extractor.to_dict()
-    for name in changes:
+    for name, value in changes.items():
         if name not in settings or name in ("feature_extractor_type", "processor_class"):
             raise UsageError(unknown("preprocessor setting", name, sorted(settings)))
+        if name == "sampling_rate" and value != settings[name]:
+            raise UsageError(
+                f"model.preprocessor.sampling_rate received {value!r}. The checkpoint hears {settings[name]} Hz, and "
+                "recordings are resampled to that: leave it out."
+            )
+        if settings[name] is not None and not _alike(value, settings[name]):
+            raise UsageError(
+                f"model.preprocessor.{name} received {value!r}, and the checkpoint has {settings[name]!r} there. Give "
+                "a value of that kind."
+            )
     if not changes:
         return extractor
     # Derived tables (mel filters, lengths in samples) are made anew from the changed settings.
@@ -111,6 +134,7 @@ def open_checkpoint(
             revision=revision,
             dtype=torch.float32,
             use_safetensors=True,
+            local_files_only=_stays_here(checkpoint),
             ignore_mismatched_sizes=True,
             output_loading_info=True,
         )
@@ -137,6 +161,25 @@ def _told(checkpoint: str, loading: Mapping[str, Any], had: int, wanted: int) ->
     if left & {"lm_head", "decoder", "proj_out"}:
         notes.append("The checkpoint was made for transcription: its encoder is used, the rest is left out.")
     return tuple(notes)
+
+
+def _stays_here(checkpoint: str) -> bool:
+    """Whether a checkpoint is looked for on this machine alone: a folder, or any where the Hub is silent."""
+    return Path(checkpoint).expanduser().is_dir() or _hub_is_silent()
+
+
+@functools.cache
+def _hub_is_silent() -> bool:
+    """Whether the Hub cannot be reached, found out in seconds; its own client would try for half a minute."""
+    if any(os.environ.get(name) for name in ("HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy")):
+        return False
+    address = urllib.parse.urlsplit(huggingface_hub.constants.ENDPOINT)
+    try:
+        port = address.port or (80 if address.scheme == "http" else 443)
+        socket.create_connection((address.hostname or "", port), timeout=REACH_SECONDS).close()
+    except OSError:
+        return True
+    return False
 
 
 def _check_folder(checkpoint: str) -> None:
@@ -167,6 +210,14 @@ def _unopened(checkpoint: str, error: Exception) -> str:
     if not list(path.glob("*.safetensors")):
         return said + "the folder has no model.safetensors. Copy it beside config.json."
     return said + _first(error)
+
+
+def _alike(value: Any, known: Any) -> bool:
+    """Whether a value is of a setting's kind: yes or no, a number, or the same type."""
+    numbers = (int, float)
+    if isinstance(value, bool) or isinstance(known, bool):
+        return isinstance(value, bool) and isinstance(known, bool)
+    return isinstance(value, type(known)) or (isinstance(value, numbers) and isinstance(known, numbers))
 
 
 def _default_extractor(config: Any) -> Any:

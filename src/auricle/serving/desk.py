@@ -23,12 +23,13 @@ class View:
 
 @dataclass(frozen=True)
 class Desk:
-    """What all visitors share. `order` is the shuffled order in which clips are drawn."""
+    """What all visitors share. `order` is the shuffled order in which clips are drawn, `reading` how they were read."""
 
     index: Index
     remarks: Remarks
     marks: Marks
     order: Sequence[int]
+    reading: Sequence[str] = ()
 
     def chosen(self, view: View) -> list[int]:
         """The positions that a view's choice allows."""

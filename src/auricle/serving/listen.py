@@ -43,13 +43,17 @@ Move = Callable[[View], View]
 
 @dataclass(frozen=True)
 class Asked:
-    """What a listener asks for: the file of marks, perhaps a run whose doubts are findings too, and where to serve."""
+    """What a listener asks for: the file of marks, perhaps a run whose doubts are findings too, and where to serve.
+
+    `reading` are the options by which the corpus was read, which training will need as well.
+    """
 
     fixes: Path
     run: Path | None = None
     host: str = "127.0.0.1"
     port: int = 0
     seed: int = 0
+    reading: tuple[str, ...] = ()
 
 
 def listen(data: str | Path, recipe: Recipe, asked: Asked, progress: Progress, opened: Callable[[str], None]) -> None:
@@ -76,6 +80,7 @@ def listen(data: str | Path, recipe: Recipe, asked: Asked, progress: Progress, o
             choosing.remarks_of(found.audit, asked.run),
             Marks(asked.fixes, found.index),
             choosing.shuffled(len(found.index), asked.seed),
+            asked.reading,
         )
         serve(application(desk, is_loopback(asked.host)), listener, opened)
 
@@ -220,7 +225,9 @@ def _told(desk: Desk, view: View, refusal: Exception | str = "") -> list[Any]:
     try:
         marks = desk.marks.all()
     except AuricleError as error:
-        refusal = error
+        # The clip may be another one by now: what was written of the former must not be marked on it.
+        said = f"<p class='refused'>{html.escape(str(error))}</p>"
+        return [gr.Dropdown(value=None), "", gr.skip(), said, gr.skip(), gr.skip()]
     if refusal:
         said = f"<p class='refused'>{html.escape(str(refusal))}</p>"
         return [gr.skip(), gr.skip(), gr.skip(), said, gr.skip(), gr.skip()]
@@ -249,7 +256,7 @@ def _heading(desk: Desk, count: int) -> str:
     path = html.escape(shlex.quote(str(desk.marks.path)))
     if not count:
         return f"<h3>No marks yet</h3><p class='soft'>They will be saved in <code>{path}</code> as they are made.</p>"
-    data = html.escape(shlex.quote(desk.index.origin))
+    data = html.escape(shlex.join([desk.index.origin, *desk.reading]))
     marks = "1 mark" if count == 1 else f"{count} marks"
     return (
         f"<h3>{marks} in <code>{path}</code></h3>"

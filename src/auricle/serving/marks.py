@@ -4,9 +4,17 @@ In: clips and their right labels. Out: the file, written whole at once after eve
 a kill loses nothing, a second start goes on, and what is edited in it by hand meanwhile is kept.
 """
 
+import contextlib
 import os
 import threading
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
+
+try:
+    import fcntl
+except ModuleNotFoundError:  # Windows: two pages on one file are the user's own affair
+    fcntl = None  # type: ignore[assignment]
 
 from auricle.corpus import fixes
 from auricle.corpus.clip import Clip, Index
@@ -15,7 +23,7 @@ from auricle.errors import UsageError
 
 
 class Marks:
-    """The marks on one corpus, in one file. Safe from several threads of one process."""
+    """The marks on one corpus, in one file. Safe from several threads, and from several pages on one machine."""
 
     def __init__(self, path: Path, index: Index) -> None:
         """Raises DataError if the file is there and belongs to another corpus, UsageError if it cannot be written."""
@@ -42,13 +50,26 @@ class Marks:
         fix = Fix(clip.id, plain(label), plain(clip.label), plain(comment))
         if fix.label == fix.was:
             raise UsageError(f"'{fix.was}' is the label that this clip has. Choose another, or undo its mark.")
-        with self._lock:
-            fixes.write(self.path, (self.all() | {clip.id: fix}).values())
+        with self._alone():
+            before = self.all()
+            if clip.id in before:
+                fix = replace(fix, others=before[clip.id].others)
+            fixes.write(self.path, (before | {clip.id: fix}).values())
         return fix
+
+    @contextlib.contextmanager
+    def _alone(self) -> Iterator[None]:
+        """Between reading and writing nobody else may write: another thread, or another page on the same file."""
+        with self._lock, contextlib.ExitStack() as held:
+            if fcntl is not None:
+                folder = os.open(self.path.resolve().parent, os.O_RDONLY)
+                held.callback(os.close, folder)
+                fcntl.flock(folder, fcntl.LOCK_EX)
+            yield
 
     def undo(self, id: str) -> bool:
         """Take a clip's mark back; False if it has none."""
-        with self._lock:
+        with self._alone():
             marks = self.all()
             if marks.pop(id, None) is None:
                 return False

@@ -15,7 +15,6 @@ from transformers.modeling_outputs import SequenceClassifierOutput
 
 from auricle.errors import MissingExtra
 from auricle.models.encoders import HEAD, place
-from auricle.models.families import pretrained
 from auricle.models.families.pretrained import Freeze, Model, Options, State, Top
 
 
@@ -53,10 +52,9 @@ def plan(model: Model, options: Options, learning_rate: float) -> Plan:
     layers = len(model.encoder.layers)
     # The embedding takes no adapters, so with adapters it is frozen whatever is asked.
     lowest = -1 if options.lora is None else 1
-    asked = options.stages or (pretrained.Stage(freeze=options.freeze),)
     stages = [
         Stage(stage.from_epoch, max(lowest, _depth(stage.freeze, layers)), stage.learning_rate or learning_rate)
-        for stage in asked
+        for stage in options.asked
     ]
     return Plan(tuple(stages), options.layer_decay)
 

@@ -27,6 +27,9 @@ from auricle.training.course import Course
 from auricle.training.freezing import Learner
 
 AVERAGE_FILE = "average.safetensors"
+# What the best epoch is chosen by: the recipe's metric, and between equals the lower loss.
+CHOICE = "choice"
+TIE = 1e-6
 
 
 @dataclass(frozen=True)
@@ -82,7 +85,8 @@ class Watch(TrainerCallback):
     def on_evaluate(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, metrics: dict[str, float], **_: Any
     ) -> None:
-        self._emit(state, {name.removeprefix("eval_"): value for name, value in metrics.items() if name != "epoch"})
+        passed = (f"eval_{CHOICE}", "epoch")
+        self._emit(state, {name.removeprefix("eval_"): value for name, value in metrics.items() if name not in passed})
 
     def _emit(self, state: TrainerState, valid: dict[str, float] | None) -> None:
         done = round(state.epoch or 0)
@@ -133,6 +137,13 @@ class Average(TrainerCallback):
         with torch.no_grad():
             for name, value in self.weights.items():
                 value.lerp_(current[name].to(value.device), 1 - decay)
+
+
+def _choice(found: dict[str, float], metric: str) -> float:
+    """The number that is largest in the best epoch."""
+    if metric == "log_loss":
+        return -found[metric]
+    return found[metric] - TIE * found["log_loss"]
 
 
 class AudioTrainer(Trainer):
@@ -227,6 +238,7 @@ class AudioTrainer(Trainer):
             self.model.load_state_dict(raw)
         metrics = {f"eval_{name}": value for name, value in found.items()}
         self.log(dict(metrics))
+        metrics[f"eval_{CHOICE}"] = _choice(found, self.settings.metric)
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics
 

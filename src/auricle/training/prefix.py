@@ -72,11 +72,11 @@ class Hearing:
 
 
 class Rows:
-    """Where the rows of each view lie. Views of like length are neighbours."""
+    """Where the rows of each view lie. Views of like length are neighbours, the longest first."""
 
     def __init__(self, model: Model, depth: int, views: Sequence[View], bf16: bool, folder: Path) -> None:
         self.views = sorted(
-            set(views), key=lambda view: (view.stop - view.start, view.clip, view.start, view.variant or 0)
+            set(views), key=lambda view: (view.start - view.stop, view.clip, view.start, view.variant or 0)
         )
         self.folder = folder
         self.bf16 = bf16
@@ -101,6 +101,12 @@ class Rows:
     @property
     def itemsize(self) -> int:
         return 2 if self.bf16 else 4
+
+    def is_whole(self, shard: int) -> bool:
+        """Whether a shard is there with all its bytes; one that was cut off is computed anew."""
+        path = self.path(shard)
+        expected = sum(self.counts[number] for number in self.shards[shard]) * self.width * self.itemsize
+        return path.is_file() and path.stat().st_size == expected
 
     def path(self, shard: int) -> Path:
         return self.folder / f"rows-{shard:05d}.{'bfloat16' if self.bf16 else 'float32'}"
@@ -214,7 +220,7 @@ def compute(prefix: Prefix, model: Model, depth: int, sounds: Sounds, progress: 
     """Compute the shards that are missing, each whole or not at all."""
     rows = prefix.rows
     rows.folder.mkdir(parents=True, exist_ok=True)
-    missing = [shard for shard in range(len(rows.shards)) if not rows.path(shard).is_file()]
+    missing = [shard for shard in range(len(rows.shards)) if not rows.is_whole(shard)]
     done = len(rows.views) - sum(len(rows.shards[shard]) for shard in missing)
     if not missing:
         return
@@ -242,8 +248,8 @@ def _batches(rows: Rows, numbers: Sequence[int], batch_samples: float) -> list[l
     """Neighbours in batches of bounded length; one view at least."""
     batches: list[list[int]] = []
     for number in numbers:
-        length = rows.views[number].stop - rows.views[number].start
-        if not batches or (len(batches[-1]) + 1) * length > batch_samples:
+        longest = rows.views[batches[-1][0]] if batches else rows.views[number]
+        if not batches or (len(batches[-1]) + 1) * (longest.stop - longest.start) > batch_samples:
             batches.append([])
         batches[-1].append(number)
     return batches

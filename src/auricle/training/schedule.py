@@ -6,7 +6,6 @@ from collections.abc import Sequence
 
 import torch
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler, OneCycleLR
-from transformers import get_scheduler
 
 from auricle.recipe import Train
 
@@ -21,10 +20,7 @@ def make(optimizer: torch.optim.Optimizer, train: Train, steps: int) -> LRSchedu
         return OneCycleLR(
             optimizer, max_lr=rates, total_steps=max(steps, 2), pct_start=train.warmup or 1e-3, anneal_strategy="linear"
         )
-    scheduler: LRScheduler = get_scheduler(
-        train.schedule, optimizer, num_warmup_steps=round(train.warmup * steps), num_training_steps=steps
-    )
-    return scheduler
+    return LambdaLR(optimizer, lambda step: _shape(train, (step + 0.5) / steps))
 
 
 def staged(
@@ -40,13 +36,18 @@ def staged(
     def factor(step: int) -> float:
         stage = min(bisect.bisect_right(bounds, step) - 1, len(rates) - 1)
         length = max(1, bounds[stage + 1] - bounds[stage])
-        return rates[stage] * _shape(train, (step - bounds[stage]) / length)
+        return rates[stage] * _shape(train, (step + 0.5 - bounds[stage]) / length)
 
     return LambdaLR(optimizer, factor)
 
 
 def _shape(train: Train, progress: float) -> float:
-    """The share of the full rate at a progress from 0 to 1."""
+    """The share of the full rate at a progress from 0 to 1.
+
+    A step takes the rate of its own middle, so that not even the single step of a short training is lost to a rate of
+    zero.
+    """
+    progress = min(progress, 1.0)
     if progress < train.warmup:
         return progress / train.warmup
     rest = (progress - train.warmup) / (1 - train.warmup)

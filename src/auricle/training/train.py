@@ -26,7 +26,7 @@ from auricle.models import precision
 from auricle.recipe import Recipe, Train
 from auricle.training import tracking
 from auricle.training.course import Course, Material
-from auricle.training.loop import AVERAGE_FILE, AudioTrainer, Epoch, Watch
+from auricle.training.loop import AVERAGE_FILE, CHOICE, AudioTrainer, Epoch, Watch
 
 CALIBRATION_CLIPS = 1000
 _log = logging.getLogger(__name__)
@@ -164,8 +164,8 @@ def _arguments(recipe: Recipe, folder: Path, batch_size: int, accumulation: int,
         logging_strategy="epoch",
         logging_nan_inf_filter=False,
         load_best_model_at_end=best,
-        metric_for_best_model=settings.metric if validated else None,
-        greater_is_better=settings.metric != "log_loss",
+        metric_for_best_model=CHOICE if validated else None,
+        greater_is_better=True,
         bf16=precision.is_bf16(settings.precision),
         seed=settings.seed,
         use_cpu=not torch.accelerator.is_available(),

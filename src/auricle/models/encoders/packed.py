@@ -16,6 +16,9 @@ from transformers.activations import GELUActivation
 
 Product = Callable[[Tensor], Tensor]
 
+# Numbers in the largest table of attention scores.
+SCORES = 1 << 24
+
 
 def usable(weight: Tensor) -> bool:
     """Whether weights like this can be laid out for oneDNN in bfloat16 here."""
@@ -73,8 +76,14 @@ class PackedLayer:
         batch, frames, width = hidden.shape
         split = self.project(hidden).view(batch, frames, 3, self.heads, -1).permute(2, 0, 3, 1, 4)
         queries, keys, values = split.reshape(3, batch * self.heads, frames, -1)
-        scores = torch.bmm(queries, keys.transpose(1, 2)).view(batch, self.heads, frames, frames)
+        # Some queries at a time: the table of all against all would grow with the square of a clip's length.
+        size = max(1, SCORES // (batch * self.heads * frames))
+        parts = [self._mix(part, keys, values, beyond, batch) for part in queries.split(size, 1)]
+        mixed = torch.cat(parts, 1).view(batch, self.heads, frames, -1)
+        return self.out(mixed.transpose(1, 2).reshape(batch, frames, width))
+
+    def _mix(self, queries: Tensor, keys: Tensor, values: Tensor, beyond: Tensor | None, batch: int) -> Tensor:
+        scores = torch.bmm(queries, keys.transpose(1, 2))
         if beyond is not None:
-            scores.masked_fill_(beyond, -torch.inf)
-        mixed = torch.bmm(F.softmax(scores, -1).view(batch * self.heads, frames, frames), values)
-        return self.out(mixed.view(batch, self.heads, frames, -1).transpose(1, 2).reshape(batch, frames, width))
+            scores.view(batch, self.heads, *scores.shape[1:]).masked_fill_(beyond, -torch.inf)
+        return torch.bmm(F.softmax(scores, -1), values)

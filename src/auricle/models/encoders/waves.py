@@ -272,7 +272,8 @@ def _convolved(rows: Tensor, conv: nn.Conv1d) -> Tensor:
         if torch.is_grad_enabled():
             given = given + F.pad(F.linear(later, part), (0, 0, 0, shift))
         else:
-            given[: len(later)].addmm_(later, part.T)
+            # Under autocast the first product is narrower than its factors, and adding in place casts nothing.
+            given[: len(later)].addmm_(later.to(given.dtype), part.T.to(given.dtype))
     return given
 
 

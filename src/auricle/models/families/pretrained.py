@@ -65,13 +65,30 @@ class Options(pydantic.BaseModel):
     checkpoint: str
     revision: str | None = None
     preprocessor: dict[str, Any] = {}
-    freeze: Freeze = "none"
+    freeze: Freeze | None = None
     stages: tuple[Stage, ...] = ()
     layer_decay: float = pydantic.Field(1.0, gt=0, le=1)
     weighted_sum: bool = False
     lora: Lora | None = None
     prefix: bool = True
     variants: int = pydantic.Field(4, ge=1)
+
+    @pydantic.model_validator(mode="after")
+    def _one_way_of_freezing(self) -> "Options":
+        if self.stages and self.freeze is not None:
+            raise ValueError(
+                "model.freeze and model.stages are both given, and each says what is frozen: set model.stages=[] or "
+                "model.freeze=null"
+            )
+        frozen = [stage.freeze for stage in self.asked]
+        if self.lora is not None and all(freeze in ("all", Top(top=0)) for freeze in frozen):
+            raise ValueError("model.lora is given, and all layers are frozen: leave some to be adapted by model.freeze")
+        return self
+
+    @property
+    def asked(self) -> tuple[Stage, ...]:
+        """The stages, one where the recipe names none."""
+        return self.stages or (Stage(freeze=self.freeze or "none"),)
 
     @pydantic.model_validator(mode="after")
     def _stages_in_order(self) -> "Options":
@@ -125,7 +142,7 @@ def _check_freezing(options: Options, layers: int, epochs: int) -> None:
             f"model.stages received a stage from epoch {late[0]} on, and train.epochs is {epochs}. Train longer, or "
             "let the stage begin earlier."
         )
-    for freeze in (options.freeze, *(stage.freeze for stage in options.stages)):
+    for freeze in (stage.freeze for stage in options.asked):
         if isinstance(freeze, Top) and freeze.top > layers:
             raise UsageError(
                 f"model.freeze received top: {freeze.top}. The checkpoint '{options.checkpoint}' has {layers} layers."
@@ -142,7 +159,11 @@ def build(options: Options, *, sample_rate: int, channels: int, labels: Sequence
         revision=options.revision,
     )
     config = opened.network.config
-    config.base_model = None if Path(options.checkpoint).expanduser().is_dir() else options.checkpoint
+    if Path(options.checkpoint).expanduser().is_dir():
+        # A folder may say itself what it began with, as ours do.
+        config.base_model = getattr(config, "base_model", None)
+    else:
+        config.base_model = options.checkpoint
     return Model(opened.network, opened.extractor, opened.notes)
 
 
