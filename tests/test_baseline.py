@@ -180,7 +180,7 @@ def test_held_out_predictions_equal_refitting() -> None:
     targets = random.normal(size=(30, 2))
     gram = vectors @ vectors.T
     folds = [np.arange(0, 12), np.arange(12, 30)]
-    arrays = map(torch.as_tensor, (gram, targets, weights))
+    arrays = map(torch.tensor, (gram, targets, weights))
     dual, held_out = ridge.solve(*arrays, 0.7, folds)
     whole = KernelRidge(alpha=0.7, kernel="precomputed").fit(gram, targets, sample_weight=weights)
     np.testing.assert_allclose(gram @ dual.numpy(), whole.predict(gram), atol=1e-8)

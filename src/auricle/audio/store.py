@@ -8,6 +8,7 @@ first shard that is missing. The folder's name is a hash of the clips' content i
 import functools
 import hashlib
 import json
+import mmap
 import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -26,6 +27,8 @@ from auricle.errors import DataError
 FORMAT = 2
 LEAST_SHARD_CLIPS, MOST_SHARD_CLIPS = 32, 512
 BATCH_BYTES = 16 << 20
+# Pages that were read stay in this process's memory until so many bytes of them are given back to the system.
+HELD_BYTES = 64 << 20
 
 _SCHEMA = pa.schema(
     [
@@ -78,6 +81,8 @@ class Store:
         self.facts: list[Facts] = []
         self._batches: list[_Batch] = []
         self._places: list[tuple[int, int]] = []
+        self._maps: list[mmap.mmap] = []
+        self._read = 0
         for path in sorted(folder.glob("shard-*.arrow")):
             self._open(path)
 
@@ -89,6 +94,9 @@ class Store:
         number, row = self._places[position]
         batch = self._batches[number]
         flat = batch.pcm[batch.offsets[row] : batch.offsets[row + 1]]
+        self._read += flat.nbytes
+        if self._read > HELD_BYTES:
+            self._give_back()
         return flat.reshape(int(batch.channels[row]), -1)
 
     def frames(self, position: int) -> int:
@@ -97,8 +105,18 @@ class Store:
         batch = self._batches[number]
         return int(batch.offsets[row + 1] - batch.offsets[row]) // int(batch.channels[row])
 
+    def _give_back(self) -> None:
+        """Let go of the pages that were read; a view into them that is still held reads them again."""
+        self._read = 0
+        if hasattr(mmap, "MADV_DONTNEED"):
+            for mapped in self._maps:
+                mapped.madvise(mmap.MADV_DONTNEED)
+
     def _open(self, path: Path) -> None:
-        reader = pa.ipc.open_file(pa.memory_map(str(path)))
+        with path.open("rb") as file:
+            mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        self._maps.append(mapped)
+        reader = pa.ipc.open_file(pa.BufferReader(pa.py_buffer(mapped)))
         for number in range(reader.num_record_batches):
             batch = reader.get_batch(number)
             pcm = batch.column("pcm")

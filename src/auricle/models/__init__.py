@@ -1,8 +1,8 @@
 """The models: what turns waveforms into logits. The families are the files of `families/`, imported on demand.
 
 A family file exports Options, Model and build. One whose models are of a type of its own exports their Config too; one
-that runs other models' folders exports `opens(model_type)`, and `settle(recipe)` for what a checkpoint decides. One
-that is fitted in closed form has a `solve` method on its Model and is not trained by gradient.
+that runs other models' folders exports `opens(model_type)`, `settle(recipe)` for what a checkpoint decides, and the
+config and model that it REGISTERED. One that is fitted in closed form has a `solve` method on its Model.
 """
 
 import importlib
@@ -47,6 +47,6 @@ def register() -> None:
 
     for name in names():
         module = family(name)
-        if hasattr(module, "Config"):
-            AutoConfig.register(module.Config.model_type, module.Config, exist_ok=True)
-            AutoModelForAudioClassification.register(module.Config, module.Model, exist_ok=True)
+        config, model = module.REGISTERED if hasattr(module, "REGISTERED") else (module.Config, module.Model)
+        AutoConfig.register(config.model_type, config, exist_ok=True)
+        AutoModelForAudioClassification.register(config, model, exist_ok=True)

@@ -145,24 +145,51 @@ class LogMel(nn.Module):
 
     def calibrate(self, batches: Iterable[tuple[Tensor, Tensor]]) -> None:
         """Take mean and deviation of each mel band over the real frames of (waveform, real) batches."""
-        count, total, squares = 0.0, torch.zeros(()), torch.zeros(())
-        for waveform, real in batches:
-            log = self.log_mel(waveform, real).double().reshape(len(waveform), -1, self.mel.n_mels, real.shape[-1])
-            weight = real[:, None, None, :].double()
-            count += float(weight.sum()) * log.shape[1]
-            total = total + (log * weight).sum((0, 1, 3))
-            squares = squares + (log.square() * weight).sum((0, 1, 3))
-        mean = total / count
-        # A band that never changes (above the recordings' own bandwidth) must not be blown up.
-        deviation = (squares / count - mean.square()).clamp_min(0.0).sqrt().clamp_min(0.1)
-        self.mean.copy_(mean)
-        self.deviation.copy_(deviation)
+        _set_statistics(self, ((self.log_mel(waveform, real), real) for waveform, real in batches))
 
     def forward(self, waveform: Tensor, real: Tensor | None = None) -> Tensor:
         """Standardised log-mel; with real (batch, frames), all other frames are zero, the training split's mean."""
         log = self.log_mel(waveform, real)
         standard = (log - self.mean[:, None]) / self.deviation[:, None]
         return standard if real is None else standard * _beside(real, log)
+
+
+class ReadyFrames(nn.Module):
+    """Frames that a corpus brings along, standardised per band by the statistics of the training split."""
+
+    mean: Tensor
+    deviation: Tensor
+
+    def __init__(self, bands: int) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.zeros(bands))
+        self.register_buffer("deviation", torch.ones(bands))
+
+    def calibrate(self, batches: Iterable[tuple[Tensor, Tensor]]) -> None:
+        """Take mean and deviation of each band over the real frames of (frames, real) batches."""
+        _set_statistics(self, batches)
+
+    def forward(self, frames: Tensor, real: Tensor | None = None) -> Tensor:
+        """Standardise (batch, bands, frames); frames that real (batch, frames) does not mark are zero."""
+        standard = (frames - self.mean[:, None]) / self.deviation[:, None]
+        return standard if real is None else standard.masked_fill(~real[:, None], 0.0)
+
+
+def _set_statistics(front_end: LogMel | ReadyFrames, batches: Iterable[tuple[Tensor, Tensor]]) -> None:
+    """Set mean and deviation of each band from the real frames of (batch, [channels,] bands, frames) and real."""
+    bands = len(front_end.mean)
+    count, total, squares = 0.0, torch.zeros(()), torch.zeros(())
+    for values, real in batches:
+        wide = values.double().reshape(len(values), -1, bands, real.shape[-1])
+        weight = real[:, None, None, :].double()
+        count += float(weight.sum()) * wide.shape[1]
+        total = total + (wide * weight).sum((0, 1, 3))
+        squares = squares + (wide.square() * weight).sum((0, 1, 3))
+    mean = total / count
+    # A band that never changes (above the recordings' own bandwidth) must not be blown up.
+    deviation = (squares / count - mean.square()).clamp_min(0.0).sqrt().clamp_min(0.1)
+    front_end.mean.copy_(mean)
+    front_end.deviation.copy_(deviation)
 
 
 def _beside(real: Tensor, spectrogram: Tensor) -> Tensor:

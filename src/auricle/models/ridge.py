@@ -48,10 +48,12 @@ def likeness(left: Tensor, right: Tensor, sizes: Sequence[int], width: float | T
     """
     total = left.new_zeros(len(left), len(right))
     for ours, theirs in zip(torch.split(left, list(sizes), 1), torch.split(right, list(sizes), 1), strict=True):
-        squares = ours.square().sum(1)[:, None] + theirs.square().sum(1)[None, :]
-        distance = (squares - 2.0 * ours @ theirs.T).clamp_min(0.0)
-        total = total + torch.exp(distance * (-width / ours.shape[1]))
-    return total / len(sizes)
+        # In place: of thousands of clips each such table takes hundreds of megabytes.
+        distance = (ours @ theirs.T).mul_(-2.0)
+        distance += ours.square().sum(1)[:, None]
+        distance += theirs.square().sum(1)[None, :]
+        total += distance.clamp_min_(0.0).mul_(-width / ours.shape[1]).exp_()
+    return total.div_(len(sizes))
 
 
 def fit(
@@ -90,10 +92,12 @@ def fit(
     bias = np.log(prior.clip(1e-6))
     folds = inner_folds(labels, groups, seed)
     targets, each = torch.as_tensor(hits - prior), torch.as_tensor(weights)
-    linear, linear_held_out = solve(standard @ standard.T / used, targets, each, LINEAR_RIDGE, folds)
+    linear, linear_held_out = solve((standard @ standard.T).div_(used), targets, each, LINEAR_RIDGE, folds)
     # Single precision is ample beside the ridge, and the exponentials cost a third.
-    gram = likeness(standard.float(), standard.float(), sizes, KERNEL_WIDTH).double()
-    kernel, kernel_held_out = solve(gram, targets, each, KERNEL_RIDGE, folds)
+    single = standard.float()
+    kernel, kernel_held_out = solve(
+        likeness(single, single, sizes, KERNEL_WIDTH).double(), targets, each, KERNEL_RIDGE, folds
+    )
     share = blend(np.stack([linear_held_out.numpy(), kernel_held_out.numpy()]), bias, labels, weights)
     return Machine(
         mean=mean,
@@ -111,16 +115,17 @@ def solve(
 ) -> tuple[Tensor, Tensor]:
     """Solve weighted kernel ridge regression: dual weights (clips, classes) and held-out predictions (clips, classes).
 
-    With C = (G + ridge)^-1 and a = C t, leaving fold f out makes its residual C_ff^-1 a_f (Rifkin and Lippert 2007).
+    The gram matrix is used up: it, its factor and its inverse are one piece of memory after the other. With
+    C = (G + ridge)^-1 and a = C t, leaving fold f out makes its residual C_ff^-1 a_f (Rifkin and Lippert 2007).
     """
     root = weights.sqrt()[:, None]
-    system = gram * root * root.T
-    system.diagonal().add_(ridge)
-    inverse = torch.cholesky_inverse(torch.linalg.cholesky(system))
+    gram.mul_(root).mul_(root.T).diagonal().add_(ridge)
+    torch.linalg.cholesky_ex(gram, check_errors=True, out=(gram, torch.empty(0, dtype=torch.int32)))
+    inverse = torch.cholesky_inverse(gram, out=gram)
     dual = inverse @ (targets * root)
     held_out = torch.zeros_like(targets)
     for fold in map(torch.as_tensor, folds):
-        block = torch.linalg.cholesky(inverse[fold][:, fold])
+        block = torch.linalg.cholesky(inverse[fold[:, None], fold])
         held_out[fold] = targets[fold] - torch.cholesky_solve(dual[fold], block) / root[fold]
     return dual * root, held_out
 

@@ -113,7 +113,7 @@ class Learner(nn.Module):
             with torch.set_grad_enabled(learns and stage.depth < 0):
                 state = model.hear(input_values, attention_mask)
         with torch.no_grad():
-            state = model.advance(state, max(stage.depth, state.depth))
+            state = model.advance(state, max(min(stage.depth, model.fixed_depths), state.depth))
         logits = model.logits(model.advance(state, model.depths))
         return SequenceClassifierOutput(loss=None if labels is None else model.loss(logits, labels), logits=logits)
 
@@ -155,7 +155,7 @@ def prefix_depth(model: Model, plan: Plan) -> int | None:
     """
     if plan.depth < 0 and model.encoder.front_name is not None:
         return None
-    return max(plan.depth, 0)
+    return min(max(plan.depth, 0), model.fixed_depths)
 
 
 def packed(model: Model, state: State) -> Tensor:

@@ -21,6 +21,7 @@ from transformers.trainer_callback import TrainerControl, TrainerState
 from transformers.training_args import TrainingArguments
 
 from auricle.batches import EpochBatches
+from auricle.models.heads import MarginSoftmax
 from auricle.recipe import Recipe
 from auricle.training import schedule
 from auricle.training.course import Course
@@ -116,6 +117,21 @@ class Stages(TrainerCallback):
         self.learner.begin(1 + int(state.epoch or 0))
 
 
+class Progress(TrainerCallback):
+    """Tells heads with a margin how far training is: theirs may rise in its first part."""
+
+    def __init__(self, learner: nn.Module) -> None:
+        self.heads = [module for module in learner.modules() if isinstance(module, MarginSoftmax)]
+
+    def on_step_begin(self, args: TrainingArguments, state: TrainerState, *_: Any, **__: Any) -> None:
+        for head in self.heads:
+            head.progress = state.global_step / max(1, state.max_steps)
+
+    def on_train_end(self, *_: Any, **__: Any) -> None:
+        for head in self.heads:
+            head.progress = 1.0
+
+
 class Average(TrainerCallback):
     """The exponential moving average of all floating-point weights and statistics, warmed up over the first steps."""
 
@@ -181,6 +197,7 @@ class AudioTrainer(Trainer):
         self.average = Average(course.learner, recipe.train.ema) if recipe.train.ema else None
         if self.average is not None:
             self.add_callback(self.average)
+        self.add_callback(Progress(course.learner))
         if isinstance(course.learner, Learner):
             self.add_callback(Stages(course.learner))
         self._step = -1

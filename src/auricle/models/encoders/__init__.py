@@ -26,7 +26,7 @@ ARCHITECTURES: dict[str, type[Waves] | type[Conformer] | type[Whisper] | type[Pa
     "whisper": Whisper,
 }
 
-HEAD = ("projector", "classifier", "layer_weights")
+HEAD = ("projector", "classifier", "layer_weights", "pooling", "head")
 
 
 class Encoder(Protocol):

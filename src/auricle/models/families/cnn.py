@@ -21,16 +21,21 @@ from auricle.models import augment, heads, masking, pooling
 from auricle.models.descriptors import Descriptors
 from auricle.models.families import baseline
 from auricle.models.front_end import LogMel, MelSpectrogram, waveforms_as_they_are
+from auricle.models.heads import Head
+from auricle.models.norm import BatchNorm
+from auricle.models.pooling import Pooling, PoolingKind
 from auricle.recipe import Augment
 
 
 class Options(pydantic.BaseModel):
-    """What a recipe may say beside `family: cnn`."""
+    """What a recipe may say beside `family: cnn`. `pooling: null` is the size's own."""
 
     model_config = pydantic.ConfigDict(extra="forbid", frozen=True)
 
     size: Literal["default", "tutorial"] = "default"
     functionals: bool = True
+    pooling: PoolingKind | None = None
+    head: Head = Head()
 
 
 @strict
@@ -51,12 +56,19 @@ class Config(PreTrainedConfig):
     widths: list[int] | tuple[int, ...] = (16, 32, 64, 128)
     kernels: list[int] | tuple[int, ...] = (3, 3, 3, 3)
     dropout: float = 0.2
+    pooling: PoolingKind = "mean-max"
+    head: dict[str, Any] | None = None
     beside: dict[str, Any] | None = None
 
 
 def configure(options: Options, *, sample_rate: int, channels: int, labels: Sequence[str]) -> Config:
     """Make the config of one size for one corpus."""
-    names = {"id2label": dict(enumerate(labels)), "label2id": {label: at for at, label in enumerate(labels)}}
+    common = {
+        "id2label": dict(enumerate(labels)),
+        "label2id": {label: at for at, label in enumerate(labels)},
+        "head": options.head.model_dump(),
+        "pooling": options.pooling or ("mean" if options.size == "tutorial" else "mean-max"),
+    }
     if options.size == "tutorial":
         # S4's network: torchaudio's mel floor (1e-10), 80 dB below the loudest cell, four seconds.
         return Config(
@@ -69,7 +81,7 @@ def configure(options: Options, *, sample_rate: int, channels: int, labels: Sequ
             widths=[8, 16, 32, 64],
             kernels=[5, 3, 3, 3],
             dropout=0.0,
-            **names,
+            **common,
         )
     # A hop of 23 ms and windows of 46 ms, whatever the rate; multiples of 8 transform fast.
     hop_length = 8 * round(sample_rate * 0.0232 / 8)
@@ -84,7 +96,7 @@ def configure(options: Options, *, sample_rate: int, channels: int, labels: Sequ
         n_fft=2 * hop_length,
         hop_length=hop_length,
         beside=beside,
-        **names,
+        **common,
     )
 
 
@@ -108,8 +120,8 @@ class Model(PreTrainedModel):
         shapes = zip(widths, widths[1:], config.kernels, strict=False)
         self.blocks = nn.ModuleList(block(*shape) for shape in shapes)
         self.dropout = nn.Dropout(config.dropout)
-        pooled = widths[-1] if config.block == "strided" else 2 * widths[-1]
-        self.head = heads.Softmax(pooled, config.num_labels)
+        self.pooling = Pooling(config.pooling, widths[-1])
+        self.head = heads.make(Head(**config.head or {}), pooling.width(config.pooling, widths[-1]), config.num_labels)
         self.beside = baseline.Model(baseline.Config(**config.beside)) if config.beside else None
         self.augment = Augment()
         self.class_weights: Tensor | None = None
@@ -134,7 +146,7 @@ class Model(PreTrainedModel):
             nn.init.zeros_(module.bias)
         elif isinstance(module, BatchNorm):
             module.reset_parameters()
-        elif isinstance(module, Descriptors):
+        elif isinstance(module, heads.MarginSoftmax | Descriptors):
             module.reset()
 
     @torch.no_grad()
@@ -168,7 +180,7 @@ class Model(PreTrainedModel):
         values, real, targets = self._spectrogram(input_values, attention_mask, targets)
         logits = self.head(self.dropout(self._pool(values, real)))
         if not self.training and self.beside is not None and self.beside.is_solved:
-            logits = self._joined(logits, self.beside(input_values, attention_mask).logits)
+            logits = heads.joined(logits, self.beside(input_values, attention_mask).logits)
         loss = None
         if targets is not None:
             loss = self.head.loss(logits, targets, self.class_weights if self.training else None)
@@ -179,10 +191,6 @@ class Model(PreTrainedModel):
         assert self.beside is not None, "only a model with functionals beside its network has a machine to fit"
         self.beside.solve(embeddings, labels, **how)
         self.config.beside = self.beside.config.to_dict()
-
-    def _joined(self, ours: Tensor, theirs: Tensor) -> Tensor:
-        """Give each judge one vote: the mean of their log-probabilities (Kittler et al. 1998, product rule)."""
-        return (ours.float().log_softmax(-1) + theirs.log_softmax(-1)) / 2
 
     def embed(self, input_values: Tensor, attention_mask: Tensor | None = None) -> Tensor:
         """Give the vector that the head sees: (batch, width)."""
@@ -199,10 +207,8 @@ class Model(PreTrainedModel):
             # A stride or a pool of 2 over n frames gives ceil(n / 2).
             lengths = (lengths + 1) // 2
         values = values.mean(2)
-        real = masking.real(lengths, values.shape[-1])
-        if self.config.block == "strided":
-            return masking.mean_over(values, real)
-        return pooling.mean_and_max(values, real)
+        pooled: Tensor = self.pooling(values, masking.real(lengths, values.shape[-1]))
+        return pooled
 
     def _spectrogram(
         self, input_values: Tensor, attention_mask: Tensor | None, targets: Tensor | None
@@ -260,34 +266,6 @@ class Model(PreTrainedModel):
         # S4 counts whole hops: 344 frames in its four seconds, not 345.
         size = mel.frames(samples) if self.config.seconds is None else samples // mel.hop_length
         return masking.real(mel.frames(lengths), size)
-
-
-class BatchNorm(nn.BatchNorm2d):
-    """Batch normalisation whose statistics and output know real frames only."""
-
-    running_mean: Tensor
-    running_var: Tensor
-    num_batches_tracked: Tensor
-    momentum: float
-
-    def forward(self, values: Tensor, lengths: Tensor | None) -> Tensor:  # type: ignore[override]
-        """Normalise (batch, channels, bands, frames); zero beyond lengths (batch,); None is all real."""
-        if lengths is None:
-            return super().forward(values)
-        mask = masking.real(lengths, values.shape[-1])[:, None, None, :]
-        if not self.training:
-            return super().forward(values) * mask
-        # Sums over thousands of cells need float32, also under bf16 autocast.
-        wide = values.float()
-        count = mask.sum() * values.shape[2]
-        mean = (wide * mask).sum((0, 2, 3)) / count
-        variance = ((wide - mean[:, None, None]).square() * mask).sum((0, 2, 3)) / count
-        with torch.no_grad():
-            self.num_batches_tracked.add_(1)
-            self.running_mean.lerp_(mean, self.momentum)
-            self.running_var.lerp_(variance * count / (count - 1).clamp_min(1), self.momentum)
-        scale = self.weight * torch.rsqrt(variance + self.eps)
-        return ((wide * scale[:, None, None] + (self.bias - mean * scale)[:, None, None]) * mask).to(values.dtype)
 
 
 class StridedBlock(nn.Module):

@@ -16,13 +16,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
-from transformers import AutoFeatureExtractor, AutoModelForAudioClassification
+from transformers import AutoConfig, AutoFeatureExtractor, AutoModelForAudioClassification
 from transformers.modeling_outputs import SequenceClassifierOutput
 
 from auricle.errors import UsageError
 from auricle.models import augment, heads, masking
 from auricle.models.checkpoint import open_checkpoint, read_config, read_extractor
-from auricle.models.encoders import ARCHITECTURES, HEAD, encoder
+from auricle.models.encoders import ARCHITECTURES, HEAD, encoder, headed
+from auricle.models.heads import Head
+from auricle.models.pooling import PoolingKind
 from auricle.recipe import Augment, Recipe
 
 
@@ -58,7 +60,9 @@ class Lora(pydantic.BaseModel):
 
 
 class Options(pydantic.BaseModel):
-    """What a recipe may say beside `family: pretrained`."""
+    """What a recipe may say beside `family: pretrained`. `pooling: null` and `head: null` are the stock model's; with
+    others the model folder opens after `import auricle` only.
+    """
 
     model_config = pydantic.ConfigDict(extra="forbid", frozen=True)
 
@@ -69,6 +73,8 @@ class Options(pydantic.BaseModel):
     stages: tuple[Stage, ...] = ()
     layer_decay: float = pydantic.Field(1.0, gt=0, le=1)
     weighted_sum: bool = False
+    pooling: PoolingKind | None = None
+    head: Head | None = None
     lora: Lora | None = None
     prefix: bool = True
     variants: int = pydantic.Field(4, ge=1)
@@ -80,10 +86,20 @@ class Options(pydantic.BaseModel):
                 "model.freeze and model.stages are both given, and each says what is frozen: set model.stages=[] or "
                 "model.freeze=null"
             )
+        if self.weighted_sum and not self.is_stock:
+            raise ValueError(
+                "model.weighted_sum is true, and it is for the stock pooling and head: set model.pooling and model.head "
+                "to null, or model.weighted_sum to false"
+            )
         frozen = [stage.freeze for stage in self.asked]
         if self.lora is not None and all(freeze in ("all", Top(top=0)) for freeze in frozen):
             raise ValueError("model.lora is given, and all layers are frozen: leave some to be adapted by model.freeze")
         return self
+
+    @property
+    def is_stock(self) -> bool:
+        """Whether a stock classifier has the pooling and the head that are asked for."""
+        return self.pooling is None and (self.head is None or self.head.kind == "softmax")
 
     @property
     def asked(self) -> tuple[Stage, ...]:
@@ -164,6 +180,8 @@ def build(options: Options, *, sample_rate: int, channels: int, labels: Sequence
         config.base_model = getattr(config, "base_model", None)
     else:
         config.base_model = options.checkpoint
+    if not options.is_stock:
+        headed.attach(opened.network, options.pooling or "mean", options.head or Head())
     return Model(opened.network, opened.extractor, opened.notes)
 
 
@@ -194,6 +212,7 @@ class Model(nn.Module):
         self.config = network.config
         self.config.sample_rate = int(extractor.sampling_rate)
         self.config.channels = 1
+        self.headed = headed.is_headed(network)
         self.weighted = bool(getattr(self.config, "use_weighted_layer_sum", False))
         self.beside = None
         self.augment = Augment()
@@ -209,6 +228,11 @@ class Model(nn.Module):
     def depths(self) -> int:
         """The depth at which every layer has run."""
         return 1 + len(self.encoder.layers)
+
+    @property
+    def fixed_depths(self) -> int:
+        """The depth up to which nothing of the head works: a pooling may have weights of its own."""
+        return self.depths - self.headed
 
     def calibrate(self, batches: Iterable[tuple[Tensor, Tensor | None]]) -> None:
         """Nothing to take from the training split: the checkpoint's statistics stay."""
@@ -229,7 +253,11 @@ class Model(nn.Module):
         smoothing = self.label_smoothing if self.training else 0.0
         targets = heads.soft_targets(labels, self.config.num_labels, smoothing)
         weights = self.class_weights if self.training else None
-        return F.cross_entropy(logits, targets, weight=weights.to(logits.device) if weights is not None else None)
+        weights = weights.to(logits.device) if weights is not None else None
+        if self.headed:
+            loss: Tensor = self.network.head.loss(logits, targets, weights)
+            return loss
+        return F.cross_entropy(logits, targets, weight=weights)
 
     def embed(self, input_values: Tensor, attention_mask: Tensor | None = None) -> Tensor:
         """Give the vector that the head sees: (batch, width)."""
@@ -264,13 +292,24 @@ class Model(nn.Module):
         if depth == self.depths and state.depth < depth:
             if not self.weighted:
                 assert hidden is not None
-                summaries = [self.encoder.summary(self.encoder.last(hidden), frames)]
+                summaries = [self._summary(self.encoder.last(hidden), frames)]
             hidden = None
         return State(depth, hidden, frames, tuple(summaries))
 
     def logits(self, state: State) -> Tensor:
         """From a state at the last depth to logits (batch, classes) float32."""
-        return self.encoder.classify(self._vector(state)).float()
+        vector = self._vector(state)
+        if self.headed:
+            logits: Tensor = self.network.head(vector)
+            return logits.float()
+        return self.encoder.classify(vector).float()
+
+    def _summary(self, hidden: Tensor, frames: Tensor) -> Tensor:
+        if not self.headed:
+            return self.encoder.summary(hidden, frames)
+        real = masking.real(frames, hidden.shape[1])
+        pooled: Tensor = self.network.pooling(hidden.float().transpose(1, 2), real)
+        return pooled
 
     def _vector(self, state: State) -> Tensor:
         if not self.weighted:
@@ -302,12 +341,16 @@ class Model(nn.Module):
         return self.eval()
 
     def save_pretrained(self, folder: Path) -> None:
-        """Write the stock model: config.json and model.safetensors."""
-        self.network.save_pretrained(folder)
+        """Write config.json and model.safetensors: of the stock model, where the head is a stock one."""
+        (headed.wrapped(self.network) if self.headed else self.network).save_pretrained(folder)
 
     @classmethod
     def from_pretrained(cls, folder: Path) -> "Model":
-        """Open a stock classifier with its own head."""
+        """Open what `save_pretrained` wrote."""
+        network: Any
+        if AutoConfig.from_pretrained(folder).model_type == headed.Config.model_type:
+            network = headed.Headed.from_pretrained(folder, use_safetensors=True).network
+            return cls(network, AutoFeatureExtractor.from_pretrained(folder))
         network = AutoModelForAudioClassification.from_pretrained(folder, dtype=torch.float32, use_safetensors=True)
         return cls(network, AutoFeatureExtractor.from_pretrained(folder))
 
@@ -323,4 +366,8 @@ def _plain(conv: nn.Conv1d) -> nn.Conv1d:
 
 def opens(model_type: str) -> bool:
     """Whether a model folder of this type is run by this family."""
-    return model_type in ARCHITECTURES
+    return model_type in ARCHITECTURES or model_type == headed.Config.model_type
+
+
+# The type that transformers' auto classes learn of beside the stock ones.
+REGISTERED = (headed.Config, headed.Headed)
