@@ -88,8 +88,8 @@ class Options(pydantic.BaseModel):
             )
         if self.weighted_sum and not self.is_stock:
             raise ValueError(
-                "model.weighted_sum is true, and it is for the stock pooling and head: set model.pooling and model.head "
-                "to null, or model.weighted_sum to false"
+                "model.weighted_sum is true, and it goes with the stock pooling and head alone: set model.pooling and "
+                "model.head to null, or model.weighted_sum to false"
             )
         frozen = [stage.freeze for stage in self.asked]
         if self.lora is not None and all(freeze in ("all", Top(top=0)) for freeze in frozen):
