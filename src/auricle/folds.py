@@ -5,11 +5,14 @@ written last and vouches for the rest: a fold that has it is never trained again
 form and those that are trained by gradient go the same way.
 """
 
+import ctypes
+import gc
 import hashlib
 import json
 import os
 import re
 import shutil
+import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
@@ -109,12 +112,21 @@ def train_one(prepared: Prepared, fold: Fold, folder: Path, train_fold: TrainFol
         if fold.test:
             scores_of(prepared, fold.test, judge(), fold.name).save(folder / "fold-scores.parquet")
         write_json(done, {**asdict(trained), "parameters": sum(weight.numel() for weight in model.parameters())})
+        del model, judge
+        let_go()
     history = folder / "history.jsonl"
     lines = history.read_text(encoding="utf-8").splitlines() if history.is_file() else []
     scores = Scores.load(folder / "fold-scores.parquet") if fold.test else None
     return Result(
         fold.name, folder, json.loads(done.read_text()), [_steady(json.loads(line)) for line in lines], scores
     )
+
+
+def let_go() -> None:
+    """Give the memory of what is no longer used back to the system: a trainer and its model know each other."""
+    gc.collect()
+    if sys.platform == "linux" and hasattr(library := ctypes.CDLL(None), "malloc_trim"):
+        library.malloc_trim(0)
 
 
 def from_scratch(prepared: Prepared) -> TrainFold:
