@@ -26,6 +26,12 @@ class Screen:
         self.finish()
         self.console.print(text, markup=False)
 
+    def line(self, *columns: str) -> None:
+        """One recording's answer, its columns between tabs, which a table would turn into blanks."""
+        self.finish()
+        if not self.console.quiet:
+            print(*columns, sep="\t", file=self.console.file, flush=True)
+
     def progress(self, done: int, total: int) -> None:
         """Show the share of a long work that is done; one bar at a time, gone when it is full."""
         if not self.console.is_terminal or self.console.quiet:
@@ -196,7 +202,7 @@ def show_enrolment(screen: Screen, done: dict[str, Any]) -> None:
     for name in done["known"]:
         screen.say(f"! {name}: this voice has the same sound already; it is kept once.")
     for row in done["failed"]:
-        screen.say(f"{row['file']}\tFAILED: {row['error']}")
+        screen.line(row["file"], f"FAILED: {row['error']}")
     for row in done["warnings"]:
         screen.say(f"! {row['file']}: {row['warning']}")
     if done["cohort"]["clips"]:
@@ -208,18 +214,19 @@ def show_enrolment(screen: Screen, done: dict[str, Any]) -> None:
 def show_finding(screen: Screen, row: dict[str, Any], threshold: float | None, claimed: str | None, top: int) -> None:
     """One line of `auricle identify`, or of `auricle verify` where a voice was `claimed`."""
     if row["error"] is not None:
-        screen.say(f"{row['file']}\tFAILED: {row['error']}")
+        screen.line(row["file"], f"FAILED: {row['error']}")
         return
     told = "   ".join(
         f"{match['voice']} {match['score']:.2f}" if match["score"] is not None else f"{match['voice']} no score"
         for match in row["scores"][:top]
     )
-    if threshold is not None:
-        refused = "unknown" if claimed is None else "rejected"
-        verdict = (row["voice"] if claimed is None else "accepted") if row["accepted"] else refused
-        told = f"{verdict}\t{told}   (threshold {threshold:.2f})"
     note = f"   ({'; '.join(row['warnings'])})" if row["warnings"] else ""
-    screen.say(f"{row['file']}\t{told}{note}")
+    if threshold is None:
+        screen.line(row["file"], told + note)
+        return
+    refused = "unknown" if claimed is None else "rejected"
+    verdict = (row["voice"] if claimed is None else "accepted") if row["accepted"] else refused
+    screen.line(row["file"], verdict, f"{told}   (threshold {threshold:.2f}){note}")
 
 
 def show_voices(screen: Screen, held: dict[str, Any]) -> None:
@@ -251,7 +258,7 @@ def show_trials(screen: Screen, found: dict[str, Any]) -> None:
     if found["left_out"]:
         screen.say(f"! {found['left_out']} trials are left out: {len(found['failed'])} files cannot be heard.")
     for row in found["failed"][:MOST_ROWS]:
-        screen.say(f"{row['file']}\tFAILED: {row['error']}")
+        screen.line(row["file"], f"FAILED: {row['error']}")
     for note in found["notes"]:
         screen.say(f"! {note}")
 

@@ -107,7 +107,7 @@ def normalise(left: np.ndarray, right: np.ndarray, cohort: Cohort, strange: np.n
     for rows, kept in _alike(strange):
         theirs = level(against[:, kept])
         out[rows] += (raw[rows] - theirs.mean) / theirs.deviation
-    return np.asarray(np.where(strange.any(1)[:, None], out / 2, np.nan))
+    return np.asarray(np.where(strange.sum(1)[:, None] > 0, out / 2, np.nan))
 
 
 def impostors(voices: np.ndarray, strange: np.ndarray, cohort: Cohort) -> np.ndarray:

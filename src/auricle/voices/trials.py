@@ -131,8 +131,8 @@ def measured(
         rates = ranked.rates(np.where(left == right, counts[left], counts[left] * counts[right]))
         if rates is not None:
             tries.append(_measure(*rates))
-    spread = np.array(tries) if tries else np.full((1, len(values)), np.nan)
-    low, high = np.quantile(spread, [0.025, 0.975], axis=0)
+    # Where no resample has both kinds of trial, nothing is known but the ends of the scale.
+    low, high = np.quantile(tries, [0.025, 0.975], axis=0) if tries else np.tile([[0.0], [1.0]], len(values))
     names = ["eer", *(f"min_dcf_{p_target:g}" for p_target in P_TARGETS)]
     figures = {
         name: Interval(value, float(low[place]), float(high[place]))
@@ -153,13 +153,15 @@ def read(path: Path) -> Trials:
     rows = [(number, _columns(line)) for number, line in enumerate(lines, start=1) if line.strip()]
     if not rows:
         raise DataError(f"'{path}' holds no trials. {_FORM}")
-    wrong = next(((number, row) for number, row in rows if len(row) != 3), None)
-    for place in (0, -1) if wrong is None else ():
-        wrong = next(((number, row) for number, row in rows if row[place].lower() not in _WORDS), None)
-        if wrong is None:
+    wrong = [(number, row) for number, row in rows if len(row) != 3][:1]
+    for place in (0, -1) if not wrong else ():
+        strange = [(number, row) for number, row in rows if row[place].lower() not in _WORDS][:1]
+        if not strange:
             return _trials([row for _, row in rows], place)
-    assert wrong is not None, "a list whose every line has its word was returned"
-    raise DataError(f"'{path}' is no list of trials: line {wrong[0]} is '{' '.join(wrong[1])}'. {_FORM}")
+        # The column that holds longer is the one that is meant.
+        wrong = max(wrong, strange)
+    number, row = wrong[0]
+    raise DataError(f"'{path}' is no list of trials: line {number} is '{' '.join(row)}'. {_FORM}")
 
 
 _FORM = "Each line holds two files and, in front or at the end, 1 or 0 (or target or nontarget)."

@@ -120,6 +120,6 @@ def _told(speakers: Sequence[str] | None) -> list[str]:
     if speakers is not None:
         return []
     return [
-        "The folders of the list do not tell who speaks: intervals are drawn over files, and are too narrow where "
-        "speakers have several."
+        "The folders of the list do not tell who speaks: intervals are drawn over files, as if each were a speaker of "
+        "its own."
     ]
