@@ -5,6 +5,7 @@ get: adaptive symmetric normalisation (Matejka et al. 2017, "Analysis of score n
 recognition"). A threshold is a quantile of strangers' scores, each stranger normalised as if not in the cohort.
 """
 
+import functools
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -16,7 +17,18 @@ TOP = (20, 300)
 # With fewer strangers neither a mean of the nearest nor a quantile says anything.
 MIN_COHORT = 10
 MIN_SPEAKERS = 3
+# A deviation among few people is mostly chance (measured: plain s-norm by 5 people doubled the EER of 5 others), so it
+# is mixed with the one that all the cohort's clips have in common, which counts as so many people.
+COMMON_PEOPLE = 30
 _FLAT = 1e-3
+
+
+@dataclass(frozen=True, eq=False)
+class Level:
+    """What the nearest strangers score against some vectors: mean and deviation (vectors,)."""
+
+    mean: np.ndarray
+    deviation: np.ndarray
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,6 +51,19 @@ class Cohort:
         numbers: np.ndarray = np.unique(np.array(self.speakers), return_inverse=True)[1].reshape(-1)
         return numbers
 
+    @functools.cached_property
+    def deviation(self) -> float:
+        """How far the scores of strangers lie apart, for all clips of the cohort in common."""
+        codes = self.codes
+        found = level(cosines(self.vectors, self.vectors), codes[:, None] != codes[None, :])
+        return float(np.sqrt((found.deviation**2).mean()))
+
+    def steadied(self, found: Level) -> Level:
+        """A level whose deviation is its own where the cohort has many people, and the common one where it has few."""
+        own = len(set(self.speakers)) / (len(set(self.speakers)) + COMMON_PEOPLE)
+        mixed = np.sqrt(own * found.deviation**2 + (1 - own) * self.deviation**2)
+        return Level(found.mean, np.maximum(mixed, _FLAT))
+
     def only(self, keep: np.ndarray) -> "Cohort":
         """The clips for which `keep` (clips,) bool is true."""
         rows = np.flatnonzero(keep)
@@ -52,14 +77,6 @@ class Cohort:
             speaker for speaker, content in zip(self.speakers, self.contents, strict=True) if content in set(contents)
         }
         return np.array([speaker not in known for speaker in self.speakers], dtype=bool)
-
-
-@dataclass(frozen=True, eq=False)
-class Level:
-    """What the nearest strangers score against some vectors: mean and deviation (vectors,)."""
-
-    mean: np.ndarray
-    deviation: np.ndarray
 
 
 def cosines(left: np.ndarray, right: np.ndarray) -> np.ndarray:
@@ -102,10 +119,10 @@ def normalise(left: np.ndarray, right: np.ndarray, cohort: Cohort, strange: np.n
     against, raw = cosines(right, cohort.vectors), cosines(left, right)
     if strange is None:
         strange = np.ones((len(left), len(cohort)), bool)
-    ours = level(cosines(left, cohort.vectors), strange)
+    ours = cohort.steadied(level(cosines(left, cohort.vectors), strange))
     out = (raw - ours.mean[:, None]) / ours.deviation[:, None]
     for rows, kept in _alike(strange):
-        theirs = level(against[:, kept])
+        theirs = cohort.steadied(level(against[:, kept]))
         out[rows] += (raw[rows] - theirs.mean) / theirs.deviation
     return np.asarray(np.where(strange.sum(1)[:, None] > 0, out / 2, np.nan))
 
@@ -123,10 +140,10 @@ def impostors(voices: np.ndarray, strange: np.ndarray, cohort: Cohort) -> np.nda
     for rows, kept in _alike(strange):
         if len(np.unique(codes[kept])) < 2:
             continue
-        claimant = level(among[np.ix_(kept, kept)], others[np.ix_(kept, kept)])
+        claimant = cohort.steadied(level(among[np.ix_(kept, kept)], others[np.ix_(kept, kept)]))
         for row in rows:
             scores = raw[row, kept]
-            ours = _without_each(scores, codes[kept])
+            ours = cohort.steadied(_without_each(scores, codes[kept]))
             out[row, kept] = (scores - ours.mean) / ours.deviation / 2
             out[row, kept] += (scores - claimant.mean) / claimant.deviation / 2
     return out

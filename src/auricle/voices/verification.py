@@ -92,7 +92,8 @@ def _each(kept: Trials, vectors: np.ndarray, cohort: Cohort | None) -> np.ndarra
     if cohort is None:
         return out
     parts = [
-        scores.level(scores.cosines(vectors[at : at + 1000], cohort.vectors)) for at in range(0, len(vectors), 1000)
+        cohort.steadied(scores.level(scores.cosines(vectors[at : at + 1000], cohort.vectors)))
+        for at in range(0, len(vectors), 1000)
     ]
     mean = np.concatenate([part.mean for part in parts])
     deviation = np.concatenate([part.deviation for part in parts])
