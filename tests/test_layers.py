@@ -32,10 +32,13 @@ ORDER = [
     "finetuning",
     "run",
     "judging",
+    "voices",
     "serving",
     "demo",
     "answers",
     "printing",
+    "terminal",
+    "cli_voices",
     "cli",
 ]
 FILES = sorted(path for path in ROOT.rglob("*.py") if path != ROOT / "__init__.py")

@@ -14,10 +14,27 @@ if TYPE_CHECKING:
     from auricle.corpus.reading import read_index
     from auricle.errors import AuricleError
     from auricle.recipe import Recipe
+    from auricle.voices.claims import identify, verify
+    from auricle.voices.enrolment import enrol
+    from auricle.voices.store import Store
 
 __version__ = "0.1.0"
 
-__all__ = ["Answer", "AuricleError", "Classifier", "Clip", "Index", "Recipe", "__version__", "load", "read_index"]
+__all__ = [
+    "Answer",
+    "AuricleError",
+    "Classifier",
+    "Clip",
+    "Index",
+    "Recipe",
+    "Store",
+    "__version__",
+    "enrol",
+    "identify",
+    "load",
+    "read_index",
+    "verify",
+]
 
 _HOME = {
     "Answer": "auricle.classifier",
@@ -26,8 +43,12 @@ _HOME = {
     "Clip": "auricle.corpus.clip",
     "Index": "auricle.corpus.clip",
     "Recipe": "auricle.recipe",
+    "Store": "auricle.voices.store",
+    "enrol": "auricle.voices.enrolment",
+    "identify": "auricle.voices.claims",
     "load": "auricle.classifier",
     "read_index": "auricle.corpus.reading",
+    "verify": "auricle.voices.claims",
 }
 
 

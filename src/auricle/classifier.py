@@ -1,14 +1,15 @@
 """A trained model that answers: for files, for samples in memory, one or many.
 
-In: a run or model folder, then recordings of any format, rate and length. Out: one Answer for each, in order; a file
-that cannot be heard gets an Answer that says why. Memory is bounded by the seconds decoded at a time, not by the number
-of files.
+In: a run or model folder, then recordings of any format, rate and length. Out: one Answer or vector for each, in
+order; a file that cannot be heard gets one that says why. Memory is bounded by the seconds decoded at a time, not by
+the number of files.
 """
 
 import collections
+import hashlib
 import itertools
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -62,12 +63,43 @@ class Answer:
         return self.choices[0].probability if self.choices else 0.0
 
 
+@dataclass(frozen=True, eq=False)
+class Embedded:
+    """What one recording sounds like to the model.
+
+    vector (width,) float32 of length 1, empty when `error` says why there is none. `content` is a hash of the samples
+    that the model heard: the same sound under another name or in another lossless format has the same.
+    """
+
+    name: str
+    vector: np.ndarray
+    seconds: float
+    content: str = ""
+    warnings: tuple[str, ...] = ()
+    error: str | None = None
+
+
 @dataclass(frozen=True)
 class Recording:
-    """A file to be answered for: the name it was given by, and the source that opens it."""
+    """A file to be answered for: its name, the source that opens it, and the seconds in it, None for its two ends."""
 
     name: str
     source: str
+    start: float | None = None
+    end: float | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Heard:
+    """A recording as a model hears it: int16 samples (channels, frames), none where `notes` say that it is deaf."""
+
+    name: str
+    samples: np.ndarray
+    notes: tuple[str, ...]
+
+    @property
+    def error(self) -> str | None:
+        return None if self.samples.shape[-1] else ("; ".join(self.notes) or "empty: no samples")
 
 
 class Classifier:
@@ -86,45 +118,75 @@ class Classifier:
     def classify(self, samples: np.ndarray, sample_rate: int) -> Answer:
         """Answer for samples in memory: float in [-1, 1] or int16, (frames,) or (channels, frames)."""
         sound = Sound(np.atleast_2d(samples), sample_rate, "array", None)
-        return self._answer_all([("array", Opened(sound, ()))])[0]
+        return self._answer_all([_heard("array", Opened(sound, ()), self.settings)])[0]
 
     def answers(self, recordings: Iterable[Recording]) -> Iterator[Answer]:
         """Answer for many files, in order, with bounded memory."""
-        chunk: list[tuple[str, Opened]] = []
-        seconds = 0.0
-        for recording, opened in _opened(recordings, self.settings):
-            chunk.append((recording.name, opened))
-            if opened.sound is not None:
-                seconds += opened.sound.samples.shape[-1] / opened.sound.sample_rate
-            if seconds >= CHUNK_SECONDS or len(chunk) >= CHUNK_FILES:
-                yield from self._answer_all(chunk)
-                chunk, seconds = [], 0.0
-        if chunk:
+        for chunk in hear(recordings, self.settings):
             yield from self._answer_all(chunk)
 
-    def _answer_all(self, chunk: Sequence[tuple[str, Opened]]) -> list[Answer]:
-        heard = []
-        for _, opened in chunk:
-            if opened.sound is not None and not any(finding.kind in _DEAF for finding in opened.findings):
-                heard.append(decode.resample(opened.sound, self.settings.sample_rate, self.settings.channels))
-            else:
-                heard.append(np.zeros((1, 0), np.int16))
-        good = [samples for samples in heard if samples.shape[-1]]
-        rows = iter(scoring.softmax(scoring.score(self.model, held(good), batch_seconds=BATCH_SECONDS)) if good else ())
+    def embeddings(self, recordings: Iterable[Recording]) -> Iterator[Embedded]:
+        """Give the vector of each of many files, in order, with bounded memory."""
+        for chunk in hear(recordings, self.settings):
+            rows = self._rows(scoring.embed, chunk)
+            # The baseline's vectors are in as many units as it has descriptors, until they are standardised.
+            yield from embedded(chunk, getattr(self.model, "standard", np.asarray)(rows), self.settings.sample_rate)
+
+    def _rows(self, judge: Callable[..., np.ndarray], chunk: Sequence[Heard]) -> np.ndarray:
+        """What `scoring.score` or `scoring.embed` gives for the recordings of a chunk that can be heard."""
+        good = [heard.samples for heard in chunk if heard.error is None]
+        return judge(self.model, held(good), batch_seconds=BATCH_SECONDS) if good else np.zeros((0, 1), np.float32)
+
+    def _answer_all(self, chunk: Sequence[Heard]) -> list[Answer]:
+        rows = iter(scoring.softmax(self._rows(scoring.score, chunk)))
         answers = []
-        for (name, opened), samples in zip(chunk, heard, strict=True):
-            notes = tuple(f"{finding.kind}: {finding.detail}" for finding in opened.findings)
-            if not samples.shape[-1]:
-                answers.append(Answer(name, (), 0.0, error="; ".join(notes) or "empty: no samples"))
+        for heard in chunk:
+            if heard.error is not None:
+                answers.append(Answer(heard.name, (), 0.0, error=heard.error))
                 continue
             row = next(rows)
             choices = tuple(Choice(self.labels[place], float(row[place])) for place in np.argsort(-row, kind="stable"))
-            answers.append(Answer(name, choices, samples.shape[-1] / self.settings.sample_rate, notes))
+            seconds = heard.samples.shape[-1] / self.settings.sample_rate
+            answers.append(Answer(heard.name, choices, seconds, heard.notes))
         return answers
+
+
+def hear(recordings: Iterable[Recording], settings: Settings) -> Iterator[list[Heard]]:
+    """Decode many files, in order, in chunks that are bounded in seconds and in number."""
+    chunk: list[Heard] = []
+    seconds = 0.0
+    for recording, opened in _opened(recordings, settings):
+        chunk.append(_heard(recording.name, opened, settings))
+        seconds += chunk[-1].samples.shape[-1] / settings.sample_rate
+        if seconds >= CHUNK_SECONDS or len(chunk) >= CHUNK_FILES:
+            yield chunk
+            chunk, seconds = [], 0.0
+    if chunk:
+        yield chunk
+
+
+def embedded(chunk: Sequence[Heard], rows: np.ndarray, sample_rate: int) -> Iterator[Embedded]:
+    """Pair the recordings of a chunk with the vectors (clips that can be heard, width) of those that can."""
+    places = iter(range(len(rows)))
+    for heard in chunk:
+        if heard.error is not None:
+            yield Embedded(heard.name, np.zeros(0, np.float32), 0.0, error=heard.error)
+            continue
+        row = rows[next(places)].astype(np.float64)
+        vector = (row / max(float(np.linalg.norm(row)), 1e-12)).astype(np.float32)
+        content = hashlib.blake2b(heard.samples.tobytes(), digest_size=16).hexdigest()
+        yield Embedded(heard.name, vector, heard.samples.shape[-1] / sample_rate, content, heard.notes)
 
 
 # With these there is nothing to be heard; a clip with any other fault is answered, with a warning.
 _DEAF = frozenset({"unreadable", "empty", "nan"})
+
+
+def _heard(name: str, opened: Opened, settings: Settings) -> Heard:
+    notes = tuple(f"{finding.kind}: {finding.detail}" for finding in opened.findings)
+    if opened.sound is None or any(finding.kind in _DEAF for finding in opened.findings):
+        return Heard(name, np.zeros((1, 0), np.int16), notes)
+    return Heard(name, decode.resample(opened.sound, settings.sample_rate, settings.channels), notes)
 
 
 def load(folder: str | Path, precision: str = "auto") -> Classifier:
@@ -212,6 +274,5 @@ def _opened(recordings: Iterable[Recording], settings: Settings) -> Iterator[tup
 
 
 def _open(recording: Recording, settings: Settings) -> Opened:
-    if recording.source != "-":
-        return open_clip(Clip(recording.name, recording.source, ""), settings)
-    return open_clip(Clip("-", "-", ""), settings, content=sys.stdin.buffer.read())
+    clip = Clip(recording.name, recording.source, "", start=recording.start, end=recording.end)
+    return open_clip(clip, settings, content=sys.stdin.buffer.read() if recording.source == "-" else None)

@@ -12,10 +12,13 @@ import sys
 import webbrowser
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
-from auricle import __version__
+from auricle import __version__, cli_voices
 from auricle.errors import AuricleError, MissingExtra, UsageError
+from auricle.terminal import command as _command
+from auricle.terminal import print_json as _print_json
+from auricle.terminal import quiet_libraries as _quiet_libraries
 
 if TYPE_CHECKING:
     from auricle.recipe import Recipe
@@ -191,17 +194,6 @@ def _demo(options: argparse.Namespace) -> int:
     return 0
 
 
-def _quiet_libraries() -> None:
-    """One line per epoch is ours; the libraries' own bars would break it up, and standard output is for the answer."""
-    with contextlib.redirect_stdout(sys.stderr):
-        # It says there, once, that a tracker is offline.
-        import transformers.integrations.integration_utils  # noqa: F401
-    from transformers.utils import logging as transformers_logging
-
-    transformers_logging.disable_progress_bar()
-    transformers_logging.set_verbosity_error()
-
-
 def _recipe(options: argparse.Namespace) -> "Recipe":
     """The named recipe with what the options change."""
     from auricle import recipe
@@ -229,11 +221,6 @@ def _free_folder(parent: Path, name: str) -> Path:
     while (folder := parent / (name if number == 1 else f"{name}-{number}")).exists():
         number += 1
     return folder
-
-
-def _print_json(content: dict[str, Any]) -> None:
-    json.dump(content, sys.stdout, ensure_ascii=False, indent=1)
-    print()
 
 
 def _fail(options: argparse.Namespace, message: str) -> int:
@@ -293,6 +280,7 @@ def _parser() -> _Parser:
     _push_options(
         _command(commands, "push", _push, "share a run on the Hugging Face Hub: model, card, report, metrics")
     )
+    cli_voices.declare(commands)
     demo = _command(commands, "demo", _demo, "make a small corpus, train on it, and show the report")
     demo.add_argument("--out", type=Path, default=Path("demo"), metavar="FOLDER", help="where (default: demo)")
     demo.add_argument("--seed", type=int, default=0, help="another seed, another corpus")
@@ -322,16 +310,6 @@ def _push_options(push: argparse.ArgumentParser) -> None:
     push.add_argument("--license", metavar="ID", help="the licence of the weights, by the Hub's name: apache-2.0")
     push.add_argument("--with-scores", action="store_true", help="send every test clip's name and scores too")
     push.add_argument("--with-audio", action="store_true", help="send the sound of mistakes in the report too")
-
-
-def _command(commands: Any, name: str, call: Callable[[argparse.Namespace], int], help: str) -> argparse.ArgumentParser:
-    command: argparse.ArgumentParser = commands.add_parser(
-        name, help=help, description=help[0].upper() + help[1:] + "."
-    )
-    command.add_argument("--json", action="store_true", help="print JSON for programs")
-    command.add_argument("--verbose", action="store_true", help="log what the library does")
-    command.set_defaults(call=call)
-    return command
 
 
 def _recipe_options(command: argparse.ArgumentParser) -> None:

@@ -26,6 +26,12 @@ class Screen:
         self.finish()
         self.console.print(text, markup=False)
 
+    def line(self, *columns: str) -> None:
+        """One recording's answer, its columns between tabs, which a table would turn into blanks."""
+        self.finish()
+        if not self.console.quiet:
+            print(*columns, sep="\t", file=self.console.file, flush=True)
+
     def progress(self, done: int, total: int) -> None:
         """Show the share of a long work that is done; one bar at a time, gone when it is full."""
         if not self.console.is_terminal or self.console.quiet:
@@ -185,6 +191,75 @@ def show_shipment(screen: Screen, shipment: dict[str, Any]) -> None:
             told = ", ".join(f"{metric.get('name', metric['type'])} {metric['value']}" for metric in result["metrics"])
             screen.say(f"  results on {result['dataset']['name']}: {told}")
     for note in shipment["notes"]:
+        screen.say(f"! {note}")
+
+
+def show_enrolment(screen: Screen, done: dict[str, Any]) -> None:
+    """What `auricle enrol` added, and what scores will be normalised by."""
+    if done["voice"] is not None:
+        clips = done["clips"]
+        screen.say(f"Enrolled '{done['voice']}': {len(done['added'])} added, {clips} clip{'s' * (clips != 1)} in all.")
+    for name in done["known"]:
+        screen.say(f"! {name}: this voice has the same sound already; it is kept once.")
+    for row in done["failed"]:
+        screen.line(row["file"], f"FAILED: {row['error']}")
+    for row in done["warnings"]:
+        screen.say(f"! {row['file']}: {row['warning']}")
+    if done["cohort"]["clips"]:
+        screen.say(f"Cohort: {done['cohort']['described']}. False accepts: {done['false_accept']:g} of strangers.")
+    for note in done["notes"]:
+        screen.say(f"! {note}")
+
+
+def show_finding(screen: Screen, row: dict[str, Any], threshold: float | None, claimed: str | None, top: int) -> None:
+    """One line of `auricle identify`, or of `auricle verify` where a voice was `claimed`."""
+    if row["error"] is not None:
+        screen.line(row["file"], f"FAILED: {row['error']}")
+        return
+    told = "   ".join(
+        f"{match['voice']} {match['score']:.2f}" if match["score"] is not None else f"{match['voice']} no score"
+        for match in row["scores"][:top]
+    )
+    note = f"   ({'; '.join(row['warnings'])})" if row["warnings"] else ""
+    if threshold is None:
+        screen.line(row["file"], told + note)
+        return
+    refused = "unknown" if claimed is None else "rejected"
+    verdict = (row["voice"] if claimed is None else "accepted") if row["accepted"] else refused
+    screen.line(row["file"], verdict, f"{told}   (threshold {threshold:.2f}){note}")
+
+
+def show_voices(screen: Screen, held: dict[str, Any]) -> None:
+    """What a store holds."""
+    if held["removed"] is not None:
+        screen.say(f"Removed '{held['removed']}'.")
+    rows = [(row["voice"], str(row["clips"]), _duration(row["seconds"])) for row in held["voices"]]
+    screen.table(f"{len(rows)} voices, heard by {held['run']}", ("voice", "clips", "sound"), rows)
+    cohort = held["cohort"]["described"] or "none, hence no threshold"
+    screen.say(f"Cohort: {cohort}. False accepts: {held['false_accept']:g} of strangers.")
+
+
+def show_trials(screen: Screen, found: dict[str, Any]) -> None:
+    """The error rates of `auricle trials`."""
+    interval = found["interval"]
+    rows = [
+        (kind, name.replace("_", " "), f"{figure['value']:.4f}", f"{figure['low']:.4f} to {figure['high']:.4f}")
+        for kind, figures in found["metrics"].items()
+        for name, figure in figures.items()
+    ]
+    screen.table(
+        f"{found['targets']} trials of one speaker, {found['nontargets']} of two; "
+        f"intervals over {interval['units']} {interval['unit']}s",
+        ("score", "metric", "value", "95 % interval"),
+        rows,
+    )
+    if found["cohort"]:
+        screen.say(f"Normalised by {found['cohort']}.")
+    if found["left_out"]:
+        screen.say(f"! {found['left_out']} trials are left out: {len(found['failed'])} files cannot be heard.")
+    for row in found["failed"][:MOST_ROWS]:
+        screen.line(row["file"], f"FAILED: {row['error']}")
+    for note in found["notes"]:
         screen.say(f"! {note}")
 
 

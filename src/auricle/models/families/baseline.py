@@ -131,10 +131,18 @@ class Model(PreTrainedModel):
     def classify(self, embeddings: Tensor) -> Tensor:
         """Turn functionals (batch, n_features) into logits (batch, classes)."""
         # Squared distances lose digits in single precision, enough to move a logit by 1e-4 from batch to batch.
-        standard = ((embeddings - self.mean) * self.scale).clamp(-LIMIT, LIMIT).double()
+        standard = self._standard(embeddings).double()
         near = likeness(standard, self.support.double(), self.config.part_sizes, self.width)
         logits = standard @ self.linear.double() + near @ self.kernel.double() + self.bias
         return logits.to(embeddings.dtype)
+
+    def standard(self, embeddings: np.ndarray) -> np.ndarray:
+        """Bring functionals (clips, n_features) to the same unit, as `solve` found it: for comparing them by angle."""
+        rows: np.ndarray = self._standard(torch.from_numpy(embeddings).to(self.device)).cpu().numpy()
+        return rows
+
+    def _standard(self, embeddings: Tensor) -> Tensor:
+        return ((embeddings - self.mean) * self.scale).clamp(-LIMIT, LIMIT)
 
     def solve(
         self,

@@ -1,0 +1,1 @@
+"""Voices: enrol someone new, find out who speaks, verify a claim, judge verification on a list of trials."""
