@@ -20,7 +20,7 @@ from auricle.models import masking
 from auricle.models.descriptors import Descriptors
 from auricle.models.front_end import waveforms_as_they_are
 from auricle.models.functionals import Functionals
-from auricle.models.ridge import LIMIT, fit, likeness
+from auricle.models.ridge import LIMIT, WITHIN_RANK, fit, likeness
 
 # Samples summarised at once.
 CHUNK = 2**18
@@ -82,6 +82,8 @@ class Model(PreTrainedModel):
     scale: Tensor
     support: Tensor
     width: Tensor
+    within: Tensor
+    damping: Tensor
 
     def __init__(self, config: Config) -> None:
         super().__init__(config)
@@ -91,6 +93,8 @@ class Model(PreTrainedModel):
         self.register_buffer("scale", torch.ones(features))
         self.register_buffer("support", torch.zeros(config.n_support, features))
         self.register_buffer("width", torch.ones(()))
+        self.register_buffer("within", torch.zeros(WITHIN_RANK, features))
+        self.register_buffer("damping", torch.zeros(WITHIN_RANK))
         # Weights that `solve` finds and no gradient changes; transformers asks a model's parameters for its precision.
         self.linear = nn.Parameter(torch.zeros(features, classes), requires_grad=False)
         self.kernel = nn.Parameter(torch.zeros(config.n_support, classes), requires_grad=False)
@@ -137,8 +141,12 @@ class Model(PreTrainedModel):
         return logits.to(embeddings.dtype)
 
     def standard(self, embeddings: np.ndarray) -> np.ndarray:
-        """Bring functionals (clips, n_features) to the same unit, as `solve` found it: for comparing them by angle."""
-        rows: np.ndarray = self._standard(torch.from_numpy(embeddings).to(self.device)).cpu().numpy()
+        """Make functionals (clips, n_features) comparable by angle, as `solve` found it.
+
+        All come to the same unit, and what sets clips of one class apart counts for less.
+        """
+        standard = self._standard(torch.from_numpy(embeddings).to(self.device))
+        rows: np.ndarray = (standard - (standard @ self.within.T * self.damping) @ self.within).cpu().numpy()
         return rows
 
     def _standard(self, embeddings: Tensor) -> Tensor:
