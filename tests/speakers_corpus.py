@@ -161,7 +161,7 @@ def _smooth(random: np.random.Generator, size: int, per_second: float) -> np.nda
 
 
 def _filtered(samples: np.ndarray, gains: np.ndarray) -> np.ndarray:
-    """Filter by gains that change: (steps, bins), one row every 10 ms, or (bins,). Overlap and add of windowed pieces."""
+    """Filter by gains that change, (steps, bins) with a row every 10 ms, or (bins,): windowed pieces are overlapped."""
     steps = len(samples) // _STEP + 1
     padded = np.zeros(steps * _STEP + _FFT, np.float32)
     padded[: len(samples)] = samples

@@ -70,7 +70,7 @@ def check_family(recipe: Recipe) -> Any:
 
 
 def check_frames(recipe: Recipe) -> None:
-    """Check that the recipe's family takes what the corpus holds. Raises UsageError where ready frames do not suit it."""
+    """Check that the recipe's family takes what the corpus holds. Raises UsageError where it takes no ready frames."""
     if recipe.audio.bands is None or takes_frames(recipe.model.family):
         return
     able = ", ".join(name for name in models.names() if takes_frames(name))

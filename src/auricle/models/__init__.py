@@ -2,8 +2,8 @@
 
 A family file exports Options, Model and build. One whose models are of a type of its own exports their Config too; one
 that runs other models' folders exports `opens(model_type)`, and `settle(recipe)` for what a checkpoint decides. One
-that is fitted in closed form has a `solve` method on its Model and is not trained by gradient. One that takes ready frames
-in place of sound too exports FRAMES = True, and its build has an argument `bands`, their width.
+that is fitted in closed form has a `solve` method on its Model and is not trained by gradient. One that takes ready
+frames in place of sound too exports FRAMES = True, and its build has an argument `bands`, their width.
 """
 
 import importlib
