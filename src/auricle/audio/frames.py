@@ -26,10 +26,12 @@ SLACK_BYTES = 1 << 20
 WIDEST_BYTES = 8
 DTYPES = ("float16", "float32", "float64")
 _ZIP = b"PK\x03\x04"
+# The older format is a row of pickles of protocol 2; torch's reader knows no other, and complains aloud.
+_PICKLE = b"\x80\x02"
 # Whatever bytes can make torch's reader stumble over; none of these leaves anything half done.
 _TORCH_ERRORS = (
     *(ArithmeticError, AssertionError, AttributeError, EOFError, LookupError, MemoryError, OSError, RuntimeError),
-    *(TypeError, ValueError, ImportError, pickle.UnpicklingError, struct.error, zipfile.BadZipFile),
+    *(TypeError, ValueError, ImportError, Warning, pickle.UnpicklingError, struct.error, zipfile.BadZipFile),
 )
 
 
@@ -99,6 +101,8 @@ def _tensor(content: bytes, size: int, bands: int) -> np.ndarray:
     import torch
 
     try:
+        if not content.startswith((_ZIP, _PICKLE)):
+            raise pickle.UnpicklingError("neither of torch's two formats")
         found = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
     except _TORCH_ERRORS as error:
         raise AudioError("unreadable", _why(content, error)) from error
