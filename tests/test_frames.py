@@ -5,6 +5,7 @@ import io
 import json
 import os
 import pickle
+import shutil
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -18,10 +19,11 @@ from auricle.audio import frames
 from auricle.audio import store as stores
 from auricle.audio.survey import Opened, Settings, open_clip
 from auricle.batches import build, held
+from auricle.classifier import recordings
 from auricle.cli import main
 from auricle.corpus.clip import Clip
 from auricle.corpus.reading import read_index
-from auricle.errors import UsageError
+from auricle.errors import AudioError, UsageError
 from auricle.evaluation import scoring
 from auricle.folds import Listener, build_model, save_model
 from auricle.prepare import inspect, prepare
@@ -182,6 +184,20 @@ def test_the_store_gives_back_the_very_frames(speakers: Path, tmp_path: Path) ->
         assert store.facts[place].seconds == len(expected) / 100
 
 
+def test_frames_in_an_archive_are_those_of_the_folder(speakers: Path, trained: Path, tmp_path: Path) -> None:
+    packed = Path(shutil.make_archive(str(tmp_path / "packed"), "zip", speakers.parent, "corpus"))
+    index = read_index(packed)
+    kept = stores.prepare(index.clips, SETTINGS, cache=tmp_path / "cache")
+    plain = stores.prepare(read_index(speakers).clips, SETTINGS, cache=tmp_path / "cache")
+    assert index.bands == BANDS and len(kept) == len(plain) == 36
+    assert all(np.array_equal(kept.samples(place), plain.samples(place)) for place in range(len(kept)))
+    classifier = auricle.load(trained)
+    answers = list(classifier.answers(recordings([str(packed)])))
+    assert len(answers) == 48 and not any(answer.error for answer in answers)
+    small = Settings(100, 1, 0.05, 0.001, BANDS)
+    assert all(facts.findings for facts in stores.prepare(index.clips, small, cache=tmp_path / "other").facts)
+
+
 def test_bad_and_repeated_frames_are_in_the_audit(speakers: Path, tmp_path: Path) -> None:
     content = json.loads((speakers / "metadata.json").read_text())
     corpus = tmp_path / "corpus"
@@ -323,6 +339,8 @@ def test_sound_for_a_model_of_frames_is_an_answer_that_says_so(trained: Path, co
     assert classifier(path).choices == classifier.classify(samples, 100).choices
     with pytest.raises(UsageError, match="40 bands at 100 a second"):
         classifier.classify(tone("low", 0.5, 0), 8000)
+    with pytest.raises(AudioError, match="no finite numbers"):
+        classifier.classify(samples * np.float32(np.inf), 100)
 
 
 def test_frames_for_a_model_of_sound_are_an_answer_that_says_so(corpus: Path, speakers: Path, tmp_path: Path) -> None:

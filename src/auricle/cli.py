@@ -65,7 +65,8 @@ def _inspect(options: argparse.Namespace) -> int:
     if options.json:
         clips = [{"id": clip.id, "label": clip.label, "group": clip.group, "fold": clip.fold} for clip in found.index]
         split = found.split and {"kind": found.split.kind, "described": found.split.described}
-        _print_json({**found.audit.as_json(), "recognised": found.index.recognised, "split": split, "index": clips})
+        about = {"recognised": found.index.recognised, "bands": found.index.bands, "split": split, "index": clips}
+        _print_json({**found.audit.as_json(), **about})
     else:
         printing.show_inspection(screen, found)
     if options.strict and found.audit.quarantined:

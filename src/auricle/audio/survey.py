@@ -123,6 +123,8 @@ def as_heard(sound: Sound, settings: Settings) -> np.ndarray:
     Raises AudioError 'nan' for samples that are no numbers, or absurdly large.
     """
     if settings.bands is not None:
+        if not np.isfinite(sound.samples).all():
+            raise AudioError("nan", "some values of the frames are no finite numbers")
         return sound.samples
     return decode.resample(sound, settings.sample_rate, settings.channels)
 
