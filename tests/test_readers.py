@@ -88,6 +88,43 @@ def _speech_commands(root: Path) -> None:
     _write(root, "testing_list.txt", "yes/0a7c2a8d_nohash_0.wav\n")
 
 
+def _hw4(root: Path) -> None:
+    paths = {name: [f"uttr-{name}{n}.pt" for n in range(3)] for name in ("id10001", "id10002")}
+    _touch(root, *(path for rows in paths.values() for path in rows), "uttr-asked.pt", "uttr-stray.pt")
+    _write(root, "answers.csv", "Id,Category\nuttr-asked.pt,id10001\n")
+    _write(root, "mapping.json", json.dumps({"speaker2id": {name: n for n, name in enumerate(paths)}}))
+    rows = {name: [{"feature_path": path, "mel_len": 128} for path in listed] for name, listed in paths.items()}
+    _write(root, "metadata.json", json.dumps({"n_mels": 40, "speakers": rows}))
+    asked = [{"feature_path": "uttr-asked.pt", "mel_len": 300}]
+    _write(root, "testdata.json", json.dumps({"n_mels": 40, "utterances": asked}))
+
+
+def _librispeech(root: Path) -> None:
+    _touch(
+        root,
+        *(
+            f"test-other/{s}/{c}/{s}-{c}-{n:04}.flac"
+            for s, c in (("84", "1"), ("84", "2"), ("174", "9"))
+            for n in (0, 1)
+        ),
+        "test-other/84/1/84-1.trans.txt",
+    )
+    _write(root, "SPEAKERS.TXT", ";ID |SEX| SUBSET\n84   | F | dev-clean | 8.02 | Christie\n174 | M | x | 8 | A | B\n")
+
+
+def _voxceleb(root: Path) -> None:
+    _touch(
+        root,
+        *(
+            f"wav/id1000{s}/{v}/0000{n}.wav"
+            for s, v in ((1, "1zc_-IwhmdE"), (1, "7gWzIy6yIIk"), (2, "xT"))
+            for n in (1, 2)
+        ),
+    )
+    header = "VoxCeleb1 ID\tVGGFace1 ID\tGender\tNationality\tSet"
+    _write(root, "vox1_meta.csv", f"{header}\nid10001\tA.J._Buckley\tm\tIreland\tdev\nid10002\tX\tf\tUSA\tdev\n")
+
+
 BUILDERS: dict[str, Callable[[Path], None]] = {
     "folder": _folder,
     "table": _table,
@@ -97,6 +134,9 @@ BUILDERS: dict[str, Callable[[Path], None]] = {
     "urbansound8k": _urbansound8k,
     "crema_d": _crema_d,
     "speech_commands": _speech_commands,
+    "hw4": _hw4,
+    "librispeech": _librispeech,
+    "voxceleb": _voxceleb,
     "emodb": lambda root: _touch(root, "wav/03a01Fa.wav", "wav/08b10Wb.wav", "wav/16a02Ta.wav"),
     "fsdd": lambda root: _touch(root, "recordings/0_george_0.wav", "recordings/7_jackson_32.wav"),
     "ravdess": lambda root: _touch(

@@ -1,4 +1,4 @@
-"""Answers written down: a table for a terminal, CSV or JSON lines for a file or a pipe.
+"""Answers written down: a table for a terminal, CSV, JSON lines or a submission for a file or a pipe.
 
 In: answers, one at a time, in order. Out: a file that is whole or not there, or lines on standard output.
 """
@@ -16,12 +16,15 @@ from auricle.errors import UsageError
 
 
 class AnswerWriter:
-    """Writes answers as they come; `top` is how many classes of each are named. Raises UsageError for a bad file."""
+    """Writes answers as they come; `top` is how many classes of each are named. Raises UsageError for a bad file.
 
-    def __init__(self, out: Path | None, as_json: bool, top: int) -> None:
+    `kind` is table, csv, jsonl, or submission: one row `Id,Category` for each answer, none for a failed one.
+    """
+
+    def __init__(self, out: Path | None, kind: str, top: int) -> None:
         self.out = out
         self.top = top
-        self.kind = "jsonl" if as_json else (self.out.suffix[1:] if self.out else "table")
+        self.kind = kind
         self.partial = self.out.with_name(f".{self.out.name}.partial") if self.out else None
 
     def __enter__(self) -> Callable[[Answer], None]:
@@ -35,6 +38,9 @@ class AnswerWriter:
             self.rows = csv.writer(self.file)
             choices = [name for place in range(1, self.top + 1) for name in (f"label_{place}", f"probability_{place}")]
             self.rows.writerow(["file", *choices, "seconds", "warnings", "error"])
+        elif self.kind == "submission":
+            self.rows = csv.writer(self.file, lineterminator="\n")
+            self.rows.writerow(["Id", "Category"])
         return self._write
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
@@ -55,6 +61,9 @@ class AnswerWriter:
             pairs += [""] * (2 * self.top - len(pairs))
             warnings = "; ".join(answer.warnings)
             self.rows.writerow([answer.name, *pairs, f"{answer.seconds:.3f}", warnings, answer.error or ""])
+        elif self.kind == "submission":
+            if answer.label is not None:
+                self.rows.writerow([answer.name, answer.label])
         else:
             told = "   ".join(f"{choice.label} {choice.probability * 100:.1f} %" for choice in choices)
             note = f"   ({'; '.join(answer.warnings)})" if answer.warnings else ""

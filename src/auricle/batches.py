@@ -22,7 +22,10 @@ BUCKET_BATCHES = 32
 
 @dataclass(frozen=True)
 class Sounds:
-    """Clips to be scored: their lengths in samples, and how to get the int16 samples (channels, frames) of each."""
+    """Clips to be scored: their lengths in samples, and how to get the samples of each.
+
+    Samples are int16 (channels, frames), or the float32 (bands, frames) of ready frames.
+    """
 
     lengths: np.ndarray
     get: Callable[[int], np.ndarray]
@@ -38,22 +41,24 @@ def stored(store: Store, positions: Sequence[int]) -> Sounds:
 
 
 def held(arrays: Sequence[np.ndarray]) -> Sounds:
-    """Clips in memory: int16 arrays (channels, frames)."""
+    """Clips in memory: arrays as `Sounds` has them."""
     return Sounds(np.array([array.shape[-1] for array in arrays], dtype=np.int64), lambda number: arrays[number])
 
 
 def build(pieces: Sequence[np.ndarray]) -> tuple[Tensor, Tensor | None]:
-    """Pad int16 pieces (channels, frames) on the right into one batch.
+    """Pad pieces (channels, frames) on the right into one batch; int16 full scale becomes 1, float32 stays as it is.
 
     Returns float32 (batch, samples), or (batch, channels, samples) when any piece has several channels, and the
     attention mask (batch, samples), None when every piece is as long as the longest.
     """
     channels = max(piece.shape[0] for piece in pieces)
     longest = max(piece.shape[-1] for piece in pieces)
-    batch = np.zeros((len(pieces), channels, longest), np.int16)
+    batch = np.zeros((len(pieces), channels, longest), pieces[0].dtype)
     for row, piece in zip(batch, pieces, strict=True):
         row[:, : piece.shape[-1]] = piece
-    values = torch.from_numpy(batch).to(torch.float32).div_(FULL_SCALE)
+    values = torch.from_numpy(batch)
+    if values.dtype == torch.int16:
+        values = values.to(torch.float32).div_(FULL_SCALE)
     lengths = torch.tensor([piece.shape[-1] for piece in pieces])
     mask = None
     if int(lengths.min()) < longest:
@@ -111,7 +116,7 @@ class Draw:
 
 
 class TrainClips(Dataset[dict[str, Any]]):
-    """The training clips: a Draw gives one crop, int16 (channels, frames), and the clip's class."""
+    """The training clips: a Draw gives one crop of its samples and the clip's class."""
 
     def __init__(self, sounds: Sounds, labels: np.ndarray, crop: int | None) -> None:
         self.sounds = sounds

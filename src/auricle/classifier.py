@@ -8,20 +8,21 @@ the number of files.
 import collections
 import hashlib
 import itertools
+import json
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import numpy as np
 import torch
 from transformers import AutoConfig, PreTrainedModel
 
 from auricle import models
-from auricle.audio import decode
 from auricle.audio.decode import Sound
-from auricle.audio.survey import Opened, Settings, cores, open_clip
+from auricle.audio.frames import SUFFIX as FRAMES_SUFFIX
+from auricle.audio.survey import Opened, Settings, as_heard, cores, open_clip
 from auricle.batches import held
 from auricle.corpus import tree
 from auricle.corpus.archive import is_archive
@@ -109,15 +110,26 @@ class Classifier:
         self.model = model.eval()
         config = model.config
         self.labels = tuple(config.id2label[number] for number in range(config.num_labels))
-        self.settings = Settings(config.sample_rate, config.channels, 0.0, MAX_SECONDS)
+        self.settings = Settings(config.sample_rate, config.channels, 0.0, MAX_SECONDS, getattr(config, "bands", None))
 
     def __call__(self, file: str | Path) -> Answer:
         """Answer for one file."""
         return next(self.answers([Recording(str(file), str(file))]))
 
     def classify(self, samples: np.ndarray, sample_rate: int) -> Answer:
-        """Answer for samples in memory: float in [-1, 1] or int16, (frames,) or (channels, frames)."""
+        """Answer for samples in memory: float in [-1, 1] or int16, (frames,) or (channels, frames).
+
+        A model of ready frames takes (bands, frames) and their rate. Raises UsageError for another width or rate.
+        """
+        bands = self.settings.bands
         sound = Sound(np.atleast_2d(samples), sample_rate, "array", None)
+        if bands is not None:
+            if (len(sound.samples), sample_rate) != (bands, self.settings.sample_rate):
+                raise UsageError(
+                    f"The model takes frames of {bands} bands at {self.settings.sample_rate} a second, and received "
+                    f"{sound.samples.shape} at {sample_rate}. Make them as those that it learnt from."
+                )
+            sound = Sound(np.asarray(samples, np.float32), sample_rate, "array", None)
         return self._answer_all([_heard("array", Opened(sound, ()), self.settings)])[0]
 
     def answers(self, recordings: Iterable[Recording]) -> Iterator[Answer]:
@@ -186,7 +198,7 @@ def _heard(name: str, opened: Opened, settings: Settings) -> Heard:
     notes = tuple(f"{finding.kind}: {finding.detail}" for finding in opened.findings)
     if opened.sound is None or any(finding.kind in _DEAF for finding in opened.findings):
         return Heard(name, np.zeros((1, 0), np.int16), notes)
-    return Heard(name, decode.resample(opened.sound, settings.sample_rate, settings.channels), notes)
+    return Heard(name, as_heard(opened.sound, settings), notes)
 
 
 def load(folder: str | Path, precision: str = "auto") -> Classifier:
@@ -238,7 +250,8 @@ def load_model(folder: Path, precision: str = "float32") -> PreTrainedModel:
 def recordings(inputs: Iterable[str]) -> Iterator[Recording]:
     """Expand files, folders, archives, globs and '-' (a recording on standard input) into what is to be answered.
 
-    A name that does not exist is passed on: it gets an answer that says so.
+    A list of utterances (a .json file that has them) gives these, by the names that it has for them. A name that does
+    not exist is passed on: it gets an answer that says so.
     """
     for name in inputs:
         path = Path(name)
@@ -250,11 +263,32 @@ def recordings(inputs: Iterable[str]) -> Iterator[Recording]:
             except DataError as error:
                 raise UsageError(str(error)) from error
             found = [member for member in listed.names if tree.is_audio(member)]
+            found = found or [member for member in listed.names if member.endswith(FRAMES_SUFFIX)]
             if not found:
                 raise UsageError(f"'{name}' holds no audio files. Give files, folders, archives or globs that do.")
             yield from (Recording(f"{name.rstrip('/')}/{member}", listed.source(member)) for member in found)
+        elif path.suffix == ".json":
+            yield from listed_utterances(path)
         else:
             yield Recording(name, name)
+
+
+def listed_utterances(path: Path) -> Iterator[Recording]:
+    """The utterances that a testdata.json lists, in its order; their files lie beside it.
+
+    Raises UsageError for a file that is no such list, or names files elsewhere.
+    """
+    wanted = '{"utterances": [{"feature_path": "uttr-….pt"}, …]}'
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        names = [row["feature_path"] for row in content["utterances"]]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UsageError(f"'{path}' is no list of utterances ({error!r}). It needs {wanted}.") from error
+    for name in names:
+        place = PurePosixPath(name) if isinstance(name, str) else None
+        if place is None or place.is_absolute() or ".." in place.parts:
+            raise UsageError(f"'{path}' lists {name!r}, and files beside it are allowed: {wanted}.")
+        yield Recording(name, str(path.parent / place))
 
 
 def _opened(recordings: Iterable[Recording], settings: Settings) -> Iterator[tuple[Recording, Opened]]:

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from auricle.recipe import Recipe
 
 TABLE_CHOICES = 3
+ANSWER_FORMATS = ("table", "csv", "jsonl", "submission")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -67,7 +68,8 @@ def _inspect(options: argparse.Namespace) -> int:
     if options.json:
         clips = [{"id": clip.id, "label": clip.label, "group": clip.group, "fold": clip.fold} for clip in found.index]
         split = found.split and {"kind": found.split.kind, "described": found.split.described}
-        _print_json({**found.audit.as_json(), "recognised": found.index.recognised, "split": split, "index": clips})
+        about = {"recognised": found.index.recognised, "bands": found.index.bands, "split": split, "index": clips}
+        _print_json({**found.audit.as_json(), **about})
     else:
         printing.show_inspection(screen, found)
     if options.strict and found.audit.quarantined:
@@ -143,18 +145,30 @@ def _predict(options: argparse.Namespace) -> int:
     from auricle.answers import AnswerWriter
     from auricle.classifier import load, recordings
 
-    out = options.out
-    if out is not None and out.suffix not in (".csv", ".jsonl"):
-        raise UsageError(f"--out received '{out}'. Allowed: a file that ends in .csv or .jsonl.")
+    kind = _answer_format(options)
     _quiet_libraries()
     classifier = load(options.run, options.precision)
     answers = classifier.answers(recordings(options.files))
     failed = 0
-    with AnswerWriter(options.out, options.json, min(options.top, len(classifier.labels))) as write:
+    with AnswerWriter(options.out, kind, min(options.top, len(classifier.labels))) as write:
         for answer in answers:
             failed += answer.error is not None
             write(answer)
+            if answer.error is not None and kind == "submission":
+                print(f"auricle: no row for '{answer.name}': {answer.error}", file=sys.stderr)
     return 1 if failed else 0
+
+
+def _answer_format(options: argparse.Namespace) -> str:
+    """What --format says, else --json, else the ending of --out."""
+    if options.json and options.format not in (None, "jsonl"):
+        raise UsageError(f"--json received --format {options.format} beside it. Leave one of them away.")
+    if options.format:
+        return str(options.format)
+    ending = options.out.suffix if options.out is not None else None
+    if ending not in (None, ".csv", ".jsonl"):
+        raise UsageError(f"--out received '{options.out}'. Allowed: a file that ends in .csv or .jsonl, or --format.")
+    return "jsonl" if options.json else ending[1:] if ending else "table"
 
 
 def _push(options: argparse.Namespace) -> int:
@@ -269,10 +283,16 @@ def _parser() -> _Parser:
     predict = _command(commands, "predict", _predict, "name what is heard in recordings")
     predict.add_argument("run", type=Path, metavar="RUN", help="a run folder or a model folder")
     predict.add_argument(
-        "files", nargs="+", metavar="FILE", help="files, folders, archives, globs, or - for standard input"
+        "files",
+        nargs="+",
+        metavar="FILE",
+        help="files, folders, archives, globs, testdata.json, or - for standard input",
     )
     predict.add_argument("--top", type=_positive, default=TABLE_CHOICES, metavar="K", help="how many classes to name")
     predict.add_argument("--out", type=Path, metavar="FILE", help="write a .csv or .jsonl file")
+    predict.add_argument(
+        "--format", choices=ANSWER_FORMATS, help="of the answers (default: by the ending of --out, else table)"
+    )
     predict.add_argument(
         "--precision", choices=("auto", "float32", "bf16"), default="auto", help="of large encoders (default: auto)"
     )

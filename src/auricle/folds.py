@@ -72,6 +72,22 @@ def check_family(recipe: Recipe) -> Any:
         raise UsageError(f"model section, family '{recipe.model.family}': {known}") from error
 
 
+def check_frames(recipe: Recipe) -> None:
+    """Check that the recipe's family takes what the corpus holds. Raises UsageError where it takes no ready frames."""
+    if recipe.audio.bands is None or takes_frames(recipe.model.family):
+        return
+    able = ", ".join(name for name in models.names() if takes_frames(name))
+    raise UsageError(
+        f"The corpus holds ready frames of {recipe.audio.bands} bands, and the family '{recipe.model.family}' hears "
+        f"sound. Families that take frames: {able}. Name one with --set model.family={able.partition(',')[0]}."
+    )
+
+
+def takes_frames(family: str) -> bool:
+    """Whether a family's `build` takes the width of ready frames as `bands`."""
+    return bool(getattr(models.family(family), "FRAMES", False))
+
+
 @dataclass(frozen=True)
 class Result:
     """One trained fold: its folder, what training did, its curve, and its test scores (None for the final model)."""
@@ -212,8 +228,11 @@ def build_model(recipe: Recipe, labels: Sequence[str]) -> PreTrainedModel:
     family = models.family(recipe.model.family)
     assert recipe.audio.sample_rate is not None, "preparing resolves the sample rate"
     torch.manual_seed(recipe.train.seed)
+    check_frames(recipe)
+    audio = recipe.audio
+    frames = {} if audio.bands is None else {"bands": audio.bands}
     model: PreTrainedModel = family.build(
-        check_family(recipe), sample_rate=recipe.audio.sample_rate, channels=recipe.audio.channels, labels=labels
+        check_family(recipe), sample_rate=audio.sample_rate, channels=audio.channels, labels=labels, **frames
     )
     model.config.window_seconds = recipe.evaluate.window_seconds
     model.config.overlap = recipe.evaluate.overlap

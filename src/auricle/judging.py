@@ -39,7 +39,7 @@ def evaluate(run: Path, data: str | None, progress: Progress) -> dict[str, Any]:
         index = Index.load(run / "index.parquet")
         scores = _own_test(run, recipe, index, progress)
     else:
-        index = read(data, recipe.replace("data", reader="auto", options={}, fixes=None))
+        index = read(data, recipe.replace("data", reader="auto", options={}, fold=None, fixes=None))
         scores = _score(folder, index, tuple(clip.id for clip in index), recipe, progress, "all")
     judged = metrics.judge(scores.truth, scores.logits, recipe.evaluate.top_k)
     drawn = resample(scores.groups, len(scores), recipe.evaluate.resamples, recipe.train.seed, index.group_name)
@@ -79,7 +79,10 @@ def _score(folder: Path, index: Index, ids: tuple[str, ...], recipe: Recipe, pro
         listed = ", ".join(f"'{label}'" for label in strange[:5])
         raise DataError(f"The model never learnt {listed}. It knows: {', '.join(labels)}.")
     audio = recipe.audio
-    settings = Settings(model.config.sample_rate, model.config.channels, audio.min_seconds, audio.max_seconds)
+    bands = getattr(model.config, "bands", None)
+    if bands != index.bands:
+        raise DataError(f"'{index.origin}' holds {_input(index.bands)}, and the model takes {_input(bands)}.")
+    settings = Settings(model.config.sample_rate, model.config.channels, audio.min_seconds, audio.max_seconds, bands)
     store = prepare_store(index.clips, settings, progress=progress)
     places = {clip.id: place for place, clip in enumerate(index)}
     usable = tuple(id for id in ids if store.facts[places[id]].usable)
@@ -97,3 +100,7 @@ def _score(folder: Path, index: Index, ids: tuple[str, ...], recipe: Recipe, pro
         groups=tuple(clips[id].group for id in usable),
         folds=(fold,) * len(usable),
     )
+
+
+def _input(bands: int | None) -> str:
+    return "sound" if bands is None else f"ready frames of {bands} bands"

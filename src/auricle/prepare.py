@@ -21,6 +21,8 @@ from auricle.errors import DataError, UsageError
 from auricle.recipe import Recipe
 
 FALLBACK_RATE = 16_000
+# Ready frames come every 10 ms, as good as everywhere.
+FRAME_RATE = 100
 
 
 @dataclass(frozen=True)
@@ -59,7 +61,7 @@ class Prepared:
 def read(data: str | Path, recipe: Recipe) -> Index:
     """Read the corpus that a recipe names the reader and columns of, with its labels put right where it names fixes."""
     source = recipe.data
-    index = read_index(data, source.reader, source.options, label=source.label, group=source.group)
+    index = read_index(data, source.reader, source.options, label=source.label, group=source.group, fold=source.fold)
     if source.fixes is None:
         return index
     index, fixed = fixes.apply(index, source.fixes)
@@ -69,6 +71,7 @@ def read(data: str | Path, recipe: Recipe) -> Index:
 def inspect(data: str | Path, recipe: Recipe, progress: Progress) -> Inspected:
     """Look at every clip without keeping the sound: flat memory at any size."""
     index = read(data, recipe)
+    recipe = _with_frames(recipe, index)
     settings = _settings(recipe, recipe.audio.sample_rate or FALLBACK_RATE)
     facts = facts_of(index.clips, settings, progress)
     audit = auditing.judge(index, facts)
@@ -84,6 +87,7 @@ def prepare(data: str | Path, recipe: Recipe, progress: Progress) -> Prepared:
     """Read, decode once, audit and split. Raises DataError when too little is usable, or, if strict, not all is."""
     start = time.perf_counter()
     index = read(data, recipe)
+    recipe = _with_frames(recipe, index)
     rate = recipe.audio.sample_rate
     if rate is None:
         rate = commonest_rate(list(index), _settings(recipe, FALLBACK_RATE))
@@ -114,6 +118,20 @@ def prepare(data: str | Path, recipe: Recipe, progress: Progress) -> Prepared:
     return Prepared(index, kept, audit, split, store, recipe, time.perf_counter() - start)
 
 
+def _with_frames(recipe: Recipe, index: Index) -> Recipe:
+    """The recipe with the width and rate of ready frames, where the corpus holds these: its own rate is of sound.
+
+    Raises UsageError where the recipe asks for frames of another width, or the corpus holds sound.
+    """
+    asked = recipe.audio.bands
+    if asked == index.bands:
+        return recipe if asked is None or recipe.audio.sample_rate else recipe.replace("audio", sample_rate=FRAME_RATE)
+    if asked is None:
+        return recipe.replace("audio", bands=index.bands, sample_rate=FRAME_RATE)
+    there = "sound" if index.bands is None else f"ready frames of {index.bands} bands"
+    raise UsageError(f"audio.bands is {asked}, and '{index.origin}' holds {there}. Leave audio.bands null.")
+
+
 def _settings(recipe: Recipe, sample_rate: int) -> Settings:
     audio = recipe.audio
-    return Settings(sample_rate, audio.channels, audio.min_seconds, audio.max_seconds)
+    return Settings(sample_rate, audio.channels, audio.min_seconds, audio.max_seconds, audio.bands)

@@ -86,10 +86,13 @@ def show_inspection(screen: Screen, found: Inspected) -> None:
         f"{_duration(length.total)} of sound ({length.shortest:.2f} to {length.longest:.2f} s, "
         f"median {length.median:.2f} s)."
     )
-    screen.say(
-        f"Sample rates: {_counted(audit.sample_rates, ' Hz')}. Channels: {_counted(audit.channels)}. "
-        f"Formats: {_counted(audit.containers)}."
-    )
+    if found.index.bands is not None:
+        screen.say(f"Ready frames of {found.index.bands} bands, {_counted(audit.sample_rates, ' a second')}.")
+    else:
+        screen.say(
+            f"Sample rates: {_counted(audit.sample_rates, ' Hz')}. Channels: {_counted(audit.channels)}. "
+            f"Formats: {_counted(audit.containers)}."
+        )
     screen.say("")
     screen.table("Classes", ("class", "clips"), [(label, str(clips)) for label, clips in audit.classes.items()])
     faults = [(fault.kind, fault.id, fault.detail) for fault in audit.quarantined]

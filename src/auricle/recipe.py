@@ -12,8 +12,11 @@ from typing import Any, Literal, get_args
 
 import pydantic
 import yaml
+from pydantic_core import PydanticCustomError
 
 from auricle.errors import UsageError, unknown
+
+LEAST_SOUND_RATE = MOST_FRAME_RATE = 1000
 
 
 class _Section(pydantic.BaseModel):
@@ -27,6 +30,7 @@ class Data(_Section):
     options: dict[str, Any] = {}
     label: str | None = None
     group: str | None = None
+    fold: str | None = None
     fixes: str | None = None
     split: str = "auto"
     folds: int = pydantic.Field(5, ge=2)
@@ -37,12 +41,27 @@ class Data(_Section):
 
 
 class Audio(_Section):
-    """How recordings are stored for this run: the input of the model."""
+    """How recordings are stored for this run: the input of the model. `bands` is the width of ready frames, such as
+    log-mel, that take the place of sound: the corpus says it, and `sample_rate` is then frames per second.
+    """
 
-    sample_rate: int | None = pydantic.Field(None, ge=1000, le=384_000)
+    bands: int | None = pydantic.Field(None, ge=1, le=1024)
+    sample_rate: int | None = pydantic.Field(None, ge=1, le=384_000)
     channels: Literal[1, 2] = 1
     min_seconds: float = pydantic.Field(0.05, ge=0)
     max_seconds: float = pydantic.Field(3600, gt=0)
+
+    @pydantic.field_validator("sample_rate")
+    @classmethod
+    def _rate_of_sound(cls, rate: int | None, info: pydantic.ValidationInfo) -> int | None:
+        """Sound has a thousand samples a second or more, ready frames fewer."""
+        if rate is None or "bands" not in info.data:
+            return rate
+        if info.data["bands"] is None and rate < LEAST_SOUND_RATE:
+            raise PydanticCustomError("rate", f"sound needs {LEAST_SOUND_RATE} hertz or more")
+        if info.data["bands"] is not None and rate > MOST_FRAME_RATE:
+            raise PydanticCustomError("rate", f"ready frames come at {MOST_FRAME_RATE} a second or fewer")
+        return rate
 
 
 class Augment(_Section):

@@ -31,6 +31,7 @@ from auricle.folds import (
     Result,
     TrainFold,
     by_solving,
+    check_frames,
     from_scratch,
     is_pretrained,
     is_solved,
@@ -62,6 +63,7 @@ def run(data: str | Path, recipe: Recipe, out: Path, listener: Listener, *, resu
         raise UsageError(f"'{out}' exists already. Go on with it by --resume, or name another folder with --out.")
     prepared = prepare(data, recipe, listener.progress)
     recipe = prepared.recipe
+    check_frames(recipe)
     if resume:
         _same_corpus(prepared, out)
     _lay_down(prepared, out, listener)
@@ -209,6 +211,7 @@ def _describe(result: Result) -> dict[str, Any]:
         "parameters": result.trained["parameters"],
         "sample_rate": config["sample_rate"],
         "channels": config["channels"],
+        "bands": config.get("bands"),
     }
 
 
@@ -242,7 +245,11 @@ def _resumed(recipe: Recipe, out: Path) -> Recipe:
     if not path.is_file():
         return recipe
     begun = recipes.load(path)
-    asked = recipe if recipe.audio.sample_rate else recipe.replace("audio", sample_rate=begun.audio.sample_rate)
+    asked, found = recipe, begun.audio
+    if found.bands is not None and recipe.audio.bands is None:
+        asked = recipe.replace("audio", bands=found.bands, sample_rate=found.sample_rate)
+    elif recipe.audio.sample_rate is None:
+        asked = recipe.replace("audio", sample_rate=found.sample_rate)
     if begun != asked:
         changed = [name for name in Recipe.model_fields if getattr(begun, name) != getattr(asked, name)]
         raise UsageError(

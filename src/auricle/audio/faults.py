@@ -27,6 +27,7 @@ KINDS: Mapping[str, str] = MappingProxyType(
         "long": "it is longer than allowed",
         "clipped": "peaks are cut off at full scale",
         "misnamed": "the content is not what the file's name says",
+        "mismatch": "the content is not what the corpus says of it",
     }
 )
 # These teach nothing, or something false. A clipped or misnamed clip still holds its sound.

@@ -1,8 +1,9 @@
-"""The decoded corpus on disk: int16 PCM in memory-mapped Arrow shards, decoded once and read by every epoch.
+"""The decoded corpus on disk, in memory-mapped Arrow shards: decoded once and read by every epoch.
 
-In: clips and audio settings. Out: a Store whose `samples` are views into the memory map. A shard is written under
-another name and renamed when it is whole, so that one that exists can be believed; a killed preparation goes on at the
-first shard that is missing. The folder's name is a hash of the clips' content identity and the audio settings.
+In: clips and audio settings. Out: a Store whose `samples` (int16 PCM, or the float32 of ready frames) are views into
+the memory map. A shard is written under another name and renamed when it is whole, so that one that exists can be
+believed; a killed preparation goes on at the first shard that is missing. The folder's name is a hash of the clips'
+content identity and the audio settings.
 """
 
 import functools
@@ -24,7 +25,7 @@ from auricle.corpus.clip import Clip
 from auricle.errors import DataError
 
 # Raised when shards are laid out otherwise, or when their content is made otherwise.
-FORMAT = 2
+FORMAT = 3
 LEAST_SHARD_CLIPS, MOST_SHARD_CLIPS = 32, 512
 BATCH_BYTES = 16 << 20
 # Pages that were read stay in this process's memory until so many bytes of them are given back to the system.
@@ -34,7 +35,7 @@ _SCHEMA = pa.schema(
     [
         ("id", pa.string()),
         ("pcm", pa.large_binary()),
-        ("pcm_channels", pa.int8()),
+        ("pcm_channels", pa.int16()),
         ("seconds", pa.float64()),
         ("sample_rate", pa.int32()),
         ("channels", pa.int16()),
@@ -78,6 +79,7 @@ class Store:
     def __init__(self, folder: Path, settings: Settings) -> None:
         self.folder = folder
         self.settings = settings
+        self.dtype = np.dtype(np.int16 if settings.bands is None else np.float32)
         self.facts: list[Facts] = []
         self._batches: list[_Batch] = []
         self._places: list[tuple[int, int]] = []
@@ -90,7 +92,10 @@ class Store:
         return len(self._places)
 
     def samples(self, position: int) -> np.ndarray:
-        """The clip's int16 samples (channels, frames): a view into the memory map, empty for a quarantined clip."""
+        """The clip's samples: a view into the memory map, empty for a quarantined clip.
+
+        int16 (channels, frames), or float32 (bands, frames) where the settings ask for ready frames.
+        """
         number, row = self._places[position]
         batch = self._batches[number]
         flat = batch.pcm[batch.offsets[row] : batch.offsets[row + 1]]
@@ -120,9 +125,12 @@ class Store:
         for number in range(reader.num_record_batches):
             batch = reader.get_batch(number)
             pcm = batch.column("pcm")
-            offsets = np.frombuffer(pcm.buffers()[1], np.int64)[pcm.offset : pcm.offset + len(pcm) + 1] // 2
+            offsets = np.frombuffer(pcm.buffers()[1], np.int64)[pcm.offset : pcm.offset + len(pcm) + 1]
+            offsets = offsets // self.dtype.itemsize
             data = pcm.buffers()[2]
-            samples = np.frombuffer(data, np.int16, count=len(data) // 2) if data is not None else np.zeros(0, np.int16)
+            samples = np.zeros(0, self.dtype)
+            if data is not None:
+                samples = np.frombuffer(data, self.dtype, count=len(data) // self.dtype.itemsize)
             channels = batch.column("pcm_channels").to_numpy(zero_copy_only=False)
             self._places += [(len(self._batches), row) for row in range(len(pcm))]
             self._batches.append(_Batch(samples, offsets, channels))

@@ -19,7 +19,7 @@ from typing import TypeVar
 
 import numpy as np
 
-from auricle.audio import decode, faults, fingerprint
+from auricle.audio import decode, faults, fingerprint, frames
 from auricle.audio.decode import Sound
 from auricle.audio.faults import Finding
 from auricle.corpus import tree
@@ -33,16 +33,22 @@ PART_CLIPS = 32
 # The most that glibc takes for either threshold.
 KEPT_BYTES = 32 << 20
 _NO_PRINT = np.zeros(0, np.uint32)
+# The metadata by which a corpus promises how many frames a clip has.
+DECLARED_FRAMES = "mel_len"
 
 
 @dataclass(frozen=True)
 class Settings:
-    """How a corpus is heard: the key of its decoded store. `sample_rate` in hertz, lengths in seconds."""
+    """How a corpus is heard: the key of its decoded store. `sample_rate` in hertz, lengths in seconds.
+
+    With `bands`, sources hold ready frames of that width in place of sound, and the rate is frames per second.
+    """
 
     sample_rate: int
     channels: int
     min_seconds: float
     max_seconds: float
+    bands: int | None = None
 
 
 @dataclass(frozen=True)
@@ -65,7 +71,10 @@ class Facts:
 
 @dataclass(frozen=True)
 class Heard:
-    """A clip's facts and its int16 samples (channels, frames) at the settings' rate; None when it is not usable."""
+    """A clip's facts and its samples at the settings' rate; None when it is not usable.
+
+    samples: int16 (channels, frames), or float32 (bands, frames) of ready frames.
+    """
 
     facts: Facts
     samples: np.ndarray | None
@@ -86,14 +95,38 @@ def open_clip(clip: Clip, settings: Settings, content: bytes | None = None) -> O
     """
     name = clip.id.partition("#")[0]
     try:
+        if settings.bands is not None:
+            return _open_frames(clip, settings, settings.bands, content)
         content = tree.read_bytes(clip.source) if content is None else content
         sound = decode.decode(content, start=clip.start, end=clip.end, max_seconds=settings.max_seconds, name=name)
     except AudioError as error:
-        return Opened(None, (Finding(error.kind, error.detail),))
+        frames_instead = settings.bands is None and name.endswith(frames.SUFFIX) and error.kind == "unreadable"
+        hint = "; a .pt file may hold ready frames, and sound is wanted here" if frames_instead else ""
+        return Opened(None, (Finding(error.kind, error.detail + hint),))
     except (OSError, DataError) as error:
         return Opened(None, (Finding("unreadable", f"the file cannot be opened: {error}"),))
     found = faults.find(sound, name=name, min_seconds=settings.min_seconds, max_seconds=settings.max_seconds)
     return Opened(sound, found)
+
+
+def _open_frames(clip: Clip, settings: Settings, bands: int, content: bytes | None) -> Opened:
+    rate, longest = settings.sample_rate, settings.max_seconds
+    if content is None:
+        content = tree.read_bytes(clip.source, frames.most_bytes(bands, rate, longest))
+    sound = frames.open_frames(content, bands=bands, frame_rate=rate, max_seconds=longest)
+    return Opened(sound, frames.find(sound, declared=clip.meta.get(DECLARED_FRAMES), min_seconds=settings.min_seconds))
+
+
+def as_heard(sound: Sound, settings: Settings) -> np.ndarray:
+    """What a model is given: int16 (channels, samples) at the settings' rate, or float32 (bands, frames) as they are.
+
+    Raises AudioError 'nan' for samples that are no numbers, or absurdly large.
+    """
+    if settings.bands is not None:
+        if not np.isfinite(sound.samples).all():
+            raise AudioError("nan", "some values of the frames are no finite numbers")
+        return sound.samples
+    return decode.resample(sound, settings.sample_rate, settings.channels)
 
 
 def look(clip: Clip, settings: Settings, keep: bool) -> Heard:
@@ -102,21 +135,27 @@ def look(clip: Clip, settings: Settings, keep: bool) -> Heard:
     sound = opened.sound
     if sound is None:
         return Heard(Facts(clip.id, 0.0, 0, 0, "", opened.findings, "", _NO_PRINT), None)
-    channels, frames = sound.samples.shape
     damaged = any(finding.kind == "nan" for finding in opened.findings)
+    if settings.bands is not None:
+        sound_hash, print_ = frames.content_hash(sound), _NO_PRINT
+    elif damaged:
+        sound_hash, print_ = "", _NO_PRINT
+    else:
+        sound_hash = faults.sound_hash(sound)
+        print_ = fingerprint.fingerprint(sound.samples, sound.sample_rate)
     facts = Facts(
         id=clip.id,
-        seconds=frames / sound.sample_rate,
+        seconds=sound.seconds,
         sample_rate=sound.sample_rate,
-        channels=channels,
+        channels=1 if settings.bands is not None else len(sound.samples),
         container=sound.container,
         findings=opened.findings,
-        sound_hash="" if damaged else faults.sound_hash(sound),
-        fingerprint=_NO_PRINT if damaged else fingerprint.fingerprint(sound.samples, sound.sample_rate),
+        sound_hash=sound_hash,
+        fingerprint=print_,
     )
     if not keep or not facts.usable:
         return Heard(facts, None)
-    return Heard(facts, decode.resample(sound, settings.sample_rate, settings.channels))
+    return Heard(facts, as_heard(sound, settings))
 
 
 def survey(clips: Iterable[Clip], settings: Settings, *, keep: bool) -> Iterator[Heard]:

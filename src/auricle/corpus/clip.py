@@ -6,7 +6,7 @@ citation and what was left out. Clips are names and labels only; the sound stays
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import pyarrow as pa
@@ -43,7 +43,10 @@ class LeftOut:
 
 @dataclass(frozen=True)
 class Index:
-    """The clips of a corpus, in a fixed order, with what a reader knows of the whole."""
+    """The clips of a corpus, in a fixed order, with what a reader knows of the whole.
+
+    `bands` is the width of the ready frames that the sources hold in place of sound; None for recordings.
+    """
 
     clips: tuple[Clip, ...]
     reader: str
@@ -53,6 +56,7 @@ class Index:
     citation: str = ""
     group_name: str = "group"
     left_out: tuple[LeftOut, ...] = ()
+    bands: int | None = None
 
     def __len__(self) -> int:
         return len(self.clips)
@@ -93,6 +97,7 @@ class Index:
             "citation": self.citation,
             "group_name": self.group_name,
             "left_out": [[item.name, item.reason] for item in self.left_out],
+            "bands": self.bands,
         }
         table = pa.table(columns, schema=_SCHEMA).replace_schema_metadata({"auricle": json.dumps(about)})
         pq.write_table(table, path, compression="zstd")
@@ -109,17 +114,7 @@ class Index:
 
     def only(self, keep: Sequence[bool]) -> "Index":
         """The same corpus with the clips for which `keep` is true."""
-        clips = tuple(clip for clip, kept in zip(self.clips, keep, strict=True) if kept)
-        return Index(
-            clips,
-            self.reader,
-            self.origin,
-            self.recognised,
-            self.license,
-            self.citation,
-            self.group_name,
-            self.left_out,
-        )
+        return replace(self, clips=tuple(clip for clip, kept in zip(self.clips, keep, strict=True) if kept))
 
 
 _SCHEMA = pa.schema(

@@ -20,7 +20,7 @@ from typing import Any
 from auricle.corpus import readers
 from auricle.corpus.archive import is_remote
 from auricle.corpus.clip import Clip, Index, LeftOut
-from auricle.corpus.tree import Tree, is_audio, open_tree
+from auricle.corpus.tree import Tree, is_audio, official_fold, open_tree
 from auricle.errors import DataError, UsageError, unknown
 
 # Readers of general layouts, tried in this order after those of single corpora. `pattern` never recognises anything.
@@ -46,10 +46,12 @@ def read_index(
     options: Mapping[str, Any] | None = None,
     label: str | None = None,
     group: str | None = None,
+    fold: str | None = None,
 ) -> Index:
     """Read a corpus of names and labels; no audio is opened.
 
-    `options` are the reader's own. `label` and `group` take a metadata column instead, or "label", "group", "fold".
+    `options` are the reader's own. `label`, `group` and `fold` take a metadata column instead, or "label", "group",
+    "fold"; parts called train, dev, testing and the like become "train", "valid", "test".
     Raises UsageError for an unknown reader, option or column; DataError for data that is missing, not recognised, or
     has no clips or one class only.
     """
@@ -67,8 +69,8 @@ def read_index(
         raise DataError(_nothing(tree, module.TITLE, left_out))
     label_name, group_name = getattr(module, "LABEL_NAME", "class"), getattr(module, "GROUP_NAME", "group")
     columns = _Columns(clips, label_name, group_name)
-    if label or group:
-        clips, unlabelled = columns.repointed(clips, label, group)
+    if label or group or fold:
+        clips, unlabelled = columns.repointed(clips, label, group, fold)
         left_out += unlabelled
         label_name, group_name = label or label_name, group or group_name
     _check(clips, str(data), label_name)
@@ -82,6 +84,7 @@ def read_index(
         citation=module.CITATION,
         group_name=group_name,
         left_out=tuple(left_out),
+        bands=module.bands(tree, **given) if hasattr(module, "bands") else None,
     )
 
 
@@ -174,21 +177,27 @@ class _Columns:
         return getattr(clip, self.words[column]) or ""
 
     def repointed(
-        self, clips: Iterable[Clip], label: str | None, group: str | None
+        self, clips: Iterable[Clip], label: str | None, group: str | None, fold: str | None
     ) -> tuple[list[Clip], list[LeftOut]]:
-        """Clips with another label or group; the old ones become metadata. Raises UsageError for an unknown column."""
-        for asked, column in (("label", label), ("group", group)):
+        """Clips with another label, group or fold; the first two, as they were, become metadata.
+
+        Raises UsageError for an unknown column.
+        """
+        for asked, column in (("label", label), ("group", group), ("fold", fold)):
             if column is not None and column not in self.meta and column not in self.words:
                 raise UsageError(f"{asked}: {column} — " + unknown("column", column, {*self.meta, *self.words}))
         kept, left_out = [], []
         for clip in clips:
             new_label = self.value(clip, label) if label else clip.label
             new_group = self.value(clip, group) if group else clip.group or ""
+            new_fold = self.value(clip, fold) if fold else ""
             if not new_label:
                 left_out.append(LeftOut(clip.id, f"no value in '{label}'"))
                 continue
             old = {self.names[0]: clip.label} | ({self.names[1]: clip.group} if clip.group else {})
-            kept.append(replace(clip, label=new_label, group=new_group or None, meta={**old, **clip.meta}))
+            own_fold = official_fold(new_fold) or new_fold or None if fold else clip.fold
+            meta = {**old, **clip.meta}
+            kept.append(replace(clip, label=new_label, group=new_group or None, fold=own_fold, meta=meta))
         # Groups that are the classes themselves cannot be kept apart by a split: there would be nothing to learn.
         if all(clip.group == clip.label for clip in kept):
             kept = [replace(clip, group=None) for clip in kept]

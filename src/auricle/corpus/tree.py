@@ -137,18 +137,20 @@ def open_source(source: str) -> BinaryIO:
         raise AudioError("unreadable", f"'{source}': {error.strerror or error}") from error
 
 
-def read_bytes(source: str) -> bytes:
-    """The bytes that a `source` names, at most 2 GiB. Errors as in `open_source`."""
+def read_bytes(source: str, most: int = MAX_MEMBER_BYTES) -> bytes:
+    """The bytes that a `source` names, at most 2 GiB or `most`. Errors as in `open_source`."""
     scheme = _scheme(source)
     if scheme == "arrow":
         return _read_row(source)
     if scheme:
         member, archive = _member(source)
+        if archive.members[member].size > most:
+            raise AudioError("unreadable", f"'{member}' is over {most} bytes")
         return archive.read(member)
     with open_source(source) as file:
-        content = file.read(MAX_MEMBER_BYTES + 1)
-    if len(content) > MAX_MEMBER_BYTES:
-        raise AudioError("unreadable", f"'{source}' is over {MAX_MEMBER_BYTES} bytes")
+        content = file.read(most + 1)
+    if len(content) > most:
+        raise AudioError("unreadable", f"'{source}' is over {most} bytes")
     return content
 
 

@@ -130,7 +130,8 @@ def write_page(
 
     Without a store no sound is shown. `repo` is where on the Hub the page will lie, instead of in a run folder.
     """
-    private = store is None or not report["recipe"]["evaluate"]["audio"]
+    is_silent = store is None or store.settings.bands is not None  # ready frames cannot be played
+    private = is_silent or not report["recipe"]["evaluate"]["audio"]
     place = str(path.parent) if repo is None else repo.rpartition("/")[2]
     doubted = report["doubted"][:DOUBTS]
     shown = [] if private else [*report["mistakes"], *doubted]

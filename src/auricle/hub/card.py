@@ -171,6 +171,8 @@ def _origin(report: Mapping[str, Any], license: str | None) -> list[str]:
 
 def _use(report: Mapping[str, Any], repo: str | None) -> list[str]:
     place = repo or "user/name"
+    if report["model"].get("bands") is not None:
+        return _use_of_frames(report, place)
     own = str(report["model"]["type"]).startswith("auricle-")
     stock = [
         "from transformers import pipeline",
@@ -191,6 +193,22 @@ def _use(report: Mapping[str, Any], repo: str | None) -> list[str]:
         f"It hears {report['model']['sample_rate']} Hz, and both resample to that. The pipeline opens files by ffmpeg."
     )
     return ["## How to use it", _code(stock), "With auricle, for any audio format and length:", _code(ours), rate]
+
+
+def _use_of_frames(report: Mapping[str, Any], place: str) -> list[str]:
+    ours = [
+        "import auricle",
+        "from huggingface_hub import snapshot_download",
+        "",
+        f'classifier = auricle.load(snapshot_download("{place}"))',
+        'print(classifier("utterance.pt"))',
+    ]
+    bands, rate = report["model"]["bands"], report["model"]["sample_rate"]
+    what = (
+        f"It does not hear sound: it takes ready frames of {bands} bands, {rate} a second, made as those that it "
+        f"learnt from, in a `.pt` file of one tensor (frames, {bands})."
+    )
+    return ["## How to use it", what, _code(ours)]
 
 
 def _limits(report: Mapping[str, Any]) -> list[str]:

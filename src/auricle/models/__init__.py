@@ -2,7 +2,8 @@
 
 A family file exports Options, Model and build. One whose models are of a type of its own exports their Config too; one
 that runs other models' folders exports `opens(model_type)`, `settle(recipe)` for what a checkpoint decides, and the
-config and model that it REGISTERED. One that is fitted in closed form has a `solve` method on its Model.
+config and model that it REGISTERED. One that is fitted in closed form has a `solve` method on its Model. One that takes
+ready frames in place of sound too exports FRAMES = True, and its build has an argument `bands`, their width.
 """
 
 import importlib

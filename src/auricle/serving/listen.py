@@ -69,6 +69,11 @@ def listen(data: str | Path, recipe: Recipe, asked: Asked, progress: Progress, o
         )
     with claim(asked.host, asked.port) as listener:
         found = inspect(data, recipe, progress)
+        if found.index.bands is not None:
+            raise UsageError(
+                f"'{data}' holds ready frames, which cannot be played: there is nothing to listen to. "
+                "`auricle inspect` says what is in it."
+            )
         if recipe.data.strict and found.audit.quarantined:
             first = found.audit.quarantined[0]
             raise DataError(

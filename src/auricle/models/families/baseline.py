@@ -1,8 +1,8 @@
 """Statistics of classic descriptors and two ridge machines: the `baseline` family, fitted in seconds without epochs.
 
-In: waveforms and their mask. Out: logits. `embed` learns nothing, so its vectors are computed once for all folds;
-`solve` fits a linear and a Gaussian machine to them in closed form and weighs the two by what they say of groups held
-out inside the training clips, so that the softmax of the logits is an honest probability.
+In: waveforms, or ready log-mel frames, and their mask. Out: logits. `embed` learns nothing, so its vectors are computed
+once for all folds; `solve` fits a linear and a Gaussian machine to them in closed form and weighs the two by what they
+say of groups held out inside the training clips, so that the softmax of the logits is an honest probability.
 """
 
 from collections.abc import Iterable, Sequence
@@ -18,11 +18,14 @@ from transformers.modeling_outputs import SequenceClassifierOutput
 
 from auricle.models import masking
 from auricle.models.descriptors import Descriptors
+from auricle.models.frame_functionals import FrameFunctionals
 from auricle.models.front_end import waveforms_as_they_are
 from auricle.models.functionals import Functionals
 from auricle.models.ridge import LIMIT, WITHIN_RANK, fit, likeness
 
-# Samples summarised at once.
+# It can take ready frames in place of sound.
+FRAMES = True
+# Values summarised at once.
 CHUNK = 2**18
 
 
@@ -44,6 +47,7 @@ class Config(PreTrainedConfig):
 
     sample_rate: int = 16_000
     channels: int = 1
+    bands: int | None = None
     n_mels: int = 40
     n_mfcc: int = 20
     max_support: int = 6000
@@ -51,13 +55,17 @@ class Config(PreTrainedConfig):
     n_support: int = 0
 
 
-def configure(options: Options, *, sample_rate: int, channels: int, labels: Sequence[str]) -> Config:
+def configure(
+    options: Options, *, sample_rate: int, channels: int, labels: Sequence[str], bands: int | None = None
+) -> Config:
     """Make the config for one corpus."""
-    functionals = Functionals(sample_rate, options.n_mels, options.n_mfcc)
-    parts = functionals.parts(torch.zeros(1, sample_rate), torch.tensor([sample_rate]))
+    second = (1, sample_rate) if bands is None else (1, bands, sample_rate)
+    functionals = summary(sample_rate, options.n_mels, options.n_mfcc, bands)
+    parts = functionals.parts(torch.zeros(second), torch.tensor([sample_rate]))
     return Config(
         sample_rate=sample_rate,
         channels=channels,
+        bands=bands,
         n_mels=options.n_mels,
         n_mfcc=options.n_mfcc,
         max_support=options.max_support,
@@ -67,9 +75,16 @@ def configure(options: Options, *, sample_rate: int, channels: int, labels: Sequ
     )
 
 
-def build(options: Options, *, sample_rate: int, channels: int, labels: Sequence[str]) -> "Model":
-    """Make a fresh model of one size for one corpus."""
-    return Model(configure(options, sample_rate=sample_rate, channels=channels, labels=labels))
+def summary(sample_rate: int, n_mels: int, n_mfcc: int, bands: int | None) -> Functionals | FrameFunctionals:
+    """What makes a vector of a clip: of its waveform, or of ready frames of some width."""
+    return Functionals(sample_rate, n_mels, n_mfcc) if bands is None else FrameFunctionals(bands)
+
+
+def build(
+    options: Options, *, sample_rate: int, channels: int, labels: Sequence[str], bands: int | None = None
+) -> "Model":
+    """Make a fresh model of one size for one corpus; with `bands` it takes ready frames of that width."""
+    return Model(configure(options, sample_rate=sample_rate, channels=channels, labels=labels, bands=bands))
 
 
 class Model(PreTrainedModel):
@@ -88,7 +103,7 @@ class Model(PreTrainedModel):
     def __init__(self, config: Config) -> None:
         super().__init__(config)
         features, classes = sum(config.part_sizes), config.num_labels
-        self.functionals = Functionals(config.sample_rate, config.n_mels, config.n_mfcc)
+        self.functionals = summary(config.sample_rate, config.n_mels, config.n_mfcc, config.bands)
         self.register_buffer("mean", torch.zeros(features))
         self.register_buffer("scale", torch.ones(features))
         self.register_buffer("support", torch.zeros(config.n_support, features))
@@ -107,7 +122,7 @@ class Model(PreTrainedModel):
         return waveforms_as_they_are(self.config.sample_rate)
 
     def _init_weights(self, module: nn.Module) -> None:
-        if isinstance(module, Descriptors):
+        if isinstance(module, Descriptors | FrameFunctionals):
             module.reset()
 
     @property
@@ -121,16 +136,18 @@ class Model(PreTrainedModel):
     def embed(self, input_values: Tensor, attention_mask: Tensor | None = None) -> Tensor:
         """Give the functionals of each clip, which no training changes: (batch, n_features).
 
-        input_values (batch, samples) or (batch, channels, samples) in [-1, 1], channels averaged; attention_mask
-        (batch, samples), 1 on real samples.
+        input_values (batch, samples) or (batch, channels, samples) in [-1, 1], channels averaged, or ready frames
+        (batch, bands, frames); attention_mask (batch, samples), 1 on real samples or frames.
         """
         lengths = masking.lengths(input_values, attention_mask)
-        waveform = input_values.mean(1) if input_values.dim() == 3 else input_values
-        waveform = waveform * masking.real(lengths, waveform.shape[-1])
+        values = input_values
+        if self.config.bands is None:
+            waveform = input_values.mean(1) if input_values.dim() == 3 else input_values
+            values = waveform * masking.real(lengths, waveform.shape[-1])
         # A few clips at a time stay in the processor's cache: half the time of a large batch, and flat memory.
-        rows = max(1, CHUNK // max(1, waveform.shape[-1]))
-        chunks = zip(waveform.split(rows), lengths.split(rows), strict=True)
-        return torch.cat([self.functionals(part[:, : max(1, int(real.max()))], real) for part, real in chunks])
+        rows = max(1, CHUNK // max(1, values[0].numel()))
+        chunks = zip(values.split(rows), lengths.split(rows), strict=True)
+        return torch.cat([self.functionals(part[..., : max(1, int(real.max()))], real) for part, real in chunks])
 
     def classify(self, embeddings: Tensor) -> Tensor:
         """Turn functionals (batch, n_features) into logits (batch, classes)."""
