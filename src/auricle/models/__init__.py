@@ -1,9 +1,9 @@
 """The models: what turns waveforms into logits. The families are the files of `families/`, imported on demand.
 
 A family file exports Options, Model and build. One whose models are of a type of its own exports their Config too; one
-that runs other models' folders exports `opens(model_type)`, `settle(recipe)` for what a checkpoint decides, and the
-config and model that it REGISTERED. One that is fitted in closed form has a `solve` method on its Model. One that takes
-ready frames in place of sound too exports FRAMES = True, and its build has an argument `bands`, their width.
+that runs other models' folders exports `opens(model_type)`, and `settle(recipe)` for what a checkpoint decides. One
+that is fitted in closed form has a `solve` method on its Model and is not trained by gradient. One that takes ready
+frames in place of sound too exports FRAMES = True, and its build has an argument `bands`, their width.
 """
 
 import importlib
@@ -46,8 +46,9 @@ def register() -> None:
     """Make every family known to the auto classes of transformers, so that a model folder opens by itself."""
     from transformers import AutoConfig, AutoModelForAudioClassification
 
-    for name in names():
-        module = family(name)
-        config, model = module.REGISTERED if hasattr(module, "REGISTERED") else (module.Config, module.Model)
-        AutoConfig.register(config.model_type, config, exist_ok=True)
-        AutoModelForAudioClassification.register(config, model, exist_ok=True)
+    from auricle.models.encoders import headed
+
+    for module in (*map(family, names()), headed):
+        if hasattr(module, "Config"):
+            AutoConfig.register(module.Config.model_type, module.Config, exist_ok=True)
+            AutoModelForAudioClassification.register(module.Config, module.Model, exist_ok=True)

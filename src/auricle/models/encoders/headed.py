@@ -7,9 +7,10 @@ and answer with a head made of noise; under this type it opens after `import aur
 from typing import Any
 
 import torch
+import transformers
 from huggingface_hub.dataclasses import strict
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModelForAudioClassification, PreTrainedConfig, PreTrainedModel
+from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.modeling_outputs import SequenceClassifierOutput
 
 from auricle.models import heads, pooling
@@ -31,7 +32,7 @@ class Config(PreTrainedConfig):
     base_model: str | None = None
 
 
-class Headed(PreTrainedModel):
+class Model(PreTrainedModel):
     """`network` is a stock classifier without its head; `pooling` and `head` are attached to it."""
 
     config_class = Config
@@ -40,7 +41,8 @@ class Headed(PreTrainedModel):
     def __init__(self, config: Config, network: Any = None) -> None:
         super().__init__(config)
         if network is None:
-            network = AutoModelForAudioClassification.from_config(AutoConfig.for_model(**(config.encoder or {})))
+            stock = transformers.AutoConfig.for_model(**(config.encoder or {}))
+            network = transformers.AutoModelForAudioClassification.from_config(stock)
             attach(network, config.pooling, Head(**config.head or {}))
         self.network = network
         self.post_init()
@@ -78,7 +80,7 @@ def is_headed(network: Any) -> bool:
     return hasattr(network, "pooling") and isinstance(network.pooling, Pooling)
 
 
-def wrapped(network: Any) -> Headed:
+def wrapped(network: Any) -> Model:
     """The model that is saved: the network under its own type, with what a reader of the config looks for."""
     config = network.config
     options = getattr(network.head, "options", Head())
@@ -91,4 +93,4 @@ def wrapped(network: Any) -> Headed:
         id2label=config.id2label,
         label2id=config.label2id,
     )
-    return Headed(ours, network)
+    return Model(ours, network)

@@ -349,7 +349,7 @@ class Model(nn.Module):
         """Open what `save_pretrained` wrote."""
         network: Any
         if AutoConfig.from_pretrained(folder).model_type == headed.Config.model_type:
-            network = headed.Headed.from_pretrained(folder, use_safetensors=True).network
+            network = headed.Model.from_pretrained(folder, use_safetensors=True).network
             return cls(network, AutoFeatureExtractor.from_pretrained(folder))
         network = AutoModelForAudioClassification.from_pretrained(folder, dtype=torch.float32, use_safetensors=True)
         return cls(network, AutoFeatureExtractor.from_pretrained(folder))
@@ -367,7 +367,3 @@ def _plain(conv: nn.Conv1d) -> nn.Conv1d:
 def opens(model_type: str) -> bool:
     """Whether a model folder of this type is run by this family."""
     return model_type in ARCHITECTURES or model_type == headed.Config.model_type
-
-
-# The type that transformers' auto classes learn of beside the stock ones.
-REGISTERED = (headed.Config, headed.Headed)
