@@ -28,6 +28,7 @@ from auricle.corpus.clip import Clip
 from auricle.errors import DataError, RunError, UsageError
 from auricle.evaluation import scoring
 from auricle.models.precision import is_bf16
+from auricle.recipe import REFUSED
 
 MAX_SECONDS = 6 * 3600.0
 CHUNK_SECONDS = 600.0
@@ -45,16 +46,22 @@ class Choice:
 
 @dataclass(frozen=True)
 class Answer:
-    """What the model says of one recording. `choices` come best first; empty when `error` says why there are none."""
+    """What the model says of one recording. `choices` come best first; empty when `error` says why there are none.
+
+    `unknown` says that the best choice is not likely enough to be named: then that is the label.
+    """
 
     name: str
     choices: tuple[Choice, ...]
     seconds: float
     warnings: tuple[str, ...] = ()
     error: str | None = None
+    unknown: bool = False
 
     @property
     def label(self) -> str | None:
+        if self.unknown:
+            return REFUSED
         return self.choices[0].label if self.choices else None
 
     @property
@@ -71,13 +78,17 @@ class Recording:
 
 
 class Classifier:
-    """A model folder, opened. Call it with a file name for one Answer."""
+    """A model folder, opened. Call it with a file name for one Answer.
 
-    def __init__(self, model: PreTrainedModel) -> None:
+    A model with a threshold may answer "unknown"; with `refuse` false it names a class all the same.
+    """
+
+    def __init__(self, model: PreTrainedModel, *, refuse: bool = True) -> None:
         self.model = model.eval()
         config = model.config
         self.labels = tuple(config.id2label[number] for number in range(config.num_labels))
         self.settings = Settings(config.sample_rate, config.channels, 0.0, MAX_SECONDS)
+        self.threshold: float | None = getattr(config, "threshold", None) if refuse else None
 
     def __call__(self, file: str | Path) -> Answer:
         """Answer for one file."""
@@ -119,7 +130,9 @@ class Classifier:
                 continue
             row = next(rows)
             choices = tuple(Choice(self.labels[place], float(row[place])) for place in np.argsort(-row, kind="stable"))
-            answers.append(Answer(name, choices, samples.shape[-1] / self.settings.sample_rate, notes))
+            unknown = self.threshold is not None and choices[0].probability < self.threshold
+            seconds = samples.shape[-1] / self.settings.sample_rate
+            answers.append(Answer(name, choices, seconds, notes, unknown=unknown))
         return answers
 
 
@@ -127,12 +140,12 @@ class Classifier:
 _DEAF = frozenset({"unreadable", "empty", "nan"})
 
 
-def load(folder: str | Path, precision: str = "auto") -> Classifier:
+def load(folder: str | Path, precision: str = "auto", *, refuse: bool = True) -> Classifier:
     """Open a run folder, or the model folder in it. Raises RunError for anything else.
 
-    `precision` is auto, float32 or bf16: see `load_model`.
+    `precision` is auto, float32 or bf16: see `load_model`. `refuse` lets a model with a threshold answer "unknown".
     """
-    return Classifier(load_model(model_folder(Path(folder)), precision))
+    return Classifier(load_model(model_folder(Path(folder)), precision), refuse=refuse)
 
 
 def model_folder(folder: Path) -> Path:

@@ -144,7 +144,7 @@ def _predict(options: argparse.Namespace) -> int:
     if out is not None and out.suffix not in (".csv", ".jsonl"):
         raise UsageError(f"--out received '{out}'. Allowed: a file that ends in .csv or .jsonl.")
     _quiet_libraries()
-    classifier = load(options.run, options.precision)
+    classifier = load(options.run, options.precision, refuse=options.refuse)
     answers = classifier.answers(recordings(options.files))
     failed = 0
     with AnswerWriter(options.out, options.json, min(options.top, len(classifier.labels))) as write:
@@ -286,6 +286,9 @@ def _parser() -> _Parser:
     )
     predict.add_argument("--top", type=_positive, default=TABLE_CHOICES, metavar="K", help="how many classes to name")
     predict.add_argument("--out", type=Path, metavar="FILE", help="write a .csv or .jsonl file")
+    predict.add_argument(
+        "--no-unknown", dest="refuse", action="store_false", help="name a class even where the model is not sure enough"
+    )
     predict.add_argument(
         "--precision", choices=("auto", "float32", "bf16"), default="auto", help="of large encoders (default: auto)"
     )

@@ -8,12 +8,15 @@ of a model family live beside `model.family` and are checked by the family itsel
 from collections.abc import Iterable, Mapping, Sequence
 from importlib import resources
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Annotated, Any, Literal, get_args
 
 import pydantic
 import yaml
 
 from auricle.errors import UsageError, unknown
+
+# What a recording is called that a model refuses to name.
+REFUSED = "unknown"
 
 
 class _Section(pydantic.BaseModel):
@@ -21,13 +24,14 @@ class _Section(pydantic.BaseModel):
 
 
 class Data(_Section):
-    """What is read, and how it is divided."""
+    """What is read, and how it is divided. The classes in `unknown` are never learnt: they show when to say so."""
 
     reader: str = "auto"
     options: dict[str, Any] = {}
     label: str | None = None
     group: str | None = None
     fixes: str | None = None
+    unknown: list[Annotated[str, pydantic.Field(coerce_numbers_to_str=True)]] = []
     split: str = "auto"
     folds: int = pydantic.Field(5, ge=2)
     valid: float = pydantic.Field(0.1, ge=0, lt=0.5)
@@ -98,7 +102,9 @@ class Train(_Section):
 
 
 class Evaluate(_Section):
-    """How clips are scored. `window_seconds: null` scores whole clips."""
+    """How clips are scored. `window_seconds: null` scores whole clips. `false_accept` is the share of unknown clips, or
+    of wrong answers where no class is held out, that may be named all the same: the rest is answered "unknown".
+    """
 
     window_seconds: float | None = pydantic.Field(None, ge=0.05)
     overlap: float = pydantic.Field(0.5, ge=0, lt=1)
@@ -107,6 +113,7 @@ class Evaluate(_Section):
     resamples: int = pydantic.Field(1000, ge=100)
     slice_min: int = pydantic.Field(20, ge=1)
     mistakes: int = pydantic.Field(12, ge=0)
+    false_accept: float | None = pydantic.Field(None, gt=0, le=0.5)
     audio: bool = True
 
 

@@ -49,6 +49,7 @@ class Config(PreTrainedConfig):
     max_support: int = 6000
     part_sizes: list[int] | tuple[int, ...] = ()
     n_support: int = 0
+    temperature: float = 1.0
 
 
 def configure(options: Options, *, sample_rate: int, channels: int, labels: Sequence[str]) -> Config:
@@ -166,6 +167,10 @@ class Model(PreTrainedModel):
             is_weight = isinstance(getattr(self, name), nn.Parameter)
             setattr(self, name, nn.Parameter(found, requires_grad=False) if is_weight else found)
 
+    def temper(self, temperature: float) -> None:
+        """Divide the logits of every answer by a temperature; `classify` gives them without it."""
+        self.config.temperature = temperature
+
     def forward(
         self,
         input_values: Tensor,
@@ -175,5 +180,7 @@ class Model(PreTrainedModel):
     ) -> SequenceClassifierOutput:
         """Give logits (batch, classes), and their cross-entropy where labels (batch,) are given. Input as `embed`."""
         logits = self.classify(self.embed(input_values, attention_mask))
+        if not self.training:
+            logits = logits / self.config.temperature
         loss = None if labels is None else nn.functional.cross_entropy(logits, labels)
         return SequenceClassifierOutput(loss=loss, logits=logits)

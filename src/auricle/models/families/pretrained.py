@@ -164,6 +164,9 @@ def build(options: Options, *, sample_rate: int, channels: int, labels: Sequence
         config.base_model = getattr(config, "base_model", None)
     else:
         config.base_model = options.checkpoint
+    # What a folder of ours says of its own temperature and threshold does not hold for what is trained from it.
+    config.temperature = 1.0
+    config.threshold = config.false_accept = None
     return Model(opened.network, opened.extractor, opened.notes)
 
 
@@ -230,6 +233,14 @@ class Model(nn.Module):
         targets = heads.soft_targets(labels, self.config.num_labels, smoothing)
         weights = self.class_weights if self.training else None
         return F.cross_entropy(logits, targets, weight=weights.to(logits.device) if weights is not None else None)
+
+    @torch.no_grad()
+    def temper(self, temperature: float) -> None:
+        """Divide the logits by a temperature for good, in the weights of the last layer: it stays a stock model."""
+        last = getattr(self.network.classifier, "dense", self.network.classifier)
+        for weight in (last.weight, last.bias):
+            weight.div_(temperature)
+        self.config.temperature = temperature
 
     def embed(self, input_values: Tensor, attention_mask: Tensor | None = None) -> Tensor:
         """Give the vector that the head sees: (batch, width)."""
