@@ -20,7 +20,7 @@ import soundfile
 from PIL import Image
 
 from auricle import recipe as recipes
-from auricle.evaluation import excerpt, page
+from auricle.evaluation import excerpt, page, plots
 from auricle.evaluation import report as reporting
 from auricle.evaluation.page import write_page
 from auricle.evaluation.scoring import Scores
@@ -299,7 +299,7 @@ def test_a_gain_is_better_whichever_way_the_metric_points() -> None:
 
 @pytest.mark.parametrize("largest", [0.0, 1e-6, 0.3, 1.0, 2.31, 7, 99, 1e5])
 def test_ticks_are_few_round_and_reach_over_the_largest(largest: float) -> None:
-    ticks = page._ticks(largest)
+    ticks = plots.ticks(largest)
     assert ticks[0] == 0 and ticks == sorted(set(ticks)) and len(ticks) <= 6
     assert ticks[-1] >= largest * 0.99
     mantissa = ticks[1] / 10 ** math.floor(math.log10(ticks[1]) + 1e-9)

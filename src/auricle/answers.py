@@ -53,10 +53,8 @@ class AnswerWriter:
         elif self.kind == "csv":
             pairs = [value for choice in choices for value in (choice.label, f"{choice.probability:.6f}")]
             pairs += [""] * (2 * self.top - len(pairs))
-            warnings = "; ".join(answer.warnings)
-            self.rows.writerow(
-                [answer.name, answer.label or "", *pairs, f"{answer.seconds:.3f}", warnings, answer.error or ""]
-            )
+            known = [f"{answer.seconds:.3f}", "; ".join(answer.warnings), answer.error or ""]
+            self.rows.writerow([answer.name, answer.label or "", *pairs, *known])
         else:
             told = "   ".join(f"{choice.label} {choice.probability * 100:.1f} %" for choice in choices)
             told = f"{answer.label} ({told})" if answer.unknown else told

@@ -78,12 +78,8 @@ def run(data: str | Path, recipe: Recipe, out: Path, listener: Listener, *, resu
     measured["clips_per_second"] = float(np.mean([result.trained["clips_per_second"] for result in results]))
     measured["peak_memory_mb"] = peak_memory_mb()
     judged = [result for result in results if result.scores is not None]
-    scores = joined([result.scores for result in judged])
-    assert scores is not None, "every split tests something"
+    scores = _scores_of(judged)
     scores.save(out / "scores.parquet")
-    refusal = _refusal(prepared, results, scores)
-    if refusal is not None:
-        _keep_threshold(out / "model", refusal)
     report = reporting.build(
         reporting.Evidence(
             index=prepared.index,
@@ -94,8 +90,8 @@ def run(data: str | Path, recipe: Recipe, out: Path, listener: Listener, *, resu
             majority=_majority(prepared),
             baseline=scores if recipe.model.family == "baseline" else baseline,
             doubted=doubted,
-            refusal=refusal,
-            cuts=joined([result.cuts for result in judged]),
+            refusal=_refusal(prepared, results, scores),
+            cuts=_joined([result.cuts for result in judged]),
             trained_seconds=_trained_seconds(prepared),
             curves={result.name: result.curve for result in judged},
             chosen={result.name: result.trained["chosen"] for result in judged},
@@ -105,7 +101,7 @@ def run(data: str | Path, recipe: Recipe, out: Path, listener: Listener, *, resu
         )
     )
     if again:
-        repeated = [scores for results in again.values() if (scores := joined([row.scores for row in results]))]
+        repeated = [_scores_of(results) for results in again.values()]
         report["seeds"] = spread([recipe.train.seed, *again], [scores, *repeated], recipe.evaluate.top_k)
     write_json(out / "report.json", report)
     write_json(out / "cost.json", measured)
@@ -149,14 +145,18 @@ def _train_again(prepared: Prepared, seed: int, out: Path, listener: Listener) -
     ]
 
 
-def joined(parts: Sequence[Scores | None]) -> Scores | None:
+def _scores_of(results: Sequence[Result]) -> Scores:
+    return scoring.join([result.scores for result in results if result.scores is not None])
+
+
+def _joined(parts: Sequence[Scores | None]) -> Scores | None:
     """The scores of several folds as one; None where there are none."""
     found = [part for part in parts if part is not None]
     return scoring.join(found) if found else None
 
 
 def _refusal(prepared: Prepared, results: Sequence[Result], scores: Scores) -> Refusal | None:
-    """What refusing is worth, where the recipe asks for it; the last result is the kept model's."""
+    """What refusing is worth, where the recipe asks for it. The last result is the kept model: it gets a threshold."""
     recipe = prepared.recipe
     target = openset.wanted(recipe)
     if target is None:
@@ -164,16 +164,14 @@ def _refusal(prepared: Prepared, results: Sequence[Result], scores: Scores) -> R
     draws = Draws(recipe.evaluate.resamples, recipe.train.seed, prepared.index.group_name)
     kept = results[-1].strangers
     if kept is None:
-        return by_mistakes(scores, joined([result.valid for result in results]), target, draws)
-    strangers = [result.strangers for result in results if result.scores is not None and result.strangers is not None]
-    return by_classes(scores, openset.join(strangers), kept, target, draws)
-
-
-def _keep_threshold(folder: Path, refusal: Refusal) -> None:
-    """Write into the kept model's config how sure it must be to name a class."""
-    path = folder / "config.json"
+        found = by_mistakes(scores, _joined([result.valid for result in results]), target, draws)
+    else:
+        asked = [result.strangers for result in results if result.scores is not None and result.strangers is not None]
+        found = by_classes(scores, openset.join(asked), kept, target, draws)
+    path = results[-1].folder / "model" / "config.json"
     config = json.loads(path.read_text(encoding="utf-8"))
-    write_json(path, {**config, "threshold": refusal.threshold, "false_accept": refusal.target})
+    write_json(path, {**config, "threshold": found.threshold, "false_accept": found.target})
+    return found
 
 
 def _trained_seconds(prepared: Prepared) -> dict[str, tuple[float, float]]:
@@ -249,6 +247,7 @@ def _describe(result: Result) -> dict[str, Any]:
         "base_model": config.get("base_model"),
         "pretrained": "base_model" in config,
         "parameters": result.trained["parameters"],
+        "temperature": result.trained.get("temperature", 1.0),
         "sample_rate": config["sample_rate"],
         "channels": config["channels"],
     }

@@ -75,7 +75,7 @@ def join(parts: Sequence[Strangers]) -> Strangers:
 
 @dataclass(frozen=True)
 class Covered:
-    """The accuracy on the share `coverage` of test clips that the model is surest of, and how sure it is of the last."""
+    """The accuracy on the share `coverage` of test clips that the model is surest of, and its certainty of the last."""
 
     coverage: float
     clips: int

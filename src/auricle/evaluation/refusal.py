@@ -169,8 +169,8 @@ def cautions(found: Refusal) -> list[str]:
         return [f"There were no {what} to set a threshold by, so nothing is answered 'unknown'."]
     if found.impostors < 1 / found.target:
         return [
-            f"The threshold for 'unknown' was set by {found.impostors} {what}, too few to find the {found.target * 100:g} % "
-            "of them that may be accepted: it is rough."
+            f"The threshold for 'unknown' was set by {found.impostors} {what}, too few to find the "
+            f"{found.target * 100:g} % of them that may be accepted: it is rough."
         ]
     return []
 
