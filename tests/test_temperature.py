@@ -63,7 +63,7 @@ def test_a_tempered_model_divides_its_logits_here_and_when_opened_again(
     save_model(model, tmp_path / "model")
     back = type(model).from_pretrained(tmp_path / "model").eval()
     assert (scoring.score(back, clips, batch_seconds=10) == after).all()
-    assert json.loads((tmp_path / "model" / "config.json").read_text())["temperature"] == 1.7
+    assert json.loads((tmp_path / "model" / "config.json").read_text())["logit_temperature"] == 1.7
 
 
 @pytest.mark.parametrize("functionals", [True, False])
@@ -73,7 +73,7 @@ def test_a_run_tempers_its_model_by_validation_clips_that_no_part_of_it_learnt(
     report = run(corpus, small(model={"family": "cnn", "functionals": functionals}), tmp_path / "run", Listener())
     trained = json.loads((tmp_path / "run" / "trained.json").read_text())
     config = json.loads((tmp_path / "run" / "model" / "config.json").read_text())
-    assert trained["temperature"] == config["temperature"] == report["model"]["temperature"] != 1.0
+    assert trained["temperature"] == config["logit_temperature"] == report["model"]["temperature"] != 1.0
     valid = Scores.load(tmp_path / "run" / "fold-valid.parquet")
     assert temperature.fit(valid.logits * trained["temperature"], valid.truth) == pytest.approx(
         trained["temperature"], rel=1e-3

@@ -17,6 +17,8 @@ from auricle.evaluation.scoring import Scores, softmax
 from auricle.recipe import Recipe
 
 FALSE_ACCEPT = 0.05
+# A clip is no surer of itself for being heard in other company: logits may differ by so much from batch to batch.
+HAIR = 1e-4
 COVERAGE = tuple(step / 10 for step in range(1, 11))
 
 
@@ -98,14 +100,16 @@ def certainty(logits: np.ndarray) -> np.ndarray:
 def threshold(impostors: np.ndarray, target: float) -> float | None:
     """The least certainty to be accepted, such that no more than the share `target` of impostors (clips,) are.
 
-    It is their (1 - target) quantile, just above the greatest that must be refused; None without impostors.
+    It is their (1 - target) quantile, a hair above the greatest that must be refused; None without impostors.
     """
     if not len(impostors):
         return None
     order = np.sort(impostors)[::-1]
     # 0.07 * 100 is 7.000000000000001 in floating point, and 0.29 * 100 is 28.999999999999996.
     accepted = int(target * len(order) + 1e-9)
-    return float(np.nextafter(order[accepted], np.inf))
+    refused = order[accepted]
+    room = float(np.min(order[order > refused], initial=1.0)) - refused
+    return float(max(refused + min(HAIR, room / 2), np.nextafter(refused, np.inf)))
 
 
 def auroc(known: np.ndarray, unknown: np.ndarray) -> float:

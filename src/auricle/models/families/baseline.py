@@ -49,7 +49,7 @@ class Config(PreTrainedConfig):
     max_support: int = 6000
     part_sizes: list[int] | tuple[int, ...] = ()
     n_support: int = 0
-    temperature: float = 1.0
+    logit_temperature: float = 1.0
 
 
 def configure(options: Options, *, sample_rate: int, channels: int, labels: Sequence[str]) -> Config:
@@ -169,7 +169,7 @@ class Model(PreTrainedModel):
 
     def temper(self, temperature: float) -> None:
         """Divide the logits of every answer by a temperature; `classify` gives them without it."""
-        self.config.temperature = temperature
+        self.config.logit_temperature = temperature
 
     def forward(
         self,
@@ -181,6 +181,6 @@ class Model(PreTrainedModel):
         """Give logits (batch, classes), and their cross-entropy where labels (batch,) are given. Input as `embed`."""
         logits = self.classify(self.embed(input_values, attention_mask))
         if not self.training:
-            logits = logits / self.config.temperature
+            logits = logits / self.config.logit_temperature
         loss = None if labels is None else nn.functional.cross_entropy(logits, labels)
         return SequenceClassifierOutput(loss=loss, logits=logits)

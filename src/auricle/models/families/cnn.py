@@ -52,7 +52,7 @@ class Config(PreTrainedConfig):
     kernels: list[int] | tuple[int, ...] = (3, 3, 3, 3)
     dropout: float = 0.2
     beside: dict[str, Any] | None = None
-    temperature: float = 1.0
+    logit_temperature: float = 1.0
 
 
 def configure(options: Options, *, sample_rate: int, channels: int, labels: Sequence[str]) -> Config:
@@ -171,7 +171,7 @@ class Model(PreTrainedModel):
         if not self.training and self.beside is not None and self.beside.is_solved:
             logits = self._joined(logits, self.beside(input_values, attention_mask).logits)
         if not self.training:
-            logits = logits / self.config.temperature
+            logits = logits / self.config.logit_temperature
         loss = None
         if targets is not None:
             loss = self.head.loss(logits, targets, self.class_weights if self.training else None)
@@ -185,7 +185,7 @@ class Model(PreTrainedModel):
 
     def temper(self, temperature: float) -> None:
         """Divide the logits of every answer by a temperature; training goes on without it."""
-        self.config.temperature = temperature
+        self.config.logit_temperature = temperature
 
     def _joined(self, ours: Tensor, theirs: Tensor) -> Tensor:
         """Give each judge one vote: the mean of their log-probabilities (Kittler et al. 1998, product rule)."""

@@ -165,7 +165,7 @@ def build(options: Options, *, sample_rate: int, channels: int, labels: Sequence
     else:
         config.base_model = options.checkpoint
     # What a folder of ours says of its own temperature and threshold does not hold for what is trained from it.
-    config.temperature = 1.0
+    config.logit_temperature = 1.0
     config.threshold = config.false_accept = None
     return Model(opened.network, opened.extractor, opened.notes)
 
@@ -240,7 +240,8 @@ class Model(nn.Module):
         last = getattr(self.network.classifier, "dense", self.network.classifier)
         for weight in (last.weight, last.bias):
             weight.div_(temperature)
-        self.config.temperature = temperature
+        # Plain 'temperature' is a setting of text generation to transformers, which it lets no audio classifier have.
+        self.config.logit_temperature = temperature
 
     def embed(self, input_values: Tensor, attention_mask: Tensor | None = None) -> Tensor:
         """Give the vector that the head sees: (batch, width)."""
