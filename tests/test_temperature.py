@@ -50,6 +50,16 @@ def test_ten_clips_without_a_mistake_do_not_make_it_certain_and_none_say_nothing
     assert temperature.fit(np.zeros((0, 5), np.float32), np.zeros(0, np.int64)) == 1.0
 
 
+def test_clips_of_one_group_count_as_fewer_than_clips_of_many() -> None:
+    logits, truth = drawn(40, 3.0)
+    alone = temperature.fit(logits, truth)
+    assert temperature.fit(logits, truth, [f"s{number}" for number in range(40)]) == alone
+    together = temperature.fit(logits, truth, ["s"] * 40)
+    assert 1.0 < together < temperature.fit(logits, truth, [f"s{number % 8}" for number in range(40)]) < alone
+    # Forty clips of one group, each counting as much as it does, move the temperature as few clips would.
+    assert together < 0.8 * alone
+
+
 @pytest.mark.parametrize(("name", "options"), VARIANTS)
 def test_a_tempered_model_divides_its_logits_here_and_when_opened_again(
     name: str, options: dict[str, object], tmp_path: Path
@@ -75,9 +85,8 @@ def test_a_run_tempers_its_model_by_validation_clips_that_no_part_of_it_learnt(
     config = json.loads((tmp_path / "run" / "model" / "config.json").read_text())
     assert trained["temperature"] == config["logit_temperature"] == report["model"]["temperature"] != 1.0
     valid = Scores.load(tmp_path / "run" / "fold-valid.parquet")
-    assert temperature.fit(valid.logits * trained["temperature"], valid.truth) == pytest.approx(
-        trained["temperature"], rel=1e-3
-    )
+    again = temperature.fit(valid.logits * trained["temperature"], valid.truth, valid.groups)
+    assert again == pytest.approx(trained["temperature"], rel=1e-3)
     # Test scores, and what the folder answers, come after it.
     scores = Scores.load(tmp_path / "run" / "scores.parquet")
     answer = load(tmp_path / "run")(corpus / scores.ids[0])

@@ -72,7 +72,7 @@ def by_finetuning(prepared: Prepared, listener: Listener, timed: Timed) -> Train
         trained = training.train(model, recipe, course, folder, lambda epoch: listener.epoch(fold.name, epoch))
         if adapters is not None:
             freezing.merge(adapters)
-        valid, trained = tempered(model, trained, course.score, labels_of(prepared, fold.valid))
+        valid, trained = tempered(prepared, fold, model, trained, course.score)
         opened = functools.cache(lambda: load_model(folder / "model", recipe.train.precision))
         return Fitted(model, trained, by_hearing(prepared, opened), valid)
 

@@ -186,7 +186,7 @@ def from_scratch(prepared: Prepared) -> TrainFold:
         if vectors is not None and fold.valid:
             # For the temperature the machine must not have learnt the validation clips; for good it learns them too.
             vectors.solve(model.solve_beside, fold.train, recipe)
-        valid, trained = tempered(model, trained, course.score, choose.labels)
+        valid, trained = tempered(prepared, fold, model, trained, course.score)
         if vectors is not None:
             vectors.solve(model.solve_beside, (*fold.train, *fold.valid), recipe)
         return Fitted(model, trained, by_hearing(prepared, lambda: model), valid)
@@ -195,16 +195,17 @@ def from_scratch(prepared: Prepared) -> TrainFold:
 
 
 def tempered(
-    model: PreTrainedModel, trained: Trained, score: Callable[[], np.ndarray] | None, truth: np.ndarray
+    prepared: Prepared, fold: Fold, model: PreTrainedModel, trained: Trained, score: Callable[[], np.ndarray] | None
 ) -> tuple[np.ndarray | None, Trained]:
-    """Fit the temperature to validation clips of classes `truth` (clips,) and give it to the model.
+    """Fit the temperature to the fold's validation clips, whose logits `score` gives, and give it to the model.
 
     Returns their logits after it, and word of it; without validation clips nothing changes.
     """
     if score is None:
         return None, trained
     logits = score()
-    found = temperature.fit(logits, truth)
+    group_of = {clip.id: clip.group for clip in prepared.kept}
+    found = temperature.fit(logits, labels_of(prepared, fold.valid), [group_of[id] for id in fold.valid])
     model.temper(found)
     return (logits / found).astype(np.float32), replace(trained, temperature=found)
 

@@ -180,7 +180,7 @@ def _show_heard_and_unknown(screen: Screen, found: dict[str, Any]) -> None:
     refusal = found.get("unknown")
     if refusal and refusal["threshold"] is not None:
         what = "unknown clips" if refusal["kind"] == "classes" else "wrong answers"
-        told = [f"Unknown: below a confidence of {refusal['threshold']:.3f}"]
+        told = [f"Unknown: below a confidence of {refusal['threshold']:.4f}"]
         if reached := refusal["reached"]:
             told.append(
                 f"{reached['value']:.1%} of {what} get a name ({reached['low']:.1%} to {reached['high']:.1%}; asked "
