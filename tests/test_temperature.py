@@ -13,7 +13,11 @@ from auricle.evaluation import metrics, scoring, temperature
 from auricle.evaluation.scoring import Scores
 from auricle.folds import Listener, save_model
 from auricle.run import run
+from tests.conftest import write_corpus
+from tests.test_encoders import folder
 from tests.test_families import VARIANTS, arrays, build
+from tests.test_finetuning import TOP
+from tests.test_finetuning import small as finetuned
 from tests.test_run import small
 
 
@@ -91,6 +95,23 @@ def test_a_run_tempers_its_model_by_validation_clips_that_no_part_of_it_learnt(
     scores = Scores.load(tmp_path / "run" / "scores.parquet")
     answer = load(tmp_path / "run")(corpus / scores.ids[0])
     assert answer.probability == pytest.approx(float(scores.probabilities[0].max()), abs=1e-4)
+
+
+@pytest.mark.parametrize("prefix", ["true", "false"])
+def test_a_fine_tuned_model_is_tempered_in_its_weights_and_answers_unknown(prefix: str, tmp_path: Path) -> None:
+    data = write_corpus(tmp_path / "corpus", per_class=12)
+    settings = finetuned(folder("tiny-hubert"), *TOP, f"model.prefix={prefix}", "data.unknown=[]", "data.valid=0.25")
+    settings = settings.replace("evaluate", false_accept=0.5)
+    report = run(data, settings, tmp_path / "run", Listener())
+    trained = json.loads((tmp_path / "run" / "trained.json").read_text())
+    config = json.loads((tmp_path / "run" / "model" / "config.json").read_text())
+    assert config["logit_temperature"] == trained["temperature"] == report["model"]["temperature"] != 1.0
+    assert report["unknown"]["kind"] == "mistakes" and config["threshold"] == report["unknown"]["threshold"]
+    # The saved folder says of validation clips what the threshold was set by: stock weights, tempered.
+    valid = Scores.load(tmp_path / "run" / "fold-valid.parquet")
+    for row in range(3):
+        answer = load(tmp_path / "run", "float32")(data / valid.ids[row])
+        assert answer.probability == pytest.approx(float(valid.probabilities[row].max()), abs=1e-4)
 
 
 def test_without_validation_clips_and_in_closed_form_it_is_one(corpus: Path, tmp_path: Path) -> None:
