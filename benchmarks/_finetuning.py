@@ -81,9 +81,9 @@ def ours(task: Task) -> Done:
     opened_at = time.perf_counter()
     folder = scratch / "fold"
     folder.mkdir()
-    model, trained, _ = train_fold(fold, folder, listener)
+    fitted = train_fold(fold, folder, listener)
     trained_at = time.perf_counter()
-    save_model(model, folder / "model")
+    save_model(fitted.model, folder / "model")
     once = frozen["frozen_seconds"]
     training = sum(epoch.seconds for epoch in epochs)
     return Done(
@@ -95,7 +95,7 @@ def ours(task: Task) -> Done:
             "evaluate": trained_at - opened_at - training,
             SAVING: time.perf_counter() - trained_at,
         },
-        steps=trained.steps,
+        steps=fitted.trained.steps,
         accuracy=epochs[-1].valid["accuracy"],
         precision="bf16" if is_bf16(recipe.train.precision) else "float32",
         parts=parts_of(prepared, fold),

@@ -1,5 +1,6 @@
 """Contract: what every model family must hold, swept over the folder of families."""
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +10,7 @@ from transformers import PreTrainedModel
 
 from auricle import models
 from auricle.batches import held
+from auricle.classifier import load_model
 from auricle.evaluation import scoring
 from auricle.folds import build_model, save_model
 from auricle.recipe import parse
@@ -22,6 +24,9 @@ VARIANTS = [
     ("cnn", {"size": "default"}),
     ("cnn", {"size": "default", "functionals": False}),
     ("cnn", {"size": "tutorial"}),
+    ("conformer", {"size": "default"}),
+    ("conformer", {"size": "default", "functionals": False}),
+    ("conformer", {"size": "tutorial"}),
     *(("pretrained", {"checkpoint": kind}) for kind in NAMES),
 ]
 
@@ -29,7 +34,7 @@ VARIANTS = [
 def build(name: str, options: dict[str, object], channels: int = 1) -> PreTrainedModel:
     """A model as training would leave it: calibrated or fitted on a few sounds."""
     if name == "pretrained":
-        options = {"checkpoint": str(folder(str(options["checkpoint"])))}
+        options = {**options, "checkpoint": str(folder(str(options["checkpoint"])))}
     settings = parse({"audio": {"sample_rate": RATE, "channels": channels}, "model": {"family": name, **options}}, "t")
     model = build_model(settings, LABELS)
     clips = arrays()
@@ -83,6 +88,32 @@ def test_what_lies_under_the_mask_changes_nothing(name: str, options: dict[str, 
     clean = values * mask
     with torch.inference_mode():
         assert torch.equal(model(clean, attention_mask=mask).logits, model(dirty, attention_mask=mask).logits)
+
+
+@pytest.mark.parametrize("kind", NAMES)
+@pytest.mark.parametrize(
+    ("pooling", "head"), [("attention", "am-softmax"), ("statistics", "aam-softmax"), ("mean-max", "softmax")]
+)
+def test_encoders_with_another_pooling_or_head_are_saved_whole_under_a_type_of_their_own(
+    kind: str, pooling: str, head: str, tmp_path: Path
+) -> None:
+    from transformers import pipeline
+
+    model = build("pretrained", {"checkpoint": kind, "pooling": pooling, "head": {"kind": head}})
+    model.temper(1.7)
+    save_model(model, tmp_path / "model")
+    back = load_model(tmp_path / "model")
+    assert json.loads((tmp_path / "model" / "config.json").read_text())["model_type"] == "auricle-encoder"
+    clips = arrays()
+    together = scoring.score(model, held(clips), batch_seconds=1000)
+    assert np.abs(scoring.score(back, held(clips), batch_seconds=1000) - together).max() < 1e-5
+    alone = np.concatenate([scoring.score(back, held([clip]), batch_seconds=1000) for clip in clips])
+    assert np.abs(together - alone).max() < 1e-4
+    answers = pipeline("audio-classification", model=str(tmp_path / "model"))(
+        clips[1][0].astype(np.float32) / 32768, top_k=3
+    )
+    found = {row["label"]: row["score"] for row in answers}
+    assert [found[label] for label in LABELS] == pytest.approx(list(scoring.softmax(together)[1]), abs=1e-4)
 
 
 @pytest.mark.parametrize(("name", "options"), VARIANTS)

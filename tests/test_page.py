@@ -20,7 +20,7 @@ import soundfile
 from PIL import Image
 
 from auricle import recipe as recipes
-from auricle.evaluation import excerpt, page
+from auricle.evaluation import excerpt, page, plots
 from auricle.evaluation import report as reporting
 from auricle.evaluation.page import write_page
 from auricle.evaluation.scoring import Scores
@@ -299,7 +299,7 @@ def test_a_gain_is_better_whichever_way_the_metric_points() -> None:
 
 @pytest.mark.parametrize("largest", [0.0, 1e-6, 0.3, 1.0, 2.31, 7, 99, 1e5])
 def test_ticks_are_few_round_and_reach_over_the_largest(largest: float) -> None:
-    ticks = page._ticks(largest)
+    ticks = plots.ticks(largest)
     assert ticks[0] == 0 and ticks == sorted(set(ticks)) and len(ticks) <= 6
     assert ticks[-1] >= largest * 0.99
     mantissa = ticks[1] / 10 ** math.floor(math.log10(ticks[1]) + 1e-9)
@@ -318,6 +318,67 @@ def test_curves_without_validation_show_the_training_loss_alone(
     assert [len(line["points"].split()) for line in lines] == [2] * len(report["curves"])
     assert "Validation accuracy" not in found.text
     assert not any("nan" in line["points"] for line in found.all("polyline"))
+
+
+def test_the_accuracy_at_every_coverage_is_drawn_and_told(
+    tmp_path: Path, report: dict[str, Any], prepared: Prepared
+) -> None:
+    drawn = plots.coverage(report)
+    assert drawn is not None
+    (line,) = drawn.lines
+    assert [x for x, _ in line.points] == [row["coverage"] for row in report["coverage"]]
+    low = 0.5 if min(row["accuracy"] for row in report["coverage"]) >= 0.5 else 0.0
+    assert [1 - y * (1 - low) for _, y in line.points] == pytest.approx([row["accuracy"] for row in report["coverage"]])
+    found = seen(written(tmp_path, report, prepared))
+    assert "If it answered only when it is sure" in found.text
+    assert "share of the clips that is answered" in found.text
+
+
+@pytest.mark.parametrize("kind", ["classes", "mistakes"])
+@pytest.mark.parametrize("threshold", [0.9, None])
+def test_what_refusing_is_worth_is_told_with_strange_names_as_text(
+    kind: str, threshold: float | None, tmp_path: Path, report: dict[str, Any], prepared: Prepared
+) -> None:
+    figure = {"value": 0.04, "low": 0.01, "high": 0.08}
+    report["unknown"] = {
+        "kind": kind,
+        "classes": ["<b>one", "two"] if kind == "classes" else [],
+        "target": 0.05,
+        "threshold": threshold,
+        "impostors": 40,
+        "reached": figure if threshold else None,
+        "unit": "class",
+        "auroc": {"value": 0.97, "low": 0.9, "high": 1.0} if threshold else None,
+        "known_refused": 0.12 if threshold else None,
+    }
+    found = seen(written(tmp_path, report, prepared))
+    assert found.open == []
+    assert ("<b>one" in found.text) is (kind == "classes")
+    if threshold is None:
+        assert "names a class for whatever it hears" in found.text
+    else:
+        assert "90.00\u00a0%" in found.text and "4.0\u00a0%" in found.text and "12.0\u00a0%" in found.text
+    assert {"#unknown"} <= {link["href"] for link in found.all("a")}
+
+
+def test_seconds_heard_stand_beside_the_same_clips_whole(
+    tmp_path: Path, report: dict[str, Any], prepared: Prepared
+) -> None:
+    whole = {"value": 0.83, "low": 0.7, "high": 0.9}
+    report["heard"] = [
+        {"seconds": 2.0, "clips": 31, "groups": 4, "accuracy": 0.71, "low": 0.6, "high": 0.8, "whole": whole}
+    ]
+    text = seen(written(tmp_path, report, prepared)).text
+    assert "How much it must hear" in text and "71.0\u00a0%" in text and "31 clips, whole 83.0\u00a0%" in text
+
+
+def test_a_report_from_before_there_was_any_of_that_is_rendered(
+    tmp_path: Path, report: dict[str, Any], prepared: Prepared
+) -> None:
+    for key in ("coverage", "unknown", "heard"):
+        del report[key]
+    text = written(tmp_path, report, prepared).read_text(encoding="utf-8")
+    assert not any(f'id="{name}"' in text for name in ("unknown", "heard")) and 'id="confidence"' in text
 
 
 def test_the_baseline_is_not_compared_with_itself(tmp_path: Path, report: dict[str, Any], prepared: Prepared) -> None:

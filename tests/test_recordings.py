@@ -60,3 +60,15 @@ def test_crema_d_is_recognised_with_its_actors(recordings: Path, tmp_path: Path)
     index = read_index(tmp_path)
     assert len(index) == 7442 and len({clip.group for clip in index}) == 91 and len(index.labels) == 6
     assert {"sex", "age", "race", "ethnicity"} <= set(index.clips[0].meta)
+
+
+@pytest.mark.parametrize("strange", ["theo,yweweler", "jackson,nicolas"])
+def test_speakers_that_were_held_out_are_told_from_those_that_were_learnt(
+    strange: str, recordings: Path, tmp_path: Path
+) -> None:
+    settings = ["data.label=speaker", f"data.unknown=[{strange}]", "data.split=holdout"]
+    report = run(recordings / "fsdd", recipes.load("baseline", settings), tmp_path / "run", Listener())
+    found = report["unknown"]
+    assert found["reached"]["low"] <= found["target"] <= found["reached"]["high"]
+    assert found["auroc"]["low"] >= 0.9 and found["known_refused"] <= 0.05
+    assert report["metrics"]["accuracy"]["value"] >= 0.99

@@ -37,7 +37,7 @@ class AnswerWriter:
         if self.kind == "csv":
             self.rows = csv.writer(self.file)
             choices = [name for place in range(1, self.top + 1) for name in (f"label_{place}", f"probability_{place}")]
-            self.rows.writerow(["file", *choices, "seconds", "warnings", "error"])
+            self.rows.writerow(["file", "label", *choices, "seconds", "warnings", "error"])
         elif self.kind == "submission":
             self.rows = csv.writer(self.file, lineterminator="\n")
             self.rows.writerow(["Id", "Category"])
@@ -59,13 +59,14 @@ class AnswerWriter:
         elif self.kind == "csv":
             pairs = [value for choice in choices for value in (choice.label, f"{choice.probability:.6f}")]
             pairs += [""] * (2 * self.top - len(pairs))
-            warnings = "; ".join(answer.warnings)
-            self.rows.writerow([answer.name, *pairs, f"{answer.seconds:.3f}", warnings, answer.error or ""])
+            known = [f"{answer.seconds:.3f}", "; ".join(answer.warnings), answer.error or ""]
+            self.rows.writerow([answer.name, answer.label or "", *pairs, *known])
         elif self.kind == "submission":
             if answer.label is not None:
                 self.rows.writerow([answer.name, answer.label])
         else:
             told = "   ".join(f"{choice.label} {choice.probability * 100:.1f} %" for choice in choices)
+            told = f"{answer.label} ({told})" if answer.unknown else told
             note = f"   ({'; '.join(answer.warnings)})" if answer.warnings else ""
             self.file.write(f"{answer.name}\t{told or 'FAILED: ' + (answer.error or '')}{note}\n")
 
@@ -74,6 +75,7 @@ def _as_json(answer: Answer, top: int) -> dict[str, Any]:
     return {
         "file": answer.name,
         "label": answer.label,
+        "unknown": answer.unknown,
         "choices": [
             {"label": choice.label, "probability": round(choice.probability, 6)} for choice in answer.choices[:top]
         ],

@@ -30,6 +30,7 @@ from auricle.corpus.clip import Clip
 from auricle.errors import DataError, RunError, UsageError
 from auricle.evaluation import scoring
 from auricle.models.precision import is_bf16
+from auricle.recipe import REFUSED
 
 MAX_SECONDS = 6 * 3600.0
 CHUNK_SECONDS = 600.0
@@ -47,16 +48,22 @@ class Choice:
 
 @dataclass(frozen=True)
 class Answer:
-    """What the model says of one recording. `choices` come best first; empty when `error` says why there are none."""
+    """What the model says of one recording. `choices` come best first; empty when `error` says why there are none.
+
+    `unknown` says that the best choice is not likely enough to be named: then that is the label.
+    """
 
     name: str
     choices: tuple[Choice, ...]
     seconds: float
     warnings: tuple[str, ...] = ()
     error: str | None = None
+    unknown: bool = False
 
     @property
     def label(self) -> str | None:
+        if self.unknown:
+            return REFUSED
         return self.choices[0].label if self.choices else None
 
     @property
@@ -104,13 +111,17 @@ class Heard:
 
 
 class Classifier:
-    """A model folder, opened. Call it with a file name for one Answer."""
+    """A model folder, opened. Call it with a file name for one Answer.
 
-    def __init__(self, model: PreTrainedModel) -> None:
+    A model with a threshold may answer "unknown"; with `refuse` false it names a class all the same.
+    """
+
+    def __init__(self, model: PreTrainedModel, *, refuse: bool = True) -> None:
         self.model = model.eval()
         config = model.config
         self.labels = tuple(config.id2label[number] for number in range(config.num_labels))
         self.settings = Settings(config.sample_rate, config.channels, 0.0, MAX_SECONDS, getattr(config, "bands", None))
+        self.threshold: float | None = getattr(config, "threshold", None) if refuse else None
 
     def __call__(self, file: str | Path) -> Answer:
         """Answer for one file."""
@@ -158,8 +169,9 @@ class Classifier:
                 continue
             row = next(rows)
             choices = tuple(Choice(self.labels[place], float(row[place])) for place in np.argsort(-row, kind="stable"))
+            unknown = self.threshold is not None and choices[0].probability < self.threshold
             seconds = heard.samples.shape[-1] / self.settings.sample_rate
-            answers.append(Answer(heard.name, choices, seconds, heard.notes))
+            answers.append(Answer(heard.name, choices, seconds, heard.notes, unknown=unknown))
         return answers
 
 
@@ -201,12 +213,12 @@ def _heard(name: str, opened: Opened, settings: Settings) -> Heard:
     return Heard(name, as_heard(opened.sound, settings), notes)
 
 
-def load(folder: str | Path, precision: str = "auto") -> Classifier:
+def load(folder: str | Path, precision: str = "auto", *, refuse: bool = True) -> Classifier:
     """Open a run folder, or the model folder in it. Raises RunError for anything else.
 
-    `precision` is auto, float32 or bf16: see `load_model`.
+    `precision` is auto, float32 or bf16: see `load_model`. `refuse` lets a model with a threshold answer "unknown".
     """
-    return Classifier(load_model(model_folder(Path(folder)), precision))
+    return Classifier(load_model(model_folder(Path(folder)), precision), refuse=refuse)
 
 
 def model_folder(folder: Path) -> Path:

@@ -147,7 +147,7 @@ def _predict(options: argparse.Namespace) -> int:
 
     kind = _answer_format(options)
     _quiet_libraries()
-    classifier = load(options.run, options.precision)
+    classifier = load(options.run, options.precision, refuse=options.refuse)
     answers = classifier.answers(recordings(options.files))
     failed = 0
     with AnswerWriter(options.out, kind, min(options.top, len(classifier.labels))) as write:
@@ -290,6 +290,9 @@ def _parser() -> _Parser:
     )
     predict.add_argument("--top", type=_positive, default=TABLE_CHOICES, metavar="K", help="how many classes to name")
     predict.add_argument("--out", type=Path, metavar="FILE", help="write a .csv or .jsonl file")
+    predict.add_argument(
+        "--no-unknown", dest="refuse", action="store_false", help="name a class even where the model is not sure enough"
+    )
     predict.add_argument(
         "--format", choices=ANSWER_FORMATS, help="of the answers (default: by the ending of --out, else table)"
     )

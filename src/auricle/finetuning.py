@@ -4,18 +4,28 @@ In: a Prepared corpus whose recipe names a checkpoint. Out: what trains one fold
 test clips are scored by the model folder that was saved, as prediction will open it.
 """
 
+import functools
 import math
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from auricle.classifier import load_model
 from auricle.corpus.splits import Fold
 from auricle.evaluation import scoring
-from auricle.folds import Listener, TrainFold, build_model, check_family, labels_of, material, sounds_of
+from auricle.folds import (
+    Fitted,
+    Listener,
+    TrainFold,
+    build_model,
+    by_hearing,
+    check_family,
+    labels_of,
+    material,
+    sounds_of,
+    tempered,
+)
 from auricle.models import precision
 from auricle.prepare import Prepared
 from auricle.training import course as courses
@@ -47,7 +57,7 @@ def by_finetuning(prepared: Prepared, listener: Listener, timed: Timed) -> Train
     places = {id: number for number, id in enumerate(ids)}
     del model
 
-    def train_fold(fold: Fold, folder: Path, listener: Listener) -> Any:
+    def train_fold(fold: Fold, folder: Path, listener: Listener) -> Fitted:
         model = build_model(recipe, prepared.labels)
         adapters = freezing.adapt(model, options, plan) if options.lora is not None else None
         if computed is None:
@@ -62,13 +72,9 @@ def by_finetuning(prepared: Prepared, listener: Listener, timed: Timed) -> Train
         trained = training.train(model, recipe, course, folder, lambda epoch: listener.epoch(fold.name, epoch))
         if adapters is not None:
             freezing.merge(adapters)
-
-        def judge() -> np.ndarray:
-            saved = load_model(folder / "model", recipe.train.precision)
-            sounds = sounds_of(prepared, fold.test)
-            return scoring.score(saved, sounds, batch_seconds=recipe.evaluate.batch_seconds)
-
-        return model, trained, judge
+        valid, trained = tempered(prepared, fold, model, trained, course.score)
+        opened = functools.cache(lambda: load_model(folder / "model", recipe.train.precision))
+        return Fitted(model, trained, by_hearing(prepared, opened), valid)
 
     return train_fold
 

@@ -1,6 +1,6 @@
 """Train and judge the models of a split, one fold after the other.
 
-In: a Prepared corpus. Out: for each fold a model folder, its history, its test scores, and trained.json, which is
+In: a Prepared corpus. Out: for each fold a model folder, its history, what it says of clips, and trained.json, which is
 written last and vouches for the rest: a fold that has it is never trained again. Families that are fitted in closed
 form and those that are trained by gradient go the same way.
 """
@@ -15,7 +15,7 @@ import shutil
 import sys
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +31,8 @@ from auricle.batches import Sounds, stored
 from auricle.corpus import splits
 from auricle.corpus.splits import Fold
 from auricle.errors import UsageError
-from auricle.evaluation import scoring
+from auricle.evaluation import heard, openset, scoring, temperature
+from auricle.evaluation.openset import Strangers
 from auricle.evaluation.scoring import Scores
 from auricle.prepare import Prepared
 from auricle.recipe import Recipe
@@ -90,16 +91,43 @@ def takes_frames(family: str) -> bool:
 
 @dataclass(frozen=True)
 class Result:
-    """One trained fold: its folder, what training did, its curve, and its test scores (None for the final model)."""
+    """One trained fold: its folder, what training did, its curve, and what its model says of clips.
+
+    `scores` are of its test clips (None for the final model), `valid` of its validation clips, `cuts` of the middles of
+    test clips, whose seconds are the cuts'; `strangers` of classes that it never learnt. None is what was not asked.
+    """
 
     name: str
     folder: Path
     trained: dict[str, Any]
     curve: list[dict[str, Any]]
     scores: Scores | None
+    valid: Scores | None = None
+    cuts: Scores | None = None
+    strangers: Strangers | None = None
 
 
-TrainFold = Callable[[Fold, Path, Listener], tuple[PreTrainedModel, Trained, Callable[[], np.ndarray]]]
+@dataclass(frozen=True)
+class Judge:
+    """How a finished model is asked for logits (clips, classes): for usable clips by id, and for any other sounds."""
+
+    clips: Callable[[Sequence[str]], np.ndarray]
+    sounds: Callable[[Sounds], np.ndarray]
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """What training a fold gives. `valid` is the finished model's logits of the validation clips, where they say what
+    it would say of clips that it never heard.
+    """
+
+    model: PreTrainedModel
+    trained: Trained
+    judge: Judge
+    valid: np.ndarray | None
+
+
+TrainFold = Callable[[Fold, Path, Listener], Fitted]
 
 
 def train_all(prepared: Prepared, out: Path, train_fold: TrainFold, listener: Listener) -> list[Result]:
@@ -123,18 +151,25 @@ def train_one(prepared: Prepared, fold: Fold, folder: Path, train_fold: TrainFol
     done = folder / "trained.json"
     if not done.is_file():
         folder.mkdir(parents=True, exist_ok=True)
-        model, trained, judge = train_fold(fold, folder, listener)
-        save_model(model, folder / "model")
-        if fold.test:
-            scores_of(prepared, fold.test, judge(), fold.name).save(folder / "fold-scores.parquet")
-        write_json(done, {**asdict(trained), "parameters": sum(weight.numel() for weight in model.parameters())})
-        del model, judge
+        fitted = train_fold(fold, folder, listener)
+        save_model(fitted.model, folder / "model")
+        _ask(prepared, fold, fitted, folder)
+        weights = sum(weight.numel() for weight in fitted.model.parameters())
+        write_json(done, {**asdict(fitted.trained), "parameters": weights})
+        del fitted
         let_go()
     history = folder / "history.jsonl"
     lines = history.read_text(encoding="utf-8").splitlines() if history.is_file() else []
-    scores = Scores.load(folder / "fold-scores.parquet") if fold.test else None
+    said = {name: folder / f"fold-{name}.parquet" for name in ("scores", "valid", "heard", "unknown")}
     return Result(
-        fold.name, folder, json.loads(done.read_text()), [_steady(json.loads(line)) for line in lines], scores
+        fold.name,
+        folder,
+        json.loads(done.read_text()),
+        [_steady(json.loads(line)) for line in lines],
+        Scores.load(said["scores"]) if fold.test else None,
+        Scores.load(said["valid"]) if said["valid"].is_file() else None,
+        Scores.load(said["heard"]) if said["heard"].is_file() else None,
+        Strangers.load(said["unknown"]) if said["unknown"].is_file() else None,
     )
 
 
@@ -145,47 +180,104 @@ def let_go() -> None:
         library.malloc_trim(0)
 
 
+def _ask(prepared: Prepared, fold: Fold, fitted: Fitted, folder: Path) -> None:
+    """Save what the finished model says: of test clips, whole and cut, of validation clips, of unknown classes."""
+    judge = fitted.judge
+    if fold.test:
+        scores = scores_of(prepared, fold.test, judge.clips(fold.test), fold.name)
+        scores.save(folder / "fold-scores.parquet")
+        sounds, rate = sounds_of(prepared, fold.test), prepared.store.settings.sample_rate
+        most = heard.MOST_CLIPS // len(prepared.split.folds) + 1
+        heard.cuts(scores, sounds, rate, judge.sounds, most).save(folder / "fold-heard.parquet")
+    if fitted.valid is not None:
+        scores_of(prepared, fold.valid, fitted.valid, fold.name).save(folder / "fold-valid.parquet")
+    unknown = prepared.unknown.clips
+    if unknown:
+        ids = tuple(clip.id for clip in unknown)
+        labels, groups = tuple(clip.label for clip in unknown), tuple(clip.group for clip in unknown)
+        said = Strangers(ids, labels, groups, (fold.name,) * len(ids), judge.clips(ids))
+        said.save(folder / "fold-unknown.parquet")
+
+
 def from_scratch(prepared: Prepared) -> TrainFold:
     """Training all weights through `transformers.Trainer`; what a model keeps beside its network is fitted last."""
     recipe = prepared.recipe
     beside = build_model(recipe, prepared.labels).beside
     vectors = embed_once(prepared, beside) if beside is not None else None
 
-    def train_fold(fold: Fold, folder: Path, listener: Listener) -> Any:
+    def train_fold(fold: Fold, folder: Path, listener: Listener) -> Fitted:
         model = build_model(recipe, prepared.labels)
         learn, choose = material(prepared, fold.train), material(prepared, fold.valid)
         training.calibrate(model, learn, recipe.evaluate.batch_seconds)
         course = whole(model, recipe, learn, choose)
         trained = training.train(model, recipe, course, folder, lambda epoch: listener.epoch(fold.name, epoch))
+        if vectors is not None and fold.valid:
+            # For the temperature the machine must not have learnt the validation clips; for good it learns them too.
+            vectors.solve(model.solve_beside, fold.train, recipe)
+        valid, trained = tempered(prepared, fold, model, trained, course.score)
         if vectors is not None:
             vectors.solve(model.solve_beside, (*fold.train, *fold.valid), recipe)
-        sounds = sounds_of(prepared, fold.test)
-        return model, trained, lambda: scoring.score(model, sounds, batch_seconds=recipe.evaluate.batch_seconds)
+        return Fitted(model, trained, by_hearing(prepared, lambda: model), valid)
 
     return train_fold
 
 
+def tempered(
+    prepared: Prepared, fold: Fold, model: PreTrainedModel, trained: Trained, score: Callable[[], np.ndarray] | None
+) -> tuple[np.ndarray | None, Trained]:
+    """Fit the temperature to the fold's validation clips, whose logits `score` gives, and give it to the model.
+
+    Returns their logits after it, and word of it; without validation clips nothing changes.
+    """
+    if score is None:
+        return None, trained
+    logits = score()
+    group_of = {clip.id: clip.group for clip in prepared.kept}
+    found = temperature.fit(logits, labels_of(prepared, fold.valid), [group_of[id] for id in fold.valid])
+    model.temper(found)
+    return (logits / found).astype(np.float32), replace(trained, temperature=found)
+
+
+def by_hearing(prepared: Prepared, opened: Callable[[], PreTrainedModel]) -> Judge:
+    """Judge by a model that hears each clip; `opened` gives it when it is first asked."""
+
+    def said(sounds: Sounds) -> np.ndarray:
+        return scoring.score(opened(), sounds, batch_seconds=prepared.recipe.evaluate.batch_seconds)
+
+    return Judge(lambda ids: said(sounds_of(prepared, ids)), said)
+
+
 def by_solving(prepared: Prepared) -> TrainFold:
-    """Fitting in closed form, from vectors that are computed once for all folds."""
+    """Fitting in closed form, from vectors that are computed once for all folds. Its own scale is honest already."""
     recipe = prepared.recipe
     start = time.perf_counter()
     vectors = embed_once(prepared, build_model(recipe, prepared.labels))
     rate = len(vectors.rows) / (time.perf_counter() - start)
 
-    def train_fold(fold: Fold, folder: Path, listener: Listener) -> Any:
+    def train_fold(fold: Fold, folder: Path, listener: Listener) -> Fitted:
         start = time.perf_counter()
         fitted = build_model(recipe, prepared.labels)
+        valid = None
+        if fold.valid and openset.wanted(recipe) is not None:
+            # A threshold is set by mistakes on clips that were not learnt; for good they are learnt too.
+            vectors.solve(fitted.solve, fold.train, recipe)
+            valid = scoring.score_embedded(fitted, vectors.of(fold.valid))
         vectors.solve(fitted.solve, (*fold.train, *fold.valid), recipe)
-        tested = vectors.of(fold.test)
         trained = Trained(1, 1, 1, len(fold.train), 1, time.perf_counter() - start, rate)
-        return fitted, trained, lambda: scoring.score_embedded(fitted, tested)
+        judge = replace(
+            by_hearing(prepared, lambda: fitted), clips=lambda ids: scoring.score_embedded(fitted, vectors.of(ids))
+        )
+        return Fitted(fitted, trained, judge, valid)
 
     return train_fold
 
 
 @dataclass(frozen=True)
 class Vectors:
-    """What no training changes, of every usable clip: values (clips, width), each clip's row, class and group."""
+    """What no training changes, of every usable clip: values (clips, width) and each one's row.
+
+    `truth` and `groups` are of the clips that may be learnt, which come first.
+    """
 
     values: np.ndarray
     rows: dict[str, int]
@@ -210,7 +302,8 @@ class Vectors:
 
 def embed_once(prepared: Prepared, model: PreTrainedModel) -> Vectors:
     """Embed every usable clip, or read what an earlier run of the same corpus and settings kept beside the store."""
-    ids = [clip.id for clip in prepared.kept]
+    kept = [clip.id for clip in prepared.kept]
+    ids = [*kept, *(clip.id for clip in prepared.unknown)]
     settings = {name: value for name, value in model.config.to_dict().items() if name not in ("id2label", "label2id")}
     key = hashlib.blake2b(json.dumps([__version__, settings, ids], sort_keys=True).encode(), digest_size=12).hexdigest()
     path = prepared.store.folder / f"vectors-{key}.npy"
@@ -220,7 +313,7 @@ def embed_once(prepared: Prepared, model: PreTrainedModel) -> Vectors:
         np.save(partial, values)
         os.replace(partial, path)
     rows = {id: row for row, id in enumerate(ids)}
-    return Vectors(np.load(path), rows, labels_of(prepared, ids), _groups(prepared))
+    return Vectors(np.load(path), rows, labels_of(prepared, kept), _groups(prepared))
 
 
 def build_model(recipe: Recipe, labels: Sequence[str]) -> PreTrainedModel:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from auricle import audit as auditing
+from auricle import errors
 from auricle.audio.store import Store
 from auricle.audio.store import prepare as prepare_store
 from auricle.audio.survey import Progress, Settings, commonest_rate, facts_of
@@ -18,7 +19,7 @@ from auricle.corpus.clip import Index
 from auricle.corpus.reading import rare_labels, read_index
 from auricle.corpus.splits import Split
 from auricle.errors import DataError, UsageError
-from auricle.recipe import Recipe
+from auricle.recipe import REFUSED, Recipe
 
 FALLBACK_RATE = 16_000
 # Ready frames come every 10 ms, as good as everywhere.
@@ -37,10 +38,13 @@ class Inspected:
 
 @dataclass(frozen=True)
 class Prepared:
-    """A corpus ready to be learnt from. `index` holds all clips in the store's order, `kept` the usable ones."""
+    """A corpus ready to be learnt from. `index` holds all clips in the store's order, `kept` the usable ones to learn
+    and be tested on, `unknown` the usable ones of classes that are never learnt.
+    """
 
     index: Index
     kept: Index
+    unknown: Index
     audit: Audit
     split: Split
     store: Store
@@ -72,12 +76,13 @@ def inspect(data: str | Path, recipe: Recipe, progress: Progress) -> Inspected:
     """Look at every clip without keeping the sound: flat memory at any size."""
     index = read(data, recipe)
     recipe = _with_frames(recipe, index)
+    _check_unknown(index, recipe)
     settings = _settings(recipe, recipe.audio.sample_rate or FALLBACK_RATE)
     facts = facts_of(index.clips, settings, progress)
     audit = auditing.judge(index, facts)
-    kept = index.only([clip.id not in audit.quarantined_ids for clip in index])
+    kept, unknown = _usable(index, audit, recipe)
     try:
-        split = splits.make(kept, recipe.data, audit.linked, audit.quarantined_ids)
+        split = splits.make(kept, recipe.data, audit.linked, _passed_over(audit, unknown))
     except (DataError, UsageError) as error:
         return Inspected(index, audit, None, str(error))
     return Inspected(index, auditing.with_leaks(audit, split), split, "")
@@ -88,6 +93,7 @@ def prepare(data: str | Path, recipe: Recipe, progress: Progress) -> Prepared:
     start = time.perf_counter()
     index = read(data, recipe)
     recipe = _with_frames(recipe, index)
+    _check_unknown(index, recipe)
     rate = recipe.audio.sample_rate
     if rate is None:
         rate = commonest_rate(list(index), _settings(recipe, FALLBACK_RATE))
@@ -100,7 +106,7 @@ def prepare(data: str | Path, recipe: Recipe, progress: Progress) -> Prepared:
             f"{len(audit.quarantined)} of {len(index)} clips are unusable and strict was asked for: {listed}"
             f"{' …' if len(audit.quarantined) > 5 else ''}. Mend or remove them, or train without --strict."
         )
-    kept = index.only([clip.id not in audit.quarantined_ids for clip in index])
+    kept, unknown = _usable(index, audit, recipe)
     if len(kept.labels) < 2:
         raise DataError(
             f"{len(kept)} of {len(index)} clips are usable, in {len(kept.labels)} classes, and a classifier needs two. "
@@ -113,9 +119,42 @@ def prepare(data: str | Path, recipe: Recipe, progress: Progress) -> Prepared:
             f"A class needs two usable clips or more, one to learn from and one to be tested on; a single one have: "
             f"{named}{' …' if len(lonely) > 5 else ''}. Add recordings of them, or take them out of the corpus."
         )
-    split = splits.make(kept, recipe.data, audit.linked, audit.quarantined_ids)
+    if recipe.data.unknown and not len(unknown):
+        raise DataError("None of the clips of the classes in data.unknown is usable. `auricle inspect` says why.")
+    split = splits.make(kept, recipe.data, audit.linked, _passed_over(audit, unknown))
     audit = auditing.with_leaks(audit, split)
-    return Prepared(index, kept, audit, split, store, recipe, time.perf_counter() - start)
+    return Prepared(index, kept, unknown, audit, split, store, recipe, time.perf_counter() - start)
+
+
+def _check_unknown(index: Index, recipe: Recipe) -> None:
+    """Refuse to hold out what is no class or all but one, and a class that is called as refused clips are."""
+    held_out = set(recipe.data.unknown)
+    for name in recipe.data.unknown:
+        if name not in index.labels:
+            raise UsageError(f"data.unknown: {errors.unknown('class', name, index.labels)}")
+    known = [label for label in index.labels if label not in held_out]
+    if held_out and len(known) < 2:
+        raise UsageError(
+            f"data.unknown holds out {len(held_out)} of {len(index.labels)} classes, and a classifier needs two to "
+            "know. Hold out fewer."
+        )
+    if REFUSED in known and (held_out or recipe.evaluate.false_accept is not None):
+        raise UsageError(
+            f"The corpus has a class '{REFUSED}', and so is called what the model refuses to name. Put it in "
+            "data.unknown, rename it by data.fixes, or leave data.unknown and evaluate.false_accept empty."
+        )
+
+
+def _usable(index: Index, audit: Audit, recipe: Recipe) -> tuple[Index, Index]:
+    """The usable clips of classes to be known, and those of classes that are never learnt."""
+    out, held_out = audit.quarantined_ids, set(recipe.data.unknown)
+    kept = index.only([clip.id not in out and clip.label not in held_out for clip in index])
+    return kept, index.only([clip.id not in out and clip.label in held_out for clip in index])
+
+
+def _passed_over(audit: Audit, unknown: Index) -> frozenset[str]:
+    """Clips that a split file may name and that are in no part."""
+    return audit.quarantined_ids | {clip.id for clip in unknown}
 
 
 def _with_frames(recipe: Recipe, index: Index) -> Recipe:

@@ -146,6 +146,7 @@ def show_report(screen: Screen, report: dict[str, Any]) -> None:
             f"From {len(seeds['seeds'])} seeds: accuracy {accuracy['mean']:.3f} ± {accuracy['deviation']:.3f} "
             f"({accuracy['low']:.3f} to {accuracy['high']:.3f})."
         )
+    _show_heard_and_unknown(screen, report)
     for caution in report["cautions"]:
         screen.say(f"! {caution}")
     if report["doubted"]:
@@ -171,8 +172,35 @@ def show_judgement(screen: Screen, found: dict[str, Any]) -> None:
         for row in found["per_class"]
     ]
     screen.table("Classes", ("class", "clips", "precision", "recall", "F1"), classes)
+    _show_heard_and_unknown(screen, found)
     if found["unusable"]:
         screen.say(f"! {found['unusable']} clips were unusable; `auricle inspect` says why.")
+
+
+def _show_heard_and_unknown(screen: Screen, found: dict[str, Any]) -> None:
+    """One line each: accuracy against seconds heard, and what refusing is worth."""
+    if found.get("heard"):
+        rows = [
+            f"{row['accuracy']:.3f} from {row['seconds']:g} s ({row['whole']['value']:.3f} whole, {row['clips']} clips)"
+            for row in found["heard"]
+        ]
+        rows.append(f"{found['metrics']['accuracy']['value']:.3f} from all {found['test_clips']} whole")
+        screen.say(f"Accuracy by seconds heard: {', '.join(rows)}.")
+    refusal = found.get("unknown")
+    if refusal and refusal["threshold"] is not None:
+        what = "unknown clips" if refusal["kind"] == "classes" else "wrong answers"
+        told = [f"Unknown: below a confidence of {refusal['threshold']:.4f}"]
+        if reached := refusal["reached"]:
+            told.append(
+                f"{reached['value']:.1%} of {what} get a name ({reached['low']:.1%} to {reached['high']:.1%}; asked "
+                f"for at most {refusal['target']:.1%})"
+            )
+        if refusal["known_refused"] is not None:
+            kept = "known clips" if refusal["kind"] == "classes" else "right answers"
+            told.append(f"{refusal['known_refused']:.1%} of {kept} are refused")
+        if refusal["auroc"]:
+            told.append(f"AUROC {refusal['auroc']['value']:.3f}")
+        screen.say("; ".join(told) + ".")
 
 
 def show_shipment(screen: Screen, shipment: dict[str, Any]) -> None:

@@ -8,7 +8,7 @@ of a model family live beside `model.family` and are checked by the family itsel
 from collections.abc import Iterable, Mapping, Sequence
 from importlib import resources
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Annotated, Any, Literal, get_args
 
 import pydantic
 import yaml
@@ -17,6 +17,8 @@ from pydantic_core import PydanticCustomError
 from auricle.errors import UsageError, unknown
 
 LEAST_SOUND_RATE = MOST_FRAME_RATE = 1000
+# What a recording is called that a model refuses to name.
+REFUSED = "unknown"
 
 
 class _Section(pydantic.BaseModel):
@@ -24,7 +26,7 @@ class _Section(pydantic.BaseModel):
 
 
 class Data(_Section):
-    """What is read, and how it is divided."""
+    """What is read, and how it is divided. The classes in `unknown` are never learnt: they show when to say so."""
 
     reader: str = "auto"
     options: dict[str, Any] = {}
@@ -32,6 +34,7 @@ class Data(_Section):
     group: str | None = None
     fold: str | None = None
     fixes: str | None = None
+    unknown: list[Annotated[str, pydantic.Field(coerce_numbers_to_str=True)]] = []
     split: str = "auto"
     folds: int = pydantic.Field(5, ge=2)
     valid: float = pydantic.Field(0.1, ge=0, lt=0.5)
@@ -117,7 +120,9 @@ class Train(_Section):
 
 
 class Evaluate(_Section):
-    """How clips are scored. `window_seconds: null` scores whole clips."""
+    """How clips are scored. `window_seconds: null` scores whole clips. `false_accept` is the share of unknown clips, or
+    of wrong answers where no class is held out, that may be named all the same: the rest is answered "unknown".
+    """
 
     window_seconds: float | None = pydantic.Field(None, ge=0.05)
     overlap: float = pydantic.Field(0.5, ge=0, lt=1)
@@ -126,6 +131,7 @@ class Evaluate(_Section):
     resamples: int = pydantic.Field(1000, ge=100)
     slice_min: int = pydantic.Field(20, ge=1)
     mistakes: int = pydantic.Field(12, ge=0)
+    false_accept: float | None = pydantic.Field(None, gt=0, le=0.5)
     audio: bool = True
 
 

@@ -20,9 +20,10 @@ from auricle.corpus import splits
 from auricle.corpus.clip import Index
 from auricle.corpus.splits import Fold
 from auricle.errors import RunError, UsageError
+from auricle.evaluation import heard, openset, scoring
 from auricle.evaluation import report as reporting
-from auricle.evaluation import scoring
 from auricle.evaluation.page import write_page
+from auricle.evaluation.refusal import Draws, Refusal, by_classes, by_mistakes
 from auricle.evaluation.scoring import Scores
 from auricle.evaluation.seeds import spread
 from auricle.finetuning import Timed, by_finetuning
@@ -79,7 +80,7 @@ def run(data: str | Path, recipe: Recipe, out: Path, listener: Listener, *, resu
     measured["clips_per_second"] = float(np.mean([result.trained["clips_per_second"] for result in results]))
     measured["peak_memory_mb"] = peak_memory_mb()
     judged = [result for result in results if result.scores is not None]
-    scores = _joined(judged)
+    scores = _scores_of(judged)
     scores.save(out / "scores.parquet")
     report = reporting.build(
         reporting.Evidence(
@@ -91,6 +92,9 @@ def run(data: str | Path, recipe: Recipe, out: Path, listener: Listener, *, resu
             majority=_majority(prepared),
             baseline=scores if recipe.model.family == "baseline" else baseline,
             doubted=doubted,
+            refusal=_refusal(prepared, results, scores),
+            cuts=_joined([result.cuts for result in judged]),
+            trained_seconds=_trained_seconds(prepared),
             curves={result.name: result.curve for result in judged},
             chosen={result.name: result.trained["chosen"] for result in judged},
             model=_describe(results[-1]),
@@ -99,7 +103,7 @@ def run(data: str | Path, recipe: Recipe, out: Path, listener: Listener, *, resu
         )
     )
     if again:
-        repeated = [_joined(results) for results in again.values()]
+        repeated = [_scores_of(results) for results in again.values()]
         report["seeds"] = spread([recipe.train.seed, *again], [scores, *repeated], recipe.evaluate.top_k)
     write_json(out / "report.json", report)
     write_json(out / "cost.json", measured)
@@ -143,8 +147,43 @@ def _train_again(prepared: Prepared, seed: int, out: Path, listener: Listener) -
     ]
 
 
-def _joined(results: Sequence[Result]) -> Scores:
+def _scores_of(results: Sequence[Result]) -> Scores:
     return scoring.join([result.scores for result in results if result.scores is not None])
+
+
+def _joined(parts: Sequence[Scores | None]) -> Scores | None:
+    """The scores of several folds as one; None where there are none."""
+    found = [part for part in parts if part is not None]
+    return scoring.join(found) if found else None
+
+
+def _refusal(prepared: Prepared, results: Sequence[Result], scores: Scores) -> Refusal | None:
+    """What refusing is worth, where the recipe asks for it. The last result is the kept model: it gets a threshold."""
+    recipe = prepared.recipe
+    target = openset.wanted(recipe)
+    if target is None:
+        return None
+    draws = Draws(recipe.evaluate.resamples, recipe.train.seed, prepared.index.group_name)
+    kept = results[-1].strangers
+    if kept is None:
+        found = by_mistakes(scores, _joined([result.valid for result in results]), target, draws)
+    else:
+        asked = [result.strangers for result in results if result.scores is not None and result.strangers is not None]
+        found = by_classes(scores, openset.join(asked), kept, target, draws)
+    path = results[-1].folder / "model" / "config.json"
+    config = json.loads(path.read_text(encoding="utf-8"))
+    write_json(path, {**config, "threshold": found.threshold, "false_accept": found.target})
+    return found
+
+
+def _trained_seconds(prepared: Prepared) -> dict[str, tuple[float, float]]:
+    """The shortest and longest stretch that the training of each fold heard; closed form hears whole clips."""
+    crop = None if is_solved(prepared.recipe) else prepared.recipe.train.crop_seconds
+    facts, places = prepared.store.facts, prepared.positions
+    return {
+        fold.name: heard.stretches(np.array([facts[places[id]].seconds for id in fold.train]), crop)
+        for fold in prepared.split.folds
+    }
 
 
 def _baseline(prepared: Prepared, out: Path, train_fold: TrainFold, listener: Listener) -> tuple[Scores, Scores | None]:
@@ -161,8 +200,9 @@ def _baseline(prepared: Prepared, out: Path, train_fold: TrainFold, listener: Li
             train_fold = by_solving(replace(prepared, recipe=recipe))
 
         def judged(folds: Sequence[Fold]) -> Scores:
+            asked = ((fold, train_fold(fold, out, listener).judge) for fold in folds)
             return scoring.join(
-                [scores_of(prepared, fold.test, train_fold(fold, out, listener)[2](), fold.name) for fold in folds]
+                [scores_of(prepared, fold.test, judge.clips(fold.test), fold.name) for fold, judge in asked]
             )
 
         if doubting:
@@ -209,6 +249,7 @@ def _describe(result: Result) -> dict[str, Any]:
         "base_model": config.get("base_model"),
         "pretrained": "base_model" in config,
         "parameters": result.trained["parameters"],
+        "temperature": result.trained.get("temperature", 1.0),
         "sample_rate": config["sample_rate"],
         "channels": config["channels"],
         "bands": config.get("bands"),

@@ -8,11 +8,10 @@ page's own content security policy lets no script run but the one that it came w
 
 import base64
 import hashlib
-import math
 import os
 import shlex
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,6 +22,7 @@ import yaml
 from markupsafe import Markup
 
 from auricle.audio.store import Store
+from auricle.evaluation import plots
 from auricle.evaluation.excerpt import picture, player
 
 HEARD_SECONDS = 10.0
@@ -30,7 +30,6 @@ DOUBTS = 12
 LISTED = 100
 MATRIX_CLASSES = 50
 BALANCE_CLASSES = 40
-PLOT_EPOCHS = 200
 
 
 @dataclass(frozen=True)
@@ -80,26 +79,6 @@ class Card:
 
 
 @dataclass(frozen=True)
-class Line:
-    """One line of a plot: SVG points in the plot's 0..1 square, y upwards already turned down."""
-
-    kind: str
-    points: tuple[tuple[float, float], ...]
-
-
-@dataclass(frozen=True)
-class Plot:
-    """Lines over epochs; ticks are (place in 0..1, text)."""
-
-    title: str
-    words: str
-    lines: tuple[Line, ...]
-    across: tuple[tuple[float, str], ...]
-    up: tuple[tuple[float, str], ...]
-    kept: float | None
-
-
-@dataclass(frozen=True)
 class Excerpt:
     """The start of a clip to see and to hear, as data URIs; `seconds` of the clip's `whole` length."""
 
@@ -144,7 +123,8 @@ def write_page(
             report=report,
             cost=cost,
             cards=_cards(report),
-            plots=_plots(report),
+            plots=plots.learning(report),
+            covered=plots.coverage(report),
             matrix=_matrix(report),
             excerpts={
                 row["id"]: _excerpt(store, positions[row["id"]])
@@ -219,69 +199,6 @@ def _gain(meaning: Meaning, gain: Mapping[str, float]) -> str:
         return f"Not distinguishable from the instant baseline ({low:+.{digits}f} to {high:+.{digits}f}{unit})."
     between = f"{min(abs(low), abs(high)):.{digits}f} to {max(abs(low), abs(high)):.{digits}f}"
     return f"{abs(value):.{digits}f}{unit} {'better' if low > 0 else 'worse'} than the instant baseline ({between})."
-
-
-def _plots(report: Mapping[str, Any]) -> list[Plot]:
-    """Loss and validation accuracy over epochs, one line for each fold; none without epochs."""
-    curves = {fold: [row for row in rows if math.isfinite(row["loss"])] for fold, rows in report["curves"].items()}
-    curves = {fold: rows[:: max(1, math.ceil(len(rows) / PLOT_EPOCHS))] for fold, rows in curves.items() if rows}
-    if not curves:
-        return []
-    last = max(row["epoch"] for rows in curves.values() for row in rows)
-    chosen = report["folds"][0]["chosen_epoch"] if len(curves) == 1 else None
-    losses = [("train", _series(rows, None)) for rows in curves.values()]
-    losses += [("valid", _series(rows, "log_loss")) for rows in curves.values()]
-    largest = max(value for _, series in losses for _, value in series)
-    plots = [_plot("Loss", "on the clips it learns from, and on the validation clips", losses, last, largest, chosen)]
-    accuracies = [("valid", _series(rows, "accuracy")) for rows in curves.values()]
-    if any(series for _, series in accuracies):
-        words = "on the validation clips, which neither teach nor test"
-        plots.append(_plot("Validation accuracy", words, accuracies, last, 1.0, chosen))
-    return plots
-
-
-def _series(rows: Iterable[Mapping[str, Any]], name: str | None) -> list[tuple[int, float]]:
-    """(epoch, value) of the training loss, or of a validation metric where it was measured."""
-    pairs = [(row["epoch"], row["loss"] if name is None else (row["valid"] or {}).get(name)) for row in rows]
-    return [(epoch, value) for epoch, value in pairs if value is not None and math.isfinite(value)]
-
-
-def _plot(
-    title: str,
-    words: str,
-    series: Sequence[tuple[str, list[tuple[int, float]]]],
-    last: int,
-    largest: float,
-    chosen: int | None,
-) -> Plot:
-    steps = _ticks(largest)
-    top = max(steps[-1], 1e-9)
-    epochs = sorted({max(1, round(tick)) for tick in _ticks(last) if tick <= last} | {1})
-    return Plot(
-        title,
-        words,
-        tuple(
-            Line(kind, tuple((_along(epoch, last), 1 - value / top) for epoch, value in points))
-            for kind, points in series
-            if points
-        ),
-        tuple((_along(epoch, last), str(epoch)) for epoch in epochs),
-        tuple((1 - tick / top, f"{tick * 100:.0f} %" if title != "Loss" else f"{tick:g}") for tick in steps),
-        _along(chosen, last) if chosen else None,
-    )
-
-
-def _along(epoch: int, last: int) -> float:
-    return (epoch - 1) / (last - 1) if last > 1 else 0.5
-
-
-def _ticks(largest: float) -> list[float]:
-    """Round numbers from 0 to just above the largest value, some five of them."""
-    largest = max(largest, 1e-9)
-    rough = largest / 4
-    power = 10.0 ** math.floor(math.log10(rough))
-    step = next(power * factor for factor in (1, 2, 2.5, 5, 10) if power * factor >= rough * 0.999)
-    return [round(step * number, 12) for number in range(math.ceil(largest / step * 0.999) + 1)]
 
 
 def _matrix(report: Mapping[str, Any]) -> list[list[tuple[int, float]]]:

@@ -7,7 +7,7 @@ measured times are in cost.json beside it.
 
 import platform
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from importlib import metadata
 from pathlib import PurePath
 from typing import Any
@@ -17,8 +17,9 @@ import numpy as np
 from auricle.audit import Audit
 from auricle.corpus.clip import Index
 from auricle.corpus.splits import Split
-from auricle.evaluation import findings, metrics
+from auricle.evaluation import findings, heard, metrics, openset, refusal
 from auricle.evaluation.intervals import Interval, differences, intervals, resample
+from auricle.evaluation.refusal import Refusal
 from auricle.evaluation.scoring import Scores
 from auricle.recipe import Recipe
 
@@ -39,7 +40,11 @@ FEW_UNITS = 8
 
 @dataclass(frozen=True)
 class Evidence:
-    """What a finished run lays before the report. `doubted` are out-of-fold scores of the baseline on all clips."""
+    """What a finished run lays before the report. `doubted` are out-of-fold scores of the baseline on all clips.
+
+    `cuts` are scores of the middles of test clips, with the cuts' seconds; `trained_seconds` the shortest and longest
+    stretch that each fold's training heard.
+    """
 
     index: Index
     audit: Audit
@@ -54,6 +59,9 @@ class Evidence:
     model: Mapping[str, Any]
     work: Mapping[str, Any]
     hardware: Mapping[str, Any]
+    refusal: Refusal | None = None
+    cuts: Scores | None = None
+    trained_seconds: Mapping[str, tuple[float, float]] = field(default_factory=dict)
 
 
 def build(evidence: Evidence) -> dict[str, Any]:
@@ -114,11 +122,22 @@ def _details(evidence: Evidence) -> dict[str, Any]:
             {"confidence": confidence, "accuracy": accuracy, "clips": count}
             for confidence, accuracy, count in metrics.calibration_curve(scores)
         ],
+        "coverage": [asdict(row) for row in openset.coverage(scores)],
+        "unknown": asdict(evidence.refusal) if evidence.refusal is not None else None,
+        "heard": _heard(evidence),
         "by_length": [asdict(row) for row in findings.by_length(scores, name)],
         "slices": {column: [asdict(row) for row in part] for column, part in sliced.items()},
         "mistakes": [asdict(row) for row in findings.mistakes(scores, evaluate.mistakes)],
         "doubted": [asdict(row) for row in findings.doubted(evidence.doubted)] if evidence.doubted else [],
     }
+
+
+def _heard(evidence: Evidence) -> list[dict[str, Any]]:
+    """Accuracy against seconds heard, for lengths that enough test clips have."""
+    if evidence.cuts is None:
+        return []
+    least, name = evidence.recipe.evaluate.slice_min, evidence.index.group_name
+    return [asdict(row) for row in heard.by_seconds(evidence.cuts, evidence.scores, least, name)]
 
 
 def _corpus(evidence: Evidence) -> dict[str, Any]:
@@ -200,6 +219,11 @@ def _cautions(report: Mapping[str, Any], evidence: Evidence) -> list[str]:
         cautions.append(
             "Not tested at all, for want of test clips: " + ", ".join(f"'{label}'" for label in missing) + "."
         )
+    if evidence.refusal is not None:
+        cautions += refusal.cautions(evidence.refusal)
+    if evidence.trained_seconds:
+        window = evidence.recipe.evaluate.window_seconds
+        cautions += heard.cautions(evidence.scores, evidence.trained_seconds, window)
     return cautions
 
 

@@ -14,6 +14,7 @@ import yaml
 
 from auricle.corpus.clip import Index
 from auricle.evaluation.report import FEW_UNITS
+from auricle.recipe import REFUSED
 
 # Metric of the report → its name on the Hub, and what that name leaves open.
 _HEADLINES: dict[str, dict[str, Any]] = {
@@ -45,6 +46,7 @@ def card(
         *_quality(report),
         *_measured(report),
         *_conditions(report),
+        *_unknown(report),
         *_faults(report),
         *_origin(report, license),
         *_use(report, repo),
@@ -139,6 +141,48 @@ def _conditions(report: Mapping[str, Any]) -> list[str]:
     return parts
 
 
+def _unknown(report: Mapping[str, Any]) -> list[str]:
+    """When it answers unknown, what that catches and costs; and how little it may hear."""
+    parts = []
+    if refusal := report.get("unknown"):
+        parts.append("## When it does not know")
+        classes = refusal["kind"] == "classes"
+        if refusal["threshold"] is None:
+            parts.append("A threshold was asked for, and there was nothing to set it by: it names whatever it hears.")
+        else:
+            held_out = ", ".join(_escaped(name) for name in refusal["classes"])
+            what = f"clips of classes that it never learnt ({held_out})" if classes else "its mistakes"
+            told = (
+                f"Auricle answers `{REFUSED}` where the greatest probability is below {refusal['threshold']:.4f} "
+                f"(`threshold` in config.json), set so that at most {refusal['target'] * 100:g} % of {what} get a "
+                "name. The pipeline of transformers does not know of it."
+            )
+            if reached := refusal["reached"]:
+                told += (
+                    f" Reached on clips that had no part in that: {reached['value'] * 100:.1f} % "
+                    f"({reached['low'] * 100:.1f} to {reached['high'] * 100:.1f})."
+                )
+            if refusal["known_refused"] is not None:
+                price = "known clips" if classes else "right answers"
+                told += f" The price: {refusal['known_refused'] * 100:.1f} % of {price} are refused."
+            if area := refusal["auroc"]:
+                told += f" AUROC: {area['value']:.3f} ({area['low']:.3f} to {area['high']:.3f})."
+            parts.append(told)
+    if rows := report.get("heard"):
+        parts.append("Accuracy on the middle of clips, beside that on the same clips whole:")
+        cells = [
+            (
+                f"{row['seconds']:g} s",
+                str(row["clips"]),
+                f"{row['accuracy']:.3f} ({row['low']:.3f} to {row['high']:.3f})",
+                f"{row['whole']['value']:.3f}",
+            )
+            for row in rows
+        ]
+        parts.append(_table(("heard", "test clips", "accuracy", "whole"), cells))
+    return parts
+
+
 def _faults(report: Mapping[str, Any]) -> list[str]:
     audit = report["audit"]
     counted = {
@@ -213,8 +257,11 @@ def _use_of_frames(report: Mapping[str, Any], place: str) -> list[str]:
 
 def _limits(report: Mapping[str, Any]) -> list[str]:
     labels = ", ".join(_escaped(label) for label in report["labels"])
+    refusal = report.get("unknown")
+    refuses = refusal is not None and refusal["threshold"] is not None
+    names = "names one of them, or none, for what it hears" if refuses else "names one of them for whatever it hears"
     lines = [
-        f"- It knows {len(report['labels'])} classes and names one of them for whatever it hears: {labels}.",
+        f"- It knows {len(report['labels'])} classes and {names}: {labels}.",
         "- The figures hold for recordings like those it was tested on. Other rooms, devices and people may do worse.",
         "- Its probabilities can be as wrong as its answers: see the calibration error above.",
     ]
@@ -239,6 +286,11 @@ def _training(report: Mapping[str, Any], cost: Mapping[str, Any] | None) -> list
         f"- {_counted(work['trainings'], 'training')}, {_counted(work['epochs'], 'epoch')}, "
         f"{_counted(work['steps'], 'step')} of up to {work['batch_size']} clips.",
     ]
+    if report["model"].get("temperature", 1.0) != 1.0:
+        lines.append(
+            f"- Its logits are divided by {report['model']['temperature']:.3f}, the temperature that fits its "
+            "validation clips best."
+        )
     if cost:
         lines.append(f"- Prepared in {cost['prepare_seconds']:.0f} s, trained in {cost['train_seconds']:.0f} s.")
         if cost.get("peak_memory_mb"):

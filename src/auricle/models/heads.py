@@ -44,6 +44,12 @@ class Softmax(nn.Module):
         """
         return F.cross_entropy(logits, targets, weight=class_weights)
 
+    @torch.no_grad()
+    def temper(self, temperature: float) -> None:
+        """Divide the logits by a temperature for good."""
+        for weight in (self.linear.weight, self.linear.bias):
+            weight.div_(temperature)
+
 
 class MarginSoftmax(nn.Module):
     """Cosines between the embedding and one direction per class, times a scale; training asks for a margin besides.
@@ -87,6 +93,10 @@ class MarginSoftmax(nn.Module):
         # Beyond a half turn the cosine would rise again: from there on it falls in a straight line.
         turned = torch.where(cosine > -math.cos(margin), turned, cosine - margin * math.sin(margin))
         return F.cross_entropy(torch.lerp(logits, scale * turned, targets), targets, weight=class_weights)
+
+    def temper(self, temperature: float) -> None:
+        """Divide the logits by a temperature for good."""
+        self.options = self.options.model_copy(update={"scale": self.options.scale / temperature})
 
 
 def make(options: Head, width: int, classes: int) -> Softmax | MarginSoftmax:

@@ -37,7 +37,10 @@ class Material:
 
 @dataclass(frozen=True)
 class Course:
-    """What `Trainer` trains and on what. `validate` is None without a validation part; `plan` where all is trained."""
+    """What `Trainer` trains and on what. `validate` is None without a validation part; `plan` where all is trained.
+
+    `score` gives the validation clips' logits (clips, classes), by whose metrics `validate` answers.
+    """
 
     learner: nn.Module
     clips: Dataset[dict[str, Any]]
@@ -46,6 +49,7 @@ class Course:
     collate: Callable[[Sequence[dict[str, Any]]], dict[str, Tensor]]
     validate: Callable[[], dict[str, float]] | None
     plan: Plan | None = None
+    score: Callable[[], np.ndarray] | None = None
 
 
 def whole(
@@ -59,8 +63,10 @@ def whole(
         with _autocast(model, recipe, plan is not None):
             return scoring.score(model, choose.sounds, batch_seconds=recipe.evaluate.batch_seconds)
 
-    judge = _judge(score, choose.labels, recipe) if len(choose) else None
-    return Course(learner, clips, clips.lengths, learn.labels, batches.collate, judge, plan)
+    if not len(choose):
+        return Course(learner, clips, clips.lengths, learn.labels, batches.collate, None, plan)
+    judge = _judge(score, choose.labels, recipe)
+    return Course(learner, clips, clips.lengths, learn.labels, batches.collate, judge, plan, score)
 
 
 def from_prefix(
@@ -88,8 +94,10 @@ def from_prefix(
         with _autocast(model, recipe, True):
             return scoring.over(learner, cut, round(recipe.evaluate.batch_seconds * model.config.sample_rate), answer)
 
-    judge = _judge(score, truth, recipe) if len(asked) else None
-    return Course(learner, clips, clips.lengths, learn[1], prefix.collate, judge, plan)
+    if not len(asked):
+        return Course(learner, clips, clips.lengths, learn[1], prefix.collate, None, plan)
+    judge = _judge(score, truth, recipe)
+    return Course(learner, clips, clips.lengths, learn[1], prefix.collate, judge, plan, score)
 
 
 def crop(recipe: Recipe, sample_rate: int) -> int | None:

@@ -34,7 +34,10 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Trained:
-    """What training did. `chosen` is the epoch whose weights were kept, counted from 1; `seconds` is this session's."""
+    """What training did. `chosen` is the epoch whose weights were kept, counted from 1; `seconds` is this session's.
+
+    `temperature` is what the logits of the finished model are divided by.
+    """
 
     epochs: int
     chosen: int
@@ -43,6 +46,7 @@ class Trained:
     accumulation: int
     seconds: float = field(compare=False)
     clips_per_second: float = field(compare=False)
+    temperature: float = 1.0
 
 
 def train(

@@ -53,6 +53,7 @@ class Config(PreTrainedConfig):
     max_support: int = 6000
     part_sizes: list[int] | tuple[int, ...] = ()
     n_support: int = 0
+    logit_temperature: float = 1.0
 
 
 def configure(
@@ -199,6 +200,10 @@ class Model(PreTrainedModel):
             is_weight = isinstance(getattr(self, name), nn.Parameter)
             setattr(self, name, nn.Parameter(found, requires_grad=False) if is_weight else found)
 
+    def temper(self, temperature: float) -> None:
+        """Divide the logits of every answer by a temperature; `classify` gives them without it."""
+        self.config.logit_temperature = temperature
+
     def forward(
         self,
         input_values: Tensor,
@@ -208,5 +213,7 @@ class Model(PreTrainedModel):
     ) -> SequenceClassifierOutput:
         """Give logits (batch, classes), and their cross-entropy where labels (batch,) are given. Input as `embed`."""
         logits = self.classify(self.embed(input_values, attention_mask))
+        if not self.training:
+            logits = logits / self.config.logit_temperature
         loss = None if labels is None else nn.functional.cross_entropy(logits, labels)
         return SequenceClassifierOutput(loss=loss, logits=logits)

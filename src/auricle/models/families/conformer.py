@@ -69,6 +69,7 @@ class Config(PreTrainedConfig):
     pooling: PoolingKind = "statistics"
     head: dict[str, Any] | None = None
     beside: dict[str, Any] | None = None
+    logit_temperature: float = 1.0
 
 
 # S3's two networks as its text describes them, and ours.
@@ -213,6 +214,8 @@ class Model(PreTrainedModel):
         logits = self.head(self._pool(values, lengths))
         if not self.training and self.beside is not None and self.beside.is_solved:
             logits = heads.joined(logits, self.beside(input_values, attention_mask).logits)
+        if not self.training:
+            logits = logits / self.config.logit_temperature
         loss = None
         if targets is not None:
             loss = self.head.loss(logits, targets, self.class_weights if self.training else None)
@@ -223,6 +226,10 @@ class Model(PreTrainedModel):
         assert self.beside is not None, "only a model with functionals beside its network has a machine to fit"
         self.beside.solve(embeddings, labels, **how)
         self.config.beside = self.beside.config.to_dict()
+
+    def temper(self, temperature: float) -> None:
+        """Divide the logits of every answer by a temperature; training goes on without it."""
+        self.config.logit_temperature = temperature
 
     def embed(self, input_values: Tensor, attention_mask: Tensor | None = None) -> Tensor:
         """Give the vector that the head sees: (batch, width)."""

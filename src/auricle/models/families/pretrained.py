@@ -182,6 +182,9 @@ def build(options: Options, *, sample_rate: int, channels: int, labels: Sequence
         config.base_model = options.checkpoint
     if not options.is_stock:
         headed.attach(opened.network, options.pooling or "mean", options.head or Head())
+    # What a folder of ours says of its own temperature and threshold does not hold for what is trained from it.
+    config.logit_temperature = 1.0
+    config.threshold = config.false_accept = None
     return Model(opened.network, opened.extractor, opened.notes)
 
 
@@ -258,6 +261,18 @@ class Model(nn.Module):
             loss: Tensor = self.network.head.loss(logits, targets, weights)
             return loss
         return F.cross_entropy(logits, targets, weight=weights)
+
+    @torch.no_grad()
+    def temper(self, temperature: float) -> None:
+        """Divide the logits by a temperature for good, in the weights of the last layer: a stock model stays one."""
+        if self.headed:
+            self.network.head.temper(temperature)
+        else:
+            last = getattr(self.network.classifier, "dense", self.network.classifier)
+            for weight in (last.weight, last.bias):
+                weight.div_(temperature)
+        # Plain 'temperature' is a setting of text generation to transformers, which it lets no audio classifier have.
+        self.config.logit_temperature = temperature
 
     def embed(self, input_values: Tensor, attention_mask: Tensor | None = None) -> Tensor:
         """Give the vector that the head sees: (batch, width)."""

@@ -1,0 +1,103 @@
+"""Accuracy against seconds heard: cuts come from the middle, each beside the same clips whole."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from auricle import recipe as recipes
+from auricle.batches import Sounds, held
+from auricle.evaluation import heard
+from auricle.evaluation.scoring import Scores
+from auricle.folds import Listener
+from auricle.judging import evaluate
+from auricle.run import run
+from tests.conftest import write_corpus
+from tests.test_run import small
+
+
+def whole(seconds: list[float], right: list[bool], folds: int = 1) -> Scores:
+    count = len(seconds)
+    return Scores(
+        ("a", "b"),
+        tuple(f"{number}.wav" for number in range(count)),
+        np.zeros(count, np.int64),
+        np.where(np.array(right)[:, None], [2.0, 0.0], [0.0, 2.0]).astype(np.float32),
+        np.array(seconds),
+        (None,) * count,
+        tuple(str(number * folds // count) for number in range(count)),
+    )
+
+
+def counting(seconds: list[float], rate: int) -> Sounds:
+    return held([np.arange(round(length * rate), dtype=np.int16)[None] for length in seconds])
+
+
+def test_a_cut_is_the_middle_of_its_clip() -> None:
+    sounds = heard.middles(counting([1.0, 0.5, 0.9], 100), [0, 2], 40)
+    assert list(sounds.lengths) == [40, 40]
+    assert sounds.get(0)[0, 0] == 30 and sounds.get(0)[0, -1] == 69
+    assert sounds.get(1)[0, 0] == 25 and sounds.get(1).shape == (1, 40)
+
+
+def test_only_longer_clips_are_cut_and_few_of_many_evenly() -> None:
+    assert heard.longer(np.array([3, 5, 4, 6]), 4) == [1, 3]
+    assert heard.longer(np.arange(1000), 99, most=10) == [100 + 899 * number // 9 for number in range(10)]
+    assert heard.longer(np.array([3, 4]), 4) == []
+
+
+def test_each_row_has_the_cuts_and_the_same_clips_whole() -> None:
+    lengths = [0.5, 1.5, 1.5, 3.0, 3.0, 9.0]
+    clips = whole(lengths, [False, True, False, True, True, True], folds=2)
+    asked = []
+
+    def said(sounds: Sounds) -> np.ndarray:
+        asked.append(list(sounds.lengths))
+        return np.tile(np.array([[1.0, 0.0]], np.float32), (len(sounds), 1))
+
+    cut = heard.cuts(clips, counting(lengths, 100), 100, said)
+    assert asked == [[100] * 5, [200] * 3, [400], [800]]
+    rows = heard.by_seconds(cut, clips, 2, "speaker")
+    assert [(row.seconds, row.clips, row.accuracy) for row in rows] == [(1.0, 5, 1.0), (2.0, 3, 1.0)]
+    assert [row.whole.value for row in rows] == [0.8, 1.0]
+    assert rows[0].whole.low <= 0.8 <= rows[0].whole.high
+
+
+def test_clips_too_short_to_cut_leave_no_row(tmp_path: Path) -> None:
+    clips = whole([0.5, 0.7], [True, True])
+    cut = heard.cuts(clips, counting([0.5, 0.7], 100), 100, lambda sounds: np.zeros((len(sounds), 2)))
+    cut.save(tmp_path / "none.parquet")
+    back = Scores.load(tmp_path / "none.parquet")
+    assert len(back) == 0 and heard.by_seconds(back, clips, 1, "speaker") == []
+
+
+def test_lengths_that_training_never_heard_are_cautioned_of() -> None:
+    clips = whole([0.5] * 2 + [2.0] * 88 + [9.0] * 10, [True] * 100)
+    assert heard.stretches(np.array([1.0, 4.0, 9.0]), 3.0) == (1.0, 3.0)
+    assert heard.stretches(np.array([1.0, 4.0, 9.0]), None) == (1.0, 9.0)
+    assert heard.outside(clips, {"0": (1.0, 3.0)}, None) == (0.02, 0.1)
+    (said,) = heard.cautions(clips, {"0": (1.0, 3.0)}, None)
+    assert said.startswith("10 % of the test clips are longer") and "3.0 s at most" in said
+    # A model with windows never hears more than one of them, and two per cent are no finding.
+    assert heard.cautions(clips, {"0": (1.0, 3.0)}, 3.0) == []
+    (said,) = heard.cautions(clips, {"0": (2.5, 20.0)}, None)
+    assert said.startswith("90 % of the test clips are shorter")
+
+
+@pytest.mark.parametrize("family", ["baseline", "cnn"])
+def test_a_run_measures_it_once_and_a_resumed_one_has_it_too(family: str, tmp_path: Path) -> None:
+    folder = write_corpus(tmp_path / "corpus", seconds=2.2)
+    recipe = small(evaluate={"slice_min": 3}, train={"epochs": 1, "crop_seconds": 1.0})
+    if family == "baseline":
+        recipe = recipes.load("baseline", ["evaluate.slice_min=3"])
+    report = run(folder, recipe, tmp_path / "run", Listener())
+    rows = report["heard"]
+    assert [row["seconds"] for row in rows] == [1.0, 2.0] and all(row["clips"] == report["test_clips"] for row in rows)
+    assert {row["whole"]["value"] for row in rows} == {report["metrics"]["accuracy"]["value"]}
+    assert "How much it must hear" in (tmp_path / "run" / "report.html").read_text()
+    longer = any("longer than anything" in caution for caution in report["cautions"])
+    assert longer is (family == "cnn")
+    assert run(folder, recipe, tmp_path / "run", Listener(), resume=True) == report
+    assert evaluate(tmp_path / "run", None, lambda *_: None)["heard"] == json.loads(json.dumps(rows))
+    assert [row["seconds"] for row in evaluate(tmp_path / "run", str(folder), lambda *_: None)["heard"]] == [1.0, 2.0]

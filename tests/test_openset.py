@@ -1,0 +1,292 @@
+"""Saying "unknown": the threshold keeps its promise on what it has not seen, from arithmetic to command line."""
+
+import csv
+import io
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+from sklearn.metrics import roc_auc_score
+
+from auricle import recipe as recipes
+from auricle.classifier import load
+from auricle.cli import main
+from auricle.errors import UsageError
+from auricle.evaluation import openset, refusal
+from auricle.evaluation.openset import Strangers
+from auricle.evaluation.refusal import Draws
+from auricle.evaluation.scoring import Scores
+from auricle.folds import Listener
+from auricle.judging import evaluate
+from auricle.prepare import prepare
+from auricle.run import run
+from tests.conftest import RATE, tone, write_corpus
+from tests.test_run import small
+
+DRAWS = Draws(200, 0, "speaker")
+
+
+def sure(confidence: np.ndarray) -> np.ndarray:
+    """Logits of three classes whose first has these probabilities."""
+    rest = (1 - confidence) / 2
+    return np.log(np.stack([confidence, rest, rest], 1)).astype(np.float32)
+
+
+def strangers(confidence: np.ndarray, classes: list[str], folds: int = 1) -> Strangers:
+    count = len(confidence) // folds
+    names = [f"{number}.wav" for number in range(count)]
+    return Strangers(
+        tuple(names * folds),
+        tuple(classes),
+        (None,) * len(confidence),
+        tuple(str(number // count) for number in range(len(confidence))),
+        sure(confidence),
+    )
+
+
+def known(confidence: np.ndarray, right: np.ndarray, groups: list[str] | None = None, folds: int = 1) -> Scores:
+    count = len(confidence)
+    return Scores(
+        ("a", "b", "c"),
+        tuple(f"k{number}.wav" for number in range(count)),
+        np.where(right, 0, 1),
+        sure(confidence),
+        np.ones(count),
+        tuple(groups or [None] * count),
+        tuple(str(number * folds // count) for number in range(count)),
+    )
+
+
+@pytest.mark.parametrize("target", [0.01, 0.05, 0.1, 0.29, 0.5])
+@pytest.mark.parametrize("impostors", [1, 7, 20, 100, 1000])
+def test_no_more_impostors_are_accepted_than_asked_for(target: float, impostors: int) -> None:
+    scores = np.random.default_rng(0).uniform(0, 1, impostors)
+    least = openset.threshold(scores, target)
+    assert least is not None
+    accepted = (scores >= least).mean()
+    assert accepted <= target + 1e-9
+    assert accepted > target - 1 / impostors - 1e-9
+
+
+def test_ties_are_refused_together_and_without_impostors_there_is_no_threshold() -> None:
+    least = openset.threshold(np.ones(40), 0.05)
+    assert least is not None and least > 1.0
+    assert openset.threshold(np.zeros(0), 0.05) is None
+
+
+@pytest.mark.parametrize("digits", [1, 2, 12])
+def test_auroc_is_that_of_scikit_learn_also_with_ties(digits: int) -> None:
+    random = np.random.default_rng(1)
+    ours, theirs = random.normal(0.5, 1, 300).round(digits), random.normal(0, 1, 200).round(digits)
+    judged = roc_auc_score([1] * 300 + [0] * 200, np.concatenate([ours, theirs]))
+    assert openset.auroc(ours, theirs) == pytest.approx(judged, abs=1e-12)
+
+
+def test_a_weight_of_two_is_a_clip_twice_in_auroc() -> None:
+    random = np.random.default_rng(2)
+    ours, theirs = random.normal(0.5, 1, 30).round(1), random.normal(0, 1, 20).round(1)
+    weights = (random.integers(0, 3, 30), random.integers(0, 3, 20))
+    twice = openset.auroc(np.repeat(ours, weights[0]), np.repeat(theirs, weights[1]))
+    weighted = openset.Ranked.of(ours, theirs).area(weights[0].astype(float), weights[1].astype(float))
+    assert weighted == pytest.approx(twice, abs=1e-12)
+
+
+def test_coverage_takes_the_surest_first() -> None:
+    confidence = np.linspace(0.4, 0.99, 100)
+    rows = openset.coverage(known(confidence, confidence > 0.6))
+    assert [row.clips for row in rows] == list(range(10, 101, 10))
+    assert rows[0].accuracy == 1.0 and rows[-1].accuracy == pytest.approx((confidence > 0.6).mean())
+    assert [row.accuracy for row in rows] == sorted((row.accuracy for row in rows), reverse=True)
+    assert rows[-1].confidence == pytest.approx(0.4, abs=1e-6)
+
+
+def test_each_class_meets_the_threshold_of_the_others() -> None:
+    """Class x is always less sure than class y: x's threshold lets all of y through, y's none of x."""
+    confidence = np.concatenate([np.linspace(0.4, 0.5, 50), np.linspace(0.6, 0.7, 50)])
+    found = refusal.by_classes(
+        known(np.linspace(0.65, 0.99, 40), np.ones(40, bool)),
+        strangers(confidence, ["x"] * 50 + ["y"] * 50),
+        strangers(confidence, ["x"] * 50 + ["y"] * 50),
+        0.1,
+        DRAWS,
+    )
+    assert found.reached is not None and found.reached.value == 0.5
+    assert (found.reached.low, found.reached.high) == (0.0, 1.0) and found.unit == "class"
+    # The kept threshold is that of both: a tenth of all.
+    assert found.threshold is not None and (confidence >= found.threshold).sum() == 10
+    assert found.known_refused == pytest.approx((np.linspace(0.65, 0.99, 40) < found.threshold).mean())
+
+
+@pytest.mark.parametrize("folds", [1, 3])
+def test_the_rate_that_is_reached_covers_the_one_that_was_asked_for(folds: int) -> None:
+    """Over many draws of one unknown class, halves of it stand for each other."""
+    inside = 0
+    for seed in range(40):
+        random = np.random.default_rng(seed)
+        confidence = random.uniform(0.4, 0.9, 200 * folds)
+        scores = known(random.uniform(0.7, 0.99, 90), np.ones(90, bool), folds=folds)
+        found = refusal.by_classes(
+            scores,
+            strangers(confidence, ["x"] * len(confidence), folds),
+            strangers(confidence[:200], ["x"] * 200),
+            0.05,
+            Draws(200, seed, "speaker"),
+        )
+        assert found.reached is not None and found.unit == "clip" and found.impostors == 200
+        inside += found.reached.low <= 0.05 <= found.reached.high
+    assert inside >= 32
+
+
+def test_auroc_of_folds_compares_each_model_with_itself() -> None:
+    """The second model is surer of everything: pooled scores would blur what each tells apart."""
+    tested = known(np.repeat([0.6, 0.9], 10), np.ones(20, bool), folds=2)
+    met = strangers(np.repeat([0.5, 0.8], 10), ["x", "y"] * 10, folds=2)
+    found = refusal.by_classes(tested, met, met, 0.05, DRAWS)
+    assert found.auroc is not None and found.auroc.value == 1.0 and found.auroc.low == 1.0
+
+
+def test_without_unknown_classes_mistakes_on_other_groups_set_the_threshold() -> None:
+    random = np.random.default_rng(3)
+    groups = [f"s{number % 8}" for number in range(400)]
+    right = random.uniform(size=400) < 0.8
+    confidence = np.where(right, random.uniform(0.6, 0.99, 400), random.uniform(0.4, 0.8, 400))
+    scores = known(confidence, right, groups)
+    valid = known(confidence, right, [f"v{number % 8}" for number in range(400)])
+    valid = Scores(valid.labels, tuple(f"v{id}" for id in valid.ids), *(getattr(valid, name) for name in FIELDS))
+    found = refusal.by_mistakes(scores, valid, 0.1, DRAWS)
+    assert found.kind == "mistakes" and found.reached is not None and found.reached.value <= 0.1
+    assert found.reached.low <= 0.1 and found.unit == "speaker" and found.impostors == (~right).sum()
+    assert found.auroc is not None
+    assert found.auroc.value == pytest.approx(openset.auroc(confidence[right], confidence[~right]), abs=1e-3)
+    # The same clips on both sides are no held-out evidence: then nothing is refused.
+    same = refusal.by_mistakes(scores, scores, 0.1, DRAWS)
+    assert same.reached is not None and same.reached.value == 1.0 and same.known_refused == 0.0
+
+
+FIELDS = ("truth", "logits", "seconds", "groups", "folds")
+
+
+def test_too_few_impostors_are_owned_up_to() -> None:
+    found = refusal.by_mistakes(known(np.full(9, 0.9), np.arange(9) > 0), None, 0.05, DRAWS)
+    assert found.threshold is None and found.reached is None
+    assert "nothing is answered 'unknown'" in refusal.cautions(found)[0]
+    few = strangers(np.linspace(0.4, 0.5, 12), ["x", "y"] * 6)
+    rough = refusal.by_classes(known(np.full(9, 0.9), np.ones(9, bool)), few, few, 0.05, DRAWS)
+    assert "12 clips of unknown classes" in refusal.cautions(rough)[0]
+    assert not refusal.cautions(refusal.by_classes(known(np.full(9, 0.9), np.ones(9, bool)), few, few, 0.1, DRAWS))
+
+
+def test_strangers_are_saved_and_read_again(tmp_path: Path) -> None:
+    met = strangers(np.linspace(0.4, 0.5, 12), ["x", "y"] * 6)
+    met.save(tmp_path / "met.parquet")
+    back = Strangers.load(tmp_path / "met.parquet")
+    assert (back.ids, back.classes, back.groups, back.folds) == (met.ids, met.classes, met.groups, met.folds)
+    assert np.array_equal(back.logits, met.logits)
+
+
+@pytest.fixture
+def four(corpus: Path) -> Path:
+    """The three-class corpus, and a fourth class, between two of them in pitch."""
+    (corpus / "middle").mkdir()
+    for number in range(8):
+        time = np.arange(RATE // 2) / RATE
+        wave = 0.3 * np.sin(2 * np.pi * (700 + 10 * number) * time) + tone("noise", 0.5, number) * 0.1
+        soundfile.write(corpus / "middle" / f"device{number % 4}_{number:03d}.wav", wave, RATE, subtype="PCM_16")
+    return corpus
+
+
+def test_unknown_classes_are_never_learnt_nor_tested_and_must_be_classes(four: Path) -> None:
+    prepared = prepare(four, recipes.load("baseline", ["data.unknown=[middle]"]), lambda *_: None)
+    assert prepared.labels == ("high", "low", "noise") and len(prepared.unknown) == 8
+    parts = {id for fold in prepared.split.folds for part in (fold.train, fold.valid, fold.test) for id in part}
+    assert not any(id.startswith("middle") for id in parts) and len(prepared.kept) == 24
+    for setting, told in (("[midle]", "Did you mean 'middle'"), ("[middle,high,low]", "needs two to know")):
+        with pytest.raises(UsageError, match=told):
+            prepare(four, recipes.load("baseline", [f"data.unknown={setting}"]), lambda *_: None)
+
+
+def test_a_class_called_unknown_is_held_out_or_refused(four: Path) -> None:
+    (four / "middle").rename(four / "unknown")
+    prepared = prepare(four, recipes.load("baseline", ["data.unknown=[unknown]"]), lambda *_: None)
+    assert prepared.labels == ("high", "low", "noise")
+    assert prepare(four, recipes.load("baseline"), lambda *_: None).labels[-1] == "unknown"
+    for setting in ("data.unknown=[high]", "evaluate.false_accept=0.1"):
+        with pytest.raises(UsageError, match="has a class 'unknown'"):
+            prepare(four, recipes.load("baseline", [setting]), lambda *_: None)
+
+
+@pytest.mark.parametrize("family", ["baseline", "cnn"])
+def test_a_run_with_unknown_classes_keeps_a_threshold_and_answers_by_it(
+    family: str, four: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "run"
+    recipe = small(data={"unknown": ["middle"]}, evaluate={"false_accept": 0.25}, train={"epochs": 2})
+    if family == "baseline":
+        recipe = recipes.load("baseline", ["data.unknown=[middle]", "evaluate.false_accept=0.25"])
+    report = run(four, recipe, out, Listener())
+    assert report["labels"] == ["high", "low", "noise"]
+    assert report["unknown"]["classes"] == ("middle",) and report["unknown"]["impostors"] == 8
+    config = json.loads((out / "model" / "config.json").read_text())
+    assert config["threshold"] == report["unknown"]["threshold"] and config["false_accept"] == 0.25
+    met = Strangers.load(out / "fold-unknown.parquet")
+    assert (openset.certainty(met.logits) >= config["threshold"]).sum() == 2
+    classifier = load(out)
+    answers = [classifier(four / "middle" / f"device{number % 4}_{number:03d}.wav") for number in range(8)]
+    assert sum(answer.label == "unknown" for answer in answers) == sum(answer.unknown for answer in answers) == 6
+    assert all(len(answer.choices) == 3 and answer.choices[0].label != "unknown" for answer in answers)
+    assert not any(load(out, refuse=False)(answer.name).unknown for answer in answers)
+    refused = next(answer.name for answer in answers if answer.unknown)
+    assert main(["predict", str(out), refused]) == 0
+    assert f"{refused}\tunknown (" in capsys.readouterr().out
+    assert main(["predict", str(out), refused, "--json"]) == 0
+    row = json.loads(capsys.readouterr().out)
+    assert row["label"] == "unknown" and row["unknown"] and row["choices"][0]["label"] in report["labels"]
+    assert main(["predict", str(out), refused, "--out", str(tmp_path / "a.csv"), "--no-unknown"]) == 0
+    named = next(csv.DictReader(io.StringIO((tmp_path / "a.csv").read_text())))
+    assert named["label"] == named["label_1"] in report["labels"]
+    assert "Whether it says so" in (out / "report.html").read_text()
+    assert "`unknown` where the greatest probability" in (out / "model" / "README.md").read_text()
+
+
+def test_evaluate_judges_again_and_counts_unknown_clips_of_other_recordings(
+    four: Path, tmp_path: Path, make_corpus: Callable[..., Path]
+) -> None:
+    report = run(four, recipes.load("baseline", ["data.unknown=[middle]"]), tmp_path / "run", Listener())
+    again = evaluate(tmp_path / "run", None, lambda *_: None)
+    assert again["metrics"] == report["metrics"] and again["coverage"] == report["coverage"]
+    assert again["unknown"] is None
+    others = make_corpus(tmp_path / "others", per_class=3, seconds=0.9)
+    (four / "middle").rename(others / "middle")
+    found = evaluate(tmp_path / "run", str(others), lambda *_: None)
+    assert found["test_clips"] == 9 and found["unusable"] == 0
+    assert found["unknown"]["reached"]["value"] == 0.0 and found["unknown"]["impostors"] == 8
+
+
+def test_folds_of_a_run_meet_the_unknown_and_the_kept_model_sets_the_threshold(four: Path, tmp_path: Path) -> None:
+    recipe = recipes.load("baseline", ["data.unknown=[middle, noise]", "data.split=leave-one-group-out"])
+    report = run(four, recipe, tmp_path / "run", Listener())
+    found = report["unknown"]
+    assert found["impostors"] == 16 and found["unit"] == "class" and found["target"] == 0.05
+    assert any("16 clips of unknown classes" in caution for caution in report["cautions"])
+    kept = openset.certainty(Strangers.load(tmp_path / "run" / "fold-unknown.parquet").logits)
+    assert found["threshold"] == openset.threshold(kept, 0.05)
+    resumed = run(four, recipe, tmp_path / "run", Listener(), resume=True)
+    assert resumed == report
+
+
+def test_a_run_without_unknown_classes_refuses_what_it_would_get_wrong(tmp_path: Path) -> None:
+    folder = write_corpus(tmp_path / "corpus", per_class=16)
+    for number in range(0, 16, 2):
+        # Half the low tones are called high, so that there are mistakes.
+        name = f"device{number % 4}_{number:03d}.wav"
+        (folder / "low" / name).rename(folder / "high" / f"x{name}")
+    settings = ["evaluate.false_accept=0.2", "data.split=folds", "data.folds=4", "data.valid=0.3"]
+    report = run(folder, recipes.load("baseline", settings), tmp_path / "run", Listener())
+    found = report["unknown"]
+    assert found["kind"] == "mistakes" and not found["classes"] and found["impostors"] > 0
+    assert 0 <= found["reached"]["low"] <= found["reached"]["value"] <= found["reached"]["high"] <= 1
+    assert (tmp_path / "run" / "fold-valid.parquet").is_file()
+    assert "Mistakes that get a name" in (tmp_path / "run" / "report.html").read_text()
