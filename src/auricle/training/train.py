@@ -83,6 +83,8 @@ def train(
             _log.warning("Out of memory: going on with batches of %d, accumulated %d times.", batch_size, accumulation)
             course.learner.load_state_dict(fresh)
     chosen = _keep_chosen(trainer, recipe, course.validate is not None)
+    # Training in bf16 leaves its cast around the model's forward; from here on it answers as its folder will.
+    trainer.accelerator.unwrap_model(course.learner, keep_fp32_wrapper=False)
     model.to(memory_format=torch.contiguous_format)
     return Trained(
         epochs=math.ceil(trainer.state.epoch or 0),
