@@ -16,6 +16,7 @@ from auricle.errors import UsageError
 CORPORA = ("emodb", "esc10", "fsdd")
 _LAYOUT = """
   emodb/03a01Fa.wav …                      EmoDB, 535 wav
+  librispeech10/1688/1688-….flac …       LibriSpeech test-other, 10 speakers of 10 clips
   esc10/001 - Dog bark/1-100032-A.ogg …    ESC-10, 400 ogg
   fsdd/recordings/0_george_0.wav …         Free Spoken Digit Dataset, 3,000 wav
   crema-d/filenames.txt                    the names of CREMA-D's 7,442 clips, one a line; no sound

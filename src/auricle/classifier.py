@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 import numpy as np
 import torch
@@ -151,17 +152,28 @@ class Classifier:
     def embeddings(self, recordings: Iterable[Recording]) -> Iterator[Embedded]:
         """Give the vector of each of many files, in order, with bounded memory."""
         for chunk in hear(recordings, self.settings):
-            rows = self._rows(scoring.embed, chunk)
-            # The baseline's vectors are in as many units as it has descriptors, until they are standardised.
-            yield from embedded(chunk, getattr(self.model, "standard", np.asarray)(rows), self.settings.sample_rate)
+            yield from embedded(chunk, self._vectors(self.model, chunk), self.settings.sample_rate)
 
-    def _rows(self, judge: Callable[..., np.ndarray], chunk: Sequence[Heard]) -> np.ndarray:
+    def _vectors(self, model: Any, chunk: Sequence[Heard]) -> np.ndarray:
+        """Vectors to be compared by angle; a machine beside the network has half the say there too."""
+        rows = _unit(self._rows(scoring.embed, chunk, model))
+        beside = getattr(model, "beside", None)
+        if beside is None or not beside.is_solved:
+            return rows
+        return np.concatenate([rows, self._vectors(beside, chunk)], 1)
+
+    def _rows(self, judge: Callable[..., np.ndarray], chunk: Sequence[Heard], model: Any) -> np.ndarray:
         """What `scoring.score` or `scoring.embed` gives for the recordings of a chunk that can be heard."""
         good = [heard.samples for heard in chunk if heard.error is None]
-        return judge(self.model, held(good), batch_seconds=BATCH_SECONDS) if good else np.zeros((0, 1), np.float32)
+        if not good:
+            return np.zeros((0, 1), np.float32)
+        rows = judge(model, held(good), batch_seconds=BATCH_SECONDS)
+        # The baseline's vectors are in as many units as it has descriptors, until they are standardised.
+        is_raw = judge is scoring.embed and hasattr(model, "standard")
+        return np.asarray(model.standard(rows) if is_raw else rows)
 
     def _answer_all(self, chunk: Sequence[Heard]) -> list[Answer]:
-        rows = iter(scoring.softmax(self._rows(scoring.score, chunk)))
+        rows = iter(scoring.softmax(self._rows(scoring.score, chunk, self.model)))
         answers = []
         for heard in chunk:
             if heard.error is not None:
@@ -196,14 +208,19 @@ def embedded(chunk: Sequence[Heard], rows: np.ndarray, sample_rate: int) -> Iter
         if heard.error is not None:
             yield Embedded(heard.name, np.zeros(0, np.float32), 0.0, error=heard.error)
             continue
-        row = rows[next(places)].astype(np.float64)
-        vector = (row / max(float(np.linalg.norm(row)), 1e-12)).astype(np.float32)
+        vector = _unit(rows[next(places)][None])[0].astype(np.float32)
         content = hashlib.blake2b(heard.samples.tobytes(), digest_size=16).hexdigest()
         yield Embedded(heard.name, vector, heard.samples.shape[-1] / sample_rate, content, heard.notes)
 
 
 # With these there is nothing to be heard; a clip with any other fault is answered, with a warning.
 _DEAF = frozenset({"unreadable", "empty", "nan"})
+
+
+def _unit(rows: np.ndarray) -> np.ndarray:
+    """Each vector (clips, width) at length 1."""
+    lengths = np.linalg.norm(rows.astype(np.float64), axis=1, keepdims=True)
+    return np.asarray(rows / np.maximum(lengths, 1e-12))
 
 
 def _heard(name: str, opened: Opened, settings: Settings) -> Heard:
