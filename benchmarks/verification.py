@@ -1,6 +1,6 @@
 """Telling whether two recordings are of one speaker, of speakers that nothing was ever trained on.
 
-A recipe is trained on the speakers of EmoDB; every pair of the LibriSpeech clips is a trial. Beside it the same cosines of
+A recipe is trained on the speakers of EmoDB; each pair of LibriSpeech clips is a trial. Beside it the same cosines of
 MFCC statistics (mean and deviation of 20 coefficients by librosa), plain and standardised by the same training clips.
 Intervals draw whole speakers. The last line is how many times the error rate of the better MFCC vectors is ours.
 """
@@ -54,9 +54,8 @@ def run(options: argparse.Namespace, screen: Screen) -> None:
     standard = (plain - train.mean(0)) / train.std(0)
     for side, vectors in (("MFCC statistics", plain), ("MFCC statistics, standardised", standard)):
         found[side] = _judged(vectors, asked, speakers)
-    screen.say(
-        f"{len(asked)} trials, {int(asked.target.sum())} of one speaker; intervals over {len(set(speakers or ()))} speakers."
-    )
+    heard = len(set(speakers or ()))
+    screen.say(f"{len(asked)} trials, {int(asked.target.sum())} of one speaker; intervals over {heard} speakers.")
     rows: list[tuple[str, ...]] = [("vectors", "EER", "low", "high", "minDCF 0.05")]
     for side, figures in found.items():
         eer = figures["eer"]

@@ -87,6 +87,17 @@ def test_balanced_sampling_makes_rare_classes_common() -> None:
     assert abs(drawn[1] / drawn.total() - 0.5) < 0.05
 
 
+def test_random_lengths_are_one_for_a_batch_and_lie_between_their_bounds() -> None:
+    sounds = held([np.zeros((1, 100), np.int16) for _ in range(64)])
+    material = TrainClips(sounds, np.arange(64) % 2, crop=40, least=10)
+    batches = EpochBatches(material.lengths, material.labels, 4, seed=5, balanced=False)
+    shapes = [collate([material[draw] for draw in draws])["input_values"].shape for draws in batches]
+    lengths = [shape[1] for shape in shapes]
+    assert all(10 <= length <= 40 for length in lengths) and len(set(lengths)) > 5
+    again = [collate([material[draw] for draw in draws])["input_values"].shape for draws in batches]
+    assert shapes == again
+
+
 def test_a_crop_follows_from_its_seed_alone() -> None:
     material = clips(crop=10)
     draws = next(iter(EpochBatches(material.lengths, material.labels, 8, seed=5, balanced=False)))

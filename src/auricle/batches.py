@@ -109,19 +109,24 @@ def by_length(cut: Sequence[Window], batch_samples: int) -> Iterator[list[Window
 
 @dataclass(frozen=True)
 class Draw:
-    """One clip of one training batch; the seed decides its crop."""
+    """One clip of one training batch: the seed decides where its crop begins, the batch's share how long it is."""
 
     number: int
     seed: tuple[int, ...]
+    share: float = 1.0
 
 
 class TrainClips(Dataset[dict[str, Any]]):
-    """The training clips: a Draw gives one crop of its samples and the clip's class."""
+    """The training clips: a Draw gives one crop of its samples and the clip's class.
 
-    def __init__(self, sounds: Sounds, labels: np.ndarray, crop: int | None) -> None:
+    Crops are `crop` samples long, or, by the draw's share, between `least` and that: clips of one batch have one share.
+    """
+
+    def __init__(self, sounds: Sounds, labels: np.ndarray, crop: int | None, least: int | None = None) -> None:
         self.sounds = sounds
         self.labels = labels
         self.crop = crop
+        self.least = crop if least is None else least
 
     def __len__(self) -> int:
         return len(self.sounds)
@@ -134,9 +139,11 @@ class TrainClips(Dataset[dict[str, Any]]):
 
     def __getitem__(self, draw: Draw) -> dict[str, Any]:
         samples = self.sounds.get(draw.number)
-        if self.crop is not None and samples.shape[-1] > self.crop:
-            start = int(np.random.default_rng(draw.seed).integers(samples.shape[-1] - self.crop + 1))
-            samples = samples[:, start : start + self.crop]
+        if self.crop is not None and self.least is not None:
+            crop = round(self.least + draw.share * (self.crop - self.least))
+            if samples.shape[-1] > crop:
+                start = int(np.random.default_rng(draw.seed).integers(samples.shape[-1] - crop + 1))
+                samples = samples[:, start : start + crop]
         return {"samples": samples, "label": int(self.labels[draw.number])}
 
 
@@ -172,6 +179,8 @@ class EpochBatches(Sampler[list[Draw]]):
 
     def __iter__(self) -> Iterator[list[Draw]]:
         random = np.random.default_rng((self.seed, self.epoch))
+        # A stream of its own: what is drawn beside it does not depend on whether lengths are drawn.
+        shares = np.random.default_rng((self.seed, self.epoch, 1))
         order = self._draws(random)
         bucket = self.batch_size * BUCKET_BATCHES
         batches = []
@@ -181,9 +190,9 @@ class EpochBatches(Sampler[list[Draw]]):
             batches += [part[at : at + self.batch_size] for at in range(0, len(part), self.batch_size)]
         place = 0
         for number in random.permutation(len(batches)):
-            draws = []
+            draws, share = [], float(shares.random())
             for clip in batches[number]:
-                draws.append(Draw(int(clip), (self.seed, self.epoch, place)))
+                draws.append(Draw(int(clip), (self.seed, self.epoch, place), share))
                 place += 1
             yield draws
 

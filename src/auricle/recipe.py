@@ -94,7 +94,8 @@ class Model(_Section):
 
 class Train(_Section):
     """How weights are found. `select: best` keeps the best validation epoch, `last` the final one; `seeds: 3` trains
-    the same split from `seed` and the next two, to show the spread, and the result stays that of the first.
+    the same split from `seed` and the next two, to show the spread, and the result stays that of the first. Random
+    stretches of `crop_seconds` are heard, or, batch by batch, of any length from `crop_least` seconds to that.
     """
 
     epochs: int = pydantic.Field(30, ge=1)
@@ -107,6 +108,7 @@ class Train(_Section):
     warmup: float = pydantic.Field(0.1, ge=0, lt=1)
     max_grad_norm: float = pydantic.Field(1.0, ge=0)
     crop_seconds: float | None = pydantic.Field(None, ge=0.05)
+    crop_least: float | None = pydantic.Field(None, ge=0.05)
     balance: Literal["none", "loss", "sampling"] = "none"
     label_smoothing: float = pydantic.Field(0.0, ge=0, lt=1)
     ema: float = pydantic.Field(0.0, ge=0, lt=1)
@@ -117,6 +119,15 @@ class Train(_Section):
     track: Literal["none", "trackio", "wandb", "tensorboard", "mlflow"] = "none"
     seed: int = 0
     seeds: int = pydantic.Field(1, ge=1)
+
+    @pydantic.model_validator(mode="after")
+    def _crop_in_order(self) -> "Train":
+        if self.crop_least is not None and (self.crop_seconds is None or self.crop_least > self.crop_seconds):
+            raise ValueError(
+                f"train.crop_least is {self.crop_least} and train.crop_seconds {self.crop_seconds}: the shortest "
+                "stretch cannot be longer than the longest. Set crop_least to null, or crop_seconds higher"
+            )
+        return self
 
 
 class Evaluate(_Section):

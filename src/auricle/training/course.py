@@ -56,7 +56,8 @@ def whole(
     model: PreTrainedModel, recipe: Recipe, learn: Material, choose: Material, plan: Plan | None = None
 ) -> Course:
     """Learn from waveforms: random crops in training, whole clips or windows in validation."""
-    clips = TrainClips(learn.sounds, learn.labels, crop(recipe, model.config.sample_rate))
+    rate, least = model.config.sample_rate, recipe.train.crop_least
+    clips = TrainClips(learn.sounds, learn.labels, crop(recipe, rate), round(least * rate) if least else None)
     learner = model if plan is None else Learner(model, plan)
 
     def score() -> np.ndarray:

@@ -138,6 +138,11 @@ def settle(recipe: Recipe) -> Recipe:
                 f"augment.{name} received {getattr(asked, name)}. Speech encoders hide spans of their own features, as "
                 "the checkpoint's config says, and mix no clips: set it to 0."
             )
+    if recipe.train.crop_least is not None:
+        raise UsageError(
+            f"train.crop_least received {recipe.train.crop_least}. What is frozen of a speech encoder is computed for "
+            "stretches of one length: set it to null."
+        )
     _check_freezing(options, int(config.num_hidden_layers), recipe.train.epochs)
     recipe = recipe.replace("audio", sample_rate=rate)
     most = ARCHITECTURES[config.model_type].longest(extractor)
