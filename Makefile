@@ -29,6 +29,10 @@ bench: install
 	$(BIN)/python -m benchmarks sound
 	$(BIN)/python -m benchmarks finetune
 	$(BIN)/python -m benchmarks classify
+	$(BIN)/python -m benchmarks memory
+	$(BIN)/python -m benchmarks conformer
+	$(BIN)/python -m benchmarks verification
+	$(BIN)/python -m benchmarks hour
 
 format: install
 	$(BIN)/ruff format .

@@ -26,7 +26,9 @@ from benchmarks import (  # noqa: E402
     _reference_emotion,
     _watching,
     classify,
+    conformer,
     finetune,
+    hour,
     memory,
 )
 from benchmarks import _reference_sound as reference  # noqa: E402
@@ -219,3 +221,24 @@ def test_a_spread_takes_clips_from_everywhere(tmp_path: Path) -> None:
         (tmp_path / f"{number}.wav").touch()
     assert [path.stem for path in _figures.spread(tmp_path, 5)] == ["0", "2", "4", "6", "8"]
     assert len(_figures.spread(tmp_path, 99)) == 10
+
+
+def test_the_plain_conformer_is_the_one_that_ours_is_measured_against() -> None:
+    plain = conformer.Plain()
+    labels = [str(number) for number in range(conformer.SPEAKERS)]
+    options = conformer.conformer.Options(size="reference")
+    ours = conformer.conformer.build(options, sample_rate=100, channels=1, labels=labels, bands=conformer.BANDS)
+    weights = [sum(weight.numel() for weight in model.parameters()) for model in (plain, ours)]
+    # Ours has no biases in its projections of attention; everything else is there on both sides.
+    assert abs(weights[0] - weights[1]) == 6 * 3 * 512
+    loss = plain(torch.randn(2, conformer.BANDS, 32), torch.tensor([1, 2]))
+    assert torch.isfinite(loss)
+
+
+def test_an_hour_is_watched_through_the_command_line(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(hour, "SECONDS", {"utterance": 2})
+    hour.run(argparse.Namespace(size=["tutorial"]), _figures.Screen(True))
+    rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert any(row.get("size") == "tutorial" and 0.1 < row["peak_gb"] < 2 for row in rows)
