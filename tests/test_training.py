@@ -97,6 +97,17 @@ def test_a_stopped_and_resumed_training_ends_in_the_same_weights(
     assert history[0] == history[1] and len(history[0]) == 4
 
 
+@pytest.mark.parametrize("stop_after", [0, 2])
+def test_a_conformer_whose_margin_is_warming_up_is_resumed_exactly(stop_after: int, tmp_path: Path) -> None:
+    content = recipe(crop_seconds=0.4, crop_least=0.2, ema=0.9).model_dump()
+    head = {"kind": "am-softmax", "margin": 0.2, "scale": 10.0, "warmup": 0.7}
+    settings = parse({**content, "model": {"family": "conformer", "functionals": False, "head": head}}, "test")
+    kept, _ = train(settings, tmp_path / "whole")
+    train(settings, tmp_path / "parts", stop_after)
+    resumed, _ = train(settings, tmp_path / "parts")
+    assert same(kept, resumed)
+
+
 def test_a_half_written_checkpoint_is_not_believed(tmp_path: Path) -> None:
     whole, _ = train(recipe(), tmp_path / "whole")
     train(recipe(), tmp_path / "parts", stop_after=2)

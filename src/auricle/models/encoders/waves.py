@@ -18,6 +18,9 @@ from auricle.models import masking
 from auricle.models.encoders import packed, spectra
 from auricle.models.encoders.packed import PackedLayer
 
+# Channels of a group; published checkpoints have 48 and more.
+NARROW = 16
+
 
 class Waves:
     """How one stock model of this kind is run in parts; see the package for what each part takes and gives."""
@@ -121,7 +124,7 @@ class Waves:
             hidden = hidden_spans(hidden, real, self.base)
         hidden = hidden.masked_fill(~real[..., None], 0.0)
         encoder = self.base.encoder
-        hidden = hidden + self._positions(hidden, real)
+        hidden = hidden + self._positions(hidden, real).to(hidden.dtype)
         if not self.stable:
             hidden = encoder.layer_norm(hidden)
         return encoder.dropout(hidden), frames
@@ -139,7 +142,12 @@ class Waves:
             return values.transpose(1, 2)
         if getattr(embedding, "batch_norm", None) is not None:
             values = embedding.batch_norm(values).masked_fill(beyond, 0.0)
-        positions: Tensor = embedding.activation(embedding.padding(embedding.conv(values)))
+        if is_narrow(embedding.conv):
+            with torch.autocast(values.device.type, enabled=False):
+                convolved = embedding.conv(values.float())
+        else:
+            convolved = embedding.conv(values)
+        positions: Tensor = embedding.activation(embedding.padding(convolved))
         return positions.transpose(1, 2)
 
     def context(self, hidden: Tensor, frames: Tensor) -> dict[str, Any]:
@@ -179,6 +187,9 @@ class Waves:
         self.network.to(torch.bfloat16)
         # With a group norm the first layer's kernels are made anew for every clip.
         self.base.feature_extractor.conv_layers[0].float()
+        embedding = self.base.encoder.pos_conv_embed
+        if not hasattr(embedding, "layers") and is_narrow(embedding.conv):
+            embedding.conv.float()
         if self.packed is not None:
             self.base.encoder.layer_norm = norm
 
@@ -196,6 +207,11 @@ class Waves:
     def classify(self, vector: Tensor) -> Tensor:
         """From the pooled vector (batch, width) to logits: a mean before a linear projector is one after it."""
         return projected(self.network, vector)
+
+
+def is_narrow(conv: nn.Conv1d) -> bool:
+    """Whether bfloat16 would give a wrong answer: oneDNN's kernel for AMX fails on long kernels of narrow groups."""
+    return bool(conv.in_channels // conv.groups < NARROW)
 
 
 def mean(hidden: Tensor, frames: Tensor) -> Tensor:
