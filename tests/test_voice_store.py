@@ -56,7 +56,7 @@ def read_again_and_again(path: Path, stop: threading.Event, faults: list[str], r
 
 
 def test_a_killed_writer_loses_nothing_acknowledged_and_leaves_no_half_voice(tmp_path: Path) -> None:
-    """A hundred writes by writers that are killed at random moments, while others read."""
+    """A hundred writes and more, by six writers or more, each killed at a random moment, while others read."""
     path = tmp_path / "voices.db"
     Store.create(path, ORIGIN).close()
     stop, faults, reads = threading.Event(), list[str](), list[int]()
@@ -65,19 +65,18 @@ def test_a_killed_writer_loses_nothing_acknowledged_and_leaves_no_half_voice(tmp
         reader.start()
     moments = random.Random(0)
     told, kills, begin = set(), 0, 0
-    while begin < 100:
-        command = [sys.executable, "-c", WRITER, str(path), str(begin), "100"]
+    while begin < 100 or kills < 6:
+        # No writer comes to its end by itself.
+        command = [sys.executable, "-c", WRITER, str(path), str(begin), str(begin + 100_000)]
         with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as writer:
             assert writer.stdout is not None
             for _ in range(moments.randint(8, 22)):
                 line = writer.stdout.readline()
-                if not line:
-                    break
+                assert line
                 told.add(int(line))
             time.sleep(moments.uniform(0, 0.004))
-            if writer.poll() is None:
-                os.kill(writer.pid, signal.SIGKILL)
-                kills += 1
+            os.kill(writer.pid, signal.SIGKILL)
+            kills += 1
             told |= {int(line) for line in writer.stdout.read().split()}
         with sqlite3.connect(path) as connection:
             assert connection.execute("PRAGMA integrity_check").fetchone() == ("ok",)
@@ -90,8 +89,8 @@ def test_a_killed_writer_loses_nothing_acknowledged_and_leaves_no_half_voice(tmp
     stop.set()
     for reader in readers:
         reader.join()
-    assert not faults and len(reads) > 20 and kills >= 4
-    assert set(kept) == set(range(100))
+    assert not faults and len(reads) > 20
+    assert set(kept) == set(range(begin))
 
 
 def test_writers_at_the_same_time_all_get_their_turn(tmp_path: Path) -> None:
