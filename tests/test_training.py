@@ -97,9 +97,9 @@ def test_a_stopped_and_resumed_training_ends_in_the_same_weights(
     assert history[0] == history[1] and len(history[0]) == 4
 
 
-@pytest.mark.parametrize("stop_after", [0, 2])
+@pytest.mark.parametrize("stop_after", [1])
 def test_a_conformer_whose_margin_is_warming_up_is_resumed_exactly(stop_after: int, tmp_path: Path) -> None:
-    content = recipe(crop_seconds=0.4, crop_least=0.2, ema=0.9).model_dump()
+    content = recipe(crop_seconds=0.4, crop_least=0.2, ema=0.9, epochs=3).model_dump()
     head = {"kind": "am-softmax", "margin": 0.2, "scale": 10.0, "warmup": 0.7}
     settings = parse({**content, "model": {"family": "conformer", "functionals": False, "head": head}}, "test")
     kept, _ = train(settings, tmp_path / "whole")
