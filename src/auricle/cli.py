@@ -16,9 +16,7 @@ from typing import TYPE_CHECKING, NoReturn
 
 from auricle import __version__, cli_voices
 from auricle.errors import AuricleError, MissingExtra, UsageError
-from auricle.terminal import command as _command
-from auricle.terminal import print_json as _print_json
-from auricle.terminal import quiet_libraries as _quiet_libraries
+from auricle.terminal import command, print_json, quiet_libraries
 
 if TYPE_CHECKING:
     from auricle.recipe import Recipe
@@ -69,7 +67,7 @@ def _inspect(options: argparse.Namespace) -> int:
         clips = [{"id": clip.id, "label": clip.label, "group": clip.group, "fold": clip.fold} for clip in found.index]
         split = found.split and {"kind": found.split.kind, "described": found.split.described}
         about = {"recognised": found.index.recognised, "bands": found.index.bands, "split": split, "index": clips}
-        _print_json({**found.audit.as_json(), **about})
+        print_json({**found.audit.as_json(), **about})
     else:
         printing.show_inspection(screen, found)
     if options.strict and found.audit.quarantined:
@@ -83,7 +81,7 @@ def _train(options: argparse.Namespace) -> int:
     recipe = _recipe(options)
     if options.resume and options.out is None:
         raise UsageError("--resume received no run folder. Name the one to go on with: --out RUN.")
-    _quiet_libraries()
+    quiet_libraries()
     from auricle.folds import Listener
     from auricle.run import run
 
@@ -92,7 +90,7 @@ def _train(options: argparse.Namespace) -> int:
     listener = Listener(screen.say, screen.progress, screen.epoch)
     report = run(options.data, recipe, out, listener, resume=options.resume)
     if options.json:
-        _print_json({**report, "run": str(out)})
+        print_json({**report, "run": str(out)})
     else:
         printing.show_report(screen, report)
         screen.say(f"Report: {out / 'report.html'}   Model: {out / 'model'}")
@@ -103,12 +101,12 @@ def _evaluate(options: argparse.Namespace) -> int:
     from auricle import printing
     from auricle.judging import evaluate
 
-    _quiet_libraries()
+    quiet_libraries()
     screen = printing.Screen(options.json)
     found = evaluate(options.run, options.data, screen.progress)
     screen.finish()
     if options.json:
-        _print_json(found)
+        print_json(found)
     else:
         printing.show_judgement(screen, found)
     return 0
@@ -122,7 +120,7 @@ def _listen(options: argparse.Namespace) -> int:
 
     def opened(address: str) -> None:
         if options.json:
-            _print_json({"url": address, "fixes": str(options.fixes)})
+            print_json({"url": address, "fixes": str(options.fixes)})
         screen.say(f"Listen at {address}. Marks go to {options.fixes}. Ctrl-C ends it.")
         if not server.is_loopback(options.host):
             screen.say(f"! Whoever can reach {options.host} can hear these recordings and change the marks.")
@@ -146,7 +144,7 @@ def _predict(options: argparse.Namespace) -> int:
     from auricle.classifier import load, recordings
 
     kind = _answer_format(options)
-    _quiet_libraries()
+    quiet_libraries()
     classifier = load(options.run, options.precision, refuse=options.refuse)
     answers = classifier.answers(recordings(options.files))
     failed = 0
@@ -184,7 +182,7 @@ def _push(options: argparse.Namespace) -> int:
     printing.show_shipment(screen, told)
     url = None if options.dry_run else send(shipment)
     if options.json:
-        _print_json({**told, "url": url})
+        print_json({**told, "url": url})
     else:
         screen.say(f"Pushed: {url}" if url else "Nothing was pushed: this was a dry run.")
     return 0
@@ -195,11 +193,11 @@ def _demo(options: argparse.Namespace) -> int:
     from auricle.demo import demo
     from auricle.folds import Listener
 
-    _quiet_libraries()
+    quiet_libraries()
     screen = printing.Screen(options.json)
     report = demo(options.out, Listener(screen.say, screen.progress, screen.epoch), seed=options.seed)
     if options.json:
-        _print_json(report)
+        print_json(report)
         return 0
     printing.show_report(screen, report)
     screen.say(f"Planted faults found: {report['planted']['found']} of {report['planted']['planted']}.")
@@ -239,7 +237,7 @@ def _free_folder(parent: Path, name: str) -> Path:
 
 def _fail(options: argparse.Namespace, message: str) -> int:
     if getattr(options, "json", False):
-        _print_json({"error": message})
+        print_json({"error": message})
     else:
         print(f"auricle: {message}", file=sys.stderr)
     return 2
@@ -262,13 +260,13 @@ def _parser() -> _Parser:
     parser.set_defaults(verbose=False, json=False)
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
-    inspect = _command(commands, "inspect", _inspect, "what is in a corpus, and what is wrong with it")
+    inspect = command(commands, "inspect", _inspect, "what is in a corpus, and what is wrong with it")
     inspect.add_argument("data", metavar="DATA", help=_DATA_HELP)
     _recipe_options(inspect)
     _fixes_option(inspect)
-    _listen_options(_command(commands, "listen", _listen, "hear labelled clips in a page, and mark wrong labels"))
+    _listen_options(command(commands, "listen", _listen, "hear labelled clips in a page, and mark wrong labels"))
 
-    train = _command(commands, "train", _train, "train a classifier and report how good it is")
+    train = command(commands, "train", _train, "train a classifier and report how good it is")
     train.add_argument("data", metavar="DATA", help=_DATA_HELP)
     _recipe_options(train)
     _fixes_option(train)
@@ -276,11 +274,11 @@ def _parser() -> _Parser:
     train.add_argument("--resume", action="store_true", help="go on with the run in --out")
     train.add_argument("--no-audio", action="store_true", help="keep the sound of mistakes out of the report")
 
-    evaluate = _command(commands, "evaluate", _evaluate, "judge a trained model again, or on other labelled recordings")
+    evaluate = command(commands, "evaluate", _evaluate, "judge a trained model again, or on other labelled recordings")
     evaluate.add_argument("run", type=Path, metavar="RUN", help="a run folder")
     evaluate.add_argument("data", nargs="?", metavar="DATA", help=f"{_DATA_HELP} (default: the run's own test clips)")
 
-    predict = _command(commands, "predict", _predict, "name what is heard in recordings")
+    predict = command(commands, "predict", _predict, "name what is heard in recordings")
     predict.add_argument("run", type=Path, metavar="RUN", help="a run folder or a model folder")
     predict.add_argument(
         "files",
@@ -300,11 +298,9 @@ def _parser() -> _Parser:
         "--precision", choices=("auto", "float32", "bf16"), default="auto", help="of large encoders (default: auto)"
     )
 
-    _push_options(
-        _command(commands, "push", _push, "share a run on the Hugging Face Hub: model, card, report, metrics")
-    )
+    _push_options(command(commands, "push", _push, "share a run on the Hugging Face Hub: model, card, report, metrics"))
     cli_voices.declare(commands)
-    demo = _command(commands, "demo", _demo, "make a small corpus, train on it, and show the report")
+    demo = command(commands, "demo", _demo, "make a small corpus, train on it, and show the report")
     demo.add_argument("--out", type=Path, default=Path("demo"), metavar="FOLDER", help="where (default: demo)")
     demo.add_argument("--seed", type=int, default=0, help="another seed, another corpus")
     return parser
