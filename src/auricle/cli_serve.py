@@ -4,6 +4,7 @@ Its options' defaults are those of `serving.limits.Limits`, which is not importe
 """
 
 import argparse
+import importlib.util
 import os
 import sys
 from pathlib import Path
@@ -53,13 +54,14 @@ def declare(commands: Any) -> None:
     )
     serve.add_argument("--open", dest="open_to_all", action="store_true", help="let other machines ask without a token")
     serve.add_argument("--no-page", dest="page", action="store_false", help="serve programs only, no page for people")
-    for name, limit, kind, unit, help in _LIMITS:
+    for name, limit, kind, _, help in _LIMITS:
         serve.add_argument(name, dest=f"limit_{limit}", type=kind, metavar="N", help=help)
 
 
 def _serve(options: argparse.Namespace) -> int:
     token = _token(options)
-    quiet_libraries()
+    if importlib.util.find_spec("transformers") is not None:  # an exported model needs none
+        quiet_libraries()
     from auricle.serving.limits import Limits
     from auricle.serving.service import Served, serve
 
