@@ -226,8 +226,8 @@ def full(bench: Bench, screen: Screen) -> None:
     with server(bench.ours(("--max-requests", "8"))) as (url, _):
         load = bench.load(url, bench.path, seconds=min(10.0, bench.options.seconds))
     screen.say(
-        f"Room for 8 of {bench.options.clients}: {load.kinds.get('right', 0)} right, {load.kinds.get('full', 0)} got 429, "
-        f"{load.bad} wrong or lost."
+        f"Room for 8 of {bench.options.clients} clients: {load.kinds.get('right', 0)} right, "
+        f"{load.kinds.get('full', 0)} got 429, {load.bad} wrong or lost."
     )
     screen.record("full", **load.kinds)
     if load.bad or not load.kinds.get("full"):

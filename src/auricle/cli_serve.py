@@ -30,8 +30,9 @@ _LIMITS: tuple[tuple[str, str, type, float, str], ...] = (
     ("--max-held-mb", "held_bytes", float, _MEGABYTE, "megabytes that all bodies may have together (default: 512)"),
     ("--deadline", "deadline", float, 1, "seconds in which a request is answered, or dropped (default: 30)"),
     ("--body-seconds", "body_seconds", float, 1, "seconds in which its body has come (default: 20)"),
-    ("--batch", "batch_clips", int, 1, "clips scored together at most (default: 32)"),
+    ("--batch", "batch_clips", int, 1, "clips scored together at most (default: 16)"),
     ("--batch-wait", "batch_wait", float, 1e-3, "milliseconds to wait for company (default: 4)"),
+    ("--threads", "threads", int, 1, "threads that score, with a core each (default: one for each core)"),
     ("--decoders", "decoders", int, 1, "threads that decode (default: 2)"),
 )
 
