@@ -28,7 +28,7 @@ from auricle.corpus.fixes import Fix
 from auricle.errors import DataError, RunError, UsageError
 from auricle.prepare import Inspected, inspect
 from auricle.serving import card as cards
-from auricle.serving import choosing
+from auricle.serving import choosing, sight
 from auricle.serving.card import card, hear
 from auricle.serving.choosing import ANY_FINDING, MARKED, Choice, Remark
 from auricle.serving.desk import Desk, View
@@ -219,16 +219,16 @@ def test_of_a_long_clip_the_first_minute_is_heard(tmp_path: Path) -> None:
     soundfile.write(tmp_path / "long.wav", np.tile(tone("low", 1.0, 0), 90), RATE, subtype="PCM_16")
     clip = Clip("long", str(tmp_path / "long.wav"), "low")
     shown = hear(clip)
-    assert shown.seconds == cards.HEARD_SECONDS and not shown.whole
+    assert shown.sight.seconds == cards.HEARD_SECONDS and not shown.whole
     part = hear(Clip("part", clip.source, "low", start=80.0, end=82.5))
-    assert part.seconds == 2.5 and part.whole
+    assert part.sight.seconds == 2.5 and part.whole
     late = hear(Clip("late", clip.source, "low", start=70.0))
-    assert late.seconds == 20.0 and late.whole
+    assert late.sight.seconds == 20.0 and late.whole
 
 
 def test_the_outline_of_a_wave_follows_its_loudness() -> None:
     ramp = np.linspace(0, 1, 8000, dtype=np.float32) * np.where(np.arange(8000) % 2, -1, 1)
-    heights = [float(point.split(",")[1]) for point in cards._wave(ramp).split(" ")]
+    heights = [float(point.split(",")[1]) for point in sight._wave(ramp).split(" ")]
     upper, lower = heights[: len(heights) // 2], heights[len(heights) // 2 :]
     assert upper == sorted(upper, reverse=True) and min(upper) == -100
     assert lower == sorted(lower, reverse=True) and max(lower) == 100
