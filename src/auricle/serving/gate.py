@@ -1,0 +1,169 @@
+"""What of Gradio's own doors stays open, and how much may come in by them.
+
+In: requests to the page. Out: the few routes that the page needs reach Gradio; its other routes do not exist, a body
+has a bound, and a request names no address to fetch from. What is sent lies in Gradio's folder only until it is read;
+what nobody reads is swept away.
+"""
+
+import asyncio
+import contextlib
+import json
+import re
+import time
+from pathlib import Path
+from typing import Any
+
+from auricle.serving.server import Application, Message, Send
+
+# The page itself, what it is built of, signing in, sending a file, and asking for an answer.
+OPEN = re.compile(
+    r"/|/(config|theme\.css|favicon\.ico|manifest\.json|robots\.txt|login|logout)/?|/(assets|static|svelte)/.+"
+    r"|/gradio_api/(upload|upload_progress|queue/join|queue/data|heartbeat/\w+|startup-events|app_id|login_check|user"
+    r"|token|reset|cancel|theme\.css|info|stream/\w+(/close)?)/?"
+)
+UPLOAD = "/gradio_api/upload"
+QUESTION_BYTES = 1 << 20
+KEPT_SECONDS = 900.0
+MOST_UPLOADS = 8
+# Many files are sent at once; so many of the largest may come together, and may wait to be read.
+UPLOADED_BODIES = 8
+
+
+class _TooMuch(Exception):
+    """More was sent than was promised."""
+
+
+class Gate:
+    """An ASGI application before Gradio's. `folder` is Gradio's, `body_bytes` is what one file may have."""
+
+    def __init__(self, app: Application, folder: Path, body_bytes: int) -> None:
+        self.app = app
+        self.folder = folder
+        self.body_bytes = body_bytes
+        self.uploads = 0
+
+    async def __call__(self, scope: Message, receive: Any, send: Send) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+        elif not OPEN.fullmatch(scope["path"]):
+            await _say(send, 404, "There is no such page.")
+        elif scope["method"] != "POST":
+            await self.app(scope, receive, send)
+        elif scope["path"].rstrip("/") == UPLOAD:
+            await self._upload(scope, receive, send)
+        else:
+            await self._question(scope, receive, send)
+
+    async def _upload(self, scope: Message, receive: Any, send: Send) -> None:
+        """Let files pass while they fit, one by one, together, and beside what still waits to be read."""
+        most = UPLOADED_BODIES * self.body_bytes
+        if _declared(scope) > most:
+            await _say(send, 413, f"More than {most} bytes were sent at once.")
+            return
+        if self.uploads >= MOST_UPLOADS or await asyncio.to_thread(_bytes_in, self.folder) > most:
+            await _say(send, 429, "Too many files are being sent just now. Try again.")
+            return
+        size = 0
+
+        async def counted() -> Message:
+            nonlocal size
+            message: Message = await receive()
+            size += len(message.get("body", b""))
+            if size > most:
+                raise _TooMuch
+            return message
+
+        self.uploads += 1
+        try:
+            await self.app(scope, counted, send)
+        except _TooMuch:
+            await _say(send, 413, f"More than {most} bytes were sent at once.")
+        finally:
+            self.uploads -= 1
+            asyncio.get_running_loop().call_later(KEPT_SECONDS + 1, sweep, self.folder)
+
+    async def _question(self, scope: Message, receive: Any, send: Send) -> None:
+        """Read a small body in whole, see that it names no address, and hand it on."""
+        if _declared(scope) > QUESTION_BYTES:
+            await _say(send, 413, f"A question may have {QUESTION_BYTES} bytes.")
+            return
+        body, more = bytearray(), True
+        while more:
+            message = await receive()
+            if message["type"] != "http.request":
+                return
+            body += message.get("body", b"")
+            more = message.get("more_body", False)
+            if len(body) > QUESTION_BYTES:
+                await _say(send, 413, f"A question may have {QUESTION_BYTES} bytes.")
+                return
+        if _names_an_address(bytes(body)):
+            await _say(send, 400, "A question may name files that were sent, and no address.")
+            return
+        unread = [{"type": "http.request", "body": bytes(body), "more_body": False}]
+        await self.app(scope, lambda: _next(unread, receive), send)
+
+
+async def taken(path: str) -> bytes:
+    """The content of a file that was sent; it is gone from the folder. Raises FileNotFoundError for one that is."""
+    return await asyncio.to_thread(_take, Path(path))
+
+
+def sweep(folder: Path, seconds: float = KEPT_SECONDS) -> None:
+    """Remove what nobody has read for so long, and empty folders."""
+    oldest = time.time() - seconds
+    for path in sorted(folder.rglob("*"), reverse=True):
+        with contextlib.suppress(OSError):
+            if path.is_dir():
+                path.rmdir()  # only an empty one
+            elif path.stat().st_ctime < oldest:
+                path.unlink()
+
+
+def _bytes_in(folder: Path) -> int:
+    total = 0
+    for path in folder.rglob("*"):
+        with contextlib.suppress(OSError):
+            total += path.stat().st_size
+    return total
+
+
+def _take(path: Path) -> bytes:
+    content = path.read_bytes()
+    with contextlib.suppress(OSError):
+        path.unlink()
+        path.parent.rmdir()
+    return content
+
+
+async def _next(unread: list[Message], receive: Any) -> Message:
+    message: Message = unread.pop() if unread else await receive()
+    return message
+
+
+def _declared(scope: Message) -> int:
+    length = dict(scope["headers"]).get(b"content-length", b"0")
+    return int(length) if length.isdigit() else 0
+
+
+def _names_an_address(body: bytes) -> bool:
+    """Whether a JSON body has, anywhere, a 'path' or 'url' of a file that leads out of this machine."""
+    try:
+        pending = [json.loads(body)]
+    except ValueError:
+        return False  # a form, or nothing that Gradio will take
+    while pending:
+        one = pending.pop()
+        if isinstance(one, dict):
+            if "://" in str(one.get("path", "")):
+                return True
+            pending.extend(one.values())
+        elif isinstance(one, list):
+            pending.extend(one)
+    return False
+
+
+async def _say(send: Send, status: int, text: str) -> None:
+    headers = [(b"content-type", b"text/plain; charset=utf-8"), (b"connection", b"close")]
+    await send({"type": "http.response.start", "status": status, "headers": headers})
+    await send({"type": "http.response.body", "body": text.encode()})
