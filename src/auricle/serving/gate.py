@@ -19,7 +19,7 @@ from auricle.serving.server import Application, Message, Send
 OPEN = re.compile(
     r"/|/(config|theme\.css|favicon\.ico|manifest\.json|robots\.txt|login|logout)/?|/(assets|static|svelte)/.+"
     r"|/gradio_api/(upload|upload_progress|queue/join|queue/data|heartbeat/\w+|startup-events|app_id|login_check|user"
-    r"|token|reset|cancel|theme\.css|info|stream/\w+(/close)?)/?"
+    r"|token|run/predict|reset|cancel|theme\.css|info|stream/\w+(/close)?)/?"
 )
 UPLOAD = "/gradio_api/upload"
 QUESTION_BYTES = 1 << 20

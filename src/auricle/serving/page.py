@@ -90,7 +90,7 @@ def mount(app: fastapi.FastAPI, asking: Asking, about: About, body_bytes: int, t
 def page(asking: Asking, about: About) -> gr.Blocks:
     """Lay the page out and say what its controls do."""
     with gr.Blocks(title=f"auricle · {about.name}", analytics_enabled=False, delete_cache=(60, 900)) as blocks:
-        gr.HTML("<h1>What do you hear?</h1>", elem_id="title")
+        gr.HTML("<h1>What is this sound?</h1>", elem_id="title")
         with gr.Tabs():
             with gr.Tab("Listen", id="listen"):
                 _listen(asking)
