@@ -29,6 +29,8 @@ ORDER = [
     "training",
     "recordings",
     "classifier",
+    "timeline",
+    "events",
     "hub",
     "building",
     "folds",
