@@ -7,17 +7,8 @@ import numpy as np
 from auricle.audio.survey import as_heard, open_clip
 from auricle.classifier import Answer, Classifier
 from auricle.corpus.clip import Clip
-from auricle.errors import AuricleError
-
-
-class Refused(AuricleError):
-    """Why a sound is not answered: HTTP status, kind and detail."""
-
-    def __init__(self, status: int, kind: str, detail: str) -> None:
-        super().__init__(f"{kind}: {detail}")
-        self.status = status
-        self.kind = kind
-        self.detail = detail
+from auricle.events import Event
+from auricle.serving.limits import Limits, Refused
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,13 +21,12 @@ class Window:
 
 
 @dataclass(frozen=True)
-class Event:
-    """A stretch of seconds in which a label was heard."""
+class Wanted:
+    windows: bool = False
+    events: bool = False
 
-    label: str
-    start: float
-    end: float
-    probability: float
+
+TIMELINE = Wanted(True, True)
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,18 +45,19 @@ class Asking:
 
     def __init__(self, classifier: Classifier) -> None:
         self.classifier = classifier
+        self.limits = Limits()
 
-    async def hear(self, content: bytes, name: str) -> Told:
+    async def hear(self, content: bytes, name: str, wanted: Wanted = TIMELINE) -> Told:
         """Answer for the content of a file."""
         settings, labels = self.classifier.settings, self.classifier.labels
         opened = open_clip(Clip(name, name, ""), settings, content)
         if opened.sound is None or opened.sound.samples.shape[1] == 0:
             finding = opened.findings[0]
-            raise Refused(422, finding.kind, finding.detail)
+            raise Refused(finding.kind, finding.detail)
         samples = as_heard(opened.sound, settings)
         rate, seconds = settings.sample_rate, samples.shape[1] / settings.sample_rate
         if seconds > 600:
-            raise Refused(413, "long", f"it lasts {seconds:.0f} s, and 600 s are allowed")
+            raise Refused("long", f"it lasts {seconds:.0f} s, and 600 s are allowed")
         notes = tuple(f"{finding.kind}: {finding.detail}" for finding in opened.findings)
         answer = self.classifier.classify(samples, rate)
         answer = Answer(name, answer.choices, seconds, notes, unknown=answer.unknown)

@@ -18,18 +18,23 @@ from typing import Any
 
 import fastapi
 import gradio as gr
+import numpy as np
 from starlette.middleware import Middleware
 
+from auricle.classifier import Answer
 from auricle.errors import AuricleError
-from auricle.serving import live, showing
-from auricle.serving.asking import Asking, Refused
+from auricle.events import Event
+from auricle.serving import showing
+from auricle.serving.asking import Asking, Wanted
 from auricle.serving.gate import Gate, taken
-from auricle.serving.live import Ear
+from auricle.serving.limits import Refused
+from auricle.serving.live import Ear, as_file
 from auricle.serving.showing import Row
 
 # Nobody else is to call these by name, and several visitors are answered at a time.
 ASKED: dict[str, Any] = {"api_visibility": "private", "concurrency_limit": 16}
 PIECE_SECONDS = 0.5
+PLAIN = Wanted()
 # A table that grows is sent anew so often, and so many files of one visitor are asked about at a time.
 TOLD_SECONDS = 0.7
 AT_A_TIME = 4
@@ -59,11 +64,9 @@ def about(folder: Path) -> About:
     )
 
 
-def mount(app: fastapi.FastAPI, asking: Asking, about: About, body_bytes: int, token: str | None = None) -> None:
-    """Mount the page at the root of a service, after its own routes. With a token, visitors sign in by it.
-
-    `body_bytes` is what one file may have.
-    """
+def mount(app: fastapi.FastAPI, asking: Asking, about: About, token: str | None = None) -> None:
+    """Mount the page at the root of a service, after its own routes. With a token, visitors sign in by it."""
+    body_bytes = asking.limits.body_bytes
     theme = gr.themes.Default(
         font=("system-ui", "sans-serif"), font_mono=("ui-monospace", "monospace"), primary_hue="blue"
     )
@@ -98,8 +101,13 @@ def page(asking: Asking, about: About) -> gr.Blocks:
                 _batch(asking)
             with gr.Tab("Live", id="live"):
                 _live(asking)
-            with gr.Tab("About", id="about") as tab:
-                _about(about, tab)
+            with gr.Tab("About", id="about"):
+                gr.Markdown(about.card or "This model has no card.", elem_id="card")
+            if about.report:
+                with gr.Tab("Report", id="report") as tab:
+                    report = gr.HTML(elem_id="report")
+                # It is large: it comes when somebody wants to read it.
+                tab.select(lambda: showing.report(about.report), None, report, queue=False, api_visibility="private")
     blocks.queue(max_size=128, api_open=False)
     return blocks
 
@@ -141,14 +149,7 @@ def _live(asking: Asking) -> None:
         show_progress="hidden",
         **ASKED,
     )
-
-
-def _about(about: About, tab: gr.Tab) -> None:
-    gr.Markdown(about.card or "This model has no card.", elem_id="card")
-    if about.report:
-        report = gr.HTML(elem_id="report")
-        # It is large: it comes when somebody wants to read it.
-        tab.select(lambda: showing.report(about.report), None, report, queue=False, api_visibility="private")
+    microphone.stop_recording(_end, ear, [ear, result], show_progress="hidden", **ASKED)
 
 
 async def _hear(asking: Asking, path: str | None) -> tuple[Any, Any]:
@@ -209,23 +210,47 @@ async def _row(asking: Asking, path: str) -> Row:
 
 
 async def _hear_piece(asking: Asking, ear: Ear | None, path: str | None) -> tuple[Any, Any]:
-    """Answer for the last seconds that a microphone heard."""
+    """Answer for the windows that a microphone's newest piece fills, or for what there is of the first."""
     start = time.monotonic()
     if path is None:
         return gr.skip(), gr.skip()
     try:
-        ear = live.heard(ear or live.ear(asking.classifier.window_seconds), await taken(path))
-        found = await asking.hear(live.as_file(ear), "microphone")
+        ear = ear or Ear(asking.classifier, PIECE_SECONDS)
+        ear.hear(await taken(path))
+        answer = await _answer(asking, ear)
     except FileNotFoundError:
         return gr.skip(), gr.skip()
     except AuricleError as error:
         return ear, showing.moment(None, (), str(error))
     late = PIECE_SECONDS + time.monotonic() - start
     said = (
-        f"Heard {ear.seconds:.1f} s. Each answer is about the last {ear.window_seconds:g} s, and comes {late:.2f} s "
-        "after its last sound began to be recorded."
+        f"Heard {ear.seconds:.1f} s. An answer is about the last {ear.window_seconds:g} s and comes every "
+        f"{ear.hop / ear.sample_rate:g} s; this one was ready {late:.2f} s after its last piece began."
     )
-    return ear, showing.moment(found.answer, (), said)
+    return ear, showing.moment(answer, _events(ear), said)
+
+
+async def _answer(asking: Asking, ear: Ear) -> Answer | None:
+    answer = None
+    for number, samples in ear.windows():
+        answer = (await asking.hear(as_file(samples, ear.sample_rate), "microphone", PLAIN)).answer
+        likely = {choice.label: choice.probability for choice in answer.choices}
+        ear.answered(number, samples, np.array([likely[label] for label in ear.labels]))
+    if answer is None and len(ear.newest()):
+        answer = (await asking.hear(as_file(ear.newest(), ear.sample_rate), "microphone", PLAIN)).answer
+    return answer
+
+
+def _events(ear: Ear) -> list[Event]:
+    return [*ear.events, *([ear.current] if ear.current else [])]
+
+
+def _end(ear: Ear | None) -> tuple[Any, Any]:
+    """The recording is over: its last event is, too."""
+    if ear is None:
+        return None, gr.skip()
+    ear.finish()
+    return None, showing.moment(None, list(ear.events), f"Stopped after {ear.seconds:.1f} s.")
 
 
 def _knows(token: str, _name: str, password: str) -> bool:

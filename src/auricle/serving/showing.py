@@ -14,7 +14,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from auricle.classifier import Answer
-from auricle.serving.asking import Event, Told, Window
+from auricle.events import Event
+from auricle.serving.asking import Told, Window
 from auricle.serving.pieces import template
 from auricle.serving.sight import clock, sight
 
