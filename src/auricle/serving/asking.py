@@ -1,19 +1,37 @@
-"""Stand-in until the service's own: what it will hear and tell."""
+"""What the service's routes and its page ask alike: the content of a file in, all that the model says of it out.
 
+Content is decoded in a few threads and scored in batches with what others ask at the same time, so the event loop
+waits for neither. Each request has a turn: counted, bounded in bytes, and over at its deadline.
+"""
+
+import asyncio
+import contextlib
+import functools
+from collections.abc import AsyncIterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
 
-from auricle.audio.survey import as_heard, open_clip
-from auricle.classifier import Answer, Classifier
-from auricle.corpus.clip import Clip
-from auricle.events import Event
+from auricle.classifier import Answer, Classifier, Embedded, embedded
+from auricle.evaluation.scoring import softmax
+from auricle.recordings import Heard
+from auricle.serving.batching import Scorer
+from auricle.serving.hearing import Pcm, hear
 from auricle.serving.limits import Limits, Refused
+from auricle.serving.metrics import Metrics
+from auricle.windows import Window as Stretch
+from auricle.windows import windows
+
+# Longer sounds are answered by the mean over windows, as `auricle predict` does it.
+WHOLE_SECONDS = 600.0
+# So many windows of one sound wait for the model at a time: others' short clips come in between.
+WINDOWS_AT_ONCE = 16
 
 
 @dataclass(frozen=True, eq=False)
 class Window:
-    """Probabilities (classes,) of a stretch of seconds."""
+    """The probabilities (classes,) of a stretch, in seconds."""
 
     start: float
     end: float
@@ -21,17 +39,37 @@ class Window:
 
 
 @dataclass(frozen=True)
+class Event:
+    """A stretch, in seconds, in which a label was heard."""
+
+    label: str
+    start: float
+    end: float
+    probability: float
+
+
+@dataclass(frozen=True)
 class Wanted:
+    """What is asked beside the answer. `seconds` and `hop` of windows, None for the model's own; both need windows."""
+
     windows: bool = False
     events: bool = False
+    seconds: float | None = None
+    hop: float | None = None
+    on: float | None = None
+    off: float | None = None
+    min_seconds: float | None = None
 
 
-TIMELINE = Wanted(True, True)
+TIMELINE = Wanted(windows=True, events=True)
 
 
 @dataclass(frozen=True, eq=False)
 class Told:
-    """The answer for a sound, for its windows, its events, and the int16 samples (channels, frames) that were heard."""
+    """The answer for a sound, for its windows, its events, and the samples (channels, frames) that were heard.
+
+    A sound no longer than one window has no windows of its own.
+    """
 
     answer: Answer
     windows: tuple[Window, ...]
@@ -40,42 +78,115 @@ class Told:
     sample_rate: int
 
 
+class Turn:
+    """One request's place among those under way."""
+
+    def __init__(self, asking: "Asking") -> None:
+        self._asking = asking
+        self._bytes = 0
+
+    def hold(self, count: int) -> None:
+        """Count so many bytes more as this request's. Raises Refused 'memory' where there is no room for them."""
+        if self._asking.held_bytes + count > self._asking.limits.held_bytes:
+            raise Refused("memory", "The bodies of others fill the room that there is. Try again.")
+        self._asking.held_bytes += count
+        self._bytes += count
+
+    def end(self) -> None:
+        """Give the room back."""
+        self._asking.held_bytes -= self._bytes
+        self._bytes = 0
+
+
 class Asking:
-    """What both the service's routes and its page ask."""
+    """A model that many ask at once. `name` is what it is called in answers."""
 
-    def __init__(self, classifier: Classifier) -> None:
+    def __init__(self, classifier: Classifier, limits: Limits, scorer: Scorer, metrics: Metrics, name: str) -> None:
         self.classifier = classifier
-        self.limits = Limits()
+        self.limits = limits
+        self.scorer = scorer
+        self.metrics = metrics
+        self.name = name
+        self.under_way = 0
+        self.held_bytes = 0
+        self.stopping = False
+        self._decoders = ThreadPoolExecutor(limits.decoders, thread_name_prefix="auricle-decode")
 
-    async def hear(self, content: bytes, name: str, wanted: Wanted = TIMELINE) -> Told:
-        """Answer for the content of a file."""
-        settings, labels = self.classifier.settings, self.classifier.labels
-        opened = open_clip(Clip(name, name, ""), settings, content)
-        if opened.sound is None or opened.sound.samples.shape[1] == 0:
-            finding = opened.findings[0]
-            raise Refused(finding.kind, finding.detail)
-        samples = as_heard(opened.sound, settings)
-        rate, seconds = settings.sample_rate, samples.shape[1] / settings.sample_rate
-        if seconds > 600:
-            raise Refused("long", f"it lasts {seconds:.0f} s, and 600 s are allowed")
-        notes = tuple(f"{finding.kind}: {finding.detail}" for finding in opened.findings)
-        answer = self.classifier.classify(samples, rate)
-        answer = Answer(name, answer.choices, seconds, notes, unknown=answer.unknown)
-        size, windows = 1.0, []
-        for number in range(max(1, round(seconds / size * 2) - 1)):
-            piece = samples[:, int(number * size / 2 * rate) : int((number / 2 + 1) * size * rate)]
-            said = {c.label: c.probability for c in self.classifier.classify(piece, rate).choices}
-            windows.append(
-                Window(number / 2 * size, min((number / 2 + 1) * size, seconds), np.array([said[one] for one in labels]))
+    @contextlib.asynccontextmanager
+    async def turn(self) -> AsyncIterator[Turn]:
+        """Be one of the requests under way, until the deadline.
+
+        Raises Refused: 'full' at once where there are as many as allowed, 'deadline' when time is over.
+        """
+        if self.under_way >= self.limits.requests:
+            raise Refused("full", f"{self.limits.requests} requests are under way. Try again.")
+        self.under_way += 1
+        turn = Turn(self)
+        try:
+            async with asyncio.timeout(self.limits.deadline):
+                yield turn
+        except TimeoutError as error:
+            raise Refused("deadline", f"There was no answer within {self.limits.deadline:g} s.") from error
+        finally:
+            self.under_way -= 1
+            turn.end()
+
+    async def hear(self, content: bytes, name: str = "", wanted: Wanted = TIMELINE) -> Told:
+        """Take a turn and answer for the content of a file. Raises Refused."""
+        async with self.turn() as turn:
+            turn.hold(len(content))
+            return await self.answer(content, name, wanted)
+
+    async def answer(self, content: bytes, name: str, wanted: Wanted, pcm: Pcm | None = None) -> Told:
+        """Answer for the content of a file, or for raw PCM, within a turn. Raises Refused."""
+        heard = await self._decoded(content, name, pcm)
+        samples, rate = heard.samples, self.classifier.settings.sample_rate
+        is_long = samples.shape[-1] > WHOLE_SECONDS * rate
+        cut = self._cut(samples.shape[-1], wanted) if wanted.windows or wanted.events or is_long else []
+        rows = await self._over_windows(samples, cut) if cut else np.zeros((0, len(self.classifier.labels)), np.float32)
+        logits = rows.mean(0) if is_long else (await self.scorer.logits([samples]))[0]
+        answer = self.classifier.answer(heard.name, logits, samples.shape[-1] / rate, heard.notes)
+        told = tuple(
+            Window(window.start / rate, window.stop / rate, row)
+            for window, row in zip(cut, softmax(rows) if cut else (), strict=True)
+        )
+        return Told(answer, told if wanted.windows else (), (), samples, rate)
+
+    async def vector(self, content: bytes, name: str, pcm: Pcm | None = None) -> Embedded:
+        """Give the vector of the content of a file, within a turn. Raises Refused."""
+        heard = await self._decoded(content, name, pcm)
+        rows = await self.scorer.vectors([heard.samples])
+        return next(embedded([heard], rows, self.classifier.settings.sample_rate))
+
+    def close(self) -> None:
+        """Let the threads end; what was not begun is dropped."""
+        self._decoders.shutdown(wait=False, cancel_futures=True)
+        self.scorer.close()
+
+    async def _decoded(self, content: bytes, name: str, pcm: Pcm | None) -> Heard:
+        work = functools.partial(hear, content, name, self.classifier.settings, self.limits, pcm)
+        heard = await asyncio.get_running_loop().run_in_executor(self._decoders, work)
+        self.metrics.audio_seconds.inc(heard.samples.shape[-1] / self.classifier.settings.sample_rate)
+        return heard
+
+    def _cut(self, frames: int, wanted: Wanted) -> list[Stretch]:
+        """The windows that are wanted, by default as long as the model's own and half of that apart."""
+        rate = self.classifier.settings.sample_rate
+        seconds = wanted.seconds or self.classifier.window_seconds
+        hop = wanted.hop or seconds / 2
+        if not 0 < hop <= seconds:
+            raise Refused(
+                "query", f"hop received '{hop:g}', and more than 0 up to the window's {seconds:g} s is allowed."
             )
-        events: list[Event] = []
-        for window in windows:
-            best = int(window.probabilities.argmax())
-            label, probability = labels[best], float(window.probabilities[best])
-            if probability < 0.5:
-                continue
-            if events and events[-1].label == label and events[-1].end >= window.start:
-                events[-1] = Event(label, events[-1].start, window.end, max(probability, events[-1].probability))
-            else:
-                events.append(Event(label, window.start, window.end, probability))
-        return Told(answer, tuple(windows) if len(windows) > 1 else (), tuple(events), samples, rate)
+        count = max(0.0, frames / rate - seconds) / hop + 1
+        if count > self.limits.windows:
+            raise Refused("query", f"{count:.0f} windows were asked for, and {self.limits.windows} are allowed.")
+        return windows(np.array([frames]), max(1, round(seconds * rate)), 1 - hop / seconds)
+
+    async def _over_windows(self, samples: np.ndarray, cut: Sequence[Stretch]) -> np.ndarray:
+        """Logits (windows, classes), some windows at a time."""
+        rows = []
+        for first in range(0, len(cut), WINDOWS_AT_ONCE):
+            part = cut[first : first + WINDOWS_AT_ONCE]
+            rows.append(await self.scorer.logits([samples[:, one.start : one.stop] for one in part]))
+        return np.concatenate(rows)

@@ -14,13 +14,11 @@ STATUS = {
     "query": 400,
     "body": 400,
     "token": 401,
-    "host": 400,
     "slow": 408,
     "large": 413,
     "media": 415,
     "full": 429,
     "memory": 429,
-    "stopping": 503,
     "deadline": 504,
 }
 
