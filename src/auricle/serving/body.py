@@ -44,7 +44,9 @@ async def read(request: Request, turn: Turn, limits: Limits) -> Sent:
         raise Refused("media", f"'{media}' is no sound. Send a sound file as it is, or as '{FIELD}' of a {FORM}.")
     coding = request.headers.get("content-encoding", "identity").lower()
     if coding not in ("", "identity"):
-        raise Refused("media", f"content-encoding received '{coding[:40]}', and none is allowed. Send the file as it is.")
+        raise Refused(
+            "media", f"content-encoding received '{coding[:40]}', and none is allowed. Send the file as it is."
+        )
     declared = request.headers.get("content-length", "")
     if declared.isdigit() and int(declared) > limits.body_bytes:
         raise _too_large(limits)
@@ -73,9 +75,7 @@ async def _bounded(request: Request, turn: Turn, limits: Limits) -> AsyncIterato
 async def _form(request: Request, turn: Turn, limits: Limits) -> Sent:
     """The file of a form. The parser would write long files to a disk; here none is long enough for that."""
     stream: Any = _bounded(request, turn, limits)
-    parser = MultiPartParser(
-        request.headers, stream, max_files=1, max_fields=FIELDS, max_part_size=FIELD_BYTES
-    )
+    parser = MultiPartParser(request.headers, stream, max_files=1, max_fields=FIELDS, max_part_size=FIELD_BYTES)
     parser.spool_max_size = limits.body_bytes + 1
     try:
         form = await parser.parse()

@@ -22,12 +22,12 @@ import numpy as np
 from starlette.middleware import Middleware
 
 from auricle.classifier import Answer
-from auricle.errors import AuricleError
+from auricle.errors import AudioError
 from auricle.events import Event
 from auricle.serving import showing
 from auricle.serving.asking import Asking, Wanted
 from auricle.serving.gate import Gate, taken
-from auricle.serving.limits import Refused
+from auricle.serving.limits import MIB, Refused
 from auricle.serving.live import Ear, as_file
 from auricle.serving.showing import Row
 
@@ -99,8 +99,9 @@ def page(asking: Asking, about: About) -> gr.Blocks:
                 _listen(asking)
             with gr.Tab("Batch", id="batch"):
                 _batch(asking)
-            with gr.Tab("Live", id="live"):
-                _live(asking)
+            if asking.classifier.settings.bands is None:
+                with gr.Tab("Live", id="live"):
+                    _live(asking)
             with gr.Tab("About", id="about"):
                 gr.Markdown(about.card or "This model has no card.", elem_id="card")
             if about.report:
@@ -113,10 +114,18 @@ def page(asking: Asking, about: About) -> gr.Blocks:
 
 
 def _listen(asking: Asking) -> None:
+    limits = asking.limits
     with gr.Row(equal_height=False, elem_classes="given"):
-        dropped = gr.File(label="Drop a sound, or choose a file", type="filepath", height=132, elem_id="drop")
+        label = f"Drop a sound or choose a file, up to {limits.body_bytes / MIB:g} MiB and {limits.seconds / 60:g} min"
+        dropped = gr.File(label=label, type="filepath", height=140, elem_id="drop")
         recorded = gr.Audio(
-            label="Or record one", sources=["microphone"], type="filepath", editable=False, buttons=[], elem_id="record"
+            label="Or record one",
+            sources=["microphone"],
+            type="filepath",
+            editable=False,
+            buttons=[],
+            visible=asking.classifier.settings.bands is None,
+            elem_id="record",
         )
     gr.HTML(showing.known(asking.classifier.labels), elem_id="known")
     result = gr.HTML(elem_id="result", elem_classes="announced")
@@ -127,7 +136,11 @@ def _listen(asking: Asking) -> None:
 
 def _batch(asking: Asking) -> None:
     dropped = gr.File(
-        label="Drop many sounds, or choose files", file_count="multiple", type="filepath", height=132, elem_id="drop-many"
+        label="Drop many sounds or choose files",
+        file_count="multiple",
+        type="filepath",
+        height=140,
+        elem_id="drop-many",
     )
     result = gr.HTML(elem_id="answers")
     dropped.upload(partial(_hear_all, asking), dropped, [dropped, result], show_progress="hidden", **ASKED)
@@ -163,8 +176,8 @@ async def _hear(asking: Asking, path: str | None) -> tuple[Any, Any]:
         return None, await asyncio.to_thread(showing.told, found, classifier.labels, classifier.threshold)
     except FileNotFoundError:
         return None, showing.refused(name, GONE)
-    except AuricleError as error:
-        return None, showing.refused(name, str(error))
+    except Refused as error:
+        return None, showing.refused(name, error.detail, error.kind)
 
 
 async def _hear_all(asking: Asking, paths: list[str] | None) -> AsyncIterator[tuple[Any, Any]]:
@@ -205,7 +218,7 @@ async def _row(asking: Asking, path: str) -> Row:
             await asyncio.sleep(1)
     except FileNotFoundError:
         return Row(name, note=GONE, failed=True)
-    except AuricleError as error:
+    except Refused as error:
         return Row(name, note=str(error), failed=True)
 
 
@@ -220,7 +233,7 @@ async def _hear_piece(asking: Asking, ear: Ear | None, path: str | None) -> tupl
         answer = await _answer(asking, ear)
     except FileNotFoundError:
         return gr.skip(), gr.skip()
-    except AuricleError as error:
+    except (AudioError, Refused) as error:
         return ear, showing.moment(None, (), str(error))
     late = PIECE_SECONDS + time.monotonic() - start
     said = (

@@ -22,6 +22,7 @@ from auricle.serving.sight import clock, sight
 SHOWN_CHOICES = 5
 SHOWN_LINES = 8
 SHOWN_EVENTS = 200
+SHOWN_LATEST = 10
 # Points of a line of probabilities: a screen has few more columns.
 POINTS = 400
 # What can be played is sent with the page: five minutes at 16 kHz are about 1.5 MB.
@@ -62,25 +63,30 @@ class Row:
 
 def told(found: Told, labels: Sequence[str], threshold: float | None) -> str:
     """The HTML of one answer. `labels` are the model's, in order, and `threshold` what an answer needs, if anything."""
-    mono = found.samples.mean(axis=0, dtype=np.float32) / 32768
-    seen = sight(mono, found.sample_rate, PLAYED_SAMPLES)
+    seconds = found.answer.seconds
+    seen = None  # ready frames can be neither seen nor heard
+    if found.samples.dtype == np.int16:
+        mono = found.samples.mean(axis=0, dtype=np.float32) / 32768
+        seen = sight(mono, found.sample_rate, PLAYED_SAMPLES)
+    events = [(_at(event.start, seconds), _at(event.end, seconds), event) for event in found.events[:SHOWN_EVENTS]]
     return template("told.html").render(
         answer=found.answer,
         choices=found.answer.choices[:SHOWN_CHOICES],
+        warnings=[_parted(warning) for warning in found.answer.warnings],
         threshold=threshold,
         sight=seen,
-        length=_length(seen.seconds),
-        played=_length(seen.played),
-        lines=lines(found.windows, found.events, labels, seen.seconds),
-        events=[(clock(round(event.start, 2), seen.seconds), _until(event, seen.seconds), event) for event in found.events[:SHOWN_EVENTS]],
+        length=_length(seconds),
+        played=_length(seen.played) if seen else "",
+        lines=lines(found.windows, found.events, labels, seconds),
+        events=events,
         more=max(0, len(found.events) - SHOWN_EVENTS),
         is_long=bool(found.windows),
     )
 
 
-def refused(name: str, why: str) -> str:
-    """The HTML for a sound that was not answered: one sentence and what to do."""
-    return template("refused.html").render(name=name, why=why)
+def refused(name: str, why: str, kind: str = "") -> str:
+    """The HTML for a sound that was not answered: what is wrong with it, in a sentence."""
+    return template("refused.html").render(name=name, why=why, kind=kind)
 
 
 def lines(windows: Sequence[Window], events: Sequence[Event], labels: Sequence[str], seconds: float) -> list[Line]:
@@ -99,9 +105,7 @@ def lines(windows: Sequence[Window], events: Sequence[Event], labels: Sequence[s
     ]
 
 
-def _line(
-    label: str, likely: np.ndarray, windows: Sequence[Window], events: Sequence[Event], seconds: float
-) -> Line:
+def _line(label: str, likely: np.ndarray, windows: Sequence[Window], events: Sequence[Event], seconds: float) -> Line:
     """Draw each window at its middle; of many windows the likeliest of each few."""
     few = -(-len(windows) // POINTS)
     middles = [1000 * (window.start + window.end) / 2 / seconds for window in windows]
@@ -115,7 +119,7 @@ def _line(
         Bar(
             100 * event.start / seconds,
             100 * (event.end - event.start) / seconds,
-            f"{label}, {clock(round(event.start, 2), seconds)} to {_until(event, seconds)}, {event.probability:.0%}",
+            f"{label}, {_at(event.start, seconds)} to {_at(event.end, seconds)}, {event.probability:.0%}",
         )
         for event in events
     )
@@ -140,7 +144,7 @@ def moment(answer: Answer | None, events: Sequence[Event], said: str, choices: i
     """The HTML of what is heard now, and of the latest events, the newest first."""
     newest = [(f"{event.start:.1f} s", f"{event.end:.1f} s", event) for event in reversed(events)]
     return template("moment.html").render(
-        answer=answer, choices=answer.choices[:choices] if answer else (), events=newest[:SHOWN_CHOICES * 2], said=said
+        answer=answer, choices=answer.choices[:choices] if answer else (), events=newest[:SHOWN_LATEST], said=said
     )
 
 
@@ -160,7 +164,9 @@ def _csv(rows: Sequence[Row]) -> str:
     writer.writerow(COLUMNS)
     for row in rows:
         probability = "" if row.probability is None else f"{row.probability:.6f}"
-        writer.writerow([row.file, row.label, probability, "" if row.seconds is None else f"{row.seconds:.3f}", row.note])
+        writer.writerow(
+            [row.file, row.label, probability, "" if row.seconds is None else f"{row.seconds:.3f}", row.note]
+        )
     return file.getvalue()
 
 
@@ -168,8 +174,14 @@ def _uri(mime: str, text: str) -> str:
     return f"data:{mime};charset=utf-8;base64,{base64.b64encode(text.encode()).decode()}"
 
 
-def _until(event: Event, seconds: float) -> str:
-    return clock(round(event.end, 2), seconds)
+def _at(place: float, seconds: float) -> str:
+    return clock(round(place, 2), seconds)
+
+
+def _parted(warning: str) -> tuple[str, str]:
+    """A warning as its kind and what was seen."""
+    kind, parted, detail = warning.partition(": ")
+    return (kind, detail) if parted else ("", warning)
 
 
 def _length(seconds: float) -> str:
