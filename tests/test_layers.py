@@ -43,6 +43,7 @@ ORDER = [
     "answers",
     "printing",
     "terminal",
+    "cli_serve",
     "cli_voices",
     "cli",
 ]

@@ -9,17 +9,19 @@ import contextlib
 import functools
 from collections.abc import AsyncIterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
 from auricle.classifier import Answer, Classifier, Embedded, embedded
 from auricle.evaluation.scoring import softmax
+from auricle.events import Event, Rules, events
 from auricle.recordings import Heard
 from auricle.serving.batching import Scorer
 from auricle.serving.hearing import Pcm, hear
 from auricle.serving.limits import Limits, Refused
 from auricle.serving.metrics import Metrics
+from auricle.timeline import Cut, moment
 from auricle.windows import Window as Stretch
 from auricle.windows import windows
 
@@ -39,26 +41,17 @@ class Window:
 
 
 @dataclass(frozen=True)
-class Event:
-    """A stretch, in seconds, in which a label was heard."""
-
-    label: str
-    start: float
-    end: float
-    probability: float
-
-
-@dataclass(frozen=True)
 class Wanted:
-    """What is asked beside the answer. `seconds` and `hop` of windows, None for the model's own; both need windows."""
+    """What is asked beside the answer: windows of so many `seconds`, one every `hop`, and events made of them.
+
+    By default windows are as long as the model's own, and half of that apart.
+    """
 
     windows: bool = False
     events: bool = False
     seconds: float | None = None
     hop: float | None = None
-    on: float | None = None
-    off: float | None = None
-    min_seconds: float | None = None
+    rules: Rules = field(default_factory=Rules)
 
 
 TIMELINE = Wanted(windows=True, events=True)
@@ -66,10 +59,7 @@ TIMELINE = Wanted(windows=True, events=True)
 
 @dataclass(frozen=True, eq=False)
 class Told:
-    """The answer for a sound, for its windows, its events, and the samples (channels, frames) that were heard.
-
-    A sound no longer than one window has no windows of its own.
-    """
+    """The answer for a sound, for its windows, its events, and the samples (channels, frames) that were heard."""
 
     answer: Answer
     windows: tuple[Window, ...]
@@ -142,15 +132,22 @@ class Asking:
         heard = await self._decoded(content, name, pcm)
         samples, rate = heard.samples, self.classifier.settings.sample_rate
         is_long = samples.shape[-1] > WHOLE_SECONDS * rate
-        cut = self._cut(samples.shape[-1], wanted) if wanted.windows or wanted.events or is_long else []
-        rows = await self._over_windows(samples, cut) if cut else np.zeros((0, len(self.classifier.labels)), np.float32)
+        cut: list[Stretch] = []
+        rows = np.zeros((0, len(self.classifier.labels)), np.float32)
+        if wanted.windows or wanted.events or is_long:
+            hop, cut = self._cut(samples.shape[-1], wanted)
+            rows = await self._over_windows(samples, cut)
         logits = rows.mean(0) if is_long else (await self.scorer.logits([samples]))[0]
         answer = self.classifier.answer(heard.name, logits, samples.shape[-1] / rate, heard.notes)
-        told = tuple(
-            Window(window.start / rate, window.stop / rate, row)
-            for window, row in zip(cut, softmax(rows) if cut else (), strict=True)
-        )
-        return Told(answer, told if wanted.windows else (), (), samples, rate)
+        told: tuple[Window, ...] = ()
+        if wanted.windows:
+            chances = softmax(rows)
+            told = tuple(Window(one.start / rate, one.stop / rate, row) for one, row in zip(cut, chances, strict=True))
+        found: tuple[Event, ...] = ()
+        if wanted.events:
+            merged = functools.partial(self._events, samples, cut, hop, rows, wanted.rules)
+            found = await asyncio.get_running_loop().run_in_executor(self._decoders, merged)
+        return Told(answer, told, found, samples, rate)
 
     async def vector(self, content: bytes, name: str, pcm: Pcm | None = None) -> Embedded:
         """Give the vector of the content of a file, within a turn. Raises Refused."""
@@ -169,19 +166,28 @@ class Asking:
         self.metrics.audio_seconds.inc(heard.samples.shape[-1] / self.classifier.settings.sample_rate)
         return heard
 
-    def _cut(self, frames: int, wanted: Wanted) -> list[Stretch]:
-        """The windows that are wanted, by default as long as the model's own and half of that apart."""
-        rate = self.classifier.settings.sample_rate
+    def _cut(self, frames: int, wanted: Wanted) -> tuple[int, list[Stretch]]:
+        """The hop in samples, and the windows that are wanted."""
         seconds = wanted.seconds or self.classifier.window_seconds
         hop = wanted.hop or seconds / 2
-        if not 0 < hop <= seconds:
-            raise Refused(
-                "query", f"hop received '{hop:g}', and more than 0 up to the window's {seconds:g} s is allowed."
-            )
-        count = max(0.0, frames / rate - seconds) / hop + 1
+        if hop > seconds:
+            raise Refused("query", f"hop received '{hop:g}', and up to the window's {seconds:g} s is allowed.")
+        size, step = Cut(seconds, hop).samples(self.classifier.settings.sample_rate)
+        count = max(0, frames - size) // step + 2
         if count > self.limits.windows:
-            raise Refused("query", f"{count:.0f} windows were asked for, and {self.limits.windows} are allowed.")
-        return windows(np.array([frames]), max(1, round(seconds * rate)), 1 - hop / seconds)
+            raise Refused("query", f"{count} windows were asked for, and {self.limits.windows} are allowed.")
+        return step, windows(np.array([frames]), size, 1 - step / size)
+
+    def _events(
+        self, samples: np.ndarray, cut: Sequence[Stretch], hop: int, rows: np.ndarray, rules: Rules
+    ) -> tuple[Event, ...]:
+        classifier = self.classifier
+        rate = classifier.settings.sample_rate
+        heard = (
+            moment(samples[:, one.start : one.stop], one.start, hop, rate, row)
+            for one, row in zip(cut, rows, strict=True)
+        )
+        return tuple(events(heard, classifier.labels, classifier.threshold, rules))
 
     async def _over_windows(self, samples: np.ndarray, cut: Sequence[Stretch]) -> np.ndarray:
         """Logits (windows, classes), some windows at a time."""
