@@ -85,7 +85,7 @@ def moments(
         pieces = [samples[:, start - begin : start - begin + size] for start in fresh]
         for start, piece, row in zip(fresh, pieces, classifier.logits(pieces), strict=True):
             end = start + piece.shape[1]
-            levels = cell_levels(piece, start, hop)
+            levels = _levels(piece, start, hop)
             yield Moment(start / rate, end / rate, row, hop / rate, start // hop, levels)
 
 
@@ -117,7 +117,7 @@ def _batches(
         yield number, np.concatenate(kept, axis=1), begin, starts
 
 
-def cell_levels(piece: np.ndarray, start: int, hop: int) -> np.ndarray:
+def _levels(piece: np.ndarray, start: int, hop: int) -> np.ndarray:
     """RMS in dBFS of each cell's part of a window (channels, samples) that begins at sample `start`."""
     power = np.square(piece, dtype=np.float32).mean(axis=0)
     first = -(start % hop)

@@ -30,4 +30,4 @@ def mel_filters(sample_rate: int, n_fft: int, n_mels: int, f_min: float, f_max: 
     rising = -slopes[:, :-2] / width[:-1]
     falling = slopes[:, 2:] / width[1:]
     triangles = np.maximum(np.minimum(rising, falling), 0.0)
-    return (triangles * (2.0 / (edges[2:] - edges[:-2]))).astype(np.float32)
+    return np.asarray(triangles * (2.0 / (edges[2:] - edges[:-2])), np.float32)

@@ -13,6 +13,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from auricle.serving.asking import Asking
 from auricle.serving.server import Application, Message, Send
 
 # The page itself, what it is built of, signing in, sending a file, and asking for an answer.
@@ -22,6 +23,11 @@ OPEN = re.compile(
     r"|token|run/predict|reset|cancel|theme\.css|info|stream/\w+(/close)?)/?"
 )
 UPLOAD = "/gradio_api/upload"
+HEARTBEAT = "/gradio_api/heartbeat/"
+STREAMS = (HEARTBEAT, "/gradio_api/queue/data")
+# A service that stops lets pages have the answers that they wait for, if they come within so long.
+STREAM_SECONDS = 5.0
+STEP_SECONDS = 0.25
 QUESTION_BYTES = 1 << 20
 KEPT_SECONDS = 900.0
 MOST_UPLOADS = 8
@@ -34,12 +40,12 @@ class _TooMuch(Exception):
 
 
 class Gate:
-    """An ASGI application before Gradio's. `folder` is Gradio's, `body_bytes` is what one file may have."""
+    """An ASGI application before Gradio's, whose files lie in `folder`."""
 
-    def __init__(self, app: Application, folder: Path, body_bytes: int) -> None:
+    def __init__(self, app: Application, folder: Path, asking: Asking) -> None:
         self.app = app
         self.folder = folder
-        self.body_bytes = body_bytes
+        self.asking = asking
         self.uploads = 0
 
     async def __call__(self, scope: Message, receive: Any, send: Send) -> None:
@@ -47,6 +53,8 @@ class Gate:
             await self.app(scope, receive, send)
         elif not OPEN.fullmatch(scope["path"]):
             await _say(send, 404, "There is no such page.")
+        elif scope["path"].startswith(STREAMS):
+            await self._stream(scope, receive, send)
         elif scope["method"] != "POST":
             await self.app(scope, receive, send)
         elif scope["path"].rstrip("/") == UPLOAD:
@@ -56,7 +64,7 @@ class Gate:
 
     async def _upload(self, scope: Message, receive: Any, send: Send) -> None:
         """Let files pass while they fit, one by one, together, and beside what still waits to be read."""
-        most = UPLOADED_BODIES * self.body_bytes
+        most = UPLOADED_BODIES * self.asking.limits.body_bytes
         if _declared(scope) > most:
             await _say(send, 413, f"More than {most} bytes were sent at once.")
             return
@@ -82,6 +90,22 @@ class Gate:
             self.uploads -= 1
             asyncio.get_running_loop().call_later(KEPT_SECONDS + 1, sweep, self.folder)
 
+    async def _stream(self, scope: Message, receive: Any, send: Send) -> None:
+        """Let a page listen for as long as it is open, but not keep a service that stops from ending."""
+        answer = asyncio.ensure_future(self.app(scope, receive, send))
+        patience = 0.0 if scope["path"].startswith(HEARTBEAT) else STREAM_SECONDS
+        try:
+            while not answer.done() and patience >= 0:
+                await asyncio.wait([answer], timeout=STEP_SECONDS)
+                patience -= STEP_SECONDS if self.asking.stopping else 0.0
+        finally:
+            was_cut = answer.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await answer
+        if was_cut:
+            with contextlib.suppress(OSError, RuntimeError):  # the answer may have ended on its own after all
+                await send({"type": "http.response.body", "body": b"", "more_body": False})
+
     async def _question(self, scope: Message, receive: Any, send: Send) -> None:
         """Read a small body in whole, see that it names no address, and hand it on."""
         if _declared(scope) > QUESTION_BYTES:
@@ -100,7 +124,7 @@ class Gate:
         if _names_an_address(bytes(body)):
             await _say(send, 400, "A question may name files that were sent, and no address.")
             return
-        unread = [{"type": "http.request", "body": bytes(body), "more_body": False}]
+        unread: list[Message] = [{"type": "http.request", "body": bytes(body), "more_body": False}]
         await self.app(scope, lambda: _next(unread, receive), send)
 
 

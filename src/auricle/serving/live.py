@@ -16,7 +16,7 @@ import soxr
 from auricle.audio.decode import decode, resample
 from auricle.classifier import Classifier
 from auricle.events import Event, Merger, Rules
-from auricle.timeline import Cut, Moment, cell_levels
+from auricle.timeline import Cut, moment
 
 # A browser sends pieces of half a second; one much longer is no piece of a stream.
 PIECE_SECONDS = 30.0
@@ -79,12 +79,9 @@ class Ear:
 
     def answered(self, number: int, samples: np.ndarray, probabilities: np.ndarray) -> None:
         """Take the probabilities (classes,) of a window."""
-        start = number * self.hop
-        rate = self.sample_rate
         logits = np.log(np.maximum(probabilities, 1e-12))
-        levels = cell_levels(samples[None], start, self.hop)
-        moment = Moment(start / rate, (start + len(samples)) / rate, logits, self.hop / rate, number, levels)
-        self.events.extend(self._merger.add(moment))
+        window = moment(samples[None], number * self.hop, self.hop, self.sample_rate, logits)
+        self.events.extend(self._merger.add(window))
 
     def finish(self) -> None:
         """End the event that goes on: nothing follows."""

@@ -66,7 +66,6 @@ def about(folder: Path) -> About:
 
 def mount(app: fastapi.FastAPI, asking: Asking, about: About, token: str | None = None) -> None:
     """Mount the page at the root of a service, after its own routes. With a token, visitors sign in by it."""
-    body_bytes = asking.limits.body_bytes
     theme = gr.themes.Default(
         font=("system-ui", "sans-serif"), font_mono=("ui-monospace", "monospace"), primary_hue="blue"
     )
@@ -80,13 +79,13 @@ def mount(app: fastapi.FastAPI, asking: Asking, about: About, token: str | None 
         theme=theme,
         css=css,
         head='<meta name="viewport" content="width=device-width, initial-scale=1">',
-        max_file_size=body_bytes,
+        max_file_size=asking.limits.body_bytes,
         run_history=False,
         footer_links=[],
         ssr_mode=False,
         auth=None if token is None else partial(_knows, token),
         auth_message="The password is the service's token. Any name will do.",
-        app_kwargs={"middleware": [Middleware(Gate, folder=folder, body_bytes=body_bytes)]},
+        app_kwargs={"middleware": [Middleware(Gate, folder=folder, asking=asking)]},
     )
 
 
