@@ -1,15 +1,17 @@
 """What of Gradio's own doors stays open, and how much may come in by them.
 
 In: requests to the page. Out: the few routes that the page needs reach Gradio; its other routes do not exist, a body
-has a bound, and a request names no address to fetch from. What is sent lies in Gradio's folder only until it is read;
-what nobody reads is swept away.
+has a bound, and a request names no file or address of its own choosing. What is sent lies in Gradio's folder only until
+it is read; what nobody reads is swept away.
 """
 
 import asyncio
 import contextlib
 import json
+import os
 import re
 import time
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +31,7 @@ STREAMS = (HEARTBEAT, "/gradio_api/queue/data")
 STREAM_SECONDS = 5.0
 STEP_SECONDS = 0.25
 QUESTION_BYTES = 1 << 20
-KEPT_SECONDS = 900.0
+KEPT_SECONDS = 120.0
 MOST_UPLOADS = 8
 # Many files are sent at once; so many of the largest may come together, and may wait to be read.
 UPLOADED_BODIES = 8
@@ -47,6 +49,7 @@ class Gate:
         self.folder = folder
         self.asking = asking
         self.uploads = 0
+        self.is_sweeping = False
 
     async def __call__(self, scope: Message, receive: Any, send: Send) -> None:
         if scope["type"] != "http":
@@ -88,7 +91,16 @@ class Gate:
             await _say(send, 413, f"More than {most} bytes were sent at once.")
         finally:
             self.uploads -= 1
-            asyncio.get_running_loop().call_later(KEPT_SECONDS + 1, sweep, self.folder)
+            if not self.is_sweeping:
+                self.is_sweeping = True
+                asyncio.get_running_loop().call_later(KEPT_SECONDS, self._sweep)
+
+    def _sweep(self) -> None:
+        """Sweep, and once more later while anything lies there."""
+        sweep(self.folder)
+        self.is_sweeping = any(path.is_file() for path in self.folder.rglob("*"))
+        if self.is_sweeping:
+            asyncio.get_running_loop().call_later(KEPT_SECONDS, self._sweep)
 
     async def _stream(self, scope: Message, receive: Any, send: Send) -> None:
         """Let a page listen for as long as it is open, but not keep a service that stops from ending."""
@@ -107,7 +119,7 @@ class Gate:
                 await send({"type": "http.response.body", "body": b"", "more_body": False})
 
     async def _question(self, scope: Message, receive: Any, send: Send) -> None:
-        """Read a small body in whole, see that it names no address, and hand it on."""
+        """Read a small body in whole, see that it names only files that were sent, and hand it on."""
         if _declared(scope) > QUESTION_BYTES:
             await _say(send, 413, f"A question may have {QUESTION_BYTES} bytes.")
             return
@@ -121,16 +133,26 @@ class Gate:
             if len(body) > QUESTION_BYTES:
                 await _say(send, 413, f"A question may have {QUESTION_BYTES} bytes.")
                 return
-        if _names_an_address(bytes(body)):
-            await _say(send, 400, "A question may name files that were sent, and no address.")
+        try:
+            # Handed on as it was understood here, so that Gradio cannot read it otherwise.
+            asked = json.dumps(_checked(body, self.folder)).encode() if _is_json(scope, body) else bytes(body)
+        except ValueError as error:
+            await _say(send, 400, str(error))
             return
-        unread: list[Message] = [{"type": "http.request", "body": bytes(body), "more_body": False}]
+        unread: list[Message] = [{"type": "http.request", "body": asked, "more_body": False}]
         await self.app(scope, lambda: _next(unread, receive), send)
 
 
 async def taken(path: str) -> bytes:
     """The content of a file that was sent; it is gone from the folder. Raises FileNotFoundError for one that is."""
     return await asyncio.to_thread(_take, Path(path))
+
+
+def keep(paths: Iterable[str]) -> None:
+    """Say that files are still to be read: the broom passes them over for a while."""
+    for path in paths:
+        with contextlib.suppress(OSError):
+            os.utime(path)
 
 
 def sweep(folder: Path, seconds: float = KEPT_SECONDS) -> None:
@@ -170,21 +192,28 @@ def _declared(scope: Message) -> int:
     return int(length) if length.isdigit() else 0
 
 
-def _names_an_address(body: bytes) -> bool:
-    """Whether a JSON body has, anywhere, a 'path' or 'url' of a file that leads out of this machine."""
-    try:
-        pending = [json.loads(body)]
-    except ValueError:
-        return False  # a form, or nothing that Gradio will take
+def _is_json(scope: Message, body: bytearray) -> bool:
+    """Signing in is a form, and some questions are empty; everything else is JSON, or nothing that is understood."""
+    return bool(body) and not scope["path"].startswith("/login")
+
+
+def _checked(body: bytearray, folder: Path) -> Any:
+    """A JSON body in which every 'path' lies in a folder. Raises ValueError for any other.
+
+    A mounted Gradio does not look at this itself: a visitor could have any file of the server read, or any address.
+    """
+    asked = json.loads(body)
+    pending, inside = [asked], folder.resolve()
     while pending:
         one = pending.pop()
         if isinstance(one, dict):
-            if "://" in str(one.get("path", "")):
-                return True
+            path = one.get("path")
+            if path is not None and not (isinstance(path, str) and Path(path).resolve().is_relative_to(inside)):
+                raise ValueError("A question may name files that were sent, and nothing else.")
             pending.extend(one.values())
         elif isinstance(one, list):
             pending.extend(one)
-    return False
+    return asked
 
 
 async def _say(send: Send, status: int, text: str) -> None:

@@ -68,8 +68,8 @@ class Ear:
         ready = (self._begin + len(self._kept) - self.size) // self.hop + 1
         self._next = max(self._next, ready - MOST_BEHIND)
         while self._next < ready:
-            self._forget()
-            yield self._next, self._kept[: self.size]
+            first = self._next * self.hop - self._begin
+            yield self._next, self._kept[first : first + self.size]
             self._next += 1
         self._forget()
 
@@ -88,8 +88,8 @@ class Ear:
         self.events.extend(self._merger.finish())
 
     def _forget(self) -> None:
-        """Let go of what lies before the next window."""
-        gone = min(max(0, self._next * self.hop - self._begin), len(self._kept))
+        """Let go of what lies before the next window and before the newest."""
+        gone = max(0, min(self._next * self.hop - self._begin, len(self._kept) - self.size))
         self._kept = self._kept[gone:]
         self._begin += gone
 

@@ -26,7 +26,7 @@ from auricle.errors import AudioError
 from auricle.events import Event
 from auricle.serving import showing
 from auricle.serving.asking import Asking, Wanted
-from auricle.serving.gate import Gate, taken
+from auricle.serving.gate import KEPT_SECONDS, Gate, keep, taken
 from auricle.serving.limits import MIB, Refused
 from auricle.serving.live import Ear, as_file
 from auricle.serving.showing import Row
@@ -91,7 +91,9 @@ def mount(app: fastapi.FastAPI, asking: Asking, about: About, token: str | None 
 
 def page(asking: Asking, about: About) -> gr.Blocks:
     """Lay the page out and say what its controls do."""
-    with gr.Blocks(title=f"auricle · {about.name}", analytics_enabled=False, delete_cache=(60, 900)) as blocks:
+    with gr.Blocks(
+        title=f"auricle · {about.name}", analytics_enabled=False, delete_cache=(30, round(KEPT_SECONDS))
+    ) as blocks:
         gr.HTML("<h1>What is this sound?</h1>", elem_id="title")
         with gr.Tabs():
             with gr.Tab("Listen", id="listen"):
@@ -196,6 +198,7 @@ async def _hear_all(asking: Asking, paths: list[str] | None) -> AsyncIterator[tu
             rows.append(await task)
             if time.monotonic() - told > TOLD_SECONDS:
                 told = time.monotonic()
+                keep(paths[len(rows) :])
                 yield gr.skip(), showing.table(rows, len(paths))
         yield None, showing.table(rows, len(paths))
     finally:

@@ -80,7 +80,7 @@ def told(found: Told, labels: Sequence[str], threshold: float | None) -> str:
         lines=lines(found.windows, found.events, labels, seconds),
         events=events,
         more=max(0, len(found.events) - SHOWN_EVENTS),
-        is_long=bool(found.windows),
+        is_long=len(found.windows) > 1,
     )
 
 
@@ -91,7 +91,7 @@ def refused(name: str, why: str, kind: str = "") -> str:
 
 def lines(windows: Sequence[Window], events: Sequence[Event], labels: Sequence[str], seconds: float) -> list[Line]:
     """The labels that matter over time: those with events by their time, then the likeliest, to eight in all."""
-    if not windows:
+    if len(windows) < 2:
         return []
     table = np.stack([window.probabilities for window in windows])
     heard = list(dict.fromkeys(event.label for event in events))
