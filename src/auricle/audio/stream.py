@@ -84,7 +84,7 @@ def _frames(pieces: Iterable[bytes], channels: int, form: Form) -> Iterator[np.n
             yield np.frombuffer(piece[:whole], dtype).reshape(-1, channels).T
 
 
-class _Joined(io.RawIOBase):
+class Joined(io.RawIOBase):
     """Bytes that were read already, then the rest of a file that cannot go back."""
 
     def __init__(self, head: bytes, file: BinaryIO) -> None:
@@ -119,7 +119,7 @@ def _decoded(
     else:
         head = content = _head(file)
         container = sniff(head)
-        joined = cast(BinaryIO, _Joined(head, file))
+        joined = cast(BinaryIO, Joined(head, file))
         if container in _SPOOLED:
             joined = _spooled(joined, closing)
             content = Peek(joined)
