@@ -28,6 +28,9 @@ ORDER = [
     "evaluation",
     "training",
     "recordings",
+    "timeline",
+    "events",
+    "hearing",
     "classifier",
     "hub",
     "building",
@@ -39,9 +42,13 @@ ORDER = [
     "serving",
     "demo",
     "answers",
+    "output",
+    "predicting",
+    "live",
     "printing",
     "terminal",
     "cli_voices",
+    "cli_predict",
     "cli",
 ]
 FILES = sorted(path for path in ROOT.rglob("*.py") if path != ROOT / "__init__.py")
