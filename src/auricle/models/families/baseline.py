@@ -145,6 +145,8 @@ class Model(PreTrainedModel):
         if self.config.bands is None:
             waveform = input_values.mean(1) if input_values.dim() == 3 else input_values
             values = waveform * masking.real(lengths, waveform.shape[-1])
+        if torch.compiler.is_compiling():
+            return self.functionals(values, lengths)  # an exported graph has no loop over its batch
         # A few clips at a time stay in the processor's cache: half the time of a large batch, and flat memory.
         rows = max(1, CHUNK // max(1, values[0].numel()))
         chunks = zip(values.split(rows), lengths.split(rows), strict=True)
