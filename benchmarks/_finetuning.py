@@ -16,10 +16,11 @@ from typing import Any
 from transformers.utils import logging as transformers_logging
 
 from auricle import recipe as recipes
+from auricle.building import save_model, settle
 from auricle.corpus.splits import Fold
 from auricle.errors import AuricleError, DataError
 from auricle.finetuning import by_finetuning
-from auricle.folds import Listener, labels_of, save_model, settle
+from auricle.folds import Listener, labels_of
 from auricle.models.precision import is_bf16
 from auricle.prepare import Prepared, prepare
 from auricle.training.loop import Epoch

@@ -22,13 +22,14 @@ from tests import checkpoints
 from transformers import AutoModelForAudioClassification, Wav2Vec2FeatureExtractor, pipeline
 from transformers.utils import logging as transformers_logging
 
-from auricle.batches import held
-from auricle.classifier import Classifier, load, recordings
+from auricle.classifier import Classifier, load
 from auricle.corpus.reading import read_index
 from auricle.errors import AuricleError
 from auricle.evaluation import scoring
 from auricle.models.families.pretrained import Model
 from auricle.models.precision import is_bf16
+from auricle.recordings import recordings
+from auricle.windows import held
 from benchmarks._figures import Screen, corpus, spread
 
 CHECKPOINT = "hubert-base"

@@ -20,8 +20,8 @@ import torch
 
 from auricle import recipe as recipes
 from auricle.batches import stored
+from auricle.building import build_model
 from auricle.corpus.reading import read_index
-from auricle.folds import build_model
 from auricle.prepare import prepare
 from auricle.recipe import Recipe
 from auricle.training import train as training

@@ -4,7 +4,8 @@ from collections import Counter
 
 import numpy as np
 
-from auricle.batches import EpochBatches, TrainClips, Window, build, by_length, collate, held, windows
+from auricle.batches import EpochBatches, TrainClips, build, collate
+from auricle.windows import Window, by_length, held, windows
 
 
 def arrays(*lengths: int) -> list[np.ndarray]:

@@ -15,8 +15,8 @@ from transformers import (
     Speech2TextForConditionalGeneration,
 )
 
+from auricle.building import settle
 from auricle.errors import UsageError
-from auricle.folds import settle
 from auricle.models.checkpoint import open_checkpoint, read_config, read_extractor
 from tests.test_encoders import folder
 from tests.test_finetuning import small

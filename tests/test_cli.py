@@ -118,7 +118,7 @@ def test_python_answers_for_files_and_arrays_alike(trained: Path, corpus: Path) 
 
 
 def test_an_answer_does_not_depend_on_the_other_files(trained: Path, corpus: Path) -> None:
-    from auricle.classifier import recordings
+    from auricle.recordings import recordings
 
     classifier = auricle.load(trained)
     together = list(classifier.answers(recordings([str(corpus)])))

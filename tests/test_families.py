@@ -10,11 +10,12 @@ import torch
 from transformers import PreTrainedModel
 
 from auricle import models
-from auricle.batches import held
-from auricle.classifier import load_model
+from auricle.building import build_model, save_model
 from auricle.evaluation import scoring
-from auricle.folds import build_model, save_model
+from auricle.models import running
+from auricle.models.opening import load_model
 from auricle.recipe import parse
+from auricle.windows import held
 from tests.conftest import PITCHES, tone
 from tests.test_encoders import NAMES, folder
 
@@ -216,4 +217,4 @@ def test_what_embeds_once_scores_the_same() -> None:
     clips = held(arrays())
     embedded = scoring.embed(model, clips, batch_seconds=10)
     expected = scoring.score(model, clips, batch_seconds=10)
-    assert np.abs(scoring.score_embedded(model, embedded) - expected).max() < 1e-5
+    assert np.abs(running.score_embedded(model, embedded) - expected).max() < 1e-5

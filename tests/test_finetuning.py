@@ -19,12 +19,12 @@ from safetensors.torch import load_file
 from transformers import AutoConfig, pipeline
 
 from auricle import recipe as recipes
-from auricle.batches import held
+from auricle.building import build_model, settle
 from auricle.classifier import load
 from auricle.errors import UsageError
 from auricle.evaluation import scoring
 from auricle.finetuning import say_table
-from auricle.folds import Listener, build_model, settle
+from auricle.folds import Listener
 from auricle.models.families.pretrained import Model, Options
 from auricle.recipe import Recipe
 from auricle.run import run
@@ -34,6 +34,7 @@ from auricle.training import train as training
 from auricle.training.course import Material
 from auricle.training.freezing import Learner
 from auricle.training.prefix import Hearing, View
+from auricle.windows import held
 from tests.conftest import PITCHES, tone, write_corpus
 from tests.test_encoders import NAMES, folder
 

@@ -18,17 +18,19 @@ import auricle
 from auricle.audio import frames
 from auricle.audio import store as stores
 from auricle.audio.survey import Opened, Settings, open_clip
-from auricle.batches import build, held
-from auricle.classifier import recordings
+from auricle.batches import build
+from auricle.building import build_model, save_model
 from auricle.cli import main
 from auricle.corpus.clip import Clip
 from auricle.corpus.reading import read_index
 from auricle.errors import AudioError, UsageError
 from auricle.evaluation import scoring
-from auricle.folds import Listener, build_model, save_model
+from auricle.folds import Listener
 from auricle.prepare import inspect, prepare
 from auricle.recipe import load, parse
+from auricle.recordings import recordings
 from auricle.run import run
+from auricle.windows import held
 from tests.conftest import tone
 from tests.speakers_corpus import make
 

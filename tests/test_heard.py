@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 
 from auricle import recipe as recipes
-from auricle.batches import Sounds, held
 from auricle.evaluation import heard
 from auricle.evaluation.scoring import Scores
 from auricle.folds import Listener
 from auricle.judging import evaluate
 from auricle.run import run
+from auricle.windows import Sounds, held
 from tests.conftest import write_corpus
 from tests.test_run import small
 

@@ -10,9 +10,10 @@ import pytest
 import soundfile
 
 from auricle import recipe as recipes
-from auricle.classifier import Classifier, recordings
-from auricle.folds import build_model
+from auricle.building import build_model
+from auricle.classifier import Classifier
 from auricle.prepare import inspect
+from auricle.recordings import recordings
 from tests.conftest import RATE, tone
 
 COUNT = 2000

@@ -7,12 +7,13 @@ import numpy as np
 import pytest
 
 from auricle import recipe as recipes
-from auricle.batches import held
+from auricle.building import save_model
 from auricle.classifier import load
 from auricle.evaluation import metrics, scoring, temperature
 from auricle.evaluation.scoring import Scores
-from auricle.folds import Listener, save_model
+from auricle.folds import Listener
 from auricle.run import run
+from auricle.windows import held
 from tests.conftest import write_corpus
 from tests.test_encoders import folder
 from tests.test_families import VARIANTS, arrays, build

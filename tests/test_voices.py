@@ -10,10 +10,10 @@ import soundfile
 
 import auricle
 from auricle import recipe as recipes
-from auricle.classifier import Recording, recordings
 from auricle.cli import main
 from auricle.errors import DataError, RunError, UsageError
 from auricle.folds import Listener
+from auricle.recordings import Recording, recordings
 from auricle.run import run
 from auricle.voices.claims import desk
 from auricle.voices.encoder import open_encoder

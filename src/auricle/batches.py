@@ -5,7 +5,7 @@ have seen. Evaluation: whole clips or overlapping windows, sorted by length, in 
 seconds. Samples stay int16 until the batch is built.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,23 +15,9 @@ from torch import Tensor
 from torch.utils.data import Dataset, Sampler
 
 from auricle.audio.store import Store
+from auricle.windows import Sounds, padded
 
-FULL_SCALE = 32768.0
 BUCKET_BATCHES = 32
-
-
-@dataclass(frozen=True)
-class Sounds:
-    """Clips to be scored: their lengths in samples, and how to get the samples of each.
-
-    Samples are int16 (channels, frames), or the float32 (bands, frames) of ready frames.
-    """
-
-    lengths: np.ndarray
-    get: Callable[[int], np.ndarray]
-
-    def __len__(self) -> int:
-        return len(self.lengths)
 
 
 def stored(store: Store, positions: Sequence[int]) -> Sounds:
@@ -40,71 +26,21 @@ def stored(store: Store, positions: Sequence[int]) -> Sounds:
     return Sounds(lengths, lambda number: store.samples(positions[number]))
 
 
-def held(arrays: Sequence[np.ndarray]) -> Sounds:
-    """Clips in memory: arrays as `Sounds` has them."""
-    return Sounds(np.array([array.shape[-1] for array in arrays], dtype=np.int64), lambda number: arrays[number])
-
-
 def build(pieces: Sequence[np.ndarray]) -> tuple[Tensor, Tensor | None]:
-    """Pad pieces (channels, frames) on the right into one batch; int16 full scale becomes 1, float32 stays as it is.
+    """Pad pieces as `windows.padded` does, into tensors.
 
     Returns float32 (batch, samples), or (batch, channels, samples) when any piece has several channels, and the
     attention mask (batch, samples), None when every piece is as long as the longest.
     """
-    channels = max(piece.shape[0] for piece in pieces)
-    longest = max(piece.shape[-1] for piece in pieces)
-    batch = np.zeros((len(pieces), channels, longest), pieces[0].dtype)
-    for row, piece in zip(batch, pieces, strict=True):
-        row[:, : piece.shape[-1]] = piece
-    values = torch.from_numpy(batch)
-    if values.dtype == torch.int16:
-        values = values.to(torch.float32).div_(FULL_SCALE)
-    lengths = torch.tensor([piece.shape[-1] for piece in pieces])
-    mask = None
-    if int(lengths.min()) < longest:
-        mask = (torch.arange(longest)[None, :] < lengths[:, None]).to(torch.int64)
-    return (values[:, 0] if channels == 1 else values), mask
+    values, lengths = padded(pieces)
+    return torch.from_numpy(values), mask_of(torch.from_numpy(lengths), values.shape[-1])
 
 
-@dataclass(frozen=True)
-class Window:
-    """A stretch of one clip, in samples."""
-
-    clip: int
-    start: int
-    stop: int
-
-
-def windows(lengths: np.ndarray, size: int | None, overlap: float) -> list[Window]:
-    """Cut clips into overlapping windows of `size` samples; the last one ends where the clip ends.
-
-    Clips no longer than a window, or all when `size` is None, are one window each.
-    """
-    cut = []
-    for clip, length in enumerate(int(length) for length in lengths):
-        if size is None or length <= size:
-            cut.append(Window(clip, 0, length))
-            continue
-        hop = max(1, round(size * (1 - overlap)))
-        starts = [*range(0, length - size, hop), length - size]
-        cut += [Window(clip, start, start + size) for start in starts]
-    return cut
-
-
-def by_length(cut: Sequence[Window], batch_samples: int) -> Iterator[list[Window]]:
-    """Group windows of like length so that no padded batch holds more than `batch_samples`, one window at least.
-
-    The longest come first: what memory they need is there for all that follow.
-    """
-    ordered = sorted(cut, key=lambda window: (window.start - window.stop, window.clip, window.start))
-    batch: list[Window] = []
-    for window in ordered:
-        if batch and (len(batch) + 1) * (batch[0].stop - batch[0].start) > batch_samples:
-            yield batch
-            batch = []
-        batch.append(window)
-    if batch:
-        yield batch
+def mask_of(lengths: Tensor, samples: int) -> Tensor | None:
+    """The attention mask (batch, samples) of clips of lengths (batch,), None when all are as long as that."""
+    if int(lengths.min()) == samples:
+        return None
+    return (torch.arange(samples)[None, :] < lengths[:, None]).to(torch.int64)
 
 
 @dataclass(frozen=True)

@@ -1,42 +1,32 @@
 """A trained model that answers: for files, for samples in memory, one or many.
 
-In: a run or model folder, then recordings of any format, rate and length. Out: one Answer or vector for each, in
-order; a file that cannot be heard gets one that says why. Memory is bounded by the seconds decoded at a time, not by
-the number of files.
+In: a run, model or exported folder, then recordings of any format, rate and length. Out: one Answer or vector for each,
+in order; a file that cannot be heard gets one that says why. PyTorch is imported only where a model needs it.
 """
 
-import collections
 import hashlib
-import itertools
-import json
-import sys
+import importlib.util
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
-from typing import Any
+from pathlib import Path
+from typing import Any, Literal
 
 import numpy as np
-import torch
-from transformers import AutoConfig, PreTrainedModel
 
-from auricle import models
 from auricle.audio.decode import Sound
-from auricle.audio.frames import SUFFIX as FRAMES_SUFFIX
-from auricle.audio.survey import Opened, Settings, as_heard, cores, open_clip
-from auricle.batches import held
-from auricle.corpus import tree
-from auricle.corpus.archive import is_archive
-from auricle.corpus.clip import Clip
-from auricle.errors import DataError, RunError, UsageError
+from auricle.audio.survey import Opened, Settings
+from auricle.errors import MissingExtra, RunError, UsageError
 from auricle.evaluation import scoring
-from auricle.models.precision import is_bf16
+from auricle.models.graph import Graph
 from auricle.recipe import REFUSED
+from auricle.recordings import MAX_SECONDS, Heard, Recording, hear, heard_of
+from auricle.windows import held
 
-MAX_SECONDS = 6 * 3600.0
-CHUNK_SECONDS = 600.0
-CHUNK_FILES = 256
 BATCH_SECONDS = 60.0
+# How long the windows of a long recording are where neither recipe nor training clips say it, and within which bounds.
+WINDOW_SECONDS, WINDOW_BOUNDS = 5.0, (1.0, 30.0)
+
+Runtime = Literal["auto", "torch", "onnx"]
 
 
 @dataclass(frozen=True)
@@ -88,41 +78,27 @@ class Embedded:
     error: str | None = None
 
 
-@dataclass(frozen=True)
-class Recording:
-    """A file to be answered for: its name, the source that opens it, and the seconds in it, None for its two ends."""
-
-    name: str
-    source: str
-    start: float | None = None
-    end: float | None = None
-
-
-@dataclass(frozen=True, eq=False)
-class Heard:
-    """A recording as a model hears it: int16 samples (channels, frames), none where `notes` say that it is deaf."""
-
-    name: str
-    samples: np.ndarray
-    notes: tuple[str, ...]
-
-    @property
-    def error(self) -> str | None:
-        return None if self.samples.shape[-1] else ("; ".join(self.notes) or "empty: no samples")
-
-
 class Classifier:
     """A model folder, opened. Call it with a file name for one Answer.
 
-    A model with a threshold may answer "unknown"; with `refuse` false it names a class all the same.
+    `model` is one of PyTorch or an exported Graph. A model with a threshold may answer "unknown"; with `refuse` false
+    it names a class all the same.
     """
 
-    def __init__(self, model: PreTrainedModel, *, refuse: bool = True) -> None:
-        self.model = model.eval()
+    def __init__(self, model: Any, *, refuse: bool = True) -> None:
+        self.model = model
         config = model.config
         self.labels = tuple(config.id2label[number] for number in range(config.num_labels))
         self.settings = Settings(config.sample_rate, config.channels, 0.0, MAX_SECONDS, getattr(config, "bands", None))
         self.threshold: float | None = getattr(config, "threshold", None) if refuse else None
+
+    @property
+    def window_seconds(self) -> float:
+        """How long a window of a long recording is: as in judging, else as a typical training clip."""
+        if window := getattr(self.model.config, "window_seconds", None):
+            return float(window)
+        typical = getattr(self.model.config, "clip_seconds", None) or WINDOW_SECONDS
+        return float(np.clip(typical, *WINDOW_BOUNDS))
 
     def __call__(self, file: str | Path) -> Answer:
         """Answer for one file."""
@@ -142,7 +118,7 @@ class Classifier:
                     f"{sound.samples.shape} at {sample_rate}. Make them as those that it learnt from."
                 )
             sound = Sound(np.asarray(samples, np.float32), sample_rate, "array", None)
-        return self._answer_all([_heard("array", Opened(sound, ()), self.settings)])[0]
+        return self._answer_all([heard_of("array", Opened(sound, ()), self.settings)])[0]
 
     def answers(self, recordings: Iterable[Recording]) -> Iterator[Answer]:
         """Answer for many files, in order, with bounded memory."""
@@ -152,53 +128,39 @@ class Classifier:
     def embeddings(self, recordings: Iterable[Recording]) -> Iterator[Embedded]:
         """Give the vector of each of many files, in order, with bounded memory."""
         for chunk in hear(recordings, self.settings):
-            yield from embedded(chunk, self._vectors(self.model, chunk), self.settings.sample_rate)
+            rows = self.vectors([heard.samples for heard in chunk if heard.error is None])
+            yield from embedded(chunk, rows, self.settings.sample_rate)
 
-    def _vectors(self, model: Any, chunk: Sequence[Heard]) -> np.ndarray:
-        """Vectors to be compared by angle; a machine beside the network has half the say there too."""
-        rows = _unit(self._rows(scoring.embed, chunk, model))
-        beside = getattr(model, "beside", None)
-        if beside is None or not beside.is_solved:
-            return rows
-        return np.concatenate([rows, self._vectors(beside, chunk)], 1)
+    def logits(self, samples: Sequence[np.ndarray]) -> np.ndarray:
+        """Logits (clips, classes) float32 of clips as `settings` say: int16 (channels, samples) or frames."""
+        return self._rows(scoring.score, samples)
 
-    def _rows(self, judge: Callable[..., np.ndarray], chunk: Sequence[Heard], model: Any) -> np.ndarray:
-        """What `scoring.score` or `scoring.embed` gives for the recordings of a chunk that can be heard."""
-        good = [heard.samples for heard in chunk if heard.error is None]
-        if not good:
-            return np.zeros((0, 1), np.float32)
-        rows = judge(model, held(good), batch_seconds=BATCH_SECONDS)
-        # The baseline's vectors are in as many units as it has descriptors, until they are standardised.
-        is_raw = judge is scoring.embed and hasattr(model, "standard")
-        return np.asarray(model.standard(rows) if is_raw else rows)
+    def vectors(self, samples: Sequence[np.ndarray]) -> np.ndarray:
+        """Vectors (clips, width) float32 to be compared by angle, of clips as `logits` takes them."""
+        return self._rows(scoring.vectors, samples)
+
+    def _rows(self, judge: Callable[..., np.ndarray], samples: Sequence[np.ndarray]) -> np.ndarray:
+        if not samples:
+            return np.zeros((0, len(self.labels)), np.float32)
+        return judge(self.model, held(samples), batch_seconds=BATCH_SECONDS)
+
+    def answer(self, name: str, logits: np.ndarray, seconds: float, notes: tuple[str, ...] = ()) -> Answer:
+        """Put a recording's logits (classes,) into words."""
+        row = scoring.softmax(logits[None])[0]
+        choices = tuple(Choice(self.labels[place], float(row[place])) for place in np.argsort(-row, kind="stable"))
+        unknown = self.threshold is not None and choices[0].probability < self.threshold
+        return Answer(name, choices, seconds, notes, unknown=unknown)
 
     def _answer_all(self, chunk: Sequence[Heard]) -> list[Answer]:
-        rows = iter(scoring.softmax(self._rows(scoring.score, chunk, self.model)))
+        rows = iter(self.logits([heard.samples for heard in chunk if heard.error is None]))
         answers = []
         for heard in chunk:
             if heard.error is not None:
                 answers.append(Answer(heard.name, (), 0.0, error=heard.error))
                 continue
-            row = next(rows)
-            choices = tuple(Choice(self.labels[place], float(row[place])) for place in np.argsort(-row, kind="stable"))
-            unknown = self.threshold is not None and choices[0].probability < self.threshold
             seconds = heard.samples.shape[-1] / self.settings.sample_rate
-            answers.append(Answer(heard.name, choices, seconds, heard.notes, unknown=unknown))
+            answers.append(self.answer(heard.name, next(rows), seconds, heard.notes))
         return answers
-
-
-def hear(recordings: Iterable[Recording], settings: Settings) -> Iterator[list[Heard]]:
-    """Decode many files, in order, in chunks that are bounded in seconds and in number."""
-    chunk: list[Heard] = []
-    seconds = 0.0
-    for recording, opened in _opened(recordings, settings):
-        chunk.append(_heard(recording.name, opened, settings))
-        seconds += chunk[-1].samples.shape[-1] / settings.sample_rate
-        if seconds >= CHUNK_SECONDS or len(chunk) >= CHUNK_FILES:
-            yield chunk
-            chunk, seconds = [], 0.0
-    if chunk:
-        yield chunk
 
 
 def embedded(chunk: Sequence[Heard], rows: np.ndarray, sample_rate: int) -> Iterator[Embedded]:
@@ -213,29 +175,41 @@ def embedded(chunk: Sequence[Heard], rows: np.ndarray, sample_rate: int) -> Iter
         yield Embedded(heard.name, vector, heard.samples.shape[-1] / sample_rate, content, heard.notes)
 
 
-# With these there is nothing to be heard; a clip with any other fault is answered, with a warning.
-_DEAF = frozenset({"unreadable", "empty", "nan"})
-
-
 def _unit(rows: np.ndarray) -> np.ndarray:
     """Each vector (clips, width) at length 1."""
     lengths = np.linalg.norm(rows.astype(np.float64), axis=1, keepdims=True)
     return np.asarray(rows / np.maximum(lengths, 1e-12))
 
 
-def _heard(name: str, opened: Opened, settings: Settings) -> Heard:
-    notes = tuple(f"{finding.kind}: {finding.detail}" for finding in opened.findings)
-    if opened.sound is None or any(finding.kind in _DEAF for finding in opened.findings):
-        return Heard(name, np.zeros((1, 0), np.int16), notes)
-    return Heard(name, as_heard(opened.sound, settings), notes)
-
-
-def load(folder: str | Path, precision: str = "auto", *, refuse: bool = True) -> Classifier:
-    """Open a run folder, or the model folder in it. Raises RunError for anything else.
+def load(folder: str | Path, precision: str = "auto", *, refuse: bool = True, runtime: Runtime = "auto") -> Classifier:
+    """Open a run folder, the model folder in it, or an exported folder. Raises RunError for anything else.
 
     `precision` is auto, float32 or bf16: see `load_model`. `refuse` lets a model with a threshold answer "unknown".
+    `runtime` torch runs the model folder, onnx the exported model; auto prefers PyTorch where both can be had.
     """
-    return Classifier(load_model(model_folder(Path(folder)), precision), refuse=refuse)
+    folder = Path(folder)
+    exported = exported_model(folder)
+    if runtime == "onnx" and exported is None:
+        raise RunError(f"'{folder}' holds no exported model (model.onnx). `auricle export {folder} --onnx` makes one.")
+    has_torch = importlib.util.find_spec("torch") is not None
+    if exported is not None and (runtime == "onnx" or (runtime == "auto" and not (has_torch and _has_model(folder)))):
+        return Classifier(Graph.open(exported), refuse=refuse)
+    found = model_folder(folder)
+    if not has_torch:
+        raise MissingExtra(f"'{folder}' has no exported model; running it", "train")
+    from auricle.models.opening import load_model
+
+    return Classifier(load_model(found, precision), refuse=refuse)
+
+
+def exported_model(folder: Path) -> Path | None:
+    """The model.onnx that a run folder or an exported folder holds, None where there is none."""
+    places = (folder / "model.onnx", folder / "onnx" / "model.onnx")
+    return next((place for place in places if place.is_file()), None)
+
+
+def _has_model(folder: Path) -> bool:
+    return any((place / "config.json").is_file() for place in (folder / "model", folder))
 
 
 def model_folder(folder: Path) -> Path:
@@ -249,93 +223,3 @@ def model_folder(folder: Path) -> Path:
         f"'{folder}' is neither a run folder (with model/config.json in it) nor a model folder (with config.json). "
         "If its training was stopped, go on with `auricle train DATA --out RUN --resume`."
     )
-
-
-def load_model(folder: Path, precision: str = "float32") -> PreTrainedModel:
-    """Open a model folder, on the accelerator where there is one.
-
-    `precision` auto or bf16 lets a pretrained encoder answer in bfloat16, auto where the processor multiplies it
-    natively; the small families always answer in float32. Raises RunError for a folder that no family can open.
-    """
-    models.register()
-    try:
-        config = AutoConfig.from_pretrained(folder)
-    except (ValueError, OSError, KeyError) as error:
-        raise RunError(f"'{folder}' is no model that auricle can open: {error}") from error
-    family = models.family_of(config.model_type)
-    if family is None:
-        raise RunError(
-            f"'{folder}' holds a model of type '{config.model_type}', which no family of auricle opens. Families: "
-            + ", ".join(models.names())
-            + "."
-        )
-    if not (folder / "model.safetensors").is_file():
-        raise RunError(f"'{folder}' has no model.safetensors: the model was not saved completely. Train it again.")
-    model: PreTrainedModel = family.Model.from_pretrained(folder).eval()
-    model = model.to("cuda" if torch.cuda.is_available() else "cpu")
-    return model.lighten() if hasattr(model, "lighten") and is_bf16(precision) else model
-
-
-def recordings(inputs: Iterable[str]) -> Iterator[Recording]:
-    """Expand files, folders, archives, globs and '-' (a recording on standard input) into what is to be answered.
-
-    A list of utterances (a .json file that has them) gives these, by the names that it has for them. A name that does
-    not exist is passed on: it gets an answer that says so.
-    """
-    for name in inputs:
-        path = Path(name)
-        if name == "-":
-            yield Recording("-", "-")
-        elif path.is_dir() or is_archive(name) or (any(mark in name for mark in "*?[") and not path.exists()):
-            try:
-                listed = tree.open_tree(name)
-            except DataError as error:
-                raise UsageError(str(error)) from error
-            found = [member for member in listed.names if tree.is_audio(member)]
-            found = found or [member for member in listed.names if member.endswith(FRAMES_SUFFIX)]
-            if not found:
-                raise UsageError(f"'{name}' holds no audio files. Give files, folders, archives or globs that do.")
-            yield from (Recording(f"{name.rstrip('/')}/{member}", listed.source(member)) for member in found)
-        elif path.suffix == ".json":
-            yield from listed_utterances(path)
-        else:
-            yield Recording(name, name)
-
-
-def listed_utterances(path: Path) -> Iterator[Recording]:
-    """The utterances that a testdata.json lists, in its order; their files lie beside it.
-
-    Raises UsageError for a file that is no such list, or names files elsewhere.
-    """
-    wanted = '{"utterances": [{"feature_path": "uttr-….pt"}, …]}'
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        names = [row["feature_path"] for row in content["utterances"]]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UsageError(f"'{path}' is no list of utterances ({error!r}). It needs {wanted}.") from error
-    for name in names:
-        place = PurePosixPath(name) if isinstance(name, str) else None
-        if place is None or place.is_absolute() or ".." in place.parts:
-            raise UsageError(f"'{path}' lists {name!r}, and files beside it are allowed: {wanted}.")
-        yield Recording(name, str(path.parent / place))
-
-
-def _opened(recordings: Iterable[Recording], settings: Settings) -> Iterator[tuple[Recording, Opened]]:
-    """Decode ahead in threads, a few files per core at a time, in order."""
-    workers = cores()
-    with ThreadPoolExecutor(workers, thread_name_prefix="auricle-open") as pool:
-        pending: collections.deque[tuple[Recording, Future[Opened]]] = collections.deque()
-        remaining = iter(recordings)
-        for recording in itertools.islice(remaining, workers * 4):
-            pending.append((recording, pool.submit(_open, recording, settings)))
-        while pending:
-            recording, future = pending.popleft()
-            opened = future.result()
-            for following in itertools.islice(remaining, 1):
-                pending.append((following, pool.submit(_open, following, settings)))
-            yield recording, opened
-
-
-def _open(recording: Recording, settings: Settings) -> Opened:
-    clip = Clip(recording.name, recording.source, "", start=recording.start, end=recording.end)
-    return open_clip(clip, settings, content=sys.stdin.buffer.read() if recording.source == "-" else None)

@@ -141,7 +141,8 @@ def _listen(options: argparse.Namespace) -> int:
 
 def _predict(options: argparse.Namespace) -> int:
     from auricle.answers import AnswerWriter
-    from auricle.classifier import load, recordings
+    from auricle.classifier import load
+    from auricle.recordings import recordings
 
     kind = _answer_format(options)
     quiet_libraries()

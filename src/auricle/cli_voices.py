@@ -108,7 +108,7 @@ def _verify(options: argparse.Namespace) -> int:
 def _answer(options: argparse.Namespace, asked: "Desk", claimed: str | None) -> int:
     """Print what is found of each recording as it comes, or all as JSON; `claimed` names the voice to be verified."""
     from auricle import printing
-    from auricle.classifier import recordings
+    from auricle.recordings import recordings
 
     screen = printing.Screen(options.json)
     rows, good = [], True

@@ -11,22 +11,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from auricle.classifier import load_model
+from auricle.building import build_model, check_family
 from auricle.corpus.splits import Fold
 from auricle.evaluation import scoring
-from auricle.folds import (
-    Fitted,
-    Listener,
-    TrainFold,
-    build_model,
-    by_hearing,
-    check_family,
-    labels_of,
-    material,
-    sounds_of,
-    tempered,
-)
+from auricle.folds import Fitted, Listener, TrainFold, by_hearing, labels_of, material, sounds_of, tempered
 from auricle.models import precision
+from auricle.models.opening import load_model
 from auricle.prepare import Prepared
 from auricle.training import course as courses
 from auricle.training import freezing, prefix

@@ -11,7 +11,6 @@ import hashlib
 import json
 import os
 import re
-import shutil
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -20,26 +19,25 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pydantic
-import torch
 from transformers import PreTrainedModel
 
-from auricle import __version__, models
-from auricle import recipe as recipes
+from auricle import __version__
 from auricle.audio.survey import Progress
-from auricle.batches import Sounds, stored
+from auricle.batches import stored
+from auricle.building import build_model, save_model
 from auricle.corpus import splits
 from auricle.corpus.splits import Fold
-from auricle.errors import UsageError
 from auricle.evaluation import heard, openset, scoring, temperature
 from auricle.evaluation.openset import Strangers
 from auricle.evaluation.scoring import Scores
+from auricle.models import running
 from auricle.prepare import Prepared
 from auricle.recipe import Recipe
 from auricle.training import train as training
 from auricle.training.course import Material, whole
 from auricle.training.loop import Epoch
 from auricle.training.train import Trained
+from auricle.windows import Sounds
 
 
 def _ignore(*_: object) -> None:
@@ -53,40 +51,6 @@ class Listener:
     say: Callable[[str], None] = _ignore
     progress: Progress = _ignore
     epoch: Callable[[str, Epoch], None] = _ignore
-
-
-def settle(recipe: Recipe) -> Recipe:
-    """Check the recipe's family and fill in what a pretrained model decides of the audio. Raises UsageError."""
-    check_family(recipe)
-    family = models.family(recipe.model.family)
-    settled: Recipe = family.settle(recipe) if is_pretrained(recipe) else recipe
-    return settled
-
-
-def check_family(recipe: Recipe) -> Any:
-    """The options of the recipe's family. Raises UsageError for a family or an option that is not known."""
-    family = models.family(recipe.model.family)
-    try:
-        return family.Options.model_validate(recipe.model.options)
-    except pydantic.ValidationError as error:
-        known = recipes.explain(error, family.Options)
-        raise UsageError(f"model section, family '{recipe.model.family}': {known}") from error
-
-
-def check_frames(recipe: Recipe) -> None:
-    """Check that the recipe's family takes what the corpus holds. Raises UsageError where it takes no ready frames."""
-    if recipe.audio.bands is None or takes_frames(recipe.model.family):
-        return
-    able = ", ".join(name for name in models.names() if takes_frames(name))
-    raise UsageError(
-        f"The corpus holds ready frames of {recipe.audio.bands} bands, and the family '{recipe.model.family}' hears "
-        f"sound. Families that take frames: {able}. Name one with --set model.family={able.partition(',')[0]}."
-    )
-
-
-def takes_frames(family: str) -> bool:
-    """Whether a family's `build` takes the width of ready frames as `bands`."""
-    return bool(getattr(models.family(family), "FRAMES", False))
 
 
 @dataclass(frozen=True)
@@ -152,6 +116,7 @@ def train_one(prepared: Prepared, fold: Fold, folder: Path, train_fold: TrainFol
     if not done.is_file():
         folder.mkdir(parents=True, exist_ok=True)
         fitted = train_fold(fold, folder, listener)
+        fitted.model.config.clip_seconds = _typical_seconds(prepared, fold)
         save_model(fitted.model, folder / "model")
         _ask(prepared, fold, fitted, folder)
         weights = sum(weight.numel() for weight in fitted.model.parameters())
@@ -171,6 +136,12 @@ def train_one(prepared: Prepared, fold: Fold, folder: Path, train_fold: TrainFol
         Scores.load(said["heard"]) if said["heard"].is_file() else None,
         Strangers.load(said["unknown"]) if said["unknown"].is_file() else None,
     )
+
+
+def _typical_seconds(prepared: Prepared, fold: Fold) -> float:
+    """The median length of the training clips: a model's natural window in long recordings."""
+    lengths = sounds_of(prepared, fold.train).lengths
+    return round(float(np.median(lengths)) / prepared.store.settings.sample_rate, 3)
 
 
 def let_go() -> None:
@@ -261,11 +232,11 @@ def by_solving(prepared: Prepared) -> TrainFold:
         if fold.valid and openset.wanted(recipe) is not None:
             # A threshold is set by mistakes on clips that were not learnt; for good they are learnt too.
             vectors.solve(fitted.solve, fold.train, recipe)
-            valid = scoring.score_embedded(fitted, vectors.of(fold.valid))
+            valid = running.score_embedded(fitted, vectors.of(fold.valid))
         vectors.solve(fitted.solve, (*fold.train, *fold.valid), recipe)
         trained = Trained(1, 1, 1, len(fold.train), 1, time.perf_counter() - start, rate)
         judge = replace(
-            by_hearing(prepared, lambda: fitted), clips=lambda ids: scoring.score_embedded(fitted, vectors.of(ids))
+            by_hearing(prepared, lambda: fitted), clips=lambda ids: running.score_embedded(fitted, vectors.of(ids))
         )
         return Fitted(fitted, trained, judge, valid)
 
@@ -316,32 +287,6 @@ def embed_once(prepared: Prepared, model: PreTrainedModel) -> Vectors:
     return Vectors(np.load(path), rows, labels_of(prepared, kept), _groups(prepared))
 
 
-def build_model(recipe: Recipe, labels: Sequence[str]) -> PreTrainedModel:
-    """A fresh model of the recipe's family; the same seed gives the same weights."""
-    family = models.family(recipe.model.family)
-    assert recipe.audio.sample_rate is not None, "preparing resolves the sample rate"
-    torch.manual_seed(recipe.train.seed)
-    check_frames(recipe)
-    audio = recipe.audio
-    frames = {} if audio.bands is None else {"bands": audio.bands}
-    model: PreTrainedModel = family.build(
-        check_family(recipe), sample_rate=audio.sample_rate, channels=audio.channels, labels=labels, **frames
-    )
-    model.config.window_seconds = recipe.evaluate.window_seconds
-    model.config.overlap = recipe.evaluate.overlap
-    return model
-
-
-def save_model(model: PreTrainedModel, folder: Path) -> None:
-    """Write the model folder whole or not at all: under another name first."""
-    partial = folder.with_name(f".{folder.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    model.save_pretrained(partial)
-    model.extractor.save_pretrained(partial)
-    shutil.rmtree(folder, ignore_errors=True)
-    os.replace(partial, folder)
-
-
 def scores_of(prepared: Prepared, ids: Sequence[str], logits: np.ndarray, fold: str) -> Scores:
     clips = {clip.id: clip for clip in prepared.kept}
     places = prepared.positions
@@ -354,16 +299,6 @@ def scores_of(prepared: Prepared, ids: Sequence[str], logits: np.ndarray, fold: 
         groups=tuple(clips[id].group for id in ids),
         folds=(fold,) * len(ids),
     )
-
-
-def is_pretrained(recipe: Recipe) -> bool:
-    """Whether the recipe's family begins with a checkpoint."""
-    return hasattr(models.family(recipe.model.family), "settle")
-
-
-def is_solved(recipe: Recipe) -> bool:
-    """Whether the recipe's family is fitted in closed form."""
-    return hasattr(models.family(recipe.model.family).Model, "solve")
 
 
 def material(prepared: Prepared, ids: Sequence[str]) -> Material:

@@ -15,8 +15,8 @@ import numpy as np
 from auricle import recipe as recipes
 from auricle.audio.store import prepare as prepare_store
 from auricle.audio.survey import Progress, Settings
-from auricle.batches import Sounds, stored
-from auricle.classifier import load_model, model_folder
+from auricle.batches import stored
+from auricle.classifier import model_folder
 from auricle.corpus.clip import Index
 from auricle.corpus.splits import Split
 from auricle.corpus.splits import load as load_split
@@ -26,8 +26,10 @@ from auricle.evaluation.intervals import intervals, resample
 from auricle.evaluation.openset import Strangers
 from auricle.evaluation.refusal import Draws, Refusal, by_threshold
 from auricle.evaluation.scoring import Scores
+from auricle.models.opening import load_model
 from auricle.prepare import read
 from auricle.recipe import Recipe
+from auricle.windows import Sounds
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,7 @@ import torch
 
 from auricle import recipe as recipes
 from auricle.audio.survey import cores
+from auricle.building import check_frames, is_pretrained, is_solved, settle
 from auricle.corpus import splits
 from auricle.corpus.clip import Index
 from auricle.corpus.splits import Fold
@@ -32,13 +33,9 @@ from auricle.folds import (
     Result,
     TrainFold,
     by_solving,
-    check_frames,
     from_scratch,
-    is_pretrained,
-    is_solved,
     labels_of,
     scores_of,
-    settle,
     train_all,
     train_one,
     write_json,

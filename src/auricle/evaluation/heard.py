@@ -10,10 +10,10 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from auricle.batches import Sounds
 from auricle.evaluation.intervals import Interval, resample
 from auricle.evaluation.metrics import judge
 from auricle.evaluation.scoring import Scores, join
+from auricle.windows import Sounds
 
 SECONDS = (1.0, 2.0, 4.0, 8.0)
 MOST_CLIPS = 1000

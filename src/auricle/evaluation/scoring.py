@@ -1,10 +1,9 @@
 """The only way from clips to logits: validation, test, prediction and benchmarks all come through `score`.
 
-In: a model and Sounds. Out: one row of logits per clip, the mean over its windows. Clips are batched with others of
-their length; a model's answer for a clip does not depend on that company.
+In: a model, PyTorch's or an exported graph, and Sounds. Out: one row of logits per clip, the mean over its windows.
+Clips are batched with others of their length; a model's answer for a clip does not depend on that company.
 """
 
-import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,11 +12,9 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-import torch
-from torch import Tensor
-from transformers import PreTrainedModel
 
-from auricle.batches import Sounds, Window, build, by_length, windows
+from auricle.models.graph import Graph
+from auricle.windows import Sounds, Window, by_length, padded, windows
 
 
 @dataclass(frozen=True)
@@ -109,45 +106,45 @@ def softmax(logits: np.ndarray) -> np.ndarray:
     return np.asarray(powers / powers.sum(1, keepdims=True))
 
 
-def score(model: PreTrainedModel, sounds: Sounds, *, batch_seconds: float) -> np.ndarray:
-    """Logits (clips, classes) float32. The model's config names the windows; batches are bounded in seconds."""
-    return _over_windows(model, sounds, batch_seconds, lambda values, mask: model(values, attention_mask=mask).logits)
+def score(model: Any, sounds: Sounds, *, batch_seconds: float) -> np.ndarray:
+    """Logits (clips, classes) float32. The model's config names the windows; batches are bounded in seconds.
+
+    `model` is one of PyTorch or an exported Graph.
+    """
+    judge = _judge(model)
+    return _over_windows(judge, sounds, batch_seconds, judge.logits)
 
 
-def embed(model: PreTrainedModel, sounds: Sounds, *, batch_seconds: float) -> np.ndarray:
-    """Pooled vectors (clips, width) float32, the mean over each clip's windows."""
-    return _over_windows(model, sounds, batch_seconds, lambda values, mask: model.embed(values, mask))
+def embed(model: Any, sounds: Sounds, *, batch_seconds: float) -> np.ndarray:
+    """Pooled vectors (clips, width) float32 of a model of PyTorch, the mean over each clip's windows."""
+    judge = _judge(model)
+    return _over_windows(judge, sounds, batch_seconds, judge.embed)
 
 
-def score_embedded(model: PreTrainedModel, embeddings: np.ndarray) -> np.ndarray:
-    """Logits (clips, classes) from what `embed` gave, for models whose embedding does not depend on training."""
-    with torch.inference_mode():
-        rows: np.ndarray = model.classify(torch.from_numpy(embeddings).to(_device(model))).float().cpu().numpy()
-    return rows
+def vectors(model: Any, sounds: Sounds, *, batch_seconds: float) -> np.ndarray:
+    """Vectors (clips, width) float32 to be compared by angle, the mean over each clip's windows. Models as `score`."""
+    judge = _judge(model)
+    return _over_windows(judge, sounds, batch_seconds, judge.vectors)
 
 
-def _device(model: PreTrainedModel) -> torch.device:
-    """Where the model is; one that is fitted in closed form has buffers and no parameters."""
-    device: torch.device = next(itertools.chain(model.parameters(), model.buffers())).device
-    return device
+def _judge(model: Any) -> Any:
+    """What takes padded waveforms and gives rows: an exported graph by itself, a model of PyTorch through `Running`."""
+    if isinstance(model, Graph):
+        return model
+    from auricle.models.running import Running
+
+    return Running(model)
 
 
 def _over_windows(
-    model: PreTrainedModel,
-    sounds: Sounds,
-    batch_seconds: float,
-    answer: Callable[[Tensor, Tensor | None], Tensor],
+    judge: Any, sounds: Sounds, batch_seconds: float, answer: Callable[[np.ndarray, np.ndarray], np.ndarray]
 ) -> np.ndarray:
-    config = model.config
-    device = _device(model)
+    def heard(batch: Sequence[Window]) -> np.ndarray:
+        return answer(*padded([sounds.get(window.clip)[:, window.start : window.stop] for window in batch]))
 
-    def heard(batch: Sequence[Window]) -> Tensor:
-        values, mask = build([sounds.get(window.clip)[:, window.start : window.stop] for window in batch])
-        return answer(values.to(device), mask.to(device) if mask is not None else None)
-
-    cut = windows_of(config, sounds.lengths)
-    seconds = min(batch_seconds, getattr(model, "batch_seconds", batch_seconds))
-    return over(model, cut, round(seconds * config.sample_rate), heard)
+    cut = windows_of(judge.config, sounds.lengths)
+    seconds = min(batch_seconds, getattr(judge, "batch_seconds", batch_seconds))
+    return over(cut, round(seconds * judge.config.sample_rate), heard)
 
 
 def windows_of(config: Any, lengths: np.ndarray) -> list[Window]:
@@ -157,28 +154,17 @@ def windows_of(config: Any, lengths: np.ndarray) -> list[Window]:
     return windows(lengths, size, getattr(config, "overlap", 0.0))
 
 
-def over(
-    model: torch.nn.Module, cut: Sequence[Window], batch_samples: int, answer: Callable[[Sequence[Window]], Tensor]
-) -> np.ndarray:
-    """The mean over each clip's windows of what `answer` gives for a batch of them: (clips, width) float32.
-
-    The model is in evaluation mode meanwhile, and in its former mode afterwards.
-    """
+def over(cut: Sequence[Window], batch_samples: int, answer: Callable[[Sequence[Window]], np.ndarray]) -> np.ndarray:
+    """The mean over each clip's windows of what `answer` gives for a batch of them: (clips, width) float32."""
     clips = max(window.clip for window in cut) + 1
     total: np.ndarray | None = None
     counts = np.zeros((clips, 1), np.float32)
-    training = model.training
-    model.eval()
-    try:
-        with torch.inference_mode():
-            for batch in by_length(cut, batch_samples):
-                rows = answer(batch).float().cpu().numpy()
-                if total is None:
-                    total = np.zeros((clips, rows.shape[1]), np.float32)
-                places = [window.clip for window in batch]
-                np.add.at(total, places, rows)
-                np.add.at(counts, places, 1.0)
-    finally:
-        model.train(training)
+    for batch in by_length(cut, batch_samples):
+        rows = answer(batch)
+        if total is None:
+            total = np.zeros((clips, rows.shape[1]), np.float32)
+        places = [window.clip for window in batch]
+        np.add.at(total, places, rows)
+        np.add.at(counts, places, 1.0)
     assert total is not None, "score is called with at least one clip"
     return total / counts

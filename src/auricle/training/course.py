@@ -15,13 +15,14 @@ from torch.utils.data import Dataset
 from transformers import PreTrainedModel
 
 from auricle import batches
-from auricle.batches import Sounds, TrainClips, Window
+from auricle.batches import TrainClips
 from auricle.evaluation import metrics, scoring
-from auricle.models import precision
+from auricle.models import precision, running
 from auricle.recipe import Recipe
 from auricle.training import prefix
 from auricle.training.freezing import Learner, Plan
 from auricle.training.prefix import Prefix, PrefixClips, View
+from auricle.windows import Sounds, Window
 
 
 @dataclass(frozen=True)
@@ -86,14 +87,13 @@ def from_prefix(
     def score() -> np.ndarray:
         cut = scoring.windows_of(model.config, computed.lengths[list(asked)])
 
-        def answer(batch: Sequence[Window]) -> Tensor:
+        def answer(batch: Sequence[Window]) -> np.ndarray:
             views = [View(asked[window.clip], window.start, window.stop) for window in batch]
             device = next(learner.parameters()).device
-            logits: Tensor = learner(**computed.batch(views, device)).logits
-            return logits
+            return running.plain(learner(**computed.batch(views, device)).logits)
 
-        with _autocast(model, recipe, True):
-            return scoring.over(learner, cut, round(recipe.evaluate.batch_seconds * model.config.sample_rate), answer)
+        with _autocast(model, recipe, True), running.judging(learner):
+            return scoring.over(cut, round(recipe.evaluate.batch_seconds * model.config.sample_rate), answer)
 
     if not len(asked):
         return Course(learner, clips, clips.lengths, learn[1], prefix.collate, None, plan)

@@ -23,12 +23,13 @@ from torch.utils.data import Dataset
 
 from auricle import __version__
 from auricle.audio.survey import Progress
-from auricle.batches import FULL_SCALE, Draw, Sounds, Window
+from auricle.batches import Draw
 from auricle.models import augment, masking
 from auricle.models.encoders import place
 from auricle.models.families.pretrained import Model
 from auricle.recipe import Augment
 from auricle.training.freezing import packed, summaries
+from auricle.windows import FULL_SCALE, Sounds, Window
 
 SHARD_BYTES = 32 << 20
 # What must stay free beside the rows.

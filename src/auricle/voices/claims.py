@@ -12,8 +12,9 @@ from pathlib import Path
 
 import numpy as np
 
-from auricle.classifier import Embedded, Recording, recordings
+from auricle.classifier import Embedded
 from auricle.errors import DataError, unknown
+from auricle.recordings import Recording, recordings
 from auricle.voices import scores
 from auricle.voices.encoder import Encoder
 from auricle.voices.enrolment import encoder_of

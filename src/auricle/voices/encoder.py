@@ -9,8 +9,9 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from auricle.classifier import Embedded, Recording, load, model_folder
+from auricle.classifier import Embedded, load, model_folder
 from auricle.errors import RunError
+from auricle.recordings import Recording
 from auricle.voices import xvector
 from auricle.voices.store import Origin
 
@@ -34,7 +35,7 @@ def open_encoder(run: str | Path) -> Encoder:
     origin = Origin(str(run), fingerprint(folder))
     if xvector.opens(folder):
         return Encoder(run, origin, xvector.load(folder).embeddings)
-    return Encoder(run, origin, load(folder, "float32").embeddings)
+    return Encoder(run, origin, load(folder, "float32", runtime="torch").embeddings)
 
 
 def fingerprint(folder: Path) -> str:

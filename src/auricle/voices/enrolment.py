@@ -10,10 +10,11 @@ from pathlib import Path, PurePosixPath
 
 import numpy as np
 
-from auricle.classifier import Embedded, Recording, recordings
+from auricle.classifier import Embedded
 from auricle.corpus import splits
 from auricle.corpus.clip import Index
 from auricle.errors import AuricleError, RunError, UsageError
+from auricle.recordings import Recording, recordings
 from auricle.voices import scores
 from auricle.voices.encoder import Encoder, open_encoder
 from auricle.voices.scores import MIN_COHORT, MIN_SPEAKERS, Cohort

@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 
 from auricle.audio.survey import Progress
-from auricle.classifier import Recording
 from auricle.errors import DataError, UsageError
+from auricle.recordings import Recording
 from auricle.voices import scores, trials
 from auricle.voices.encoder import open_encoder
 from auricle.voices.enrolment import Gathered, named_cohort

@@ -14,9 +14,10 @@ import torch
 from transformers import AutoFeatureExtractor, AutoModelForAudioXVector
 
 from auricle.audio.survey import Settings
-from auricle.batches import FULL_SCALE
-from auricle.classifier import MAX_SECONDS, Embedded, Heard, Recording, embedded, hear
+from auricle.classifier import Embedded, embedded
 from auricle.errors import RunError
+from auricle.recordings import MAX_SECONDS, Heard, Recording, hear
+from auricle.windows import FULL_SCALE
 
 WINDOW_SECONDS = 30.0
 _SUFFIX = "ForXVector"

@@ -160,14 +160,13 @@ class Model(PreTrainedModel):
         logits = standard @ self.linear.double() + near @ self.kernel.double() + self.bias
         return logits.to(embeddings.dtype)
 
-    def standard(self, embeddings: np.ndarray) -> np.ndarray:
-        """Make functionals (clips, n_features) comparable by angle, as `solve` found it.
+    def standard(self, embeddings: Tensor) -> Tensor:
+        """Make functionals (batch, n_features) comparable by angle, as `solve` found it.
 
         All come to the same unit, and what sets clips of one class apart counts for less.
         """
-        standard = self._standard(torch.from_numpy(embeddings).to(self.device))
-        rows: np.ndarray = (standard - (standard @ self.within.T * self.damping) @ self.within).cpu().numpy()
-        return rows
+        standard = self._standard(embeddings)
+        return standard - (standard @ self.within.T * self.damping) @ self.within
 
     def _standard(self, embeddings: Tensor) -> Tensor:
         return ((embeddings - self.mean) * self.scale).clamp(-LIMIT, LIMIT)
