@@ -160,6 +160,10 @@ class Model(PreTrainedModel):
         logits = standard @ self.linear.double() + near @ self.kernel.double() + self.bias
         return logits.to(embeddings.dtype)
 
+    def judge(self, embeddings: Tensor, theirs: Tensor | None = None) -> Tensor:
+        """Give the logits of an answer from what `embed` gives; there is no machine beside this one."""
+        return self.classify(embeddings) / self.config.logit_temperature
+
     def standard(self, embeddings: Tensor) -> Tensor:
         """Make functionals (batch, n_features) comparable by angle, as `solve` found it.
 
@@ -213,8 +217,7 @@ class Model(PreTrainedModel):
         **_: Any,
     ) -> SequenceClassifierOutput:
         """Give logits (batch, classes), and their cross-entropy where labels (batch,) are given. Input as `embed`."""
-        logits = self.classify(self.embed(input_values, attention_mask))
-        if not self.training:
-            logits = logits / self.config.logit_temperature
+        embeddings = self.embed(input_values, attention_mask)
+        logits = self.classify(embeddings) if self.training else self.judge(embeddings)
         loss = None if labels is None else nn.functional.cross_entropy(logits, labels)
         return SequenceClassifierOutput(loss=loss, logits=logits)
