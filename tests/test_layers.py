@@ -35,6 +35,8 @@ ORDER = [
     "finetuning",
     "run",
     "judging",
+    "export_card",
+    "export",
     "voices",
     "serving",
     "demo",
@@ -42,6 +44,7 @@ ORDER = [
     "printing",
     "terminal",
     "cli_voices",
+    "cli_export",
     "cli",
 ]
 FILES = sorted(path for path in ROOT.rglob("*.py") if path != ROOT / "__init__.py")

@@ -7,6 +7,7 @@ removes the floors that keep the logarithm of silence finite.
 
 import contextlib
 import logging
+import sys
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -106,12 +107,13 @@ def trace(model: Any, path: Path) -> set[str]:
             dynamic_shapes={"waveform": {0: batch, example[0].dim() - 1: length}, "lengths": {0: batch}},
         )
         assert program is not None, "torch gives a program where it is asked for one"
+        learnt = _learnt(program.model, {f"model.{name}" for name, _ in model.named_parameters()})
         _tidy(program.model)
     program.model.metadata_props.update(told.written())
     size = sum(value.const_value.nbytes for value in program.model.graph.initializers.values())
     beside = f"{path.name}.data" if size > ONE_FILE_BYTES else None
     onnx_ir.save(program.model, path, external_data=beside)
-    return _learnt(program.model, {f"model.{name}" for name, _ in model.named_parameters()})
+    return learnt
 
 
 def _example(told: About) -> tuple[Tensor, Tensor]:
@@ -131,7 +133,8 @@ def _tidy(graph_model: Any) -> None:
     import onnxscript.optimizer
 
     passes.InlinePass()(graph_model)
-    onnxscript.optimizer.fold_constants(graph_model)
+    # Weights too are turned round once, and not at every call: no limit of size.
+    onnxscript.optimizer.fold_constants(graph_model, input_size_limit=sys.maxsize, output_size_limit=sys.maxsize)
     for tidy in (
         passes.RemoveUnusedNodesPass(),
         passes.RemoveUnusedFunctionsPass(),

@@ -288,7 +288,7 @@ def _convolved(rows: Tensor, conv: nn.Conv1d) -> Tensor:
     stride, channels = conv.stride[0], rows.shape[1]
     wide = rows.view(-1, stride * channels)
     kernel = conv.weight.transpose(1, 2).reshape(conv.out_channels, -1)
-    parts = torch.split(kernel, stride * channels, 1)
+    parts = [kernel[:, first : first + wide.shape[1]] for first in range(0, kernel.shape[1], wide.shape[1])]
     given = F.linear(wide[:, : parts[0].shape[1]], parts[0], conv.bias)
     for shift, part in enumerate(parts[1:], start=1):
         later = wide[shift:, : part.shape[1]]
