@@ -38,6 +38,8 @@ ORDER = [
     "finetuning",
     "run",
     "judging",
+    "export_card",
+    "export",
     "voices",
     "serving",
     "demo",
@@ -49,6 +51,7 @@ ORDER = [
     "terminal",
     "cli_voices",
     "cli_predict",
+    "cli_export",
     "cli",
 ]
 FILES = sorted(path for path in ROOT.rglob("*.py") if path != ROOT / "__init__.py")

@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
-from auricle import __version__, cli_predict, cli_voices
+from auricle import __version__, cli_export, cli_predict, cli_voices
 from auricle.errors import AuricleError, MissingExtra, UsageError
 from auricle.terminal import command, print_json, quiet_libraries
 
@@ -248,6 +248,7 @@ def _parser() -> _Parser:
     cli_predict.declare(commands)
     _push_options(command(commands, "push", _push, "share a run on the Hugging Face Hub: model, card, report, metrics"))
     cli_voices.declare(commands)
+    cli_export.declare(commands)
     demo = command(commands, "demo", _demo, "make a small corpus, train on it, and show the report")
     demo.add_argument("--out", type=Path, default=Path("demo"), metavar="FOLDER", help="where (default: demo)")
     demo.add_argument("--seed", type=int, default=0, help="another seed, another corpus")
