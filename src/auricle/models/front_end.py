@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from transformers import Wav2Vec2FeatureExtractor
 
+from auricle.models import fourier
 from auricle.models.mel import mel_filters
 
 Count = TypeVar("Count", int, Tensor)
@@ -64,12 +65,18 @@ class MelSpectrogram(nn.Module):
 
     def forward(self, waveform: Tensor) -> Tensor:
         """Transform a few clips at a time: frames that stay in the processor's cache take half the time."""
-        if torch.compiler.is_compiling():
-            return self._power(waveform)  # an exported graph has no loop over its batch
         flat = waveform.reshape(-1, waveform.shape[-1])
+        if torch.compiler.is_compiling():
+            whole = self._exported(flat)
+            return whole.reshape(*waveform.shape[:-1], *whole.shape[-2:])
         few = max(1, CACHED_SAMPLES // max(1, flat.shape[-1]))
         power = torch.cat([self._power(part) for part in torch.split(flat, few)])
         return power.reshape(*waveform.shape[:-1], *power.shape[-2:])
+
+    def _exported(self, flat: Tensor) -> Tensor:
+        """What `_power` gives, for a graph: without a loop over its batch and without a transform."""
+        padded = nn.functional.pad(flat, (self.n_fft // 2, self.n_fft // 2))
+        return torch.matmul(self.filters.T, fourier.framed_power(padded, self.window, self.hop_length))
 
     def _power(self, waveform: Tensor) -> Tensor:
         """(..., samples) → (..., mels, frames). Framed by hand: `torch.stft` copies to put frames last."""
