@@ -31,8 +31,8 @@ from auricle.serving.server import LOOPBACK_NAMES, Application, claim, is_loopba
 # While it stops, a connection that is open and idle may still bring a request for so long: it may be on its way.
 LINGER_SECONDS = 1.0
 KEEP_ALIVE_SECONDS = 15
-# More connections than requests: most are idle between two requests, and a refusal needs one too.
-CONNECTIONS_PER_REQUEST = 8
+# Many more connections than requests: most are idle between two requests, and a refusal needs one too.
+CONNECTIONS = 4096
 
 Mount = Callable[[fastapi.FastAPI, Asking], None]
 
@@ -96,7 +96,7 @@ class Draining(uvicorn.Server):
             server_header=False,
             proxy_headers=False,
             ws="none",
-            limit_concurrency=CONNECTIONS_PER_REQUEST * limits.requests,
+            limit_concurrency=CONNECTIONS + limits.requests,
             backlog=1024,
             timeout_keep_alive=KEEP_ALIVE_SECONDS,
             timeout_graceful_shutdown=round(limits.deadline) + 5,
