@@ -22,7 +22,7 @@ check: install
 	$(BIN)/mypy
 
 test: install
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n logical --maxprocesses 4 --dist loadfile
 
 bench: install
 	$(BIN)/python -m benchmarks prepare

@@ -4,9 +4,11 @@ Its options' defaults are those of `serving.limits.Limits`, which is not importe
 """
 
 import argparse
+import contextlib
 import importlib.util
 import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -91,11 +93,29 @@ def _serve(options: argparse.Namespace) -> int:
             print(f"Serving {options.run} at {address} (documentation: {address}docs). Ctrl-C ends it.")
         sys.stdout.flush()
 
-    def mount(app: "fastapi.FastAPI", asking: "Asking") -> None:
-        pass
-
-    serve(options.run, asked, opened, mount)
+    with contextlib.ExitStack() as stack:
+        serve(options.run, asked, opened, _page(options, token, stack))
     return 0
+
+
+def _page(
+    options: argparse.Namespace, token: str | None, stack: contextlib.ExitStack
+) -> "Callable[[fastapi.FastAPI, Asking], None]":
+    """What mounts the page for people; without it, what says at its place why there is none."""
+    from auricle.serving.manual import doorplate
+
+    if not options.page:
+        return lambda app, _: doorplate(app, "This service was started without its page for people.")
+    if importlib.util.find_spec("gradio") is None:
+        missing = "The page for people needs the extra 'demo'. Install it: pip install 'auricle[demo]'"
+        return lambda app, _: doorplate(app, missing)
+    from auricle.serving.environment import closed
+
+    stack.enter_context(closed())
+    from auricle.serving import page
+
+    about = page.about(options.run)
+    return lambda app, asking: page.mount(app, asking, about, token)
 
 
 def _token(options: argparse.Namespace) -> str | None:

@@ -4,17 +4,15 @@ In: blocks of samples, as `audio.stream` gives them, and a Cut. Out: Moments in 
 batch of windows, however long the recording is; the tail is kept, for the last window ends where the recording ends.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 import numpy as np
 
+from auricle.audio.survey import Settings
 from auricle.evaluation.scoring import softmax
 from auricle.windows import FULL_SCALE
-
-if TYPE_CHECKING:
-    from auricle.classifier import Classifier
 
 BATCH_SECONDS = 60.0
 # The level of digital silence, and of anything below it: half a bit of a 20-bit converter.
@@ -64,8 +62,16 @@ class Moment:
         return float(self.levels.max())
 
 
+class Judge(Protocol):
+    """What is asked of a Classifier here."""
+
+    settings: Settings
+
+    def logits(self, samples: Sequence[np.ndarray]) -> np.ndarray: ...
+
+
 def moments(
-    classifier: "Classifier",
+    classifier: Judge,
     blocks: Iterator[np.ndarray],
     cut: Cut,
     *,
@@ -84,9 +90,26 @@ def moments(
         fresh = [start for number, start in enumerate(starts, first) if number >= skip]
         pieces = [samples[:, start - begin : start - begin + size] for start in fresh]
         for start, piece, row in zip(fresh, pieces, classifier.logits(pieces), strict=True):
-            end = start + piece.shape[1]
-            levels = _levels(piece, start, hop)
-            yield Moment(start / rate, end / rate, row, hop / rate, start // hop, levels)
+            yield _moment(start, piece, row, hop, rate)
+
+
+def moments_of(classifier: Judge, sounds: Sequence[np.ndarray], cut: Cut) -> list[list[Moment]]:
+    """Score whole recordings (channels, samples), all together, so that short ones share batches."""
+    rate = classifier.settings.sample_rate
+    size, hop = cut.samples(rate)
+    places = [
+        (number, start) for number, sound in enumerate(sounds) for start in _starts(0, 0, sound.shape[1], size, hop)
+    ]
+    pieces = [sounds[number][:, start : start + size] for number, start in places]
+    found: list[list[Moment]] = [[] for _ in sounds]
+    for (number, start), piece, row in zip(places, pieces, classifier.logits(pieces), strict=True):
+        found[number].append(_moment(start, piece, row, hop, rate))
+    return found
+
+
+def _moment(start: int, piece: np.ndarray, row: np.ndarray, hop: int, rate: int) -> Moment:
+    end = start + piece.shape[1]
+    return Moment(start / rate, end / rate, row, hop / rate, start // hop, _levels(piece, start, hop))
 
 
 def _batches(
@@ -109,12 +132,17 @@ def _batches(
             kept = [samples[:, new_begin - begin :].copy()]
             begin, count = new_begin, kept[0].shape[1]
     total = begin + count
-    starts = list(range(number * hop, total - size + 1, hop))
-    reached = starts[-1] + size if starts else (number - 1) * hop + size if number else 0
-    if total > reached:
-        starts.append(max(total - size, 0))
+    starts = _starts(number * hop, (number - 1) * hop + size if number else 0, total, size, hop)
     if starts:
         yield number, np.concatenate(kept, axis=1), begin, starts
+
+
+def _starts(first: int, reached: int, total: int, size: int, hop: int) -> list[int]:
+    """Where the windows of `total` samples start, from sample `first` on; windows before it end at `reached`."""
+    starts = list(range(first, total - size + 1, hop))
+    if total > (starts[-1] + size if starts else reached):
+        starts.append(max(total - size, 0))
+    return starts
 
 
 def _levels(piece: np.ndarray, start: int, hop: int) -> np.ndarray:

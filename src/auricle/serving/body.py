@@ -14,7 +14,7 @@ from starlette.datastructures import UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import ClientDisconnect, Request
 
-from auricle.audio.decode import RATES
+from auricle.audio.decoders import RATES
 from auricle.serving.asking import Turn
 from auricle.serving.hearing import Pcm
 from auricle.serving.limits import Limits, Refused

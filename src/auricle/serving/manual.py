@@ -7,6 +7,9 @@ import html
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+import fastapi
+from fastapi.responses import HTMLResponse
+
 STYLE = (
     ":root{color-scheme:light dark}"
     "body{font:16px/1.5 system-ui,sans-serif;max-width:60rem;margin:2rem auto;padding:0 1rem}"
@@ -31,6 +34,19 @@ def manual(document: Mapping[str, Any]) -> str:
         for method, operation in methods.items():
             parts += _operation(document, path, method, operation)
     return "".join([*parts, "</body></html>"])
+
+
+def doorplate(app: fastapi.FastAPI, why: str) -> None:
+    """Say at the root of a service why there is no page for people, and where the documentation is."""
+    page = (
+        "<!doctype html><html lang='en'><head><meta charset='utf-8'><title>auricle</title>"
+        f"<meta name='viewport' content='width=device-width, initial-scale=1'><style>{STYLE}</style></head>"
+        f"<body><h1>auricle</h1><p>{_text(why)}</p><p>For programs: <a href='docs'>documentation</a>.</p></body></html>"
+    )
+
+    @app.get("/", include_in_schema=False)
+    async def root() -> HTMLResponse:
+        return HTMLResponse(page)
 
 
 def _operation(document: Mapping[str, Any], path: str, method: str, operation: Mapping[str, Any]) -> Iterator[str]:
