@@ -5,11 +5,12 @@ connection, answers every request that came, and ends. A second signal ends it a
 """
 
 import asyncio
+import contextlib
 import os
 import signal
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
@@ -68,20 +69,25 @@ def serve(run: Path, asked: Served, opened: Callable[[str], None], mount: Mount)
     with claim(asked.host, asked.port) as listener:
         classifier = load(run, asked.precision, refuse=asked.refuse, runtime=asked.runtime)
         asking = ask(classifier, asked.limits, run.resolve().name)
-        app = application(asking)
-        mount(app, asking)
-        # A page elsewhere, open in a browser of this machine, must not reach the service under a name of its own.
-        names = LOOPBACK_NAMES if is_loopback(asked.host) else ["*"]
-        guarded = TrustedHostMiddleware(Guard(app, asking, asked.token), allowed_hosts=names)
+        app = guarded(asking, asked, mount)
         host, port = listener.getsockname()[:2]
         opened(f"http://{f'[{host}]' if ':' in host else host}:{port}/")
-        Draining(sealed(guarded), asking).run(sockets=[listener])
+        Draining(app, asking).run(sockets=[listener])
 
 
 def ask(classifier: Classifier, limits: Limits, name: str) -> Asking:
     """Put a model behind its queue."""
     metrics = Metrics()
     return Asking(classifier, limits, Scorer(classifier, limits, metrics), metrics, name)
+
+
+def guarded(asking: Asking, asked: Served, mount: Mount) -> Application:
+    """The application with its pages, behind its door."""
+    app = application(asking)
+    mount(app, asking)
+    # A page elsewhere, open in a browser of this machine, must not reach the service under a name of its own.
+    names = LOOPBACK_NAMES if is_loopback(asked.host) else ["*"]
+    return sealed(TrustedHostMiddleware(Guard(app, asking, asked.token), allowed_hosts=names))
 
 
 class Draining(uvicorn.Server):
@@ -116,11 +122,31 @@ class Draining(uvicorn.Server):
 
         From the signal on every answer says that its connection closes, so that those in use end by themselves.
         """
+        late = [line for listener in sockets or [] for line in _waiting(listener)]
         for server in self.servers:
             server.close()
         for listener in sockets or []:
             listener.close()
+        for line in late:
+            await asyncio.get_running_loop().connect_accepted_socket(self._protocol, line)
         end = time.monotonic() + LINGER_SECONDS
         while self.server_state.connections and time.monotonic() < end:
             await asyncio.sleep(0.02)
         await super().shutdown(sockets)
+
+    def _protocol(self) -> asyncio.Protocol:
+        """What uvicorn makes for a connection that it accepts by itself."""
+        made: asyncio.Protocol = self.config.http_protocol_class(  # type: ignore[call-arg]
+            config=self.config, server_state=self.server_state, app_state=self.lifespan.state
+        )
+        return made
+
+
+def _waiting(listener: socket.socket) -> Iterator[socket.socket]:
+    """Accept the connections that wait at a door: where it is closed before them, the system cuts them off."""
+    listener.setblocking(False)
+    with contextlib.suppress(BlockingIOError):
+        while True:
+            line, _ = listener.accept()
+            line.setblocking(False)
+            yield line
