@@ -239,6 +239,13 @@ def test_the_token_opens_the_model_and_nothing_else_does(classifier: Classifier)
             assert running.client.get(path, headers={"authorization": f"Bearer {TOKEN}"}).status_code == 200
         assert running.client.post("/v1/classify", content=sound()).status_code == 401
         assert running.client.get("/healthz").status_code == 200
+        paths = running.client.get("/openapi.json").json()["paths"]
+        assert {path for path, told in paths.items() if "security" in next(iter(told.values()))} == {
+            "/v1/classify",
+            "/v1/embed",
+            "/v1/labels",
+            "/metrics",
+        }
 
 
 def test_pages_elsewhere_cannot_reach_it_under_a_name_of_theirs(served: Service) -> None:

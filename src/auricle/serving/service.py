@@ -24,7 +24,7 @@ from auricle.errors import UsageError
 from auricle.serving.app import application
 from auricle.serving.asking import Asking
 from auricle.serving.batching import Scorer
-from auricle.serving.guard import Guard
+from auricle.serving.guard import Guard, document
 from auricle.serving.limits import Limits
 from auricle.serving.metrics import Metrics
 from auricle.serving.server import LOOPBACK_NAMES, Application, claim, is_loopback, sealed
@@ -85,6 +85,8 @@ def guarded(asking: Asking, asked: Served, mount: Mount) -> Application:
     """The application with its pages, behind its door."""
     app = application(asking)
     mount(app, asking)
+    if asked.token is not None:
+        document(app)
     # A page elsewhere, open in a browser of this machine, must not reach the service under a name of its own.
     names = LOOPBACK_NAMES if is_loopback(asked.host) else ["*"]
     return sealed(TrustedHostMiddleware(Guard(app, asking, asked.token), allowed_hosts=names))
