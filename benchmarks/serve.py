@@ -140,7 +140,7 @@ class Bench:
     def _refused(self) -> list[dict[str, object]]:
         """Something too large, something too long, and no sound at all."""
         random = np.random.default_rng(0)
-        (self.scratch / "large").write_bytes(random.bytes(MOST_MEGABYTES * 1_000_000 + 1))
+        (self.scratch / "large").write_bytes(random.bytes(MOST_MEGABYTES * (1 << 20) + 1))
         soundfile.write(self.scratch / "long.flac", np.zeros((MOST_SECONDS + 1) * 16_000), 16_000)
         (self.scratch / "noise").write_bytes(random.bytes(20_000))
         kinds = (("large", 413), ("long.flac", 422), ("noise", 422))

@@ -25,6 +25,7 @@ from auricle.classifier import Classifier
 from auricle.cli import main
 from auricle.evaluation.scoring import softmax
 from auricle.events import Rules, events
+from auricle.serving import service as service_module
 from auricle.serving.limits import Limits
 from auricle.timeline import Cut, moments
 from tests.conftest import RATE, tone
@@ -195,6 +196,24 @@ def test_a_body_that_trickles_is_given_up(served: Service) -> None:
         assert head.startswith(b"HTTP/1.1 408") and 0.4 < time.monotonic() - start < 3
 
 
+def test_a_head_that_trickles_is_given_up(served: Service, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(service_module, "HEAD_SECONDS", 0.4)
+    with socket.create_connection(("127.0.0.1", served.port)) as line:
+        start = time.monotonic()
+        line.settimeout(0.1)
+        line.sendall(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n")
+        closed = False
+        while not closed and time.monotonic() - start < 5:
+            try:
+                line.sendall(b"X-A: b\r\n")
+                closed = line.recv(100) == b""
+            except TimeoutError:
+                pass
+            except OSError:
+                closed = True
+        assert closed and 0.3 < time.monotonic() - start < 3
+
+
 def test_without_an_answer_in_time_a_request_is_dropped_unscored() -> None:
     classifier = small_classifier(Slow)
     assert isinstance(classifier, Slow)
@@ -293,7 +312,7 @@ def test_the_documentation_needs_no_other_place(served: Service) -> None:
 @pytest.mark.parametrize(
     ("options", "environment", "said"),
     [
-        (["--host", "0.0.0.0", "--port", "0"], None, "AURICLE_TOKEN"),
+        (["--host", "0.0.0.0", "--port", "0", "--no-page"], None, "AURICLE_TOKEN"),
         (["--token-file", "nothing.txt"], None, "nothing.txt"),
         ([], "short", "8 or more"),
         (["--deadline", "0"], None, "deadline"),

@@ -18,6 +18,7 @@ from types import FrameType
 import fastapi
 import uvicorn
 from starlette.middleware.trustedhost import TrustedHostMiddleware
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from auricle.classifier import Classifier, Runtime, load
 from auricle.errors import UsageError
@@ -32,6 +33,8 @@ from auricle.serving.server import LOOPBACK_NAMES, Application, claim, is_loopba
 # While it stops, a connection that is open and idle may still bring a request for so long: it may be on its way.
 LINGER_SECONDS = 1.0
 KEEP_ALIVE_SECONDS = 15
+# A request's head is small; whoever needs longer for it keeps a connection that others want.
+HEAD_SECONDS = 10.0
 # Many more connections than requests: most are idle between two requests, and a refusal needs one too.
 CONNECTIONS = 4096
 
@@ -99,6 +102,7 @@ class Draining(uvicorn.Server):
         limits = asking.limits
         config = uvicorn.Config(
             app,
+            http=Line,
             log_level="warning",
             access_log=False,
             server_header=False,
@@ -142,6 +146,39 @@ class Draining(uvicorn.Server):
             config=self.config, server_state=self.server_state, app_state=self.lifespan.state
         )
         return made
+
+
+class Line(HttpToolsProtocol):
+    """A connection that is closed when the head of a request takes too long."""
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """Begin to wait for the first request."""
+        super().connection_made(transport)
+        self._late: asyncio.TimerHandle | None = None
+        self._wait()
+
+    def data_received(self, data: bytes) -> None:
+        """Wait on, if this was no whole head; uvicorn itself only waits where nothing comes at all."""
+        super().data_received(data)
+        self._wait()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Wait no more."""
+        super().connection_lost(exc)
+        self._wait()
+
+    def _wait(self) -> None:
+        wants_head = not self.transport.is_closing() and (self.cycle is None or self.cycle.response_complete)
+        if wants_head and self._late is None:
+            self._late = self.loop.call_later(HEAD_SECONDS, self._give_up)
+        elif not wants_head and self._late is not None:
+            self._late.cancel()
+            self._late = None
+
+    def _give_up(self) -> None:
+        self._late = None
+        if self.cycle is None or self.cycle.response_complete:
+            self.transport.close()
 
 
 def _waiting(listener: socket.socket) -> Iterator[socket.socket]:
