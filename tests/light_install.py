@@ -91,7 +91,9 @@ def auricle(python: str, *arguments: str, code: int = 0) -> str:
         cwd=tempfile.gettempdir(),
     )
     if done.returncode != code:
-        raise SystemExit(f"auricle {' '.join(arguments)} ended with {done.returncode}, not {code}:\n{done.stdout}{done.stderr}")
+        raise SystemExit(
+            f"auricle {' '.join(arguments)} ended with {done.returncode}, not {code}:\n{done.stdout}{done.stderr}"
+        )
     return done.stdout if code == 0 else done.stderr
 
 

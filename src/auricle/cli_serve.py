@@ -62,8 +62,7 @@ def declare(commands: Any) -> None:
 
 def _serve(options: argparse.Namespace) -> int:
     token = _token(options)
-    if importlib.util.find_spec("transformers") is not None:  # an exported model needs none
-        quiet_libraries()
+    quiet_libraries()
     from auricle.serving.limits import Limits
     from auricle.serving.service import Served, serve
 
