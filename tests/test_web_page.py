@@ -283,6 +283,7 @@ def test_keys_reach_every_control_and_each_has_a_name(served: Served, sounds: So
         if reached[-1][0].startswith("Play from"):
             break
     names = [one for one, _ in reached]
+    assert browser.execute_script("return document.querySelector('#result[aria-live], #result [aria-live]') !== null")
     wanted = ["Batch", "Live", "About", "Click to upload or drop files", "Record", "The model knows 3 labels"]
     assert [name for name in names if name in wanted] == wanted and names[-1].startswith("Play from 0 s: low")
     assert all(name and is_shown for name, is_shown in reached if name != "The sound as the model heard it")

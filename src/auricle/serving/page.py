@@ -40,6 +40,8 @@ TOLD_SECONDS = 0.7
 AT_A_TIME = 4
 # A service that is full says so at once; a batch waits, for this long in all.
 PATIENCE_SECONDS = 60.0
+# Readers of screens say what changes here.
+ANNOUNCED = "element.setAttribute('aria-live', 'polite')"
 NOTHING_YET = "Press record and let the browser use the microphone."
 GONE = "The file was gone before it could be read. Send it again."
 
@@ -129,7 +131,7 @@ def _listen(asking: Asking) -> None:
             elem_id="record",
         )
     gr.HTML(showing.known(asking.classifier.labels), elem_id="known")
-    result = gr.HTML(elem_id="result", elem_classes="announced")
+    result = gr.HTML(elem_id="result", js_on_load=ANNOUNCED)
     shown: dict[str, Any] = {**ASKED, "show_progress_on": result}
     dropped.upload(partial(_hear, asking), dropped, [dropped, result], **shown)
     recorded.stop_recording(partial(_hear, asking), recorded, [recorded, result], **shown)
@@ -143,7 +145,7 @@ def _batch(asking: Asking) -> None:
         height=140,
         elem_id="drop-many",
     )
-    result = gr.HTML(elem_id="answers")
+    result = gr.HTML(elem_id="answers", js_on_load=ANNOUNCED)
     dropped.upload(partial(_hear_all, asking), dropped, [dropped, result], show_progress="hidden", **ASKED)
 
 
