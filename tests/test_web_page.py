@@ -1,5 +1,6 @@
 """The page of a served model, driven in a browser; and its parts: the gate, the ear, what is shown."""
 
+import asyncio
 import base64
 import csv
 import io
@@ -15,6 +16,7 @@ import urllib.request
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -28,6 +30,7 @@ from auricle.evaluation.scoring import softmax
 from auricle.events import Event
 from auricle.serving import showing
 from auricle.serving.asking import Told, Window
+from auricle.serving.limits import Limits
 from auricle.serving.live import Ear, as_file
 from auricle.serving.showing import Row
 from tests.browsing import WAIT, Page, asked_for, chromium, wait_for
@@ -393,6 +396,33 @@ def test_what_nobody_reads_is_swept_away(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["kept"]
     sweep(tmp_path, 0.0)
     assert list(tmp_path.rglob("*.wav")) == []
+
+
+def test_uploads_are_bounded_though_nobody_says_their_size(tmp_path: Path) -> None:
+    from auricle.serving.gate import Gate
+
+    asking: Any = SimpleNamespace(limits=Limits(body_bytes=1000), stopping=False)
+    said: list[int] = []
+
+    async def reading(scope: Any, receive: Any, send: Any) -> None:
+        while (await receive()).get("more_body"):
+            pass
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+
+    async def endless() -> dict[str, Any]:
+        return {"type": "http.request", "body": bytes(100), "more_body": True}
+
+    async def send(message: Any) -> None:
+        if message["type"] == "http.response.start":
+            said.append(message["status"])
+
+    gate = Gate(reading, tmp_path, asking)
+    scope = {"type": "http", "method": "POST", "path": "/gradio_api/upload", "headers": []}
+    asyncio.run(gate(scope, endless, send))
+    (tmp_path / "unread").write_bytes(bytes(5000))
+    asyncio.run(gate(scope, endless, send))
+    asyncio.run(gate({**scope, "path": "/gradio_api/queue/join"}, endless, send))
+    assert said == [413, 429, 413] and gate.uploads == gate.bytes == 0
 
 
 def test_strangers_names_are_text_in_every_piece() -> None:

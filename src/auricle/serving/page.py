@@ -26,7 +26,7 @@ from auricle.errors import AudioError
 from auricle.events import Event
 from auricle.serving import showing
 from auricle.serving.asking import Asking, Wanted
-from auricle.serving.gate import KEPT_SECONDS, Gate, keep, taken
+from auricle.serving.gate import KEPT_SECONDS, UPLOADED_BODIES, Gate, keep, taken
 from auricle.serving.limits import MIB, Refused
 from auricle.serving.live import Ear, as_file
 from auricle.serving.showing import Row
@@ -119,7 +119,9 @@ def page(asking: Asking, about: About) -> gr.Blocks:
 def _listen(asking: Asking) -> None:
     limits = asking.limits
     with gr.Row(equal_height=False, elem_classes="given"):
-        label = f"Drop a sound or choose a file, up to {limits.body_bytes / MIB:g} MiB and {limits.seconds / 60:g} min"
+        label = (
+            f"Drop a sound or choose a file, up to {limits.body_bytes / MIB:.3g} MiB and {limits.seconds / 60:g} min"
+        )
         dropped = gr.File(label=label, type="filepath", height=140, elem_id="drop")
         recorded = gr.Audio(
             label="Or record one",
@@ -138,8 +140,9 @@ def _listen(asking: Asking) -> None:
 
 
 def _batch(asking: Asking) -> None:
+    together = UPLOADED_BODIES * asking.limits.body_bytes / MIB
     dropped = gr.File(
-        label="Drop many sounds or choose files",
+        label=f"Drop many sounds or choose files, up to {together:.3g} MiB together",
         file_count="multiple",
         type="filepath",
         height=140,
@@ -150,7 +153,7 @@ def _batch(asking: Asking) -> None:
 
 
 def _live(asking: Asking) -> None:
-    ear = gr.State(None)
+    ear = gr.State(None, time_to_live=3600)
     microphone = gr.Audio(
         label="Microphone", sources=["microphone"], type="filepath", streaming=True, buttons=[], elem_id="microphone"
     )
