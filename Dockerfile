@@ -1,8 +1,9 @@
 # `auricle serve` in a container, as a user without rights. It answers from an exported model, without PyTorch:
 #   docker build -t auricle .
 #   docker run --rm --read-only --tmpfs /tmp -p 8000:8000 -v "$PWD/run/onnx:/model:ro" -e AURICLE_TOKEN auricle
-# For programs only, a third of the size:      docker build --build-arg EXTRAS=onnx,serve -t auricle .
-# From any run or model folder, by CPU PyTorch: docker build --build-arg TORCH=cpu --build-arg EXTRAS=train,serve,demo -t auricle .
+# For programs only, without the page: docker build --build-arg EXTRAS=onnx,serve -t auricle .
+# From any run or model folder, by CPU PyTorch:
+#   docker build --build-arg TORCH=cpu --build-arg EXTRAS=train,serve,demo -t auricle .
 ARG PYTHON=3.11
 
 FROM python:${PYTHON}-slim AS build

@@ -1,4 +1,4 @@
-"""`python -m tests.light_install [RUN FILE…]`: an exported model answers where there is no PyTorch, and as PyTorch does.
+"""`python -m tests.light_install [RUN FILE…]`: an exported model answers without PyTorch, and as PyTorch does.
 
 In: a run and recordings, by default a small one on tones made here. It is exported and asked by PyTorch in this
 environment; then the checkout is installed into a new one with `[onnx]` alone, then `[serve]`, then `[demo]` beside it.
@@ -16,7 +16,6 @@ import time
 import urllib.request
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
 TOLERANCE = 1e-4
@@ -68,7 +67,7 @@ def install(folder: Path, *extras: str, pip: Sequence[str] = ()) -> str:
         subprocess.run([sys.executable, "-m", "venv", str(folder)], check=True)
     asked = [f"{ROOT}[{','.join(extras)}]", "--constraint", str(ROOT / "constraints.txt"), *pip]
     start = time.perf_counter()
-    command = [str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check", *asked]
+    command = [str(python), "-m", "pip", "install", "-qq", "--disable-pip-version-check", *asked]
     subprocess.run(command, check=True, cwd=folder)
     print(f"installed [{','.join(extras)}] in {time.perf_counter() - start:.0f} s, {megabytes(folder):.0f} MB")
     return str(python)
@@ -92,14 +91,15 @@ def auricle(python: str, *arguments: str, code: int = 0) -> str:
         cwd=tempfile.gettempdir(),
     )
     if done.returncode != code:
-        raise SystemExit(f"auricle {' '.join(arguments)} ended with {done.returncode}, not {code}:\n{done.stderr}")
+        raise SystemExit(
+            f"auricle {' '.join(arguments)} ended with {done.returncode}, not {code}:\n{done.stdout}{done.stderr}"
+        )
     return done.stdout if code == 0 else done.stderr
 
 
 def answers(printed: str) -> dict[str, dict[str, float]]:
     """The probabilities that `auricle predict --json` prints, by file and label."""
-    rows = json.loads(printed)
-    rows = rows["files"] if isinstance(rows, dict) else rows
+    rows = [json.loads(line) for line in printed.splitlines()]
     return {row["file"]: {one["label"]: one["probability"] for one in row["choices"]} for row in rows}
 
 

@@ -65,8 +65,7 @@ def _serve(options: argparse.Namespace) -> int:
     token = _token(options)
     # Each scoring thread has a core to itself. Threads of one operation would wait for each other, and spin.
     os.environ.setdefault("OMP_NUM_THREADS", "1")
-    if importlib.util.find_spec("transformers") is not None:  # an exported model needs none
-        quiet_libraries()
+    quiet_libraries()
     from auricle.serving.limits import Limits
     from auricle.serving.service import Served, serve
 
