@@ -49,6 +49,7 @@ ORDER = [
     "terminal",
     "cli_voices",
     "cli_predict",
+    "cli_live",
     "cli",
 ]
 FILES = sorted(path for path in ROOT.rglob("*.py") if path != ROOT / "__init__.py")
