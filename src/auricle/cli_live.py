@@ -68,8 +68,8 @@ def _listen_live(options: argparse.Namespace) -> int:
         _line(json.dumps({"said": "listening", **{name: round(value, 3) for name, value in known.items()}}))
     else:
         _line(
-            f"Listening: {options.rate} Hz, {options.channels} channel(s) {options.form}; windows of {cut.seconds:g} s, "
-            f"one every {cut.hop:g} s, {bound.scoring * 1000:.0f} ms to score each."
+            f"Listening: {options.rate} Hz, {options.channels} channel(s), {options.form}; windows of {cut.seconds:g} "
+            f"s, one every {cut.hop:g} s, {bound.scoring * 1000:.0f} ms to score each."
         )
         _line(f"An event is named at most {bound.begin:.1f} s after it begins, its end {bound.end:.1f} s after it.")
         if bound.scoring > cut.hop:

@@ -118,7 +118,7 @@ def _predict(options: argparse.Namespace) -> int:
     try:
         failed = Job(classifier, form, cut, rules, output, _tell).run(found)
     except BaseException as stopped:
-        if output.leave(keep=True):
+        if output.leave(keep=True) and not isinstance(stopped, UsageError):
             _tell("stopped. The same command with --resume goes on from there.")
         if isinstance(stopped, KeyboardInterrupt):
             return 130

@@ -5,6 +5,7 @@ it is said. Windows are scored one by one, as soon as they are complete; where t
 windows are left out and counted.
 """
 
+import bisect
 import math
 import queue
 import threading
@@ -136,6 +137,7 @@ class _Ear:
         self._rate = sample_rate
         self._queue: queue.Queue[np.ndarray | None] = queue.Queue(_QUEUE_BLOCKS)
         self._arrivals: deque[tuple[float, float]] = deque(maxlen=_REMEMBERED_BLOCKS)  # end in the stream, clock
+        self._lock = threading.Lock()
         self._began = 0.0
         self.received = 0.0
         self.fault: AuricleError | None = None
@@ -150,7 +152,8 @@ class _Ear:
                     self._began = now - block.shape[1] / self._rate
                 count += block.shape[1]
                 self.received = count / self._rate
-                self._arrivals.append((self.received, now))
+                with self._lock:
+                    self._arrivals.append((self.received, now))
                 self._queue.put(block)
         except AuricleError as error:
             self.fault = error
@@ -162,13 +165,14 @@ class _Ear:
             yield block
 
     def is_late(self, upto: int, hop: int) -> bool:
-        """Whether so much sound waits behind a window that ends at sample `upto` that it is better left out."""
-        waiting = self.received - upto / self._rate
+        """Whether a window that ends at sample `upto` waited so long, with newer ones behind it, that it is left out."""
+        newer = self.received - upto / self._rate > hop / self._rate
         is_live = self.received - (time.monotonic() - self._began) < _AHEAD_SECONDS
-        return is_live and waiting > max(2 * hop / self._rate, SLACK_SECONDS)
+        return newer and is_live and self.since(upto / self._rate) > max(2 * hop / self._rate, SLACK_SECONDS)
 
     def since(self, seconds: float) -> float:
         """How long ago a place in the stream came in."""
-        arrivals = list(self._arrivals)
-        found = next((clock for end, clock in arrivals if end >= seconds), arrivals[-1][1] if arrivals else 0.0)
-        return time.monotonic() - found
+        with self._lock:
+            arrivals = list(self._arrivals)
+        place = bisect.bisect_left(arrivals, seconds - 1e-6, key=lambda arrival: arrival[0])
+        return time.monotonic() - arrivals[min(place, len(arrivals) - 1)][1]
