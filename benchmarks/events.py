@@ -1,8 +1,9 @@
 """An hour of everyday sounds at known times: which are found, what it costs in memory, and a job that is killed.
 
 The clips of one fold of ESC-10 stand at random places in quiet noise; the model has learnt from the other folds. Truth
-is the stretch of a clip that is louder than -60 dBFS. `auricle predict --events` runs in a fresh process: on the hour,
-on the hour repeated, and once more, killed half-way and resumed. The last line is the F1 of events in the hour.
+is the stretch of a clip that is louder than -60 dBFS. `auricle predict --events` runs in a fresh process: on the hour;
+on it and on its repetition, with windows that do not overlap, to see whether memory grows; and once more, killed
+half-way and resumed. The last line is the F1 of events in the hour.
 """
 
 import argparse
@@ -44,6 +45,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--noise", type=float, default=-65.0, help="RMS level between clips, dBFS (default: -65)")
     parser.add_argument("--minutes", type=float, default=60.0, help="how long the recording is (default: 60)")
     parser.add_argument("--times", type=int, default=8, help="how often it is repeated for memory (default: 8)")
+    parser.add_argument("--hop", type=float, default=5.0, help="of the runs that measure growth, seconds (default: 5)")
     parser.add_argument("--seed", type=int, default=0, help="another seed, other places")
     parser.add_argument("--predict", default="", metavar="OPTIONS", help="more options for auricle predict")
 
@@ -75,9 +77,12 @@ def run(options: argparse.Namespace, screen: Screen) -> None:
         if options.times > 1:
             repeated = scratch / "repeated.wav"
             repeat(hour, options.times, repeated)
-            often = predicted(model, repeated, scratch / "often.csv", more)
-            rows.append(_row(f"{options.times} times", often))
-            screen.record("memory", once=once.peak.total, often=often.peak.total, times=options.times)
+            apart = [*more, "--hop", f"{options.hop:g}"]
+            single = predicted(model, hour, scratch / "single.csv", apart)
+            often = predicted(model, repeated, scratch / "often.csv", apart)
+            rows += [_row(f"once, --hop {options.hop:g}", single), _row(f"{options.times} times, likewise", often)]
+            growth = often.peak.total / single.peak.total - 1
+            screen.record("memory", once=single.peak.total, often=often.peak.total, times=options.times, growth=growth)
         screen.table(rows)
         same = killed_and_resumed(model, hour, scratch / "killed.csv", more, once.seconds)
         same = same and (scratch / "killed.csv").read_bytes() == (scratch / "once.csv").read_bytes()

@@ -166,7 +166,7 @@ def _cut(options: argparse.Namespace, view: "View", classifier: "Classifier") ->
 
     natural = classifier.window_seconds
     if view == "answers":
-        return Cut(natural, natural * (1 - getattr(classifier.model.config, "overlap", 0.0)))
+        return classifier.cut
     if classifier.settings.bands is not None:
         raise UsageError("--windows and --events received a model of ready frames. It answers for whole clips only.")
     seconds = options.windows or natural

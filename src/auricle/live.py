@@ -165,7 +165,7 @@ class _Ear:
             yield block
 
     def is_late(self, upto: int, hop: int) -> bool:
-        """Whether a window that ends at sample `upto` waited so long, with newer ones behind it, that it is left out."""
+        """Whether a window up to sample `upto` waited so long, with newer ones behind it, that it is left out."""
         newer = self.received - upto / self._rate > hop / self._rate
         is_live = self.received - (time.monotonic() - self._began) < _AHEAD_SECONDS
         return newer and is_live and self.since(upto / self._rate) > max(2 * hop / self._rate, SLACK_SECONDS)
