@@ -38,6 +38,8 @@ ORDER = [
     "finetuning",
     "run",
     "judging",
+    "export_card",
+    "export",
     "voices",
     "serving",
     "demo",
@@ -47,9 +49,11 @@ ORDER = [
     "live",
     "printing",
     "terminal",
+    "cli_serve",
     "cli_voices",
     "cli_predict",
     "cli_live",
+    "cli_export",
     "cli",
 ]
 FILES = sorted(path for path in ROOT.rglob("*.py") if path != ROOT / "__init__.py")

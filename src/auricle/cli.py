@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
-from auricle import __version__, cli_live, cli_predict, cli_voices
+from auricle import __version__, cli_export, cli_live, cli_predict, cli_serve, cli_voices
 from auricle.errors import AuricleError, MissingExtra, UsageError
 from auricle.terminal import command, print_json, quiet_libraries
 
@@ -51,6 +51,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 _EXTRA_OF = {name: "train" for name in ("torch", "transformers", "accelerate", "sklearn", "jinja2", "PIL", "datasets")}
 _EXTRA_OF |= {name: "demo" for name in ("gradio", "fastapi", "starlette", "uvicorn")}
+_EXTRA_OF |= {name: "serve" for name in ("batched", "prometheus_client", "python_multipart")}
 
 
 def _inspect(options: argparse.Namespace) -> int:
@@ -249,6 +250,8 @@ def _parser() -> _Parser:
     cli_live.declare(commands)
     _push_options(command(commands, "push", _push, "share a run on the Hugging Face Hub: model, card, report, metrics"))
     cli_voices.declare(commands)
+    cli_serve.declare(commands)
+    cli_export.declare(commands)
     demo = command(commands, "demo", _demo, "make a small corpus, train on it, and show the report")
     demo.add_argument("--out", type=Path, default=Path("demo"), metavar="FOLDER", help="where (default: demo)")
     demo.add_argument("--seed", type=int, default=0, help="another seed, another corpus")

@@ -155,3 +155,11 @@ def _levels(piece: np.ndarray, start: int, hop: int) -> np.ndarray:
     sums = np.add.reduceat(power, bounds, dtype=np.float64)
     mean = sums / np.diff(np.append(bounds, len(power))) / FULL_SCALE**2
     return np.asarray(10.0 * np.log10(np.maximum(mean, 10.0 ** (LOWEST / 10.0))))
+
+
+def moment(piece: np.ndarray, start: int, hop: int, sample_rate: int, logits: np.ndarray) -> Moment:
+    """The Moment of one window (channels, samples) that begins at sample `start`, where it was scored elsewhere."""
+    end = start + piece.shape[1]
+    return Moment(
+        start / sample_rate, end / sample_rate, logits, hop / sample_rate, start // hop, _levels(piece, start, hop)
+    )

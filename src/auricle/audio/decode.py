@@ -25,6 +25,9 @@ MAX_VALUES = 1 << 29
 # One read of at most so many values, unless the content is long enough to hold more.
 _BLOCK_VALUES = 1 << 20
 
+# The seconds that are wanted, from and to, how many are allowed, and how many values of all channels.
+_Window = tuple[float, float | None, float, int]
+
 
 @dataclass(frozen=True, eq=False)
 class Sound:
@@ -80,32 +83,33 @@ def decode(
     start: float | None = None,
     end: float | None = None,
     max_seconds: float = 3600,
+    max_values: int = MAX_VALUES,
     name: str = "",
 ) -> Sound:
     """Decode a file's content, or the stretch from `start` to `end` seconds of it.
 
-    `max_seconds` bounds what is decoded; `name` is only used in messages. A cut file gives what is left of it, with
-    `truncated` set, unless the stretch lies before the cut. Threads scale: the decoders release the interpreter lock.
+    `max_seconds` bounds what is decoded, `max_values` the samples of all channels together; `name` is only used in
+    messages. A cut file gives what is left of it, with `truncated` set, unless the stretch lies before the cut.
+    Threads scale: the decoders release the interpreter lock.
 
     Raises AudioError: 'unreadable', 'empty' (no samples), 'truncated' (a header and nothing behind it) or 'long'.
     """
     try:
-        return _decode(content, start, end, max_seconds)
+        return _decode(content, (start or 0.0, end, max_seconds, max_values))
     except AudioError as error:
         raise AudioError(error.kind, f"'{name}': {error.detail}" if name else error.detail) from error.__cause__
 
 
-def _decode(content: bytes, start: float | None, end: float | None, max_seconds: float) -> Sound:
+def _decode(content: bytes, window: _Window) -> Sound:
     if not content:
         raise AudioError("empty", "the file has no bytes")
     if not content.strip(b"\0"):
         raise AudioError("unreadable", f"all of its {len(content)} bytes are zero")
-    first = start or 0.0
-    if not 0.0 <= first < (math.inf if end is None else end):
+    start, end, *_ = window
+    if not 0.0 <= start < (math.inf if end is None else end):
         raise AudioError(
-            "empty", f"nothing lies from {first:g} s to {end} s; give a start of 0 or more and a later end"
+            "empty", f"nothing lies from {start:g} s to {end} s; give a start of 0 or more and a later end"
         )
-    window = (first, end, max_seconds)
     container = sniff(content)
     sound = _plain_wav(content, window) if container == "wav" else None
     if sound is None and container in decoders.SNDFILE:
@@ -119,11 +123,11 @@ def _decode(content: bytes, start: float | None, end: float | None, max_seconds:
     return sound
 
 
-def _stretch(window: tuple[float, float | None, float], sample_rate: int, channels: int) -> _Stretch:
+def _stretch(window: _Window, sample_rate: int, channels: int) -> _Stretch:
     """Turn seconds into frames, once the rate and the channels are known and believable."""
     decoders.believable(sample_rate, channels)
-    start, end, max_seconds = window
-    limit = min(int(max_seconds * sample_rate), MAX_VALUES // channels)
+    start, end, max_seconds, max_values = window
+    limit = min(int(max_seconds * sample_rate), max_values // channels)
     last = None if end is None else round(end * sample_rate)
     return _Stretch(round(start * sample_rate), last, limit, min(max_seconds, limit / sample_rate))
 
@@ -136,7 +140,7 @@ def _sound(
     return Sound(np.ascontiguousarray(samples), sample_rate, container, None if whole else cut)
 
 
-def _plain_wav(content: bytes, window: tuple[float, float | None, float]) -> Sound | None:
+def _plain_wav(content: bytes, window: _Window) -> Sound | None:
     """Take 16-bit PCM as it lies in the file; None where a decoder must look."""
     layout = wav_layout(content)
     if layout is None or not layout.plain:
@@ -149,7 +153,7 @@ def _plain_wav(content: bytes, window: tuple[float, float | None, float]) -> Sou
     return _sound(content, "wav", pieces, stretch, layout.sample_rate, cut_short(content, "wav", frames))
 
 
-def _with_sndfile(content: bytes, container: str, window: tuple[float, float | None, float]) -> Sound | None:
+def _with_sndfile(content: bytes, container: str, window: _Window) -> Sound | None:
     """Decode with libsndfile; None where it cannot open the content, which FFmpeg may."""
     file = decoders.open_sndfile(io.BytesIO(content), content, container)
     if file is None:
@@ -161,7 +165,9 @@ def _with_sndfile(content: bytes, container: str, window: tuple[float, float | N
             if stretch.first >= file.frames > 0:
                 return Sound(np.zeros((file.channels, 0), dtype), file.samplerate, container, None)
             first = file.seek(stretch.first) if stretch.first else 0
-            pieces = stretch.take(decoders.sndfile_blocks(file, _block_frames(file, len(content))), first)
+            pieces = stretch.take(
+                decoders.sndfile_blocks(file, _block_frames(file, len(content), stretch.limit)), first
+            )
         except soundfile.LibsndfileError:
             return None
         frames = first + sum(piece.shape[1] for piece in pieces)
@@ -169,12 +175,15 @@ def _with_sndfile(content: bytes, container: str, window: tuple[float, float | N
         return _sound(content, container, pieces, stretch, file.samplerate, cut_short(content, container, frames))
 
 
-def _block_frames(file: soundfile.SoundFile, size: int) -> int:
-    """Frames of one read. Most files are one block; a header that lies costs one block."""
-    return max(1, min(int(file.frames), max(_BLOCK_VALUES, 32 * size) // int(file.channels)))
+def _block_frames(file: soundfile.SoundFile, size: int, limit: int) -> int:
+    """Frames of one read. Most files are one block; a header that lies costs one block.
+
+    No block is longer than `limit` frames and the one by which a file shows that it has too many.
+    """
+    return max(1, min(int(file.frames), limit + 1, max(_BLOCK_VALUES, 32 * size) // int(file.channels)))
 
 
-def _with_av(content: bytes, container: str, window: tuple[float, float | None, float]) -> Sound:
+def _with_av(content: bytes, container: str, window: _Window) -> Sound:
     """Decode the first sound track with FFmpeg. An error in mid-stream ends the sound there."""
     try:
         with decoders.open_av(io.BytesIO(content)) as file:
@@ -183,7 +192,7 @@ def _with_av(content: bytes, container: str, window: tuple[float, float | None, 
         raise decoders.not_opened(content, container, error) from error
 
 
-def _av_sound(content: bytes, container: str, file: Any, window: tuple[float, float | None, float]) -> Sound:
+def _av_sound(content: bytes, container: str, file: Any, window: _Window) -> Sound:
     track = decoders.sound_track(file)
     broken: list[str] = []
     blocks = decoders.av_blocks(file, track, broken)

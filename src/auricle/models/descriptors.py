@@ -7,14 +7,15 @@ the clip, so what is measured depends on that clip alone.
 
 import itertools
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from auricle.models import masking
-from auricle.models.front_end import mel_filters
+from auricle.models import fourier, masking
+from auricle.models.mel import mel_filters
 
 # Everything is measured on power; this floor (-90 dB of full scale) keeps digital silence finite.
 FLOOR = 1e-9
@@ -89,7 +90,9 @@ class Descriptors(nn.Module):
         decay = decay[:: self.pitch_step][: self.longest + 2]
         return {
             "window": torch.hann_window(self.n_fft),
-            "filters": mel_filters(self.sample_rate, self.n_fft, self.n_mels, 20.0, self.sample_rate / 2),
+            "filters": torch.from_numpy(
+                mel_filters(self.sample_rate, self.n_fft, self.n_mels, 20.0, self.sample_rate / 2)
+            ),
             "cosines": cosines(self.n_mfcc, self.n_mels),
             "bins": torch.linspace(0.0, self.sample_rate / 2, self.n_fft // 2 + 1),
             "pitch_window": pitch_window,
@@ -106,7 +109,7 @@ class Descriptors(nn.Module):
         level = decibels(power.sum(1, keepdim=True) * (2 / self.n_fft))
         peak = level.masked_fill(~real[:, None], -torch.inf).amax(-1, keepdim=True)
         active = real & (level > peak - ACTIVE_DB)[:, 0]
-        outline = torch.cat([self.shape(span) for span in torch.split(power, SPAN, -1)], -1)
+        outline = torch.cat([self.shape(span) for span in _spans(power, -1)], -1)
         pitch, strength = self.pitch(waveform, counts, size)
         strength = strength.clamp(0.01, 0.99)
         return Frames(
@@ -125,6 +128,9 @@ class Descriptors(nn.Module):
 
     def power(self, waveform: Tensor) -> Tensor:
         """Give the power spectrum (batch, bins, frames); a full-scale sine sums to about n_fft / 4."""
+        if torch.compiler.is_compiling():
+            padded = F.pad(waveform, (self.n_fft // 2, self.n_fft // 2))
+            return fourier.framed_power(padded, self.window, self.hop_length) / self.window.square().sum()
         spectrum = torch.stft(
             waveform,
             self.n_fft,
@@ -192,18 +198,22 @@ class Descriptors(nn.Module):
         Windowed autocorrelation over the window's own (Boersma 1993), then a median over five frames.
         """
         frames = F.pad(waveform, (self.pitch_size // 2, self.pitch_size)).unfold(-1, self.pitch_size, self.hop_length)
-        found = [self._best_lag(self._autocorrelation(span)) for span in torch.split(frames[:, :size], SPAN, 1)]
+        found = [self._best_lag(self._autocorrelation(span)) for span in _spans(frames[:, :size], 1)]
         lag, strength = (torch.cat(parts, 1) for parts in zip(*found, strict=True))
         octaves = torch.log2(self.sample_rate / self.pitch_step / lag / 100.0)
         around = [at(octaves[:, None], counts, step) for step in (-2, -1, 0, 1, 2)]
-        return torch.stack(around).median(0).values, strength[:, None]
+        return _middle(around), strength[:, None]
 
     def _autocorrelation(self, frames: Tensor) -> Tensor:
         """Correlate frames (batch, frames, samples) with themselves: (batch, frames, lags), 1 at lag 0."""
         frames = (frames - frames.mean(-1, keepdim=True)) * self.pitch_window
         kept = self.pitch_fft // self.pitch_step // 2 + 1
-        spectrum = torch.fft.rfft(frames, self.pitch_fft)[..., :kept]
-        raw = torch.fft.irfft(torch.view_as_real(spectrum).square().sum(-1))[..., : self.longest + 2]
+        if torch.compiler.is_compiling():
+            power = fourier.power(frames, self.pitch_fft, kept)
+            raw = fourier.correlation(power, 2 * (kept - 1), self.longest + 2)
+        else:
+            spectrum = torch.fft.rfft(frames, self.pitch_fft)[..., :kept]
+            raw = torch.fft.irfft(torch.view_as_real(spectrum).square().sum(-1))[..., : self.longest + 2]
         height: Tensor = raw / (raw[..., :1] + 1e-7) / self.pitch_decay.clamp_min(0.05)
         return height
 
@@ -226,6 +236,22 @@ class Descriptors(nn.Module):
         return best[..., 0] + self.shortest + shift.gather(-1, best)[..., 0], strength
 
 
+def _spans(values: Tensor, axis: int) -> Sequence[Tensor]:
+    """Cut the frames into spans to be worked on one by one; an exported graph has no such loop."""
+    return (values,) if torch.compiler.is_compiling() else torch.split(values, SPAN, axis)
+
+
+def _middle(five: Sequence[Tensor]) -> Tensor:
+    """The median of five tensors, place by place."""
+    if not torch.compiler.is_compiling():
+        return torch.stack(list(five)).median(0).values
+    # Exchange formats have no median: the larger low and the smaller high of two pairs leave three to choose from.
+    one, two, three, four, last = five
+    low = torch.maximum(torch.minimum(one, two), torch.minimum(three, four))
+    high = torch.minimum(torch.maximum(one, two), torch.maximum(three, four))
+    return torch.maximum(torch.minimum(low, high), torch.minimum(torch.maximum(low, high), last))
+
+
 def cosines(rows: int, columns: int) -> Tensor:
     """Make the orthonormal DCT-II as a matrix (rows, columns)."""
     angle = math.pi / columns * (torch.arange(columns)[None, :] + 0.5) * torch.arange(rows)[:, None]
@@ -236,6 +262,9 @@ def cosines(rows: int, columns: int) -> Tensor:
 
 def decibels(power: Tensor) -> Tensor:
     """Turn power into decibels above a floor of -90."""
+    if torch.compiler.is_compiling():
+        # Vectors' logarithms and single numbers' may differ in the last digit, which makes hills of a level plain.
+        return (10.0 * torch.log10(power.double() + FLOOR)).to(power.dtype)
     return 10.0 * torch.log10(power + FLOOR)
 
 

@@ -118,9 +118,8 @@ def rhythm(frames: Frames) -> Tensor:
     total = frames.counts.to(frames.level.dtype)
     active = frames.active.sum(-1)
     voiced = frames.voiced.sum(-1)
-    stretches = 1 + (frames.voiced[:, 1:] & ~frames.voiced[:, :-1]).sum(-1)
     # Beginnings are counted, not ends: where padding begins, nothing ends.
-    sounds = 1 + (frames.active[:, 1:] & ~frames.active[:, :-1]).sum(-1)
+    stretches, sounds = 1 + beginnings(frames.voiced), 1 + beginnings(frames.active)
     level = frames.level
     louder = (level > at(level, frames.counts, 1)) & (level >= at(level, frames.counts, -1)) & (level > -25.0)
     swells = (louder[:, 0] & frames.real).sum(-1)
@@ -136,6 +135,12 @@ def rhythm(frames: Frames) -> Tensor:
         frames.peak[:, 0],
     ]
     return torch.stack(columns, 1)
+
+
+def beginnings(mask: Tensor) -> Tensor:
+    """Count where the mask (batch, frames) becomes true after its first frame: (batch,)."""
+    before = (torch.arange(mask.shape[-1], device=mask.device) - 1).clamp_min(0)
+    return (mask & ~mask[:, before]).sum(-1)
 
 
 def segment_weights(active: Tensor) -> Tensor:

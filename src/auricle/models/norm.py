@@ -73,7 +73,7 @@ class BatchNorm(nn.Module):
     @staticmethod
     def _beside(lengths: Tensor, values: Tensor) -> Tensor:
         mask = masking.real(lengths, values.shape[-1])
-        return mask.reshape(len(mask), *[1] * (values.dim() - 2), mask.shape[1])
+        return mask.reshape(mask.shape[0], *[1] * (values.dim() - 2), mask.shape[1])
 
     @staticmethod
     def _over(channels: Tensor, values: Tensor) -> Tensor:

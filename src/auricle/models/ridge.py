@@ -54,7 +54,7 @@ def likeness(left: Tensor, right: Tensor, sizes: Sequence[int], width: float | T
     A kernel for each kind of feature, rather than one for all, lets a clip be near another in rhythm but not in
     timbre. `sizes` are the widths of the parts.
     """
-    total = left.new_zeros(len(left), len(right))
+    total = left.new_zeros(left.shape[0], right.shape[0])
     for ours, theirs in zip(torch.split(left, list(sizes), 1), torch.split(right, list(sizes), 1), strict=True):
         # In place: of thousands of clips each such table takes hundreds of megabytes.
         distance = (ours @ theirs.T).mul_(-2.0)

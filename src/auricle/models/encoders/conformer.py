@@ -57,13 +57,13 @@ class Conformer:
     def features(self, values: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
         """Compute log-mel tokens: (batch, samples) → (batch, tokens, mels * stride), and the real tokens of each."""
         lengths = lengths.clamp_min(self.least_samples)
-        values = spectra.fixed(values, max(values.shape[-1], self.least_samples))
+        values = spectra.fixed(values, spectra.enough(values.shape[-1], self.least_samples))
         # Kaldi counts in 16-bit steps.
         mel = spectra.kaldi(values, self.extractor, scale=2.0**15)
         mel = spectra.per_bin(mel, spectra.kaldi_frames(lengths))
         stride = self.extractor.stride
         whole = mel.shape[1] // stride * stride
-        return mel[:, :whole].reshape(len(mel), -1, stride * mel.shape[-1]), self.feature_frames(lengths)
+        return mel[:, :whole].reshape(mel.shape[0], -1, stride * mel.shape[-1]), self.feature_frames(lengths)
 
     def embed(self, features: Tensor, frames: Tensor) -> tuple[Tensor, Tensor]:
         """Project the tokens: (batch, tokens, mels * stride) → (batch, tokens, width)."""

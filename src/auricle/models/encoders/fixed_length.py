@@ -131,7 +131,7 @@ class Patches:
 
     def features(self, values: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
         """Compute log-mel as the extractor does: (batch, samples) → (batch, max_length, mels), zeros after the clip."""
-        values = spectra.fixed(values, max(values.shape[-1], self.least_samples))
+        values = spectra.fixed(values, spectra.enough(values.shape[-1], self.least_samples))
         mel = spectra.kaldi(values, self.extractor)
         size = self.extractor.max_length
         mel = F.pad(mel, (0, 0, 0, size - mel.shape[1]))

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from auricle.models import masking
+from auricle.models import fourier, masking
 
 FRAME, HOP, N_FFT = 400, 160, 512
 PREEMPHASIS = 0.97
@@ -43,7 +43,11 @@ def kaldi(values: Tensor, extractor: Any, scale: float = 1.0) -> Tensor:
     frames = (values * scale).unfold(-1, FRAME, HOP)
     frames = frames - frames.mean(-1, keepdim=True)
     before = torch.cat([frames[..., :1], frames[..., :-1]], -1)
-    power = torch.fft.rfft((frames - PREEMPHASIS * before) * window, N_FFT).abs().square()
+    heard = (frames - PREEMPHASIS * before) * window
+    if torch.compiler.is_compiling():
+        power = fourier.power(heard, N_FFT, N_FFT // 2 + 1)
+    else:
+        power = torch.fft.rfft(heard, N_FFT).abs().square()
     logs: Tensor = (power @ filters).clamp_min(FLOOR).log()
     return logs
 
@@ -65,8 +69,13 @@ def whisper(values: Tensor, extractor: Any) -> Tensor:
     """Whisper's log-mel of clips padded to its fixed length: (batch, n_samples) → (batch, mels, frames)."""
     window = torch.hann_window(extractor.n_fft, device=values.device)
     filters = torch.as_tensor(extractor.mel_filters, dtype=torch.float32, device=values.device)
-    spectrum = torch.stft(values, extractor.n_fft, extractor.hop_length, window=window, return_complex=True)
-    power = spectrum[..., :-1].abs().square()
+    if torch.compiler.is_compiling():
+        half = extractor.n_fft // 2
+        reflected = F.pad(values[:, None], (half, half), mode="reflect")[:, 0]
+        power = fourier.framed_power(reflected, window, extractor.hop_length)[..., :-1]
+    else:
+        spectrum = torch.stft(values, extractor.n_fft, extractor.hop_length, window=window, return_complex=True)
+        power = spectrum[..., :-1].abs().square()
     logs = (filters.T @ power).clamp_min(1e-10).log10()
     logs = torch.maximum(logs, logs.amax((1, 2), keepdim=True) - 8.0)
     return (logs + 4.0) / 4.0
@@ -75,3 +84,11 @@ def whisper(values: Tensor, extractor: Any) -> Tensor:
 def fixed(values: Tensor, samples: int) -> Tensor:
     """Cut or pad with zeros to so many samples."""
     return F.pad(values, (0, samples - values.shape[-1]))
+
+
+def enough(samples: int, least: int) -> int:
+    """How many samples a batch of so many is padded to, so that the shortest clip has the `least` that it needs.
+
+    A graph for any length may not ask how long a batch is: it pads them all, by enough for two frames.
+    """
+    return samples + 2 * least if torch.compiler.is_compiling() else max(samples, least)

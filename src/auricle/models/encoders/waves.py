@@ -78,16 +78,23 @@ class Waves:
         frames = self.feature_frames(lengths)
         # Every clip takes a whole number of strides, so that the batch is one long row of frames at every layer: what
         # runs over the border of two clips lies beyond the real frames of the first.
-        clips = len(values)
-        whole = -(-max(values.shape[-1], self.least_samples) // self.stride) * self.stride
+        clips, heard = values.shape[0], spectra.enough(values.shape[-1], self.least_samples)
+        whole = -(-heard // self.stride) * self.stride
         values = F.pad(values, (0, whole - values.shape[-1]))
         lengths = lengths.clamp_min(self.least_samples)
         hidden = self._first(values, lengths)
         for conv, norm, activation in self.convolutions[1:]:
             hidden = _convolved(hidden, conv)
             hidden = activation(norm(hidden) if norm is not None else hidden)
-        hidden = hidden.view(clips, -1, hidden.shape[-1])[:, : int(frames.max())]
-        return hidden, frames
+        # A graph cannot ask for the longest clip: it keeps the frames of the padding.
+        most = self._count(heard) if torch.compiler.is_compiling() else int(frames.max())
+        return hidden.view(clips, -1, hidden.shape[-1])[:, :most], frames
+
+    def _count(self, samples: int) -> int:
+        """The frames in so many samples, of which there are enough for one."""
+        for conv, _, _ in self.convolutions:
+            samples = (samples - conv.kernel_size[0]) // conv.stride[0] + 1
+        return samples
 
     def _first(self, values: Tensor, lengths: Tensor) -> Tensor:
         """The convolution that hears the waveform, with its norm: (batch, samples) → (batch * frames, channels).
@@ -159,7 +166,7 @@ class Waves:
         if self.is_wavlm:
             attention: Any = self.layers[0].attention
             bias = attention.compute_bias(size, size)
-            return {"attention_mask": real, "position_bias": bias.repeat(len(hidden), 1, 1)}
+            return {"attention_mask": real, "position_bias": bias.repeat(hidden.shape[0], 1, 1)}
         mask = create_bidirectional_mask(config=self.base.config, inputs_embeds=hidden, attention_mask=real)
         return {"attention_mask": mask}
 
@@ -281,11 +288,11 @@ def _convolved(rows: Tensor, conv: nn.Conv1d) -> Tensor:
     stride, channels = conv.stride[0], rows.shape[1]
     wide = rows.view(-1, stride * channels)
     kernel = conv.weight.transpose(1, 2).reshape(conv.out_channels, -1)
-    parts = torch.split(kernel, stride * channels, 1)
+    parts = [kernel[:, first : first + wide.shape[1]] for first in range(0, kernel.shape[1], wide.shape[1])]
     given = F.linear(wide[:, : parts[0].shape[1]], parts[0], conv.bias)
     for shift, part in enumerate(parts[1:], start=1):
         later = wide[shift:, : part.shape[1]]
-        if torch.is_grad_enabled():
+        if torch.is_grad_enabled() or torch.compiler.is_compiling():
             given = given + F.pad(F.linear(later, part), (0, 0, 0, shift))
         else:
             # Under autocast the first product is narrower than its factors, and adding in place casts nothing.

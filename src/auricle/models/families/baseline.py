@@ -145,6 +145,8 @@ class Model(PreTrainedModel):
         if self.config.bands is None:
             waveform = input_values.mean(1) if input_values.dim() == 3 else input_values
             values = waveform * masking.real(lengths, waveform.shape[-1])
+        if torch.compiler.is_compiling():
+            return self.functionals(values, lengths)  # an exported graph has no loop over its batch
         # A few clips at a time stay in the processor's cache: half the time of a large batch, and flat memory.
         rows = max(1, CHUNK // max(1, values[0].numel()))
         chunks = zip(values.split(rows), lengths.split(rows), strict=True)
@@ -157,6 +159,10 @@ class Model(PreTrainedModel):
         near = likeness(standard, self.support.double(), self.config.part_sizes, self.width)
         logits = standard @ self.linear.double() + near @ self.kernel.double() + self.bias
         return logits.to(embeddings.dtype)
+
+    def judge(self, embeddings: Tensor, theirs: Tensor | None = None) -> Tensor:
+        """Give the logits of an answer from what `embed` gives; there is no machine beside this one."""
+        return self.classify(embeddings) / self.config.logit_temperature
 
     def standard(self, embeddings: Tensor) -> Tensor:
         """Make functionals (batch, n_features) comparable by angle, as `solve` found it.
@@ -211,8 +217,7 @@ class Model(PreTrainedModel):
         **_: Any,
     ) -> SequenceClassifierOutput:
         """Give logits (batch, classes), and their cross-entropy where labels (batch,) are given. Input as `embed`."""
-        logits = self.classify(self.embed(input_values, attention_mask))
-        if not self.training:
-            logits = logits / self.config.logit_temperature
+        embeddings = self.embed(input_values, attention_mask)
+        logits = self.classify(embeddings) if self.training else self.judge(embeddings)
         loss = None if labels is None else nn.functional.cross_entropy(logits, labels)
         return SequenceClassifierOutput(loss=loss, logits=logits)

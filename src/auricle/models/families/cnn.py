@@ -179,11 +179,12 @@ class Model(PreTrainedModel):
             smoothing = self.label_smoothing if self.training else 0.0
             targets = heads.soft_targets(labels, self.config.num_labels, smoothing)
         values, real, targets = self._spectrogram(input_values, attention_mask, targets)
-        logits = self.head(self.dropout(self._pool(values, real)))
-        if not self.training and self.beside is not None and self.beside.is_solved:
-            logits = heads.joined(logits, self.beside(input_values, attention_mask).logits)
-        if not self.training:
-            logits = logits / self.config.logit_temperature
+        pooled = self._pool(values, real)
+        if self.training:
+            logits = self.head(self.dropout(pooled))
+        else:
+            solved = self.beside is not None and self.beside.is_solved
+            logits = self.judge(pooled, self.beside.embed(input_values, attention_mask) if solved else None)
         loss = None
         if targets is not None:
             loss = self.head.loss(logits, targets, self.class_weights if self.training else None)
@@ -198,6 +199,15 @@ class Model(PreTrainedModel):
     def temper(self, temperature: float) -> None:
         """Divide the logits of every answer by a temperature; training goes on without it."""
         self.config.logit_temperature = temperature
+
+    def judge(self, embeddings: Tensor, theirs: Tensor | None = None) -> Tensor:
+        """Give the logits of an answer from what `embed` gives, of the network and of a solved machine beside it."""
+        logits = self.head(embeddings)
+        if theirs is not None:
+            assert self.beside is not None, "only a machine has such vectors"
+            logits = heads.joined(logits, self.beside.judge(theirs))
+        tempered: Tensor = logits / self.config.logit_temperature
+        return tempered
 
     def embed(self, input_values: Tensor, attention_mask: Tensor | None = None) -> Tensor:
         """Give the vector that the head sees: (batch, width)."""

@@ -318,11 +318,14 @@ class Model(nn.Module):
 
     def logits(self, state: State) -> Tensor:
         """From a state at the last depth to logits (batch, classes) float32."""
-        vector = self._vector(state)
+        return self.judge(self._vector(state))
+
+    def judge(self, embeddings: Tensor, theirs: Tensor | None = None) -> Tensor:
+        """Give the logits of an answer from what `embed` gives; no machine stands beside a pretrained encoder."""
         if self.headed:
-            logits: Tensor = self.network.head(vector)
+            logits: Tensor = self.network.head(embeddings)
             return logits.float()
-        return self.encoder.classify(vector).float()
+        return self.encoder.classify(embeddings).float()
 
     def _summary(self, hidden: Tensor, frames: Tensor) -> Tensor:
         if not self.headed:

@@ -1,0 +1,48 @@
+"""From an exported graph in float32 to one whose learnt products are of 8-bit integers.
+
+In: model.onnx and the names of its learnt products. Out: another file, which says that it is narrow. Weights have a
+scale for each of their columns; what they are multiplied by is scaled as it comes. Front ends stay as they are: eight
+bits do not hold the range of a spectrum.
+"""
+
+import contextlib
+import logging
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+from auricle.errors import MissingExtra
+from auricle.models.graph import About
+
+
+def narrow(source: Path, target: Path, products: set[str]) -> None:
+    """Write the graph in `source` to `target` with these products (names of nodes) in 8-bit integers."""
+    try:
+        import onnx
+        from onnxruntime.quantization import QuantType, quantize_dynamic
+    except ModuleNotFoundError as error:
+        raise MissingExtra("Making an int8 model", "export") from error
+    with _quietly():
+        quantize_dynamic(
+            source,
+            target,
+            op_types_to_quantize=["MatMul", "Gemm"],
+            nodes_to_quantize=sorted(products),
+            per_channel=True,
+            weight_type=QuantType.QInt8,
+            extra_options={"MatMulConstBOnly": True},
+        )
+    made = onnx.load(target)
+    told = About.read({entry.key: entry.value for entry in made.metadata_props}, target)
+    onnx.helper.set_model_props(made, replace(told, precision="int8").written())
+    onnx.save(made, target)
+
+
+@contextlib.contextmanager
+def _quietly() -> Iterator[None]:
+    """It advises, on the root logger, to prepare a model that is prepared."""
+    logging.disable(logging.WARNING)
+    try:
+        yield
+    finally:
+        logging.disable(logging.NOTSET)
