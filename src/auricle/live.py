@@ -20,7 +20,7 @@ import numpy as np
 from auricle.classifier import Classifier
 from auricle.errors import AuricleError
 from auricle.events import Event, Merger, Rules
-from auricle.timeline import Cut, batches, moment_of
+from auricle.timeline import Cut, batches, moment
 
 # For a block of samples to fill, to be handed over and to be resampled.
 SLACK_SECONDS = 0.2
@@ -104,7 +104,7 @@ def listen(classifier: Classifier, blocks: Iterator[np.ndarray], cut: Cut, rules
                 skipped = 0
             piece = samples[:, start - begin : start - begin + size]
             heard += 1
-            for event in merger.add(moment_of(start, piece, classifier.logits([piece])[0], hop, rate)):
+            for event in merger.add(moment(piece, start, hop, rate, classifier.logits([piece])[0])):
                 yield from _ended(event, announced, ear)
                 announced = None
             current = merger.current

@@ -90,7 +90,7 @@ def moments(
         fresh = [start for number, start in enumerate(starts, first) if number >= skip]
         pieces = [samples[:, start - begin : start - begin + size] for start in fresh]
         for start, piece, row in zip(fresh, pieces, classifier.logits(pieces), strict=True):
-            yield moment_of(start, piece, row, hop, rate)
+            yield moment(piece, start, hop, rate, row)
 
 
 def moments_of(classifier: Judge, sounds: Sequence[np.ndarray], cut: Cut) -> list[list[Moment]]:
@@ -103,14 +103,8 @@ def moments_of(classifier: Judge, sounds: Sequence[np.ndarray], cut: Cut) -> lis
     pieces = [sounds[number][:, start : start + size] for number, start in places]
     found: list[list[Moment]] = [[] for _ in sounds]
     for (number, start), piece, row in zip(places, pieces, classifier.logits(pieces), strict=True):
-        found[number].append(moment_of(start, piece, row, hop, rate))
+        found[number].append(moment(piece, start, hop, rate, row))
     return found
-
-
-def moment_of(start: int, piece: np.ndarray, row: np.ndarray, hop: int, rate: int) -> Moment:
-    """The Moment of a window (channels, samples) that starts at sample `start` and was given the logits `row`."""
-    end = start + piece.shape[1]
-    return Moment(start / rate, end / rate, row, hop / rate, start // hop, _levels(piece, start, hop))
 
 
 def batches(
@@ -118,8 +112,8 @@ def batches(
 ) -> Iterator[tuple[int, np.ndarray, int, list[int]]]:
     """Group windows: the number of the first one, samples, the place of these in the recording, where windows start.
 
-    `size` and `hop` are in samples. A group is given as soon as its last sample is there.
-    One hop before the next window is kept, for the last window may begin there.
+    `size` and `hop` are in samples. A group is given as soon as its last sample is there. One hop before the next
+    window is kept, for the last window may begin there.
     """
     kept: list[np.ndarray] = []
     begin = count = number = 0
