@@ -6,9 +6,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
+from benchmarks import events as benchmark
 
 from auricle.events import Event
-from benchmarks import events as benchmark
 
 
 def event(label: str, start: float, end: float) -> Event:
