@@ -9,10 +9,9 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -28,15 +27,15 @@ from auricle.corpus.fixes import Fix
 from auricle.errors import DataError, RunError, UsageError
 from auricle.prepare import Inspected, inspect
 from auricle.serving import card as cards
-from auricle.serving import choosing
+from auricle.serving import choosing, sight
 from auricle.serving.card import card, hear
 from auricle.serving.choosing import ANY_FINDING, MARKED, Choice, Remark
 from auricle.serving.desk import Desk, View
 from auricle.serving.marks import Marks
+from tests.browsing import WAIT, Page, asked_for, chromium, wait_for
 from tests.conftest import RATE, tone, write_corpus
 
 HOSTILE = "<i>${1+1}{{value}}"
-WAIT = 20.0
 
 
 def write_faulty(folder: Path) -> Path:
@@ -219,16 +218,16 @@ def test_of_a_long_clip_the_first_minute_is_heard(tmp_path: Path) -> None:
     soundfile.write(tmp_path / "long.wav", np.tile(tone("low", 1.0, 0), 90), RATE, subtype="PCM_16")
     clip = Clip("long", str(tmp_path / "long.wav"), "low")
     shown = hear(clip)
-    assert shown.seconds == cards.HEARD_SECONDS and not shown.whole
+    assert shown.sight.seconds == cards.HEARD_SECONDS and not shown.whole
     part = hear(Clip("part", clip.source, "low", start=80.0, end=82.5))
-    assert part.seconds == 2.5 and part.whole
+    assert part.sight.seconds == 2.5 and part.whole
     late = hear(Clip("late", clip.source, "low", start=70.0))
-    assert late.seconds == 20.0 and late.whole
+    assert late.sight.seconds == 20.0 and late.whole
 
 
 def test_the_outline_of_a_wave_follows_its_loudness() -> None:
     ramp = np.linspace(0, 1, 8000, dtype=np.float32) * np.where(np.arange(8000) % 2, -1, 1)
-    heights = [float(point.split(",")[1]) for point in cards._wave(ramp).split(" ")]
+    heights = [float(point.split(",")[1]) for point in sight._wave(ramp).split(" ")]
     upper, lower = heights[: len(heights) // 2], heights[len(heights) // 2 :]
     assert upper == sorted(upper, reverse=True) and min(upper) == -100
     assert lower == sorted(lower, reverse=True) and max(lower) == 100
@@ -261,16 +260,6 @@ def test_without_gradio_the_command_that_installs_it_is_named(corpus: Path) -> N
     assert done.returncode == 2 and "pip install 'auricle[demo]'" in done.stderr
 
 
-def wait_for(done: Callable[[], Any], process: subprocess.Popen[Any] | None = None, seconds: float = WAIT) -> Any:
-    """What `done` gives, once it is something; fails in the end, or when the process that it needs is gone."""
-    end = time.monotonic() + seconds
-    while not (found := done()):
-        assert time.monotonic() < end, "waited too long"
-        assert process is None or process.poll() is None, "the process ended"
-        time.sleep(0.05)
-    return found
-
-
 @pytest.fixture(scope="module")
 def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Path]]:
     """`auricle listen` on the faulty corpus, in a process of its own: its address and the file of marks."""
@@ -295,60 +284,13 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Path
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
-    webdriver = pytest.importorskip("selenium.webdriver")
-    program, driver = shutil.which("chromium") or shutil.which("google-chrome"), shutil.which("chromedriver")
-    if program is None or driver is None:
-        pytest.skip("no Chromium with its driver is installed")
-    options = webdriver.ChromeOptions()
-    options.binary_location = program
-    flags = "headless no-sandbox disable-gpu disable-background-networking disable-sync disable-component-update"
-    flags += " no-first-run autoplay-policy=no-user-gesture-required window-size=1250,1250"
-    for flag in flags.split():
-        options.add_argument(f"--{flag}")
-    options.set_capability("goog:loggingPrefs", {"performance": "ALL"})
-    window = webdriver.Chrome(options=options, service=webdriver.ChromeService(driver))
-    try:
-        window.set_page_load_timeout(WAIT)
+    with chromium() as window:
         yield window
-    finally:
-        window.quit()
-
-
-class Page:
-    """The page as a person uses it."""
-
-    def __init__(self, browser: Any, address: str) -> None:
-        self.browser = browser
-        browser.get(address)
-        wait_for(lambda: self.texts(".clip .label"))
-
-    def texts(self, selector: str) -> list[str]:
-        script = "return [...document.querySelectorAll(arguments[0])].map(one => one.innerText.trim())"
-        found: list[str] = self.browser.execute_script(script, selector)
-        return found
-
-    def text(self, selector: str) -> str:
-        return " ".join(self.texts(selector))
-
-    def click(self, selector: str) -> None:
-        self.browser.find_element("css selector", selector).click()
-
-    def type(self, selector: str, text: str) -> None:
-        self.browser.find_element("css selector", selector).send_keys(text)
-
-    def choose(self, dropdown: str, choice: str) -> None:
-        self.click(f"{dropdown} input")
-
-        def options() -> list[Any]:
-            found = self.browser.find_elements("css selector", f"{dropdown} [role=option]")
-            return [one for one in found if one.get_attribute("aria-label") == choice]
-
-        wait_for(options)[0].click()
 
 
 def test_a_clip_plays_and_a_marked_label_is_in_the_csv(served: tuple[str, Path], browser: Any) -> None:
     address, marks = served
-    page = Page(browser, address)
+    page = Page(browser, address, ".clip .label")
     page.choose("#by-class", "low (9)")
     wait_for(lambda: page.text(".clip .label") == "low")
     played = "const sound = document.querySelector('.clip audio'); return sound.played.length && sound.currentTime"
@@ -378,7 +320,7 @@ def test_a_clip_plays_and_a_marked_label_is_in_the_csv(served: tuple[str, Path],
 
 
 def test_findings_are_shown_with_their_clips(served: tuple[str, Path], browser: Any) -> None:
-    page = Page(browser, served[0])
+    page = Page(browser, served[0], ".clip .label")
     page.choose("#by-finding", "unreadable (1)")
     wait_for(lambda: page.text(".clip .name") == "high/device3_101.wav")
     assert "This clip cannot be heard." in page.text(".clip .silent")
@@ -389,11 +331,10 @@ def test_findings_are_shown_with_their_clips(served: tuple[str, Path], browser: 
 
 
 def test_strangers_names_are_text_and_nothing_is_fetched_from_elsewhere(served: tuple[str, Path], browser: Any) -> None:
-    page = Page(browser, served[0])
+    page = Page(browser, served[0], ".clip .label")
     page.choose("#by-class", f"{HOSTILE} (2)")
     wait_for(lambda: page.text(".clip .label") == HOSTILE)
-    sent = [json.loads(entry["message"])["message"] for entry in browser.get_log("performance")]
-    asked = [one["params"]["request"]["url"] for one in sent if one["method"] == "Network.requestWillBeSent"]
+    asked = asked_for(browser)
     assert len(asked) > 10
     assert [url for url in asked if not url.startswith((served[0], "data:", "blob:"))] == []
 

@@ -14,15 +14,12 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
-from auricle import __version__, cli_export, cli_voices
+from auricle import __version__, cli_export, cli_predict, cli_serve, cli_voices
 from auricle.errors import AuricleError, MissingExtra, UsageError
 from auricle.terminal import command, print_json, quiet_libraries
 
 if TYPE_CHECKING:
     from auricle.recipe import Recipe
-
-TABLE_CHOICES = 3
-ANSWER_FORMATS = ("table", "csv", "jsonl", "submission")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -54,6 +51,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 _EXTRA_OF = {name: "train" for name in ("torch", "transformers", "accelerate", "sklearn", "jinja2", "PIL", "datasets")}
 _EXTRA_OF |= {name: "demo" for name in ("gradio", "fastapi", "starlette", "uvicorn")}
+_EXTRA_OF |= {name: "serve" for name in ("batched", "prometheus_client", "python_multipart")}
 
 
 def _inspect(options: argparse.Namespace) -> int:
@@ -137,37 +135,6 @@ def _listen(options: argparse.Namespace) -> int:
         asked = listen.Asked(options.fixes, options.run, options.host, options.port, options.seed, tuple(reading))
         listen.listen(options.data, _recipe(options), asked, screen.progress, opened)
     return 0
-
-
-def _predict(options: argparse.Namespace) -> int:
-    from auricle.answers import AnswerWriter
-    from auricle.classifier import load
-    from auricle.recordings import recordings
-
-    kind = _answer_format(options)
-    quiet_libraries()
-    classifier = load(options.run, options.precision, refuse=options.refuse)
-    answers = classifier.answers(recordings(options.files))
-    failed = 0
-    with AnswerWriter(options.out, kind, min(options.top, len(classifier.labels))) as write:
-        for answer in answers:
-            failed += answer.error is not None
-            write(answer)
-            if answer.error is not None and kind == "submission":
-                print(f"auricle: no row for '{answer.name}': {answer.error}", file=sys.stderr)
-    return 1 if failed else 0
-
-
-def _answer_format(options: argparse.Namespace) -> str:
-    """What --format says, else --json, else the ending of --out."""
-    if options.json and options.format not in (None, "jsonl"):
-        raise UsageError(f"--json received --format {options.format} beside it. Leave one of them away.")
-    if options.format:
-        return str(options.format)
-    ending = options.out.suffix if options.out is not None else None
-    if ending not in (None, ".csv", ".jsonl"):
-        raise UsageError(f"--out received '{options.out}'. Allowed: a file that ends in .csv or .jsonl, or --format.")
-    return "jsonl" if options.json else ending[1:] if ending else "table"
 
 
 def _push(options: argparse.Namespace) -> int:
@@ -279,28 +246,10 @@ def _parser() -> _Parser:
     evaluate.add_argument("run", type=Path, metavar="RUN", help="a run folder")
     evaluate.add_argument("data", nargs="?", metavar="DATA", help=f"{_DATA_HELP} (default: the run's own test clips)")
 
-    predict = command(commands, "predict", _predict, "name what is heard in recordings")
-    predict.add_argument("run", type=Path, metavar="RUN", help="a run folder or a model folder")
-    predict.add_argument(
-        "files",
-        nargs="+",
-        metavar="FILE",
-        help="files, folders, archives, globs, testdata.json, or - for standard input",
-    )
-    predict.add_argument("--top", type=_positive, default=TABLE_CHOICES, metavar="K", help="how many classes to name")
-    predict.add_argument("--out", type=Path, metavar="FILE", help="write a .csv or .jsonl file")
-    predict.add_argument(
-        "--no-unknown", dest="refuse", action="store_false", help="name a class even where the model is not sure enough"
-    )
-    predict.add_argument(
-        "--format", choices=ANSWER_FORMATS, help="of the answers (default: by the ending of --out, else table)"
-    )
-    predict.add_argument(
-        "--precision", choices=("auto", "float32", "bf16"), default="auto", help="of large encoders (default: auto)"
-    )
-
+    cli_predict.declare(commands)
     _push_options(command(commands, "push", _push, "share a run on the Hugging Face Hub: model, card, report, metrics"))
     cli_voices.declare(commands)
+    cli_serve.declare(commands)
     cli_export.declare(commands)
     demo = command(commands, "demo", _demo, "make a small corpus, train on it, and show the report")
     demo.add_argument("--out", type=Path, default=Path("demo"), metavar="FOLDER", help="where (default: demo)")
@@ -346,12 +295,6 @@ def _fixes_option(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--fixes", dest="relabelled", metavar="FILE", help="a CSV of labels put right, as `auricle listen` writes it"
     )
-
-
-def _positive(text: str) -> int:
-    if not text.isdigit() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"'{text}' is not a whole number from 1 up")
-    return int(text)
 
 
 if __name__ == "__main__":

@@ -4,8 +4,10 @@ In: the whole content of a file. Out: the container's name, by content and never
 was cut short, where the format lets one know. Reads a few headers; never fails on damaged ones.
 """
 
+import io
 import struct
 from dataclasses import dataclass
+from typing import BinaryIO
 
 # Writers that stream cannot go back to fill in a size: ffmpeg leaves 0xFFFFFFFF, sox 0x7FFFF000, others zero.
 _STREAMED = 0x7FFFF000
@@ -24,6 +26,44 @@ _AV_STARTS = {
     b"FLV\x01": "flv",
     b"\x0b\x77": "ac3",
 }
+
+
+class Peek:
+    """A long file in place of its bytes: only what is asked for is read. Where the file stands is not changed.
+
+    `find` needs bounds, and `rfind` looks through the last pages of an ogg stream, 65,307 bytes each at most.
+    """
+
+    _TAIL = 1 << 17
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+        at = file.tell()
+        self._size = file.seek(0, io.SEEK_END)
+        file.seek(at)
+
+    def __len__(self) -> int:
+        return self._size
+
+    def __getitem__(self, part: slice) -> bytes:
+        start, stop, _ = part.indices(self._size)
+        at = self._file.tell()
+        self._file.seek(start)
+        content = self._file.read(max(stop - start, 0))
+        self._file.seek(at)
+        return content
+
+    def find(self, wanted: bytes, start: int, stop: int) -> int:
+        place = self[start:stop].find(wanted)
+        return place if place < 0 else place + start
+
+    def rfind(self, wanted: bytes) -> int:
+        start = max(self._size - self._TAIL, 0)
+        place = self[start:].rfind(wanted)
+        return place if place < 0 else place + start
+
+
+Content = bytes | Peek
 
 
 @dataclass(frozen=True)
@@ -46,7 +86,7 @@ class WavLayout:
         return self.format_tag == _PCM and self.bits == 16 and whole
 
 
-def sniff(content: bytes) -> str:
+def sniff(content: Content) -> str:
     """Name the container by its first bytes; an empty string where they are not known."""
     head = content[:64]
     if head[:4] in (b"RIFF", b"RF64", b"BW64", b"RIFX"):
@@ -65,7 +105,7 @@ def sniff(content: bytes) -> str:
     return _mpeg(content)
 
 
-def _mpeg(content: bytes) -> str:
+def _mpeg(content: Content) -> str:
     """Tell mp3 from raw AAC and from FLAC behind an ID3 tag; empty for none of them."""
     at = _after_id3(content)
     if content[at : at + 4] == b"fLaC":
@@ -78,7 +118,7 @@ def _mpeg(content: bytes) -> str:
     return ""
 
 
-def _after_id3(content: bytes) -> int:
+def _after_id3(content: Content) -> int:
     """Where an ID3v2 tag ends (its size is four bytes of seven bits); zero without one."""
     if content[:3] != b"ID3" or len(content) < 10:
         return 0
@@ -88,20 +128,20 @@ def _after_id3(content: bytes) -> int:
     return 10 + size
 
 
-def wav_layout(content: bytes) -> WavLayout | None:
+def wav_layout(content: Content) -> WavLayout | None:
     """Read a little-endian WAV's chunks up to its data; None where anything is out of the ordinary."""
     if content[:4] != b"RIFF" or content[8:12] != b"WAVE":
         return None
-    (riff_size,) = struct.unpack_from("<I", content, 4)
+    (riff_size,) = struct.unpack("<I", content[4:8])
     form: tuple[int, ...] | None = None
     at = 12
     while at + 8 <= len(content):
-        name, size = struct.unpack_from("<4sI", content, at)
+        name, size = struct.unpack("<4sI", content[at : at + 8])
         body = at + 8
         if name == b"fmt " and size >= 16 and body + 16 <= len(content):
-            form = struct.unpack_from("<HHIIHH", content, body)
+            form = struct.unpack("<HHIIHH", content[body : body + 16])
             if form[0] == _EXTENSIBLE and size >= 40 and body + 26 <= len(content):
-                form = (*struct.unpack_from("<H", content, body + 24), *form[1:])
+                form = (*struct.unpack("<H", content[body + 24 : body + 26]), *form[1:])
         if name == b"data":
             if form is None:
                 return None
@@ -115,7 +155,7 @@ def wav_layout(content: bytes) -> WavLayout | None:
     return None
 
 
-def cut_short(content: bytes, container: str, frames: int) -> str | None:
+def cut_short(content: Content, container: str, frames: int) -> str | None:
     """Say why the content must have been longer once; None where it is whole or the format cannot tell.
 
     frames: how many sample frames a decoder found in the content.
@@ -124,9 +164,9 @@ def cut_short(content: bytes, container: str, frames: int) -> str | None:
         layout = wav_layout(content)
         return _missing(layout.declared, layout.available) if layout else None
     if container == "aiff":
-        return _missing(struct.unpack_from(">I", content, 4)[0], len(content) - 8)
+        return _missing(struct.unpack(">I", content[4:8])[0], len(content) - 8)
     if container == "au" and len(content) >= 12:
-        offset, size = struct.unpack_from(">II", content, 4)
+        offset, size = struct.unpack(">II", content[4:12])
         return _missing(size, len(content) - offset)
     if container == "flac":
         return _flac_cut(content, frames)
@@ -143,7 +183,7 @@ def _missing(declared: int | None, available: int) -> str | None:
     return f"its header declares {declared} bytes of sound, the file has {max(available, 0)}"
 
 
-def _flac_cut(content: bytes, frames: int) -> str | None:
+def _flac_cut(content: Content, frames: int) -> str | None:
     """STREAMINFO is the first block: its bits 108 to 143 count the samples, zero for unknown (RFC 9639, 8.2)."""
     at = content.find(b"fLaC", 0, 1 << 20)
     info = content[at + 8 : at + 26]
@@ -155,7 +195,7 @@ def _flac_cut(content: bytes, frames: int) -> str | None:
     return f"its header declares {declared} samples, {frames} can be decoded"
 
 
-def _ogg_cut(content: bytes) -> str | None:
+def _ogg_cut(content: Content) -> str | None:
     """The last page of a whole stream is complete and carries the end-of-stream flag (RFC 3533, 6)."""
     at = content.rfind(b"OggS")
     page = content[at:]
@@ -167,7 +207,7 @@ def _ogg_cut(content: bytes) -> str | None:
     return None if page[5] & 4 else "its end-of-stream page is missing"
 
 
-def _mp3_cut(content: bytes) -> str | None:
+def _mp3_cut(content: Content) -> str | None:
     """The first frame may be a Xing header that counts the bytes of all frames, its own included."""
     start = _after_id3(content)
     at = content.find(b"Xing", start, start + 256)
@@ -175,9 +215,9 @@ def _mp3_cut(content: bytes) -> str | None:
         at = content.find(b"Info", start, start + 256)
     if at < 0 or len(content) < at + 16:
         return None
-    (flags,) = struct.unpack_from(">I", content, at + 4)
+    (flags,) = struct.unpack(">I", content[at + 4 : at + 8])
     if not flags & 2:
         return None
     position = at + 8 + (4 if flags & 1 else 0)
-    (declared,) = struct.unpack_from(">I", content, position)
+    (declared,) = struct.unpack(">I", content[position : position + 4])
     return _missing(declared, len(content) - start)

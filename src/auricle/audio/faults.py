@@ -13,7 +13,8 @@ from types import MappingProxyType
 
 import numpy as np
 
-from auricle.audio.decode import LOUDEST, Sound
+from auricle.audio.decode import Sound
+from auricle.audio.decoders import LOUDEST
 
 KINDS: Mapping[str, str] = MappingProxyType(
     {

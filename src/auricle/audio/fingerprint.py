@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 import soxr
 
-from auricle.audio.decode import LOUDEST
+from auricle.audio.decoders import LOUDEST
 
 # Below 2 kHz lies what every codec keeps, and what a telephone's rate still holds.
 RATE = 4_000

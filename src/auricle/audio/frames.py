@@ -15,7 +15,8 @@ import zipfile
 import numpy as np
 
 from auricle.audio.containers import sniff
-from auricle.audio.decode import LOUDEST, Sound
+from auricle.audio.decode import Sound
+from auricle.audio.decoders import LOUDEST
 from auricle.audio.faults import Finding
 from auricle.errors import AudioError
 

@@ -22,7 +22,7 @@ import threading
 import weakref
 import zipfile
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from types import ModuleType
 from typing import IO, BinaryIO, TypeVar, cast
@@ -36,6 +36,7 @@ MAX_EXPANSION = 200
 EXPANSION_FREE_BYTES = 1 << 30
 # One hour of 48 kHz stereo float is 1.4 GB.
 MAX_MEMBER_BYTES = 2 << 30
+_PIECE_BYTES = 1 << 20
 _BROKEN = (tarfile.TarError, zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, OSError, NotImplementedError)
 
 Place = TypeVar("Place")
@@ -51,11 +52,15 @@ class Member:
 
 @dataclass(frozen=True)
 class Archive:
-    """An open archive. `scheme` is "zip" or "tar"; `read` gives a member's bytes and raises AudioError if it cannot."""
+    """An open archive. `scheme` is "zip" or "tar"; `read` gives a member's bytes and raises AudioError if it cannot.
+
+    `pieces` gives them a megabyte at a time, however many there are.
+    """
 
     scheme: str
     members: Mapping[str, Member]
     read: Callable[[str], bytes]
+    pieces: Callable[[str], Iterator[bytes]]
 
 
 def is_archive(location: str) -> bool:
@@ -183,8 +188,16 @@ def _zip(location: str, file: BinaryIO, size: int) -> Archive:
         except _BROKEN as error:
             raise AudioError("unreadable", f"'{name}' in '{location}': {error}") from error
 
+    def pieces(name: str) -> Iterator[bytes]:
+        try:
+            with open_location(location) as own, zipfile.ZipFile(own).open(found[name]) as stream:
+                while piece := stream.read(_PIECE_BYTES):
+                    yield piece
+        except _BROKEN as error:
+            raise AudioError("unreadable", f"'{name}' in '{location}': {error}") from error
+
     members = {name: Member(info.file_size, f"zip-{info.CRC:08x}-{info.file_size}") for name, info in found.items()}
-    return Archive("zip", members, read)
+    return Archive("zip", members, read, pieces)
 
 
 def _tar(location: str, stream: IO[bytes], size: int, state: str) -> Archive:
@@ -213,9 +226,7 @@ def _tar(location: str, stream: IO[bytes], size: int, state: str) -> Archive:
     places |= _followed(links, places, location)
     lock = threading.Lock()
 
-    def read(name: str) -> bytes:
-        offset, length = places[name]
-        _check_member(name, length)
+    def part(name: str, offset: int, length: int) -> bytes:
         try:
             with lock:
                 stream.seek(offset)
@@ -226,8 +237,17 @@ def _tar(location: str, stream: IO[bytes], size: int, state: str) -> Archive:
             raise AudioError("truncated", f"'{name}' in '{location}': {len(content)} of {length} bytes are there")
         return content
 
+    def read(name: str) -> bytes:
+        _check_member(name, places[name][1])
+        return part(name, *places[name])
+
+    def pieces(name: str) -> Iterator[bytes]:
+        offset, length = places[name]
+        for at in range(0, length, _PIECE_BYTES):
+            yield part(name, offset + at, min(_PIECE_BYTES, length - at))
+
     members = {name: Member(length, f"tar-{state}-{offset}-{length}") for name, (offset, length) in places.items()}
-    return Archive("tar", members, read)
+    return Archive("tar", members, read, pieces)
 
 
 def _inflated(location: str, file: BinaryIO, size: int, magic: bytes, closing: contextlib.ExitStack) -> IO[bytes]:

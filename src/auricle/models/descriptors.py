@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from auricle.models import fourier, masking
-from auricle.models.front_end import mel_filters
+from auricle.models.mel import mel_filters
 
 # Everything is measured on power; this floor (-90 dB of full scale) keeps digital silence finite.
 FLOOR = 1e-9
@@ -90,7 +90,9 @@ class Descriptors(nn.Module):
         decay = decay[:: self.pitch_step][: self.longest + 2]
         return {
             "window": torch.hann_window(self.n_fft),
-            "filters": mel_filters(self.sample_rate, self.n_fft, self.n_mels, 20.0, self.sample_rate / 2),
+            "filters": torch.from_numpy(
+                mel_filters(self.sample_rate, self.n_fft, self.n_mels, 20.0, self.sample_rate / 2)
+            ),
             "cosines": cosines(self.n_mfcc, self.n_mels),
             "bins": torch.linspace(0.0, self.sample_rate / 2, self.n_fft // 2 + 1),
             "pitch_window": pitch_window,

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from transformers import Wav2Vec2FeatureExtractor
 
 from auricle.models import fourier
+from auricle.models.mel import mel_filters
 
 Count = TypeVar("Count", int, Tensor)
 
@@ -25,39 +26,6 @@ def waveforms_as_they_are(sample_rate: int) -> Wav2Vec2FeatureExtractor:
     return Wav2Vec2FeatureExtractor(
         feature_size=1, sampling_rate=sample_rate, do_normalize=False, return_attention_mask=True
     )
-
-
-def hz_to_mel(hz: Tensor) -> Tensor:
-    """Slaney's mel scale: linear below 1 kHz, logarithmic above (Auditory Toolbox, 1998)."""
-    linear = hz * 3.0 / 200.0
-    logarithmic = 15.0 + torch.log(hz.clamp_min(1e-9) / 1000.0) * (27.0 / math.log(6.4))
-    return torch.where(hz < 1000.0, linear, logarithmic)
-
-
-def mel_to_hz(mel: Tensor) -> Tensor:
-    """The inverse of `hz_to_mel`."""
-    linear = mel * 200.0 / 3.0
-    logarithmic = 1000.0 * torch.exp((mel - 15.0) * (math.log(6.4) / 27.0))
-    return torch.where(mel < 15.0, linear, logarithmic)
-
-
-def mel_filters(sample_rate: int, n_fft: int, n_mels: int, f_min: float, f_max: float) -> Tensor:
-    """Triangular filters of unit area on Slaney's scale, as `librosa.filters.mel` has: (n_fft // 2 + 1, n_mels)."""
-    edges = mel_to_hz(
-        torch.linspace(
-            hz_to_mel(torch.tensor(f_min, dtype=torch.float64)),
-            hz_to_mel(torch.tensor(f_max, dtype=torch.float64)),
-            n_mels + 2,
-            dtype=torch.float64,
-        )
-    )
-    bins = torch.linspace(0.0, sample_rate / 2, n_fft // 2 + 1, dtype=torch.float64)
-    width = edges[1:] - edges[:-1]
-    slopes = edges[None, :] - bins[:, None]
-    rising = -slopes[:, :-2] / width[:-1]
-    falling = slopes[:, 2:] / width[1:]
-    triangles = torch.minimum(rising, falling).clamp_min(0.0)
-    return (triangles * (2.0 / (edges[2:] - edges[:-2]))).to(torch.float32)
 
 
 class MelSpectrogram(nn.Module):
@@ -88,7 +56,8 @@ class MelSpectrogram(nn.Module):
         """Fill window and filters from the settings."""
         with torch.device("cpu"):
             self.window.copy_(torch.hann_window(self.n_fft))
-            self.filters.copy_(mel_filters(self.sample_rate, self.n_fft, self.n_mels, self.f_min, self.f_max))
+            filters = mel_filters(self.sample_rate, self.n_fft, self.n_mels, self.f_min, self.f_max)
+            self.filters.copy_(torch.from_numpy(filters))
 
     def frames(self, samples: Count) -> Count:
         """How many frames a clip of so many samples has."""

@@ -1,0 +1,45 @@
+"""`python -m benchmarks._alone FOLDER PORT`: the server that tutorials show, which scores each request alone.
+
+In: a model folder. Out: FastAPI before `transformers.pipeline`, one request a call. `--one-at-a-time` makes the route a
+coroutine, so that requests wait for each other instead of sharing the processor in threads.
+"""
+
+import argparse
+
+import fastapi
+import soundfile
+import uvicorn
+from fastapi import UploadFile
+from transformers import pipeline
+
+import auricle  # noqa: F401  (the pipeline knows auricle's families by it)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("folder")
+    parser.add_argument("port", type=int)
+    parser.add_argument("--one-at-a-time", action="store_true")
+    options = parser.parse_args()
+    classifier = pipeline("audio-classification", model=options.folder, device="cpu", top_k=None)
+    app = fastapi.FastAPI()
+
+    def answer(file: UploadFile) -> dict[str, object]:
+        samples, rate = soundfile.read(file.file, dtype="float32")
+        samples = samples if samples.ndim == 1 else samples.mean(axis=1)
+        return {"choices": classifier({"raw": samples, "sampling_rate": rate})}
+
+    async def answer_alone(file: UploadFile) -> dict[str, object]:
+        return answer(file)
+
+    app.post("/v1/classify")(answer_alone if options.one_at_a_time else answer)
+
+    @app.get("/readyz")
+    def ready() -> str:
+        return "ready"
+
+    uvicorn.run(app, host="127.0.0.1", port=options.port, log_level="warning")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,179 @@
+"""Where rows go, and how a job that was interrupted finds back to where it was.
+
+In: text, and now and then the state of the job. Out: lines on standard output; or a file, or a file for each recording
+in a folder, each of them whole or not there. Beside an unfinished file lies a journal: how much of it is valid, and the
+state that belongs to that. What follows the last entry is done again, to the same bytes.
+"""
+
+import json
+import os
+import re
+import sys
+import time
+from pathlib import Path
+from typing import IO, Any
+
+from auricle.errors import UsageError
+
+# Writing to disk for good takes milliseconds; what is lost between two entries is done again.
+JOURNAL_SECONDS = 5.0
+# File systems take 255 bytes; the ending and a number must fit too.
+_NAME_BYTES = 200
+
+
+class Output:
+    """Rows for standard output (`out` None), a file, or with `ending` a folder that holds a file for each recording.
+
+    `job` is a text that tells one job from another: with `resume` only the same job is taken up, and `state` is what
+    was given to `checkpoint` last, None where nothing was left to take up. Raises UsageError for another job, and for a
+    file or folder that cannot be written.
+    """
+
+    def __init__(
+        self, out: Path | None, heading: str, *, job: str, ending: str | None = None, resume: bool = False
+    ) -> None:
+        self.state: dict[str, Any] | None = None
+        self._heading, self._job, self._ending = heading, job, ending
+        self._out = out
+        self._file: IO[bytes] | None = None
+        self._target: Path | None = None
+        self._finished: list[Path] = []  # files of a folder that are not yet on disk for good
+        self._names: dict[str, int] = {}
+        self._written = -float("inf")
+        self._offset = 0
+        if out is None:
+            sys.stdout.write(heading)
+            return
+        try:
+            if ending is not None:
+                out.mkdir(exist_ok=True)
+            self._journal = out.with_name(f".{out.name}.journal") if ending is None else out / ".auricle.journal"
+            self.state = self._taken_up() if resume else None
+            if ending is None:
+                self._open(out, self._offset if self.state is not None else None)
+        except OSError as error:
+            raise UsageError(
+                f"'{out}' cannot be written: {error.strerror}. Name a file in a folder that exists."
+            ) from error
+
+    def _taken_up(self) -> dict[str, Any] | None:
+        try:
+            kept = json.loads(self._journal.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            return None
+        except ValueError as error:
+            raise UsageError(
+                f"'{self._journal}' is damaged ({error}). Run the command again without --resume."
+            ) from error
+        if kept["job"] != self._job:
+            raise UsageError(
+                f"--resume received another job than the one that '{self._out}' was begun with: other recordings, "
+                "options, or another model. Give the same ones, or run it without --resume to begin anew."
+            )
+        self._offset = kept["offset"]
+        state: dict[str, Any] = kept["state"]
+        return state
+
+    def begin(self, name: str, *, resumed: bool = False) -> None:
+        """Say that the rows of a recording follow; `resumed` where some of them were written earlier."""
+        if self._out is not None and self._ending is not None:
+            self._open(self._out / self.reserve(name), self._offset if resumed else None)
+
+    def end(self, *, failed: bool = False) -> None:
+        """Say that a recording has no more rows. In a folder, one that failed has no file."""
+        if self._ending is None or self._file is None or self._target is None:
+            return
+        self._file.close()
+        self._file = None
+        if failed:
+            _partial(self._target).unlink()
+        else:
+            os.replace(_partial(self._target), self._target)
+            self._finished.append(self._target)
+
+    def reserve(self, name: str) -> str:
+        """The name of a recording's file in the folder: safe, and given once. The order of calls decides it."""
+        plain = re.sub(r"[^\w.+-]+", "_", Path(name).stem if name != "-" else "stdin").lstrip(".") or "recording"
+        plain = plain.encode()[:_NAME_BYTES].decode(errors="ignore")
+        number = self._names.get(plain.casefold(), 0) + 1
+        while number > 1 and f"{plain}-{number}".casefold() in self._names:
+            number += 1
+        self._names[plain.casefold()] = number
+        chosen = plain if number == 1 else f"{plain}-{number}"
+        self._names.setdefault(chosen.casefold(), 1)
+        return f"{chosen}{self._ending}"
+
+    def write(self, text: str) -> None:
+        if self._out is None:
+            sys.stdout.write(text)
+        elif self._file is not None:
+            self._file.write(text.encode())
+
+    def checkpoint(self, state: dict[str, Any], *, now: bool = False) -> None:
+        """Note where the job stands, if it was not noted a short time ago. Everything written belongs to `state`."""
+        if self._out is None:
+            sys.stdout.flush()
+            return
+        if not now and time.monotonic() - self._written < JOURNAL_SECONDS:
+            return
+        offset = 0
+        if self._file is not None:
+            self._file.flush()
+            os.fsync(self._file.fileno())
+            offset = self._file.tell()
+        for path in self._finished:
+            with path.open("rb") as file:
+                os.fsync(file.fileno())
+        self._finished = []
+        partial = _partial(self._journal)
+        with partial.open("w", encoding="utf-8") as journal:
+            json.dump({"job": self._job, "offset": offset, "state": state}, journal)
+            journal.flush()
+            os.fsync(journal.fileno())
+        os.replace(partial, self._journal)
+        self._written = time.monotonic()
+
+    def finish(self) -> None:
+        """Give the file its name: the job is done."""
+        if self._out is None:
+            sys.stdout.flush()
+            return
+        if self._file is not None and self._target is not None:
+            self._file.flush()
+            os.fsync(self._file.fileno())
+            self._file.close()
+            os.replace(_partial(self._target), self._target)
+        self._journal.unlink(missing_ok=True)
+
+    def leave(self, *, keep: bool) -> bool:
+        """Let go of an unfinished job; returns whether it can be taken up, as `keep` wants where there is a journal."""
+        if self._out is None:
+            return False
+        if self._file is not None:
+            self._file.close()
+        can = keep and self._journal.is_file()
+        if not can:
+            self._journal.unlink(missing_ok=True)
+            if self._target is not None:
+                _partial(self._target).unlink(missing_ok=True)
+        return can
+
+    def _open(self, target: Path, offset: int | None) -> None:
+        """Open a target's partial file, cut where its journal says that it is valid, or anew."""
+        self._target = target
+        if offset is None:
+            self._file = _partial(target).open("wb")
+            self._file.write(self._heading.encode())
+            return
+        if not _partial(target).is_file() or _partial(target).stat().st_size < offset:
+            raise UsageError(
+                f"--resume received '{self._out}', whose unfinished file '{_partial(target)}' is gone or was cut. Run "
+                "the command again without --resume."
+            )
+        self._file = _partial(target).open("r+b")
+        self._file.truncate(offset)
+        self._file.seek(offset)
+
+
+def _partial(path: Path) -> Path:
+    return path.with_name(f".{path.name.lstrip('.')}.partial")

@@ -1,0 +1,67 @@
+"""What a service takes, and how it says no.
+
+In: what an operator allows. Out: Limits, which the service, its page and its documentation read; and Refused, the one
+way in which a request is turned down, by HTTP and in the page alike.
+"""
+
+from dataclasses import dataclass
+
+from auricle.errors import AuricleError, UsageError
+
+MIB = 1 << 20
+# The kinds of a Refused that are no faults of the audio, and the status that each has. Faults of audio are 422.
+STATUS = {
+    "query": 400,
+    "body": 400,
+    "token": 401,
+    "slow": 408,
+    "large": 413,
+    "media": 415,
+    "full": 429,
+    "memory": 429,
+    "deadline": 504,
+}
+
+
+class Refused(AuricleError):
+    """A request that is not answered. `kind` is one of STATUS, a fault of `audio.faults`, 'channels' or 'rate'."""
+
+    def __init__(self, kind: str, detail: str) -> None:
+        super().__init__(f"{kind}: {detail}")
+        self.kind = kind
+        self.detail = detail
+        self.status = STATUS.get(kind, 422)
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What one request may have, and all of them together. Bytes, seconds, hertz.
+
+    `requests` are under way at once, from their first byte on; one more is turned down at once. `held_bytes` bounds all
+    bodies together. A request that has no answer after `deadline` seconds is dropped, and its body must have come
+    within `body_seconds`. `windows` is how many one answer may have.
+    """
+
+    body_bytes: int = 64 * MIB
+    held_bytes: int = 512 * MIB
+    seconds: float = 600.0
+    channels: int = 8
+    sample_rate: int = 192_000
+    requests: int = 128
+    deadline: float = 30.0
+    body_seconds: float = 20.0
+    windows: int = 2000
+    decoders: int = 2
+    batch_clips: int = 32
+    batch_seconds: float = 120.0
+    batch_wait: float = 0.004
+
+    def __post_init__(self) -> None:
+        for name, value in vars(self).items():
+            if not value > 0:
+                raise UsageError(f"The limit {name} received '{value}', and more than 0 is allowed.")
+
+    @property
+    def values(self) -> int:
+        """How many samples of all channels one sound may decode to: as long as allowed, in stereo at 48 kHz."""
+        return round(self.seconds * 2 * 48_000)

@@ -1,0 +1,471 @@
+"""The page of a served model, driven in a browser; and its parts: the gate, the ear, what is shown."""
+
+import base64
+import csv
+import io
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.parse
+import urllib.request
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import soundfile
+
+from auricle.audio.decode import Sound, resample
+from auricle.classifier import Answer, Choice, load
+from auricle.cli import main
+from auricle.evaluation.scoring import softmax
+from auricle.events import Event
+from auricle.serving import showing
+from auricle.serving.asking import Told, Window
+from auricle.serving.live import Ear, as_file
+from auricle.serving.showing import Row
+from tests.browsing import WAIT, Page, asked_for, chromium, wait_for
+from tests.conftest import RATE, tone, write_corpus
+
+TOKEN = "a-token-of-some-length"
+READY = "#known summary"
+# What is heard in the long recording, three seconds of each.
+HEARD = ("low", "noise", "high", "low", "noise", "high")
+
+
+@dataclass(frozen=True)
+class Sounds:
+    """The files that the tests send."""
+
+    short: Path
+    long: Path
+    cut: Path
+    bad: Path
+    endless: Path
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run whose model refuses the long recording as a whole, but none of its parts."""
+    folder = tmp_path_factory.mktemp("page")
+    corpus, out = write_corpus(folder / "corpus"), folder / "run"
+    assert main(["train", str(corpus), "--recipe", "baseline", "--out", str(out)]) == 0
+    config = out / "model" / "config.json"
+    sure = load(out).classify(long_recording(), RATE).probability
+    config.write_text(json.dumps({**json.loads(config.read_text()), "threshold": (1 + sure) / 2}), encoding="utf-8")
+    return out
+
+
+def long_recording() -> np.ndarray:
+    pieces = [tone(label, 0.5, seed=500 + 6 * place + part) for place, label in enumerate(HEARD) for part in range(6)]
+    return np.concatenate(pieces)
+
+
+@pytest.fixture(scope="module")
+def sounds(tmp_path_factory: pytest.TempPathFactory) -> Sounds:
+    folder = tmp_path_factory.mktemp("sounds")
+    made = Sounds(*(folder / f"{name}.wav" for name in ("short", "long", "cut", "bad", "endless")))
+    soundfile.write(made.short, tone("low", 0.5, 99), RATE, subtype="PCM_16")
+    soundfile.write(made.long, long_recording(), RATE, subtype="PCM_16")
+    made.cut.write_bytes(made.short.read_bytes()[:4000])
+    made.bad.write_bytes(b"no sound at all")
+    soundfile.write(made.endless, np.tile(tone("low", 1.0, 0), 70), RATE, subtype="PCM_16")
+    return made
+
+
+@dataclass(frozen=True)
+class Served:
+    """A service in a process of its own: its address, and the folder that its temporary files lie in."""
+
+    url: str
+    temporary: Path
+    process: "subprocess.Popen[bytes]"
+
+    def files(self) -> list[Path]:
+        """What is on disk of what was sent."""
+        return [path for path in self.temporary.rglob("*") if path.is_file() and path.stat().st_size]
+
+
+@pytest.fixture(scope="module")
+def start(run: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., Served]]:
+    pytest.importorskip("gradio", reason="the extra 'demo' is not installed")
+    started: list[Served] = []
+
+    def begin(**environment: str) -> Served:
+        folder = tmp_path_factory.mktemp("served")
+        said, temporary = folder / "said.json", folder / "temporary"
+        temporary.mkdir()
+        command = [sys.executable, "-m", "auricle.cli", "serve", str(run), "--port", "0", "--json"]
+        with said.open("wb") as out:
+            process = subprocess.Popen(
+                [*command, "--max-seconds", "60", "--max-mb", "2"],
+                stdout=out,
+                env=os.environ | {"TMPDIR": str(temporary)} | environment,
+            )
+        wait_for(lambda: said.read_text(encoding="utf-8").endswith("}\n"), process, 3 * WAIT)
+        url = json.loads(said.read_text(encoding="utf-8"))["url"]
+        started.append(Served(url, temporary, process))
+        wait_for(lambda: answered(f"{url}readyz")[0] == 200, process)
+        return started[-1]
+
+    try:
+        yield begin
+    finally:
+        for served in started:
+            served.process.kill()
+            served.process.wait(WAIT)
+
+
+@pytest.fixture(scope="module")
+def served(start: Callable[..., Served]) -> Served:
+    return start()
+
+
+@pytest.fixture(scope="module")
+def browser(sounds: Sounds) -> Iterator[Any]:
+    flags = ("use-fake-device-for-media-stream", "use-fake-ui-for-media-stream")
+    with chromium(*flags, f"use-file-for-fake-audio-capture={sounds.long}") as window:
+        yield window
+
+
+def answered(url: str, data: bytes | None = None, **headers: str) -> tuple[int, bytes, Any]:
+    """Status, body and headers of an answer, whatever its status."""
+    request = urllib.request.Request(url, data, headers)
+    try:
+        with urllib.request.urlopen(request, timeout=WAIT) as found:
+            return found.status, found.read(), found.headers
+    except urllib.error.HTTPError as error:
+        with error:
+            return error.code, error.read(), error.headers
+
+
+def send(page: Page, drop: str, *files: Path) -> None:
+    page.type(f"{drop} input[type=file]", "\n".join(str(file) for file in files))
+
+
+def tab(page: Page, name: str) -> None:
+    tabs = page.browser.find_elements("css selector", "button[role=tab]")
+    next(one for one in tabs if one.text == name).click()
+
+
+def press(page: Page, control: str, name: str) -> None:
+    def buttons() -> list[Any]:
+        return [one for one in page.browser.find_elements("css selector", f"{control} button") if one.text == name]
+
+    wait_for(buttons)[0].click()
+
+
+def name_of(page: Page) -> str:
+    return page.text("#result .name").split(" ")[0]
+
+
+def test_a_dropped_sound_is_named_seen_and_heard(served: Served, sounds: Sounds, browser: Any) -> None:
+    page = Page(browser, served.url, READY)
+    assert page.texts("#known li") == ["high", "low", "noise"]
+    send(page, "#drop", sounds.short)
+    wait_for(lambda: page.text("#result .label") == "low")
+    assert page.text("#result header .name") == "short.wav · 0.50 s"
+    assert page.texts("#result .choices .name")[0] == "low" and len(page.texts("#result .choices li")) == 3
+    shares = [float(text.removesuffix(" %")) for text in page.texts("#result .choices .share")]
+    assert sum(shares) == pytest.approx(100, abs=0.2) and shares == sorted(shares, reverse=True)
+    seen = "const one = document.querySelector('#result .picture img'); return one.complete && one.naturalWidth"
+    assert wait_for(lambda: browser.execute_script(seen)) > 20
+    long = "return document.querySelector('#result audio').duration"
+    assert wait_for(lambda: browser.execute_script(long)) == pytest.approx(0.5, abs=0.15)
+    assert not page.texts("#result .line") and not page.texts("#result .events")
+    assert served.files() == []
+
+
+def test_a_long_recording_has_a_timeline_and_the_whole_of_it_is_unknown(
+    served: Served, sounds: Sounds, browser: Any
+) -> None:
+    page = Page(browser, served.url, READY)
+    send(page, "#drop", sounds.long)
+    wait_for(lambda: page.text("#result .label") == "Unknown")
+    assert "Nothing that the model knows is likely enough." in page.text("#result .remark")
+    assert sorted(page.texts("#result .line span")) == sorted(set(HEARD))
+    rows = page.texts("#result .events tbody tr")
+    found = [(row.split()[-3], float(row.split()[1])) for row in rows if row.split()[-3] in HEARD]
+    for place, label in enumerate(HEARD):
+        assert any(one == label and abs(at - 3 * place) <= 1 for one, at in found), (label, found)
+    assert len(page.texts("#result .line i")) == len(rows)
+    page.click("#result .events tbody tr:nth-child(3) button")
+    at = float(rows[2].split()[1])
+    playing = "const sound = document.querySelector('#result audio'); return !sound.paused && sound.currentTime"
+    assert at <= wait_for(lambda: browser.execute_script(playing)) < at + 3
+
+
+def test_what_is_wrong_with_a_sound_is_said_in_a_sentence(served: Served, sounds: Sounds, browser: Any) -> None:
+    page = Page(browser, served.url, READY)
+    send(page, "#drop", sounds.bad)
+    wait_for(lambda: name_of(page) == "bad.wav")
+    assert page.text("#result .label") == "No answer"
+    assert page.text("#result .silent").startswith("unreadable its content is no sound that is known")
+    send(page, "#drop", sounds.endless)
+    wait_for(lambda: name_of(page) == "endless.wav")
+    assert page.text("#result .silent") == "long it lasts more than the 60 s that are allowed"
+    send(page, "#drop", sounds.cut)
+    wait_for(lambda: name_of(page) == "cut.wav")
+    assert page.text("#result .label") == "low" and page.text("#result .remark").startswith("truncated")
+    assert "Traceback" not in browser.page_source and served.files() == []
+
+
+def test_many_files_give_a_table_that_can_be_saved(served: Served, sounds: Sounds, browser: Any) -> None:
+    page = Page(browser, served.url, READY)
+    tab(page, "Batch")
+    send(page, "#drop-many", sounds.short, sounds.long, sounds.bad, sounds.cut)
+    wait_for(lambda: page.texts("#answers .save"))
+    assert page.text("#answers .counts").startswith("4 of 4 done, 1 not answered")
+    link = browser.find_element("css selector", "#answers .save")
+    content = base64.b64decode(link.get_attribute("href").partition("base64,")[2]).decode()
+    rows = list(csv.DictReader(io.StringIO(content)))
+    assert link.get_attribute("download") == "answers.csv"
+    assert [(row["file"], row["label"]) for row in rows] == [
+        ("short.wav", "low"),
+        ("long.wav", "unknown"),
+        ("bad.wav", ""),
+        ("cut.wav", "low"),
+    ]
+    assert float(rows[1]["seconds"]) == 18.0 and 0 < float(rows[1]["probability"]) < 1
+    assert rows[2]["probability"] == "" and rows[2]["note"].startswith("unreadable")
+    assert rows[3]["note"].startswith("truncated") and served.files() == []
+
+
+def test_a_microphone_is_answered_while_it_hears(served: Served, browser: Any) -> None:
+    page = Page(browser, served.url, READY)
+    tab(page, "Live")
+    press(page, "#microphone", "Record")
+    wait_for(lambda: page.text("#now .label") == "low")
+    said = page.text("#now .latency")
+    assert "comes every 0.5 s" in said and 0.5 <= float(said.split("was ready ")[1].split(" s ")[0]) < 3
+    wait_for(lambda: page.text("#now .label") == "noise")
+    wait_for(lambda: any("noise" in row for row in page.texts("#now tbody tr")))
+    press(page, "#microphone", "Stop")
+    wait_for(lambda: page.text("#now .soft").startswith("Stopped after"))
+    heard = [row.split()[-3] for row in reversed(page.texts("#now tbody tr"))]
+    assert heard[:2] == ["low", "noise"]
+    # The piece that was under way when the recording was stopped may be left to the broom.
+    wait_for(lambda: len(served.files()) <= 1)
+
+
+def test_a_recording_of_the_microphone_is_answered(served: Served, browser: Any) -> None:
+    page, before = Page(browser, served.url, READY), set(served.files())
+    press(page, "#record", "Record")
+    wait_for(lambda: "Stop" in page.texts("#record button"))
+    time.sleep(1.5)
+    press(page, "#record", "Stop")
+    wait_for(lambda: page.text("#result .label") == "low")
+    wait_for(lambda: not set(served.files()) - before)
+
+
+def test_keys_reach_every_control_and_each_has_a_name(served: Served, sounds: Sounds, browser: Any) -> None:
+    from selenium.webdriver import ActionChains
+    from selenium.webdriver.common.keys import Keys
+
+    page = Page(browser, served.url, READY)
+    send(page, "#drop", sounds.long)
+    wait_for(lambda: page.texts("#result .events button"))
+    browser.execute_script("document.querySelector('button[role=tab]').focus()")
+    name = (
+        "const one = document.activeElement, style = getComputedStyle(one);"
+        "return [one.getAttribute('aria-label') || one.innerText.trim(), style.outlineStyle != 'none']"
+    )
+    reached = []
+    for _ in range(30):
+        ActionChains(browser).send_keys(Keys.TAB).perform()
+        reached.append(browser.execute_script(name))
+        if reached[-1][0].startswith("Play from"):
+            break
+    names = [one for one, _ in reached]
+    wanted = ["Batch", "Live", "About", "Click to upload or drop files", "Record", "The model knows 3 labels"]
+    assert [name for name in names if name in wanted] == wanted and names[-1].startswith("Play from 0 s: low")
+    assert all(name and is_shown for name, is_shown in reached if name != "The sound as the model heard it")
+    browser.execute_script("document.querySelectorAll('button[role=tab]')[1].focus()")
+    ActionChains(browser).send_keys(Keys.ENTER).perform()
+    wait_for(lambda: browser.find_element("css selector", "#drop-many").is_displayed())
+
+
+def test_the_page_fits_a_phone(served: Served, sounds: Sounds, browser: Any) -> None:
+    phone = {"width": 360, "height": 740, "deviceScaleFactor": 1, "mobile": True}
+    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", phone)
+    try:
+        page = Page(browser, served.url, READY)
+        width = "return document.documentElement.scrollWidth"
+        send(page, "#drop", sounds.long)
+        wait_for(lambda: page.texts("#result .line"))
+        assert browser.execute_script(width) <= 360
+        small = "return [...document.querySelectorAll('#result .choices .name')].map(one => one.scrollWidth)"
+        assert min(browser.execute_script(small)) > 60
+        tab(page, "Batch")
+        send(page, "#drop-many", sounds.short, sounds.bad)
+        wait_for(lambda: page.texts("#answers .save"))
+        assert browser.execute_script(width) <= 360
+        for name in ("Live", "About", "Report"):
+            tab(page, name)
+            assert browser.execute_script(width) <= 360
+    finally:
+        browser.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+
+
+def test_the_card_and_the_report_are_there_to_read(served: Served, browser: Any) -> None:
+    page = Page(browser, served.url, READY)
+    tab(page, "About")
+    wait_for(lambda: "What it learnt from" in page.text("#card"))
+    assert "license:" not in page.text("#card")  # the header is for programs
+    tab(page, "Report")
+    frame = wait_for(lambda: browser.find_elements("css selector", "#report iframe"))[0]
+    browser.switch_to.frame(frame)
+    wait_for(lambda: "How good it is" in page.text("body"))
+    browser.switch_to.default_content()
+
+
+def test_nothing_is_fetched_from_elsewhere(served: Served, sounds: Sounds, browser: Any) -> None:
+    asked_for(browser)
+    page = Page(browser, served.url, READY)
+    send(page, "#drop", sounds.short)
+    wait_for(lambda: page.text("#result .label") == "low")
+    asked = asked_for(browser)
+    assert len(asked) > 10
+    assert [url for url in asked if not url.startswith((served.url, "data:", "blob:"))] == []
+
+
+def test_the_service_answers_beside_its_page(served: Served, sounds: Sounds) -> None:
+    status, body, _ = answered(f"{served.url}v1/classify", sounds.short.read_bytes())
+    assert status == 200 and json.loads(body)["label"] == "low"
+    assert answered(f"{served.url}healthz")[0] == 200
+
+
+@pytest.mark.parametrize(
+    "path", ["file=/etc/hostname", "file/etc/hostname", "proxy=http://localhost", "info/../vibe-code", "monitoring"]
+)
+def test_the_page_has_no_door_to_files_or_addresses(served: Served, path: str) -> None:
+    assert answered(f"{served.url}gradio_api/{path}")[0] == 404
+
+
+def question(served: Served, file: Any) -> tuple[int, str]:
+    """Ask as the page does, about a file of one's own choosing; status and what the page would hear."""
+    config = json.loads(answered(f"{served.url}config")[1])
+    drop = next(one["id"] for one in config["components"] if one["props"].get("elem_id") == "drop")
+    number = next(one["id"] for one in config["dependencies"] if [drop, "upload"] in [list(t) for t in one["targets"]])
+    file_data = {"path": file, "meta": {"_type": "gradio.FileData"}}
+    asked = {"data": [file_data], "fn_index": number, "session_hash": "stranger"}
+    headers = {"content-type": "application/json"}
+    status, said, _ = answered(f"{served.url}gradio_api/queue/join", json.dumps(asked).encode(), **headers)
+    if status != 200:
+        return status, said.decode()
+    return status, answered(f"{served.url}gradio_api/queue/data?session_hash=stranger")[1].decode()
+
+
+def test_a_visitor_can_name_neither_a_file_of_the_server_nor_an_address(served: Served, sounds: Sounds) -> None:
+    folder = next(served.temporary.iterdir())
+    around = str(folder / ".." / ".." / "said.json")
+    for path in (str(sounds.short), "/etc/hostname", "https://127.0.0.1/sound.wav", around, "said.json", 7, {}):
+        assert question(served, path) == (400, "A question may name files that were sent, and nothing else.")
+    status, said = question(served, str(folder / "gone.wav"))
+    assert status == 200 and "The file was gone" in said
+
+
+def test_more_than_is_allowed_is_not_taken(served: Served) -> None:
+    before = set(served.files())
+    upload = f"{served.url}gradio_api/upload"
+    headers = {"content-type": "multipart/form-data; boundary=x"}
+    head = b'--x\r\nContent-Disposition: form-data; name="files"; filename="a.wav"\r\n\r\n'
+    assert answered(upload, head + bytes(3_000_000) + b"\r\n--x--\r\n", **headers)[0] == 413
+    assert set(served.files()) == before
+
+
+def test_what_nobody_reads_is_swept_away(tmp_path: Path) -> None:
+    from auricle.serving.gate import keep, sweep
+
+    for name in ("old", "kept"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "a.wav").write_bytes(b"sound")
+    time.sleep(0.3)
+    keep([str(tmp_path / "kept" / "a.wav"), str(tmp_path / "gone.wav")])
+    sweep(tmp_path, 0.2)
+    assert [path.name for path in tmp_path.iterdir()] == ["kept"]
+    sweep(tmp_path, 0.0)
+    assert list(tmp_path.rglob("*.wav")) == []
+
+
+def test_strangers_names_are_text_in_every_piece() -> None:
+    hostile = "<b onclick=x>'\"&"
+    answer = Answer(hostile, (Choice(hostile, 0.9), Choice("dog", 0.1)), 3.0, (f"clipped: {hostile}",))
+    windows = tuple(Window(at, at + 1, np.array([0.9, 0.1])) for at in (0.0, 1.0, 2.0))
+    events = (Event(hostile, 0.0, 3.0, 0.9),)
+    found = Told(answer, windows, events, np.full((1, 3 * RATE), 1000, np.int16), RATE)
+    rows = [showing.row(hostile, answer), Row(hostile, note=hostile, failed=True)]
+    pieces = [
+        showing.told(found, (hostile, "dog"), None),
+        showing.refused(hostile, hostile, hostile),
+        showing.table(rows, 2),
+        showing.moment(answer, events, hostile),
+        showing.known([hostile]),
+    ]
+    for piece in pieces:
+        assert "<b onclick" not in piece and "&lt;b onclick" in piece
+
+
+def test_of_many_windows_the_likeliest_of_each_few_is_drawn() -> None:
+    windows = [Window(at, at + 1.0, np.array([0.0, 1.0] if at == 777 else [1.0, 0.0])) for at in range(2000)]
+    dog = next(line for line in showing.lines(windows, (), ("cat", "dog"), 2000.0) if line.label == "dog")
+    points = [tuple(map(float, point.split(","))) for point in dog.points.split(" ")]
+    assert len(points) < 500 and dog.bars == ()
+    assert [x for x, y in points if y == 0] == [pytest.approx(1000 * 777.5 / 2000, abs=2)]
+
+
+@pytest.mark.parametrize("rate", [RATE, 44100])
+def test_an_ear_cuts_a_stream_into_the_windows_of_the_whole(run: Path, rate: int) -> None:
+    classifier = load(run)
+    sound = np.concatenate([tone(label, 1.5, seed, rate) for seed, label in enumerate(("low", "noise", "high"))])
+    ear = Ear(classifier, 0.5)
+    windows = []
+    for first in range(0, len(sound), 3001):
+        ear.hear(as_file((sound[first : first + 3001] * 32767).astype(np.int16), rate))
+        for number, samples in ear.windows():
+            windows.append((number, samples.copy()))
+            ear.answered(number, samples, softmax(classifier.logits([samples[None]]))[0])
+    assert [number for number, _ in windows] == list(range(len(windows))) and len(windows) >= 7
+    whole = resample(Sound((sound * 32767).astype(np.int16)[None], rate, "wav"), RATE, 1)[0]
+    for number, samples in windows:
+        assert np.abs(samples - whole[number * ear.hop :][: ear.size].astype(int)).max() <= 40
+    ear.finish()
+    assert [event.label for event in ear.events] == ["low", "noise", "high"]
+    for place, event in enumerate(ear.events):
+        assert event.start == pytest.approx(1.5 * place, abs=0.51)
+
+
+def test_a_late_visitor_is_answered_about_the_latest_windows(run: Path) -> None:
+    ear = Ear(load(run), 0.5)
+    for _ in range(20):
+        ear.hear(as_file(np.zeros(RATE, np.int16), RATE))
+    numbers = [number for number, _ in ear.windows()]
+    assert len(numbers) == 4 and numbers[-1] == (20 * RATE - ear.size) // ear.hop
+    assert ear.seconds == 20 and len(ear.newest()) == ear.size
+
+
+def test_with_a_token_the_page_wants_it_and_the_service_ends_soon_though_it_is_open(
+    start: Callable[..., Served], sounds: Sounds, browser: Any
+) -> None:
+    served = start(AURICLE_TOKEN=TOKEN)
+    assert answered(f"{served.url}config")[0] == 401
+    assert answered(f"{served.url}gradio_api/upload", b"x")[0] == 401
+    assert answered(f"{served.url}login", urllib.parse.urlencode({"username": "x", "password": "x"}).encode())[0] == 400
+    page = Page(browser, served.url, "input[type=password]")
+    assert not page.texts(READY)
+    page.type("input:not([type=password]), textarea", "anybody")
+    page.type("input[type=password]", TOKEN + "\n")
+    wait_for(lambda: page.texts(READY))
+    send(page, "#drop", sounds.short)
+    wait_for(lambda: page.text("#result .label") == "low")
+    served.process.send_signal(signal.SIGTERM)
+    begun = time.monotonic()
+    assert served.process.wait(WAIT) == 0 and time.monotonic() - begun < 5
+    assert not any(served.temporary.iterdir()), "something is left in the temporary folder"
+    browser.delete_all_cookies()
