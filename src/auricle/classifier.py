@@ -88,7 +88,8 @@ class Classifier:
     """
 
     def __init__(self, model: Any, *, refuse: bool = True) -> None:
-        self.model = model
+        # Several threads may ask: none of them may find the model in training, or put it back there.
+        self.model = model if isinstance(model, Graph) else model.eval()
         config = model.config
         self.labels = tuple(config.id2label[number] for number in range(config.num_labels))
         self.settings = Settings(config.sample_rate, config.channels, 0.0, MAX_SECONDS, getattr(config, "bands", None))

@@ -36,10 +36,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except AuricleError as error:
         return _fail(options, str(error))
     except ModuleNotFoundError as error:
-        if error.name and error.name.partition(".")[0] in _EXTRA_OF:
-            return _fail(
-                options, str(MissingExtra(f"auricle {options.command}", _EXTRA_OF[error.name.partition(".")[0]]))
-            )
+        if extra := _EXTRA_OF.get((error.name or "").partition(".")[0]):
+            # The page brings what the service needs, but most of what it brings the service does without.
+            extra = "serve" if options.command == "serve" else extra
+            return _fail(options, str(MissingExtra(f"auricle {options.command}", extra)))
         raise
     except KeyboardInterrupt:
         print("Stopped. A training goes on with --resume.", file=sys.stderr)
@@ -51,6 +51,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 _EXTRA_OF = {name: "train" for name in ("torch", "transformers", "accelerate", "sklearn", "jinja2", "PIL", "datasets")}
 _EXTRA_OF |= {name: "demo" for name in ("gradio", "fastapi", "starlette", "uvicorn")}
+_EXTRA_OF |= {name: "export" for name in ("onnx", "onnxscript")}
 _EXTRA_OF |= {name: "serve" for name in ("batched", "prometheus_client", "python_multipart")}
 
 
