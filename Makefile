@@ -33,6 +33,7 @@ bench: install
 	$(BIN)/python -m benchmarks conformer
 	$(BIN)/python -m benchmarks verification
 	$(BIN)/python -m benchmarks hour
+	$(BIN)/python -m benchmarks serve
 
 format: install
 	$(BIN)/ruff format .
