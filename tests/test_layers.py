@@ -54,6 +54,7 @@ ORDER = [
     "cli_serve",
     "cli_voices",
     "cli_predict",
+    "cli_live",
     "cli_export",
     "cli",
 ]

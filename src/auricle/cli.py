@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
-from auricle import __version__, cli_export, cli_predict, cli_serve, cli_voices
+from auricle import __version__, cli_export, cli_live, cli_predict, cli_serve, cli_voices
 from auricle.errors import AuricleError, MissingExtra, UsageError
 from auricle.terminal import command, print_json, quiet_libraries
 
@@ -248,6 +248,7 @@ def _parser() -> _Parser:
     evaluate.add_argument("data", nargs="?", metavar="DATA", help=f"{_DATA_HELP} (default: the run's own test clips)")
 
     cli_predict.declare(commands)
+    cli_live.declare(commands)
     _push_options(command(commands, "push", _push, "share a run on the Hugging Face Hub: model, card, report, metrics"))
     cli_voices.declare(commands)
     cli_serve.declare(commands)

@@ -103,11 +103,11 @@ def _quality(report: Mapping[str, Any]) -> str:
         f"| {name.replace('_', ' ')} | {figure['value']:.3f} | {figure['low']:.3f} to {figure['high']:.3f} |"
         for name, figure in report["metrics"].items()
     ]
-    corpus = report["corpus"]
+    corpus, licence = report["corpus"], report["corpus"]["license"] or "not stated"
     lines = ["## How good the model is", "", "| metric | value | 95 % interval |", "| --- | --- | --- |", *rows, ""]
     lines.append(
         f"Measured in float32 on {report['test_clips']} test clips; {_escaped(report['split']['described'])}. Learnt "
-        f"from {_escaped(corpus['recognised'])}. Licence of the recordings: {_escaped(corpus['license'] or 'not stated')}."
+        f"from {_escaped(corpus['recognised'])}. Licence of the recordings: {_escaped(licence)}."
     )
     lines.append("Recordings unlike these may be answered for worse; the model card of the run says more.")
     return "\n".join(lines)

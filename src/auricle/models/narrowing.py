@@ -1,8 +1,8 @@
 """From an exported graph in float32 to one whose learnt products are of 8-bit integers.
 
 In: model.onnx and the names of its learnt products. Out: another file, which says that it is narrow. Weights have a
-scale for each of their columns; what they are multiplied by is scaled as it comes. Front ends stay as they are: eight
-bits do not hold the range of a spectrum.
+scale for each of their columns; what they are multiplied by is scaled as it comes, which needs no clips to learn the
+scales from.
 """
 
 import contextlib
@@ -22,12 +22,16 @@ def narrow(source: Path, target: Path, products: set[str]) -> None:
         from onnxruntime.quantization import QuantType, quantize_dynamic
     except ModuleNotFoundError as error:
         raise MissingExtra("Making an int8 model", "export") from error
+    wide = onnx.load(source)
+    # It turns weights round, and then finds the shapes that the file states for them wrong.
+    del wide.graph.value_info[:]
     with _quietly():
         quantize_dynamic(
-            source,
+            wide,
             target,
-            op_types_to_quantize=["MatMul", "Gemm"],
-            nodes_to_quantize=sorted(products),
+            op_types_to_quantize=["MatMul"],
+            # Products with a bias are taken apart first, and then have this name.
+            nodes_to_quantize=[name for product in sorted(products) for name in (product, f"{product}_MatMul")],
             per_channel=True,
             weight_type=QuantType.QInt8,
             extra_options={"MatMulConstBOnly": True},

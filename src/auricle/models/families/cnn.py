@@ -183,8 +183,7 @@ class Model(PreTrainedModel):
         if self.training:
             logits = self.head(self.dropout(pooled))
         else:
-            solved = self.beside is not None and self.beside.is_solved
-            logits = self.judge(pooled, self.beside.embed(input_values, attention_mask) if solved else None)
+            logits = self.judge(pooled, self._functionals(input_values, attention_mask))
         loss = None
         if targets is not None:
             loss = self.head.loss(logits, targets, self.class_weights if self.training else None)
@@ -199,6 +198,12 @@ class Model(PreTrainedModel):
     def temper(self, temperature: float) -> None:
         """Divide the logits of every answer by a temperature; training goes on without it."""
         self.config.logit_temperature = temperature
+
+    def _functionals(self, input_values: Tensor, attention_mask: Tensor | None) -> Tensor | None:
+        """What the machine beside the network judges by; None where there is no solved one."""
+        if self.beside is None or not self.beside.is_solved:
+            return None
+        return self.beside.embed(input_values, attention_mask)
 
     def judge(self, embeddings: Tensor, theirs: Tensor | None = None) -> Tensor:
         """Give the logits of an answer from what `embed` gives, of the network and of a solved machine beside it."""

@@ -1,0 +1,283 @@
+"""Exported models: they answer as PyTorch does, for any batch, length and family, and without PyTorch being there."""
+
+import json
+import subprocess
+import sys
+from functools import cache
+from pathlib import Path
+from tempfile import mkdtemp
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+import auricle
+from auricle import export as exporting
+from auricle import recipe as recipes
+from auricle import recordings as files
+from auricle.classifier import Classifier
+from auricle.cli import main
+from auricle.errors import RunError, UsageError
+from auricle.evaluation import scoring
+from auricle.evaluation.agreement import agreement
+from auricle.export import Narrow, export, measured
+from auricle.folds import Listener
+from auricle.models.graph import Graph
+from auricle.models.narrowing import narrow
+from auricle.models.tracing import OUTPUTS, trace
+from auricle.recipe import parse
+from auricle.run import run
+from auricle.windows import held
+from tests.conftest import write_corpus
+from tests.test_encoders import NAMES
+from tests.test_families import LABELS, RATE, arrays, build
+
+BANDS = 20
+# The cheapest to trace that together pass through every branch which is there for graphs alone.
+QUICK: list[tuple[str, dict[str, object]]] = [
+    ("cnn", {"size": "default"}),
+    ("conformer", {"size": "default", "functionals": False}),
+    ("pretrained", {"checkpoint": "tiny-hubert"}),
+]
+REST: list[tuple[str, dict[str, object]]] = [
+    ("baseline", {}),
+    ("cnn", {"size": "tutorial"}),
+    ("conformer", {"size": "default"}),
+    ("conformer", {"size": "tutorial"}),
+    ("conformer", {"size": "reference"}),
+    *(("pretrained", {"checkpoint": kind}) for kind in NAMES if kind != "tiny-hubert"),
+    ("pretrained", {"checkpoint": "tiny-hubert", "pooling": "attention", "head": {"kind": "am-softmax"}}),
+    ("pretrained", {"checkpoint": "tiny-wav2vec2", "pooling": "statistics"}),
+    ("pretrained", {"checkpoint": "tiny-hubert", "weighted_sum": True}),
+]
+
+
+def traced(model: Any) -> tuple[Graph, Path, set[str]]:
+    path = Path(mkdtemp()) / "model.onnx"
+    products = trace(model, path)
+    return Graph.open(path), path, products
+
+
+@cache
+def cheap() -> tuple[Any, Graph, Path, set[str]]:
+    """A model that is traced in seconds, and its graph."""
+    model = build("conformer", {"size": "tutorial"})
+    return model, *traced(model)
+
+
+def apart(ours: np.ndarray, theirs: np.ndarray) -> float:
+    return float(np.abs(scoring.softmax(ours) - scoring.softmax(theirs)).max())
+
+
+def agrees(model: Any, graph: Graph, clips: list[np.ndarray]) -> None:
+    """Alone, in a padded batch, behind longer padding that is no silence: the graph gives what the model gives."""
+    expected, vectors = (judge(model, held(clips), batch_seconds=1000) for judge in (scoring.score, scoring.vectors))
+    assert expected.std(0).max() > 0.1, "answers that do not differ prove nothing"
+    assert apart(scoring.score(graph, held(clips), batch_seconds=1000), expected) < 1e-4
+    assert np.abs(scoring.vectors(graph, held(clips), batch_seconds=1000) - vectors).max() < 1e-4
+    for clip in (2, 0, len(clips) - 1):
+        assert apart(scoring.score(graph, held([clips[clip]]), batch_seconds=1000), expected[clip : clip + 1]) < 1e-4
+    scale = 32768 if clips[0].dtype == np.int16 else 1
+    first = clips[0].astype(np.float32) / scale
+    dirty = np.concatenate([first, np.full((len(first), 7_777), 0.7, np.float32)], 1)
+    values = dirty[None] if len(dirty) > 1 else dirty
+    assert apart(graph.logits(values, np.array([first.shape[-1]])), expected[:1]) < 1e-4
+
+
+def answers_whatever_it_hears(model: Any, graph: Graph) -> None:
+    """The shortest clip, silence and full scale."""
+    for values in (*(np.full((1, count), 0.3, np.float32) for count in (1, 16, 80, 500)), np.zeros((1, RATE))):
+        values = values.astype(np.float32)
+        with torch.inference_mode():
+            expected = model(torch.from_numpy(values)).logits.numpy()
+        found = graph.logits(values, np.array([values.shape[-1]]))
+        assert np.isfinite(found).all() and apart(found, expected) < 1e-4
+    assert np.isfinite(graph.logits(np.ones((2, RATE), np.float32), np.array([RATE, 1]))).all()
+
+
+@pytest.mark.parametrize(("name", "options"), QUICK)
+def test_a_graph_answers_as_its_model(name: str, options: dict[str, object]) -> None:
+    model = build(name, options)
+    graph, _, _ = traced(model)
+    agrees(model, graph, arrays())
+    answers_whatever_it_hears(model, graph)
+
+
+def test_a_graph_of_ready_frames_and_one_of_two_channels_answer_as_their_models() -> None:
+    settings = {"audio": {"sample_rate": 100, "bands": BANDS}, "model": {"family": "baseline"}}
+    from auricle.building import build_model
+
+    model = build_model(parse(settings, "t"), LABELS)
+    random = np.random.default_rng(0)
+    clips = [random.normal(number % 3, 1, (BANDS, 30 + 11 * number)).astype(np.float32) for number in range(9)]
+    embedded = scoring.embed(model, held(clips), batch_seconds=100)
+    model.solve(embedded, np.arange(9) % 3, groups=None, class_weighted=False, seed=0)
+    graph, _, products = traced(model.eval())
+    assert graph.config.bands == BANDS and not products
+    agrees(model, graph, clips)
+    stereo = build("cnn", {"size": "tutorial"}, channels=2)
+    graph, _, _ = traced(stereo)
+    clips = [np.concatenate([clip, clip[:, ::-1]]) for clip in arrays()]
+    agrees(stereo, graph, clips)
+
+
+@pytest.mark.recordings
+@pytest.mark.parametrize(("name", "options"), [*QUICK, *REST])
+def test_every_kind_of_model_agrees_with_its_export_on_real_clips(
+    name: str, options: dict[str, object], recordings: Path
+) -> None:
+    model = build(name, options)
+    graph, _, _ = traced(model)
+    agrees(model, graph, arrays())
+    answers_whatever_it_hears(model, graph)
+    some = files.recordings(sorted(map(str, (recordings / "emodb").glob("*.wav")))[::20])
+    clips = [clip.samples for chunk in files.hear(some, Classifier(model).settings) for clip in chunk]
+    assert agreement(model, graph, held(clips)).difference < 1e-4
+
+
+def test_the_file_says_what_its_model_says() -> None:
+    model = build("conformer", {"size": "tutorial"})
+    model.temper(1.7)
+    config = model.config
+    config.threshold, config.false_accept, config.window_seconds, config.clip_seconds = 0.61, 0.05, 2.0, 1.25
+    graph, _, _ = traced(model)
+    told = graph.config
+    assert told.labels == LABELS and told.id2label == config.id2label and told.num_labels == 3
+    assert (told.sample_rate, told.channels, told.bands, told.model_type) == (RATE, 1, None, "auricle-conformer")
+    assert (told.temperature, told.threshold, told.false_accept) == (1.7, 0.61, 0.05)
+    assert (told.window_seconds, told.overlap, told.clip_seconds, told.precision) == (2.0, 0.5, 1.25, "float32")
+    assert tuple(output.name for output in graph.session.get_outputs()) == OUTPUTS
+    values, lengths = np.zeros((2, RATE), np.float32), np.array([RATE, 500])
+    probabilities = graph.session.run(["probabilities"], {"waveform": values, "lengths": lengths})[0]
+    assert np.abs(probabilities - scoring.softmax(graph.logits(values, lengths))).max() < 1e-6
+    agrees(model, graph, arrays())  # windows are averaged alike
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small network, trained for a moment, with its export in RUN/onnx."""
+    folder = tmp_path_factory.mktemp("trained")
+    settings = ["model.size=tutorial", "model.functionals=false", "train.epochs=2", "evaluate.audio=false"]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("AURICLE_CACHE", str(folder / "cache"))
+        run(write_corpus(folder / "corpus"), recipes.load("sound", settings), folder / "run", Listener())
+    assert main(["export", str(folder / "run"), "--onnx"]) == 0
+    return folder / "run"
+
+
+def test_an_exported_folder_answers_without_pytorch(trained: Path) -> None:
+    corpus = trained.parent / "corpus"
+    facts = json.loads((trained / "onnx" / "export.json").read_text())
+    assert (
+        facts["checked"]["clips"] >= 4 and facts["checked"]["difference"] < 1e-4 and min(facts["checked"]["rates"]) > 0
+    )
+    assert "| `waveform` (in) |" in (trained / "onnx" / "README.md").read_text()
+    code = (
+        "import sys, json\n"
+        "for name in ('torch', 'transformers', 'onnx', 'onnxscript', 'sklearn', 'scipy'): sys.modules[name] = None\n"
+        "import auricle\n"
+        "from auricle.recordings import recordings\n"
+        f"classifier = auricle.load({str(trained / 'onnx')!r})\n"
+        f"answers = classifier.answers(recordings([{str(corpus)!r}]))\n"
+        "print(json.dumps([[one.name, {row.label: row.probability for row in one.choices}] for one in answers]))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    expected = {answer.name: answer for answer in auricle.load(trained).answers(files.recordings([str(corpus)]))}
+    rows = json.loads(done.stdout)
+    assert len(rows) == len(expected) == 24
+    for name, found in rows:
+        for choice in expected[name].choices:
+            assert found[choice.label] == pytest.approx(choice.probability, abs=1e-4)
+
+
+def test_a_graph_that_answers_otherwise_is_refused_and_the_former_export_stays(
+    trained: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = {path.name: path.read_bytes() for path in (trained / "onnx").iterdir()}
+    plain = Graph.logits
+    off = np.array([0.01, 0.0, 0.0])
+    monkeypatch.setattr(Graph, "logits", lambda graph, values, lengths: plain(graph, values, lengths) + off)
+    assert main(["export", str(trained), "--onnx"]) == 2
+    said = capsys.readouterr().err
+    assert "differs by up to 0.00" in said or "e-03" in said
+    assert "0.0001 is allowed" in said and "Traceback" not in said
+    assert {path.name: path.read_bytes() for path in (trained / "onnx").iterdir()} == before
+    assert not list(trained.glob(".onnx-*"))
+
+
+@pytest.mark.parametrize(
+    ("rates", "accuracy", "refused"),
+    [
+        ((10.0, 20.0), (0.90, 0.895), None),
+        ((10.0, 9.0), (0.90, 0.95), "slower on this machine"),
+        ((10.0, 20.0), (0.90, 0.88), "loses 0.020 of accuracy, and 0.01 is allowed"),
+    ],
+)
+def test_int8_is_kept_where_it_is_faster_and_as_good_and_refused_with_the_measurement(
+    rates: tuple[float, float],
+    accuracy: tuple[float, float],
+    refused: str | None,
+    trained: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(exporting, "measured", lambda *_: Narrow(200, "validation", accuracy, rates, 0.01))
+    if refused is None:
+        facts = export(trained, tmp_path / "out", int8=True)
+        assert facts["precision"] == "int8" and facts["int8"]["loss"] == pytest.approx(0.005)
+        assert Graph.open(tmp_path / "out").config.precision == "int8"
+        return
+    with pytest.raises(RunError, match=refused) as error:
+        export(trained, tmp_path / "out", int8=True)
+    assert f"{rates[1]:.1f} clips/s" in str(error.value) and f"{accuracy[1]:.3f}" in str(error.value)
+    assert not (tmp_path / "out").exists()
+
+
+def test_int8_of_a_small_network_is_measured_and_answers_for_each_clip_alone(tmp_path: Path) -> None:
+    model, graph, path, products = cheap()
+    assert len(products) >= 4
+    narrow(path, tmp_path / "model.onnx", products)
+    small = Graph.open(tmp_path)
+    clips = held(arrays())
+    found = measured(graph, small, clips, np.arange(len(clips)) % 3, "test")
+    assert found.clips == 12 and 1e-6 < found.difference < 0.1 and min(found.rates) > 0
+    together = scoring.score(small, clips, batch_seconds=1000)
+    alone = np.concatenate([scoring.score(small, held([clip]), batch_seconds=1000) for clip in arrays()])
+    assert (together == alone).all()
+    assert small.config.labels == graph.config.labels and small.config.precision == "int8"
+    assert apart(scoring.score(model, clips, batch_seconds=1000), together) < 0.1
+
+
+def test_what_is_no_export_is_refused(tmp_path: Path, trained: Path) -> None:
+    import onnx
+
+    with pytest.raises(RunError, match="no exported model"):
+        Graph.open(tmp_path)
+    (tmp_path / "model.onnx").write_bytes(b"not a graph")
+    with pytest.raises(RunError, match="no model that ONNX Runtime can open"):
+        Graph.open(tmp_path)
+    made = onnx.load(trained / "onnx" / "model.onnx")
+    del made.metadata_props[:]
+    onnx.save(made, tmp_path / "model.onnx")
+    with pytest.raises(RunError, match="no export of auricle"):
+        Graph.open(tmp_path)
+
+
+def test_without_clips_to_compare_on_an_export_asks_for_some(trained: Path, tmp_path: Path) -> None:
+    folder, wav = trained / "model", str(next((trained.parent / "corpus").rglob("*.wav")))
+    with pytest.raises(RunError, match=r"none can be opened.*--check FILE"):
+        export(folder, tmp_path / "out")
+    facts = export(folder, tmp_path / "out", check=[wav])
+    assert facts["checked"]["clips"] == 1 and auricle.load(tmp_path / "out")(wav).error is None
+    with pytest.raises(UsageError, match="something other than an export"):
+        export(trained, trained.parent / "corpus")
+
+
+def test_onnx_runtime_is_named_where_it_is_missing(trained: Path) -> None:
+    code = (
+        f"import sys\nsys.modules['onnxruntime'] = None\nimport auricle\nauricle.load({str(trained)!r}, runtime='onnx')"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode and "MissingExtra" in done.stderr and "pip install 'auricle[onnx]'" in done.stderr
