@@ -192,6 +192,18 @@ def test_an_exported_folder_answers_without_pytorch(trained: Path) -> None:
             assert found[choice.label] == pytest.approx(choice.probability, abs=1e-4)
 
 
+def test_the_command_line_answers_from_an_exported_folder_without_pytorch(trained: Path) -> None:
+    file = trained.parent / "corpus" / "low" / "device0_000.wav"
+    heavy = ("torch", "transformers", "sklearn", "datasets", "accelerate", "onnx")
+    code = (
+        f"import sys\nfor name in {heavy}: sys.modules[name] = None\n"
+        f"from auricle.cli import main\nsys.exit(main(['predict', {str(trained / 'onnx')!r}, {str(file)!r}, '--json']))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert json.loads(done.stdout)["error"] is None
+
+
 def test_a_graph_that_answers_otherwise_is_refused_and_the_former_export_stays(
     trained: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -360,6 +360,19 @@ def test_the_page_serves_no_file_and_answers_to_no_other_name(served: tuple[str,
         assert answer(f"{address}gradio_api/file={path}")[0] in (403, 404)
 
 
+def test_a_visitor_cannot_have_a_file_copied_to_where_it_can_be_had(served: tuple[str, Path]) -> None:
+    address, marks = served
+    marks.touch()
+    asked = {"data": [{"path": str(marks), "meta": {"_type": "gradio.FileData"}}], "fn_index": 0, "session_hash": "x"}
+    request = urllib.request.Request(
+        f"{address}gradio_api/run/predict", json.dumps(asked).encode(), {"content-type": "application/json"}
+    )
+    with pytest.raises(urllib.error.HTTPError, match="400"):
+        urllib.request.urlopen(request, timeout=WAIT)
+    copied = (marks.parent / "temporary").rglob(marks.name)
+    assert list(copied) == []
+
+
 def test_two_pages_on_one_file_lose_no_mark(tmp_path: Path) -> None:
     code = (
         "import sys\nfrom pathlib import Path\nfrom auricle.serving.marks import Marks\n"

@@ -11,11 +11,10 @@ import json
 import os
 import re
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
-from auricle.serving.asking import Asking
 from auricle.serving.server import Application, Message, Send
 
 # The page itself, what it is built of, signing in, sending a file, and asking for an answer.
@@ -43,12 +42,13 @@ class _TooMuch(Exception):
 
 
 class Gate:
-    """An ASGI application before Gradio's, whose files lie in `folder`."""
+    """An ASGI application before Gradio's, whose files lie in `folder`. A file may have `body_bytes`, 0 for none."""
 
-    def __init__(self, app: Application, folder: Path, asking: Asking) -> None:
+    def __init__(self, app: Application, folder: Path, body_bytes: int, is_stopping: Callable[[], bool]) -> None:
         self.app = app
         self.folder = folder
-        self.asking = asking
+        self.body_bytes = body_bytes
+        self.is_stopping = is_stopping
         self.uploads = 0
         self.bytes = 0
         self.is_sweeping = False
@@ -69,7 +69,7 @@ class Gate:
 
     async def _upload(self, scope: Message, receive: Any, send: Send) -> None:
         """Let files pass while they fit: one by one, together, beside others under way and those that wait."""
-        most = UPLOADED_BODIES * self.asking.limits.body_bytes
+        most = UPLOADED_BODIES * self.body_bytes
         if _declared(scope) > most:
             await _say(send, 413, f"More than {most} bytes were sent at once.")
             return
@@ -116,7 +116,7 @@ class Gate:
         try:
             while not answer.done() and patience >= 0:
                 await asyncio.wait([answer], timeout=STEP_SECONDS)
-                patience -= STEP_SECONDS if self.asking.stopping else 0.0
+                patience -= STEP_SECONDS if self.is_stopping() else 0.0
         finally:
             was_cut = answer.cancel()
             with contextlib.suppress(asyncio.CancelledError):

@@ -6,6 +6,7 @@ and no file can be had through it: a clip's sound and picture travel inside the 
 """
 
 import html
+import os
 import shlex
 from collections import Counter
 from collections.abc import Callable
@@ -17,6 +18,7 @@ from typing import Any
 
 import fastapi
 import gradio as gr
+from starlette.middleware import Middleware
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 
 from auricle.audio.survey import Progress
@@ -29,6 +31,7 @@ from auricle.serving import choosing
 from auricle.serving.card import card
 from auricle.serving.choosing import Choice
 from auricle.serving.desk import Desk, View
+from auricle.serving.gate import Gate
 from auricle.serving.marks import Marks
 from auricle.serving.server import LOOPBACK_NAMES, Application, claim, is_loopback, serve
 
@@ -100,7 +103,10 @@ def application(desk: Desk, private: bool) -> Application:
         font=("system-ui", "sans-serif"), font_mono=("ui-monospace", "monospace"), primary_hue="blue"
     )
     css = resources.files("auricle.serving").joinpath("templates/listen.css").read_text(encoding="utf-8")
-    closed = {"run_history": False, "footer_links": [], "ssr_mode": False, "max_file_size": 1}  # nothing to upload
+    folder = Path(os.environ["GRADIO_TEMP_DIR"])
+    gate = Middleware(Gate, folder=folder, body_bytes=0, is_stopping=lambda: False)  # nothing to upload
+    closed: dict[str, Any] = {"run_history": False, "footer_links": [], "ssr_mode": False, "max_file_size": 1}
+    closed["app_kwargs"] = {"middleware": [gate]}
     mounted: Application = gr.mount_gradio_app(app, page(desk), "/", theme=theme, css=css, **closed)
     return mounted
 

@@ -76,6 +76,8 @@ def mount(app: fastapi.FastAPI, asking: Asking, about: About, token: str | None 
     templates = resources.files("auricle.serving") / "templates"
     css = "".join((templates / name).read_text(encoding="utf-8") for name in ("listen.css", "ask.css"))
     folder = Path(os.environ["GRADIO_TEMP_DIR"])
+    limits = asking.limits
+    gate = Middleware(Gate, folder=folder, body_bytes=limits.body_bytes, is_stopping=lambda: asking.stopping)
     gr.mount_gradio_app(
         app,
         page(asking, about),
@@ -83,13 +85,13 @@ def mount(app: fastapi.FastAPI, asking: Asking, about: About, token: str | None 
         theme=theme,
         css=css,
         head='<meta name="viewport" content="width=device-width, initial-scale=1">',
-        max_file_size=asking.limits.body_bytes,
+        max_file_size=limits.body_bytes,
         run_history=False,
         footer_links=[],
         ssr_mode=False,
         auth=None if token is None else partial(_knows, token),
         auth_message="The password is the service's token. Any name will do.",
-        app_kwargs={"middleware": [Middleware(Gate, folder=folder, asking=asking)]},
+        app_kwargs={"middleware": [gate]},
     )
 
 
