@@ -13,8 +13,8 @@ from auricle.terminal import command, quiet_libraries
 if TYPE_CHECKING:
     from auricle.live import Said
 
-# Of a window. A finer hop is decided sooner, and costs more.
-_HOP = 0.125
+# Of a window. A finer hop gives sharper edges, and costs more: it leaves room for a window that takes twice as long.
+_HOP, _ROOM = 0.125, 2.0
 _EXAMPLES = """Feed it from a recorder:
   arecord -q -t raw -f S16_LE -r 16000 -c 1 | auricle listen-live RUN --rate 16000
   sox -q -d -t raw -e signed -b 16 -r 16000 -c 1 - | auricle listen-live RUN --rate 16000
@@ -32,7 +32,9 @@ def declare(commands: Any) -> None:
     live.add_argument("--channels", type=int, default=1, help="of what comes in, interleaved (default: 1)")
     live.add_argument("--form", choices=("s16le", "f32le"), default="s16le", help="of a sample (default: s16le)")
     live.add_argument("--window", type=seconds_of, metavar="SECONDS", help="heard at once (default: the model's own)")
-    live.add_argument("--hop", type=seconds_of, metavar="SECONDS", help="from one window to the next (default: 1/8)")
+    live.add_argument(
+        "--hop", type=seconds_of, metavar="SECONDS", help="from one window to the next (default: 1/8 of it)"
+    )
     live.add_argument(
         "--no-unknown", dest="refuse", action="store_false", help="name a class even where the model is not sure enough"
     )
@@ -62,6 +64,9 @@ def _listen_live(options: argparse.Namespace) -> int:
         raise UsageError(f"--hop received {cut.hop:g}, and windows are {window:g} s long. Allowed: up to that.")
     blocks = stream.pcm(sys.stdin.buffer, options.rate, options.channels, options.form, classifier.settings)  # type: ignore[arg-type]  # a BufferedReader
     bound = latency(classifier, cut, rules)
+    if options.hop is None and cut.hop < _ROOM * bound.scoring:
+        cut = Cut(window, min(window, _ROOM * bound.scoring))
+        bound = latency(classifier, cut, rules)
     if options.json:
         known = {"rate": options.rate, "channels": options.channels, "window": cut.seconds, "hop": cut.hop}
         known |= {"begin_within": bound.begin, "end_within": bound.end, "scoring": bound.scoring}
@@ -73,7 +78,10 @@ def _listen_live(options: argparse.Namespace) -> int:
         )
         _line(f"An event is named at most {bound.begin:.1f} s after it begins, its end {bound.end:.1f} s after it.")
         if bound.scoring > cut.hop:
-            _line(f"! Scoring is slower than the sound comes: windows will be skipped. Try --hop {bound.scoring:.2g}.")
+            _line(
+                "! Scoring is slower than the sound comes: windows will be skipped, and lines come later than that. Try "
+                f"--hop {_ROOM * bound.scoring:.2g}."
+            )
     for said in listen(classifier, blocks, cut, rules):
         _line(json.dumps(_as_json(said), ensure_ascii=False) if options.json else _told(said))
     return 0
