@@ -100,7 +100,7 @@ def predicted(run_folder: Path, files: Sequence[str], runtime: str) -> list[Chan
 def served(run_folder: Path, files: Sequence[str], runtime: str) -> list[Chances]:
     """What `auricle serve` says of each file."""
     with serving(run_folder, runtime) as address:
-        return [chances(asked(address, Path(file).read_bytes())) for file in files]
+        return [chances(asked(address.rstrip("/"), Path(file).read_bytes())) for file in files]
 
 
 @contextlib.contextmanager

@@ -18,10 +18,11 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
+import psutil
 import soundfile
 from transformers.utils import logging as transformers_logging
 
@@ -41,12 +42,13 @@ ALONE = ("alone, in threads", "alone, one at a time")
 
 @dataclass(frozen=True)
 class Load:
-    """What clients met: answers of each kind, and how long right ones took."""
+    """What clients met: answers of each kind, and how long right ones took; and the server's seconds of processor."""
 
     seconds: float
     latencies: Sequence[float]
     kinds: dict[str, int]
     notes: Sequence[str]
+    processor: float = float("nan")
 
     @property
     def rate(self) -> float:
@@ -85,13 +87,13 @@ def run(options: argparse.Namespace, screen: Screen) -> None:
         loads: dict[str, Load] = {}
         if "alone" in wanted:
             for name, more in zip(ALONE, ((), ("--one-at-a-time",)), strict=True):
-                with server(bench.alone(more)) as (url, _):
-                    loads[name] = bench.load(url, "/v1/classify", refused=False)
+                with server(bench.alone(more)) as (url, process):
+                    loads[name] = bench.load(url, "/v1/classify", refused=False, server=process)
         ours = {"ones": ("auricle, in ones", ("--batch", "1")), "ours": ("auricle", ())}
         for key, (name, more) in ours.items():
             if key in wanted:
-                with server(bench.ours(more)) as (url, _):
-                    loads[name] = bench.load(url, bench.path)
+                with server(bench.ours(more)) as (url, process):
+                    loads[name] = bench.load(url, bench.path, server=process)
         show(loads, screen)
         if "full" in wanted:
             full(bench, screen)
@@ -138,7 +140,7 @@ class Bench:
     def _refused(self) -> list[dict[str, object]]:
         """Something too large, something too long, and no sound at all."""
         random = np.random.default_rng(0)
-        (self.scratch / "large").write_bytes(random.bytes(MOST_MEGABYTES * 1_000_000 + 1))
+        (self.scratch / "large").write_bytes(random.bytes(MOST_MEGABYTES * (1 << 20) + 1))
         soundfile.write(self.scratch / "long.flac", np.zeros((MOST_SECONDS + 1) * 16_000), 16_000)
         (self.scratch / "noise").write_bytes(random.bytes(20_000))
         kinds = (("large", 413), ("long.flac", 422), ("noise", 422))
@@ -152,10 +154,20 @@ class Bench:
         asked = ["--precision", self.options.precision, "--port", "PORT", *limits, *self.options.option, *more]
         return [sys.executable, "-m", "auricle.cli", "serve", str(self.model), *asked]
 
-    def load(self, url: str, path: str, *, refused: bool = True, seconds: float | None = None) -> Load:
+    def load(
+        self,
+        url: str,
+        path: str,
+        *,
+        refused: bool = True,
+        seconds: float | None = None,
+        server: "subprocess.Popen[bytes] | None" = None,
+    ) -> Load:
         """Let the clients ask for so many seconds."""
-        process = self.start(url, path, refused=refused, seconds=seconds)
-        return self.end(process)
+        watched = psutil.Process(server.pid) if server is not None else None
+        before = sum(watched.cpu_times()[:2]) if watched else float("nan")
+        met = self.end(self.start(url, path, refused=refused, seconds=seconds))
+        return replace(met, processor=sum(watched.cpu_times()[:2]) - before if watched else float("nan"))
 
     def start(
         self, url: str, path: str, *, refused: bool = True, seconds: float | None = None
@@ -206,14 +218,33 @@ def server(command: Sequence[str]) -> Iterator[tuple[str, "subprocess.Popen[byte
 
 def show(loads: dict[str, Load], screen: Screen) -> None:
     rows: list[tuple[str, ...]] = [
-        ("server", "right", "answers/s", "p50 s", "p99 s", "wrong", "lost", "refused rightly", "refused wrongly")
+        (
+            "server",
+            "right",
+            "answers/s",
+            "p50 s",
+            "p99 s",
+            "processor s/answer",
+            "wrong",
+            "lost",
+            "refused rightly",
+            "refused wrongly",
+        )
     ]
     for name, met in loads.items():
         kinds = [str(met.kinds.get(kind, 0)) for kind in ("wrong", "lost", "refused rightly", "refused wrongly")]
         times = [f"{met.percentile(share):.2f}" for share in (0.5, 0.99)]
+        each = met.processor / max(1, len(met.latencies))
+        times.append(f"{each:.3f}")
         rows.append((name, str(len(met.latencies)), f"{met.rate:.1f}", *times, *kinds))
         screen.record(
-            "serve", server=name, rate=met.rate, p50=met.percentile(0.5), p99=met.percentile(0.99), **met.kinds
+            "serve",
+            server=name,
+            rate=met.rate,
+            p50=met.percentile(0.5),
+            p99=met.percentile(0.99),
+            processor=each,
+            **met.kinds,
         )
     screen.table(rows)
     for name, met in loads.items():
@@ -226,8 +257,8 @@ def full(bench: Bench, screen: Screen) -> None:
     with server(bench.ours(("--max-requests", "8"))) as (url, _):
         load = bench.load(url, bench.path, seconds=min(10.0, bench.options.seconds))
     screen.say(
-        f"Room for 8 of {bench.options.clients}: {load.kinds.get('right', 0)} right, {load.kinds.get('full', 0)} got 429, "
-        f"{load.bad} wrong or lost."
+        f"Room for 8 of {bench.options.clients} clients: {load.kinds.get('right', 0)} right, "
+        f"{load.kinds.get('full', 0)} got 429, {load.bad} wrong or lost."
     )
     screen.record("full", **load.kinds)
     if load.bad or not load.kinds.get("full"):

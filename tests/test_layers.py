@@ -1,6 +1,7 @@
 """The order of the layers, and what importing may cost."""
 
 import ast
+import json
 import subprocess
 import sys
 import time
@@ -9,6 +10,7 @@ from pathlib import Path
 import pytest
 
 import auricle
+from auricle.cli import main
 
 ROOT = Path(auricle.__file__).parent
 # Each entry imports only from those above it. Within a folder, files import from their own folder freely.
@@ -52,6 +54,7 @@ ORDER = [
     "cli_serve",
     "cli_voices",
     "cli_predict",
+    "cli_live",
     "cli_export",
     "cli",
 ]
@@ -146,3 +149,20 @@ def test_what_is_missing_is_named_with_the_command_that_installs_it(corpus: Path
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 2
     assert "pip install 'auricle[train]'" in done.stderr
+
+
+def test_an_exported_model_answers_without_torch(corpus: Path, tmp_path: Path) -> None:
+    pytest.importorskip("onnxruntime")
+    pytest.importorskip("onnxscript")
+    run, exported = tmp_path / "run", tmp_path / "exported"
+    file = str(corpus / "low" / "device0_000.wav")
+    assert main(["train", str(corpus), "--recipe", "baseline", "--out", str(run)]) == 0
+    assert main(["export", str(run), "--onnx", "--out", str(exported)]) == 0
+    heavy = ("torch", "transformers", "sklearn", "datasets", "accelerate", "onnx")
+    code = (
+        f"import sys\nfor name in {heavy}: sys.modules[name] = None\n"
+        f"from auricle.cli import main\nsys.exit(main(['predict', {str(exported)!r}, {file!r}, '--json']))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert json.loads(done.stdout)["label"] == "low"

@@ -1,5 +1,6 @@
 """The page of a served model, driven in a browser; and its parts: the gate, the ear, what is shown."""
 
+import asyncio
 import base64
 import csv
 import io
@@ -15,6 +16,7 @@ import urllib.request
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -28,8 +30,10 @@ from auricle.evaluation.scoring import softmax
 from auricle.events import Event
 from auricle.serving import showing
 from auricle.serving.asking import Told, Window
+from auricle.serving.limits import Limits
 from auricle.serving.live import Ear, as_file
 from auricle.serving.showing import Row
+from auricle.serving.sight import sight
 from tests.browsing import WAIT, Page, asked_for, chromium, wait_for
 from tests.conftest import RATE, tone, write_corpus
 
@@ -250,8 +254,6 @@ def test_a_microphone_is_answered_while_it_hears(served: Served, browser: Any) -
     wait_for(lambda: page.text("#now .soft").startswith("Stopped after"))
     heard = [row.split()[-3] for row in reversed(page.texts("#now tbody tr"))]
     assert heard[:2] == ["low", "noise"]
-    # The piece that was under way when the recording was stopped may be left to the broom.
-    wait_for(lambda: len(served.files()) <= 1)
 
 
 def test_a_recording_of_the_microphone_is_answered(served: Served, browser: Any) -> None:
@@ -283,6 +285,7 @@ def test_keys_reach_every_control_and_each_has_a_name(served: Served, sounds: So
         if reached[-1][0].startswith("Play from"):
             break
     names = [one for one, _ in reached]
+    assert browser.execute_script("return document.querySelector('#result[aria-live], #result [aria-live]') !== null")
     wanted = ["Batch", "Live", "About", "Click to upload or drop files", "Record", "The model knows 3 labels"]
     assert [name for name in names if name in wanted] == wanted and names[-1].startswith("Play from 0 s: low")
     assert all(name and is_shown for name, is_shown in reached if name != "The sound as the model heard it")
@@ -394,6 +397,33 @@ def test_what_nobody_reads_is_swept_away(tmp_path: Path) -> None:
     assert list(tmp_path.rglob("*.wav")) == []
 
 
+def test_uploads_are_bounded_though_nobody_says_their_size(tmp_path: Path) -> None:
+    from auricle.serving.gate import Gate
+
+    asking: Any = SimpleNamespace(limits=Limits(body_bytes=1000), stopping=False)
+    said: list[int] = []
+
+    async def reading(scope: Any, receive: Any, send: Any) -> None:
+        while (await receive()).get("more_body"):
+            pass
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+
+    async def endless() -> dict[str, Any]:
+        return {"type": "http.request", "body": bytes(100), "more_body": True}
+
+    async def send(message: Any) -> None:
+        if message["type"] == "http.response.start":
+            said.append(message["status"])
+
+    gate = Gate(reading, tmp_path, asking)
+    scope = {"type": "http", "method": "POST", "path": "/gradio_api/upload", "headers": []}
+    asyncio.run(gate(scope, endless, send))
+    (tmp_path / "unread").write_bytes(bytes(5000))
+    asyncio.run(gate(scope, endless, send))
+    asyncio.run(gate({**scope, "path": "/gradio_api/queue/join"}, endless, send))
+    assert said == [413, 429, 413] and gate.uploads == gate.bytes == 0
+
+
 def test_strangers_names_are_text_in_every_piece() -> None:
     hostile = "<b onclick=x>'\"&"
     answer = Answer(hostile, (Choice(hostile, 0.9), Choice("dog", 0.1)), 3.0, (f"clipped: {hostile}",))
@@ -406,10 +436,19 @@ def test_strangers_names_are_text_in_every_piece() -> None:
         showing.refused(hostile, hostile, hostile),
         showing.table(rows, 2),
         showing.moment(answer, events, hostile),
-        showing.known([hostile]),
+        showing.known([hostile], hostile),
     ]
     for piece in pieces:
         assert "<b onclick" not in piece and "&lt;b onclick" in piece
+
+
+@pytest.mark.parametrize(("rate", "played"), [(8000, 10.0), (44100, 5.0)])
+def test_of_a_very_long_sound_the_beginning_is_played(rate: int, played: float) -> None:
+    sound = np.tile(tone("low", 1.0, 3, rate), 12).astype(np.float32)
+    found = sight(sound, rate, 80_000)
+    content = base64.b64decode(found.audio.partition("base64,")[2])
+    assert found.seconds == 12 and found.played == pytest.approx(played, abs=0.01)
+    assert soundfile.info(io.BytesIO(content)).duration == pytest.approx(played, abs=0.1)
 
 
 def test_of_many_windows_the_likeliest_of_each_few_is_drawn() -> None:
@@ -427,7 +466,7 @@ def test_an_ear_cuts_a_stream_into_the_windows_of_the_whole(run: Path, rate: int
     ear = Ear(classifier, 0.5)
     windows = []
     for first in range(0, len(sound), 3001):
-        ear.hear(as_file((sound[first : first + 3001] * 32767).astype(np.int16), rate))
+        ear.hear(as_file((sound[first : first + 3001] * 32767).astype(np.int16), rate), first / rate)
         for number, samples in ear.windows():
             windows.append((number, samples.copy()))
             ear.answered(number, samples, softmax(classifier.logits([samples[None]]))[0])
@@ -441,10 +480,20 @@ def test_an_ear_cuts_a_stream_into_the_windows_of_the_whole(run: Path, rate: int
         assert event.start == pytest.approx(1.5 * place, abs=0.51)
 
 
+def test_what_was_not_heard_is_noticed(run: Path) -> None:
+    ear = Ear(load(run), 0.5)
+    piece = as_file(np.zeros(RATE // 2, np.int16), RATE)
+    for at in (10.0, 10.5, 11.0):
+        ear.hear(piece, at)
+    assert ear.missed == 0.0
+    ear.hear(piece, 16.5)  # five seconds late
+    assert ear.missed == pytest.approx(5.0)
+
+
 def test_a_late_visitor_is_answered_about_the_latest_windows(run: Path) -> None:
     ear = Ear(load(run), 0.5)
     for _ in range(20):
-        ear.hear(as_file(np.zeros(RATE, np.int16), RATE))
+        ear.hear(as_file(np.zeros(RATE, np.int16), RATE), 0.0)
     numbers = [number for number, _ in ear.windows()]
     assert len(numbers) == 4 and numbers[-1] == (20 * RATE - ear.size) // ear.hop
     assert ear.seconds == 20 and len(ear.newest()) == ear.size

@@ -17,9 +17,11 @@ from auricle.audio.decode import Sound
 from auricle.audio.survey import Opened, Settings
 from auricle.errors import MissingExtra, RunError, UsageError
 from auricle.evaluation import scoring
+from auricle.hearing import Long, hear_all
 from auricle.models.graph import Graph
 from auricle.recipe import REFUSED
 from auricle.recordings import MAX_SECONDS, Heard, Recording, hear, heard_of
+from auricle.timeline import Cut, moments
 from auricle.windows import held
 
 BATCH_SECONDS = 60.0
@@ -86,7 +88,8 @@ class Classifier:
     """
 
     def __init__(self, model: Any, *, refuse: bool = True) -> None:
-        self.model = model
+        # Several threads may ask: none of them may find the model in training, or put it back there.
+        self.model = model if isinstance(model, Graph) else model.eval()
         config = model.config
         self.labels = tuple(config.id2label[number] for number in range(config.num_labels))
         self.settings = Settings(config.sample_rate, config.channels, 0.0, MAX_SECONDS, getattr(config, "bands", None))
@@ -99,6 +102,11 @@ class Classifier:
             return float(window)
         typical = getattr(self.model.config, "clip_seconds", None) or WINDOW_SECONDS
         return float(np.clip(typical, *WINDOW_BOUNDS))
+
+    @property
+    def cut(self) -> Cut:
+        """The windows of a long recording, as in judging."""
+        return Cut(self.window_seconds, self.window_seconds * (1 - getattr(self.model.config, "overlap", 0.0)))
 
     def __call__(self, file: str | Path) -> Answer:
         """Answer for one file."""
@@ -121,9 +129,13 @@ class Classifier:
         return self._answer_all([heard_of("array", Opened(sound, ()), self.settings)])[0]
 
     def answers(self, recordings: Iterable[Recording]) -> Iterator[Answer]:
-        """Answer for many files, in order, with bounded memory."""
-        for chunk in hear(recordings, self.settings):
-            yield from self._answer_all(chunk)
+        """Answer for many files, in order, with bounded memory; long ones by the mean over windows."""
+        for heard in hear_all(recordings, self.settings):
+            if isinstance(heard, Long):
+                mean = np.mean([moment.logits for moment in moments(self, heard.blocks, self.cut)], axis=0)
+                yield self.answer(heard.name, mean, heard.seconds, heard.notes)
+            else:
+                yield from self._answer_all(heard)
 
     def embeddings(self, recordings: Iterable[Recording]) -> Iterator[Embedded]:
         """Give the vector of each of many files, in order, with bounded memory."""

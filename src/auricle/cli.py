@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
-from auricle import __version__, cli_export, cli_predict, cli_serve, cli_voices
+from auricle import __version__, cli_export, cli_live, cli_predict, cli_serve, cli_voices
 from auricle.errors import AuricleError, MissingExtra, UsageError
 from auricle.terminal import command, print_json, quiet_libraries
 
@@ -36,10 +36,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except AuricleError as error:
         return _fail(options, str(error))
     except ModuleNotFoundError as error:
-        if error.name and error.name.partition(".")[0] in _EXTRA_OF:
-            return _fail(
-                options, str(MissingExtra(f"auricle {options.command}", _EXTRA_OF[error.name.partition(".")[0]]))
-            )
+        if extra := _EXTRA_OF.get((error.name or "").partition(".")[0]):
+            # The page brings what the service needs, but most of what it brings the service does without.
+            extra = "serve" if options.command == "serve" else extra
+            return _fail(options, str(MissingExtra(f"auricle {options.command}", extra)))
         raise
     except KeyboardInterrupt:
         print("Stopped. A training goes on with --resume.", file=sys.stderr)
@@ -51,6 +51,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 _EXTRA_OF = {name: "train" for name in ("torch", "transformers", "accelerate", "sklearn", "jinja2", "PIL", "datasets")}
 _EXTRA_OF |= {name: "demo" for name in ("gradio", "fastapi", "starlette", "uvicorn")}
+_EXTRA_OF |= {name: "export" for name in ("onnx", "onnxscript")}
 _EXTRA_OF |= {name: "serve" for name in ("batched", "prometheus_client", "python_multipart")}
 
 
@@ -247,6 +248,7 @@ def _parser() -> _Parser:
     evaluate.add_argument("data", nargs="?", metavar="DATA", help=f"{_DATA_HELP} (default: the run's own test clips)")
 
     cli_predict.declare(commands)
+    cli_live.declare(commands)
     _push_options(command(commands, "push", _push, "share a run on the Hugging Face Hub: model, card, report, metrics"))
     cli_voices.declare(commands)
     cli_serve.declare(commands)

@@ -57,14 +57,14 @@ def _timeline_options(predict: argparse.ArgumentParser) -> None:
     timeline = predict.add_argument_group("recordings as a timeline")
     timeline.add_argument(
         "--windows",
-        type=_seconds,
+        type=seconds_of,
         nargs="?",
         const=0.0,
         metavar="SECONDS",
         help="a row for each window; how long windows are (default: the model's own), with --events too",
     )
     timeline.add_argument("--events", action="store_true", help="a row for each event: label, start, end, probability")
-    timeline.add_argument("--hop", type=_seconds, metavar="SECONDS", help="from one window to the next")
+    timeline.add_argument("--hop", type=seconds_of, metavar="SECONDS", help="from one window to the next")
     event_options(timeline)
 
 
@@ -118,7 +118,7 @@ def _predict(options: argparse.Namespace) -> int:
     try:
         failed = Job(classifier, form, cut, rules, output, _tell).run(found)
     except BaseException as stopped:
-        if output.leave(keep=True):
+        if output.leave(keep=True) and not isinstance(stopped, UsageError):
             _tell("stopped. The same command with --resume goes on from there.")
         if isinstance(stopped, KeyboardInterrupt):
             return 130
@@ -166,7 +166,7 @@ def _cut(options: argparse.Namespace, view: "View", classifier: "Classifier") ->
 
     natural = classifier.window_seconds
     if view == "answers":
-        return Cut(natural, natural * (1 - getattr(classifier.model.config, "overlap", 0.0)))
+        return classifier.cut
     if classifier.settings.bands is not None:
         raise UsageError("--windows and --events received a model of ready frames. It answers for whole clips only.")
     seconds = options.windows or natural
@@ -182,7 +182,8 @@ def _positive(text: str) -> int:
     return int(text)
 
 
-def _seconds(text: str) -> float:
+def seconds_of(text: str) -> float:
+    """A number of seconds that a window or a hop can have, for argparse."""
     try:
         seconds = float(text)
     except ValueError:

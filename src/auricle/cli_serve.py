@@ -21,19 +21,20 @@ if TYPE_CHECKING:
     from auricle.serving.asking import Asking
 
 TOKEN = "AURICLE_TOKEN"
-_MEGABYTE = 1_000_000
+_MEGABYTE = 1 << 20
 # The option, the limit that it sets, how its value is read, its unit, and what it says.
 _LIMITS: tuple[tuple[str, str, type, float, str], ...] = (
-    ("--max-mb", "body_bytes", float, _MEGABYTE, "megabytes that a body may have (default: 64)"),
+    ("--max-mb", "body_bytes", float, _MEGABYTE, "MiB that a body may have (default: 64)"),
     ("--max-seconds", "seconds", float, 1, "how long a sound may be (default: 600)"),
     ("--max-channels", "channels", int, 1, "how many channels it may have (default: 8)"),
     ("--max-rate", "sample_rate", int, 1, "hertz of its sample rate (default: 192000)"),
     ("--max-requests", "requests", int, 1, "requests under way at once; one more gets 429 (default: 128)"),
-    ("--max-held-mb", "held_bytes", float, _MEGABYTE, "megabytes that all bodies may have together (default: 512)"),
+    ("--max-held-mb", "held_bytes", float, _MEGABYTE, "MiB that all bodies may have together (default: 512)"),
     ("--deadline", "deadline", float, 1, "seconds in which a request is answered, or dropped (default: 30)"),
     ("--body-seconds", "body_seconds", float, 1, "seconds in which its body has come (default: 20)"),
-    ("--batch", "batch_clips", int, 1, "clips scored together at most (default: 32)"),
+    ("--batch", "batch_clips", int, 1, "clips scored together at most (default: 16)"),
     ("--batch-wait", "batch_wait", float, 1e-3, "milliseconds to wait for company (default: 4)"),
+    ("--threads", "threads", int, 1, "threads that score, with a core each (default: one for each core)"),
     ("--decoders", "decoders", int, 1, "threads that decode (default: 2)"),
 )
 
@@ -62,8 +63,9 @@ def declare(commands: Any) -> None:
 
 def _serve(options: argparse.Namespace) -> int:
     token = _token(options)
-    if importlib.util.find_spec("transformers") is not None:  # an exported model needs none
-        quiet_libraries()
+    # Each scoring thread has a core to itself. Threads of one operation would wait for each other, and spin.
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    quiet_libraries()
     from auricle.serving.limits import Limits
     from auricle.serving.service import Served, serve
 

@@ -29,7 +29,7 @@ class Rules:
     on: float = 0.5
     off: float = 0.3
     min_seconds: float = 0.5
-    gap_seconds: float = 0.5
+    gap_seconds: float = 1.0
     floor: float = -60.0
 
     def __post_init__(self) -> None:

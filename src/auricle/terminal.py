@@ -5,6 +5,7 @@ Nothing heavy is imported before a command runs.
 
 import argparse
 import contextlib
+import importlib.util
 import json
 import sys
 from collections.abc import Callable
@@ -27,7 +28,12 @@ def print_json(content: dict[str, Any]) -> None:
 
 
 def quiet_libraries() -> None:
-    """One line per epoch is ours; the libraries' own bars would break it up, and standard output is for the answer."""
+    """One line per epoch is ours; the libraries' own bars would break it up, and standard output is for the answer.
+
+    An exported model answers where these libraries are not installed: then nothing has to be quiet.
+    """
+    if importlib.util.find_spec("transformers") is None:
+        return
     with contextlib.redirect_stdout(sys.stderr):
         # It says there, once, that a tracker is offline.
         import transformers.integrations.integration_utils  # noqa: F401

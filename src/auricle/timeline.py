@@ -86,11 +86,11 @@ def moments(
     rate = classifier.settings.sample_rate
     size, hop = cut.samples(rate)
     per_batch = cut.batch(batch_seconds)
-    for first, samples, begin, starts in _batches(blocks, size, hop, per_batch):
+    for first, samples, begin, starts in batches(blocks, size, hop, per_batch):
         fresh = [start for number, start in enumerate(starts, first) if number >= skip]
         pieces = [samples[:, start - begin : start - begin + size] for start in fresh]
         for start, piece, row in zip(fresh, pieces, classifier.logits(pieces), strict=True):
-            yield _moment(start, piece, row, hop, rate)
+            yield moment(piece, start, hop, rate, row)
 
 
 def moments_of(classifier: Judge, sounds: Sequence[np.ndarray], cut: Cut) -> list[list[Moment]]:
@@ -103,21 +103,17 @@ def moments_of(classifier: Judge, sounds: Sequence[np.ndarray], cut: Cut) -> lis
     pieces = [sounds[number][:, start : start + size] for number, start in places]
     found: list[list[Moment]] = [[] for _ in sounds]
     for (number, start), piece, row in zip(places, pieces, classifier.logits(pieces), strict=True):
-        found[number].append(_moment(start, piece, row, hop, rate))
+        found[number].append(moment(piece, start, hop, rate, row))
     return found
 
 
-def _moment(start: int, piece: np.ndarray, row: np.ndarray, hop: int, rate: int) -> Moment:
-    end = start + piece.shape[1]
-    return Moment(start / rate, end / rate, row, hop / rate, start // hop, _levels(piece, start, hop))
-
-
-def _batches(
+def batches(
     blocks: Iterator[np.ndarray], size: int, hop: int, per_batch: int
 ) -> Iterator[tuple[int, np.ndarray, int, list[int]]]:
     """Group windows: the number of the first one, samples, the place of these in the recording, where windows start.
 
-    One hop before the next window is kept, for the last window may begin there.
+    `size` and `hop` are in samples. A group is given as soon as its last sample is there. One hop before the next
+    window is kept, for the last window may begin there.
     """
     kept: list[np.ndarray] = []
     begin = count = number = 0

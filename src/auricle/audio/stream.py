@@ -88,16 +88,16 @@ class Joined(io.RawIOBase):
     """Bytes that were read already, then the rest of a file that cannot go back."""
 
     def __init__(self, head: bytes, file: BinaryIO) -> None:
-        self._head, self._file = head, file
+        self._head, self._file = io.BytesIO(head), file
 
     def readable(self) -> bool:
         return True
 
     def read(self, size: int = -1, /) -> bytes:
-        if not self._head:
-            return self._file.read(size)
-        piece, self._head = (self._head, b"") if size < 0 else (self._head[:size], self._head[size:])
-        return piece if size >= 0 else piece + self._file.read()
+        piece = self._head.read(size)
+        if size < 0:
+            return piece + self._file.read()
+        return piece or self._file.read(size)
 
 
 def _opened(source: str | BinaryIO, closing: contextlib.ExitStack) -> BinaryIO:

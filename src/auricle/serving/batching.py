@@ -1,11 +1,13 @@
-"""Clips of many requests, scored together in one thread.
+"""Clips of many requests, scored together in as many threads as there are cores.
 
 In: samples as a model takes them, from the event loop. Out: rows. `batched` gathers what waits into batches and leaves
 out what nobody waits for any more: it runs inside our own event loop and application, where litserve, mosec and Ray
-Serve bring servers of their own. How much may wait is decided before, in `asking`.
+Serve bring servers of their own. How much may wait is decided before, in `asking`. Each thread has one core: threads of
+one operation that wait for each other spin, and cost ten times the work where others use the machine too.
 """
 
 import asyncio
+import sys
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -14,6 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 from batched.aio import AsyncBatchProcessor
 
+from auricle.audio.survey import cores
 from auricle.classifier import Classifier
 from auricle.serving.limits import Limits
 from auricle.serving.metrics import Metrics
@@ -33,63 +36,95 @@ class Waiting:
         return int(self.samples.shape[-1])
 
 
-class Scorer:
-    """The one thread that a model runs in, and the queues before it."""
+class Lane:
+    """One thread that a model runs in, and the queue before it."""
 
-    def __init__(self, classifier: Classifier, limits: Limits, metrics: Metrics) -> None:
-        self._classifier = classifier
-        self._limits = limits
+    def __init__(self, rows: Rows, limits: Limits, metrics: Metrics, sample_rate: int) -> None:
+        self.frames = 0
+        self._rows = rows
         self._metrics = metrics
-        self._waiting = 0
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="auricle-score")
-        self._logits = self._queue(classifier.logits)
-        self._vectors = self._queue(classifier.vectors)
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="auricle-score", initializer=_one_core)
+        self._queue = AsyncBatchProcessor(
+            self._scored,
+            batch_size=limits.batch_clips,
+            timeout_ms=1000 * limits.batch_wait,
+            max_batch_length=max(1, round(limits.batch_seconds * sample_rate)),
+        )
 
-    async def logits(self, clips: Sequence[np.ndarray]) -> np.ndarray:
-        """Logits (clips, classes) of clips int16 (channels, samples), or of frames."""
-        return await self._rows(self._logits, clips)
-
-    async def vectors(self, clips: Sequence[np.ndarray]) -> np.ndarray:
-        """Vectors (clips, width) of clips as `logits` takes them."""
-        return await self._rows(self._vectors, clips)
-
-    async def warm(self) -> None:
-        """Score a little noise both ways, so that nobody's request is the first."""
-        settings = self._classifier.settings
-        shape = (settings.bands or 1, max(1, round(WARM_SECONDS * settings.sample_rate)))
-        noise = np.random.default_rng(0).normal(0.0, 0.1, shape)
-        clip = noise.astype(np.float32) if settings.bands else (noise * 32767).clip(-32768, 32767).astype(np.int16)
-        await self.logits([clip])
-        await self.vectors([clip])
+    async def row(self, samples: np.ndarray) -> np.ndarray:
+        """Wait until one clip is scored."""
+        waiting = Waiting(samples, time.perf_counter())
+        self.frames += len(waiting)
+        self._metrics.queue_depth.inc()
+        try:
+            found: np.ndarray = await self._queue(waiting)
+            return found
+        finally:
+            self.frames -= len(waiting)
+            self._metrics.queue_depth.dec()
 
     def close(self) -> None:
         """Let the thread end."""
         self._thread.shutdown(wait=False, cancel_futures=True)
 
-    async def _rows(self, queue: "AsyncBatchProcessor[Waiting, np.ndarray]", clips: Sequence[np.ndarray]) -> np.ndarray:
-        since = time.perf_counter()
-        self._waiting += len(clips)
-        self._metrics.queue_depth.set(self._waiting)
-        try:
-            return np.stack(await queue([Waiting(samples, since) for samples in clips]))
-        finally:
-            self._waiting -= len(clips)
-            self._metrics.queue_depth.set(self._waiting)
+    async def _scored(self, items: list[Waiting]) -> list[np.ndarray]:
+        start = time.perf_counter()
+        for item in items:
+            self._metrics.queue_seconds.observe(start - item.since)
+        self._metrics.batch_clips.observe(len(items))
+        loop = asyncio.get_running_loop()
+        found = await loop.run_in_executor(self._thread, self._rows, [item.samples for item in items])
+        self._metrics.batch_seconds.observe(time.perf_counter() - start)
+        return list(found)
 
-    def _queue(self, rows: Rows) -> "AsyncBatchProcessor[Waiting, np.ndarray]":
-        async def scored(items: list[Waiting]) -> list[np.ndarray]:
-            start = time.perf_counter()
-            for item in items:
-                self._metrics.queue_seconds.observe(start - item.since)
-            self._metrics.batch_clips.observe(len(items))
-            loop = asyncio.get_running_loop()
-            found = await loop.run_in_executor(self._thread, rows, [item.samples for item in items])
-            self._metrics.batch_seconds.observe(time.perf_counter() - start)
-            return list(found)
 
-        return AsyncBatchProcessor(
-            scored,
-            batch_size=self._limits.batch_clips,
-            timeout_ms=1000 * self._limits.batch_wait,
-            max_batch_length=max(1, round(self._limits.batch_seconds * self._classifier.settings.sample_rate)),
-        )
+class Scorer:
+    """The threads that a model runs in. A clip goes where the least waits."""
+
+    def __init__(self, classifier: Classifier, limits: Limits, metrics: Metrics) -> None:
+        self._settings = classifier.settings
+        threads = limits.threads or cores()
+
+        def lanes(rows: Rows, count: int) -> list[Lane]:
+            return [Lane(rows, limits, metrics, self._settings.sample_rate) for _ in range(count)]
+
+        self._logits = lanes(classifier.logits, threads)
+        self._vectors = lanes(classifier.vectors, 1)
+
+    async def logits(self, clips: Sequence[np.ndarray]) -> np.ndarray:
+        """Logits (clips, classes) of clips int16 (channels, samples), or of frames."""
+        return await _spread(self._logits, clips)
+
+    async def vectors(self, clips: Sequence[np.ndarray]) -> np.ndarray:
+        """Vectors (clips, width) of clips as `logits` takes them."""
+        return await _spread(self._vectors, clips)
+
+    async def warm(self) -> None:
+        """Score a little noise in every thread, so that nobody's request is the first."""
+        shape = (self._settings.bands or 1, max(1, round(WARM_SECONDS * self._settings.sample_rate)))
+        noise = np.random.default_rng(0).normal(0.0, 0.1, shape)
+        is_sound = self._settings.bands is None
+        clip = (noise * 32767).clip(-32768, 32767).astype(np.int16) if is_sound else noise.astype(np.float32)
+        await asyncio.gather(*(lane.row(clip) for lane in (*self._logits, *self._vectors)))
+
+    def close(self) -> None:
+        """Let the threads end."""
+        for lane in (*self._logits, *self._vectors):
+            lane.close()
+
+
+async def _spread(lanes: Sequence[Lane], clips: Sequence[np.ndarray]) -> np.ndarray:
+    """Let each clip wait where the least waits, and stack their rows."""
+    frames = [lane.frames for lane in lanes]
+    waiting = []
+    for clip in clips:
+        place = frames.index(min(frames))
+        frames[place] += clip.shape[-1]
+        waiting.append(lanes[place].row(clip))
+    return np.stack(await asyncio.gather(*waiting))
+
+
+def _one_core() -> None:
+    """PyTorch's number of threads is each thread's own; where it is not imported, nothing is to be set."""
+    if torch := sys.modules.get("torch"):
+        torch.set_num_threads(1)

@@ -32,9 +32,10 @@ STREAM_SECONDS = 5.0
 STEP_SECONDS = 0.25
 QUESTION_BYTES = 1 << 20
 KEPT_SECONDS = 120.0
-MOST_UPLOADS = 8
-# Many files are sent at once; so many of the largest may come together, and may wait to be read.
-UPLOADED_BODIES = 8
+MOST_UPLOADS = 64
+UPLOAD_SECONDS = 120.0
+# So many of the largest files may be sent at once, and may wait to be read; twice that may be under way.
+UPLOADED_BODIES = 4
 
 
 class _TooMuch(Exception):
@@ -49,6 +50,7 @@ class Gate:
         self.folder = folder
         self.asking = asking
         self.uploads = 0
+        self.bytes = 0
         self.is_sweeping = False
 
     async def __call__(self, scope: Message, receive: Any, send: Send) -> None:
@@ -66,7 +68,7 @@ class Gate:
             await self._question(scope, receive, send)
 
     async def _upload(self, scope: Message, receive: Any, send: Send) -> None:
-        """Let files pass while they fit, one by one, together, and beside what still waits to be read."""
+        """Let files pass while they fit: one by one, together, beside others under way and those that wait."""
         most = UPLOADED_BODIES * self.asking.limits.body_bytes
         if _declared(scope) > most:
             await _say(send, 413, f"More than {most} bytes were sent at once.")
@@ -80,17 +82,22 @@ class Gate:
             nonlocal size
             message: Message = await receive()
             size += len(message.get("body", b""))
-            if size > most:
+            self.bytes += len(message.get("body", b""))
+            if size > most or self.bytes > 2 * most:
                 raise _TooMuch
             return message
 
         self.uploads += 1
         try:
-            await self.app(scope, counted, send)
+            async with asyncio.timeout(UPLOAD_SECONDS):
+                await self.app(scope, counted, send)
         except _TooMuch:
-            await _say(send, 413, f"More than {most} bytes were sent at once.")
+            await _say(send, 413, "More bytes were sent than there is room for.")
+        except TimeoutError:
+            await _say(send, 408, f"The files did not come within {UPLOAD_SECONDS:g} s.")
         finally:
             self.uploads -= 1
+            self.bytes -= size
             if not self.is_sweeping:
                 self.is_sweeping = True
                 asyncio.get_running_loop().call_later(KEPT_SECONDS, self._sweep)

@@ -9,6 +9,8 @@ import json
 import time
 from typing import Any
 
+import fastapi
+
 from auricle.serving.asking import Asking
 from auricle.serving.server import Application, Message, Send
 
@@ -51,6 +53,16 @@ class Guard:
             return True
         given = next((value for name, value in scope["headers"] if name == b"authorization"), b"")
         return hmac.compare_digest(given, self._expected)
+
+
+def document(app: fastapi.FastAPI) -> None:
+    """Say in the application's OpenAPI document which routes want the token."""
+    told = app.openapi()
+    told.setdefault("components", {})["securitySchemes"] = {"token": {"type": "http", "scheme": "bearer"}}
+    for path, methods in told["paths"].items():
+        if path.startswith(CLOSED):
+            for operation in methods.values():
+                operation["security"] = [{"token": []}]
 
 
 async def _unauthorised(send: Send) -> None:

@@ -39,7 +39,7 @@ class Limits:
 
     `requests` are under way at once, from their first byte on; one more is turned down at once. `held_bytes` bounds all
     bodies together. A request that has no answer after `deadline` seconds is dropped, and its body must have come
-    within `body_seconds`. `windows` is how many one answer may have.
+    within `body_seconds`. `windows` is how many one answer may have; `threads`, which score, are as many as cores.
     """
 
     body_bytes: int = 64 * MIB
@@ -52,13 +52,14 @@ class Limits:
     body_seconds: float = 20.0
     windows: int = 2000
     decoders: int = 2
-    batch_clips: int = 32
+    threads: int | None = None
+    batch_clips: int = 16
     batch_seconds: float = 120.0
     batch_wait: float = 0.004
 
     def __post_init__(self) -> None:
         for name, value in vars(self).items():
-            if not value > 0:
+            if value is not None and not value > 0:
                 raise UsageError(f"The limit {name} received '{value}', and more than 0 is allowed.")
 
     @property

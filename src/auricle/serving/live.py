@@ -34,6 +34,9 @@ class Ear:
         self.sample_rate = classifier.settings.sample_rate
         self.window_seconds = window
         self.size, self.hop = Cut(window, min(window, hop_seconds)).samples(self.sample_rate)
+        # Gradio forgets pieces that come faster than they are answered for: the clock shows it.
+        self.missed = 0.0
+        self._begun = float("inf")
         self.events: deque[Event] = deque(maxlen=SHOWN_EVENTS)
         self._merger = Merger(self.labels, classifier.threshold, Rules())
         self._resampler: soxr.ResampleStream | None = None
@@ -52,8 +55,8 @@ class Ear:
         """The event that goes on."""
         return self._merger.current
 
-    def hear(self, piece: bytes) -> None:
-        """Take one more piece. Raises AudioError for one that is no sound."""
+    def hear(self, piece: bytes, at: float) -> None:
+        """Take one more piece, which came at so many seconds of a clock. Raises AudioError for one that is no sound."""
         sound = decode(piece, max_seconds=PIECE_SECONDS, name="microphone")
         samples = resample(sound, sound.sample_rate, 1)[0]
         if sound.sample_rate != self._source_rate:
@@ -62,6 +65,8 @@ class Ear:
         if self._resampler is not None and self._source_rate != self.sample_rate:
             samples = self._resampler.resample_chunk(samples)
         self._kept = np.concatenate([self._kept, samples])
+        self._begun = min(self._begun, at - self.seconds)
+        self.missed = max(0.0, at - self._begun - self.seconds)
 
     def windows(self) -> Iterator[tuple[int, np.ndarray]]:
         """The windows that are full by now, by number; of many only the last few."""

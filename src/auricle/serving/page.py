@@ -26,8 +26,8 @@ from auricle.errors import AudioError
 from auricle.events import Event
 from auricle.serving import showing
 from auricle.serving.asking import Asking, Wanted
-from auricle.serving.gate import KEPT_SECONDS, Gate, keep, taken
-from auricle.serving.limits import MIB, Refused
+from auricle.serving.gate import KEPT_SECONDS, UPLOADED_BODIES, Gate, keep, taken
+from auricle.serving.limits import Refused
 from auricle.serving.live import Ear, as_file
 from auricle.serving.showing import Row
 
@@ -35,11 +35,15 @@ from auricle.serving.showing import Row
 ASKED: dict[str, Any] = {"api_visibility": "private", "concurrency_limit": 16}
 PIECE_SECONDS = 0.5
 PLAIN = Wanted()
+# Less than this is a piece that took its time.
+MISSED_SECONDS = 2.0
 # A table that grows is sent anew so often, and so many files of one visitor are asked about at a time.
 TOLD_SECONDS = 0.7
 AT_A_TIME = 4
 # A service that is full says so at once; a batch waits, for this long in all.
 PATIENCE_SECONDS = 60.0
+# Readers of screens say what changes here.
+ANNOUNCED = "element.setAttribute('aria-live', 'polite')"
 NOTHING_YET = "Press record and let the browser use the microphone."
 GONE = "The file was gone before it could be read. Send it again."
 
@@ -117,8 +121,7 @@ def page(asking: Asking, about: About) -> gr.Blocks:
 def _listen(asking: Asking) -> None:
     limits = asking.limits
     with gr.Row(equal_height=False, elem_classes="given"):
-        label = f"Drop a sound or choose a file, up to {limits.body_bytes / MIB:g} MiB and {limits.seconds / 60:g} min"
-        dropped = gr.File(label=label, type="filepath", height=140, elem_id="drop")
+        dropped = gr.File(label="Drop a sound, or choose a file", type="filepath", height=140, elem_id="drop")
         recorded = gr.Audio(
             label="Or record one",
             sources=["microphone"],
@@ -128,8 +131,9 @@ def _listen(asking: Asking) -> None:
             visible=asking.classifier.settings.bands is None,
             elem_id="record",
         )
-    gr.HTML(showing.known(asking.classifier.labels), elem_id="known")
-    result = gr.HTML(elem_id="result", elem_classes="announced")
+    limit = f"up to {limits.body_bytes / 1e6:.3g} MB and {limits.seconds / 60:.3g} minutes"
+    gr.HTML(showing.known(asking.classifier.labels, f"A file may have {limit}."), elem_id="known")
+    result = gr.HTML(elem_id="result", js_on_load=ANNOUNCED)
     shown: dict[str, Any] = {**ASKED, "show_progress_on": result}
     dropped.upload(partial(_hear, asking), dropped, [dropped, result], **shown)
     recorded.stop_recording(partial(_hear, asking), recorded, [recorded, result], **shown)
@@ -137,18 +141,20 @@ def _listen(asking: Asking) -> None:
 
 def _batch(asking: Asking) -> None:
     dropped = gr.File(
-        label="Drop many sounds or choose files",
+        label="Drop many sounds, or choose files",
         file_count="multiple",
         type="filepath",
         height=140,
         elem_id="drop-many",
     )
-    result = gr.HTML(elem_id="answers")
+    most = UPLOADED_BODIES * asking.limits.body_bytes / 1e6
+    gr.HTML(f"<p class='soft'>Up to {most:.3g} MB together.</p>")
+    result = gr.HTML(elem_id="answers", js_on_load=ANNOUNCED)
     dropped.upload(partial(_hear_all, asking), dropped, [dropped, result], show_progress="hidden", **ASKED)
 
 
 def _live(asking: Asking) -> None:
-    ear = gr.State(None)
+    ear = gr.State(None, time_to_live=3600)
     microphone = gr.Audio(
         label="Microphone", sources=["microphone"], type="filepath", streaming=True, buttons=[], elem_id="microphone"
     )
@@ -231,7 +237,7 @@ async def _hear_piece(asking: Asking, ear: Ear | None, path: str | None) -> tupl
         return gr.skip(), gr.skip()
     try:
         ear = ear or Ear(asking.classifier, PIECE_SECONDS)
-        ear.hear(await taken(path))
+        ear.hear(await taken(path), start)
         answer = await _answer(asking, ear)
     except FileNotFoundError:
         return gr.skip(), gr.skip()
@@ -242,6 +248,8 @@ async def _hear_piece(asking: Asking, ear: Ear | None, path: str | None) -> tupl
         f"Heard {ear.seconds:.1f} s. An answer is about the last {ear.window_seconds:g} s and comes every "
         f"{ear.hop / ear.sample_rate:g} s; this one was ready {late:.2f} s after its last piece began."
     )
+    if ear.missed > MISSED_SECONDS:
+        said += f" Too much at once: about {ear.missed:.0f} s were not heard, and the times of events lag by that."
     return ear, showing.moment(answer, _events(ear), said)
 
 

@@ -5,11 +5,12 @@ connection, answers every request that came, and ends. A second signal ends it a
 """
 
 import asyncio
+import contextlib
 import os
 import signal
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
@@ -17,13 +18,14 @@ from types import FrameType
 import fastapi
 import uvicorn
 from starlette.middleware.trustedhost import TrustedHostMiddleware
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from auricle.classifier import Classifier, Runtime, load
 from auricle.errors import UsageError
 from auricle.serving.app import application
 from auricle.serving.asking import Asking
 from auricle.serving.batching import Scorer
-from auricle.serving.guard import Guard
+from auricle.serving.guard import Guard, document
 from auricle.serving.limits import Limits
 from auricle.serving.metrics import Metrics
 from auricle.serving.server import LOOPBACK_NAMES, Application, claim, is_loopback, sealed
@@ -31,6 +33,8 @@ from auricle.serving.server import LOOPBACK_NAMES, Application, claim, is_loopba
 # While it stops, a connection that is open and idle may still bring a request for so long: it may be on its way.
 LINGER_SECONDS = 1.0
 KEEP_ALIVE_SECONDS = 15
+# A request's head is small; whoever needs longer for it keeps a connection that others want.
+HEAD_SECONDS = 10.0
 # Many more connections than requests: most are idle between two requests, and a refusal needs one too.
 CONNECTIONS = 4096
 
@@ -68,20 +72,27 @@ def serve(run: Path, asked: Served, opened: Callable[[str], None], mount: Mount)
     with claim(asked.host, asked.port) as listener:
         classifier = load(run, asked.precision, refuse=asked.refuse, runtime=asked.runtime)
         asking = ask(classifier, asked.limits, run.resolve().name)
-        app = application(asking)
-        mount(app, asking)
-        # A page elsewhere, open in a browser of this machine, must not reach the service under a name of its own.
-        names = LOOPBACK_NAMES if is_loopback(asked.host) else ["*"]
-        guarded = TrustedHostMiddleware(Guard(app, asking, asked.token), allowed_hosts=names)
+        app = guarded(asking, asked, mount)
         host, port = listener.getsockname()[:2]
         opened(f"http://{f'[{host}]' if ':' in host else host}:{port}/")
-        Draining(sealed(guarded), asking).run(sockets=[listener])
+        Draining(app, asking).run(sockets=[listener])
 
 
 def ask(classifier: Classifier, limits: Limits, name: str) -> Asking:
     """Put a model behind its queue."""
     metrics = Metrics()
     return Asking(classifier, limits, Scorer(classifier, limits, metrics), metrics, name)
+
+
+def guarded(asking: Asking, asked: Served, mount: Mount) -> Application:
+    """The application with its pages, behind its door."""
+    app = application(asking)
+    mount(app, asking)
+    if asked.token is not None:
+        document(app)
+    # A page elsewhere, open in a browser of this machine, must not reach the service under a name of its own.
+    names = LOOPBACK_NAMES if is_loopback(asked.host) else ["*"]
+    return sealed(TrustedHostMiddleware(Guard(app, asking, asked.token), allowed_hosts=names))
 
 
 class Draining(uvicorn.Server):
@@ -91,6 +102,7 @@ class Draining(uvicorn.Server):
         limits = asking.limits
         config = uvicorn.Config(
             app,
+            http=Line,
             log_level="warning",
             access_log=False,
             server_header=False,
@@ -116,11 +128,64 @@ class Draining(uvicorn.Server):
 
         From the signal on every answer says that its connection closes, so that those in use end by themselves.
         """
+        late = [line for listener in sockets or [] for line in _waiting(listener)]
         for server in self.servers:
             server.close()
         for listener in sockets or []:
             listener.close()
+        for line in late:
+            await asyncio.get_running_loop().connect_accepted_socket(self._protocol, line)
         end = time.monotonic() + LINGER_SECONDS
         while self.server_state.connections and time.monotonic() < end:
             await asyncio.sleep(0.02)
         await super().shutdown(sockets)
+
+    def _protocol(self) -> asyncio.Protocol:
+        """What uvicorn makes for a connection that it accepts by itself."""
+        made: asyncio.Protocol = self.config.http_protocol_class(  # type: ignore[call-arg]
+            config=self.config, server_state=self.server_state, app_state=self.lifespan.state
+        )
+        return made
+
+
+class Line(HttpToolsProtocol):
+    """A connection that is closed when the head of a request takes too long."""
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """Begin to wait for the first request."""
+        super().connection_made(transport)
+        self._late: asyncio.TimerHandle | None = None
+        self._wait()
+
+    def data_received(self, data: bytes) -> None:
+        """Wait on, if this was no whole head; uvicorn itself only waits where nothing comes at all."""
+        super().data_received(data)
+        self._wait()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Wait no more."""
+        super().connection_lost(exc)
+        self._wait()
+
+    def _wait(self) -> None:
+        wants_head = not self.transport.is_closing() and (self.cycle is None or self.cycle.response_complete)
+        if wants_head and self._late is None:
+            self._late = self.loop.call_later(HEAD_SECONDS, self._give_up)
+        elif not wants_head and self._late is not None:
+            self._late.cancel()
+            self._late = None
+
+    def _give_up(self) -> None:
+        self._late = None
+        if self.cycle is None or self.cycle.response_complete:
+            self.transport.close()
+
+
+def _waiting(listener: socket.socket) -> Iterator[socket.socket]:
+    """Accept the connections that wait at a door: where it is closed before them, the system cuts them off."""
+    listener.setblocking(False)
+    with contextlib.suppress(BlockingIOError):
+        while True:
+            line, _ = listener.accept()
+            line.setblocking(False)
+            yield line

@@ -148,9 +148,9 @@ def moment(answer: Answer | None, events: Sequence[Event], said: str, choices: i
     )
 
 
-def known(labels: Sequence[str]) -> str:
-    """The HTML that says which labels the model can answer with."""
-    return template("known.html").render(labels=labels)
+def known(labels: Sequence[str], limit: str) -> str:
+    """The HTML that says which labels the model can answer with, and what a file may be."""
+    return template("known.html").render(labels=labels, limit=limit)
 
 
 def report(page: str) -> str:

@@ -7,11 +7,13 @@ fetched. Two pages draw it: the one where labels are judged, and the one where a
 from dataclasses import dataclass
 
 import numpy as np
+import soxr
 
 from auricle.evaluation import excerpt
 from auricle.models.mel import hz_to_mel
 
 COLUMNS = 1000
+LONG_RATE = 16000
 PITCHES = (500, 1000, 2000, 4000, 8000, 16000, 32000)
 # Lines this near the upper edge would be drawn over it.
 TOP_SHARE = 0.95
@@ -36,15 +38,21 @@ class Sight:
 
 
 def sight(mono: np.ndarray, sample_rate: int, played: int | None = None) -> Sight:
-    """Draw and encode samples (frames,) float32 in [-1, 1]; at most `played` of them can be heard."""
-    heard = mono[:played]
+    """Draw and encode samples (frames,) float32 in [-1, 1]; at most `played` of them can be heard.
+
+    What is longer is heard at a lower rate first, and cut only then.
+    """
     seconds = len(mono) / sample_rate
+    heard, rate = mono, sample_rate
+    if played is not None and len(mono) > played and rate > LONG_RATE:
+        heard, rate = soxr.resample(mono[: played * rate // LONG_RATE], rate, LONG_RATE), LONG_RATE
+    heard = heard[:played]
     return Sight(
         picture=excerpt.picture(mono, sample_rate, columns=COLUMNS),
-        audio=excerpt.player(heard, sample_rate),
+        audio=excerpt.player(heard, rate),
         wave=_wave(mono),
         seconds=seconds,
-        played=len(heard) / sample_rate,
+        played=len(heard) / rate,
         pitches=_pitches(sample_rate),
         times=times(seconds),
     )

@@ -1,0 +1,176 @@
+"""Listening as it happens: events are said while they go on, as soon as was stated, and nothing is lost unsaid."""
+
+import io
+import itertools
+import json
+import os
+import sys
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from auricle import recipe as recipes
+from auricle.audio.survey import Settings
+from auricle.cli import main
+from auricle.events import Rules
+from auricle.folds import Listener
+from auricle.live import Said, latency, listen
+from auricle.run import run
+from auricle.timeline import Cut
+from tests.conftest import RATE, tone, write_corpus
+
+PLAIN = Rules(on=0.6, off=0.4, min_seconds=0.0, gap_seconds=0.0)
+
+
+class Loudness:
+    """A classifier that calls loud what is loud, and takes a while."""
+
+    settings = Settings(1000, 1, 0.0, 600.0)
+    labels = ("loud", "soft")
+    threshold = None
+
+    def __init__(self, seconds: float = 0.0) -> None:
+        self.seconds = seconds
+
+    def logits(self, samples: Sequence[np.ndarray]) -> np.ndarray:
+        time.sleep(self.seconds)
+        loud = [np.abs(piece.astype(float)).mean() > 5000 for piece in samples]
+        return np.array([(3.0, 0.0) if each else (0.0, 3.0) for each in loud], np.float32)
+
+
+def pieces(levels: Sequence[int], seconds: float, pause: float) -> Iterator[np.ndarray]:
+    """Blocks of so many seconds and such a level, one every `pause` seconds."""
+    for level in levels:
+        time.sleep(pause)
+        yield np.full((1, round(seconds * 1000)), level, np.int16)
+
+
+def said(classifier: Loudness, blocks: Iterator[np.ndarray], cut: Cut, rules: Rules = PLAIN) -> list[Said]:
+    return list(listen(classifier, blocks, cut, rules))  # type: ignore[arg-type]
+
+
+def test_an_event_is_said_when_it_begins_and_when_it_is_over() -> None:
+    lines = said(Loudness(), pieces([300] * 10 + [9000] * 10 + [300] * 10, 0.1, 0.0), Cut(0.2, 0.1))
+    told = [(line.kind, line.event.label) for line in lines if line.event]
+    assert told == [
+        ("begin", "soft"),
+        ("end", "soft"),
+        ("begin", "loud"),
+        ("end", "loud"),
+        ("begin", "soft"),
+        ("end", "soft"),
+    ]
+    loud = [line.event for line in lines if line.event and line.event.label == "loud"]
+    assert loud[1].start == pytest.approx(1.0, abs=0.11) and loud[1].end == pytest.approx(2.0, abs=0.11)
+    assert lines[-1].kind == "done" and lines[-1].seconds == pytest.approx(3.0) and lines[-1].windows == 29
+
+
+def test_a_file_that_comes_faster_than_real_time_is_heard_to_its_end() -> None:
+    lines = said(Loudness(0.002), pieces([300] * 500, 0.1, 0.0), Cut(0.2, 0.1))
+    assert [line.kind for line in lines] == ["begin", "end", "done"] and lines[-1].windows == 499
+
+
+def test_windows_are_skipped_and_counted_where_scoring_is_too_slow() -> None:
+    lines = said(Loudness(0.12), pieces([300] * 75, 0.02, 0.02), Cut(0.1, 0.02))
+    skipped = sum(line.windows for line in lines if line.kind == "skipped")
+    assert skipped > 20 and lines[-1].windows + skipped == 71
+
+
+def test_an_interrupt_ends_it_with_what_was_going_on() -> None:
+    def interrupted() -> Iterator[np.ndarray]:
+        yield from pieces([9000] * 5, 0.1, 0.0)
+
+    class Stopping(Loudness):
+        left = 3
+
+        def logits(self, samples: Sequence[np.ndarray]) -> np.ndarray:
+            self.left -= 1
+            if not self.left:
+                raise KeyboardInterrupt
+            return super().logits(samples)
+
+    assert [line.kind for line in said(Stopping(), interrupted(), Cut(0.2, 0.1))] == ["begin", "end", "done"]
+
+
+def test_the_stated_bounds_follow_from_window_hop_and_rules() -> None:
+    bound = latency(Loudness(0.05), Cut(1.0, 0.25), Rules(0.5, 0.3, 0.6, 0.5))  # type: ignore[arg-type]
+    assert bound.scoring == pytest.approx(0.05, abs=0.02)
+    assert bound.begin == pytest.approx(1.0 + 2 * bound.scoring + 0.2 + 2 * 0.25)
+    assert bound.end == pytest.approx(1.0 + 2 * bound.scoring + 0.2 + 2 * 0.25)
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("trained")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("AURICLE_CACHE", str(folder / "cache"))
+        run(write_corpus(folder / "corpus"), recipes.load("baseline"), folder / "run", Listener())
+    return folder / "run"
+
+
+def test_sound_in_real_time_is_named_within_the_stated_latency(
+    trained: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    reading, writing = os.pipe()
+    steady = np.concatenate([tone("high", 0.25, 1) for _ in range(4)])
+    sound = np.concatenate([np.zeros(RATE), steady, np.zeros(round(1.5 * RATE))])
+    content = np.rint(sound * 32767).astype("<i2").tobytes()
+    started = threading.Event()
+
+    def record() -> None:
+        started.wait(20)
+        begin = time.monotonic()
+        step = RATE // 20 * 2
+        with open(writing, "wb", buffering=0) as pipe:
+            for number in itertools.count():
+                piece = content[number * step : (number + 1) * step]
+                if not piece:
+                    return
+                time.sleep(max(0.0, begin + (number + 1) / 20 - time.monotonic()))
+                pipe.write(piece)
+
+    recorder = threading.Thread(target=record)
+    recorder.start()
+    with open(reading, "rb") as pipe:
+        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(pipe))
+        monkeypatch.setattr("auricle.audio.stream.pcm", opened(started))
+        more = ["--rate", str(RATE), "--window", "0.5", "--hop", "0.125", "--json"]
+        assert main(["listen-live", str(trained), *more]) == 0
+    recorder.join()
+    lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [line["said"] for line in lines] == ["listening", "begin", "end", "done"]
+    listening, begin, end, done = lines
+    assert begin["label"] == end["label"] == "high"
+    assert abs(end["start"] - 1.0) <= 0.375 and abs(end["end"] - 2.0) <= 0.375
+    assert begin["after"] <= listening["begin_within"] and end["after"] <= listening["end_within"]
+    assert listening["begin_within"] < 2.0 and done["seconds"] == pytest.approx(3.5)
+
+
+def opened(started: threading.Event) -> object:
+    """`stream.pcm`, which lets the recorder begin once the model is ready."""
+    from auricle.audio import stream
+
+    pcm = stream.pcm
+
+    def listening(*arguments: object) -> object:
+        def blocks() -> Iterator[np.ndarray]:
+            started.set()
+            yield from pcm(*arguments)  # type: ignore[arg-type]
+
+        return blocks()
+
+    return listening
+
+
+def test_wrong_options_are_refused(trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["listen-live", str(trained), "--rate", "0"]) == 2
+    assert "rates from" in capsys.readouterr().err
+    assert main(["listen-live", str(trained), "--window", "1", "--hop", "2"]) == 2
+    assert "up to that" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        main(["listen-live", "--help"])
+    assert "arecord" in capsys.readouterr().out
