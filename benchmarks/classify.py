@@ -1,8 +1,8 @@
-"""Classifying clips of mixed length: auricle beside `transformers.pipeline`, at its default and at its best batch size.
+"""Classifying clips of mixed length: auricle, with PyTorch and exported, beside `transformers.pipeline`.
 
-A model of HuBERT-base's size with random weights, whose head learnt the clips' emotions. The
-default is what the pipeline's documentation shows: one file name at a time. The sides take turns on blocks of clips, so
-that a machine that slows down meets all of them. Opening the model is off the clock and told apart.
+A model of HuBERT-base's size with random weights, whose head learnt the clips' emotions. The pipeline answers at its
+default, one file name at a time, and at its best batch size. The sides take turns on blocks of clips, so that a machine
+that slows down meets all of them. Opening the model is off the clock. What int8 changes is shown, not judged.
 """
 
 import argparse
@@ -27,7 +27,11 @@ from auricle.corpus.reading import read_index
 from auricle.errors import AuricleError
 from auricle.evaluation import scoring
 from auricle.models.families.pretrained import Model
+from auricle.models.graph import Graph
+from auricle.models.narrowing import narrow
+from auricle.models.opening import load_model
 from auricle.models.precision import is_bf16
+from auricle.models.tracing import trace
 from auricle.recordings import recordings
 from auricle.windows import held
 from benchmarks._figures import Screen, corpus, spread
@@ -92,6 +96,7 @@ def run(options: argparse.Namespace, screen: Screen) -> None:
             "pipeline, one at a time": Timed(lambda some: [by_label(stock(give(file))) for file in some]),
             f"pipeline, batches of {batch}": Timed(lambda some: in_batches(stock, map(give, some), batch)),
             "auricle": Timed(lambda some: our_answers(ours, some)),
+            **exported(folder, Path(scratch)),
         }
         for side in sides.values():
             side.classify(files[:WARM_CLIPS])
@@ -128,6 +133,17 @@ def make_model(folder: Path, data: Path, files: Sequence[str]) -> Path:
     model.save_pretrained(folder)
     model.extractor.save_pretrained(folder)
     return folder
+
+
+def exported(folder: Path, scratch: Path) -> dict[str, Timed]:
+    """The same model as ONNX, in float32 and with 8-bit products, each opened."""
+    products = trace(load_model(folder).cpu(), scratch / "float32.onnx")
+    narrow(scratch / "float32.onnx", scratch / "int8.onnx", products)
+    wide, small = (Classifier(Graph.open(scratch / f"{name}.onnx")) for name in ("float32", "int8"))
+    return {
+        "auricle, ONNX float32": Timed(lambda some: our_answers(wide, some)),
+        "auricle, ONNX int8": Timed(lambda some: our_answers(small, some)),
+    }
 
 
 def inputs(files: Sequence[str], sample_rate: int, screen: Screen) -> Callable[[str], str | np.ndarray]:
@@ -194,7 +210,7 @@ def agreement(judge: Sequence[Chances], answers: Sequence[Chances], tolerance: f
 
 def show(sides: Mapping[str, Timed], precision: str, screen: Screen) -> None:
     """Print the table; the last line is the ratio to the pipeline's default."""
-    (_, default), (_, batched), (_, ours) = sides.items()
+    default, batched, ours, *others = sides.values()
     clips = len(default.answers)
     rows: list[tuple[str, ...]] = [("side", "clips/s", "times ours", "same label", "greatest difference")]
     for name, side in sides.items():
@@ -217,6 +233,10 @@ def show(sides: Mapping[str, Timed], precision: str, screen: Screen) -> None:
         f"auricle in {precision}, the pipeline in float32; {len({max(row, key=row.get) for row in default.answers})} "
         f"classes are heard. Ratio to the best batch size: {batched.seconds / ours.seconds:.3g}."
     )
+    for wide in others[:1]:
+        off = agreement(default.answers, wide.answers, TOLERANCE["float32"]).difference
+        if off > TOLERANCE["float32"]:
+            raise AuricleError(f"ONNX in float32 is off by {off:.1e}, and {TOLERANCE['float32']:g} is allowed.")
     if found.wrong or found.difference > TOLERANCE[precision]:
         raise AuricleError(
             f"The answers differ: {found.wrong} clips have another label without being a tie, and a probability is off "

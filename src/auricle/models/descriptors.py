@@ -129,8 +129,10 @@ class Descriptors(nn.Module):
     def power(self, waveform: Tensor) -> Tensor:
         """Give the power spectrum (batch, bins, frames); a full-scale sine sums to about n_fft / 4."""
         if torch.compiler.is_compiling():
-            padded = F.pad(waveform, (self.n_fft // 2, self.n_fft // 2))
-            return fourier.framed_power(padded, self.window, self.hop_length) / self.window.square().sum()
+            # Beside loud bins a product in single precision drowns the faint ones, which contrast is measured by.
+            padded = F.pad(waveform, (self.n_fft // 2, self.n_fft // 2)).unfold(-1, self.n_fft, self.hop_length)
+            power = fourier.power((padded * self.window).double(), self.n_fft, self.n_fft // 2 + 1)
+            return (power / self.window.square().sum()).to(waveform.dtype).transpose(-1, -2)
         spectrum = torch.stft(
             waveform,
             self.n_fft,

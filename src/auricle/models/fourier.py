@@ -12,12 +12,12 @@ from torch import Tensor
 
 
 def matrix(size: int, n_fft: int, bins: int) -> Tensor:
-    """Cosines, then sines, of the first `bins` frequencies of a transform of n_fft: (size, 2 * bins) float32."""
+    """Cosines, then sines, of the first `bins` frequencies of a transform of n_fft: (size, 2 * bins) float64."""
     # By NumPy: what torch computes while it is traced would be computed again at every call of the graph. Whole turns
     # are left out before the cosine, which of large angles loses digits.
     turns = (np.arange(size)[:, None] * np.arange(bins)[None, :]) % n_fft
     angle = turns * (2.0 * np.pi / n_fft)
-    return torch.tensor(np.concatenate([np.cos(angle), np.sin(angle)], 1).astype(np.float32))
+    return torch.tensor(np.concatenate([np.cos(angle), np.sin(angle)], 1))
 
 
 def framed_power(waveform: Tensor, window: Tensor, hop_length: int) -> Tensor:
