@@ -84,7 +84,7 @@ def run(options: argparse.Namespace, screen: Screen) -> None:
             growth = often.peak.total / single.peak.total - 1
             screen.record("memory", once=single.peak.total, often=often.peak.total, times=options.times, growth=growth)
         screen.table(rows)
-        same = killed_and_resumed(model, hour, scratch / "killed.csv", more, once.seconds)
+        same = killed_and_resumed(model, hour, scratch / "killed.csv", more, (scratch / "once.csv").stat().st_size)
         same = same and (scratch / "killed.csv").read_bytes() == (scratch / "once.csv").read_bytes()
         screen.say(f"Killed half-way and resumed: {'the same bytes' if same else 'ANOTHER FILE'}.")
         screen.record("resumed", same=same)
@@ -218,19 +218,16 @@ def segment_f1(truth: Sequence[Event], found: Sequence[Event], seconds: float) -
     return 2 * len(active[0] & active[1]) / max(len(active[0]) + len(active[1]), 1)
 
 
-def killed_and_resumed(model: Path, recording: Path, out: Path, more: Sequence[str], seconds: float) -> bool:
-    """Kill the job when its journal says that it is half-way (by time, at the latest), and resume it."""
+def killed_and_resumed(model: Path, recording: Path, out: Path, more: Sequence[str], size: int) -> bool:
+    """Kill the job when its journal vouches for half of the `size` bytes that it will write, and resume it."""
     command = command_of(model, recording, out, more)
     journal = out.with_name(f".{out.name}.journal")
-    half = 0.0
     with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as child:
-        start = time.perf_counter()
-        while child.poll() is None and half == 0.0:
+        while child.poll() is None:
             time.sleep(0.1)
-            known = json.loads(journal.read_text(encoding="utf-8")) if journal.is_file() else {}
-            if time.perf_counter() - start > seconds / 2 and (known.get("state") or {}).get("current"):
-                half = known["state"]["current"]["windows"]
+            if journal.is_file() and json.loads(journal.read_text(encoding="utf-8"))["offset"] >= size / 2:
                 child.send_signal(signal.SIGKILL)
-    if half == 0.0 or out.exists():
+                child.wait()
+    if child.returncode != -signal.SIGKILL or out.exists():
         return False
     return subprocess.run([*command, "--resume"], capture_output=True).returncode == 0 and not journal.exists()
