@@ -79,8 +79,8 @@ def _listen_live(options: argparse.Namespace) -> int:
         _line(f"An event is named at most {bound.begin:.1f} s after it begins, its end {bound.end:.1f} s after it.")
         if bound.scoring > cut.hop:
             _line(
-                "! Scoring is slower than the sound comes: windows will be skipped, and lines come later than that. Try "
-                f"--hop {_ROOM * bound.scoring:.2g}."
+                "! Scoring is slower than the sound comes: windows will be skipped, and lines come later than that. "
+                f"Try --hop {_ROOM * bound.scoring:.2g}."
             )
     for said in listen(classifier, blocks, cut, rules):
         _line(json.dumps(_as_json(said), ensure_ascii=False) if options.json else _told(said))
