@@ -7,11 +7,13 @@ import importlib.metadata
 import json
 import os
 import platform
+import subprocess
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from auricle.errors import UsageError
+from auricle.errors import AuricleError, UsageError
 
 CORPORA = ("emodb", "esc10", "fsdd")
 _LAYOUT = """
@@ -35,6 +37,14 @@ def corpus(name: str) -> Path:
     if not folder.is_dir():
         raise UsageError(f"AURICLE_DATA is '{root}', which has no folder '{name}'. Expected there:{_LAYOUT}")
     return folder
+
+
+def command(*words: str) -> str:
+    """Run auricle; its output. Raises AuricleError with its last words where it fails."""
+    done = subprocess.run([sys.executable, "-m", "auricle.cli", *words], capture_output=True, text=True)
+    if done.returncode:
+        raise AuricleError(f"auricle {words[0]} failed: {(done.stderr or done.stdout).strip()[-2000:]}")
+    return done.stdout
 
 
 def spread(folder: Path, clips: int) -> list[Path]:

@@ -18,7 +18,7 @@ from pathlib import Path
 from tests import checkpoints
 
 from auricle.errors import AuricleError
-from benchmarks._figures import Screen, corpus
+from benchmarks._figures import Screen, command, corpus
 
 CHECKPOINT = "distilhubert"
 TOLERANCE = 1e-4
@@ -141,11 +141,3 @@ def difference(judge: Sequence[Chances], answers: Sequence[Chances]) -> float:
     """The greatest difference of any clip's probability of any class."""
     pairs = zip(judge, answers, strict=True)
     return max(abs(first[label] - second[label]) for first, second in pairs for label in first)
-
-
-def command(*words: str) -> str:
-    """Run auricle; its output. Raises AuricleError with its last words where it fails."""
-    done = subprocess.run([sys.executable, "-m", "auricle.cli", *words], capture_output=True, text=True)
-    if done.returncode:
-        raise AuricleError(f"auricle {words[0]} failed: {(done.stderr or done.stdout).strip()[-2000:]}")
-    return done.stdout

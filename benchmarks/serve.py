@@ -30,7 +30,7 @@ from auricle.classifier import load
 from auricle.errors import AuricleError
 from auricle.models.precision import is_bf16
 from auricle.recordings import recordings
-from benchmarks._figures import Screen, corpus
+from benchmarks._figures import Screen, command, corpus
 
 MODELS = ("sound", "baseline", "hubert-base")
 MOST_SECONDS, MOST_MEGABYTES = 30, 3
@@ -112,10 +112,9 @@ def model_of(name: str, data: Path, files: Sequence[Path], scratch: Path) -> Pat
         return make_model(scratch / "model", data, [str(file) for file in files])
     if name not in MODELS:
         return Path(name)
-    command = [sys.executable, "-m", "auricle.cli", "train", str(data), "--recipe", name, "--out", str(scratch / "run")]
-    command += ["--no-audio", "--set", "data.split=stratified"]
-    command += ["--set", "train.epochs=4"] if name == "sound" else []
-    subprocess.run(command, check=True, capture_output=True, text=True)
+    short = ["--set", "train.epochs=4"] if name == "sound" else []
+    words = ["--recipe", name, "--out", str(scratch / "run"), "--no-audio", "--set", "data.split=holdout", *short]
+    command("train", str(data), *words)
     return scratch / "run" / "model"
 
 
