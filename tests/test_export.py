@@ -253,7 +253,7 @@ def test_int8_of_a_small_network_is_measured_and_answers_for_each_clip_alone(tmp
     narrow(path, tmp_path / "model.onnx", products)
     small = Graph.open(tmp_path)
     clips = held(arrays())
-    found = measured(graph, small, clips, np.arange(len(clips)) % 3, "test")
+    found = measured(graph, small, clips, np.arange(len(clips)) % 3)
     assert found.clips == 12 and 1e-6 < found.difference < 0.1 and min(found.rates) > 0
     together = scoring.score(small, clips, batch_seconds=1000)
     alone = np.concatenate([scoring.score(small, held([clip]), batch_seconds=1000) for clip in arrays()])

@@ -9,9 +9,11 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+import soundfile
 
 from auricle import recipe as recipes
 from auricle.audio.survey import Settings
@@ -112,19 +114,23 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "run"
 
 
-def test_sound_in_real_time_is_named_within_the_stated_latency(
-    trained: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def live(
+    run_folder: Path,
+    sound: np.ndarray,
+    rate: int,
+    patch: pytest.MonkeyPatch,
+    capture: pytest.CaptureFixture[str],
+    *more: str,
+) -> list[dict[str, Any]]:
+    """Pipe a sound, floats (frames,), into `auricle listen-live` as fast as it would be recorded; the lines said."""
     reading, writing = os.pipe()
-    steady = np.concatenate([tone("high", 0.25, 1) for _ in range(4)])
-    sound = np.concatenate([np.zeros(RATE), steady, np.zeros(round(1.5 * RATE))])
     content = np.rint(sound * 32767).astype("<i2").tobytes()
     started = threading.Event()
 
     def record() -> None:
         started.wait(20)
         begin = time.monotonic()
-        step = RATE // 20 * 2
+        step = rate // 20 * 2
         with open(writing, "wb", buffering=0) as pipe:
             for number in itertools.count():
                 piece = content[number * step : (number + 1) * step]
@@ -136,18 +142,44 @@ def test_sound_in_real_time_is_named_within_the_stated_latency(
     recorder = threading.Thread(target=record)
     recorder.start()
     with open(reading, "rb") as pipe:
-        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(pipe))
-        monkeypatch.setattr("auricle.audio.stream.pcm", opened(started))
-        more = ["--rate", str(RATE), "--window", "0.5", "--hop", "0.125", "--json"]
-        assert main(["listen-live", str(trained), *more]) == 0
+        patch.setattr(sys, "stdin", io.TextIOWrapper(pipe))
+        patch.setattr("auricle.audio.stream.pcm", opened(started))
+        assert main(["listen-live", str(run_folder), "--rate", str(rate), "--json", *more]) == 0
     recorder.join()
-    lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    return [json.loads(line) for line in capture.readouterr().out.splitlines()]
+
+
+def test_sound_in_real_time_is_named_within_the_stated_latency(
+    trained: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    steady = np.concatenate([tone("high", 0.25, 1) for _ in range(4)])
+    sound = np.concatenate([np.zeros(RATE), steady, np.zeros(round(1.5 * RATE))])
+    lines = live(trained, sound, RATE, monkeypatch, capsys, "--window", "0.5", "--hop", "0.125")
     assert [line["said"] for line in lines] == ["listening", "begin", "end", "done"]
     listening, begin, end, done = lines
     assert begin["label"] == end["label"] == "high"
     assert abs(end["start"] - 1.0) <= 0.375 and abs(end["end"] - 2.0) <= 0.375
     assert begin["after"] <= listening["begin_within"] and end["after"] <= listening["end_within"]
     assert listening["begin_within"] < 2.0 and done["seconds"] == pytest.approx(3.5)
+
+
+@pytest.mark.recordings
+def test_half_a_minute_of_real_sounds_gives_events_within_the_stated_latency(
+    recordings: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run(recordings / "esc10", recipes.load("baseline", ["data.split=holdout"]), tmp_path / "run", Listener())
+    quiet = np.zeros(5 * 44_100)
+    names = ("*/*Dog bark/*.ogg", "*/*Rain/*.ogg", "*/*Rooster/*.ogg")
+    clips = [sorted(recordings.glob(name.replace("*/", "esc10/", 1)))[0] for name in names]
+    heard = [np.resize(soundfile.read(clip)[0], 5 * 44_100) for clip in clips]
+    sound = np.concatenate([part for clip in heard for part in (clip, quiet)])
+    lines = live(tmp_path / "run", sound, 44_100, monkeypatch, capsys)
+    listening, done = lines[0], lines[-1]
+    assert done["said"] == "done" and done["seconds"] == pytest.approx(30.0)
+    begins, ends = ([line for line in lines if line["said"] == said] for said in ("begin", "end"))
+    assert begins and len(begins) == len(ends)
+    assert all(line["after"] <= listening["begin_within"] for line in begins)
+    assert all(line["after"] <= listening["end_within"] for line in ends)
 
 
 def opened(started: threading.Event) -> object:

@@ -203,7 +203,7 @@ def load(folder: str | Path, precision: str = "auto", *, refuse: bool = True, ru
     exported = exported_model(folder)
     if runtime == "onnx" and exported is None:
         raise RunError(f"'{folder}' holds no exported model (model.onnx). `auricle export {folder} --onnx` makes one.")
-    has_torch = importlib.util.find_spec("torch") is not None
+    has_torch = all(importlib.util.find_spec(name) is not None for name in ("torch", "transformers"))
     if exported is not None and (runtime == "onnx" or (runtime == "auto" and not (has_torch and _has_model(folder)))):
         return Classifier(Graph.open(exported), refuse=refuse)
     found = model_folder(folder)

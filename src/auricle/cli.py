@@ -38,7 +38,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except ModuleNotFoundError as error:
         if extra := _EXTRA_OF.get((error.name or "").partition(".")[0]):
             # The page brings what the service needs, but most of what it brings the service does without.
-            extra = "serve" if options.command == "serve" else extra
+            extra = "serve" if (options.command, extra) == ("serve", "demo") else extra
             return _fail(options, str(MissingExtra(f"auricle {options.command}", extra)))
         raise
     except KeyboardInterrupt:

@@ -115,14 +115,21 @@ def _predict(options: argparse.Namespace) -> int:
         found = itertools.chain(first, found)
     job = job_of(options.run, classifier, {**wish, "files": options.files, "out": options.out}) if out else ""
     output = Output(out, form.heading, job=job, ending=ending, resume=options.resume)
+    failed, keep = None, True
     try:
         failed = Job(classifier, form, cut, rules, output, _tell).run(found)
-    except BaseException as stopped:
-        if output.leave(keep=True) and not isinstance(stopped, UsageError):
-            _tell("stopped. The same command with --resume goes on from there.")
-        if isinstance(stopped, KeyboardInterrupt):
-            return 130
+    except KeyboardInterrupt:
+        return 130
+    except UsageError:
+        keep = options.resume
         raise
+    except OSError as error:
+        raise UsageError(
+            f"--out received '{options.out}', and writing failed: {error.strerror or error}. Make room, or name another place."
+        ) from error
+    finally:
+        if failed is None and output.leave(keep=keep) and keep:
+            _tell("stopped. The same command with --resume goes on from there.")
     return 1 if failed else 0
 
 

@@ -35,7 +35,7 @@ from auricle.windows import Sounds, held
 ALLOWED = 1e-4
 CHECK_CLIPS = 100
 # An int8 graph is judged on so many validation clips at the most, in so many turns.
-GATE_CLIPS, GATE_ROUNDS = 300, 3
+GATE_CLIPS, GATE_ROUNDS = 300, 5
 # Times of the same work differ by a twentieth: less of a gain than that may be none.
 GATE_GAIN = 1.05
 FACTS = "export.json"
@@ -46,7 +46,6 @@ class Narrow:
     """How an int8 graph does beside the float32 one on labelled clips: accuracies and clips a second."""
 
     clips: int
-    part: str
     accuracy: tuple[float, float]
     rates: tuple[float, float]
     difference: float
@@ -59,7 +58,7 @@ class Narrow:
     def described(self) -> str:
         wide, small = self.accuracy
         return (
-            f"on {self.clips} {self.part} clips int8 answers for {self.rates[1]:.1f} clips/s and float32 for "
+            f"on {self.clips} validation clips int8 answers for {self.rates[1]:.1f} clips/s and float32 for "
             f"{self.rates[0]:.1f} ({self.rates[1] / self.rates[0]:.2f} times as fast), with an accuracy of {small:.3f} "
             f"against {wide:.3f}"
         )
@@ -87,7 +86,7 @@ def export(
     model = load_model(folder).cpu()
     classifier = Classifier(model)
     clips = _hear([*recordings(check)] if check else _own(run), classifier, CHECK_CLIPS, run)
-    labelled, part = _labelled(run, classifier) if int8 else ([], "")
+    labelled = _labelled(run, classifier) if int8 else []
     out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{out.name}-", dir=out.parent) as scratch:
         made = Path(scratch) / "made"
@@ -103,7 +102,7 @@ def export(
         }
         if int8:
             del model
-            narrowed = _gated(made, graph, products, (labelled, part), tolerance)
+            narrowed = _gated(made, graph, products, labelled, tolerance)
             say(f"Kept: {narrowed.described}.")
             facts |= {"precision": "int8", "int8": {**asdict(narrowed), "loss": narrowed.loss, "tolerance": tolerance}}
         (made / FACTS).write_text(json.dumps(facts, indent=1, ensure_ascii=False), encoding="utf-8")
@@ -144,25 +143,22 @@ def _hear(asked: Sequence[Recording], classifier: Classifier, most: int, run: Pa
     return good
 
 
-def _labelled(run: Path, classifier: Classifier) -> tuple[list[tuple[np.ndarray, int]], str]:
-    """Validation clips with their class numbers, test clips where the split has no validation part; and which."""
+def _labelled(run: Path, classifier: Classifier) -> list[tuple[np.ndarray, int]]:
+    """Validation clips with their class numbers. Test clips never choose anything, an int8 graph neither."""
     if not (run / "split.json").is_file():
         raise RunError(f"'{run}' is no run folder: it has no split.json, and int8 is judged on its validation clips.")
     index = Index.load(run / "index.parquet")
     split = load_split(run / "split.json", index)
     number = {label: place for place, label in enumerate(classifier.labels)}
-    for part in ("valid", "test"):
-        wanted = {id for fold in split.folds for id in getattr(fold, part)}
-        known = [clip for clip in index if clip.id in wanted and clip.label in number]
-        if not known:
-            continue
-        truth = {clip.id: number[clip.label] for clip in known}
-        chosen = _spread([Recording(clip.id, clip.source, clip.start, clip.end) for clip in known], GATE_CLIPS)
-        found = [clip for chunk in hear(chosen, classifier.settings) for clip in chunk if clip.error is None]
-        if found:
-            named = "validation" if part == "valid" else part
-            return [(clip.samples, truth[clip.name]) for clip in found], named
-    raise RunError(f"None of the labelled clips of '{run}' can be opened, and int8 is judged on them.")
+    wanted = {id for fold in split.folds for id in fold.valid}
+    known = [clip for clip in index if clip.id in wanted and clip.label in number]
+    truth = {clip.id: number[clip.label] for clip in known}
+    chosen = _spread([Recording(clip.id, clip.source, clip.start, clip.end) for clip in known], GATE_CLIPS)
+    found = [clip for chunk in hear(chosen, classifier.settings) for clip in chunk if clip.error is None]
+    if not found:
+        why = f"none of its {len(known)} validation clips can be opened" if known else "it has no validation clips"
+        raise RunError(f"'{run}' cannot be exported as int8: that is judged on validation clips, and {why}.")
+    return [(clip.samples, truth[clip.name]) for clip in found]
 
 
 def _spread(asked: Sequence[Recording], most: int) -> list[Recording]:
@@ -188,7 +184,7 @@ def _told(found: Agreement) -> str:
 
 
 def _gated(
-    made: Path, graph: Graph, products: set[str], asked: tuple[list[tuple[np.ndarray, int]], str], tolerance: float
+    made: Path, graph: Graph, products: set[str], labelled: list[tuple[np.ndarray, int]], tolerance: float
 ) -> Narrow:
     """Put the int8 graph in the float32 one's place, unless it is slower or loses more than the tolerance."""
     if not products:
@@ -201,8 +197,8 @@ def _gated(
     wide = made.with_name("float32.onnx")
     os.replace(made / FILE, wide)
     narrow(wide, made / FILE, products)
-    truth = np.array([label for _, label in asked[0]])
-    found = measured(graph, Graph.open(made), held([samples for samples, _ in asked[0]]), truth, asked[1])
+    truth = np.array([label for _, label in labelled])
+    found = measured(graph, Graph.open(made), held([samples for samples, _ in labelled]), truth)
     refused = []
     if found.rates[1] < GATE_GAIN * found.rates[0]:
         refused.append(f"it is not {GATE_GAIN:g} times as fast on this machine")
@@ -216,13 +212,13 @@ def _gated(
     return found
 
 
-def measured(wide: Any, small: Any, sounds: Sounds, truth: np.ndarray, part: str) -> Narrow:
+def measured(wide: Any, small: Any, sounds: Sounds, truth: np.ndarray) -> Narrow:
     """Judge an int8 graph beside its float32 original on labelled clips (truth (clips,) class numbers)."""
     (ours, theirs), seconds = race((wide, small), sounds, GATE_ROUNDS)
     difference = float(np.abs(softmax(ours) - softmax(theirs)).max())
     accuracy = tuple(float((rows.argmax(1) == truth).mean()) for rows in (ours, theirs))
     rates = (len(sounds) / seconds[0], len(sounds) / seconds[1])
-    return Narrow(len(sounds), part, (accuracy[0], accuracy[1]), rates, difference)
+    return Narrow(len(sounds), (accuracy[0], accuracy[1]), rates, difference)
 
 
 def _facts(graph: Graph, run: Path, folder: Path) -> dict[str, Any]:

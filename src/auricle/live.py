@@ -18,7 +18,7 @@ from typing import Literal
 import numpy as np
 
 from auricle.classifier import Classifier
-from auricle.errors import AuricleError
+from auricle.errors import AuricleError, DataError
 from auricle.events import Event, Merger, Rules
 from auricle.timeline import Cut, batches, moment
 
@@ -157,6 +157,8 @@ class _Ear:
                 self._queue.put(block)
         except AuricleError as error:
             self.fault = error
+        except OSError as error:
+            self.fault = DataError(f"The sound cannot be read: {error}. Pipe raw samples in.")
         finally:
             self._queue.put(None)
 

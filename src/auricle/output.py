@@ -5,6 +5,7 @@ in a folder, each of them whole or not there. Beside an unfinished file lies a j
 state that belongs to that. What follows the last entry is done again, to the same bytes.
 """
 
+import contextlib
 import json
 import os
 import re
@@ -150,7 +151,8 @@ class Output:
         if self._out is None:
             return False
         if self._file is not None:
-            self._file.close()
+            with contextlib.suppress(OSError):  # of a full disk, which was said
+                self._file.close()
         can = keep and self._journal.is_file()
         if not can:
             self._journal.unlink(missing_ok=True)

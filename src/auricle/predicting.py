@@ -45,7 +45,7 @@ def job_of(run: Path, classifier: Classifier, wish: dict[str, Any]) -> str:
     digest = hashlib.sha256(json.dumps(wish, sort_keys=True, default=str).encode())
     if isinstance(classifier.model, Graph):
         exported = exported_model(run)
-        files = [exported] if exported is not None else []
+        files = sorted(exported.parent.glob(f"{exported.name}*")) if exported is not None else []
     else:
         folder = model_folder(run)
         files = [folder / "config.json", *sorted(folder.glob("*.safetensors"))]

@@ -110,12 +110,12 @@ def hear(recordings: Iterable[Recording], settings: Settings) -> Iterator[list[H
 
 
 # With these there is nothing to be heard; a clip with any other fault is answered, with a warning.
-_DEAF = frozenset({"unreadable", "empty", "nan"})
+DEAF = frozenset({"unreadable", "empty", "nan"})
 
 
 def heard_of(name: str, opened: Opened, settings: Settings) -> Heard:
     notes = tuple(f"{finding.kind}: {finding.detail}" for finding in opened.findings)
-    if opened.sound is None or any(finding.kind in _DEAF for finding in opened.findings):
+    if opened.sound is None or any(finding.kind in DEAF for finding in opened.findings):
         return Heard(name, np.zeros((1, 0), np.int16), notes)
     return Heard(name, as_heard(opened.sound, settings), notes)
 

@@ -6,6 +6,7 @@ page may be mounted at its root afterwards.
 
 import asyncio
 import contextlib
+import functools
 import logging
 from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Annotated, Any, Literal
@@ -45,6 +46,7 @@ def application(asking: Asking) -> fastapi.FastAPI:
     @contextlib.asynccontextmanager
     async def lifespan(_: fastapi.FastAPI) -> AsyncIterator[None]:
         warming = asyncio.create_task(_warm(asking, ready))
+        warming.add_done_callback(functools.partial(_warmed, asking))
         try:
             yield
         finally:
@@ -75,6 +77,13 @@ def application(asking: Asking) -> fastapi.FastAPI:
 async def _warm(asking: Asking, ready: asyncio.Event) -> None:
     await asking.scorer.warm()
     ready.set()
+
+
+def _warmed(asking: Asking, warming: "asyncio.Task[None]") -> None:
+    """A model that cannot answer for a little noise answers for nothing: whoever looks after the service must know."""
+    if not warming.cancelled() and (error := warming.exception()) is not None:
+        asking.is_broken = True
+        logger.critical("The model cannot answer.", exc_info=error)
 
 
 def _classify(app: fastapi.FastAPI, asking: Asking) -> None:
@@ -110,7 +119,7 @@ def _classify(app: fastapi.FastAPI, asking: Asking) -> None:
         wanted = Wanted(windows is not None, events, windows, hop, rules)
         async with asking.turn() as turn:
             sent = await body.read(request, turn, asking.limits)
-            told = await asking.answer(sent.content, sent.name, wanted, _pcm(sent.pcm, rate, channels, form))
+            told = await asking.answer(turn, sent.content, sent.name, wanted, _pcm(sent.pcm, rate, channels, form))
         return JSONResponse(_classified(asking, told, wanted, top))
 
 
@@ -131,7 +140,7 @@ def _embed(app: fastapi.FastAPI, asking: Asking) -> None:
     ) -> Response:
         async with asking.turn() as turn:
             sent = await body.read(request, turn, asking.limits)
-            found = await asking.vector(sent.content, sent.name, _pcm(sent.pcm, rate, channels, form))
+            found = await asking.vector(turn, sent.content, sent.name, _pcm(sent.pcm, rate, channels, form))
         return JSONResponse(
             {
                 "vector": found.vector.astype(float).tolist(),
@@ -167,9 +176,15 @@ def _states(app: fastapi.FastAPI, asking: Asking, ready: asyncio.Event) -> None:
             }
         )
 
-    @app.get("/healthz", operation_id="healthz", summary="Say that the service is alive", response_model=schema.State)
+    @app.get(
+        "/healthz",
+        operation_id="healthz",
+        summary="Say that the service is alive",
+        response_model=schema.State,
+        responses={503: {"model": schema.State, "description": "The model cannot answer."}},
+    )
     async def healthz() -> Response:
-        return JSONResponse({"status": "alive"})
+        return JSONResponse({"status": "broken"}, 503) if asking.is_broken else JSONResponse({"status": "alive"})
 
     @app.get(
         "/readyz",

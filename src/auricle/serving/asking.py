@@ -16,6 +16,7 @@ import numpy as np
 from auricle.classifier import Answer, Classifier, Embedded, embedded
 from auricle.evaluation.scoring import softmax
 from auricle.events import Event, Rules, events
+from auricle.hearing import WHOLE_SECONDS
 from auricle.recordings import Heard
 from auricle.serving.batching import Scorer
 from auricle.serving.hearing import Pcm, hear
@@ -25,8 +26,6 @@ from auricle.timeline import Cut, moment
 from auricle.windows import Window as Stretch
 from auricle.windows import windows
 
-# Longer sounds are answered by the mean over windows, as `auricle predict` does it.
-WHOLE_SECONDS = 600.0
 # So many windows of one sound wait for the model at a time: others' short clips come in between.
 WINDOWS_AT_ONCE = 16
 
@@ -100,6 +99,7 @@ class Asking:
         self.under_way = 0
         self.held_bytes = 0
         self.stopping = False
+        self.is_broken = False
         self._decoders = ThreadPoolExecutor(limits.decoders, thread_name_prefix="auricle-decode")
 
     @contextlib.asynccontextmanager
@@ -121,23 +121,23 @@ class Asking:
             self.under_way -= 1
             turn.end()
 
-    async def hear(self, content: bytes, name: str = "", wanted: Wanted = TIMELINE) -> Told:
-        """Take a turn and answer for the content of a file. Raises Refused."""
+    async def hear(self, content: bytes, name: str = "", wanted: Wanted | None = None) -> Told:
+        """Take a turn and answer for the content of a file, with all that is known of it. Raises Refused."""
         async with self.turn() as turn:
             turn.hold(len(content))
-            return await self.answer(content, name, wanted)
+            known = TIMELINE if self.classifier.settings.bands is None else Wanted()
+            return await self.answer(turn, content, name, known if wanted is None else wanted)
 
-    async def answer(self, content: bytes, name: str, wanted: Wanted, pcm: Pcm | None = None) -> Told:
+    async def answer(self, turn: Turn, content: bytes, name: str, wanted: Wanted, pcm: Pcm | None = None) -> Told:
         """Answer for the content of a file, or for raw PCM, within a turn. Raises Refused."""
-        heard = await self._decoded(content, name, pcm)
+        heard = await self._decoded(turn, content, name, pcm)
         samples, rate = heard.samples, self.classifier.settings.sample_rate
-        is_long = samples.shape[-1] > WHOLE_SECONDS * rate
-        cut: list[Stretch] = []
+        logits = await self._whole(samples)
+        hop, cut = 0, list[Stretch]()
         rows = np.zeros((0, len(self.classifier.labels)), np.float32)
-        if wanted.windows or wanted.events or is_long:
+        if wanted.windows or wanted.events:
             hop, cut = self._cut(samples.shape[-1], wanted)
             rows = await self._over_windows(samples, cut)
-        logits = rows.mean(0) if is_long else (await self.scorer.logits([samples]))[0]
         answer = self.classifier.answer(heard.name, logits, samples.shape[-1] / rate, heard.notes)
         told: tuple[Window, ...] = ()
         if wanted.windows:
@@ -149,9 +149,9 @@ class Asking:
             found = await asyncio.get_running_loop().run_in_executor(self._decoders, merged)
         return Told(answer, told, found, samples, rate)
 
-    async def vector(self, content: bytes, name: str, pcm: Pcm | None = None) -> Embedded:
+    async def vector(self, turn: Turn, content: bytes, name: str, pcm: Pcm | None = None) -> Embedded:
         """Give the vector of the content of a file, within a turn. Raises Refused."""
-        heard = await self._decoded(content, name, pcm)
+        heard = await self._decoded(turn, content, name, pcm)
         rows = await self.scorer.vectors([heard.samples])
         return next(embedded([heard], rows, self.classifier.settings.sample_rate))
 
@@ -160,14 +160,27 @@ class Asking:
         self._decoders.shutdown(wait=False, cancel_futures=True)
         self.scorer.close()
 
-    async def _decoded(self, content: bytes, name: str, pcm: Pcm | None) -> Heard:
+    async def _whole(self, samples: np.ndarray) -> np.ndarray:
+        """Logits (classes,) of a sound, as `auricle predict` has them: of a long one the mean over the model's windows."""
+        settings = self.classifier.settings
+        if settings.bands is not None or samples.shape[-1] <= WHOLE_SECONDS * settings.sample_rate:
+            return np.asarray((await self.scorer.logits([samples]))[0])
+        size, step = self.classifier.cut.samples(settings.sample_rate)
+        cut = windows(np.array([samples.shape[-1]]), size, 1 - step / size)
+        return np.asarray((await self._over_windows(samples, cut)).mean(0))
+
+    async def _decoded(self, turn: Turn, content: bytes, name: str, pcm: Pcm | None) -> Heard:
         work = functools.partial(hear, content, name, self.classifier.settings, self.limits, pcm)
         heard = await asyncio.get_running_loop().run_in_executor(self._decoders, work)
+        # A small file may hold much sound: it counts as what it takes.
+        turn.hold(heard.samples.nbytes)
         self.metrics.audio_seconds.inc(heard.samples.shape[-1] / self.classifier.settings.sample_rate)
         return heard
 
     def _cut(self, frames: int, wanted: Wanted) -> tuple[int, list[Stretch]]:
         """The hop in samples, and the windows that are wanted."""
+        if self.classifier.settings.bands is not None:
+            raise Refused("query", "windows and events are of sound; this model hears ready frames, whole clips only.")
         seconds = wanted.seconds or self.classifier.window_seconds
         hop = wanted.hop or seconds / 2
         if hop > seconds:

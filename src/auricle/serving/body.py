@@ -79,8 +79,8 @@ async def _form(request: Request, turn: Turn, limits: Limits) -> Sent:
     parser.spool_max_size = limits.body_bytes + 1
     try:
         form = await parser.parse()
-    except MultiPartException as error:
-        raise Refused("body", f"The form cannot be read: {error.message}") from error
+    except (MultiPartException, UnicodeError) as error:
+        raise Refused("body", f"The form cannot be read: {error}") from error
     try:
         file = form.get(FIELD)
         if not isinstance(file, UploadFile):

@@ -33,8 +33,9 @@ QUESTION_BYTES = 1 << 20
 KEPT_SECONDS = 120.0
 MOST_UPLOADS = 64
 UPLOAD_SECONDS = 120.0
-# So many of the largest files may be sent at once, and may wait to be read; twice that may be under way.
+# So many of the largest files may be sent at once; and so many times that may be on its way and lie there to be read.
 UPLOADED_BODIES = 4
+UPLOADED_AND_LYING = 3
 
 
 class _TooMuch(Exception):
@@ -50,7 +51,7 @@ class Gate:
         self.body_bytes = body_bytes
         self.is_stopping = is_stopping
         self.uploads = 0
-        self.bytes = 0
+        self.promised = 0
         self.is_sweeping = False
 
     async def __call__(self, scope: Message, receive: Any, send: Send) -> None:
@@ -70,24 +71,35 @@ class Gate:
     async def _upload(self, scope: Message, receive: Any, send: Send) -> None:
         """Let files pass while they fit: one by one, together, beside others under way and those that wait."""
         most = UPLOADED_BODIES * self.body_bytes
-        if _declared(scope) > most:
+        promised = _declared(scope) or most
+        if promised > most:
             await _say(send, 413, f"More than {most} bytes were sent at once.")
             return
-        if self.uploads >= MOST_UPLOADS or await asyncio.to_thread(_bytes_in, self.folder) > most:
-            await _say(send, 429, "Too many files are being sent just now. Try again.")
-            return
+        # Room is taken before anything is waited for: others ask at the same time.
+        self.uploads += 1
+        self.promised += promised
+        try:
+            lying = await asyncio.to_thread(_bytes_in, self.folder)
+            if self.uploads > MOST_UPLOADS or self.promised + lying > UPLOADED_AND_LYING * most:
+                await _say(send, 429, "Too many files are being sent just now. Try again.")
+            else:
+                await self._within(promised, scope, receive, send)
+        finally:
+            self.uploads -= 1
+            self.promised -= promised
+
+    async def _within(self, promised: int, scope: Message, receive: Any, send: Send) -> None:
+        """Let no more bytes in than were promised, nor for longer than allowed."""
         size = 0
 
         async def counted() -> Message:
             nonlocal size
             message: Message = await receive()
             size += len(message.get("body", b""))
-            self.bytes += len(message.get("body", b""))
-            if size > most or self.bytes > 2 * most:
+            if size > promised:
                 raise _TooMuch
             return message
 
-        self.uploads += 1
         try:
             async with asyncio.timeout(UPLOAD_SECONDS):
                 await self.app(scope, counted, send)
@@ -96,8 +108,6 @@ class Gate:
         except TimeoutError:
             await _say(send, 408, f"The files did not come within {UPLOAD_SECONDS:g} s.")
         finally:
-            self.uploads -= 1
-            self.bytes -= size
             if not self.is_sweeping:
                 self.is_sweeping = True
                 asyncio.get_running_loop().call_later(KEPT_SECONDS, self._sweep)
@@ -143,7 +153,7 @@ class Gate:
         try:
             # Handed on as it was understood here, so that Gradio cannot read it otherwise.
             asked = json.dumps(_checked(body, self.folder)).encode() if _is_json(scope, body) else bytes(body)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             await _say(send, 400, str(error))
             return
         unread: list[Message] = [{"type": "http.request", "body": asked, "more_body": False}]

@@ -14,11 +14,9 @@ from auricle.audio.decode import Sound
 from auricle.audio.survey import Opened, Settings, as_heard, open_clip
 from auricle.corpus.clip import Clip
 from auricle.errors import AudioError
-from auricle.recordings import Heard
+from auricle.recordings import DEAF, Heard
 from auricle.serving.limits import Limits, Refused
 
-# With these there is nothing to be heard; any other fault is a warning beside the answer.
-DEAF = frozenset({"unreadable", "empty", "nan"})
 FORMS = {"s16le": "<i2", "s16be": ">i2", "f32le": "<f4"}
 NAME_CHARACTERS = 200
 
