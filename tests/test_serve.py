@@ -401,3 +401,39 @@ def test_a_second_signal_ends_it_at_once(folder: Path) -> None:
             start = time.monotonic()
             running.send_signal(signal.SIGTERM)
             assert running.wait(timeout=5) == 128 + signal.SIGTERM and time.monotonic() - start < 1
+
+
+def test_sound_counts_as_what_it_takes_and_not_as_what_it_was_packed_into() -> None:
+    silence = io.BytesIO()
+    soundfile.write(silence, np.zeros(60 * RATE, np.int16), RATE, format="FLAC")
+    assert len(silence.getvalue()) < 60 * RATE / 10
+    with service(small_classifier(), Limits(held_bytes=60 * RATE)) as running:
+        assert kind_of(running.client.post("/v1/classify", content=silence.getvalue())) == (429, "memory")
+        assert running.client.post("/v1/classify", content=sound()).status_code == 200
+        assert running.asking.held_bytes == 0
+
+
+def test_the_answer_for_a_long_sound_does_not_depend_on_the_windows_that_are_asked_for(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("auricle.serving.asking.WHOLE_SECONDS", 2.0)
+    classifier = small_classifier()
+    classifier.model.config.window_seconds, classifier.model.config.overlap = 1.0, 0.25
+    content = np.concatenate([samples_of(sound(3.0, label, 3)) for label in ("high", "noise")], 1)
+    file = io.BytesIO()
+    soundfile.write(file, content.T, RATE, format="WAV", subtype="PCM_16")
+    expected = softmax(np.mean([one.logits for one in moments(classifier, iter([content]), classifier.cut)], 0)[None])[
+        0
+    ]
+    with service(classifier) as running:
+        for query in ("", "?windows=0.4", "?events=true&windows=3"):
+            found = chances(running.client.post(f"/v1/classify{query}", content=file.getvalue()))
+            assert all(abs(found[label] - expected[place]) < 1e-4 for place, label in enumerate(LABELS)), query
+
+
+@pytest.mark.parametrize("charset", ["undefined", "idna", "no-such"])
+def test_a_form_in_a_charset_that_nothing_is_written_in_is_no_fault_of_ours(served: Service, charset: str) -> None:
+    body = b'--x\r\nContent-Disposition: form-data; name="a"\r\n\r\n\xff\r\n--x--\r\n'
+    kind = f"multipart/form-data; boundary=x; charset={charset}"
+    answer = served.client.post("/v1/classify", content=body, headers={"content-type": kind})
+    assert kind_of(answer) == (400, "body")

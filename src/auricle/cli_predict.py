@@ -125,7 +125,8 @@ def _predict(options: argparse.Namespace) -> int:
         raise
     except OSError as error:
         raise UsageError(
-            f"--out received '{options.out}', and writing failed: {error.strerror or error}. Make room, or name another place."
+            f"--out received '{options.out}', and writing failed: {error.strerror or error}. Make room, or name "
+            "another place."
         ) from error
     finally:
         if failed is None and output.leave(keep=keep) and keep:

@@ -65,6 +65,7 @@ def application(asking: Asking) -> fastapi.FastAPI:
     _handle_errors(app, asking)
     _classify(app, asking)
     _embed(app, asking)
+    _labels(app, asking)
     _states(app, asking, ready)
 
     @app.get("/docs", include_in_schema=False)
@@ -152,7 +153,7 @@ def _embed(app: fastapi.FastAPI, asking: Asking) -> None:
         )
 
 
-def _states(app: fastapi.FastAPI, asking: Asking, ready: asyncio.Event) -> None:
+def _labels(app: fastapi.FastAPI, asking: Asking) -> None:
     classifier, limits = asking.classifier, asking.limits
 
     @app.get(
@@ -176,6 +177,8 @@ def _states(app: fastapi.FastAPI, asking: Asking, ready: asyncio.Event) -> None:
             }
         )
 
+
+def _states(app: fastapi.FastAPI, asking: Asking, ready: asyncio.Event) -> None:
     @app.get(
         "/healthz",
         operation_id="healthz",

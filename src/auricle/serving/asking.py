@@ -161,7 +161,7 @@ class Asking:
         self.scorer.close()
 
     async def _whole(self, samples: np.ndarray) -> np.ndarray:
-        """Logits (classes,) of a sound, as `auricle predict` has them: of a long one the mean over the model's windows."""
+        """Logits (classes,) of a sound as `auricle predict` has them: of a long one, the mean over windows."""
         settings = self.classifier.settings
         if settings.bands is not None or samples.shape[-1] <= WHOLE_SECONDS * settings.sample_rate:
             return np.asarray((await self.scorer.logits([samples]))[0])
