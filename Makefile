@@ -34,6 +34,9 @@ bench: install
 	$(BIN)/python -m benchmarks verification
 	$(BIN)/python -m benchmarks hour
 	$(BIN)/python -m benchmarks serve
+	$(BIN)/python -m benchmarks events
+	$(BIN)/python -m benchmarks agreement
+	$(BIN)/python -m benchmarks int8
 
 format: install
 	$(BIN)/ruff format .

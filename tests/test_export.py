@@ -235,7 +235,7 @@ def test_int8_is_kept_where_it_is_faster_and_as_good_and_refused_with_the_measur
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(exporting, "measured", lambda *_: Narrow(200, "validation", accuracy, rates, 0.01))
+    monkeypatch.setattr(exporting, "measured", lambda *_: Narrow(200, accuracy, rates, 0.01))
     if refused is None:
         facts = export(trained, tmp_path / "out", int8=True)
         assert facts["precision"] == "int8" and facts["int8"]["loss"] == pytest.approx(0.005)

@@ -90,7 +90,7 @@ def _checked(facts: Mapping[str, Any]) -> str:
     )
     if small := facts.get("int8"):
         told += (
-            f" That was in float32. In int8, on {small['clips']} {small['part']} clips, accuracy is "
+            f" That was in float32. In int8, on {small['clips']} validation clips, accuracy is "
             f"{small['accuracy'][1]:.3f} against {small['accuracy'][0]:.3f}, and {small['rates'][1]:.1f} clips are "
             f"answered for in a second against {small['rates'][0]:.1f}."
         )
