@@ -1,13 +1,12 @@
 """Two models beside each other on the same clips: how far their answers differ, and which is the faster one.
 
 In: models, of PyTorch or exported, and Sounds. Out: figures. The sides take turns, so that a machine that slows down
-meets both; of their times the medians count.
+meets both; of their times the least counts, for whatever else the machine does only adds to it.
 """
 
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from statistics import median
 from typing import Any
 
 import numpy as np
@@ -48,7 +47,7 @@ def agreement(first: Any, second: Any, sounds: Sounds, rounds: int = 1) -> Agree
 
 
 def race(sides: Sequence[Any], sounds: Sounds, rounds: int) -> tuple[list[np.ndarray], list[float]]:
-    """The logits (clips, classes) of each side, and the median of its seconds over the rounds.
+    """The logits (clips, classes) of each side, and the least of its seconds over the rounds.
 
     Before the clock starts each side answers for the shortest and the longest clip.
     """
@@ -64,4 +63,4 @@ def race(sides: Sequence[Any], sounds: Sounds, rounds: int) -> tuple[list[np.nda
             seconds.append(time.perf_counter() - start)
             if turn == 0:
                 rows.append(logits)
-    return rows, [median(seconds) for seconds in taken]
+    return rows, [min(seconds) for seconds in taken]
