@@ -16,13 +16,13 @@ from typing import Any
 from transformers.utils import logging as transformers_logging
 
 from auricle import recipe as recipes
-from auricle.building import save_model, settle
 from auricle.corpus.splits import Fold
 from auricle.errors import AuricleError, DataError
-from auricle.finetuning import by_finetuning
-from auricle.folds import Listener, labels_of
+from auricle.models.load import save_model, settle
 from auricle.models.precision import is_bf16
-from auricle.prepare import Prepared, prepare
+from auricle.preparation.prepare import Prepared, prepare
+from auricle.training.cross_validation import Listener, labels_of
+from auricle.training.finetune import by_finetuning
 from auricle.training.loop import Epoch
 from benchmarks import _reference_emotion as reference
 

@@ -17,9 +17,9 @@ from typing import Any
 import numpy as np
 import soundfile
 
-from auricle.audio.survey import cores
 from auricle.corpus.clip import Clip
-from auricle.corpus.reading import read_index
+from auricle.corpus.read import read_index
+from auricle.parallel import cores
 
 SAMPLE_RATE = 16_000
 MIN_SECONDS, MAX_SECONDS = 0.05, 3600.0
@@ -48,7 +48,7 @@ def datasets_side(as_list: bool) -> Prepare:
 def auricle_side() -> Prepare:
     """Our way: the decoded store, with the facts that the audit judges by."""
     from auricle.audio import store
-    from auricle.audio.survey import Settings
+    from auricle.audio.settings import Settings
 
     def prepare(clips: list[Clip], scratch: Path) -> int:
         settings = Settings(SAMPLE_RATE, 1, MIN_SECONDS, MAX_SECONDS)

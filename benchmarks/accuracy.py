@@ -12,8 +12,8 @@ from pathlib import Path
 
 from auricle import recipe as recipes
 from auricle.errors import UsageError
-from auricle.folds import Listener
-from auricle.run import run as run_recipe
+from auricle.training.cross_validation import Listener
+from auricle.training.run import run as run_recipe
 from benchmarks._figures import CORPORA, Screen, corpus
 
 SPLITS = {"esc10": "predefined", "emodb": "leave-one-group-out", "fsdd": "leave-one-group-out"}

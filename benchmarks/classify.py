@@ -22,18 +22,18 @@ from tests import checkpoints
 from transformers import AutoModelForAudioClassification, Wav2Vec2FeatureExtractor, pipeline
 from transformers.utils import logging as transformers_logging
 
-from auricle.classifier import Classifier, load
-from auricle.corpus.reading import read_index
+from auricle.audio.recordings import recordings
+from auricle.corpus.read import read_index
 from auricle.errors import AuricleError
 from auricle.evaluation import scoring
+from auricle.export.quantize import narrow
+from auricle.export.trace import trace
+from auricle.inference.classifier import Classifier, load
 from auricle.models.families.pretrained import Model
-from auricle.models.graph import Graph
-from auricle.models.narrowing import narrow
-from auricle.models.opening import load_model
+from auricle.models.load import load_model
+from auricle.models.onnx_runtime import Graph
 from auricle.models.precision import is_bf16
-from auricle.models.tracing import trace
-from auricle.recordings import recordings
-from auricle.windows import held
+from auricle.preparation.windows import held
 from benchmarks._figures import Screen, corpus, spread
 
 CHECKPOINT = "hubert-base"

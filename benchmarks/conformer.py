@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from auricle.models import precision
 from auricle.models.families import conformer
-from auricle.models.heads import Head, make, soft_targets
+from auricle.models.layers.heads import Head, make, soft_targets
 from benchmarks._figures import Screen
 
 BANDS, FRAMES, SPEAKERS = 40, 128, 600

@@ -24,7 +24,7 @@ import numpy as np
 import soundfile
 
 from auricle.errors import AuricleError
-from auricle.events import Event
+from auricle.inference.events import Event
 from benchmarks._figures import Screen, corpus
 from benchmarks._watching import Watched, watch
 

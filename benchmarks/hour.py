@@ -13,8 +13,8 @@ import numpy as np
 import soundfile
 
 from auricle import recipe as recipes
-from auricle.building import build_model, save_model
 from auricle.errors import AuricleError
+from auricle.models.load import build_model, save_model
 from benchmarks._figures import Screen
 from benchmarks._watching import watch
 

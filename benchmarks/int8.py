@@ -13,7 +13,7 @@ from pathlib import Path
 from tests import checkpoints
 
 from auricle.errors import AuricleError, RunError
-from auricle.export import export
+from auricle.export.onnx import export
 from benchmarks._figures import Screen, command, corpus
 
 CHECKPOINT = "hubert-base"

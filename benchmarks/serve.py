@@ -26,10 +26,10 @@ import psutil
 import soundfile
 from transformers.utils import logging as transformers_logging
 
-from auricle.classifier import load
+from auricle.audio.recordings import recordings
 from auricle.errors import AuricleError
+from auricle.inference.classifier import load
 from auricle.models.precision import is_bf16
-from auricle.recordings import recordings
 from benchmarks._figures import Screen, command, corpus
 
 MODELS = ("sound", "baseline", "hubert-base")

@@ -19,14 +19,14 @@ import soundfile
 import torch
 
 from auricle import recipe as recipes
-from auricle.batches import stored
-from auricle.building import build_model
-from auricle.corpus.reading import read_index
-from auricle.prepare import prepare
+from auricle.corpus.read import read_index
+from auricle.models.load import build_model
+from auricle.preparation.batches import stored
+from auricle.preparation.prepare import prepare
 from auricle.recipe import Recipe
 from auricle.training import train as training
-from auricle.training.course import Material, whole
 from auricle.training.loop import Epoch
+from auricle.training.task import Material, whole
 from benchmarks import _reference_sound as reference
 from benchmarks._figures import Screen, corpus, median
 

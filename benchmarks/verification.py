@@ -16,9 +16,9 @@ import numpy as np
 
 from auricle import recipe as recipes
 from auricle.evaluation.intervals import Interval
-from auricle.folds import Listener
-from auricle.run import run as run_recipe
-from auricle.voices import trials, verification
+from auricle.training.cross_validation import Listener
+from auricle.training.run import run as run_recipe
+from auricle.voices import error_rates, trials
 from benchmarks._figures import Screen, corpus
 
 SAMPLE_RATE, COEFFICIENTS = 16_000, 20
@@ -44,13 +44,13 @@ def run(options: argparse.Namespace, screen: Screen) -> None:
             encoding="utf-8",
         )
         run_recipe(learnt, recipes.load(options.recipe, settings), out, Listener(say=screen.say))
-        ours = verification.judge(out, listed, lambda *_: None, root=judged)
-        asked = trials.read(listed)
+        ours = trials.judge(out, listed, lambda *_: None, root=judged)
+        asked = error_rates.read(listed)
     cosine = ours["metrics"]["cosine"]
     found = {f"auricle, recipe {options.recipe}": {name: Interval(**figure) for name, figure in cosine.items()}}
     plain = np.stack([_statistics(judged / name) for name in asked.files])
     train = np.stack([_statistics(path) for path in sorted(learnt.glob("*.wav"))])
-    speakers = trials.speakers(asked)
+    speakers = error_rates.speakers(asked)
     standard = (plain - train.mean(0)) / train.std(0)
     for side, vectors in (("MFCC statistics", plain), ("MFCC statistics, standardised", standard)):
         found[side] = _judged(vectors, asked, speakers)
@@ -74,6 +74,6 @@ def _statistics(path: Path) -> np.ndarray:
     return np.concatenate([coefficients.mean(1), coefficients.std(1)])
 
 
-def _judged(vectors: np.ndarray, asked: trials.Trials, speakers: Sequence[str] | None) -> dict[str, Interval]:
+def _judged(vectors: np.ndarray, asked: error_rates.Trials, speakers: Sequence[str] | None) -> dict[str, Interval]:
     unit = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
-    return trials.measured((unit[asked.left] * unit[asked.right]).sum(1), asked, speakers)[0]
+    return error_rates.measured((unit[asked.left] * unit[asked.right]).sum(1), asked, speakers)[0]

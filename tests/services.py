@@ -11,11 +11,11 @@ import httpx
 import numpy as np
 
 from auricle import recipe as recipes
-from auricle.building import build_model
-from auricle.classifier import Classifier
-from auricle.serving.asking import Asking
+from auricle.inference.classifier import Classifier
+from auricle.models.load import build_model
 from auricle.serving.limits import Limits
-from auricle.serving.service import Draining, Served, ask, guarded
+from auricle.serving.serve import Draining, Served, ask, guarded
+from auricle.serving.service import Asking
 from tests.conftest import RATE
 
 LABELS = ("high", "low", "noise")

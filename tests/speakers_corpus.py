@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from auricle.models.front_end import MelSpectrogram
+from auricle.models.layers.front_end import MelSpectrogram
 
 RATE = 16_000
 BANDS = 40

@@ -9,8 +9,8 @@ import numpy as np
 import soundfile
 
 from auricle import recipe as recipes
-from auricle.audit import Audit
-from auricle.prepare import inspect
+from auricle.preparation.audit import Audit
+from auricle.preparation.prepare import inspect
 from tests.conftest import RATE, tone
 
 

@@ -10,10 +10,10 @@ from sklearn.kernel_ridge import KernelRidge
 from torch import Tensor
 
 from auricle.errors import DataError
-from auricle.models import ridge
-from auricle.models.descriptors import FLOOR, Descriptors
 from auricle.models.families import baseline
-from auricle.models.functionals import QUANTILES, quantiles, segment_weights, statistics
+from auricle.models.features import ridge
+from auricle.models.features.descriptors import FLOOR, Descriptors
+from auricle.models.features.functionals import QUANTILES, quantiles, segment_weights, statistics
 
 RATE = 8000
 LABELS = ["low", "high", "noise"]

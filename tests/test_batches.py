@@ -4,8 +4,8 @@ from collections import Counter
 
 import numpy as np
 
-from auricle.batches import EpochBatches, TrainClips, build, collate
-from auricle.windows import Window, by_length, held, windows
+from auricle.preparation.batches import EpochBatches, TrainClips, build, collate
+from auricle.preparation.windows import Window, by_length, held, windows
 
 
 def arrays(*lengths: int) -> list[np.ndarray]:

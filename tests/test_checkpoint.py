@@ -15,9 +15,9 @@ from transformers import (
     Speech2TextForConditionalGeneration,
 )
 
-from auricle.building import settle
 from auricle.errors import UsageError
 from auricle.models.checkpoint import open_checkpoint, read_config, read_extractor
+from auricle.models.load import settle
 from tests.test_encoders import folder
 from tests.test_finetuning import small
 

@@ -14,9 +14,9 @@ import soundfile
 
 import auricle
 from auricle import recipe as recipes
-from auricle.cli import main
-from auricle.folds import Listener
-from auricle.run import run
+from auricle.cli.main import main
+from auricle.training.cross_validation import Listener
+from auricle.training.run import run
 from tests.conftest import RATE, tone, write_corpus
 
 
@@ -118,7 +118,7 @@ def test_python_answers_for_files_and_arrays_alike(trained: Path, corpus: Path) 
 
 
 def test_an_answer_does_not_depend_on_the_other_files(trained: Path, corpus: Path) -> None:
-    from auricle.recordings import recordings
+    from auricle.audio.recordings import recordings
 
     classifier = auricle.load(trained)
     together = list(classifier.answers(recordings([str(corpus)])))

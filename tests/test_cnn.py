@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from auricle.models import augment, heads, pooling
 from auricle.models.families import cnn
-from auricle.models.front_end import LogMel, MelSpectrogram
+from auricle.models.layers import augment, heads, pooling
+from auricle.models.layers.front_end import LogMel, MelSpectrogram
 from auricle.recipe import Augment
 
 LABELS = [f"class {number}" for number in range(10)]

@@ -95,7 +95,7 @@ def test_gradients_reach_every_weight_with_and_without_padding(size: str, bands:
 
 
 def test_a_frame_knows_how_far_another_is_but_not_where_both_stand() -> None:
-    from auricle.models.blocks import places, turned
+    from auricle.models.layers.blocks import places, turned
 
     torch.manual_seed(2)
     at = places(torch.tensor([40]), 40, 8)

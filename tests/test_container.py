@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import yaml
 
-from auricle.cli import _parser
+from auricle.cli.main import _parser
 from tests.container import Step, build, steps
 from tests.light_install import ROOT
 

@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 import soundfile
 
-from auricle.audio.containers import sniff
 from auricle.audio.decode import Sound, decode, resample
-from auricle.audio.faults import KINDS, find, sound_hash
+from auricle.audio.quality import KINDS, find, sound_hash
+from auricle.audio.sniff import sniff
 from auricle.errors import AudioError
 
 RATE = 16_000

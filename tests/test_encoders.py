@@ -235,7 +235,7 @@ def test_layers_are_left_out_in_training_only() -> None:
 
 
 def test_hidden_spans_cover_the_share_that_the_config_asks_and_no_padding() -> None:
-    from auricle.models.encoders.waves import hidden_spans
+    from auricle.models.encoders.wav2vec2 import hidden_spans
 
     current = Model.from_pretrained(folder("tiny-hubert"))
     base: Any = current.encoder.base

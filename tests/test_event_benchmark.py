@@ -8,7 +8,7 @@ import pytest
 import soundfile
 from benchmarks import events as benchmark
 
-from auricle.events import Event
+from auricle.inference.events import Event
 
 
 def event(label: str, start: float, end: float) -> Event:

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from auricle.errors import UsageError
-from auricle.events import Event, Merger, Rules, events
-from auricle.timeline import Moment
+from auricle.inference.events import Event, Merger, Rules, events
+from auricle.inference.predictor import Moment
 
 LABELS = ("dog", "rain", "engine")
 HOP = 0.5

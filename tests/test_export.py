@@ -13,22 +13,22 @@ import pytest
 import torch
 
 import auricle
-from auricle import export as exporting
 from auricle import recipe as recipes
-from auricle import recordings as files
-from auricle.classifier import Classifier
-from auricle.cli import main
+from auricle.audio import recordings as files
+from auricle.cli.main import main
 from auricle.errors import RunError, UsageError
 from auricle.evaluation import scoring
-from auricle.evaluation.agreement import agreement
-from auricle.export import Narrow, export, measured
-from auricle.folds import Listener
-from auricle.models.graph import Graph
-from auricle.models.narrowing import narrow
-from auricle.models.tracing import OUTPUTS, trace
+from auricle.export import onnx as exporting
+from auricle.export.onnx import Narrow, export, measured
+from auricle.export.parity import agreement
+from auricle.export.quantize import narrow
+from auricle.export.trace import OUTPUTS, trace
+from auricle.inference.classifier import Classifier
+from auricle.models.onnx_runtime import Graph
+from auricle.preparation.windows import held
 from auricle.recipe import parse
-from auricle.run import run
-from auricle.windows import held
+from auricle.training.cross_validation import Listener
+from auricle.training.run import run
 from tests.conftest import write_corpus
 from tests.test_encoders import NAMES
 from tests.test_families import LABELS, RATE, arrays, build
@@ -106,7 +106,7 @@ def test_a_graph_answers_as_its_model(name: str, options: dict[str, object]) -> 
 
 def test_a_graph_of_ready_frames_and_one_of_two_channels_answer_as_their_models() -> None:
     settings = {"audio": {"sample_rate": 100, "bands": BANDS}, "model": {"family": "baseline"}}
-    from auricle.building import build_model
+    from auricle.models.load import build_model
 
     model = build_model(parse(settings, "t"), LABELS)
     random = np.random.default_rng(0)
@@ -178,7 +178,7 @@ def test_an_exported_folder_answers_without_pytorch(trained: Path) -> None:
         "import sys, json\n"
         "for name in ('torch', 'transformers', 'onnx', 'onnxscript', 'sklearn', 'scipy'): sys.modules[name] = None\n"
         "import auricle\n"
-        "from auricle.recordings import recordings\n"
+        "from auricle.audio.recordings import recordings\n"
         f"classifier = auricle.load({str(trained / 'onnx')!r})\n"
         f"answers = classifier.answers(recordings([{str(corpus)!r}]))\n"
         "print(json.dumps([[one.name, {row.label: row.probability for row in one.choices}] for one in answers]))"
@@ -198,7 +198,7 @@ def test_the_command_line_answers_from_an_exported_folder_without_pytorch(traine
     heavy = ("torch", "transformers", "sklearn", "datasets", "accelerate", "onnx")
     code = (
         f"import sys\nfor name in {heavy}: sys.modules[name] = None\n"
-        f"from auricle.cli import main\nsys.exit(main(['predict', {str(trained / 'onnx')!r}, {str(file)!r}, '--json']))"
+        f"from auricle.cli.main import main\nsys.exit(main(['predict', {str(trained / 'onnx')!r}, {str(file)!r}, '--json']))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr

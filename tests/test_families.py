@@ -9,13 +9,11 @@ import pytest
 import torch
 from transformers import PreTrainedModel
 
-from auricle import models
-from auricle.building import build_model, save_model
 from auricle.evaluation import scoring
-from auricle.models import running
-from auricle.models.opening import load_model
+from auricle.models import registration, torch_runtime
+from auricle.models.load import build_model, load_model, save_model
+from auricle.preparation.windows import held
 from auricle.recipe import parse
-from auricle.windows import held
 from tests.conftest import PITCHES, tone
 from tests.test_encoders import NAMES, folder
 
@@ -58,7 +56,7 @@ def arrays() -> list[np.ndarray]:
 
 
 def test_every_family_is_swept() -> None:
-    assert {name for name, _ in VARIANTS} == set(models.names())
+    assert {name for name, _ in VARIANTS} == set(registration.names())
 
 
 @pytest.mark.parametrize(("name", "options"), VARIANTS)
@@ -217,4 +215,4 @@ def test_what_embeds_once_scores_the_same() -> None:
     clips = held(arrays())
     embedded = scoring.embed(model, clips, batch_seconds=10)
     expected = scoring.score(model, clips, batch_seconds=10)
-    assert np.abs(running.score_embedded(model, embedded) - expected).max() < 1e-5
+    assert np.abs(torch_runtime.score_embedded(model, embedded) - expected).max() < 1e-5

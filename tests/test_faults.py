@@ -7,7 +7,7 @@ import pytest
 import soundfile
 
 from auricle.audio.decode import Sound, decode
-from auricle.audio.faults import KINDS, QUARANTINED, find, sound_hash
+from auricle.audio.quality import KINDS, QUARANTINED, find, sound_hash
 
 RATE = 16_000
 

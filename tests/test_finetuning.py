@@ -19,22 +19,22 @@ from safetensors.torch import load_file
 from transformers import AutoConfig, pipeline
 
 from auricle import recipe as recipes
-from auricle.building import build_model, settle
-from auricle.classifier import load
 from auricle.errors import UsageError
 from auricle.evaluation import scoring
-from auricle.finetuning import say_table
-from auricle.folds import Listener
+from auricle.inference.classifier import load
 from auricle.models.families.pretrained import Model, Options
+from auricle.models.load import build_model, settle
+from auricle.preparation.windows import held
 from auricle.recipe import Recipe
-from auricle.run import run
-from auricle.training import course as courses
-from auricle.training import freezing, prefix
+from auricle.training import freezing, frozen_features
+from auricle.training import task as courses
 from auricle.training import train as training
-from auricle.training.course import Material
+from auricle.training.cross_validation import Listener
+from auricle.training.finetune import say_table
 from auricle.training.freezing import Learner
-from auricle.training.prefix import Hearing, View
-from auricle.windows import held
+from auricle.training.frozen_features import Hearing, View
+from auricle.training.run import run
+from auricle.training.task import Material
 from tests.conftest import PITCHES, tone, write_corpus
 from tests.test_encoders import NAMES, folder
 
@@ -88,10 +88,10 @@ def learn(
         hearing = Hearing(courses.crop(settings, RATE), settings.augment, options.variants, settings.train.seed)
         cut = scoring.windows_of(model.config, learnt.sounds.lengths)
         bf16 = settings.train.precision == "bf16"
-        computed = prefix.layout(
+        computed = frozen_features.layout(
             model, depth, learnt.sounds, cut, range(count), hearing, bf16=bf16, folder=out, identity="these sounds"
         )
-        prefix.compute(computed, model, depth, learnt.sounds, lambda *_: None)
+        frozen_features.compute(computed, model, depth, learnt.sounds, lambda *_: None)
         part = (list(range(count)), learnt.labels)
         course = courses.from_prefix(model, settings, plan, computed, part, (part[0][:6], part[1][:6]))
     losses: list[float] = []
@@ -290,7 +290,7 @@ def test_killed_while_computing_or_training_and_resumed_it_is_the_run_never_kill
         written = {path: path.stat().st_mtime_ns for path in shards}
         with pytest.MonkeyPatch.context() as patched:
             patched.setenv("AURICLE_CACHE", str(cache))
-            patched.setattr(prefix, "SHARD_BYTES", 1)
+            patched.setattr(frozen_features, "SHARD_BYTES", 1)
             run(data, recipes.load(recipe), out, Listener(), resume=True)
         assert {path: path.stat().st_mtime_ns for path in shards} == written, "and is not computed again"
         for name in ("report.json", "model/model.safetensors"):
@@ -307,8 +307,10 @@ def test_changed_sounds_are_heard_in_a_stated_number_of_variants(tmp_path: Path)
     heard = held(sounds(4))
     hearing = Hearing(None, settings.augment, 3, seed=0)
     cut = scoring.windows_of(model.config, heard.lengths)
-    computed = prefix.layout(model, 3, heard, cut, [0, 1], hearing, bf16=False, folder=tmp_path, identity="four sounds")
-    prefix.compute(computed, model, 3, heard, lambda *_: None)
+    computed = frozen_features.layout(
+        model, 3, heard, cut, [0, 1], hearing, bf16=False, folder=tmp_path, identity="four sounds"
+    )
+    frozen_features.compute(computed, model, 3, heard, lambda *_: None)
     assert len(computed.rows.views) == 4 + 2 * 3
     variants = [computed.rows.read(view)[0] for view in hearing.views(0, int(heard.lengths[0]))]
     assert len(variants) == 3
@@ -337,7 +339,7 @@ def test_the_disk_it_takes_is_said_before_and_a_full_disk_is_no_end(
     data = write_corpus(tmp_path / "corpus")
     said: list[str] = []
     usage = shutil.disk_usage(tmp_path)._replace(free=10)
-    monkeypatch.setattr(prefix.shutil, "disk_usage", lambda _: usage)
+    monkeypatch.setattr(frozen_features.shutil, "disk_usage", lambda _: usage)
     run(data, small(folder("tiny-hubert"), *TOP), tmp_path / "run", Listener(say=said.append))
     assert any("MB, and the disk has less free" in line for line in said)
     assert not list(Path(os.environ["AURICLE_CACHE"]).rglob("rows-00000*")) or "prefix" not in str(said)
@@ -459,10 +461,10 @@ def test_rows_in_bfloat16_are_read_back_as_they_were_computed(tmp_path: Path) ->
     heard = held(sounds(5))
     cut = scoring.windows_of(model.config, heard.lengths)
     hearing = Hearing(None, settings.augment, 4, seed=0)
-    computed = prefix.layout(
+    computed = frozen_features.layout(
         model, 2, heard, cut, range(5), hearing, bf16=True, folder=tmp_path, identity="five sounds"
     )
-    prefix.compute(computed, model, 2, heard, lambda *_: None)
+    frozen_features.compute(computed, model, 2, heard, lambda *_: None)
     assert computed.rows.bytes == sum(path.stat().st_size for path in computed.rows.folder.iterdir())
     for clip in range(5):
         values = torch.from_numpy(heard.get(clip).astype(np.float32) / 32768.0)
@@ -480,7 +482,9 @@ def test_another_checkpoint_or_another_corpus_is_another_prefix(tmp_path: Path) 
     def place(model: Any, identity: str = "sounds", depth: int = 2, bf16: bool = False) -> Path:
         cut = scoring.windows_of(model.config, heard.lengths)
         hearing = Hearing(None, settings.augment, 4, seed=0)
-        computed = prefix.layout(model, depth, heard, cut, [0], hearing, bf16=bf16, folder=tmp_path, identity=identity)
+        computed = frozen_features.layout(
+            model, depth, heard, cut, [0], hearing, bf16=bf16, folder=tmp_path, identity=identity
+        )
         return computed.rows.folder
 
     model = build_model(settings, LABELS)
@@ -513,11 +517,13 @@ def test_a_shard_that_was_cut_off_is_computed_anew(tmp_path: Path) -> None:
     model, heard = build_model(settings, LABELS), held(sounds(3))
     cut = scoring.windows_of(model.config, heard.lengths)
     hearing = Hearing(None, settings.augment, 4, seed=0)
-    computed = prefix.layout(model, 2, heard, cut, [0], hearing, bf16=False, folder=tmp_path, identity="sounds")
-    prefix.compute(computed, model, 2, heard, lambda *_: None)
+    computed = frozen_features.layout(
+        model, 2, heard, cut, [0], hearing, bf16=False, folder=tmp_path, identity="sounds"
+    )
+    frozen_features.compute(computed, model, 2, heard, lambda *_: None)
     [path] = computed.rows.folder.iterdir()
     whole = path.read_bytes()
     for damaged in (b"", whole[:100]):
         path.write_bytes(damaged)
-        prefix.compute(computed, model, 2, heard, lambda *_: None)
+        frozen_features.compute(computed, model, 2, heard, lambda *_: None)
         assert path.read_bytes() == whole

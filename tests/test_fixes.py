@@ -6,13 +6,13 @@ from pathlib import Path
 import pytest
 
 from auricle import recipe as recipes
-from auricle.cli import main
-from auricle.corpus import fixes
+from auricle.cli.main import main
+from auricle.corpus import corrections
 from auricle.corpus.clip import Clip, Index
-from auricle.corpus.fixes import Fix
-from auricle.corpus.reading import read_index
+from auricle.corpus.corrections import Fix
+from auricle.corpus.read import read_index
 from auricle.errors import DataError
-from auricle.prepare import read
+from auricle.preparation.prepare import read
 
 HEADER = "id,label,was,comment\n"
 
@@ -32,18 +32,18 @@ def written(folder: Path, text: str | bytes) -> Path:
 
 
 def labels_after(path: Path, corpus: Index = PETS) -> dict[str, str]:
-    return {clip.id: clip.label for clip in fixes.apply(corpus, path)[0]}
+    return {clip.id: clip.label for clip in corrections.apply(corpus, path)[0]}
 
 
 def refusal(path: Path, corpus: Index = PETS) -> str:
     with pytest.raises(DataError) as caught:
-        fixes.apply(corpus, path)
+        corrections.apply(corpus, path)
     return str(caught.value)
 
 
 def test_labels_change_and_clips_are_left_out_with_their_reason(tmp_path: Path) -> None:
     path = written(tmp_path, HEADER + 'a,cat,dog,"it meows, twice"\nb,,dog,only wind\n')
-    found, fixed = fixes.apply(PETS, path)
+    found, fixed = corrections.apply(PETS, path)
     assert {clip.id: clip.label for clip in found} == {"a": "cat", "c": "cat", "d": "hen"}
     assert fixed.described == "fixes.csv changed 1 label and left 1 clip out"
     assert [(item.name, item.reason) for item in found.left_out] == [("b", "left out by fixes.csv")]
@@ -55,7 +55,7 @@ def test_a_label_may_be_new(tmp_path: Path) -> None:
 
 
 def test_a_header_alone_changes_nothing(tmp_path: Path) -> None:
-    found, fixed = fixes.apply(PETS, written(tmp_path, HEADER))
+    found, fixed = corrections.apply(PETS, written(tmp_path, HEADER))
     assert found == PETS and (fixed.changed, fixed.left_out) == (0, 0)
 
 
@@ -106,8 +106,8 @@ def test_what_is_written_is_read_back_whatever_it_holds(tmp_path: Path) -> None:
         Fix("a, b;c/ä\u0308 .wav", "new\nline", 'sa"id', "it's; so"),
         Fix(" b.wav ", "", "=1+1", ""),
     )
-    fixes.write(tmp_path / "fixes.csv", rows)
-    assert fixes.read(tmp_path / "fixes.csv") == rows
+    corrections.write(tmp_path / "fixes.csv", rows)
+    assert corrections.read(tmp_path / "fixes.csv") == rows
     assert [path.name for path in tmp_path.iterdir()] == ["fixes.csv"]
 
 
@@ -134,7 +134,7 @@ def test_training_learns_from_the_fixed_labels(
     clips = read_index(corpus).clips
     rows = [Fix(clip.id, "hum", "low") for clip in clips if clip.label == "low"]
     rows.append(Fix("noise/device1_001.wav", "", "noise", "not noise"))
-    fixes.write(tmp_path / "right.csv", rows)
+    corrections.write(tmp_path / "right.csv", rows)
     run = tmp_path / "run"
     command = ["train", str(corpus), "--recipe", "baseline", "--out", str(run), "--json"]
     assert main([*command, "--fixes", str(tmp_path / "right.csv")]) == 0
@@ -154,8 +154,8 @@ def test_columns_of_the_users_own_blank_rows_and_links_survive_a_mark(tmp_path: 
     own.write_text("id,label,was,comment,reviewer\na,cat,dog,x,Anna\n,,,,\n", encoding="utf-8")
     link = tmp_path / "fixes.csv"
     link.symlink_to(own)
-    found = list(fixes.read(link))
-    fixes.write(link, [*found, fixes.Fix("b", "", "dog", "noise")])
+    found = list(corrections.read(link))
+    corrections.write(link, [*found, corrections.Fix("b", "", "dog", "noise")])
     assert link.is_symlink() and own.read_text(encoding="utf-8").splitlines() == [
         "id,label,was,comment,reviewer",
         "a,cat,dog,x,Anna",
@@ -165,5 +165,5 @@ def test_columns_of_the_users_own_blank_rows_and_links_survive_a_mark(tmp_path: 
 
 def test_a_comment_stays_in_its_file(tmp_path: Path) -> None:
     path = written(tmp_path, HEADER + "a,,dog,the neighbour says something private\n")
-    fixed, _ = fixes.apply(PETS, path)
+    fixed, _ = corrections.apply(PETS, path)
     assert [clip.reason for clip in fixed.left_out if clip.name == "a"] == [f"left out by {path.name}"]

@@ -17,20 +17,21 @@ import torch
 import auricle
 from auricle.audio import frames
 from auricle.audio import store as stores
-from auricle.audio.survey import Opened, Settings, open_clip
-from auricle.batches import build
-from auricle.building import build_model, save_model
-from auricle.cli import main
+from auricle.audio.inspect import Opened, open_clip
+from auricle.audio.recordings import recordings
+from auricle.audio.settings import Settings
+from auricle.cli.main import main
 from auricle.corpus.clip import Clip
-from auricle.corpus.reading import read_index
+from auricle.corpus.read import read_index
 from auricle.errors import AudioError, UsageError
 from auricle.evaluation import scoring
-from auricle.folds import Listener
-from auricle.prepare import inspect, prepare
+from auricle.models.load import build_model, save_model
+from auricle.preparation.batches import build
+from auricle.preparation.prepare import inspect, prepare
+from auricle.preparation.windows import held
 from auricle.recipe import load, parse
-from auricle.recordings import recordings
-from auricle.run import run
-from auricle.windows import held
+from auricle.training.cross_validation import Listener
+from auricle.training.run import run
 from tests.conftest import tone
 from tests.speakers_corpus import make
 

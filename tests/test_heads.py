@@ -7,8 +7,8 @@ import pytest
 import torch
 from transformers import TrainerControl, TrainerState, TrainingArguments
 
-from auricle.models import heads, pooling
-from auricle.models.heads import Head, MarginSoftmax, Softmax
+from auricle.models.layers import heads, pooling
+from auricle.models.layers.heads import Head, MarginSoftmax, Softmax
 from auricle.training.loop import Progress
 
 KINDS = ("am-softmax", "aam-softmax")

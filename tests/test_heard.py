@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 
 from auricle import recipe as recipes
-from auricle.evaluation import heard
+from auricle.evaluation import duration
+from auricle.evaluation.evaluate import evaluate
 from auricle.evaluation.scoring import Scores
-from auricle.folds import Listener
-from auricle.judging import evaluate
-from auricle.run import run
-from auricle.windows import Sounds, held
+from auricle.preparation.windows import Sounds, held
+from auricle.training.cross_validation import Listener
+from auricle.training.run import run
 from tests.conftest import write_corpus
 from tests.test_run import small
 
@@ -35,16 +35,16 @@ def counting(seconds: list[float], rate: int) -> Sounds:
 
 
 def test_a_cut_is_the_middle_of_its_clip() -> None:
-    sounds = heard.middles(counting([1.0, 0.5, 0.9], 100), [0, 2], 40)
+    sounds = duration.middles(counting([1.0, 0.5, 0.9], 100), [0, 2], 40)
     assert list(sounds.lengths) == [40, 40]
     assert sounds.get(0)[0, 0] == 30 and sounds.get(0)[0, -1] == 69
     assert sounds.get(1)[0, 0] == 25 and sounds.get(1).shape == (1, 40)
 
 
 def test_only_longer_clips_are_cut_and_few_of_many_evenly() -> None:
-    assert heard.longer(np.array([3, 5, 4, 6]), 4) == [1, 3]
-    assert heard.longer(np.arange(1000), 99, most=10) == [100 + 899 * number // 9 for number in range(10)]
-    assert heard.longer(np.array([3, 4]), 4) == []
+    assert duration.longer(np.array([3, 5, 4, 6]), 4) == [1, 3]
+    assert duration.longer(np.arange(1000), 99, most=10) == [100 + 899 * number // 9 for number in range(10)]
+    assert duration.longer(np.array([3, 4]), 4) == []
 
 
 def test_each_row_has_the_cuts_and_the_same_clips_whole() -> None:
@@ -56,9 +56,9 @@ def test_each_row_has_the_cuts_and_the_same_clips_whole() -> None:
         asked.append(list(sounds.lengths))
         return np.tile(np.array([[1.0, 0.0]], np.float32), (len(sounds), 1))
 
-    cut = heard.cuts(clips, counting(lengths, 100), 100, said)
+    cut = duration.cuts(clips, counting(lengths, 100), 100, said)
     assert asked == [[100] * 5, [200] * 3, [400], [800]]
-    rows = heard.by_seconds(cut, clips, 2, "speaker")
+    rows = duration.by_seconds(cut, clips, 2, "speaker")
     assert [(row.seconds, row.clips, row.accuracy) for row in rows] == [(1.0, 5, 1.0), (2.0, 3, 1.0)]
     assert [row.whole.value for row in rows] == [0.8, 1.0]
     assert rows[0].whole.low <= 0.8 <= rows[0].whole.high
@@ -66,22 +66,22 @@ def test_each_row_has_the_cuts_and_the_same_clips_whole() -> None:
 
 def test_clips_too_short_to_cut_leave_no_row(tmp_path: Path) -> None:
     clips = whole([0.5, 0.7], [True, True])
-    cut = heard.cuts(clips, counting([0.5, 0.7], 100), 100, lambda sounds: np.zeros((len(sounds), 2)))
+    cut = duration.cuts(clips, counting([0.5, 0.7], 100), 100, lambda sounds: np.zeros((len(sounds), 2)))
     cut.save(tmp_path / "none.parquet")
     back = Scores.load(tmp_path / "none.parquet")
-    assert len(back) == 0 and heard.by_seconds(back, clips, 1, "speaker") == []
+    assert len(back) == 0 and duration.by_seconds(back, clips, 1, "speaker") == []
 
 
 def test_lengths_that_training_never_heard_are_cautioned_of() -> None:
     clips = whole([0.5] * 2 + [2.0] * 88 + [9.0] * 10, [True] * 100)
-    assert heard.stretches(np.array([1.0, 4.0, 9.0]), 3.0) == (1.0, 3.0)
-    assert heard.stretches(np.array([1.0, 4.0, 9.0]), None) == (1.0, 9.0)
-    assert heard.outside(clips, {"0": (1.0, 3.0)}, None) == (0.02, 0.1)
-    (said,) = heard.cautions(clips, {"0": (1.0, 3.0)}, None)
+    assert duration.stretches(np.array([1.0, 4.0, 9.0]), 3.0) == (1.0, 3.0)
+    assert duration.stretches(np.array([1.0, 4.0, 9.0]), None) == (1.0, 9.0)
+    assert duration.outside(clips, {"0": (1.0, 3.0)}, None) == (0.02, 0.1)
+    (said,) = duration.cautions(clips, {"0": (1.0, 3.0)}, None)
     assert said.startswith("10 % of the test clips are longer") and "3.0 s at most" in said
     # A model with windows never hears more than one of them, and two per cent are no finding.
-    assert heard.cautions(clips, {"0": (1.0, 3.0)}, 3.0) == []
-    (said,) = heard.cautions(clips, {"0": (2.5, 20.0)}, None)
+    assert duration.cautions(clips, {"0": (1.0, 3.0)}, 3.0) == []
+    (said,) = duration.cautions(clips, {"0": (2.5, 20.0)}, None)
     assert said.startswith("90 % of the test clips are shorter")
 
 

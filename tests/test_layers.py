@@ -16,44 +16,21 @@ ORDER = [
     "errors",
     "recipe",
     "recipes",
-    "corpus.clip",
+    "run_folder",
+    "parallel",
     "corpus",
     "audio",
-    "audit",
-    "prepare",
-    "windows",
-    "batches",
+    "preparation",
     "models",
-    "_registration",
     "evaluation",
     "training",
-    "recordings",
-    "timeline",
-    "events",
-    "hearing",
-    "classifier",
-    "hub",
-    "building",
-    "folds",
-    "finetuning",
-    "run",
-    "judging",
-    "export_card",
+    "inference",
     "export",
-    "voices",
+    "hub",
     "serving",
+    "labelling",
+    "voices",
     "demo",
-    "answers",
-    "output",
-    "predicting",
-    "live",
-    "printing",
-    "terminal",
-    "cli_serve",
-    "cli_voices",
-    "cli_predict",
-    "cli_live",
-    "cli_export",
     "cli",
 ]
 FILES = sorted(path for path in ROOT.rglob("*.py") if path != ROOT / "__init__.py")
@@ -110,7 +87,7 @@ def test_public_names_are_exact() -> None:
 
 def test_the_command_line_starts_without_heavy_imports() -> None:
     code = (
-        "import sys, auricle.cli as cli\ntry:\n cli.main(['--help'])\nexcept SystemExit: pass\n"
+        "import sys, auricle.cli.main as cli\ntry:\n cli.main(['--help'])\nexcept SystemExit: pass\n"
         "print(sorted(sys.modules))"
     )
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
@@ -132,7 +109,7 @@ def test_help_takes_less_than_a_third_of_a_second() -> None:
 def test_the_light_core_inspects_without_torch(corpus: Path) -> None:
     code = (
         "import sys\nfor name in ('torch', 'transformers', 'sklearn', 'datasets'): sys.modules[name] = None\n"
-        f"from auricle.cli import main\nsys.exit(main(['inspect', {str(corpus)!r}]))"
+        f"from auricle.cli.main import main\nsys.exit(main(['inspect', {str(corpus)!r}]))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
@@ -142,7 +119,7 @@ def test_the_light_core_inspects_without_torch(corpus: Path) -> None:
 def test_what_is_missing_is_named_with_the_command_that_installs_it(corpus: Path) -> None:
     code = (
         "import sys\nfor name in ('torch', 'transformers', 'sklearn', 'datasets'): sys.modules[name] = None\n"
-        f"from auricle.cli import main\nsys.exit(main(['train', {str(corpus)!r}]))"
+        f"from auricle.cli.main import main\nsys.exit(main(['train', {str(corpus)!r}]))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 2

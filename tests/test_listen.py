@@ -20,18 +20,19 @@ import pytest
 import soundfile
 
 from auricle import recipe as recipes
-from auricle.cli import main
-from auricle.corpus import fixes
+from auricle.cli.main import main
+from auricle.corpus import corrections
 from auricle.corpus.clip import Clip, Index
-from auricle.corpus.fixes import Fix
+from auricle.corpus.corrections import Fix
 from auricle.errors import DataError, RunError, UsageError
-from auricle.prepare import Inspected, inspect
-from auricle.serving import card as cards
-from auricle.serving import choosing, sight
-from auricle.serving.card import card, hear
-from auricle.serving.choosing import ANY_FINDING, MARKED, Choice, Remark
-from auricle.serving.desk import Desk, View
-from auricle.serving.marks import Marks
+from auricle.labelling import clip_view as cards
+from auricle.labelling import selection
+from auricle.labelling.clip_view import card, hear
+from auricle.labelling.corrections_file import Marks
+from auricle.labelling.selection import ANY_FINDING, MARKED, Choice, Remark
+from auricle.labelling.session import Desk, View
+from auricle.preparation.prepare import Inspected, inspect
+from auricle.serving import waveform
 from tests.browsing import WAIT, Page, asked_for, chromium, wait_for
 from tests.conftest import RATE, tone, write_corpus
 
@@ -60,7 +61,7 @@ def found(tmp_path_factory: pytest.TempPathFactory) -> Inspected:
 
 
 def names(found: Inspected, choice: Choice, marked: tuple[str, ...] = ()) -> list[str]:
-    places = choosing.choose(found.index, choosing.remarks_of(found.audit), choice, marked)
+    places = selection.choose(found.index, selection.remarks_of(found.audit), choice, marked)
     return [found.index.clips[place].id for place in places]
 
 
@@ -92,7 +93,7 @@ def test_clips_are_chosen_by_class_group_and_finding(found: Inspected) -> None:
 
 
 def test_each_kind_of_finding_is_counted_in_clips(found: Inspected) -> None:
-    kinds = choosing.kinds(choosing.remarks_of(found.audit))
+    kinds = selection.kinds(selection.remarks_of(found.audit))
     assert kinds == {"conflict": 2, "same sound": 2, "truncated": 1, "unreadable": 1}
 
 
@@ -100,37 +101,37 @@ def test_each_kind_of_finding_is_counted_in_clips(found: Inspected) -> None:
     ("host", "only_here"), [("127.0.0.1", True), ("localhost", True), ("::1", True), ("0.0.0.0", False), ("::", False)]
 )
 def test_a_page_that_others_can_reach_is_known_as_such(host: str, only_here: bool) -> None:
-    server = pytest.importorskip("auricle.serving.server", exc_type=ImportError)
+    server = pytest.importorskip("auricle.serving.local_server", exc_type=ImportError)
     assert server.is_loopback(host) is only_here
 
 
 def test_what_a_run_doubts_is_a_finding(found: Inspected, tmp_path: Path) -> None:
     row = {"id": "low/device1_001.wav", "predicted": "high", "probability": 0.97}
     (tmp_path / "report.json").write_text(json.dumps({"doubted": [row], "mistakes": []}), encoding="utf-8")
-    remarks = choosing.remarks_of(found.audit, tmp_path)
+    remarks = selection.remarks_of(found.audit, tmp_path)
     assert remarks["low/device1_001.wav"] == [Remark("doubted label", "heard as 'high' with 97%")]
     with pytest.raises(RunError, match=r"holds no report\.json"):
-        choosing.remarks_of(found.audit, tmp_path / "nowhere")
+        selection.remarks_of(found.audit, tmp_path / "nowhere")
 
 
 def test_every_chosen_clip_is_drawn_once_before_any_is_drawn_again() -> None:
-    order, chosen = choosing.shuffled(40, seed=3), [3, 5, 8, 13, 21, 34]
+    order, chosen = selection.shuffled(40, seed=3), [3, 5, 8, 13, 21, 34]
     drawn, turn = [], 0
     for _ in range(2 * len(chosen)):
-        at, turn = choosing.draw(chosen, order, turn)
+        at, turn = selection.draw(chosen, order, turn)
         drawn.append(at)
     assert sorted(drawn[:6]) == chosen and drawn[6:] == drawn[:6]
     assert drawn[:6] != chosen
-    assert choosing.shuffled(40, seed=3) == order != choosing.shuffled(40, seed=4)
+    assert selection.shuffled(40, seed=3) == order != selection.shuffled(40, seed=4)
 
 
 def test_steps_go_through_the_choice_and_round_its_ends() -> None:
-    assert [choosing.step([2, 4, 9], at, 1) for at in (2, 4, 5, 9)] == [4, 9, 9, 2]
-    assert [choosing.step([2, 4, 9], at, -1) for at in (2, 4, 5, 9)] == [9, 2, 4, 4]
+    assert [selection.step([2, 4, 9], at, 1) for at in (2, 4, 5, 9)] == [4, 9, 9, 2]
+    assert [selection.step([2, 4, 9], at, -1) for at in (2, 4, 5, 9)] == [9, 2, 4, 4]
 
 
 def test_a_narrower_choice_keeps_the_clip_that_belongs_to_it(tmp_path: Path) -> None:
-    desk = Desk(pets(), {}, Marks(tmp_path / "fixes.csv", pets()), choosing.shuffled(10, 0))
+    desk = Desk(pets(), {}, Marks(tmp_path / "fixes.csv", pets()), selection.shuffled(10, 0))
     view = View(at=7)
     assert desk.narrowed(view, Choice(label="dog")).at == 7
     other = desk.narrowed(view, Choice(label="cat"))
@@ -167,7 +168,7 @@ def test_what_is_edited_by_hand_meanwhile_is_kept(tmp_path: Path) -> None:
 
 
 def test_marks_of_another_corpus_and_places_that_cannot_be_written_are_refused(tmp_path: Path) -> None:
-    fixes.write(tmp_path / "fixes.csv", [Fix("fox", "dog", "cat")])
+    corrections.write(tmp_path / "fixes.csv", [Fix("fox", "dog", "cat")])
     with pytest.raises(DataError, match="no such clip"):
         Marks(tmp_path / "fixes.csv", pets())
     with pytest.raises(UsageError, match="cannot be written"):
@@ -185,7 +186,7 @@ def test_a_kill_in_the_middle_of_marking_leaves_whole_marks(tmp_path: Path) -> N
     path = tmp_path / "fixes.csv"
     code = (
         "import sys\nfrom pathlib import Path\nfrom auricle.corpus.clip import Clip, Index\n"
-        "from auricle.serving.marks import Marks\n"
+        "from auricle.labelling.corrections_file import Marks\n"
         "clips = tuple(Clip(f'{label}{number}', '', label) for label in ('cat', 'dog') for number in range(5))\n"
         "marks, number = Marks(Path(sys.argv[1]), Index(clips, '', '', '')), 0\n"
         "while True:\n    marks.put(clips[number % 10], f'wolf{number}', 'x' * 5000)\n    number += 1\n"
@@ -227,7 +228,7 @@ def test_of_a_long_clip_the_first_minute_is_heard(tmp_path: Path) -> None:
 
 def test_the_outline_of_a_wave_follows_its_loudness() -> None:
     ramp = np.linspace(0, 1, 8000, dtype=np.float32) * np.where(np.arange(8000) % 2, -1, 1)
-    heights = [float(point.split(",")[1]) for point in sight._wave(ramp).split(" ")]
+    heights = [float(point.split(",")[1]) for point in waveform._wave(ramp).split(" ")]
     upper, lower = heights[: len(heights) // 2], heights[len(heights) // 2 :]
     assert upper == sorted(upper, reverse=True) and min(upper) == -100
     assert lower == sorted(lower, reverse=True) and max(lower) == 100
@@ -246,7 +247,7 @@ def test_listening_is_refused_where_it_cannot_begin(
     (corpus / "low" / "broken.wav").write_bytes(b"no sound")
     assert main([*command, "--port", "0", "--strict"]) == 2
     assert "'low/broken.wav': unreadable" in capsys.readouterr().err
-    fixes.write(tmp_path / "fixes.csv", [Fix("fox", "dog", "cat")])
+    corrections.write(tmp_path / "fixes.csv", [Fix("fox", "dog", "cat")])
     assert main([*command, "--port", "0"]) == 2
     assert "names 'fox'" in capsys.readouterr().err
 
@@ -254,7 +255,7 @@ def test_listening_is_refused_where_it_cannot_begin(
 def test_without_gradio_the_command_that_installs_it_is_named(corpus: Path) -> None:
     code = (
         "import sys\nfor name in ('gradio', 'fastapi', 'starlette', 'uvicorn'): sys.modules[name] = None\n"
-        f"from auricle.cli import main\nsys.exit(main(['listen', {str(corpus)!r}]))"
+        f"from auricle.cli.main import main\nsys.exit(main(['listen', {str(corpus)!r}]))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
     assert done.returncode == 2 and "pip install 'auricle[demo]'" in done.stderr
@@ -375,7 +376,7 @@ def test_a_visitor_cannot_have_a_file_copied_to_where_it_can_be_had(served: tupl
 
 def test_two_pages_on_one_file_lose_no_mark(tmp_path: Path) -> None:
     code = (
-        "import sys\nfrom pathlib import Path\nfrom auricle.serving.marks import Marks\n"
+        "import sys\nfrom pathlib import Path\nfrom auricle.labelling.corrections_file import Marks\n"
         "from tests.test_listen import pets\nindex = pets()\nmarks = Marks(Path(sys.argv[1]), index)\n"
         "for clip in index.clips[int(sys.argv[2]) :: 2]:\n    marks.put(clip, 'fish', 'x')\n"
     )

@@ -16,13 +16,13 @@ import pytest
 import soundfile
 
 from auricle import recipe as recipes
-from auricle.audio.survey import Settings
-from auricle.cli import main
-from auricle.events import Rules
-from auricle.folds import Listener
-from auricle.live import Said, latency, listen
-from auricle.run import run
-from auricle.timeline import Cut
+from auricle.audio.settings import Settings
+from auricle.cli.main import main
+from auricle.inference.events import Rules
+from auricle.inference.live import Said, latency, listen
+from auricle.inference.predictor import Cut
+from auricle.training.cross_validation import Listener
+from auricle.training.run import run
 from tests.conftest import RATE, tone, write_corpus
 
 PLAIN = Rules(on=0.6, off=0.4, min_seconds=0.0, gap_seconds=0.0)

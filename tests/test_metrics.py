@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import sklearn.metrics as judge_of
 
-from auricle.evaluation import findings, intervals, metrics
+from auricle.evaluation import error_analysis, intervals, metrics
 from auricle.evaluation.scoring import Scores, softmax
 
 RANDOM = np.random.default_rng(0)
@@ -114,20 +114,20 @@ def test_scores_survive_their_file(tmp_path) -> None:  # type: ignore[no-untyped
 
 def test_length_bins_hold_every_clip_once() -> None:
     found = scores()
-    rows = findings.by_length(found, "speaker")
+    rows = error_analysis.by_length(found, "speaker")
     assert sum(row.clips for row in rows) == 200
     assert all(row.low <= row.accuracy <= row.high for row in rows)
 
 
 def test_mistakes_come_with_the_surest_first_and_doubts_need_certainty() -> None:
     found = scores(skill=4)
-    wrong = findings.mistakes(found, 5)
+    wrong = error_analysis.mistakes(found, 5)
     assert [row.probability for row in wrong] == sorted((row.probability for row in wrong), reverse=True)
     assert all(row.label != row.predicted for row in wrong)
     flipped = found.logits.copy()
     flipped[3] = 0
     flipped[3, (found.truth[3] + 1) % 5] = 20
-    doubted = findings.doubted(
+    doubted = error_analysis.doubted(
         Scores(found.labels, found.ids, found.truth, flipped, found.seconds, found.groups, found.folds)
     )
     assert doubted[0].id == "3.wav"

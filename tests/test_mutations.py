@@ -10,10 +10,10 @@ import pytest
 import soundfile
 
 from auricle import recipe as recipes
-from auricle.building import build_model
-from auricle.classifier import Classifier
-from auricle.prepare import inspect
-from auricle.recordings import recordings
+from auricle.audio.recordings import recordings
+from auricle.inference.classifier import Classifier
+from auricle.models.load import build_model
+from auricle.preparation.prepare import inspect
 from tests.conftest import RATE, tone
 
 COUNT = 2000

@@ -12,17 +12,17 @@ import soundfile
 from sklearn.metrics import roc_auc_score
 
 from auricle import recipe as recipes
-from auricle.classifier import load
-from auricle.cli import main
+from auricle.cli.main import main
 from auricle.errors import UsageError
-from auricle.evaluation import openset, refusal
-from auricle.evaluation.openset import Strangers
-from auricle.evaluation.refusal import Draws
+from auricle.evaluation import open_set, rejection
+from auricle.evaluation.evaluate import evaluate
+from auricle.evaluation.open_set import Strangers
+from auricle.evaluation.rejection import Draws
 from auricle.evaluation.scoring import Scores
-from auricle.folds import Listener
-from auricle.judging import evaluate
-from auricle.prepare import prepare
-from auricle.run import run
+from auricle.inference.classifier import load
+from auricle.preparation.prepare import prepare
+from auricle.training.cross_validation import Listener
+from auricle.training.run import run
 from tests.conftest import RATE, tone, write_corpus
 from tests.test_run import small
 
@@ -64,7 +64,7 @@ def known(confidence: np.ndarray, right: np.ndarray, groups: list[str] | None = 
 @pytest.mark.parametrize("impostors", [1, 7, 20, 100, 1000])
 def test_no_more_impostors_are_accepted_than_asked_for(target: float, impostors: int) -> None:
     scores = np.random.default_rng(0).uniform(0, 1, impostors)
-    least = openset.threshold(scores, target)
+    least = open_set.threshold(scores, target)
     assert least is not None
     accepted = (scores >= least).mean()
     assert accepted <= target + 1e-9
@@ -72,9 +72,9 @@ def test_no_more_impostors_are_accepted_than_asked_for(target: float, impostors:
 
 
 def test_ties_are_refused_together_and_without_impostors_there_is_no_threshold() -> None:
-    least = openset.threshold(np.ones(40), 0.05)
+    least = open_set.threshold(np.ones(40), 0.05)
     assert least is not None and least > 1.0
-    assert openset.threshold(np.zeros(0), 0.05) is None
+    assert open_set.threshold(np.zeros(0), 0.05) is None
 
 
 @pytest.mark.parametrize("digits", [1, 2, 12])
@@ -82,21 +82,21 @@ def test_auroc_is_that_of_scikit_learn_also_with_ties(digits: int) -> None:
     random = np.random.default_rng(1)
     ours, theirs = random.normal(0.5, 1, 300).round(digits), random.normal(0, 1, 200).round(digits)
     judged = roc_auc_score([1] * 300 + [0] * 200, np.concatenate([ours, theirs]))
-    assert openset.auroc(ours, theirs) == pytest.approx(judged, abs=1e-12)
+    assert open_set.auroc(ours, theirs) == pytest.approx(judged, abs=1e-12)
 
 
 def test_a_weight_of_two_is_a_clip_twice_in_auroc() -> None:
     random = np.random.default_rng(2)
     ours, theirs = random.normal(0.5, 1, 30).round(1), random.normal(0, 1, 20).round(1)
     weights = (random.integers(0, 3, 30), random.integers(0, 3, 20))
-    twice = openset.auroc(np.repeat(ours, weights[0]), np.repeat(theirs, weights[1]))
-    weighted = openset.Ranked.of(ours, theirs).area(weights[0].astype(float), weights[1].astype(float))
+    twice = open_set.auroc(np.repeat(ours, weights[0]), np.repeat(theirs, weights[1]))
+    weighted = open_set.Ranked.of(ours, theirs).area(weights[0].astype(float), weights[1].astype(float))
     assert weighted == pytest.approx(twice, abs=1e-12)
 
 
 def test_coverage_takes_the_surest_first() -> None:
     confidence = np.linspace(0.4, 0.99, 100)
-    rows = openset.coverage(known(confidence, confidence > 0.6))
+    rows = open_set.coverage(known(confidence, confidence > 0.6))
     assert [row.clips for row in rows] == list(range(10, 101, 10))
     assert rows[0].accuracy == 1.0 and rows[-1].accuracy == pytest.approx((confidence > 0.6).mean())
     assert [row.accuracy for row in rows] == sorted((row.accuracy for row in rows), reverse=True)
@@ -106,7 +106,7 @@ def test_coverage_takes_the_surest_first() -> None:
 def test_each_class_meets_the_threshold_of_the_others() -> None:
     """Class x is always less sure than class y: x's threshold lets all of y through, y's none of x."""
     confidence = np.concatenate([np.linspace(0.4, 0.5, 50), np.linspace(0.6, 0.7, 50)])
-    found = refusal.by_classes(
+    found = rejection.by_classes(
         known(np.linspace(0.65, 0.99, 40), np.ones(40, bool)),
         strangers(confidence, ["x"] * 50 + ["y"] * 50),
         strangers(confidence, ["x"] * 50 + ["y"] * 50),
@@ -128,7 +128,7 @@ def test_the_rate_that_is_reached_covers_the_one_that_was_asked_for(folds: int) 
         random = np.random.default_rng(seed)
         confidence = random.uniform(0.4, 0.9, 200 * folds)
         scores = known(random.uniform(0.7, 0.99, 90), np.ones(90, bool), folds=folds)
-        found = refusal.by_classes(
+        found = rejection.by_classes(
             scores,
             strangers(confidence, ["x"] * len(confidence), folds),
             strangers(confidence[:200], ["x"] * 200),
@@ -144,7 +144,7 @@ def test_auroc_of_folds_compares_each_model_with_itself() -> None:
     """The second model is surer of everything: pooled scores would blur what each tells apart."""
     tested = known(np.repeat([0.6, 0.9], 10), np.ones(20, bool), folds=2)
     met = strangers(np.repeat([0.5, 0.8], 10), ["x", "y"] * 10, folds=2)
-    found = refusal.by_classes(tested, met, met, 0.05, DRAWS)
+    found = rejection.by_classes(tested, met, met, 0.05, DRAWS)
     assert found.auroc is not None and found.auroc.value == 1.0 and found.auroc.low == 1.0
 
 
@@ -156,13 +156,13 @@ def test_without_unknown_classes_mistakes_on_other_groups_set_the_threshold() ->
     scores = known(confidence, right, groups)
     valid = known(confidence, right, [f"v{number % 8}" for number in range(400)])
     valid = Scores(valid.labels, tuple(f"v{id}" for id in valid.ids), *(getattr(valid, name) for name in FIELDS))
-    found = refusal.by_mistakes(scores, valid, 0.1, DRAWS)
+    found = rejection.by_mistakes(scores, valid, 0.1, DRAWS)
     assert found.kind == "mistakes" and found.reached is not None and found.reached.value <= 0.1
     assert found.reached.low <= 0.1 and found.unit == "speaker" and found.impostors == (~right).sum()
     assert found.auroc is not None
-    assert found.auroc.value == pytest.approx(openset.auroc(confidence[right], confidence[~right]), abs=1e-3)
+    assert found.auroc.value == pytest.approx(open_set.auroc(confidence[right], confidence[~right]), abs=1e-3)
     # The same clips on both sides are no held-out evidence: then nothing is refused.
-    same = refusal.by_mistakes(scores, scores, 0.1, DRAWS)
+    same = rejection.by_mistakes(scores, scores, 0.1, DRAWS)
     assert same.reached is not None and same.reached.value == 1.0 and same.known_refused == 0.0
 
 
@@ -170,13 +170,13 @@ FIELDS = ("truth", "logits", "seconds", "groups", "folds")
 
 
 def test_too_few_impostors_are_owned_up_to() -> None:
-    found = refusal.by_mistakes(known(np.full(9, 0.9), np.arange(9) > 0), None, 0.05, DRAWS)
+    found = rejection.by_mistakes(known(np.full(9, 0.9), np.arange(9) > 0), None, 0.05, DRAWS)
     assert found.threshold is None and found.reached is None
-    assert "nothing is answered 'unknown'" in refusal.cautions(found)[0]
+    assert "nothing is answered 'unknown'" in rejection.cautions(found)[0]
     few = strangers(np.linspace(0.4, 0.5, 12), ["x", "y"] * 6)
-    rough = refusal.by_classes(known(np.full(9, 0.9), np.ones(9, bool)), few, few, 0.05, DRAWS)
-    assert "12 clips of unknown classes" in refusal.cautions(rough)[0]
-    assert not refusal.cautions(refusal.by_classes(known(np.full(9, 0.9), np.ones(9, bool)), few, few, 0.1, DRAWS))
+    rough = rejection.by_classes(known(np.full(9, 0.9), np.ones(9, bool)), few, few, 0.05, DRAWS)
+    assert "12 clips of unknown classes" in rejection.cautions(rough)[0]
+    assert not rejection.cautions(rejection.by_classes(known(np.full(9, 0.9), np.ones(9, bool)), few, few, 0.1, DRAWS))
 
 
 def test_strangers_are_saved_and_read_again(tmp_path: Path) -> None:
@@ -232,7 +232,7 @@ def test_a_run_with_unknown_classes_keeps_a_threshold_and_answers_by_it(
     config = json.loads((out / "model" / "config.json").read_text())
     assert config["threshold"] == report["unknown"]["threshold"] and config["false_accept"] == 0.25
     met = Strangers.load(out / "fold-unknown.parquet")
-    assert (openset.certainty(met.logits) >= config["threshold"]).sum() == 2
+    assert (open_set.certainty(met.logits) >= config["threshold"]).sum() == 2
     classifier = load(out)
     answers = [classifier(four / "middle" / f"device{number % 4}_{number:03d}.wav") for number in range(8)]
     assert sum(answer.label == "unknown" for answer in answers) == sum(answer.unknown for answer in answers) == 6
@@ -271,8 +271,8 @@ def test_folds_of_a_run_meet_the_unknown_and_the_kept_model_sets_the_threshold(f
     found = report["unknown"]
     assert found["impostors"] == 16 and found["unit"] == "class" and found["target"] == 0.05
     assert any("16 clips of unknown classes" in caution for caution in report["cautions"])
-    kept = openset.certainty(Strangers.load(tmp_path / "run" / "fold-unknown.parquet").logits)
-    assert found["threshold"] == openset.threshold(kept, 0.05)
+    kept = open_set.certainty(Strangers.load(tmp_path / "run" / "fold-unknown.parquet").logits)
+    assert found["threshold"] == open_set.threshold(kept, 0.05)
     resumed = run(four, recipe, tmp_path / "run", Listener(), resume=True)
     assert resumed == report
 

@@ -20,11 +20,12 @@ import soundfile
 from PIL import Image
 
 from auricle import recipe as recipes
-from auricle.evaluation import excerpt, page, plots
+from auricle.audio import image
+from auricle.evaluation import page, plots
 from auricle.evaluation import report as reporting
 from auricle.evaluation.page import write_page
 from auricle.evaluation.scoring import Scores
-from auricle.prepare import Prepared, prepare
+from auricle.preparation.prepare import Prepared, prepare
 
 RATE = 10_000  # no rate that MP3 knows
 LABELS = ('"><img src=x onerror=alert(1)>', "<script>alert('1')<b>", "ä & ö's 'dög'")
@@ -202,24 +203,24 @@ def test_pitch_goes_up_and_time_goes_right_in_a_spectrogram() -> None:
     time = np.arange(RATE) / RATE
     low, high = (0.5 * np.sin(2 * np.pi * pitch * time) for pitch in (300, 4000))
     wave = np.concatenate([low, high]).astype(np.float32)
-    picture = np.asarray(Image.open(io.BytesIO(content(excerpt.picture(wave, RATE)))).convert("L")).astype(int)
+    picture = np.asarray(Image.open(io.BytesIO(content(image.picture(wave, RATE)))).convert("L")).astype(int)
     half = picture.shape[1] // 2
     left, right = picture[:, 5 : half - 5].mean(1), picture[:, half + 5 : -5].mean(1)
-    assert len(picture) == excerpt.MELS
-    assert left.argmax() > 0.75 * excerpt.MELS > 0.25 * excerpt.MELS > right.argmax()
+    assert len(picture) == image.MELS
+    assert left.argmax() > 0.75 * image.MELS > 0.25 * image.MELS > right.argmax()
 
 
 def test_silence_is_dark_and_louder_is_lighter() -> None:
-    silent = Image.open(io.BytesIO(content(excerpt.picture(np.zeros(RATE, np.float32), RATE)))).convert("RGB")
-    assert silent.getextrema() == tuple((level, level) for level in excerpt.COLOURS[0])
-    grey = [0.2126 * red + 0.7152 * green + 0.0722 * blue for red, green, blue in excerpt.COLOURS]
+    silent = Image.open(io.BytesIO(content(image.picture(np.zeros(RATE, np.float32), RATE)))).convert("RGB")
+    assert silent.getextrema() == tuple((level, level) for level in image.COLOURS[0])
+    grey = [0.2126 * red + 0.7152 * green + 0.0722 * blue for red, green, blue in image.COLOURS]
     assert grey == sorted(grey)
 
 
 @pytest.mark.parametrize("rate", [4000, 8000, 11025, 44100, 96000])
 def test_sound_of_any_rate_keeps_its_length(rate: int) -> None:
     wave = (0.1 * np.sin(np.arange(rate) * 0.3)).astype(np.float32)
-    sound, heard = soundfile.read(io.BytesIO(content(excerpt.player(wave, rate))))
+    sound, heard = soundfile.read(io.BytesIO(content(image.player(wave, rate))))
     assert len(sound) / heard == pytest.approx(1.0, abs=0.1)
 
 

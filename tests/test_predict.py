@@ -14,11 +14,12 @@ import numpy as np
 import pytest
 import soundfile
 
-from auricle import hearing, output, timeline
 from auricle import recipe as recipes
-from auricle.cli import main
-from auricle.folds import Listener
-from auricle.run import run
+from auricle.audio import long_recordings
+from auricle.cli.main import main
+from auricle.inference import predictor, writer
+from auricle.training.cross_validation import Listener
+from auricle.training.run import run
 from tests.conftest import RATE, tone, write_corpus
 
 # Seconds of the scene: low from 2 to 4, high from 6 to 8, low from 8 to 9; silence elsewhere.
@@ -63,9 +64,9 @@ def refused(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
 @pytest.fixture
 def short_is_long(monkeypatch: pytest.MonkeyPatch) -> None:
     """Recordings of more than three seconds are streamed, in batches of two seconds."""
-    monkeypatch.setattr(hearing, "WHOLE_SECONDS", 3.0)
-    batch = timeline.Cut.batch
-    monkeypatch.setattr(timeline.Cut, "batch", lambda self, seconds=2.0: batch(self, min(seconds, 2.0)))
+    monkeypatch.setattr(long_recordings, "WHOLE_SECONDS", 3.0)
+    batch = predictor.Cut.batch
+    monkeypatch.setattr(predictor.Cut, "batch", lambda self, seconds=2.0: batch(self, min(seconds, 2.0)))
 
 
 @pytest.mark.parametrize("streamed", [False, True])
@@ -86,8 +87,8 @@ def test_a_streamed_recording_has_the_windows_of_a_whole_one(
 ) -> None:
     path = scene(tmp_path / "scene.wav", 2)
     assert main(["predict", str(trained), str(path), "--windows", "1", "--out", str(tmp_path / "whole.csv")]) == 0
-    monkeypatch.setattr(hearing, "WHOLE_BYTES", 1000)
-    monkeypatch.setattr(hearing, "WHOLE_SECONDS", 3.0)
+    monkeypatch.setattr(long_recordings, "WHOLE_BYTES", 1000)
+    monkeypatch.setattr(long_recordings, "WHOLE_SECONDS", 3.0)
     assert main(["predict", str(trained), str(path), "--windows", "1", "--out", str(tmp_path / "long.csv")]) == 0
     whole, long = (rows((tmp_path / name).read_text()) for name in ("whole.csv", "long.csv"))
     assert [float(row["start"]) for row in whole] == [0.5 * number for number in range(39)]
@@ -103,7 +104,7 @@ def test_a_file_too_large_to_be_read_at_once_but_short_gets_the_same_answer(
     soundfile.write(tmp_path / "a.wav", steady("high", 2.0, 0), RATE, subtype="PCM_16")
     assert main(["predict", str(trained), str(tmp_path / "a.wav"), "--json"]) == 0
     expected = capsys.readouterr().out
-    monkeypatch.setattr(hearing, "WHOLE_BYTES", 1000)
+    monkeypatch.setattr(long_recordings, "WHOLE_BYTES", 1000)
     assert main(["predict", str(trained), str(tmp_path / "a.wav"), "--json"]) == 0
     assert capsys.readouterr().out == expected
 
@@ -116,7 +117,7 @@ def test_a_long_recording_is_answered_by_the_mean_of_its_windows(
     assert main(["predict", str(trained), str(tmp_path / "long.wav"), "--json"]) == 0
     row = json.loads(capsys.readouterr().out)
     assert row["label"] == "high" and row["seconds"] == 20.25 and row["error"] is None
-    monkeypatch.setattr(hearing, "WHOLE_BYTES", 1000)
+    monkeypatch.setattr(long_recordings, "WHOLE_BYTES", 1000)
     monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO((tmp_path / "long.wav").read_bytes())))
     assert main(["predict", str(trained), "-", "--json"]) == 0
     assert json.loads(capsys.readouterr().out) == {**row, "file": "-"}
@@ -244,7 +245,7 @@ def test_a_job_killed_in_a_long_file_goes_on_to_the_same_bytes(trained: Path, tm
 def test_a_job_killed_in_a_tree_goes_on_and_refuses_another_one(
     trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(hearing, "CHUNK_FILES", 3)
+    monkeypatch.setattr(long_recordings, "CHUNK_FILES", 3)
     folder = write_corpus(tmp_path / "tree", per_class=20, seconds=0.2)
     (folder / "low" / "device0_bad.wav").write_bytes(b"garbage")
     scene(folder / "high" / "device9_long.wav")
@@ -273,15 +274,15 @@ def test_a_job_killed_in_a_tree_goes_on_and_refuses_another_one(
 def test_every_view_goes_on_to_the_same_bytes(
     more: list[str], ending: str, trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(output, "JOURNAL_SECONDS", 0.0)
+    monkeypatch.setattr(writer, "JOURNAL_SECONDS", 0.0)
     files = [str(scene(tmp_path / "long.wav", 3))]
     if ending != "txt":
         files = [str(scene(tmp_path / "a.wav", 1)), *files, str(scene(tmp_path / "long" / "a.wav", 1))]
     expected, out = (f"{tmp_path / name}{'.' * (ending != '/')}{ending}" for name in ("expected", "out"))
     assert main(["predict", str(trained), *files, *more, "--out", expected]) == 0
-    noted, count = output.Output.checkpoint, 0
+    noted, count = writer.Output.checkpoint, 0
 
-    def stop(self: output.Output, state: dict[str, object], *, now: bool = False) -> None:
+    def stop(self: writer.Output, state: dict[str, object], *, now: bool = False) -> None:
         nonlocal count
         noted(self, state, now=now)
         count += 1
@@ -289,7 +290,7 @@ def test_every_view_goes_on_to_the_same_bytes(
             raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(output.Output, "checkpoint", stop)
+        patch.setattr(writer.Output, "checkpoint", stop)
         assert main(["predict", str(trained), *files, *more, "--out", out]) == 130
     assert main(["predict", str(trained), *files, *more, "--out", out, "--resume"]) == 0
     if ending == "/":
@@ -303,20 +304,20 @@ def test_every_view_goes_on_to_the_same_bytes(
 def test_an_interrupted_job_says_how_to_go_on(
     trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(output, "JOURNAL_SECONDS", 0.0)
-    monkeypatch.setattr(hearing, "CHUNK_FILES", 2)
+    monkeypatch.setattr(writer, "JOURNAL_SECONDS", 0.0)
+    monkeypatch.setattr(long_recordings, "CHUNK_FILES", 2)
     folder = write_corpus(tmp_path / "in")
     command = ["predict", str(trained), str(folder), "--out", str(tmp_path / "out.csv")]
-    write, count = output.Output.write, 0
+    write, count = writer.Output.write, 0
 
-    def stop(self: output.Output, text: str) -> None:
+    def stop(self: writer.Output, text: str) -> None:
         nonlocal count
         count += 1
         if count == 9:
             raise KeyboardInterrupt
         write(self, text)
 
-    monkeypatch.setattr(output.Output, "write", stop)
+    monkeypatch.setattr(writer.Output, "write", stop)
     assert main(command) == 130
     assert "--resume goes on" in capsys.readouterr().err and not (tmp_path / "out.csv").exists()
     assert main([*command, "--resume"]) == 0
@@ -330,18 +331,18 @@ def test_a_tree_is_answered_before_all_of_it_is_read(
     trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = write_corpus(tmp_path / "in", per_class=60, seconds=0.05)
-    monkeypatch.setattr(hearing, "CHUNK_FILES", 5)
+    monkeypatch.setattr(long_recordings, "CHUNK_FILES", 5)
     seen: list[int] = []
-    look, opened = hearing._look, [0]
+    look, opened = long_recordings._look, [0]
 
     def counted(*arguments: object) -> object:
         opened[0] += 1
         return look(*arguments)  # type: ignore[arg-type]
 
-    def noted(self: output.Output, state: object, *, now: bool = False) -> None:
+    def noted(self: writer.Output, state: object, *, now: bool = False) -> None:
         seen.append(opened[0])
 
-    monkeypatch.setattr(hearing, "_look", counted)
-    monkeypatch.setattr(output.Output, "checkpoint", noted)
+    monkeypatch.setattr(long_recordings, "_look", counted)
+    monkeypatch.setattr(writer.Output, "checkpoint", noted)
     assert main(["predict", str(trained), str(folder), "--out", str(tmp_path / "out.csv")]) == 0
     assert seen[1] < 60 and seen[-1] == 180

@@ -24,13 +24,13 @@ from transformers import HubertConfig, HubertForSequenceClassification, Wav2Vec2
 
 import auricle
 from auricle import recipe as recipes
-from auricle.cli import main
+from auricle.cli.main import main
 from auricle.errors import AuricleError, RunError, UsageError
-from auricle.folds import Listener
-from auricle.hub.card import card
-from auricle.hub.public import Local, without_paths
+from auricle.evaluation.model_card import card
 from auricle.hub.push import Wishes, pack, send
-from auricle.run import run
+from auricle.hub.redact import Local, without_paths
+from auricle.training.cross_validation import Listener
+from auricle.training.run import run
 from tests.conftest import write_corpus
 
 # huggingface_hub 2.4 hands its files to its own HTTP library in a way that the library calls outdated.

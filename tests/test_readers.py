@@ -13,7 +13,7 @@ import pytest
 
 from auricle.corpus import tree
 from auricle.corpus.clip import Clip, Index
-from auricle.corpus.reading import load_reader, rare_labels, read_index, reader_names, similar_labels
+from auricle.corpus.read import load_reader, rare_labels, read_index, reader_names, similar_labels
 from auricle.corpus.tree import read_bytes
 from auricle.errors import DataError, UsageError
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from auricle.cli import main
+from auricle.cli.main import main
 from tests.conftest import write_corpus
 
 ROOT = Path(__file__).parent.parent

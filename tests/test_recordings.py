@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 
 from auricle import recipe as recipes
-from auricle.corpus.reading import read_index
-from auricle.folds import Listener
-from auricle.prepare import inspect
-from auricle.run import run
+from auricle.corpus.read import read_index
+from auricle.preparation.prepare import inspect
+from auricle.training.cross_validation import Listener
+from auricle.training.run import run
 
 pytestmark = pytest.mark.recordings
 CORPORA = {"emodb": (535, 7, 10, 0), "fsdd": (3000, 10, 6, 0), "esc10": (400, 10, 304, 5)}

@@ -13,10 +13,10 @@ import yaml
 
 from auricle import recipe as recipes
 from auricle.errors import DataError, UsageError
-from auricle.folds import Listener
-from auricle.judging import evaluate
+from auricle.evaluation.evaluate import evaluate
 from auricle.recipe import Recipe
-from auricle.run import run
+from auricle.training.cross_validation import Listener
+from auricle.training.run import run
 from tests.conftest import RATE
 
 SMALL = {

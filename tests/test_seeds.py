@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 
 from auricle import recipe as recipes
-from auricle.cli import main
+from auricle.cli.main import main
 from auricle.errors import UsageError
 from auricle.evaluation.scoring import Scores
 from auricle.evaluation.seeds import spread
-from auricle.folds import Listener
 from auricle.recipe import Recipe
-from auricle.run import run
+from auricle.training.cross_validation import Listener
+from auricle.training.run import run
 
 
 def small(seed: int = 0, seeds: int = 1, **data: object) -> Recipe:

@@ -20,14 +20,14 @@ import pytest
 import soundfile
 from prometheus_client.parser import text_string_to_metric_families
 
-from auricle.building import save_model
-from auricle.classifier import Classifier
-from auricle.cli import main
+from auricle.cli.main import main
 from auricle.evaluation.scoring import softmax
-from auricle.events import Rules, events
-from auricle.serving import service as service_module
+from auricle.inference.classifier import Classifier
+from auricle.inference.events import Rules, events
+from auricle.inference.predictor import Cut, moments
+from auricle.models.load import save_model
+from auricle.serving import serve as service_module
 from auricle.serving.limits import Limits
-from auricle.timeline import Cut, moments
 from tests.conftest import RATE, tone
 from tests.services import LABELS, Service, Slow, service, small_classifier
 
@@ -416,7 +416,7 @@ def test_sound_counts_as_what_it_takes_and_not_as_what_it_was_packed_into() -> N
 def test_the_answer_for_a_long_sound_does_not_depend_on_the_windows_that_are_asked_for(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("auricle.serving.asking.WHOLE_SECONDS", 2.0)
+    monkeypatch.setattr("auricle.serving.service.WHOLE_SECONDS", 2.0)
     classifier = small_classifier()
     classifier.model.config.window_seconds, classifier.model.config.overlap = 1.0, 0.25
     content = np.concatenate([samples_of(sound(3.0, label, 3)) for label in ("high", "noise")], 1)

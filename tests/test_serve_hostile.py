@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from schemathesis import GenerationMode
 from schemathesis.specs.openapi.checks import positive_data_acceptance
 
-from auricle.audio.faults import KINDS
+from auricle.audio.quality import KINDS
 from auricle.serving.limits import Limits
 from tests.services import Service, service, small_classifier
 from tests.test_mutations import mutated, originals

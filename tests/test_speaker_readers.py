@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from auricle.corpus.clip import Index
-from auricle.corpus.reading import read_index
+from auricle.corpus.read import read_index
 from auricle.errors import DataError, UsageError
-from auricle.prepare import read
+from auricle.preparation.prepare import read
 from auricle.recipe import load
 from tests.test_readers import BUILDERS
 

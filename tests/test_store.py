@@ -13,8 +13,9 @@ import pytest
 import soundfile
 
 from auricle.audio import store as stores
-from auricle.audio.survey import Settings, commonest_rate, facts_of, spread
-from auricle.corpus.reading import read_index
+from auricle.audio.inspect import commonest_rate, facts_of
+from auricle.audio.settings import Settings
+from auricle.corpus.read import read_index
 from auricle.errors import DataError
 
 SETTINGS = Settings(sample_rate=8000, channels=1, min_seconds=0.05, max_seconds=60)
@@ -104,7 +105,7 @@ def test_a_killed_preparation_goes_on_where_whole_shards_end(corpus: Path, tmp_p
     cache = tmp_path / "cache"
     code = (
         "import sys, time\nfrom pathlib import Path\nfrom auricle.audio import store, survey\n"
-        "from auricle.corpus.reading import read_index\nstore.LEAST_SHARD_CLIPS = 8\n"
+        "from auricle.corpus.read import read_index\nstore.LEAST_SHARD_CLIPS = 8\n"
         "look = survey.look\nseen = []\n"
         "def slow(*arguments):\n    seen.append(1)\n    if len(seen) > 10: print('now', flush=True); time.sleep(60)\n"
         "    return look(*arguments)\nsurvey.look = slow\n"
@@ -147,7 +148,7 @@ def test_processes_give_what_one_process_gives(corpus: Path, tmp_path: Path, mon
 
 def test_a_worker_that_is_killed_is_an_error_that_says_what_to_do() -> None:
     with pytest.raises(DataError, match="run the same command again"):
-        list(spread(_kill_oneself, [1, 2, 3, 4], workers=2))
+        list(parallel_map(_kill_oneself, [1, 2, 3, 4], workers=2))
 
 
 def _kill_oneself(_: int) -> None:

@@ -13,8 +13,8 @@ import soundfile
 
 from auricle.audio import stream
 from auricle.audio.decode import decode, resample
-from auricle.audio.faults import Finding
-from auricle.audio.survey import Settings
+from auricle.audio.quality import Finding
+from auricle.audio.settings import Settings
 from auricle.errors import AudioError
 from tests.conftest import tone
 

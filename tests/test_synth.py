@@ -7,8 +7,8 @@ import pytest
 import soundfile
 
 from auricle.audio.decode import decode
-from auricle.audio.faults import find, sound_hash
 from auricle.audio.fingerprint import fingerprint, near_duplicates
+from auricle.audio.quality import find, sound_hash
 from auricle.audio.synth import DEVICES, SOUNDS, make, record
 from auricle.errors import AudioError
 

@@ -7,13 +7,13 @@ import numpy as np
 import pytest
 
 from auricle import recipe as recipes
-from auricle.building import save_model
-from auricle.classifier import load
-from auricle.evaluation import metrics, scoring, temperature
+from auricle.evaluation import calibration, metrics, scoring
 from auricle.evaluation.scoring import Scores
-from auricle.folds import Listener
-from auricle.run import run
-from auricle.windows import held
+from auricle.inference.classifier import load
+from auricle.models.load import save_model
+from auricle.preparation.windows import held
+from auricle.training.cross_validation import Listener
+from auricle.training.run import run
 from tests.conftest import write_corpus
 from tests.test_encoders import folder
 from tests.test_families import VARIANTS, arrays, build
@@ -34,33 +34,33 @@ def drawn(clips: int, scale: float, seed: int = 0) -> tuple[np.ndarray, np.ndarr
 @pytest.mark.parametrize("scale", [0.4, 1.0, 2.5])
 def test_the_scale_that_the_truth_was_drawn_by_is_found(scale: float) -> None:
     logits, truth = drawn(4000, scale)
-    assert temperature.fit(logits, truth) == pytest.approx(scale, rel=0.08)
+    assert calibration.fit(logits, truth) == pytest.approx(scale, rel=0.08)
 
 
 def test_it_minimises_the_likelihood_under_its_prior() -> None:
     logits, truth = drawn(60, 3.0)
-    found = temperature.fit(logits, truth)
+    found = calibration.fit(logits, truth)
 
     def cost(value: float) -> float:
         loss = metrics.measure(metrics.judge(truth, logits / value))["log_loss"] * len(truth)
-        return loss + 0.5 * (np.log(value) / temperature.SPREAD) ** 2
+        return loss + 0.5 * (np.log(value) / calibration.SPREAD) ** 2
 
     assert cost(found) < min(cost(found * 1.01), cost(found / 1.01))
 
 
 def test_ten_clips_without_a_mistake_do_not_make_it_certain_and_none_say_nothing() -> None:
     logits = np.eye(5, dtype=np.float32)[np.arange(10) % 5] * 4
-    found = temperature.fit(logits, np.arange(10) % 5)
+    found = calibration.fit(logits, np.arange(10) % 5)
     assert 0.4 < found < 1.0
-    assert temperature.fit(np.zeros((0, 5), np.float32), np.zeros(0, np.int64)) == 1.0
+    assert calibration.fit(np.zeros((0, 5), np.float32), np.zeros(0, np.int64)) == 1.0
 
 
 def test_clips_of_one_group_count_as_fewer_than_clips_of_many() -> None:
     logits, truth = drawn(40, 3.0)
-    alone = temperature.fit(logits, truth)
-    assert temperature.fit(logits, truth, [f"s{number}" for number in range(40)]) == alone
-    together = temperature.fit(logits, truth, ["s"] * 40)
-    assert 1.0 < together < temperature.fit(logits, truth, [f"s{number % 8}" for number in range(40)]) < alone
+    alone = calibration.fit(logits, truth)
+    assert calibration.fit(logits, truth, [f"s{number}" for number in range(40)]) == alone
+    together = calibration.fit(logits, truth, ["s"] * 40)
+    assert 1.0 < together < calibration.fit(logits, truth, [f"s{number % 8}" for number in range(40)]) < alone
     # Forty clips of one group, each counting as much as it does, move the temperature as few clips would.
     assert together < 0.8 * alone
 
@@ -90,7 +90,7 @@ def test_a_run_tempers_its_model_by_validation_clips_that_no_part_of_it_learnt(
     config = json.loads((tmp_path / "run" / "model" / "config.json").read_text())
     assert trained["temperature"] == config["logit_temperature"] == report["model"]["temperature"] != 1.0
     valid = Scores.load(tmp_path / "run" / "fold-valid.parquet")
-    again = temperature.fit(valid.logits * trained["temperature"], valid.truth, valid.groups)
+    again = calibration.fit(valid.logits * trained["temperature"], valid.truth, valid.groups)
     assert again == pytest.approx(trained["temperature"], rel=1e-3)
     # Test scores, and what the folder answers, come after it.
     scores = Scores.load(tmp_path / "run" / "scores.parquet")

@@ -6,8 +6,8 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 import pytest
 
-from auricle.audio.survey import Settings
-from auricle.timeline import Cut, moments, moments_of
+from auricle.audio.settings import Settings
+from auricle.inference.predictor import Cut, moments, moments_of
 
 RATE = 1000
 

@@ -11,9 +11,9 @@ import pytest
 
 from auricle import recipe as recipes
 from auricle.errors import RunError
-from auricle.folds import Listener
-from auricle.run import run
 from auricle.training import tracking
+from auricle.training.cross_validation import Listener
+from auricle.training.run import run
 
 
 def tracked(corpus: Path, out: Path, tracker: str, **data: object) -> dict[str, Any]:

@@ -8,14 +8,14 @@ import numpy as np
 import pytest
 import torch
 
-from auricle.building import build_model
 from auricle.models.families import cnn
+from auricle.models.load import build_model
+from auricle.preparation.windows import Sounds, held
 from auricle.recipe import Recipe, parse
 from auricle.training import schedule
 from auricle.training import train as training
-from auricle.training.course import Material, whole
 from auricle.training.loop import Epoch
-from auricle.windows import Sounds, held
+from auricle.training.task import Material, whole
 from tests.conftest import PITCHES, RATE, tone
 
 LABELS = tuple(PITCHES)

@@ -10,9 +10,9 @@ from scipy.stats import norm
 from sklearn.metrics import roc_curve
 
 from auricle.errors import DataError
-from auricle.voices import scores, trials
-from auricle.voices.scores import Cohort
-from auricle.voices.trials import Trials
+from auricle.voices import error_rates, score_norm
+from auricle.voices.error_rates import Trials
+from auricle.voices.score_norm import Cohort
 
 
 def people(speakers: int, clips: int, seed: int, width: int = 24, spread: float = 0.7) -> tuple[np.ndarray, np.ndarray]:
@@ -46,7 +46,9 @@ def slow_score(left: np.ndarray, right: np.ndarray, against: np.ndarray, cohort:
     sides = []
     for side in (left, right):
         mean, own = slow_level(side, against)
-        deviation = np.sqrt((count * own**2 + scores.COMMON_PEOPLE * np.mean(among)) / (count + scores.COMMON_PEOPLE))
+        deviation = np.sqrt(
+            (count * own**2 + score_norm.COMMON_PEOPLE * np.mean(among)) / (count + score_norm.COMMON_PEOPLE)
+        )
         sides.append((left @ right - mean) / deviation)
     return float(np.mean(sides))
 
@@ -56,10 +58,10 @@ def test_normalisation_is_the_published_one_with_a_steadier_deviation(
     common: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """With COMMON_PEOPLE at 0 it is the published one as it is."""
-    monkeypatch.setattr(scores, "COMMON_PEOPLE", common)
+    monkeypatch.setattr(score_norm, "COMMON_PEOPLE", common)
     cohort = cohort_of()
     left, right = people(3, 1, 1)[0], people(4, 1, 2)[0]
-    found = scores.normalise(left, right, cohort)
+    found = score_norm.normalise(left, right, cohort)
     for row, ours in enumerate(left):
         for column, theirs in enumerate(right):
             assert found[row, column] == pytest.approx(slow_score(ours, theirs, cohort.vectors, cohort))
@@ -68,12 +70,12 @@ def test_normalisation_is_the_published_one_with_a_steadier_deviation(
 def test_the_common_deviation_helps_where_the_cohort_has_few_people(monkeypatch: pytest.MonkeyPatch) -> None:
     found: dict[int, list[float]] = {0: [], 30: []}
     for common, rates in found.items():
-        monkeypatch.setattr(scores, "COMMON_PEOPLE", common)
+        monkeypatch.setattr(score_norm, "COMMON_PEOPLE", common)
         for seed in range(3):
             rows, whose = people(60, 4, 11 + seed)
             pairs = all_pairs(whose)
-            judged = scores.normalise(rows, rows, cohort_of(3, 8, 12 + seed))[pairs.left, pairs.right]
-            rates.append(trials.eer(judged, pairs.target))
+            judged = score_norm.normalise(rows, rows, cohort_of(3, 8, 12 + seed))[pairs.left, pairs.right]
+            rates.append(error_rates.eer(judged, pairs.target))
     assert np.mean(found[30]) < 0.75 * np.mean(found[0])
 
 
@@ -82,7 +84,7 @@ def test_an_impostor_is_normalised_as_if_it_were_not_in_the_cohort() -> None:
     voice = people(1, 1, 5)[0]
     strange = cohort.strangers_to(("c3",), ("clip 20",))[None]
     assert sorted({cohort.speakers[place] for place in np.flatnonzero(~strange[0])}) == ["c3", "c5"]
-    found = scores.impostors(voice, strange, cohort)
+    found = score_norm.impostors(voice, strange, cohort)
     assert np.isnan(found[0][~strange[0]]).all()
     for place in np.flatnonzero(strange[0])[::7]:
         without = cohort.only(strange[0] & (np.array(cohort.speakers) != cohort.speakers[place]))
@@ -95,13 +97,13 @@ def test_the_share_of_strangers_above_the_threshold_is_the_one_asked_for() -> No
     cohort = cohort_of(100, 5)
     voices, strangers = people(20, 1, 3)[0], people(400, 2, 4)[0]
     strange = np.ones((len(voices), len(cohort)), bool)
-    claims = scores.impostors(voices, strange, cohort)
-    reached = scores.normalise(voices, strangers, cohort)
+    claims = score_norm.impostors(voices, strange, cohort)
+    reached = score_norm.normalise(voices, strangers, cohort)
     for share in (0.02, 0.1):
-        limits = [scores.threshold(row, share) for row in claims]
+        limits = [score_norm.threshold(row, share) for row in claims]
         assert all(limit is not None for limit in limits)
         assert np.mean(reached > np.array(limits)[:, None]) == pytest.approx(share, rel=0.4)
-        best = scores.threshold(claims.max(0), share)
+        best = score_norm.threshold(claims.max(0), share)
         assert best is not None and np.mean(reached.max(0) > best) == pytest.approx(share, rel=0.5)
         assert best > np.mean(limits)
 
@@ -110,24 +112,24 @@ def test_a_voice_in_the_cohort_is_known_by_its_own_clips() -> None:
     """The enrolled person's own cohort clips are no strangers: they count on neither side."""
     cohort = cohort_of(30, 5)
     own = np.flatnonzero(np.array(cohort.speakers) == "c7")
-    voice, test = scores.voice(cohort.vectors[own[:3]])[None], cohort.vectors[own[3:]]
+    voice, test = score_norm.voice(cohort.vectors[own[:3]])[None], cohort.vectors[own[3:]]
     strange = cohort.strangers_to(("c7",), ())[None]
-    limit = scores.threshold(scores.impostors(voice, strange, cohort), 0.01)
-    assert limit is not None and (scores.normalise(voice, test, cohort, strange) > limit).all()
+    limit = score_norm.threshold(score_norm.impostors(voice, strange, cohort), 0.01)
+    assert limit is not None and (score_norm.normalise(voice, test, cohort, strange) > limit).all()
 
 
 def test_a_threshold_needs_strangers_and_lets_no_more_through_than_asked() -> None:
-    assert scores.threshold(np.array([1.0] * 9 + [np.nan]), 0.01) is None
-    assert scores.threshold(np.arange(20.0), 0.01) == 19.0
+    assert score_norm.threshold(np.array([1.0] * 9 + [np.nan]), 0.01) is None
+    assert score_norm.threshold(np.arange(20.0), 0.01) == 19.0
     for share in (0.01, 0.05, 0.2, 0.5):
         known = np.random.default_rng(0).normal(0, 1, 997)
-        limit = scores.threshold(known, share)
+        limit = score_norm.threshold(known, share)
         assert limit is not None and share - 0.002 <= np.mean(known > limit) <= share
 
 
 def test_a_voice_is_the_normalised_mean() -> None:
     rows = people(1, 6, 0)[0]
-    np.testing.assert_allclose(scores.voice(rows), rows.mean(0) / np.linalg.norm(rows.mean(0)), atol=1e-6)
+    np.testing.assert_allclose(score_norm.voice(rows), rows.mean(0) / np.linalg.norm(rows.mean(0)), atol=1e-6)
 
 
 def drawn(seed: int, count: int, apart: float, digits: int | None = None) -> tuple[np.ndarray, np.ndarray]:
@@ -145,28 +147,28 @@ def test_error_rates_are_those_of_scikit_learns_curve(seed: int, digits: int | N
     for counted in (None, weight):
         alarm, hit, _ = roc_curve(target, found, drop_intermediate=False, sample_weight=counted)
         equal = brentq(lambda rate, x=alarm, y=hit: 1 - rate - interp1d(x, y)(rate), 0, 1)
-        assert trials.eer(found, target, counted) == pytest.approx(equal, abs=1e-9)
+        assert error_rates.eer(found, target, counted) == pytest.approx(equal, abs=1e-9)
         for p_target in (0.01, 0.05, 0.5):
             cost = (p_target * (1 - hit) + (1 - p_target) * alarm).min() / min(p_target, 1 - p_target)
-            assert trials.min_dcf(found, target, p_target, counted) == pytest.approx(cost, abs=1e-12)
+            assert error_rates.min_dcf(found, target, p_target, counted) == pytest.approx(cost, abs=1e-12)
 
 
 def test_a_weight_is_so_many_trials() -> None:
     found, target = drawn(1, 200, 1.0, 1)
     weight = np.random.default_rng(2).integers(0, 3, 200)
     again, twice = np.repeat(found, weight), np.repeat(target, weight)
-    assert trials.eer(found, target, weight) == pytest.approx(trials.eer(again, twice))
-    assert trials.min_dcf(found, target, 0.05, weight) == pytest.approx(trials.min_dcf(again, twice, 0.05))
+    assert error_rates.eer(found, target, weight) == pytest.approx(error_rates.eer(again, twice))
+    assert error_rates.min_dcf(found, target, 0.05, weight) == pytest.approx(error_rates.min_dcf(again, twice, 0.05))
 
 
 def test_two_gaussians_have_the_error_rate_of_the_closed_form() -> None:
     """Two normal distributions d apart are equally often wrong at Φ(-d / 2)."""
     for apart in (1.0, 2.0, 3.0):
         found, target = drawn(0, 400_000, apart)
-        assert trials.eer(found, target) == pytest.approx(norm.cdf(-apart / 2), abs=0.003)
+        assert error_rates.eer(found, target) == pytest.approx(norm.cdf(-apart / 2), abs=0.003)
     grid = np.linspace(-6, 9, 20_001)
     cost = 0.05 * norm.cdf(grid, 3.0) + 0.95 * norm.sf(grid)
-    assert trials.min_dcf(found, target, 0.05) == pytest.approx(cost.min() / 0.05, abs=0.01)
+    assert error_rates.min_dcf(found, target, 0.05) == pytest.approx(cost.min() / 0.05, abs=0.01)
 
 
 @pytest.mark.parametrize(
@@ -174,13 +176,13 @@ def test_two_gaussians_have_the_error_rate_of_the_closed_form() -> None:
 )
 def test_the_ends_of_the_scale(found: list[float], equal: float, cost: float) -> None:
     target = np.array([True, True, False, False])
-    assert trials.eer(np.array(found), target) == pytest.approx(equal)
-    assert trials.min_dcf(np.array(found), target, 0.01) == pytest.approx(cost)
+    assert error_rates.eer(np.array(found), target) == pytest.approx(equal)
+    assert error_rates.min_dcf(np.array(found), target, 0.01) == pytest.approx(cost)
 
 
 def test_one_kind_of_trial_alone_has_no_error_rate() -> None:
     with pytest.raises(DataError, match="received 3 of the former and 0"):
-        trials.eer(np.arange(3.0), np.ones(3, bool))
+        error_rates.eer(np.arange(3.0), np.ones(3, bool))
 
 
 def all_pairs(whose: np.ndarray) -> Trials:
@@ -191,16 +193,16 @@ def all_pairs(whose: np.ndarray) -> Trials:
 
 def test_intervals_over_speakers_are_as_wide_as_the_truth_is(monkeypatch: pytest.MonkeyPatch) -> None:
     """Of twenty samples of twelve speakers most intervals hold the rate of all speakers."""
-    monkeypatch.setattr(trials, "RESAMPLES", 200)
+    monkeypatch.setattr(error_rates, "RESAMPLES", 200)
     rows, whose = people(400, 3, 0, spread=1.3)
     world = all_pairs(whose)
-    true = trials.eer(np.einsum("tw,tw->t", rows[world.left], rows[world.right]), world.target)
+    true = error_rates.eer(np.einsum("tw,tw->t", rows[world.left], rows[world.right]), world.target)
     held = 0
     for place in range(0, 240, 12):
         part = slice(place * 3, (place + 12) * 3)
         some = all_pairs(whose[part])
         found = np.einsum("tw,tw->t", rows[part][some.left], rows[part][some.right])
-        figures, over = trials.measured(found, some, trials.speakers(some))
+        figures, over = error_rates.measured(found, some, error_rates.speakers(some))
         assert (over.unit, over.units) == ("speaker", 12)
         held += figures["eer"].low <= true <= figures["eer"].high
     assert held >= 16
@@ -209,7 +211,7 @@ def test_intervals_over_speakers_are_as_wide_as_the_truth_is(monkeypatch: pytest
 def test_without_speakers_files_are_drawn() -> None:
     rows, whose = people(5, 4, 2, spread=1.0)
     pairs = all_pairs(whose)
-    figures, over = trials.measured(np.einsum("tw,tw->t", rows[pairs.left], rows[pairs.right]), pairs, None)
+    figures, over = error_rates.measured(np.einsum("tw,tw->t", rows[pairs.left], rows[pairs.right]), pairs, None)
     assert (over.unit, over.units) == ("file", 20) and set(figures) == {"eer", "min_dcf_0.01", "min_dcf_0.05"}
 
 
@@ -217,7 +219,7 @@ def test_intervals_are_the_same_each_time_and_hold_the_value() -> None:
     rows, whose = people(10, 4, 1, spread=1.0)
     pairs = all_pairs(whose)
     found = np.einsum("tw,tw->t", rows[pairs.left], rows[pairs.right])
-    first, second = (trials.measured(found, pairs, trials.speakers(pairs))[0] for _ in range(2))
+    first, second = (error_rates.measured(found, pairs, error_rates.speakers(pairs))[0] for _ in range(2))
     assert first == second
     assert all(figure.low <= figure.value <= figure.high for figure in first.values())
 
@@ -232,10 +234,10 @@ def test_intervals_are_the_same_each_time_and_hold_the_value() -> None:
 )
 def test_a_list_is_read_in_its_usual_forms(text: str, tmp_path: Path) -> None:
     (tmp_path / "list.txt").write_text(text)
-    found = trials.read(tmp_path / "list.txt")
+    found = error_rates.read(tmp_path / "list.txt")
     assert found.files == ("id1/a.wav", "id1/b.wav", "id2/c.wav")
     assert found.left.tolist() == [0, 0] and found.right.tolist() == [1, 2] and found.target.tolist() == [True, False]
-    assert trials.speakers(found) == ("id1", "id1", "id2")
+    assert error_rates.speakers(found) == ("id1", "id1", "id2")
 
 
 @pytest.mark.parametrize(
@@ -245,14 +247,14 @@ def test_a_list_is_read_in_its_usual_forms(text: str, tmp_path: Path) -> None:
 def test_a_list_that_is_none_is_refused_with_its_line(text: str, said: str, tmp_path: Path) -> None:
     (tmp_path / "list.txt").write_text(text)
     with pytest.raises(DataError, match=said):
-        trials.read(tmp_path / "list.txt")
+        error_rates.read(tmp_path / "list.txt")
 
 
 def test_speakers_are_known_only_where_folders_agree_with_the_trials() -> None:
     def of(*rows: tuple[str, str, bool]) -> tuple[str, ...] | None:
         names = list(dict.fromkeys(name for row in rows for name in row[:2]))
         left, right = (np.array([names.index(row[side]) for row in rows]) for side in (0, 1))
-        return trials.speakers(Trials(tuple(names), left, right, np.array([row[2] for row in rows])))
+        return error_rates.speakers(Trials(tuple(names), left, right, np.array([row[2] for row in rows])))
 
     assert of(("x/s1/a", "x/s1/b", True), ("x/s1/a", "x/s2/c", False)) == ("s1", "s1", "s2")
     assert of(("s1/a", "s2/b", True), ("s1/a", "s2/c", False)) is None

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from auricle.errors import DataError, RunError, UsageError
-from auricle.voices.scores import Cohort
+from auricle.voices.score_norm import Cohort
 from auricle.voices.store import Clip, Origin, Store, begun
 
 ORIGIN = Origin("/somewhere/run", "ab" * 32)

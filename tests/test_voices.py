@@ -10,14 +10,14 @@ import soundfile
 
 import auricle
 from auricle import recipe as recipes
-from auricle.cli import main
+from auricle.audio.recordings import Recording, recordings
+from auricle.cli.main import main
 from auricle.errors import DataError, RunError, UsageError
-from auricle.folds import Listener
-from auricle.recordings import Recording, recordings
-from auricle.run import run
-from auricle.voices.claims import desk
+from auricle.training.cross_validation import Listener
+from auricle.training.run import run
 from auricle.voices.encoder import open_encoder
-from auricle.voices.enrolment import named_cohort
+from auricle.voices.enrol import named_cohort
+from auricle.voices.identify import desk
 
 RATE = 8000
 TRAINED, NEW, STRANGERS = range(12), range(120, 123), range(200, 206)

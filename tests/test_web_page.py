@@ -23,15 +23,15 @@ import pytest
 import soundfile
 
 from auricle.audio.decode import Sound, resample
-from auricle.classifier import Answer, Choice, load
-from auricle.cli import main
+from auricle.cli.main import main
 from auricle.evaluation.scoring import softmax
-from auricle.events import Event
-from auricle.serving import showing
-from auricle.serving.asking import Told, Window
-from auricle.serving.live import Ear, as_file
-from auricle.serving.showing import Row
-from auricle.serving.sight import sight
+from auricle.inference.classifier import Answer, Choice, load
+from auricle.inference.events import Event
+from auricle.serving import render
+from auricle.serving.microphone import Ear, as_file
+from auricle.serving.render import Row
+from auricle.serving.service import Told, Window
+from auricle.serving.waveform import sight
 from tests.browsing import WAIT, Page, asked_for, chromium, wait_for
 from tests.conftest import RATE, tone, write_corpus
 
@@ -382,7 +382,7 @@ def test_more_than_is_allowed_is_not_taken(served: Served) -> None:
 
 
 def test_what_nobody_reads_is_swept_away(tmp_path: Path) -> None:
-    from auricle.serving.gate import keep, sweep
+    from auricle.serving.upload_guard import keep, sweep
 
     for name in ("old", "kept"):
         (tmp_path / name).mkdir()
@@ -396,7 +396,7 @@ def test_what_nobody_reads_is_swept_away(tmp_path: Path) -> None:
 
 
 def test_uploads_are_bounded_though_nobody_says_their_size(tmp_path: Path) -> None:
-    from auricle.serving.gate import Gate
+    from auricle.serving.upload_guard import Gate
 
     said: list[int] = []
 
@@ -435,13 +435,13 @@ def test_strangers_names_are_text_in_every_piece() -> None:
     windows = tuple(Window(at, at + 1, np.array([0.9, 0.1])) for at in (0.0, 1.0, 2.0))
     events = (Event(hostile, 0.0, 3.0, 0.9),)
     found = Told(answer, windows, events, np.full((1, 3 * RATE), 1000, np.int16), RATE)
-    rows = [showing.row(hostile, answer), Row(hostile, note=hostile, failed=True)]
+    rows = [render.row(hostile, answer), Row(hostile, note=hostile, failed=True)]
     pieces = [
-        showing.told(found, (hostile, "dog"), None),
-        showing.refused(hostile, hostile, hostile),
-        showing.table(rows, 2),
-        showing.moment(answer, events, hostile),
-        showing.known([hostile], hostile),
+        render.told(found, (hostile, "dog"), None),
+        render.refused(hostile, hostile, hostile),
+        render.table(rows, 2),
+        render.moment(answer, events, hostile),
+        render.known([hostile], hostile),
     ]
     for piece in pieces:
         assert "<b onclick" not in piece and "&lt;b onclick" in piece
@@ -458,7 +458,7 @@ def test_of_a_very_long_sound_the_beginning_is_played(rate: int, played: float) 
 
 def test_of_many_windows_the_likeliest_of_each_few_is_drawn() -> None:
     windows = [Window(at, at + 1.0, np.array([0.0, 1.0] if at == 777 else [1.0, 0.0])) for at in range(2000)]
-    dog = next(line for line in showing.lines(windows, (), ("cat", "dog"), 2000.0) if line.label == "dog")
+    dog = next(line for line in render.lines(windows, (), ("cat", "dog"), 2000.0) if line.label == "dog")
     points = [tuple(map(float, point.split(","))) for point in dog.points.split(" ")]
     assert len(points) < 500 and dog.bars == ()
     assert [x for x, y in points if y == 0] == [pytest.approx(1000 * 777.5 / 2000, abs=2)]

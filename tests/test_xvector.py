@@ -10,8 +10,8 @@ import torch
 import transformers
 
 import auricle
+from auricle.audio.recordings import Recording
 from auricle.errors import RunError
-from auricle.recordings import Recording
 from auricle.voices import xvector
 from auricle.voices.encoder import open_encoder
 from tests.checkpoints import SAMPLE_RATE, WAVEFORM, made_up_sounds, randomise, waveform_extractor

@@ -6,16 +6,16 @@ The public names are imported when they are first used; importing the package it
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from auricle import _registration
+from auricle.models import registration
 
 if TYPE_CHECKING:
-    from auricle.classifier import Answer, Classifier, load
     from auricle.corpus.clip import Clip, Index
-    from auricle.corpus.reading import read_index
+    from auricle.corpus.read import read_index
     from auricle.errors import AuricleError
+    from auricle.inference.classifier import Answer, Classifier, load
     from auricle.recipe import Recipe
-    from auricle.voices.claims import identify, verify
-    from auricle.voices.enrolment import enrol
+    from auricle.voices.enrol import enrol
+    from auricle.voices.identify import identify, verify
     from auricle.voices.store import Store
 
 __version__ = "0.1.0"
@@ -37,18 +37,18 @@ __all__ = [
 ]
 
 _HOME = {
-    "Answer": "auricle.classifier",
+    "Answer": "auricle.inference.classifier",
     "AuricleError": "auricle.errors",
-    "Classifier": "auricle.classifier",
+    "Classifier": "auricle.inference.classifier",
     "Clip": "auricle.corpus.clip",
     "Index": "auricle.corpus.clip",
     "Recipe": "auricle.recipe",
     "Store": "auricle.voices.store",
-    "enrol": "auricle.voices.enrolment",
-    "identify": "auricle.voices.claims",
-    "load": "auricle.classifier",
-    "read_index": "auricle.corpus.reading",
-    "verify": "auricle.voices.claims",
+    "enrol": "auricle.voices.enrol",
+    "identify": "auricle.voices.identify",
+    "load": "auricle.inference.classifier",
+    "read_index": "auricle.corpus.read",
+    "verify": "auricle.voices.identify",
 }
 
 
@@ -62,4 +62,4 @@ def __dir__() -> list[str]:
     return sorted(__all__)
 
 
-_registration.arrange()
+registration.arrange()

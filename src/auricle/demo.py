@@ -10,8 +10,8 @@ from typing import Any
 from auricle import recipe as recipes
 from auricle.audio import synth
 from auricle.errors import UsageError
-from auricle.folds import Listener
-from auricle.run import run
+from auricle.training.cross_validation import Listener
+from auricle.training.run import run
 
 
 def demo(folder: Path, listener: Listener, *, seed: int = 0) -> dict[str, Any]:

@@ -17,7 +17,7 @@ import soundfile
 import soxr
 
 from auricle.audio import decoders
-from auricle.audio.containers import cut_short, sniff, wav_layout
+from auricle.audio.sniff import cut_short, sniff, wav_layout
 from auricle.errors import AudioError
 
 # An hour in stereo at 48 kHz is 0.35e9 values. Beyond this, a file that decodes to silence could fill the memory.

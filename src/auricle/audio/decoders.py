@@ -12,7 +12,7 @@ import av
 import numpy as np
 import soundfile
 
-from auricle.audio.containers import Content, cut_short
+from auricle.audio.sniff import Content, cut_short
 from auricle.errors import AudioError
 
 # Rates that recorders use reach from telephone sensors to ultrasound; anything else is a damaged header.

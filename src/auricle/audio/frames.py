@@ -14,10 +14,10 @@ import zipfile
 
 import numpy as np
 
-from auricle.audio.containers import sniff
 from auricle.audio.decode import Sound
 from auricle.audio.decoders import LOUDEST
-from auricle.audio.faults import Finding
+from auricle.audio.quality import Finding
+from auricle.audio.sniff import sniff
 from auricle.errors import AudioError
 
 CONTAINER = "frames"

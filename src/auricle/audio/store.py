@@ -18,11 +18,13 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from auricle.audio.faults import Finding
-from auricle.audio.survey import Facts, Heard, Progress, Settings, spread, survey
+from auricle.audio.inspect import Facts, Heard, survey
+from auricle.audio.quality import Finding
+from auricle.audio.settings import Settings
 from auricle.corpus import tree
 from auricle.corpus.clip import Clip
 from auricle.errors import DataError
+from auricle.parallel import Progress
 
 # Raised when shards are laid out otherwise, or when their content is made otherwise.
 FORMAT = 3
@@ -155,7 +157,7 @@ def prepare(
     done = len(clips) - sum(len(part) for _, part in missing)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        for written in spread(functools.partial(_write, settings=settings), missing, workers):
+        for written in parallel_map(functools.partial(_write, settings=settings), missing, workers):
             done += written
             if progress:
                 progress(done, len(clips))

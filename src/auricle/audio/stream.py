@@ -18,9 +18,9 @@ import soundfile
 import soxr
 
 from auricle.audio import decoders
-from auricle.audio.containers import Content, Peek, cut_short, sniff, wav_layout
-from auricle.audio.faults import Finding
-from auricle.audio.survey import Settings
+from auricle.audio.quality import Finding
+from auricle.audio.settings import Settings
+from auricle.audio.sniff import Content, Peek, cut_short, sniff, wav_layout
 from auricle.corpus import tree
 from auricle.errors import AudioError
 

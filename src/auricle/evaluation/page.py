@@ -21,9 +21,9 @@ import numpy as np
 import yaml
 from markupsafe import Markup
 
+from auricle.audio.image import picture, player
 from auricle.audio.store import Store
 from auricle.evaluation import plots
-from auricle.evaluation.excerpt import picture, player
 
 HEARD_SECONDS = 10.0
 DOUBTS = 12

@@ -14,13 +14,13 @@ from typing import Any
 
 import numpy as np
 
-from auricle.audit import Audit
 from auricle.corpus.clip import Index
 from auricle.corpus.splits import Split
-from auricle.evaluation import findings, heard, metrics, openset, refusal
+from auricle.evaluation import duration, error_analysis, metrics, open_set, rejection
 from auricle.evaluation.intervals import Interval, differences, intervals, resample
-from auricle.evaluation.refusal import Refusal
+from auricle.evaluation.rejection import Refusal
 from auricle.evaluation.scoring import Scores
+from auricle.preparation.audit import Audit
 from auricle.recipe import Recipe
 
 PACKAGES = (
@@ -112,7 +112,7 @@ def _details(evidence: Evidence) -> dict[str, Any]:
     name = evidence.index.group_name
     clips = {clip.id: clip for clip in evidence.index}
     confusion = metrics.confusion(scores)
-    sliced = findings.slices(scores, clips, evaluate.slice_min, name)
+    sliced = error_analysis.slices(scores, clips, evaluate.slice_min, name)
     return {
         "labels": list(scores.labels),
         "per_class": [asdict(row) for row in metrics.per_class(scores)],
@@ -122,13 +122,13 @@ def _details(evidence: Evidence) -> dict[str, Any]:
             {"confidence": confidence, "accuracy": accuracy, "clips": count}
             for confidence, accuracy, count in metrics.calibration_curve(scores)
         ],
-        "coverage": [asdict(row) for row in openset.coverage(scores)],
+        "coverage": [asdict(row) for row in open_set.coverage(scores)],
         "unknown": asdict(evidence.refusal) if evidence.refusal is not None else None,
         "heard": _heard(evidence),
-        "by_length": [asdict(row) for row in findings.by_length(scores, name)],
+        "by_length": [asdict(row) for row in error_analysis.by_length(scores, name)],
         "slices": {column: [asdict(row) for row in part] for column, part in sliced.items()},
-        "mistakes": [asdict(row) for row in findings.mistakes(scores, evaluate.mistakes)],
-        "doubted": [asdict(row) for row in findings.doubted(evidence.doubted)] if evidence.doubted else [],
+        "mistakes": [asdict(row) for row in error_analysis.mistakes(scores, evaluate.mistakes)],
+        "doubted": [asdict(row) for row in error_analysis.doubted(evidence.doubted)] if evidence.doubted else [],
     }
 
 
@@ -137,7 +137,7 @@ def _heard(evidence: Evidence) -> list[dict[str, Any]]:
     if evidence.cuts is None:
         return []
     least, name = evidence.recipe.evaluate.slice_min, evidence.index.group_name
-    return [asdict(row) for row in heard.by_seconds(evidence.cuts, evidence.scores, least, name)]
+    return [asdict(row) for row in duration.by_seconds(evidence.cuts, evidence.scores, least, name)]
 
 
 def _corpus(evidence: Evidence) -> dict[str, Any]:
@@ -220,18 +220,18 @@ def _cautions(report: Mapping[str, Any], evidence: Evidence) -> list[str]:
             "Not tested at all, for want of test clips: " + ", ".join(f"'{label}'" for label in missing) + "."
         )
     if evidence.refusal is not None:
-        cautions += refusal.cautions(evidence.refusal)
+        cautions += rejection.cautions(evidence.refusal)
     if evidence.trained_seconds:
         window = evidence.recipe.evaluate.window_seconds
-        cautions += heard.cautions(evidence.scores, evidence.trained_seconds, window)
+        cautions += duration.cautions(evidence.scores, evidence.trained_seconds, window)
     return cautions
 
 
 def _folds(evidence: Evidence) -> list[dict[str, Any]]:
     rows = []
-    baseline = findings.by_fold(evidence.baseline)
+    baseline = error_analysis.by_fold(evidence.baseline)
     sizes = {fold.name: (len(fold.train), len(fold.valid)) for fold in evidence.split.folds}
-    for fold, scores in findings.by_fold(evidence.scores).items():
+    for fold, scores in error_analysis.by_fold(evidence.scores).items():
         found = metrics.measure(metrics.judge(scores.truth, scores.logits))
         beside = metrics.measure(metrics.judge(baseline[fold].truth, baseline[fold].logits))
         rows.append(

@@ -13,8 +13,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from auricle.models.graph import Graph
-from auricle.windows import Sounds, Window, by_length, padded, windows
+from auricle.models.onnx_runtime import Graph
+from auricle.preparation.windows import Sounds, Window, by_length, padded, windows
 
 
 @dataclass(frozen=True)
@@ -131,7 +131,7 @@ def _judge(model: Any) -> Any:
     """What takes padded waveforms and gives rows: an exported graph by itself, a model of PyTorch through `Running`."""
     if isinstance(model, Graph):
         return model
-    from auricle.models.running import Running
+    from auricle.models.torch_runtime import Running
 
     return Running(model)
 

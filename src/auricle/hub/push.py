@@ -24,14 +24,14 @@ from huggingface_hub.errors import (  # type: ignore[attr-defined]
 )
 from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
 
+from auricle.audio.settings import Settings
 from auricle.audio.store import Store
 from auricle.audio.store import prepare as prepare_store
-from auricle.audio.survey import Settings
 from auricle.corpus.clip import Index
 from auricle.errors import RunError, UsageError
+from auricle.evaluation.model_card import card, dataset_of
 from auricle.evaluation.page import write_page
-from auricle.hub.card import card, dataset_of
-from auricle.hub.public import Local, Names, local, numbered, without_names, without_paths
+from auricle.hub.redact import Local, Names, local, numbered, without_names, without_paths
 
 _NEEDED = ("recipe.yaml", "index.parquet", "report.json", "cost.json", "report.html", "model/config.json")
 _WELCOME = ("history.jsonl", "scores.parquet")

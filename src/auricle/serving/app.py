@@ -20,13 +20,13 @@ from starlette.exceptions import HTTPException
 
 import auricle
 from auricle.errors import UsageError
-from auricle.events import Rules
+from auricle.inference.events import Rules
 from auricle.recipe import REFUSED
 from auricle.serving import body, schema
-from auricle.serving.asking import Asking, Told, Wanted
-from auricle.serving.hearing import Pcm
+from auricle.serving.api_docs import manual
+from auricle.serving.decode import Pcm
 from auricle.serving.limits import Refused
-from auricle.serving.manual import manual
+from auricle.serving.service import Asking, Told, Wanted
 
 logger = logging.getLogger(__name__)
 

@@ -16,8 +16,8 @@ from dataclasses import dataclass
 import numpy as np
 from batched.aio import AsyncBatchProcessor
 
-from auricle.audio.survey import cores
-from auricle.classifier import Classifier
+from auricle.inference.classifier import Classifier
+from auricle.parallel import cores
 from auricle.serving.limits import Limits
 from auricle.serving.metrics import Metrics
 

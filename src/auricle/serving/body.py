@@ -15,9 +15,9 @@ from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import ClientDisconnect, Request
 
 from auricle.audio.decoders import RATES
-from auricle.serving.asking import Turn
-from auricle.serving.hearing import Pcm
+from auricle.serving.decode import Pcm
 from auricle.serving.limits import Limits, Refused
+from auricle.serving.service import Turn
 
 FORM = "multipart/form-data"
 L16 = "audio/l16"

@@ -21,15 +21,15 @@ import gradio as gr
 import numpy as np
 from starlette.middleware import Middleware
 
-from auricle.classifier import Answer
 from auricle.errors import AudioError
-from auricle.events import Event
-from auricle.serving import showing
-from auricle.serving.asking import Asking, Wanted
-from auricle.serving.gate import KEPT_SECONDS, UPLOADED_BODIES, Gate, keep, taken
+from auricle.inference.classifier import Answer
+from auricle.inference.events import Event
+from auricle.serving import render
 from auricle.serving.limits import Refused
-from auricle.serving.live import Ear, as_file
-from auricle.serving.showing import Row
+from auricle.serving.microphone import Ear, as_file
+from auricle.serving.render import Row
+from auricle.serving.service import Asking, Wanted
+from auricle.serving.upload_guard import KEPT_SECONDS, UPLOADED_BODIES, Gate, keep, taken
 
 # Nobody else is to call these by name, and several visitors are answered at a time.
 ASKED: dict[str, Any] = {"api_visibility": "private", "concurrency_limit": 16}
@@ -115,7 +115,7 @@ def page(asking: Asking, about: About) -> gr.Blocks:
                 with gr.Tab("Report", id="report") as tab:
                     report = gr.HTML(elem_id="report")
                 # It is large: it comes when somebody wants to read it.
-                tab.select(lambda: showing.report(about.report), None, report, queue=False, api_visibility="private")
+                tab.select(lambda: render.report(about.report), None, report, queue=False, api_visibility="private")
     blocks.queue(max_size=128, api_open=False)
     return blocks
 
@@ -134,7 +134,7 @@ def _listen(asking: Asking) -> None:
             elem_id="record",
         )
     limit = f"up to {limits.body_bytes / 1e6:.3g} MB and {limits.seconds / 60:.3g} minutes"
-    gr.HTML(showing.known(asking.classifier.labels, f"A file may have {limit}."), elem_id="known")
+    gr.HTML(render.known(asking.classifier.labels, f"A file may have {limit}."), elem_id="known")
     result = gr.HTML(elem_id="result", js_on_load=ANNOUNCED)
     shown: dict[str, Any] = {**ASKED, "show_progress_on": result}
     dropped.upload(partial(_hear, asking), dropped, [dropped, result], **shown)
@@ -160,7 +160,7 @@ def _live(asking: Asking) -> None:
     microphone = gr.Audio(
         label="Microphone", sources=["microphone"], type="filepath", streaming=True, buttons=[], elem_id="microphone"
     )
-    result = gr.HTML(showing.moment(None, (), NOTHING_YET), elem_id="now")
+    result = gr.HTML(render.moment(None, (), NOTHING_YET), elem_id="now")
     microphone.start_recording(lambda: None, None, ear, queue=False, show_progress="hidden", api_visibility="private")
     microphone.stream(
         partial(_hear_piece, asking),
@@ -182,11 +182,11 @@ async def _hear(asking: Asking, path: str | None) -> tuple[Any, Any]:
     try:
         found = await asking.hear(await taken(path), name)
         classifier = asking.classifier
-        return None, await asyncio.to_thread(showing.told, found, classifier.labels, classifier.threshold)
+        return None, await asyncio.to_thread(render.told, found, classifier.labels, classifier.threshold)
     except FileNotFoundError:
-        return None, showing.refused(name, GONE)
+        return None, render.refused(name, GONE)
     except Refused as error:
-        return None, showing.refused(name, error.detail, error.kind)
+        return None, render.refused(name, error.detail, error.kind)
 
 
 async def _hear_all(asking: Asking, paths: list[str] | None) -> AsyncIterator[tuple[Any, Any]]:
@@ -207,8 +207,8 @@ async def _hear_all(asking: Asking, paths: list[str] | None) -> AsyncIterator[tu
             if time.monotonic() - told > TOLD_SECONDS:
                 told = time.monotonic()
                 keep(paths[len(rows) :])
-                yield gr.skip(), showing.table(rows, len(paths))
-        yield None, showing.table(rows, len(paths))
+                yield gr.skip(), render.table(rows, len(paths))
+        yield None, render.table(rows, len(paths))
     finally:
         for task in pending:
             task.cancel()
@@ -221,7 +221,7 @@ async def _row(asking: Asking, path: str) -> Row:
         end = time.monotonic() + PATIENCE_SECONDS
         while True:
             try:
-                return showing.row(name, (await asking.hear(content, name)).answer)
+                return render.row(name, (await asking.hear(content, name)).answer)
             except Refused as error:
                 if error.status != 429 or time.monotonic() > end:
                     raise
@@ -244,7 +244,7 @@ async def _hear_piece(asking: Asking, ear: Ear | None, path: str | None) -> tupl
     except FileNotFoundError:
         return gr.skip(), gr.skip()
     except (AudioError, Refused) as error:
-        return ear, showing.moment(None, (), str(error))
+        return ear, render.moment(None, (), str(error))
     late = PIECE_SECONDS + time.monotonic() - start
     said = (
         f"Heard {ear.seconds:.1f} s. An answer is about the last {ear.window_seconds:g} s and comes every "
@@ -252,7 +252,7 @@ async def _hear_piece(asking: Asking, ear: Ear | None, path: str | None) -> tupl
     )
     if ear.missed > MISSED_SECONDS:
         said += f" Too much at once: about {ear.missed:.0f} s were not heard, and the times of events lag by that."
-    return ear, showing.moment(answer, _events(ear), said)
+    return ear, render.moment(answer, _events(ear), said)
 
 
 async def _answer(asking: Asking, ear: Ear) -> Answer | None:
@@ -275,7 +275,7 @@ def _end(ear: Ear | None) -> tuple[Any, Any]:
     if ear is None:
         return None, gr.skip()
     ear.finish()
-    return None, showing.moment(None, list(ear.events), f"Stopped after {ear.seconds:.1f} s.")
+    return None, render.moment(None, list(ear.events), f"Stopped after {ear.seconds:.1f} s.")
 
 
 def _knows(token: str, _name: str, password: str) -> bool:

@@ -1,191 +1,211 @@
-"""A model served over HTTP, from the first connection to the last answer.
+"""What the service's routes and its page ask alike: the content of a file in, all that the model says of it out.
 
-In: a model folder, an address and limits. Out: a server that runs until it is told to stop; then it takes no new
-connection, answers every request that came, and ends. A second signal ends it at once.
+Content is decoded in a few threads and scored in batches with what others ask at the same time, so the event loop
+waits for neither. Each request has a turn: counted, bounded in bytes, and over at its deadline.
 """
 
 import asyncio
 import contextlib
-import os
-import signal
-import socket
-import time
-from collections.abc import Callable, Iterator
+import functools
+from collections.abc import AsyncIterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from pathlib import Path
-from types import FrameType
 
-import fastapi
-import uvicorn
-from starlette.middleware.trustedhost import TrustedHostMiddleware
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+import numpy as np
 
-from auricle.classifier import Classifier, Runtime, load
-from auricle.errors import UsageError
-from auricle.serving.app import application
-from auricle.serving.asking import Asking
+from auricle.audio.long_recordings import WHOLE_SECONDS
+from auricle.audio.recordings import Heard
+from auricle.evaluation.scoring import softmax
+from auricle.inference.classifier import Answer, Classifier, Embedded, embedded
+from auricle.inference.events import Event, Rules, events
+from auricle.inference.predictor import Cut, moment
+from auricle.preparation.windows import Window as Stretch
+from auricle.preparation.windows import windows
 from auricle.serving.batching import Scorer
-from auricle.serving.guard import Guard, document
-from auricle.serving.limits import Limits
+from auricle.serving.decode import Pcm, hear
+from auricle.serving.limits import Limits, Refused
 from auricle.serving.metrics import Metrics
-from auricle.serving.server import LOOPBACK_NAMES, Application, claim, is_loopback, sealed
 
-# While it stops, a connection that is open and idle may still bring a request for so long: it may be on its way.
-LINGER_SECONDS = 1.0
-KEEP_ALIVE_SECONDS = 15
-# A request's head is small; whoever needs longer for it keeps a connection that others want.
-HEAD_SECONDS = 10.0
-# Many more connections than requests: most are idle between two requests, and a refusal needs one too.
-CONNECTIONS = 4096
+# So many windows of one sound wait for the model at a time: others' short clips come in between.
+WINDOWS_AT_ONCE = 16
 
-Mount = Callable[[fastapi.FastAPI, Asking], None]
+
+@dataclass(frozen=True, eq=False)
+class Window:
+    """The probabilities (classes,) of a stretch, in seconds."""
+
+    start: float
+    end: float
+    probabilities: np.ndarray
 
 
 @dataclass(frozen=True)
-class Served:
-    """What is asked of a service: where it listens, its token, and what it takes. Port 0 is any free one.
+class Wanted:
+    """What is asked beside the answer: windows of so many `seconds`, one every `hop`, and events made of them.
 
-    `open_to_all` lets others than this machine ask without a token.
+    By default windows are as long as the model's own, and half of that apart.
     """
 
-    host: str = "127.0.0.1"
-    port: int = 8000
-    token: str | None = None
-    open_to_all: bool = False
-    refuse: bool = True
-    precision: str = "auto"
-    runtime: Runtime = "auto"
-    limits: Limits = field(default_factory=Limits)
+    windows: bool = False
+    events: bool = False
+    seconds: float | None = None
+    hop: float | None = None
+    rules: Rules = field(default_factory=Rules)
 
 
-def serve(run: Path, asked: Served, opened: Callable[[str], None], mount: Mount) -> None:
-    """Open a run, model or exported folder and serve it until a signal; `opened` gets the address.
-
-    `mount` may add pages to the application. Raises UsageError for an address that cannot be had, or that others can
-    reach without a token; RunError for a folder that is no model.
-    """
-    if asked.token is None and not asked.open_to_all and not is_loopback(asked.host):
-        raise UsageError(
-            f"--host received '{asked.host}', which other machines can reach, and there is no token. Set one in "
-            "AURICLE_TOKEN or with --token-file, or let everybody in with --open."
-        )
-    with claim(asked.host, asked.port) as listener:
-        classifier = load(run, asked.precision, refuse=asked.refuse, runtime=asked.runtime)
-        asking = ask(classifier, asked.limits, run.resolve().name)
-        app = guarded(asking, asked, mount)
-        host, port = listener.getsockname()[:2]
-        opened(f"http://{f'[{host}]' if ':' in host else host}:{port}/")
-        Draining(app, asking).run(sockets=[listener])
+TIMELINE = Wanted(windows=True, events=True)
 
 
-def ask(classifier: Classifier, limits: Limits, name: str) -> Asking:
-    """Put a model behind its queue."""
-    metrics = Metrics()
-    return Asking(classifier, limits, Scorer(classifier, limits, metrics), metrics, name)
+@dataclass(frozen=True, eq=False)
+class Told:
+    """The answer for a sound, for its windows, its events, and the samples (channels, frames) that were heard."""
+
+    answer: Answer
+    windows: tuple[Window, ...]
+    events: tuple[Event, ...]
+    samples: np.ndarray
+    sample_rate: int
 
 
-def guarded(asking: Asking, asked: Served, mount: Mount) -> Application:
-    """The application with its pages, behind its door."""
-    app = application(asking)
-    mount(app, asking)
-    if asked.token is not None:
-        document(app)
-    # A page elsewhere, open in a browser of this machine, must not reach the service under a name of its own.
-    names = LOOPBACK_NAMES if is_loopback(asked.host) else ["*"]
-    return sealed(TrustedHostMiddleware(Guard(app, asking, asked.token), allowed_hosts=names))
+class Turn:
+    """One request's place among those under way."""
 
-
-class Draining(uvicorn.Server):
-    """A server that loses nothing when it stops."""
-
-    def __init__(self, app: Application, asking: Asking) -> None:
-        limits = asking.limits
-        config = uvicorn.Config(
-            app,
-            http=Line,
-            log_level="warning",
-            access_log=False,
-            server_header=False,
-            proxy_headers=False,
-            ws="none",
-            limit_concurrency=CONNECTIONS + limits.requests,
-            backlog=1024,
-            timeout_keep_alive=KEEP_ALIVE_SECONDS,
-            timeout_graceful_shutdown=round(limits.deadline) + 5,
-        )
-        super().__init__(config)
+    def __init__(self, asking: "Asking") -> None:
         self._asking = asking
+        self._bytes = 0
 
-    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        """Begin to stop; a second signal ends the process."""
-        if self.should_exit:
-            os._exit(128 + signal.Signals(sig).value)
-        self._asking.stopping = True
-        self.should_exit = True
+    def hold(self, count: int) -> None:
+        """Count so many bytes more as this request's. Raises Refused 'memory' where there is no room for them."""
+        if self._asking.held_bytes + count > self._asking.limits.held_bytes:
+            raise Refused("memory", "The bodies of others fill the room that there is. Try again.")
+        self._asking.held_bytes += count
+        self._bytes += count
 
-    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """Close the door, answer whom it let in, and end.
+    def end(self) -> None:
+        """Give the room back."""
+        self._asking.held_bytes -= self._bytes
+        self._bytes = 0
 
-        From the signal on every answer says that its connection closes, so that those in use end by themselves.
+
+class Asking:
+    """A model that many ask at once. `name` is what it is called in answers."""
+
+    def __init__(self, classifier: Classifier, limits: Limits, scorer: Scorer, metrics: Metrics, name: str) -> None:
+        self.classifier = classifier
+        self.limits = limits
+        self.scorer = scorer
+        self.metrics = metrics
+        self.name = name
+        self.under_way = 0
+        self.held_bytes = 0
+        self.stopping = False
+        self.is_broken = False
+        self._decoders = ThreadPoolExecutor(limits.decoders, thread_name_prefix="auricle-decode")
+
+    @contextlib.asynccontextmanager
+    async def turn(self) -> AsyncIterator[Turn]:
+        """Be one of the requests under way, until the deadline.
+
+        Raises Refused: 'full' at once where there are as many as allowed, 'deadline' when time is over.
         """
-        late = [line for listener in sockets or [] for line in _waiting(listener)]
-        for server in self.servers:
-            server.close()
-        for listener in sockets or []:
-            listener.close()
-        for line in late:
-            await asyncio.get_running_loop().connect_accepted_socket(self._protocol, line)
-        end = time.monotonic() + LINGER_SECONDS
-        while self.server_state.connections and time.monotonic() < end:
-            await asyncio.sleep(0.02)
-        await super().shutdown(sockets)
+        if self.under_way >= self.limits.requests:
+            raise Refused("full", f"{self.limits.requests} requests are under way. Try again.")
+        self.under_way += 1
+        turn = Turn(self)
+        try:
+            async with asyncio.timeout(self.limits.deadline):
+                yield turn
+        except TimeoutError as error:
+            raise Refused("deadline", f"There was no answer within {self.limits.deadline:g} s.") from error
+        finally:
+            self.under_way -= 1
+            turn.end()
 
-    def _protocol(self) -> asyncio.Protocol:
-        """What uvicorn makes for a connection that it accepts by itself."""
-        made: asyncio.Protocol = self.config.http_protocol_class(  # type: ignore[call-arg]
-            config=self.config, server_state=self.server_state, app_state=self.lifespan.state
+    async def hear(self, content: bytes, name: str = "", wanted: Wanted | None = None) -> Told:
+        """Take a turn and answer for the content of a file, with all that is known of it. Raises Refused."""
+        async with self.turn() as turn:
+            turn.hold(len(content))
+            known = TIMELINE if self.classifier.settings.bands is None else Wanted()
+            return await self.answer(turn, content, name, known if wanted is None else wanted)
+
+    async def answer(self, turn: Turn, content: bytes, name: str, wanted: Wanted, pcm: Pcm | None = None) -> Told:
+        """Answer for the content of a file, or for raw PCM, within a turn. Raises Refused."""
+        heard = await self._decoded(turn, content, name, pcm)
+        samples, rate = heard.samples, self.classifier.settings.sample_rate
+        logits = await self._whole(samples)
+        hop, cut = 0, list[Stretch]()
+        rows = np.zeros((0, len(self.classifier.labels)), np.float32)
+        if wanted.windows or wanted.events:
+            hop, cut = self._cut(samples.shape[-1], wanted)
+            rows = await self._over_windows(samples, cut)
+        answer = self.classifier.answer(heard.name, logits, samples.shape[-1] / rate, heard.notes)
+        told: tuple[Window, ...] = ()
+        if wanted.windows:
+            chances = softmax(rows)
+            told = tuple(Window(one.start / rate, one.stop / rate, row) for one, row in zip(cut, chances, strict=True))
+        found: tuple[Event, ...] = ()
+        if wanted.events:
+            merged = functools.partial(self._events, samples, cut, hop, rows, wanted.rules)
+            found = await asyncio.get_running_loop().run_in_executor(self._decoders, merged)
+        return Told(answer, told, found, samples, rate)
+
+    async def vector(self, turn: Turn, content: bytes, name: str, pcm: Pcm | None = None) -> Embedded:
+        """Give the vector of the content of a file, within a turn. Raises Refused."""
+        heard = await self._decoded(turn, content, name, pcm)
+        rows = await self.scorer.vectors([heard.samples])
+        return next(embedded([heard], rows, self.classifier.settings.sample_rate))
+
+    def close(self) -> None:
+        """Let the threads end; what was not begun is dropped."""
+        self._decoders.shutdown(wait=False, cancel_futures=True)
+        self.scorer.close()
+
+    async def _whole(self, samples: np.ndarray) -> np.ndarray:
+        """Logits (classes,) of a sound as `auricle predict` has them: of a long one, the mean over windows."""
+        settings = self.classifier.settings
+        if settings.bands is not None or samples.shape[-1] <= WHOLE_SECONDS * settings.sample_rate:
+            return np.asarray((await self.scorer.logits([samples]))[0])
+        size, step = self.classifier.cut.samples(settings.sample_rate)
+        cut = windows(np.array([samples.shape[-1]]), size, 1 - step / size)
+        return np.asarray((await self._over_windows(samples, cut)).mean(0))
+
+    async def _decoded(self, turn: Turn, content: bytes, name: str, pcm: Pcm | None) -> Heard:
+        work = functools.partial(hear, content, name, self.classifier.settings, self.limits, pcm)
+        heard = await asyncio.get_running_loop().run_in_executor(self._decoders, work)
+        # A small file may hold much sound: it counts as what it takes.
+        turn.hold(heard.samples.nbytes)
+        self.metrics.audio_seconds.inc(heard.samples.shape[-1] / self.classifier.settings.sample_rate)
+        return heard
+
+    def _cut(self, frames: int, wanted: Wanted) -> tuple[int, list[Stretch]]:
+        """The hop in samples, and the windows that are wanted."""
+        if self.classifier.settings.bands is not None:
+            raise Refused("query", "windows and events are of sound; this model hears ready frames, whole clips only.")
+        seconds = wanted.seconds or self.classifier.window_seconds
+        hop = wanted.hop or seconds / 2
+        if hop > seconds:
+            raise Refused("query", f"hop received '{hop:g}', and up to the window's {seconds:g} s is allowed.")
+        size, step = Cut(seconds, hop).samples(self.classifier.settings.sample_rate)
+        count = max(0, frames - size) // step + 2
+        if count > self.limits.windows:
+            raise Refused("query", f"{count} windows were asked for, and {self.limits.windows} are allowed.")
+        return step, windows(np.array([frames]), size, 1 - step / size)
+
+    def _events(
+        self, samples: np.ndarray, cut: Sequence[Stretch], hop: int, rows: np.ndarray, rules: Rules
+    ) -> tuple[Event, ...]:
+        classifier = self.classifier
+        rate = classifier.settings.sample_rate
+        heard = (
+            moment(samples[:, one.start : one.stop], one.start, hop, rate, row)
+            for one, row in zip(cut, rows, strict=True)
         )
-        return made
+        return tuple(events(heard, classifier.labels, classifier.threshold, rules))
 
-
-class Line(HttpToolsProtocol):
-    """A connection that is closed when the head of a request takes too long."""
-
-    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """Begin to wait for the first request."""
-        super().connection_made(transport)
-        self._late: asyncio.TimerHandle | None = None
-        self._wait()
-
-    def data_received(self, data: bytes) -> None:
-        """Wait on, if this was no whole head; uvicorn itself only waits where nothing comes at all."""
-        super().data_received(data)
-        self._wait()
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        """Wait no more."""
-        super().connection_lost(exc)
-        self._wait()
-
-    def _wait(self) -> None:
-        wants_head = not self.transport.is_closing() and (self.cycle is None or self.cycle.response_complete)
-        if wants_head and self._late is None:
-            self._late = self.loop.call_later(HEAD_SECONDS, self._give_up)
-        elif not wants_head and self._late is not None:
-            self._late.cancel()
-            self._late = None
-
-    def _give_up(self) -> None:
-        self._late = None
-        if self.cycle is None or self.cycle.response_complete:
-            self.transport.close()
-
-
-def _waiting(listener: socket.socket) -> Iterator[socket.socket]:
-    """Accept the connections that wait at a door: where it is closed before them, the system cuts them off."""
-    listener.setblocking(False)
-    with contextlib.suppress(BlockingIOError):
-        while True:
-            line, _ = listener.accept()
-            line.setblocking(False)
-            yield line
+    async def _over_windows(self, samples: np.ndarray, cut: Sequence[Stretch]) -> np.ndarray:
+        """Logits (windows, classes), some windows at a time."""
+        rows = []
+        for first in range(0, len(cut), WINDOWS_AT_ONCE):
+            part = cut[first : first + WINDOWS_AT_ONCE]
+            rows.append(await self.scorer.logits([samples[:, one.start : one.stop] for one in part]))
+        return np.concatenate(rows)

@@ -20,12 +20,12 @@ from transformers import PrinterCallback, Trainer, TrainerCallback
 from transformers.trainer_callback import TrainerControl, TrainerState
 from transformers.training_args import TrainingArguments
 
-from auricle.batches import EpochBatches
-from auricle.models.heads import MarginSoftmax
+from auricle.models.layers.heads import MarginSoftmax
+from auricle.preparation.batches import EpochBatches
 from auricle.recipe import Recipe
 from auricle.training import schedule
-from auricle.training.course import Course
 from auricle.training.freezing import Learner
+from auricle.training.task import Course
 
 AVERAGE_FILE = "average.safetensors"
 # What the best epoch is chosen by: the recipe's metric, and between equals the lower loss.

@@ -20,13 +20,13 @@ import torch
 from safetensors.torch import load_file
 from transformers import EarlyStoppingCallback, PreTrainedModel, TrainingArguments
 
-from auricle.batches import EpochBatches, build
 from auricle.errors import MissingExtra, RunError
 from auricle.models import precision
+from auricle.preparation.batches import EpochBatches, build
 from auricle.recipe import Recipe, Train
 from auricle.training import tracking
-from auricle.training.course import Course, Material
 from auricle.training.loop import AVERAGE_FILE, CHOICE, AudioTrainer, Epoch, Watch
+from auricle.training.task import Course, Material
 
 CALIBRATION_CLIPS = 1000
 _log = logging.getLogger(__name__)

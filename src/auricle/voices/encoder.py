@@ -9,9 +9,9 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from auricle.classifier import Embedded, load, model_folder
+from auricle.audio.recordings import Recording
 from auricle.errors import RunError
-from auricle.recordings import Recording
+from auricle.inference.classifier import Embedded, load, model_folder
 from auricle.voices import xvector
 from auricle.voices.store import Origin
 

@@ -16,8 +16,8 @@ from pathlib import Path
 import numpy as np
 
 from auricle.errors import DataError, RunError, UsageError
-from auricle.voices import scores
-from auricle.voices.scores import Cohort
+from auricle.voices import score_norm
+from auricle.voices.score_norm import Cohort
 
 # "AURV": what tells our files from other SQLite files.
 APPLICATION = 0x41555256
@@ -171,7 +171,7 @@ class Store:
         voices = tuple(
             Voice(
                 name,
-                scores.voice(np.stack([vector for *_, vector in clips])),
+                score_norm.voice(np.stack([vector for *_, vector in clips])),
                 len(clips),
                 sum(seconds for _, seconds, _ in clips),
                 tuple(content for content, *_ in clips),

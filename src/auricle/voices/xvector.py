@@ -13,11 +13,11 @@ import numpy as np
 import torch
 from transformers import AutoFeatureExtractor, AutoModelForAudioXVector
 
-from auricle.audio.survey import Settings
-from auricle.classifier import Embedded, embedded
+from auricle.audio.recordings import MAX_SECONDS, Heard, Recording, hear
+from auricle.audio.settings import Settings
 from auricle.errors import RunError
-from auricle.recordings import MAX_SECONDS, Heard, Recording, hear
-from auricle.windows import FULL_SCALE
+from auricle.inference.classifier import Embedded, embedded
+from auricle.preparation.windows import FULL_SCALE
 
 WINDOW_SECONDS = 30.0
 _SUFFIX = "ForXVector"

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from auricle.models.encoders.conformer import Conformer
 from auricle.models.encoders.fixed_length import Patches, Whisper
-from auricle.models.encoders.waves import Waves
+from auricle.models.encoders.wav2vec2 import Waves
 
 # model_type of the config → the class that runs it
 ARCHITECTURES: dict[str, type[Waves] | type[Conformer] | type[Whisper] | type[Patches]] = {

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 from transformers.masking_utils import create_bidirectional_mask
 
-from auricle.models import masking
-from auricle.models.encoders import spectra, waves
+from auricle.models.encoders import spectra, wav2vec2
+from auricle.models.layers import masking
 
 
 class Conformer:
@@ -71,7 +71,7 @@ class Conformer:
         hidden, _ = projection(features.to(projection.projection.weight.dtype))
         real = masking.real(frames, hidden.shape[1])
         if self.base.training and getattr(self.config, "apply_spec_augment", True):
-            hidden = waves.hidden_spans(hidden, real, self.base)
+            hidden = wav2vec2.hidden_spans(hidden, real, self.base)
         return self.base.encoder.dropout(hidden.masked_fill(~real[..., None], 0.0)), frames
 
     def context(self, hidden: Tensor, frames: Tensor) -> dict[str, Any]:
@@ -98,8 +98,8 @@ class Conformer:
 
     def summary(self, hidden: Tensor, frames: Tensor) -> Tensor:
         """Average over the real tokens: (batch, tokens, width) → (batch, width) float32."""
-        return waves.mean(hidden, frames)
+        return wav2vec2.mean(hidden, frames)
 
     def classify(self, vector: Tensor) -> Tensor:
         """From the pooled vector (batch, width) to logits."""
-        return waves.projected(self.network, vector)
+        return wav2vec2.projected(self.network, vector)

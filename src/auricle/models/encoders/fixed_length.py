@@ -10,8 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from auricle.models import masking
-from auricle.models.encoders import spectra, waves
+from auricle.models.encoders import spectra, wav2vec2
+from auricle.models.layers import masking
 
 
 class Whisper:
@@ -89,7 +89,7 @@ class Whisper:
 
     def classify(self, vector: Tensor) -> Tensor:
         """From the pooled vector (batch, width) to logits."""
-        return waves.projected(self.network, vector)
+        return wav2vec2.projected(self.network, vector)
 
 
 class Patches:

@@ -10,7 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from auricle.models import fourier, masking
+from auricle.models.features import fourier
+from auricle.models.layers import masking
 
 FRAME, HOP, N_FFT = 400, 160, 512
 PREEMPHASIS = 0.97

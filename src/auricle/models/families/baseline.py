@@ -16,12 +16,12 @@ from torch import Tensor, nn
 from transformers import PreTrainedConfig, PreTrainedModel, Wav2Vec2FeatureExtractor
 from transformers.modeling_outputs import SequenceClassifierOutput
 
-from auricle.models import masking
-from auricle.models.descriptors import Descriptors
-from auricle.models.frame_functionals import FrameFunctionals
-from auricle.models.front_end import waveforms_as_they_are
-from auricle.models.functionals import Functionals
-from auricle.models.ridge import LIMIT, WITHIN_RANK, fit, likeness
+from auricle.models.features.descriptors import Descriptors
+from auricle.models.features.frame_functionals import FrameFunctionals
+from auricle.models.features.functionals import Functionals
+from auricle.models.features.ridge import LIMIT, WITHIN_RANK, fit, likeness
+from auricle.models.layers import masking
+from auricle.models.layers.front_end import waveforms_as_they_are
 
 # It can take ready frames in place of sound.
 FRAMES = True

@@ -16,14 +16,14 @@ from torch import Tensor, nn
 from transformers import PreTrainedConfig, PreTrainedModel, Wav2Vec2FeatureExtractor
 from transformers.modeling_outputs import SequenceClassifierOutput
 
-from auricle.models import augment, heads, masking, pooling
-from auricle.models.blocks import ConformerBlock, Thinning, TransformerBlock, places, thinned
-from auricle.models.descriptors import Descriptors
 from auricle.models.families import baseline
-from auricle.models.front_end import LogMel, MelSpectrogram, ReadyFrames, waveforms_as_they_are
-from auricle.models.heads import Head
-from auricle.models.norm import BatchNorm
-from auricle.models.pooling import Pooling, PoolingKind
+from auricle.models.features.descriptors import Descriptors
+from auricle.models.layers import augment, heads, masking, pooling
+from auricle.models.layers.blocks import ConformerBlock, Thinning, TransformerBlock, places, thinned
+from auricle.models.layers.front_end import LogMel, MelSpectrogram, ReadyFrames, waveforms_as_they_are
+from auricle.models.layers.heads import Head
+from auricle.models.layers.masked_batch_norm import BatchNorm
+from auricle.models.layers.pooling import Pooling, PoolingKind
 from auricle.recipe import Augment
 
 # Besides sound, the frames of a corpus that brings them along.

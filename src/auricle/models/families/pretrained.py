@@ -20,11 +20,11 @@ from transformers import AutoConfig, AutoFeatureExtractor, AutoModelForAudioClas
 from transformers.modeling_outputs import SequenceClassifierOutput
 
 from auricle.errors import UsageError
-from auricle.models import augment, heads, masking
 from auricle.models.checkpoint import open_checkpoint, read_config, read_extractor
-from auricle.models.encoders import ARCHITECTURES, HEAD, encoder, headed
-from auricle.models.heads import Head
-from auricle.models.pooling import PoolingKind
+from auricle.models.encoders import ARCHITECTURES, HEAD, custom_head, encoder
+from auricle.models.layers import augment, heads, masking
+from auricle.models.layers.heads import Head
+from auricle.models.layers.pooling import PoolingKind
 from auricle.recipe import Augment, Recipe
 
 
@@ -186,7 +186,7 @@ def build(options: Options, *, sample_rate: int, channels: int, labels: Sequence
     else:
         config.base_model = options.checkpoint
     if not options.is_stock:
-        headed.attach(opened.network, options.pooling or "mean", options.head or Head())
+        custom_head.attach(opened.network, options.pooling or "mean", options.head or Head())
     # What a folder of ours says of its own temperature and threshold does not hold for what is trained from it.
     config.logit_temperature = 1.0
     config.threshold = config.false_accept = None
@@ -220,7 +220,7 @@ class Model(nn.Module):
         self.config = network.config
         self.config.sample_rate = int(extractor.sampling_rate)
         self.config.channels = 1
-        self.headed = headed.is_headed(network)
+        self.headed = custom_head.is_headed(network)
         self.weighted = bool(getattr(self.config, "use_weighted_layer_sum", False))
         self.beside = None
         self.augment = Augment()
@@ -365,14 +365,14 @@ class Model(nn.Module):
 
     def save_pretrained(self, folder: Path) -> None:
         """Write config.json and model.safetensors: of the stock model, where the head is a stock one."""
-        (headed.wrapped(self.network) if self.headed else self.network).save_pretrained(folder)
+        (custom_head.wrapped(self.network) if self.headed else self.network).save_pretrained(folder)
 
     @classmethod
     def from_pretrained(cls, folder: Path) -> "Model":
         """Open what `save_pretrained` wrote."""
         network: Any
-        if AutoConfig.from_pretrained(folder).model_type == headed.Config.model_type:
-            network = headed.Model.from_pretrained(folder, use_safetensors=True).network
+        if AutoConfig.from_pretrained(folder).model_type == custom_head.Config.model_type:
+            network = custom_head.Model.from_pretrained(folder, use_safetensors=True).network
             return cls(network, AutoFeatureExtractor.from_pretrained(folder))
         network = AutoModelForAudioClassification.from_pretrained(folder, dtype=torch.float32, use_safetensors=True)
         return cls(network, AutoFeatureExtractor.from_pretrained(folder))
@@ -389,4 +389,4 @@ def _plain(conv: nn.Conv1d) -> nn.Conv1d:
 
 def opens(model_type: str) -> bool:
     """Whether a model folder of this type is run by this family."""
-    return model_type in ARCHITECTURES or model_type == headed.Config.model_type
+    return model_type in ARCHITECTURES or model_type == custom_head.Config.model_type

@@ -1,0 +1,163 @@
+"""One look at every clip: decode it, say what is wrong with it, take its fingerprint.
+
+In: clips. Out, in their order and with flat memory: what each clip is (Facts) and, where it is to be kept, its sound as
+the model will hear it. Inspecting a corpus and preparing it for training are this same pass, spread over processes.
+"""
+
+import collections
+import functools
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from auricle.audio import decode, fingerprint, frames, quality
+from auricle.audio.decode import Sound
+from auricle.audio.quality import Finding
+from auricle.audio.settings import Settings
+from auricle.corpus import tree
+from auricle.corpus.clip import Clip
+from auricle.errors import AudioError, DataError
+from auricle.parallel import Progress, parallel_map
+
+PART_CLIPS = 32
+_NO_PRINT = np.zeros(0, np.uint32)
+# The metadata by which a corpus promises how many frames a clip has.
+DECLARED_FRAMES = "mel_len"
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What one clip is. `fingerprint` is empty and the numbers are zero where nothing could be decoded."""
+
+    id: str
+    seconds: float
+    sample_rate: int
+    channels: int
+    container: str
+    findings: tuple[Finding, ...]
+    sound_hash: str
+    fingerprint: np.ndarray
+
+    @property
+    def usable(self) -> bool:
+        return not any(finding.kind in quality.QUARANTINED for finding in self.findings)
+
+
+@dataclass(frozen=True)
+class Heard:
+    """A clip's facts and its samples at the settings' rate; None when it is not usable.
+
+    samples: int16 (channels, frames), or float32 (bands, frames) of ready frames.
+    """
+
+    facts: Facts
+    samples: np.ndarray | None
+
+
+@dataclass(frozen=True)
+class Opened:
+    """A decoded clip and what is wrong with it; `sound` is None where nothing could be decoded."""
+
+    sound: Sound | None
+    findings: tuple[Finding, ...]
+
+
+def open_clip(clip: Clip, settings: Settings, content: bytes | None = None) -> Opened:
+    """Decode one clip and look for faults. Never raises for a bad recording: the fault is in the findings.
+
+    `content` stands for the source's bytes where they are already at hand.
+    """
+    name = clip.id.partition("#")[0]
+    try:
+        if settings.bands is not None:
+            return _open_frames(clip, settings, settings.bands, content)
+        content = tree.read_bytes(clip.source) if content is None else content
+        sound = decode.decode(content, start=clip.start, end=clip.end, max_seconds=settings.max_seconds, name=name)
+    except AudioError as error:
+        frames_instead = settings.bands is None and name.endswith(frames.SUFFIX) and error.kind == "unreadable"
+        hint = "; a .pt file may hold ready frames, and sound is wanted here" if frames_instead else ""
+        return Opened(None, (Finding(error.kind, error.detail + hint),))
+    except (OSError, DataError) as error:
+        return Opened(None, (Finding("unreadable", f"the file cannot be opened: {error}"),))
+    found = quality.find(sound, name=name, min_seconds=settings.min_seconds, max_seconds=settings.max_seconds)
+    return Opened(sound, found)
+
+
+def _open_frames(clip: Clip, settings: Settings, bands: int, content: bytes | None) -> Opened:
+    rate, longest = settings.sample_rate, settings.max_seconds
+    if content is None:
+        content = tree.read_bytes(clip.source, frames.most_bytes(bands, rate, longest))
+    sound = frames.open_frames(content, bands=bands, frame_rate=rate, max_seconds=longest)
+    return Opened(sound, frames.find(sound, declared=clip.meta.get(DECLARED_FRAMES), min_seconds=settings.min_seconds))
+
+
+def as_heard(sound: Sound, settings: Settings) -> np.ndarray:
+    """What a model is given: int16 (channels, samples) at the settings' rate, or float32 (bands, frames) as they are.
+
+    Raises AudioError 'nan' for samples that are no numbers, or absurdly large.
+    """
+    if settings.bands is not None:
+        if not np.isfinite(sound.samples).all():
+            raise AudioError("nan", "some values of the frames are no finite numbers")
+        return sound.samples
+    return decode.resample(sound, settings.sample_rate, settings.channels)
+
+
+def look(clip: Clip, settings: Settings, keep: bool) -> Heard:
+    """Take the facts of one clip and, with `keep`, its samples as the model will hear them."""
+    opened = open_clip(clip, settings)
+    sound = opened.sound
+    if sound is None:
+        return Heard(Facts(clip.id, 0.0, 0, 0, "", opened.findings, "", _NO_PRINT), None)
+    damaged = any(finding.kind == "nan" for finding in opened.findings)
+    if settings.bands is not None:
+        sound_hash, print_ = frames.content_hash(sound), _NO_PRINT
+    elif damaged:
+        sound_hash, print_ = "", _NO_PRINT
+    else:
+        sound_hash = quality.sound_hash(sound)
+        print_ = fingerprint.fingerprint(sound.samples, sound.sample_rate)
+    facts = Facts(
+        id=clip.id,
+        seconds=sound.seconds,
+        sample_rate=sound.sample_rate,
+        channels=1 if settings.bands is not None else len(sound.samples),
+        container=sound.container,
+        findings=opened.findings,
+        sound_hash=sound_hash,
+        fingerprint=print_,
+    )
+    if not keep or not facts.usable:
+        return Heard(facts, None)
+    return Heard(facts, as_heard(sound, settings))
+
+
+def survey(clips: Iterable[Clip], settings: Settings, *, keep: bool) -> Iterator[Heard]:
+    """Look at clips one after the other, in this process."""
+    return (look(clip, settings, keep) for clip in clips)
+
+
+def facts_of(clips: Sequence[Clip], settings: Settings, progress: Progress) -> list[Facts]:
+    """The facts of all clips, in order; the sound itself is let go at once, so memory stays flat."""
+    parts = [clips[first : first + PART_CLIPS] for first in range(0, len(clips), PART_CLIPS)]
+    facts: list[Facts] = []
+    for found in parallel_map(functools.partial(_facts, settings=settings), parts):
+        facts += found
+        progress(len(facts), len(clips))
+    return facts
+
+
+def _facts(clips: Sequence[Clip], settings: Settings) -> list[Facts]:
+    return [heard.facts for heard in survey(clips, settings, keep=False)]
+
+
+def commonest_rate(clips: list[Clip], settings: Settings, sample: int = 48) -> int:
+    """The sample rate in hertz that most of `sample` evenly spaced clips have; ties go to the higher."""
+    step = max(1, len(clips) // sample)
+    rates = collections.Counter(
+        heard.facts.sample_rate for heard in survey(clips[::step], settings, keep=False) if heard.facts.sample_rate
+    )
+    if not rates:
+        return settings.sample_rate
+    return max(rates, key=lambda rate: (rates[rate], rate))

@@ -1,0 +1,6 @@
+"""`python -m auricle.cli` is the command `auricle`."""
+
+from auricle.cli.main import main
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,331 @@
+"""What the command line shows people: tables, progress, one line per epoch. Knows no work, only its results."""
+
+import shutil
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from auricle.preparation.prepare import Inspected
+
+MOST_ROWS = 20
+
+
+class Screen:
+    """The terminal, or silence when the answer is JSON."""
+
+    def __init__(self, quiet: bool) -> None:
+        self.console = Console(quiet=quiet, soft_wrap=True, highlight=False, width=_width())
+        self._progress: Progress | None = None
+        self._task: Any = None
+
+    def say(self, text: str) -> None:
+        self.finish()
+        self.console.print(text, markup=False)
+
+    def line(self, *columns: str) -> None:
+        """One recording's answer, its columns between tabs, which a table would turn into blanks."""
+        self.finish()
+        if not self.console.quiet:
+            print(*columns, sep="\t", file=self.console.file, flush=True)
+
+    def progress(self, done: int, total: int) -> None:
+        """Show the share of a long work that is done; one bar at a time, gone when it is full."""
+        if not self.console.is_terminal or self.console.quiet:
+            return
+        if self._progress is None:
+            columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+            self._progress = Progress(*columns, console=self.console, transient=True)
+            self._progress.start()
+            self._task = self._progress.add_task("Listening", total=total)
+        self._progress.update(self._task, completed=done, total=total)
+        if done >= total:
+            self.finish()
+
+    def finish(self) -> None:
+        if self._progress is not None:
+            self._progress.stop()
+            self._progress = None
+
+    def epoch(self, fold: str, epoch: Any) -> None:
+        """One line per epoch: losses, validation, speed, time left."""
+        valid = epoch.valid or {}
+        parts = [f"epoch {epoch.epoch:3d}/{epoch.epochs}", f"loss {epoch.loss:.3f}"]
+        if valid:
+            parts.append(f"valid loss {valid['log_loss']:.3f}")
+            parts.append(f"accuracy {valid['accuracy']:.3f}")
+            parts.append(f"balanced {valid['balanced_accuracy']:.3f}")
+        parts.append(f"{epoch.clips_per_second:.0f} clips/s")
+        parts.append(f"{_duration(epoch.seconds_left)} left")
+        self.say("  ".join(parts))
+
+    def table(self, title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+        """A table; numbers to the right, the first column to the left."""
+        self.finish()
+        table = Table(title=title, title_justify="left", title_style="bold", box=None, pad_edge=False)
+        for number, column in enumerate(columns):
+            numeric = bool(rows) and all(row[number][:1] in "0123456789.-" for row in rows)
+            table.add_column(column, justify="right" if numeric and number else "left", overflow="fold")
+        for row in rows:
+            table.add_row(*row)
+        self.console.print(table)
+        self.console.print()
+
+
+def show_inspection(screen: Screen, found: Inspected) -> None:
+    """What is in the corpus, what is wrong with it, and how it would be divided."""
+    audit = found.audit
+    length = audit.durations
+    screen.say(found.index.recognised)
+    groups = f", {audit.groups} {audit.group_name}s" if audit.groups else ", no groups known"
+    screen.say(
+        f"{audit.usable} of {audit.clips} clips usable, {len(audit.classes)} classes{groups}, "
+        f"{_duration(length.total)} of sound ({length.shortest:.2f} to {length.longest:.2f} s, "
+        f"median {length.median:.2f} s)."
+    )
+    if found.index.bands is not None:
+        screen.say(f"Ready frames of {found.index.bands} bands, {_counted(audit.sample_rates, ' a second')}.")
+    else:
+        screen.say(
+            f"Sample rates: {_counted(audit.sample_rates, ' Hz')}. Channels: {_counted(audit.channels)}. "
+            f"Formats: {_counted(audit.containers)}."
+        )
+    screen.say("")
+    screen.table("Classes", ("class", "clips"), [(label, str(clips)) for label, clips in audit.classes.items()])
+    faults = [(fault.kind, fault.id, fault.detail) for fault in audit.quarantined]
+    _show_some(screen, f"Unusable: {len(faults)}", ("fault", "clip", "how it shows"), faults)
+    warnings = [(fault.kind, fault.id, fault.detail) for fault in audit.warnings]
+    _show_some(screen, f"Worth a look: {len(warnings)}", ("what", "clip", "how it shows"), warnings)
+    pairs = [
+        ("conflict" if row.conflict else row.kind, " = ".join(row.ids), " / ".join(dict.fromkeys(row.labels)))
+        for row in sorted(audit.duplicates, key=lambda row: not row.conflict)
+    ]
+    _show_some(screen, f"The same sound more than once: {len(pairs)}", ("kind", "clips", "class"), pairs)
+    leaks = [(leak.fold, leak.kind, leak.trained, leak.tested) for leak in audit.leaks]
+    _show_some(screen, f"Leaks across the split: {len(leaks)}", ("fold", "kind", "trained", "tested"), leaks)
+    left_out = [(item.name, item.reason) for item in audit.left_out]
+    _show_some(screen, f"Left out: {len(left_out)}", ("file", "why"), left_out)
+    for note in audit.notes:
+        screen.say(f"! {note}")
+    if found.split is not None:
+        screen.say(f"Split: {found.split.described}.")
+        for note in found.split.notes:
+            screen.say(f"! {note}")
+    else:
+        screen.say(f"! It cannot be divided as asked: {found.no_split}")
+
+
+def show_report(screen: Screen, report: dict[str, Any]) -> None:
+    """The end of a training on the terminal: the verdict, the figures in context, what to beware of."""
+    rows = []
+    for name, figure in report["metrics"].items():
+        baseline = report["baseline"]["metrics"][name]["value"]
+        rows.append(
+            (
+                name.replace("_", " "),
+                f"{figure['value']:.3f}",
+                f"{figure['low']:.3f} to {figure['high']:.3f}",
+                f"{baseline:.3f}",
+                f"{report['majority'][name]:.3f}",
+            )
+        )
+    interval = report["interval"]
+    screen.say("")
+    screen.table(
+        f"{report['test_clips']} test clips; intervals over {interval['units']} {interval['unit']}s",
+        ("metric", "value", "95 % interval", "baseline", "majority"),
+        rows,
+    )
+    screen.say(report["verdict"])
+    if seeds := report.get("seeds"):
+        accuracy = seeds["metrics"]["accuracy"]
+        screen.say(
+            f"From {len(seeds['seeds'])} seeds: accuracy {accuracy['mean']:.3f} ± {accuracy['deviation']:.3f} "
+            f"({accuracy['low']:.3f} to {accuracy['high']:.3f})."
+        )
+    _show_heard_and_unknown(screen, report)
+    for caution in report["cautions"]:
+        screen.say(f"! {caution}")
+    if report["doubted"]:
+        names = ", ".join(f"'{row['id']}' ({row['label']}, or {row['predicted']}?)" for row in report["doubted"][:5])
+        screen.say(f"! {len(report['doubted'])} labels are worth a second listen: {names}")
+
+
+def show_judgement(screen: Screen, found: dict[str, Any]) -> None:
+    """The figures of `auricle evaluate`."""
+    interval = found["interval"]
+    rows = [
+        (name.replace("_", " "), f"{figure['value']:.3f}", f"{figure['low']:.3f} to {figure['high']:.3f}")
+        for name, figure in found["metrics"].items()
+    ]
+    screen.say(found["recognised"])
+    screen.table(
+        f"{found['test_clips']} clips; intervals over {interval['units']} {interval['unit']}s",
+        ("metric", "value", "95 % interval"),
+        rows,
+    )
+    classes = [
+        (row["label"], str(row["clips"]), f"{row['precision']:.3f}", f"{row['recall']:.3f}", f"{row['f1']:.3f}")
+        for row in found["per_class"]
+    ]
+    screen.table("Classes", ("class", "clips", "precision", "recall", "F1"), classes)
+    _show_heard_and_unknown(screen, found)
+    if found["unusable"]:
+        screen.say(f"! {found['unusable']} clips were unusable; `auricle inspect` says why.")
+
+
+def _show_heard_and_unknown(screen: Screen, found: dict[str, Any]) -> None:
+    """One line each: accuracy against seconds heard, and what refusing is worth."""
+    if found.get("heard"):
+        rows = [
+            f"{row['accuracy']:.3f} from {row['seconds']:g} s ({row['whole']['value']:.3f} whole, {row['clips']} clips)"
+            for row in found["heard"]
+        ]
+        rows.append(f"{found['metrics']['accuracy']['value']:.3f} from all {found['test_clips']} whole")
+        screen.say(f"Accuracy by seconds heard: {', '.join(rows)}.")
+    refusal = found.get("unknown")
+    if refusal and refusal["threshold"] is not None:
+        what = "unknown clips" if refusal["kind"] == "classes" else "wrong answers"
+        told = [f"Unknown: below a confidence of {refusal['threshold']:.4f}"]
+        if reached := refusal["reached"]:
+            told.append(
+                f"{reached['value']:.1%} of {what} get a name ({reached['low']:.1%} to {reached['high']:.1%}; asked "
+                f"for at most {refusal['target']:.1%})"
+            )
+        if refusal["known_refused"] is not None:
+            kept = "known clips" if refusal["kind"] == "classes" else "right answers"
+            told.append(f"{refusal['known_refused']:.1%} of {kept} are refused")
+        if refusal["auroc"]:
+            told.append(f"AUROC {refusal['auroc']['value']:.3f}")
+        screen.say("; ".join(told) + ".")
+
+
+def show_shipment(screen: Screen, shipment: dict[str, Any]) -> None:
+    """What `auricle push` would send, and where to."""
+    files = [(row["name"], _bytes(row["bytes"])) for row in shipment["files"]]
+    whole = _bytes(sum(row["bytes"] for row in shipment["files"]))
+    screen.table(
+        f"To {shipment['repo']} ({shipment['visibility']}, revision {shipment['revision']}): {whole}",
+        ("file", "size"),
+        files,
+    )
+    screen.say("Card:")
+    for key, value in shipment["card"].items():
+        if key != "model-index":
+            told = ", ".join(str(item) for item in value) if isinstance(value, list) else str(value)
+            screen.say(f"  {key}: {told}")
+    for index in shipment["card"].get("model-index", []):
+        for result in index["results"]:
+            told = ", ".join(f"{metric.get('name', metric['type'])} {metric['value']}" for metric in result["metrics"])
+            screen.say(f"  results on {result['dataset']['name']}: {told}")
+    for note in shipment["notes"]:
+        screen.say(f"! {note}")
+
+
+def show_enrolment(screen: Screen, done: dict[str, Any]) -> None:
+    """What `auricle enrol` added, and what scores will be normalised by."""
+    if done["voice"] is not None:
+        clips = done["clips"]
+        screen.say(f"Enrolled '{done['voice']}': {len(done['added'])} added, {clips} clip{'s' * (clips != 1)} in all.")
+    for name in done["known"]:
+        screen.say(f"! {name}: this voice has the same sound already; it is kept once.")
+    for row in done["failed"]:
+        screen.line(row["file"], f"FAILED: {row['error']}")
+    for row in done["warnings"]:
+        screen.say(f"! {row['file']}: {row['warning']}")
+    if done["cohort"]["clips"]:
+        screen.say(f"Cohort: {done['cohort']['described']}. False accepts: {done['false_accept']:g} of strangers.")
+    for note in done["notes"]:
+        screen.say(f"! {note}")
+
+
+def show_finding(screen: Screen, row: dict[str, Any], threshold: float | None, claimed: str | None, top: int) -> None:
+    """One line of `auricle identify`, or of `auricle verify` where a voice was `claimed`."""
+    if row["error"] is not None:
+        screen.line(row["file"], f"FAILED: {row['error']}")
+        return
+    told = "   ".join(
+        f"{match['voice']} {match['score']:.2f}" if match["score"] is not None else f"{match['voice']} no score"
+        for match in row["scores"][:top]
+    )
+    note = f"   ({'; '.join(row['warnings'])})" if row["warnings"] else ""
+    if threshold is None:
+        screen.line(row["file"], told + note)
+        return
+    refused = "unknown" if claimed is None else "rejected"
+    verdict = (row["voice"] if claimed is None else "accepted") if row["accepted"] else refused
+    screen.line(row["file"], verdict, f"{told}   (threshold {threshold:.2f}){note}")
+
+
+def show_voices(screen: Screen, held: dict[str, Any]) -> None:
+    """What a store holds."""
+    if held["removed"] is not None:
+        screen.say(f"Removed '{held['removed']}'.")
+    rows = [(row["voice"], str(row["clips"]), _duration(row["seconds"])) for row in held["voices"]]
+    screen.table(f"{len(rows)} voices, heard by {held['run']}", ("voice", "clips", "sound"), rows)
+    cohort = held["cohort"]["described"] or "none, hence no threshold"
+    screen.say(f"Cohort: {cohort}. False accepts: {held['false_accept']:g} of strangers.")
+
+
+def show_trials(screen: Screen, found: dict[str, Any]) -> None:
+    """The error rates of `auricle trials`."""
+    interval = found["interval"]
+    rows = [
+        (kind, name.replace("_", " "), f"{figure['value']:.4f}", f"{figure['low']:.4f} to {figure['high']:.4f}")
+        for kind, figures in found["metrics"].items()
+        for name, figure in figures.items()
+    ]
+    screen.table(
+        f"{found['targets']} trials of one speaker, {found['nontargets']} of two; "
+        f"intervals over {interval['units']} {interval['unit']}s",
+        ("score", "metric", "value", "95 % interval"),
+        rows,
+    )
+    if found["cohort"]:
+        screen.say(f"Normalised by {found['cohort']}.")
+    if found["left_out"]:
+        screen.say(f"! {found['left_out']} trials are left out: {len(found['failed'])} files cannot be heard.")
+    for row in found["failed"][:MOST_ROWS]:
+        screen.line(row["file"], f"FAILED: {row['error']}")
+    for note in found["notes"]:
+        screen.say(f"! {note}")
+
+
+def _bytes(count: float) -> str:
+    if count < 1000:
+        return f"{count:.0f} B"
+    for unit in ("kB", "MB"):
+        count /= 1000
+        if count < 1000:
+            return f"{count:.1f} {unit}"
+    return f"{count / 1000:.1f} GB"
+
+
+def _show_some(screen: Screen, title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    if not rows:
+        return
+    screen.table(title, columns, rows[:MOST_ROWS])
+    if len(rows) > MOST_ROWS:
+        screen.say(f"… and {len(rows) - MOST_ROWS} more; --json lists all.")
+
+
+def _counted(counts: dict[str, int], unit: str = "") -> str:
+    if len(counts) == 1:
+        return f"{next(iter(counts))}{unit}"
+    return ", ".join(f"{value}{unit} ({count})" for value, count in counts.items())
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 60:
+        return f"{seconds:.0f} s"
+    if seconds < 3600:
+        return f"{seconds // 60:.0f} min {seconds % 60:02.0f} s"
+    return f"{seconds // 3600:.0f} h {seconds % 3600 // 60:02.0f} min"
+
+
+def _width() -> int | None:
+    """Tables in a pipe or a log are not folded at 80 columns."""
+    return None if sys.stdout.isatty() else max(120, shutil.get_terminal_size((160, 24)).columns)

@@ -1,0 +1,203 @@
+"""The command `predict`: name what is heard in recordings, whole, window by window, or as events. As `cli`: no logic.
+
+Exit codes as everywhere: 1 where some recordings failed.
+"""
+
+import argparse
+import itertools
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from auricle.cli.options import command, quiet_libraries
+from auricle.errors import UsageError
+
+if TYPE_CHECKING:
+    from auricle.inference.classifier import Classifier
+    from auricle.inference.formats import View
+    from auricle.inference.predictor import Cut
+
+TABLE_CHOICES = 3
+_KINDS = ("table", "csv", "jsonl", "submission", "audacity", "vtt")
+_ENDINGS = {".csv": "csv", ".jsonl": "jsonl", ".txt": "audacity", ".vtt": "vtt"}
+# Windows of a timeline overlap by half. Events need a finer grid: an eighth of a window is a second or less.
+_WINDOWS_HOP, _EVENTS_HOP = 0.5, 0.125
+
+
+def declare(commands: Any) -> None:
+    """Add the command to the parser."""
+    predict = command(commands, "predict", _predict, "name what is heard in recordings")
+    predict.add_argument("run", type=Path, metavar="RUN", help="a run folder or a model folder")
+    predict.add_argument(
+        "files",
+        nargs="+",
+        metavar="FILE",
+        help="files, folders, archives, globs, testdata.json, or - for standard input",
+    )
+    predict.add_argument("--top", type=_positive, default=TABLE_CHOICES, metavar="K", help="how many classes to name")
+    predict.add_argument(
+        "--out", type=str, metavar="FILE", help="write a .csv, .jsonl, .txt (Audacity) or .vtt file, or a FOLDER/"
+    )
+    predict.add_argument("--resume", action="store_true", help="go on with the interrupted job of --out")
+    predict.add_argument(
+        "--no-unknown", dest="refuse", action="store_false", help="name a class even where the model is not sure enough"
+    )
+    predict.add_argument("--format", choices=_KINDS, help="of the rows (default: by the ending of --out, else table)")
+    predict.add_argument(
+        "--precision", choices=("auto", "float32", "bf16"), default="auto", help="of large encoders (default: auto)"
+    )
+    predict.add_argument(
+        "--runtime", choices=("auto", "torch", "onnx"), default="auto", help="what runs the model (default: auto)"
+    )
+    _timeline_options(predict)
+
+
+def _timeline_options(predict: argparse.ArgumentParser) -> None:
+    """Options of long recordings."""
+    timeline = predict.add_argument_group("recordings as a timeline")
+    timeline.add_argument(
+        "--windows",
+        type=seconds_of,
+        nargs="?",
+        const=0.0,
+        metavar="SECONDS",
+        help="a row for each window; how long windows are (default: the model's own), with --events too",
+    )
+    timeline.add_argument("--events", action="store_true", help="a row for each event: label, start, end, probability")
+    timeline.add_argument("--hop", type=seconds_of, metavar="SECONDS", help="from one window to the next")
+    event_options(timeline)
+
+
+def event_options(group: Any) -> None:
+    """When an event begins and ends, for every command that finds events."""
+    group.add_argument("--on", type=float, metavar="P", help="the probability at which an event begins")
+    group.add_argument("--off", type=float, metavar="P", help="the probability below which it ends")
+    group.add_argument("--min-seconds", type=float, metavar="SECONDS", help="shorter events are dropped")
+    group.add_argument("--gap", dest="gap_seconds", type=float, metavar="SECONDS", help="shorter gaps are bridged")
+    group.add_argument("--floor", type=float, metavar="DBFS", help="quieter sound (RMS) is no event")
+
+
+def rules_of(options: argparse.Namespace) -> Any:
+    """The Rules that the options ask for; what they leave open is as in `events`."""
+    from auricle.inference.events import Rules
+
+    names = ("on", "off", "min_seconds", "gap_seconds", "floor")
+    given = {name: getattr(options, name) for name in names if getattr(options, name) is not None}
+    if "on" in given and "off" not in given:
+        given["off"] = min(Rules.off, given["on"])
+    return Rules(**given)
+
+
+def _predict(options: argparse.Namespace) -> int:
+    from auricle.audio.recordings import recordings
+    from auricle.inference.classifier import load
+    from auricle.inference.formats import SINGLE, Form
+    from auricle.inference.job import Job, job_of
+    from auricle.inference.writer import Output
+
+    view: View = "events" if options.events else "windows" if options.windows is not None else "answers"
+    out, kind = _destination(options, view)
+    rules = rules_of(options)
+    quiet_libraries()
+    classifier = load(options.run, options.precision, refuse=options.refuse, runtime=options.runtime)
+    form = Form(view, kind, min(options.top, len(classifier.labels)))
+    cut = _cut(options, view, classifier)
+    wish = {"form": form, "cut": cut, "rules": rules, "precision": options.precision, "refuse": options.refuse}
+    found = recordings(options.files)
+    ending = SINGLE.get(kind) if out is not None and _is_folder(options.out) else None
+    if kind in SINGLE and ending is None:
+        first = list(itertools.islice(found, 2))
+        if len(first) > 1:
+            raise UsageError(
+                f"--format {kind} received several recordings, and each needs a file of its own. Name a folder: --out "
+                "FOLDER/, or choose csv or jsonl."
+            )
+        found = itertools.chain(first, found)
+    job = job_of(options.run, classifier, {**wish, "files": options.files, "out": options.out}) if out else ""
+    output = Output(out, form.heading, job=job, ending=ending, resume=options.resume)
+    failed, keep = None, True
+    try:
+        failed = Job(classifier, form, cut, rules, output, _tell).run(found)
+    except KeyboardInterrupt:
+        return 130
+    except UsageError:
+        keep = options.resume
+        raise
+    except OSError as error:
+        raise UsageError(
+            f"--out received '{options.out}', and writing failed: {error.strerror or error}. Make room, or name "
+            "another place."
+        ) from error
+    finally:
+        if failed is None and output.leave(keep=keep) and keep:
+            _tell("stopped. The same command with --resume goes on from there.")
+    return 1 if failed else 0
+
+
+def _tell(sentence: str) -> None:
+    print(f"auricle: {sentence}", file=sys.stderr)
+
+
+def _is_folder(out: str) -> bool:
+    return out.endswith("/") or Path(out).is_dir()
+
+
+def _destination(options: argparse.Namespace, view: "View") -> tuple[Path | None, str]:
+    """Where rows go, and their format: what --format says, else --json, else the ending of --out."""
+    from auricle.inference.formats import FORMATS, SINGLE
+
+    if options.json and options.format not in (None, "jsonl"):
+        raise UsageError(f"--json received --format {options.format} beside it. Leave one of them away.")
+    if options.resume and options.out is None:
+        raise UsageError("--resume received no file. Name the one to go on with: --out FILE.")
+    if options.resume and "-" in options.files:
+        raise UsageError("--resume received '-', and standard input cannot be heard again. Name files.")
+    out = Path(options.out) if options.out is not None else None
+    kind = options.format or ("jsonl" if options.json else None)
+    if kind is None and out is not None:
+        kind = _ENDINGS.get(out.suffix)
+        if kind is None:
+            allowed = " or ".join(ending for ending, kind in _ENDINGS.items() if kind in FORMATS[view])
+            raise UsageError(f"--out received '{out}'. Allowed: a file that ends in {allowed}, or --format.")
+    kind = kind or "table"
+    if kind not in FORMATS[view]:
+        other = " Add --events or --windows." if kind in SINGLE else ""
+        raise UsageError(f"The format '{kind}' is not one of {view}: {', '.join(FORMATS[view])}.{other}")
+    if options.out is not None and _is_folder(options.out) and kind not in SINGLE:
+        raise UsageError(f"--out received the folder '{options.out}' for {kind}. Name a file.")
+    return out, str(kind)
+
+
+def _cut(options: argparse.Namespace, view: "View", classifier: "Classifier") -> "Cut":
+    """The windows that are asked for, or the model's own."""
+    from auricle.inference.predictor import Cut
+
+    natural = classifier.window_seconds
+    if view == "answers":
+        return classifier.cut
+    if classifier.settings.bands is not None:
+        raise UsageError("--windows and --events received a model of ready frames. It answers for whole clips only.")
+    seconds = options.windows or natural
+    hop = options.hop or seconds * (_EVENTS_HOP if view == "events" else _WINDOWS_HOP)
+    if hop > seconds:
+        raise UsageError(f"--hop received {hop:g}, and windows are {seconds:g} s long. Allowed: up to that.")
+    return Cut(seconds, hop)
+
+
+def _positive(text: str) -> int:
+    if not text.isdigit() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"'{text}' is not a whole number from 1 up")
+    return int(text)
+
+
+def seconds_of(text: str) -> float:
+    """A number of seconds that a window or a hop can have, for argparse."""
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = 0.0
+    if not 0.01 <= seconds <= 3600:
+        raise argparse.ArgumentTypeError(
+            f"'{text}' is no number of seconds from 0.01 to 3600. Name files before this option"
+        )
+    return seconds

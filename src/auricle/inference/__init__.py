@@ -1,0 +1,1 @@
+"""Answers from trained models: whole files, hours of audio, live streams."""

@@ -1,0 +1,180 @@
+"""Events as they happen: sound comes in, and a line goes out when an event begins and when it is over.
+
+In: blocks of samples that arrive in real time, and a Cut. Out: what is to be said, each with how long after the sound
+it is said. Windows are scored one by one, as soon as they are complete; where that is slower than the sound comes,
+windows are left out and counted.
+"""
+
+import bisect
+import math
+import queue
+import threading
+import time
+from collections import deque
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from auricle.errors import AuricleError, DataError
+from auricle.inference.classifier import Classifier
+from auricle.inference.events import Event, Merger, Rules
+from auricle.inference.predictor import Cut, batches, moment
+
+# For a block of samples to fill, to be handed over and to be resampled.
+SLACK_SECONDS = 0.2
+# Scored before the first window, to know how long it takes.
+_TRIALS = 3
+_QUEUE_BLOCKS = 256
+# Sound that is further ahead of the clock than this comes from a file: it can wait, and nothing is left out.
+_AHEAD_SECONDS = 1.0
+_REMEMBERED_BLOCKS = 4096
+
+
+@dataclass(frozen=True)
+class Latency:
+    """How long after the sound it is said, in seconds, at most: that an event began, and that it is over.
+
+    `scoring` is what one window took, measured; a machine that is busy with something else may take longer.
+    """
+
+    begin: float
+    end: float
+    scoring: float
+
+
+@dataclass(frozen=True)
+class Said:
+    """One line: an event began or is over, or windows were skipped, or the sound came to its end.
+
+    `event` of one that began reaches as far as is known. `after` is how long ago its begin, or its end, came in. With
+    "skipped", `windows` were left out since the last such line; with "done", `seconds` were heard in `windows`.
+    """
+
+    kind: Literal["begin", "end", "skipped", "done"]
+    event: Event | None = None
+    after: float = 0.0
+    windows: int = 0
+    seconds: float = 0.0
+
+
+def latency(classifier: Classifier, cut: Cut, rules: Rules) -> Latency:
+    """Measure how long a window takes, and state the bounds that follow.
+
+    A cell of one hop is decided when the window that begins with it is complete. An event is said to begin when it is
+    long enough to be kept, and to be over when its gap can no longer be bridged.
+    """
+    rate = classifier.settings.sample_rate
+    size, hop = cut.samples(rate)
+    noise = np.random.default_rng(0).integers(-3000, 3000, (1, size), dtype=np.int16)
+    classifier.logits([noise])
+    times = []
+    for _ in range(_TRIALS):
+        start = time.perf_counter()
+        classifier.logits([noise])
+        times.append(time.perf_counter() - start)
+    scoring = max(times)
+    # The window before may still be with the model.
+    fixed = size / rate + 2 * scoring + SLACK_SECONDS
+    cells = max(1, math.ceil(rules.min_seconds * rate / hop - 1e-6))
+    bridged = math.floor(rules.gap_seconds * rate / hop + 1e-6)
+    return Latency(fixed + (cells - 1) * hop / rate, fixed + bridged * hop / rate, scoring)
+
+
+def listen(classifier: Classifier, blocks: Iterator[np.ndarray], cut: Cut, rules: Rules) -> Iterator[Said]:
+    """Say what is heard in a stream of int16 blocks (channels, samples) at the classifier's rate, until its end.
+
+    A KeyboardInterrupt is taken for the end. An AuricleError of the stream is raised after the last event.
+    """
+    ear = _Ear(blocks, classifier.settings.sample_rate)
+    merger = Merger(classifier.labels, classifier.threshold, rules)
+    rate = classifier.settings.sample_rate
+    size, hop = cut.samples(rate)
+    heard = skipped = 0
+    announced: float | None = None
+    try:
+        for _, samples, begin, starts in batches(ear.blocks(), size, hop, 1):
+            start = starts[0]
+            if ear.is_late(start + size, hop):
+                skipped += 1
+                continue
+            if skipped:
+                yield Said("skipped", windows=skipped)
+                skipped = 0
+            piece = samples[:, start - begin : start - begin + size]
+            heard += 1
+            for event in merger.add(moment(piece, start, hop, rate, classifier.logits([piece])[0])):
+                yield from _ended(event, announced, ear)
+                announced = None
+            current = merger.current
+            if current is not None and current.start != announced:
+                announced = current.start
+                yield Said("begin", current, ear.since(current.start))
+    except KeyboardInterrupt:
+        pass
+    if skipped:
+        yield Said("skipped", windows=skipped)
+    for event in merger.finish():
+        yield from _ended(event, announced, ear)
+        announced = None
+    yield Said("done", windows=heard, seconds=ear.received)
+    if ear.fault is not None:
+        raise ear.fault
+
+
+def _ended(event: Event, announced: float | None, ear: "_Ear") -> Iterator[Said]:
+    """The line of an event that is over; first the one that it began, if it is known only now."""
+    if event.start != announced:
+        yield Said("begin", event, ear.since(event.start))
+    yield Said("end", event, ear.since(event.end))
+
+
+class _Ear:
+    """Takes blocks in a thread of its own, so that a recorder never waits for the model, and notes when they came."""
+
+    def __init__(self, blocks: Iterator[np.ndarray], sample_rate: int) -> None:
+        self._rate = sample_rate
+        self._queue: queue.Queue[np.ndarray | None] = queue.Queue(_QUEUE_BLOCKS)
+        self._arrivals: deque[tuple[float, float]] = deque(maxlen=_REMEMBERED_BLOCKS)  # end in the stream, clock
+        self._lock = threading.Lock()
+        self._began = 0.0
+        self.received = 0.0
+        self.fault: AuricleError | None = None
+        threading.Thread(target=self._take, args=(blocks,), name="auricle-ear", daemon=True).start()
+
+    def _take(self, blocks: Iterator[np.ndarray]) -> None:
+        count = 0
+        try:
+            for block in blocks:
+                now = time.monotonic()
+                if not count:
+                    self._began = now - block.shape[1] / self._rate
+                count += block.shape[1]
+                self.received = count / self._rate
+                with self._lock:
+                    self._arrivals.append((self.received, now))
+                self._queue.put(block)
+        except AuricleError as error:
+            self.fault = error
+        except OSError as error:
+            self.fault = DataError(f"The sound cannot be read: {error}. Pipe raw samples in.")
+        finally:
+            self._queue.put(None)
+
+    def blocks(self) -> Iterator[np.ndarray]:
+        while (block := self._queue.get()) is not None:
+            yield block
+
+    def is_late(self, upto: int, hop: int) -> bool:
+        """Whether a window up to sample `upto` waited so long, with newer ones behind it, that it is left out."""
+        newer = self.received - upto / self._rate > hop / self._rate
+        is_live = self.received - (time.monotonic() - self._began) < _AHEAD_SECONDS
+        return newer and is_live and self.since(upto / self._rate) > max(2 * hop / self._rate, SLACK_SECONDS)
+
+    def since(self, seconds: float) -> float:
+        """How long ago a place in the stream came in."""
+        with self._lock:
+            arrivals = list(self._arrivals)
+        place = bisect.bisect_left(arrivals, seconds - 1e-6, key=lambda arrival: arrival[0])
+        return time.monotonic() - arrivals[min(place, len(arrivals) - 1)][1]

@@ -1,0 +1,1 @@
+"""The listening page: play labelled clips, correct wrong labels."""

@@ -1,0 +1,1 @@
+"""Fixed features of audio, and the ridge classifier that is fitted on them in closed form."""

@@ -1,0 +1,67 @@
+"""From frames to one vector per clip, over its real frames only.
+
+In: (batch, channels, frames) and which frames are real. Out: (batch, width): `channels` wide, or twice that for the two
+kinds that join two statistics.
+"""
+
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from auricle.models.layers import masking
+
+PoolingKind = Literal["mean", "mean-max", "statistics", "attention"]
+
+VARIANCE_FLOOR = 1e-5
+
+
+def width(kind: PoolingKind, channels: int) -> int:
+    """How wide the pooled vector is."""
+    return 2 * channels if kind in ("mean-max", "statistics") else channels
+
+
+class Pooling(nn.Module):
+    """Pool by one of the kinds; only attention has weights.
+
+    statistics joins mean and deviation (Snyder et al. 2017). attention is self-attentive pooling (Safari et al. 2020):
+    a linear score per frame, a softmax over the real frames, the weighted mean.
+    """
+
+    def __init__(self, kind: PoolingKind, channels: int) -> None:
+        super().__init__()
+        self.kind = kind
+        self.score = nn.Linear(channels, 1) if kind == "attention" else None
+
+    def forward(self, values: Tensor, real: Tensor) -> Tensor:
+        """Pool (batch, channels, frames) over the frames that real (batch, frames) marks."""
+        if self.kind == "mean":
+            return masking.mean_over(values, real)
+        if self.kind == "mean-max":
+            return mean_and_max(values, real)
+        if self.kind == "statistics":
+            return mean_and_deviation(values, real)
+        assert self.score is not None, "attention has its score"
+        return attentive(values, real, self.score)
+
+
+def mean_and_max(values: Tensor, real: Tensor) -> Tensor:
+    """Join the mean and the maximum over the real frames: (batch, channels, frames) → (batch, 2 * channels)."""
+    largest = values.masked_fill(~real[:, None, :], -torch.inf).amax(-1)
+    return torch.cat([masking.mean_over(values, real), largest], dim=-1)
+
+
+def mean_and_deviation(values: Tensor, real: Tensor) -> Tensor:
+    """Join mean and standard deviation over the real frames: (batch, channels, frames) → (batch, 2 * channels)."""
+    wide = values.float()
+    mean = masking.mean_over(wide, real)
+    variance = masking.mean_over((wide - mean[..., None]).square(), real)
+    return torch.cat([mean, (variance + VARIANCE_FLOOR).sqrt()], dim=-1).to(values.dtype)
+
+
+def attentive(values: Tensor, real: Tensor, score: nn.Linear) -> Tensor:
+    """Average the real frames, each by its share of attention: (batch, channels, frames) → (batch, channels)."""
+    frames = values.transpose(1, 2)
+    shares = F.softmax(score(frames).float().masked_fill(~real[..., None], -torch.inf), 1)
+    return (frames * shares.to(frames.dtype)).sum(1)

@@ -1,0 +1,1 @@
+"""From a path to training data: read, decode once, audit, split."""

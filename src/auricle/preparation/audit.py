@@ -1,0 +1,234 @@
+"""What is wrong with a corpus, before anything is learnt from it.
+
+In: an Index and the facts of its clips. Out: an Audit that names every bad file with its reason, every duplicate and
+conflict, every leak across the split, and what is lopsided. Quarantined clips stay out of training and testing alike.
+"""
+
+import json
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from auricle.audio import fingerprint, quality
+from auricle.audio.inspect import Facts
+from auricle.corpus.clip import Index, LeftOut
+from auricle.corpus.read import rare_labels, similar_labels
+from auricle.corpus.splits import Split
+
+ODD_RATIO = 20.0
+CONFOUND_SHARE = 0.9
+
+
+@dataclass(frozen=True)
+class Fault:
+    """One clip, what is wrong with it, and how that shows."""
+
+    id: str
+    kind: str
+    detail: str
+
+
+@dataclass(frozen=True)
+class Duplicate:
+    """Clips with the same sound. `kind` is exact (the decoded samples agree) or near (the fingerprints do)."""
+
+    kind: str
+    ids: tuple[str, ...]
+    labels: tuple[str, ...]
+    similarity: float
+
+    @property
+    def conflict(self) -> bool:
+        return len(set(self.labels)) > 1
+
+
+@dataclass(frozen=True)
+class Leak:
+    """One sound on both sides of a fold."""
+
+    fold: str
+    trained: str
+    tested: str
+    kind: str
+
+
+@dataclass(frozen=True)
+class Durations:
+    """Seconds: the whole, and where the clips lie."""
+
+    total: float
+    shortest: float
+    median: float
+    longest: float
+
+
+@dataclass(frozen=True)
+class Audit:
+    """Everything the audit found, in the order that a person would ask for it."""
+
+    clips: int
+    usable: int
+    quarantined: tuple[Fault, ...]
+    warnings: tuple[Fault, ...]
+    duplicates: tuple[Duplicate, ...]
+    leaks: tuple[Leak, ...]
+    classes: dict[str, int]
+    groups: int
+    group_name: str
+    durations: Durations
+    sample_rates: dict[str, int]
+    channels: dict[str, int]
+    containers: dict[str, int]
+    notes: tuple[str, ...]
+    left_out: tuple[LeftOut, ...]
+
+    @property
+    def quarantined_ids(self) -> frozenset[str]:
+        return frozenset(fault.id for fault in self.quarantined)
+
+    @property
+    def linked(self) -> list[tuple[str, ...]]:
+        """Sets of clips that sound the same and so must stay on one side of a split."""
+        return [duplicate.ids for duplicate in self.duplicates]
+
+    @property
+    def imbalance(self) -> float:
+        """Clips of the largest class for each clip of the smallest."""
+        return max(self.classes.values()) / min(self.classes.values()) if self.classes else 1.0
+
+    def save(self, path: Path) -> None:
+        path.write_text(json.dumps(self.as_json(), indent=1, ensure_ascii=False), encoding="utf-8")
+
+    def as_json(self) -> dict[str, object]:
+        """Plain data for programs."""
+        content = asdict(self)
+        for row, duplicate in zip(content["duplicates"], self.duplicates, strict=True):
+            row["conflict"] = duplicate.conflict
+        return {**content, "imbalance": self.imbalance}
+
+
+def judge(index: Index, facts: Sequence[Facts]) -> Audit:
+    """Weigh the facts of all clips, given in the Index's order."""
+    duplicates = _duplicates(index, facts)
+    found = [Fault(clip.id, finding.kind, finding.detail) for clip in facts for finding in clip.findings]
+    quarantined = [fault for fault in found if fault.kind in quality.QUARANTINED]
+    quarantined += _conflicts(duplicates, {fault.id for fault in quarantined})
+    out = {fault.id for fault in quarantined}
+    usable = [clip.id not in out for clip in index]
+    kept = index.only(usable)
+    good = [clip for clip, keep in zip(facts, usable, strict=True) if keep]
+    warnings = [fault for fault in found if fault.kind not in quality.QUARANTINED and fault.id not in out]
+    warnings += _odd_lengths(good)
+    return Audit(
+        clips=len(index),
+        usable=len(kept),
+        quarantined=tuple(quarantined),
+        warnings=tuple(warnings),
+        duplicates=tuple(duplicates),
+        leaks=(),
+        classes=dict(Counter(clip.label for clip in sorted(kept, key=lambda clip: clip.label))),
+        groups=len({clip.group for clip in kept if clip.group is not None}),
+        group_name=index.group_name,
+        durations=_durations(good),
+        sample_rates=_counts(str(clip.sample_rate) for clip in good),
+        channels=_counts(str(clip.channels) for clip in good),
+        containers=_counts(clip.container for clip in good),
+        notes=tuple(_notes(index, kept, good)),
+        left_out=index.left_out,
+    )
+
+
+def with_leaks(audit: Audit, split: Split) -> Audit:
+    """The same audit with the duplicates that a split puts on both sides."""
+    leaks = []
+    for fold in split.folds:
+        tested, trained = set(fold.test), {*fold.train, *fold.valid}
+        for duplicate in audit.duplicates:
+            inside = [id for id in duplicate.ids if id in tested]
+            outside = [id for id in duplicate.ids if id in trained]
+            if inside and outside:
+                leaks.append(Leak(fold.name, outside[0], inside[0], duplicate.kind))
+    return replace(audit, leaks=tuple(leaks))
+
+
+def _duplicates(index: Index, facts: Sequence[Facts]) -> list[Duplicate]:
+    """Exact duplicates by the hash of the sound, then near ones by fingerprint, as connected sets."""
+    label_of = {clip.id: clip.label for clip in index}
+    by_hash: dict[str, list[str]] = defaultdict(list)
+    for clip in facts:
+        if clip.usable:
+            by_hash[clip.sound_hash].append(clip.id)
+    exact = [ids for ids in by_hash.values() if len(ids) > 1]
+    rows = [Duplicate("exact", tuple(ids), tuple(label_of[id] for id in ids), 1.0) for ids in exact]
+    first_of = {id: ids[0] for ids in exact for id in ids}
+    alone = [clip for clip in facts if clip.usable and first_of.get(clip.id, clip.id) == clip.id]
+    for match in fingerprint.near_duplicates([clip.fingerprint for clip in alone]):
+        pair = (alone[match.a].id, alone[match.b].id)
+        rows.append(Duplicate("near", pair, tuple(label_of[id] for id in pair), match.similarity))
+    return rows
+
+
+def _conflicts(duplicates: Iterable[Duplicate], out: set[str]) -> list[Fault]:
+    """One sound under two labels teaches nothing but a contradiction: all its exact copies are set aside."""
+    rows = []
+    for duplicate in duplicates:
+        if duplicate.kind != "exact" or not duplicate.conflict:
+            continue
+        names = ", ".join(f"'{id}' ({label})" for id, label in zip(duplicate.ids, duplicate.labels, strict=True))
+        rows += [Fault(id, "conflict", f"the same sound under several labels: {names}") for id in duplicate.ids]
+    return [row for row in rows if row.id not in out]
+
+
+def _odd_lengths(facts: Sequence[Facts]) -> list[Fault]:
+    median = float(np.median([clip.seconds for clip in facts])) if facts else 0.0
+    rows = []
+    for clip in facts:
+        if clip.seconds > ODD_RATIO * median or clip.seconds < median / ODD_RATIO:
+            rows.append(Fault(clip.id, "odd length", f"{clip.seconds:.2f} s, where the median is {median:.2f} s"))
+    return rows
+
+
+def _durations(facts: Sequence[Facts]) -> Durations:
+    seconds = [clip.seconds for clip in facts] or [0.0]
+    return Durations(float(np.sum(seconds)), float(np.min(seconds)), float(np.median(seconds)), float(np.max(seconds)))
+
+
+def _counts(values: Iterable[str]) -> dict[str, int]:
+    return dict(Counter(values).most_common())
+
+
+def _notes(index: Index, kept: Index, facts: Sequence[Facts]) -> list[str]:
+    notes = []
+    for names in similar_labels(index):
+        quoted = " and ".join(f"'{name}'" for name in names)
+        notes.append(f"The labels {quoted} differ only by case, blanks or punctuation: are they one class?")
+    for label in rare_labels(kept):
+        notes.append(f"The class '{label}' has a single usable clip: it cannot be both learnt and tested.")
+    lost = sorted(set(index.labels) - set(kept.labels))
+    notes += [f"The class '{label}' has no usable clip left." for label in lost]
+    notes += _confounds(kept, facts, "sample rate", lambda clip: f"{clip.sample_rate} Hz")
+    notes += _confounds(kept, facts, "number of channels", lambda clip: str(clip.channels))
+    notes += _confounds(kept, facts, "file format", lambda clip: clip.container)
+    return notes
+
+
+def _confounds(kept: Index, facts: Sequence[Facts], what: str, value_of: Callable[[Facts], str]) -> list[str]:
+    """Name classes that a property of the files gives away: a model may learn the recorder and not the sound."""
+    values: dict[str, Counter[str]] = defaultdict(Counter)
+    for clip, fact in zip(kept, facts, strict=True):
+        values[clip.label][value_of(fact)] += 1
+    whole = sum(values.values(), Counter())
+    notes = []
+    for label, counts in sorted(values.items()):
+        value, most = counts.most_common(1)[0]
+        rest = whole.total() - counts.total()
+        elsewhere = whole[value] - most
+        if rest and most >= CONFOUND_SHARE * counts.total() and elsewhere <= (1 - CONFOUND_SHARE) * rest:
+            notes.append(
+                f"The {what} gives the class '{label}' away: {value} in {most} of its {counts.total()} clips, and in "
+                f"{elsewhere} of the {rest} others. A model may learn that and not the sound."
+            )
+    return notes
