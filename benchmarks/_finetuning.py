@@ -21,7 +21,7 @@ from auricle.errors import AuricleError, DataError
 from auricle.models.load import save_model, settle
 from auricle.models.precision import is_bf16
 from auricle.preparation.prepare import Prepared, prepare
-from auricle.training.cross_validation import Listener, labels_of
+from auricle.training.cross_validation import ProgressReporter, labels_of
 from auricle.training.finetune import by_finetuning
 from auricle.training.loop import Epoch
 from benchmarks import _reference_emotion as reference
@@ -69,7 +69,7 @@ def ours(task: Task) -> Done:
     os.environ["AURICLE_CACHE"] = str(scratch / "cache")
     epochs: list[Epoch] = []
     frozen: dict[str, float] = {}
-    listener = Listener(epoch=lambda _, epoch: epochs.append(epoch))
+    listener = ProgressReporter(epoch=lambda _, epoch: epochs.append(epoch))
     start = time.perf_counter()
     recipe = settle(recipes.load("emotion", task.settings))
     prepared = prepare(task.data, recipe, listener.progress)

@@ -31,9 +31,9 @@ from auricle.export.trace import trace
 from auricle.inference.classifier import Classifier, load
 from auricle.models.families.pretrained import Model
 from auricle.models.load import load_model
-from auricle.models.onnx_runtime import Graph
+from auricle.models.onnx_runtime import OnnxModel
 from auricle.models.precision import is_bf16
-from auricle.preparation.windows import held
+from auricle.preparation.windows import from_arrays
 from benchmarks._figures import Screen, corpus, spread
 
 CHECKPOINT = "hubert-base"
@@ -117,8 +117,8 @@ def make_model(folder: Path, data: Path, files: Sequence[str]) -> Path:
     torch.manual_seed(0)
     network = AutoModelForAudioClassification.from_config(checkpoints.config_of(CHECKPOINT, len(index.labels)))
     model = Model(network, Wav2Vec2FeatureExtractor(do_normalize=True, return_attention_mask=False)).eval()
-    sounds = held([np.round(soundfile.read(file)[0] * 32767).astype(np.int16)[None] for file in files])
-    vectors = torch.from_numpy(scoring.embed(model.lighter(), sounds, batch_seconds=BATCH_SECONDS))
+    sounds = from_arrays([np.round(soundfile.read(file)[0] * 32767).astype(np.int16)[None] for file in files])
+    vectors = torch.from_numpy(scoring.embed(model.bf16_copy(), sounds, batch_seconds=BATCH_SECONDS))
     with torch.no_grad():
         given = model.network.projector(vectors).numpy()
         centre, spread_of = given.mean(0), given.std(0) + 1e-6
@@ -139,7 +139,7 @@ def exported(folder: Path, scratch: Path) -> dict[str, Timed]:
     """The same model as ONNX, in float32 and with 8-bit products, each opened."""
     products = trace(load_model(folder).cpu(), scratch / "float32.onnx")
     narrow(scratch / "float32.onnx", scratch / "int8.onnx", products)
-    wide, small = (Classifier(Graph.open(scratch / f"{name}.onnx")) for name in ("float32", "int8"))
+    wide, small = (Classifier(OnnxModel.open(scratch / f"{name}.onnx")) for name in ("float32", "int8"))
     return {
         "auricle, ONNX float32": Timed(lambda some: our_answers(wide, some)),
         "auricle, ONNX int8": Timed(lambda some: our_answers(small, some)),

@@ -91,7 +91,9 @@ def run(options: argparse.Namespace, screen: Screen) -> None:
     screen.machine()
     torch.manual_seed(0)
     labels = [str(number) for number in range(SPEAKERS)]
-    ours = conformer.build(conformer.Options(size="reference"), sample_rate=100, channels=1, labels=labels, bands=BANDS)
+    ours = conformer.build(
+        conformer.Options(size="reference"), sample_rate=100, channels=1, labels=labels, num_features=BANDS
+    )
     plain = Plain()
     frames, speakers = torch.randn(options.batch, BANDS, FRAMES), torch.randint(SPEAKERS, (options.batch,))
     bf16 = precision.native_bf16()

@@ -38,7 +38,7 @@ def run(options: argparse.Namespace, screen: Screen) -> None:
             samples = (random.normal(0.0, 0.1, seconds * SAMPLE_RATE) * 32767).clip(-32768, 32767).astype(np.int16)
             soundfile.write(Path(scratch) / f"{name}.wav", samples, SAMPLE_RATE)
         for size in options.size or ("tutorial", "default", "reference"):
-            settings = [f"audio.sample_rate={SAMPLE_RATE}", f"model.size={size}", "model.functionals=false"]
+            settings = [f"audio.sample_rate={SAMPLE_RATE}", f"model.size={size}", "model.ensemble_baseline=false"]
             model = build_model(recipes.load("speaker", settings), [f"speaker {n}" for n in range(SPEAKERS)])
             folder = Path(scratch) / size / "model"
             folder.parent.mkdir()

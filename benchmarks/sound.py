@@ -21,12 +21,12 @@ import torch
 from auricle import recipe as recipes
 from auricle.corpus.read import read_index
 from auricle.models.load import build_model
-from auricle.preparation.batches import stored
+from auricle.preparation.batches import from_store
 from auricle.preparation.prepare import prepare
 from auricle.recipe import Recipe
 from auricle.training import train as training
 from auricle.training.loop import Epoch
-from auricle.training.task import Material, whole
+from auricle.training.task import LabelledClips, whole
 from benchmarks import _reference_sound as reference
 from benchmarks._figures import Screen, corpus, median
 
@@ -111,7 +111,7 @@ def compare(data: Path, epochs: int, scratch: Path) -> Rates:
         prepared = prepare(data, recipe, lambda *_: None)
     number = {label: place for place, label in enumerate(prepared.labels)}
     labels = np.array([number[clip.label] for clip in prepared.kept], dtype=np.int64)
-    sounds = stored(prepared.store, [prepared.positions[clip.id] for clip in prepared.kept])
+    sounds = from_store(prepared.store, [prepared.positions[clip.id] for clip in prepared.kept])
     tutorial = reference.Training(
         [clip.source for clip in prepared.kept], labels.tolist(), len(prepared.labels), epochs
     )
@@ -122,8 +122,8 @@ def compare(data: Path, epochs: int, scratch: Path) -> Rates:
         ours.append(epoch.clips_per_second)
         theirs.append(tutorial.epoch())
 
-    learn = Material(sounds, labels)
-    choose = Material(stored(prepared.store, []), labels[:0])
+    learn = LabelledClips(sounds, labels)
+    choose = LabelledClips(from_store(prepared.store, []), labels[:0])
     train(prepared.recipe, prepared.labels, learn, choose, scratch / "fold", after_epoch)
     return Rates(len(labels), prepared.seconds, tuple(theirs), tuple(ours))
 
@@ -131,15 +131,15 @@ def compare(data: Path, epochs: int, scratch: Path) -> Rates:
 def train(
     recipe: Recipe,
     labels: tuple[str, ...],
-    learn: Material,
-    choose: Material,
+    learn: LabelledClips,
+    choose: LabelledClips,
     folder: Path,
     after_epoch: Callable[[Epoch], None],
 ) -> None:
     """Train as `auricle train` trains one fold."""
     folder.mkdir(parents=True)
     model = build_model(recipe, labels)
-    training.calibrate(model, learn, recipe.evaluate.batch_seconds)
+    training.fit_normalization(model, learn, recipe.evaluate.batch_seconds)
     training.train(model, recipe, whole(model, recipe, learn, choose), folder, after_epoch)
 
 

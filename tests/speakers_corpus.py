@@ -1,4 +1,4 @@
-"""A corpus of synthetic speakers in the layout of ready frames: `python -m tests.speakers_corpus DIR`.
+"""A corpus of synthetic speakers in the layout of precomputed features: `python -m tests.speakers_corpus DIR`.
 
 In: how many speakers and utterances, and a seed. Out: mapping.json, metadata.json, testdata.json, one tensor of 40-band
 log-mel (natural logarithm, 100 frames/s of 16 kHz sound) for each utterance, and answers.csv, which names the speakers
@@ -195,7 +195,7 @@ def _write(
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Make a corpus of synthetic speakers as ready frames.")
+    parser = argparse.ArgumentParser(description="Make a corpus of synthetic speakers as precomputed features.")
     parser.add_argument("folder", type=Path, metavar="DIR")
     parser.add_argument("--speakers", type=int, default=50)
     parser.add_argument("--utterances", type=int, default=12)

@@ -22,7 +22,7 @@ def audit(folder: Path, **data: object) -> Audit:
 def test_a_clean_corpus_is_clean(corpus: Path) -> None:
     found = audit(corpus)
     assert (found.clips, found.usable) == (24, 24)
-    assert not found.quarantined and not found.duplicates and not found.leaks and not found.left_out
+    assert not found.quarantined and not found.duplicates and not found.leaks and not found.excluded
     assert found.classes == {"high": 8, "low": 8, "noise": 8}
     assert found.groups == 4 and found.imbalance == 1
 

@@ -5,7 +5,7 @@ from collections import Counter
 import numpy as np
 
 from auricle.preparation.batches import EpochBatches, TrainClips, build, collate
-from auricle.preparation.windows import Window, by_length, held, windows
+from auricle.preparation.windows import Window, by_length, from_arrays, windows
 
 
 def arrays(*lengths: int) -> list[np.ndarray]:
@@ -54,7 +54,7 @@ def test_mono_beside_stereo_is_doubled() -> None:
 
 def clips(count: int = 50, crop: int | None = None) -> TrainClips:
     lengths = np.random.default_rng(1).integers(20, 200, count)
-    return TrainClips(held(arrays(*lengths)), np.arange(count) % 3, crop)
+    return TrainClips(from_arrays(arrays(*lengths)), np.arange(count) % 3, crop)
 
 
 def test_an_epoch_draws_every_clip_once_and_another_epoch_in_another_order() -> None:
@@ -79,7 +79,7 @@ def test_batches_hold_clips_of_like_length() -> None:
 
 def test_balanced_sampling_makes_rare_classes_common() -> None:
     labels = np.array([0] * 190 + [1] * 10)
-    material = TrainClips(held(arrays(*[50] * 200)), labels, None)
+    material = TrainClips(from_arrays(arrays(*[50] * 200)), labels, None)
     drawn: Counter[int] = Counter()
     batches = EpochBatches(material.lengths, material.labels, 10, seed=0, balanced=True)
     for epoch in range(20):
@@ -89,7 +89,7 @@ def test_balanced_sampling_makes_rare_classes_common() -> None:
 
 
 def test_random_lengths_are_one_for_a_batch_and_lie_between_their_bounds() -> None:
-    sounds = held([np.zeros((1, 100), np.int16) for _ in range(64)])
+    sounds = from_arrays([np.zeros((1, 100), np.int16) for _ in range(64)])
     material = TrainClips(sounds, np.arange(64) % 2, crop=40, least=10)
     batches = EpochBatches(material.lengths, material.labels, 4, seed=5, balanced=False)
     shapes = [collate([material[draw] for draw in draws])["input_values"].shape for draws in batches]

@@ -227,7 +227,7 @@ def test_the_plain_conformer_is_the_one_that_ours_is_measured_against() -> None:
     plain = conformer.Plain()
     labels = [str(number) for number in range(conformer.SPEAKERS)]
     options = conformer.conformer.Options(size="reference")
-    ours = conformer.conformer.build(options, sample_rate=100, channels=1, labels=labels, bands=conformer.BANDS)
+    ours = conformer.conformer.build(options, sample_rate=100, channels=1, labels=labels, num_features=conformer.BANDS)
     weights = [sum(weight.numel() for weight in model.parameters()) for model in (plain, ours)]
     # Ours has no biases in its projections of attention; everything else is there on both sides.
     assert abs(weights[0] - weights[1]) == 6 * 3 * 512

@@ -15,7 +15,7 @@ import soundfile
 import auricle
 from auricle import recipe as recipes
 from auricle.cli.main import main
-from auricle.training.cross_validation import Listener
+from auricle.training.cross_validation import ProgressReporter
 from auricle.training.run import run
 from tests.conftest import RATE, tone, write_corpus
 
@@ -26,7 +26,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("trained")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("AURICLE_CACHE", str(folder / "cache"))
-        run(write_corpus(folder / "corpus"), recipes.load("baseline"), folder / "run", Listener())
+        run(write_corpus(folder / "corpus"), recipes.load("baseline"), folder / "run", ProgressReporter())
     return folder / "run"
 
 
@@ -202,8 +202,8 @@ def test_some_missing_labels_are_left_out_by_row(tmp_path: Path, capsys: pytest.
     (tmp_path / "table.csv").write_text("\n".join(rows))
     assert main(["inspect", str(tmp_path / "table.csv"), "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
-    assert found["clips"] == 22 and len(found["left_out"]) == 2
-    assert all("no label" in row["reason"] for row in found["left_out"])
+    assert found["clips"] == 22 and len(found["excluded"]) == 2
+    assert all("no label" in row["reason"] for row in found["excluded"])
 
 
 def test_a_declared_two_gigabytes_in_a_kilobyte_is_a_finding(corpus: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -40,7 +40,7 @@ def trained(request: pytest.FixtureRequest) -> cnn.Model:
     """A model whose normalisations have seen padded batches, so that they are not the identity."""
     model = make_model(request.param)
     values, mask = make_batch([0.5, 1.3, 4.5, 0.9], model.config.sample_rate)
-    model.calibrate([(values, mask)])
+    model.fit_normalization([(values, mask)])
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
     for _ in range(3):
         model(values, mask, torch.tensor([0, 1, 2, 3])).loss.backward()
@@ -108,7 +108,7 @@ def test_padding_changes_no_training_statistic() -> None:
 def test_calibration_hears_real_frames_only() -> None:
     model = make_model("default")
     values, mask = make_batch([0.5, 2.0], 16_000)
-    model.calibrate([(values, mask)])
+    model.fit_normalization([(values, mask)])
     with torch.no_grad():
         logs = [model.front_end.log_mel(values[row, :length][None]) for row, length in enumerate(mask.sum(1).tolist())]
     frames = torch.cat([log[0] for log in logs], dim=-1)
@@ -171,7 +171,7 @@ def test_a_small_corpus_is_learnt() -> None:
     labels = torch.arange(8) % 2
     tones = torch.stack([torch.sin(2 * torch.pi * (300.0 + 900.0 * label) * time) for label in labels.tolist()])
     values = 0.1 * tones + 0.02 * torch.randn(tones.shape, generator=generator)
-    model.calibrate([(values, None)])
+    model.fit_normalization([(values, None)])
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
     for _ in range(10):
         model(values, None, labels).loss.backward()
@@ -220,8 +220,8 @@ def test_masks_hide_at_most_their_share() -> None:
     generator = torch.Generator().manual_seed(0)
     values, lengths = torch.ones(64, 2, 64, 344), torch.full((64,), 344)
     hidden = augment.spectrogram(values, lengths, options, generator) == 0
-    bands, frames = hidden.all(3).sum(2), hidden.all(2).sum(2)
-    assert 0 < bands.max() <= 6 and 0 < frames.max() <= 34
+    num_features, frames = hidden.all(3).sum(2), hidden.all(2).sum(2)
+    assert 0 < num_features.max() <= 6 and 0 < frames.max() <= 34
     assert torch.equal(hidden[:, 0], hidden[:, 1])
 
 

@@ -13,15 +13,15 @@ POOLINGS = ("mean", "statistics", "attention", "mean-max")
 HEADS = ("softmax", "am-softmax", "aam-softmax")
 
 
-def build(size: str, bands: int | None = None, **options: Any) -> Model:
+def build(size: str, num_features: int | None = None, **options: Any) -> Model:
     torch.manual_seed(0)
-    asked = Options.model_validate({"size": size, "functionals": False, **options})
-    rate = 16_000 if bands is None else 100
-    return conformer.build(asked, sample_rate=rate, channels=1, labels=LABELS, bands=bands).eval()
+    asked = Options.model_validate({"size": size, "ensemble_baseline": False, **options})
+    rate = 16_000 if num_features is None else 100
+    return conformer.build(asked, sample_rate=rate, channels=1, labels=LABELS, num_features=num_features).eval()
 
 
 def test_the_tutorial_has_the_shapes_of_the_references_simple_network() -> None:
-    model = build("tutorial", bands=40)
+    model = build("tutorial", num_features=40)
     (layer,) = [block.layer for block in model.blocks]
     assert model.front.weight.shape == (80, 40)
     assert layer.self_attn.num_heads == 2 and layer.self_attn.embed_dim == 80
@@ -31,7 +31,7 @@ def test_the_tutorial_has_the_shapes_of_the_references_simple_network() -> None:
 
 
 def test_the_reference_has_the_shapes_of_the_references_best_network() -> None:
-    model = build("reference", bands=40)
+    model = build("reference", num_features=40)
     assert model.front.weight.shape == (512, 40) and len(model.blocks) == 6
     for block in model.blocks:
         assert block.attention.heads == 8 and block.attention.project.weight.shape == (3 * 8 * 64, 512)
@@ -49,7 +49,7 @@ def test_the_reference_has_the_shapes_of_the_references_best_network() -> None:
 
 
 def test_a_quarter_of_the_frames_goes_through_the_default_blocks() -> None:
-    model = build("default", bands=40)
+    model = build("default", num_features=40)
     seen = []
     model.blocks[0].register_forward_hook(lambda _, given, __: seen.append(given[0].shape))
     with torch.inference_mode():
@@ -57,7 +57,7 @@ def test_a_quarter_of_the_frames_goes_through_the_default_blocks() -> None:
     assert seen == [(2, 33, model.config.width)]
 
 
-@pytest.mark.parametrize("bands", [None, 40])
+@pytest.mark.parametrize("num_features", [None, 40])
 @pytest.mark.parametrize(
     ("size", "pooling", "head"),
     [
@@ -67,10 +67,10 @@ def test_a_quarter_of_the_frames_goes_through_the_default_blocks() -> None:
         *(("reference", pooling, head) for pooling, head in zip(POOLINGS, (*HEADS, "am-softmax"), strict=True)),
     ],
 )
-def test_padding_changes_nothing(size: str, pooling: str, head: str, bands: int | None) -> None:
-    model = build(size, bands, pooling=pooling, head={"kind": head})
+def test_padding_changes_nothing(size: str, pooling: str, head: str, num_features: int | None) -> None:
+    model = build(size, num_features, pooling=pooling, head={"kind": head})
     torch.manual_seed(1)
-    values = torch.randn(3, 9_600) * 0.1 if bands is None else torch.randn(3, bands, 61)
+    values = torch.randn(3, 9_600) * 0.1 if num_features is None else torch.randn(3, num_features, 61)
     total = values.shape[-1]
     lengths = torch.tensor([total, total // 3, 1])
     mask = (torch.arange(total)[None] < lengths[:, None]).long()
@@ -80,11 +80,11 @@ def test_padding_changes_nothing(size: str, pooling: str, head: str, bands: int 
     assert torch.isfinite(together).all() and float((together - alone).abs().max()) < 1e-4
 
 
-@pytest.mark.parametrize("bands", [None, 40])
+@pytest.mark.parametrize("num_features", [None, 40])
 @pytest.mark.parametrize("size", ["default", "tutorial"])
-def test_gradients_reach_every_weight_with_and_without_padding(size: str, bands: int | None) -> None:
-    model = build(size, bands).train()
-    values = torch.randn(4, 16_000) * 0.1 if bands is None else torch.randn(4, bands, 90)
+def test_gradients_reach_every_weight_with_and_without_padding(size: str, num_features: int | None) -> None:
+    model = build(size, num_features).train()
+    values = torch.randn(4, 16_000) * 0.1 if num_features is None else torch.randn(4, num_features, 90)
     mask = torch.ones(4, values.shape[-1], dtype=torch.int64)
     mask[2, values.shape[-1] // 2 :] = 0
     for given in (None, mask):
@@ -106,11 +106,11 @@ def test_a_frame_knows_how_far_another_is_but_not_where_both_stand() -> None:
 
 
 def test_the_front_end_takes_its_statistics_from_real_frames() -> None:
-    model = build("default", bands=3)
+    model = build("default", num_features=3)
     values = torch.randn(2, 3, 50) * 4 + 7
     mask = torch.ones(2, 50, dtype=torch.int64)
     mask[1, 20:] = 0
-    model.calibrate([(values, mask)])
+    model.fit_normalization([(values, mask)])
     heard = torch.cat([values[0], values[1, :, :20]], 1)
     assert torch.allclose(model.front_end.mean, heard.mean(1), atol=1e-4)
     assert torch.allclose(model.front_end.deviation, heard.std(1, correction=0), atol=1e-4)

@@ -171,7 +171,7 @@ def test_in_bfloat16_probabilities_stay_near(name: str) -> None:
     values, mask = together(clips(name))
     with torch.inference_mode():
         exact = model(name)(values, attention_mask=mask).logits.softmax(-1)
-        light = model(name).lighter()(values, attention_mask=mask).logits.softmax(-1)
+        light = model(name).bf16_copy()(values, attention_mask=mask).logits.softmax(-1)
     assert (light - exact).abs().max() < 0.06
     assert next(model(name).parameters()).dtype == torch.float32, "the model that was copied stays as it is"
 
@@ -180,7 +180,7 @@ def test_in_bfloat16_probabilities_stay_near(name: str) -> None:
 def test_every_trained_weight_gets_a_gradient_and_no_other(name: str) -> None:
     current = Model.from_pretrained(folder(name))
     layers = len(current.encoder.layers)
-    learner = freezing.Learner(current, freezing.Plan((freezing.Stage(1, layers, 1e-3),), 1.0)).train()
+    learner = freezing.PartiallyFrozenModel(current, freezing.Plan((freezing.Stage(1, layers, 1e-3),), 1.0)).train()
     current.encoder.layerdrop = 0.0
     places = {key: place(current.encoder, key) for key, _ in current.network.named_parameters()}
     assert set(places.values()) >= {0, *range(1, layers + 2)}
@@ -194,7 +194,7 @@ def test_every_trained_weight_gets_a_gradient_and_no_other(name: str) -> None:
 @pytest.mark.parametrize("name", NAMES)
 def test_trained_whole_every_weight_gets_a_gradient(name: str) -> None:
     current = Model.from_pretrained(folder(name))
-    learner = freezing.Learner(current, freezing.Plan((freezing.Stage(1, -1, 1e-3),), 1.0)).train()
+    learner = freezing.PartiallyFrozenModel(current, freezing.Plan((freezing.Stage(1, -1, 1e-3),), 1.0)).train()
     current.encoder.layerdrop = 0.0
     values, mask = together(clips(name) * 2)
     torch.manual_seed(0)

@@ -7,21 +7,21 @@ import numpy as np
 import pytest
 
 from auricle.errors import UsageError
-from auricle.inference.events import Event, Merger, Rules, events
-from auricle.inference.predictor import Moment
+from auricle.inference.events import Event, EventDetector, EventRules, events
+from auricle.inference.predictor import ScoredWindow
 
 LABELS = ("dog", "rain", "engine")
 HOP = 0.5
-PLAIN = Rules(on=0.5, off=0.3, min_seconds=0.0, gap_seconds=0.0, floor=-60.0)
+PLAIN = EventRules(on=0.5, off=0.3, min_seconds=0.0, gap_seconds=0.0, floor=-60.0)
 
 
-def window(number: int, row: Sequence[float], size: int = 1, level: float = -20.0) -> Moment:
+def window(number: int, row: Sequence[float], size: int = 1, level: float = -20.0) -> ScoredWindow:
     """A window of `size` cells with these probabilities."""
     levels = np.full(size, level)
-    return Moment(number * HOP, (number + size) * HOP, np.log(np.array(row, np.float32)), HOP, number, levels)
+    return ScoredWindow(number * HOP, (number + size) * HOP, np.log(np.array(row, np.float32)), HOP, number, levels)
 
 
-def cells(*dog: float, levels: Sequence[float] | None = None) -> list[Moment]:
+def cells(*dog: float, levels: Sequence[float] | None = None) -> list[ScoredWindow]:
     """A window a cell; the probability of dog, the rest shared by the others."""
     known = levels if levels is not None else [-20.0] * len(dog)
     return [
@@ -31,7 +31,7 @@ def cells(*dog: float, levels: Sequence[float] | None = None) -> list[Moment]:
 
 
 def found(
-    moments: list[Moment], rules: Rules = PLAIN, threshold: float | None = None
+    moments: list[ScoredWindow], rules: EventRules = PLAIN, threshold: float | None = None
 ) -> list[tuple[str, float, float]]:
     return [(event.label, event.start, event.end) for event in events(moments, LABELS, threshold, rules)]
 
@@ -42,7 +42,7 @@ def test_an_event_begins_at_on_and_ends_below_off() -> None:
 
 
 def test_the_probability_is_the_mean_over_the_cells() -> None:
-    (event,) = events(cells(0.1, 0.9, 0.7, 0.5, 0.1), LABELS, None, Rules(0.5, 0.3, 0.0, 0.0))
+    (event,) = events(cells(0.1, 0.9, 0.7, 0.5, 0.1), LABELS, None, EventRules(0.5, 0.3, 0.0, 0.0))
     assert event.probability == pytest.approx(0.7) and event.seconds == 1.5
 
 
@@ -54,22 +54,22 @@ def test_another_class_that_begins_ends_the_one_before() -> None:
 def test_overlapping_windows_are_averaged_in_the_cells_that_they_cover() -> None:
     ones = [window(n, (0.99, 0.005, 0.005) if n == 2 else (0.02, 0.49, 0.49), size=2) for n in range(6)]
     # Cells 2 and 3 are covered by the sure window and by one that is sure of the contrary.
-    assert found(ones, Rules(0.5, 0.4, 0.0, 0.0)) == [("dog", 1.0, 2.0)]
-    (event,) = events(ones, LABELS, None, Rules(0.5, 0.4, 0.0, 0.0))
+    assert found(ones, EventRules(0.5, 0.4, 0.0, 0.0)) == [("dog", 1.0, 2.0)]
+    (event,) = events(ones, LABELS, None, EventRules(0.5, 0.4, 0.0, 0.0))
     assert event.probability == pytest.approx((0.99 + 0.02) / 2, abs=1e-6)
 
 
 def test_short_events_are_dropped_and_short_gaps_bridged() -> None:
     row = cells(0.9, 0.1, 0.9, 0.9, 0.1, 0.1, 0.9)
     assert found(row) == [("dog", 0.0, 0.5), ("dog", 1.0, 2.0), ("dog", 3.0, 3.5)]
-    assert found(row, Rules(0.5, 0.3, 1.0, 0.0)) == [("dog", 1.0, 2.0)]
-    assert found(row, Rules(0.5, 0.3, 0.0, 0.5)) == [("dog", 0.0, 2.0), ("dog", 3.0, 3.5)]
-    assert found(row, Rules(0.5, 0.3, 0.0, 1.0)) == [("dog", 0.0, 3.5)]
+    assert found(row, EventRules(0.5, 0.3, 1.0, 0.0)) == [("dog", 1.0, 2.0)]
+    assert found(row, EventRules(0.5, 0.3, 0.0, 0.5)) == [("dog", 0.0, 2.0), ("dog", 3.0, 3.5)]
+    assert found(row, EventRules(0.5, 0.3, 0.0, 1.0)) == [("dog", 0.0, 3.5)]
 
 
 def test_a_gap_is_not_bridged_over_another_class() -> None:
     row = [*cells(0.9, 0.1), window(2, (0.05, 0.9, 0.05)), window(3, (0.9, 0.05, 0.05))]
-    assert found(row, Rules(0.5, 0.3, 0.0, 5.0)) == [("dog", 0.0, 0.5), ("rain", 1.0, 1.5), ("dog", 1.5, 2.0)]
+    assert found(row, EventRules(0.5, 0.3, 0.0, 5.0)) == [("dog", 0.0, 0.5), ("rain", 1.0, 1.5), ("dog", 1.5, 2.0)]
 
 
 def test_silence_holds_no_event_however_sure_the_model_is() -> None:
@@ -84,12 +84,12 @@ def test_the_unknown_is_no_event() -> None:
 
 def test_the_tail_is_part_of_the_last_event() -> None:
     row = cells(0.9, 0.9)
-    tail = Moment(0.7, 1.2, row[0].logits, HOP, 1, np.full(2, -20.0))
+    tail = ScoredWindow(0.7, 1.2, row[0].logits, HOP, 1, np.full(2, -20.0))
     assert found([*row, tail]) == [("dog", 0.0, 1.2)]
 
 
 def test_events_are_known_as_soon_as_no_window_can_change_them() -> None:
-    merger = Merger(LABELS, None, PLAIN)
+    merger = EventDetector(LABELS, None, PLAIN)
     row = cells(0.9, 0.9, 0.1, 0.1)
     assert merger.add(row[0]) == [] and merger.current == Event("dog", 0.0, 0.5, pytest.approx(0.9))
     assert merger.add(row[1]) == []
@@ -100,22 +100,22 @@ def test_events_are_known_as_soon_as_no_window_can_change_them() -> None:
 
 def test_a_state_through_json_goes_on_to_the_same_events_at_every_place() -> None:
     random = np.random.default_rng(0)
-    rules = Rules(0.6, 0.4, 0.5, 0.5)
+    rules = EventRules(0.6, 0.4, 0.5, 0.5)
     rows = [
         window(n, random.dirichlet([0.3, 0.3, 0.3]), 3, random.choice([-20.0, -90.0], p=[0.8, 0.2])) for n in range(60)
     ]
     whole = list(events(rows, LABELS, 0.5, rules))
     assert len(whole) > 5
     for place in range(0, len(rows), 7):
-        first = Merger(LABELS, 0.5, rules)
+        first = EventDetector(LABELS, 0.5, rules)
         before = [event for moment in rows[:place] for event in first.add(moment)]
-        second = Merger.from_state(json.loads(json.dumps(first.state())), LABELS, 0.5, rules)
+        second = EventDetector.from_state(json.loads(json.dumps(first.state())), LABELS, 0.5, rules)
         after = [event for moment in rows[place:] for event in second.add(moment)] + second.finish()
         assert before + after == whole
 
 
 def test_what_is_held_does_not_grow_with_time() -> None:
-    merger = Merger(LABELS, None, PLAIN)
+    merger = EventDetector(LABELS, None, PLAIN)
     sizes = []
     for number in range(500):
         merger.add(window(number, (0.2, 0.4, 0.4), size=8))
@@ -128,4 +128,4 @@ def test_what_is_held_does_not_grow_with_time() -> None:
 )
 def test_impossible_rules_are_refused(wrong: dict[str, float]) -> None:
     with pytest.raises(UsageError, match="Allowed"):
-        Rules(**wrong)
+        EventRules(**wrong)

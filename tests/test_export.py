@@ -24,10 +24,10 @@ from auricle.export.parity import agreement
 from auricle.export.quantize import narrow
 from auricle.export.trace import OUTPUTS, trace
 from auricle.inference.classifier import Classifier
-from auricle.models.onnx_runtime import Graph
-from auricle.preparation.windows import held
+from auricle.models.onnx_runtime import OnnxModel
+from auricle.preparation.windows import from_arrays
 from auricle.recipe import parse
-from auricle.training.cross_validation import Listener
+from auricle.training.cross_validation import ProgressReporter
 from auricle.training.run import run
 from tests.conftest import write_corpus
 from tests.test_encoders import NAMES
@@ -37,7 +37,7 @@ BANDS = 20
 # The cheapest to trace that together pass through every branch which is there for graphs alone.
 QUICK: list[tuple[str, dict[str, object]]] = [
     ("cnn", {"size": "default"}),
-    ("conformer", {"size": "default", "functionals": False}),
+    ("conformer", {"size": "default", "ensemble_baseline": False}),
     ("pretrained", {"checkpoint": "tiny-hubert"}),
 ]
 REST: list[tuple[str, dict[str, object]]] = [
@@ -53,14 +53,14 @@ REST: list[tuple[str, dict[str, object]]] = [
 ]
 
 
-def traced(model: Any) -> tuple[Graph, Path, set[str]]:
+def traced(model: Any) -> tuple[OnnxModel, Path, set[str]]:
     path = Path(mkdtemp()) / "model.onnx"
     products = trace(model, path)
-    return Graph.open(path), path, products
+    return OnnxModel.open(path), path, products
 
 
 @cache
-def cheap() -> tuple[Any, Graph, Path, set[str]]:
+def cheap() -> tuple[Any, OnnxModel, Path, set[str]]:
     """A model that is traced in seconds, and its graph."""
     model = build("conformer", {"size": "tutorial"})
     return model, *traced(model)
@@ -70,14 +70,19 @@ def apart(ours: np.ndarray, theirs: np.ndarray) -> float:
     return float(np.abs(scoring.softmax(ours) - scoring.softmax(theirs)).max())
 
 
-def agrees(model: Any, graph: Graph, clips: list[np.ndarray]) -> None:
+def agrees(model: Any, graph: OnnxModel, clips: list[np.ndarray]) -> None:
     """Alone, in a padded batch, behind longer padding that is no silence: the graph gives what the model gives."""
-    expected, vectors = (judge(model, held(clips), batch_seconds=1000) for judge in (scoring.score, scoring.vectors))
+    expected, vectors = (
+        judge(model, from_arrays(clips), batch_seconds=1000) for judge in (scoring.score, scoring.vectors)
+    )
     assert expected.std(0).max() > 0.1, "answers that do not differ prove nothing"
-    assert apart(scoring.score(graph, held(clips), batch_seconds=1000), expected) < 1e-4
-    assert np.abs(scoring.vectors(graph, held(clips), batch_seconds=1000) - vectors).max() < 1e-4
+    assert apart(scoring.score(graph, from_arrays(clips), batch_seconds=1000), expected) < 1e-4
+    assert np.abs(scoring.vectors(graph, from_arrays(clips), batch_seconds=1000) - vectors).max() < 1e-4
     for clip in (2, 0, len(clips) - 1):
-        assert apart(scoring.score(graph, held([clips[clip]]), batch_seconds=1000), expected[clip : clip + 1]) < 1e-4
+        assert (
+            apart(scoring.score(graph, from_arrays([clips[clip]]), batch_seconds=1000), expected[clip : clip + 1])
+            < 1e-4
+        )
     scale = 32768 if clips[0].dtype == np.int16 else 1
     first = clips[0].astype(np.float32) / scale
     dirty = np.concatenate([first, np.full((len(first), 7_777), 0.7, np.float32)], 1)
@@ -85,7 +90,7 @@ def agrees(model: Any, graph: Graph, clips: list[np.ndarray]) -> None:
     assert apart(graph.logits(values, np.array([first.shape[-1]])), expected[:1]) < 1e-4
 
 
-def answers_whatever_it_hears(model: Any, graph: Graph) -> None:
+def answers_whatever_it_hears(model: Any, graph: OnnxModel) -> None:
     """The shortest clip, silence and full scale."""
     for values in (*(np.full((1, count), 0.3, np.float32) for count in (1, 16, 80, 500)), np.zeros((1, RATE))):
         values = values.astype(np.float32)
@@ -105,16 +110,16 @@ def test_a_graph_answers_as_its_model(name: str, options: dict[str, object]) -> 
 
 
 def test_a_graph_of_ready_frames_and_one_of_two_channels_answer_as_their_models() -> None:
-    settings = {"audio": {"sample_rate": 100, "bands": BANDS}, "model": {"family": "baseline"}}
+    settings = {"audio": {"sample_rate": 100, "num_features": BANDS}, "model": {"family": "baseline"}}
     from auricle.models.load import build_model
 
     model = build_model(parse(settings, "t"), LABELS)
     random = np.random.default_rng(0)
     clips = [random.normal(number % 3, 1, (BANDS, 30 + 11 * number)).astype(np.float32) for number in range(9)]
-    embedded = scoring.embed(model, held(clips), batch_seconds=100)
+    embedded = scoring.embed(model, from_arrays(clips), batch_seconds=100)
     model.solve(embedded, np.arange(9) % 3, groups=None, class_weighted=False, seed=0)
     graph, _, products = traced(model.eval())
-    assert graph.config.bands == BANDS and not products
+    assert graph.config.num_features == BANDS and not products
     agrees(model, graph, clips)
     stereo = build("cnn", {"size": "tutorial"}, channels=2)
     graph, _, _ = traced(stereo)
@@ -133,19 +138,19 @@ def test_every_kind_of_model_agrees_with_its_export_on_real_clips(
     answers_whatever_it_hears(model, graph)
     some = files.recordings(sorted(map(str, (recordings / "emodb").glob("*.wav")))[::20])
     clips = [clip.samples for chunk in files.hear(some, Classifier(model).settings) for clip in chunk]
-    assert agreement(model, graph, held(clips)).difference < 1e-4
+    assert agreement(model, graph, from_arrays(clips)).difference < 1e-4
 
 
 def test_the_file_says_what_its_model_says() -> None:
     model = build("conformer", {"size": "tutorial"})
-    model.temper(1.7)
+    model.apply_temperature(1.7)
     config = model.config
-    config.threshold, config.false_accept, config.window_seconds, config.clip_seconds = 0.61, 0.05, 2.0, 1.25
+    config.threshold, config.max_false_accept_rate, config.window_seconds, config.clip_seconds = 0.61, 0.05, 2.0, 1.25
     graph, _, _ = traced(model)
     told = graph.config
     assert told.labels == LABELS and told.id2label == config.id2label and told.num_labels == 3
-    assert (told.sample_rate, told.channels, told.bands, told.model_type) == (RATE, 1, None, "auricle-conformer")
-    assert (told.temperature, told.threshold, told.false_accept) == (1.7, 0.61, 0.05)
+    assert (told.sample_rate, told.channels, told.num_features, told.model_type) == (RATE, 1, None, "auricle-conformer")
+    assert (told.temperature, told.threshold, told.max_false_accept_rate) == (1.7, 0.61, 0.05)
     assert (told.window_seconds, told.overlap, told.clip_seconds, told.precision) == (2.0, 0.5, 1.25, "float32")
     assert tuple(output.name for output in graph.session.get_outputs()) == OUTPUTS
     values, lengths = np.zeros((2, RATE), np.float32), np.array([RATE, 500])
@@ -158,11 +163,11 @@ def test_the_file_says_what_its_model_says() -> None:
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A small network, trained for a moment, with its export in RUN/onnx."""
     folder = tmp_path_factory.mktemp("trained")
-    settings = ["model.size=tutorial", "model.functionals=false", "train.epochs=2", "evaluate.audio=false"]
+    settings = ["model.size=tutorial", "model.ensemble_baseline=false", "train.epochs=2", "evaluate.embed_audio=false"]
     settings.append("data.valid=0.3")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("AURICLE_CACHE", str(folder / "cache"))
-        run(write_corpus(folder / "corpus"), recipes.load("sound", settings), folder / "run", Listener())
+        run(write_corpus(folder / "corpus"), recipes.load("sound", settings), folder / "run", ProgressReporter())
     assert main(["export", str(folder / "run"), "--onnx"]) == 0
     return folder / "run"
 
@@ -209,9 +214,9 @@ def test_a_graph_that_answers_otherwise_is_refused_and_the_former_export_stays(
     trained: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     before = {path.name: path.read_bytes() for path in (trained / "onnx").iterdir()}
-    plain = Graph.logits
+    plain = OnnxModel.logits
     off = np.array([0.01, 0.0, 0.0])
-    monkeypatch.setattr(Graph, "logits", lambda graph, values, lengths: plain(graph, values, lengths) + off)
+    monkeypatch.setattr(OnnxModel, "logits", lambda graph, values, lengths: plain(graph, values, lengths) + off)
     assert main(["export", str(trained), "--onnx"]) == 2
     said = capsys.readouterr().err
     assert "differs by up to 0.00" in said or "e-03" in said
@@ -240,7 +245,7 @@ def test_int8_is_kept_where_it_is_faster_and_as_good_and_refused_with_the_measur
     if refused is None:
         facts = export(trained, tmp_path / "out", int8=True)
         assert facts["precision"] == "int8" and facts["int8"]["loss"] == pytest.approx(0.005)
-        assert Graph.open(tmp_path / "out").config.precision == "int8"
+        assert OnnxModel.open(tmp_path / "out").config.precision == "int8"
         return
     with pytest.raises(RunError, match=refused) as error:
         export(trained, tmp_path / "out", int8=True)
@@ -252,12 +257,12 @@ def test_int8_of_a_small_network_is_measured_and_answers_for_each_clip_alone(tmp
     model, graph, path, products = cheap()
     assert len(products) >= 4
     narrow(path, tmp_path / "model.onnx", products)
-    small = Graph.open(tmp_path)
-    clips = held(arrays())
+    small = OnnxModel.open(tmp_path)
+    clips = from_arrays(arrays())
     found = measured(graph, small, clips, np.arange(len(clips)) % 3)
     assert found.clips == 12 and 1e-6 < found.difference < 0.1 and min(found.rates) > 0
     together = scoring.score(small, clips, batch_seconds=1000)
-    alone = np.concatenate([scoring.score(small, held([clip]), batch_seconds=1000) for clip in arrays()])
+    alone = np.concatenate([scoring.score(small, from_arrays([clip]), batch_seconds=1000) for clip in arrays()])
     assert (together == alone).all()
     assert small.config.labels == graph.config.labels and small.config.precision == "int8"
     assert apart(scoring.score(model, clips, batch_seconds=1000), together) < 0.1
@@ -267,15 +272,15 @@ def test_what_is_no_export_is_refused(tmp_path: Path, trained: Path) -> None:
     import onnx
 
     with pytest.raises(RunError, match="no exported model"):
-        Graph.open(tmp_path)
+        OnnxModel.open(tmp_path)
     (tmp_path / "model.onnx").write_bytes(b"not a graph")
     with pytest.raises(RunError, match="no model that ONNX Runtime can open"):
-        Graph.open(tmp_path)
+        OnnxModel.open(tmp_path)
     made = onnx.load(trained / "onnx" / "model.onnx")
     del made.metadata_props[:]
     onnx.save(made, tmp_path / "model.onnx")
     with pytest.raises(RunError, match="no export of auricle"):
-        Graph.open(tmp_path)
+        OnnxModel.open(tmp_path)
 
 
 def test_without_clips_to_compare_on_an_export_asks_for_some(trained: Path, tmp_path: Path) -> None:

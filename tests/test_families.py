@@ -12,7 +12,7 @@ from transformers import PreTrainedModel
 from auricle.evaluation import scoring
 from auricle.models import registration, torch_runtime
 from auricle.models.load import build_model, load_model, save_model
-from auricle.preparation.windows import held
+from auricle.preparation.windows import from_arrays
 from auricle.recipe import parse
 from tests.conftest import PITCHES, tone
 from tests.test_encoders import NAMES, folder
@@ -22,7 +22,7 @@ LABELS = ("b <&>", "ä", "c d")
 VARIANTS = [
     ("baseline", {}),
     ("cnn", {"size": "default"}),
-    ("cnn", {"size": "default", "functionals": False}),
+    ("cnn", {"size": "default", "ensemble_baseline": False}),
     ("cnn", {"size": "tutorial"}),
     ("conformer", {"size": "default"}),
     ("conformer", {"size": "tutorial"}),
@@ -37,12 +37,12 @@ def build(name: str, options: dict[str, object], channels: int = 1) -> PreTraine
     settings = parse({"audio": {"sample_rate": RATE, "channels": channels}, "model": {"family": name, **options}}, "t")
     model = build_model(settings, LABELS)
     clips = arrays()
-    machine = model if hasattr(model, "solve") else model.beside
+    machine = model if hasattr(model, "solve") else model.ensemble_member
     if machine is not model:
-        model.calibrate([(torch.from_numpy(clip.astype(np.float32) / 32768), None) for clip in clips])
+        model.fit_normalization([(torch.from_numpy(clip.astype(np.float32) / 32768), None) for clip in clips])
     if machine is not None:
-        embedded = scoring.embed(machine, held(clips), batch_seconds=10)
-        solve = model.solve if machine is model else model.solve_beside
+        embedded = scoring.embed(machine, from_arrays(clips), batch_seconds=10)
+        solve = model.solve if machine is model else model.fit_ensemble_member
         solve(embedded, np.arange(len(clips)) % 3, groups=None, class_weighted=False, seed=0)
     return model.eval()
 
@@ -66,8 +66,8 @@ def test_alone_and_in_a_padded_batch_are_the_same(name: str, options: dict[str, 
     clips = arrays()
     if channels == 2:
         clips = [np.concatenate([clip, clip[:, ::-1]]) for clip in clips]
-    together = scoring.score(model, held(clips), batch_seconds=1000)
-    alone = np.concatenate([scoring.score(model, held([clip]), batch_seconds=1000) for clip in clips])
+    together = scoring.score(model, from_arrays(clips), batch_seconds=1000)
+    alone = np.concatenate([scoring.score(model, from_arrays([clip]), batch_seconds=1000) for clip in clips])
     assert np.abs(together - alone).max() < 1e-4
     with torch.inference_mode():
         padded = torch.nn.functional.pad(torch.from_numpy(clips[0].astype(np.float32) / 32768), (0, 70_000))[None]
@@ -106,14 +106,14 @@ def test_encoders_with_another_pooling_or_head_are_saved_whole_under_a_type_of_t
     from transformers import pipeline
 
     model = build("pretrained", {"checkpoint": kind, "pooling": pooling, "head": {"kind": head}})
-    model.temper(1.7)
+    model.apply_temperature(1.7)
     save_model(model, tmp_path / "model")
     back = load_model(tmp_path / "model")
     assert json.loads((tmp_path / "model" / "config.json").read_text())["model_type"] == "auricle-encoder"
     clips = arrays()
-    together = scoring.score(model, held(clips), batch_seconds=1000)
-    assert np.abs(scoring.score(back, held(clips), batch_seconds=1000) - together).max() < 1e-5
-    alone = np.concatenate([scoring.score(back, held([clip]), batch_seconds=1000) for clip in clips])
+    together = scoring.score(model, from_arrays(clips), batch_seconds=1000)
+    assert np.abs(scoring.score(back, from_arrays(clips), batch_seconds=1000) - together).max() < 1e-5
+    alone = np.concatenate([scoring.score(back, from_arrays([clip]), batch_seconds=1000) for clip in clips])
     assert np.abs(together - alone).max() < 1e-4
     answers = pipeline("audio-classification", model=str(tmp_path / "model"))(
         clips[1][0].astype(np.float32) / 32768, top_k=3
@@ -148,7 +148,7 @@ def test_save_and_load_is_exact(name: str, options: dict[str, object], tmp_path:
     assert ours.keys() == theirs.keys() and all(torch.equal(ours[key], theirs[key]) for key in ours)
     assert [back.config.id2label[number] for number in range(3)] == list(LABELS)
     assert back.config.sample_rate == RATE
-    clips = held(arrays())
+    clips = from_arrays(arrays())
     assert (scoring.score(model, clips, batch_seconds=20) == scoring.score(back, clips, batch_seconds=20)).all()
     assert not list(tmp_path.rglob("*.bin")) and not list(tmp_path.rglob("*.pkl"))
 
@@ -178,7 +178,7 @@ def test_the_model_folder_opens_in_a_stock_pipeline(name: str, options: dict[str
     model = build(name, options)
     save_model(model, tmp_path / "model")
     samples = arrays()[1]
-    expected = scoring.softmax(scoring.score(model, held([samples]), batch_seconds=10))[0]
+    expected = scoring.softmax(scoring.score(model, from_arrays([samples]), batch_seconds=10))[0]
     answers = pipeline("audio-classification", model=str(tmp_path / "model"))(
         samples[0].astype(np.float32) / 32768, top_k=3
     )
@@ -188,10 +188,10 @@ def test_the_model_folder_opens_in_a_stock_pipeline(name: str, options: dict[str
 
 def test_the_machine_beside_the_network_has_half_the_say() -> None:
     model = build("cnn", {})
-    clips = held(arrays())
+    clips = from_arrays(arrays())
     together = scoring.softmax(scoring.score(model, clips, batch_seconds=10))
-    theirs = scoring.softmax(scoring.score(model.beside, clips, batch_seconds=10))
-    model.beside = None
+    theirs = scoring.softmax(scoring.score(model.ensemble_member, clips, batch_seconds=10))
+    model.ensemble_member = None
     ours = scoring.softmax(scoring.score(model, clips, batch_seconds=10))
     product = np.sqrt(ours * theirs)
     assert np.abs(together - product / product.sum(1, keepdims=True)).max() < 1e-5
@@ -201,18 +201,18 @@ def test_windows_are_averaged() -> None:
     model = build("cnn", {})
     clip = arrays()[9]
     model.config.window_seconds, model.config.overlap = 1.0, 0.5
-    averaged = scoring.score(model, held([clip]), batch_seconds=10)
+    averaged = scoring.score(model, from_arrays([clip]), batch_seconds=10)
     model.config.window_seconds = None
     size, hop = RATE, RATE // 2
     starts = [*range(0, clip.shape[-1] - size, hop), clip.shape[-1] - size]
     parts = [clip[:, start : start + size] for start in starts]
-    expected = scoring.score(model, held(parts), batch_seconds=10).mean(0)
+    expected = scoring.score(model, from_arrays(parts), batch_seconds=10).mean(0)
     assert np.abs(averaged[0] - expected).max() < 1e-4
 
 
 def test_what_embeds_once_scores_the_same() -> None:
     model = build("baseline", {})
-    clips = held(arrays())
+    clips = from_arrays(arrays())
     embedded = scoring.embed(model, clips, batch_seconds=10)
     expected = scoring.score(model, clips, batch_seconds=10)
-    assert np.abs(torch_runtime.score_embedded(model, embedded) - expected).max() < 1e-5
+    assert np.abs(torch_runtime.score_embeddings(model, embedded) - expected).max() < 1e-5

@@ -24,17 +24,17 @@ from auricle.evaluation import scoring
 from auricle.inference.classifier import load
 from auricle.models.families.pretrained import Model, Options
 from auricle.models.load import build_model, settle
-from auricle.preparation.windows import held
+from auricle.preparation.windows import from_arrays
 from auricle.recipe import Recipe
 from auricle.training import freezing, frozen_features
 from auricle.training import task as courses
 from auricle.training import train as training
-from auricle.training.cross_validation import Listener
+from auricle.training.cross_validation import ProgressReporter
 from auricle.training.finetune import say_table
-from auricle.training.freezing import Learner
+from auricle.training.freezing import PartiallyFrozenModel
 from auricle.training.frozen_features import Hearing, View
 from auricle.training.run import run
-from auricle.training.task import Material
+from auricle.training.task import LabelledClips
 from tests.conftest import PITCHES, tone, write_corpus
 from tests.test_encoders import NAMES, folder
 
@@ -66,8 +66,8 @@ def sounds(count: int, seconds: float = 0.4) -> list[np.ndarray]:
     return [(wave * 32767).astype(np.int16)[None] for wave in waves]
 
 
-def material(count: int) -> Material:
-    return Material(held(sounds(count)), np.arange(count) % 3)
+def material(count: int) -> LabelledClips:
+    return LabelledClips(from_arrays(sounds(count)), np.arange(count) % 3)
 
 
 def learn(
@@ -85,7 +85,7 @@ def learn(
     if off or depth is None:
         course = courses.whole(model, settings, learnt, material(6), plan)
     else:
-        hearing = Hearing(courses.crop(settings, RATE), settings.augment, options.variants, settings.train.seed)
+        hearing = Hearing(courses.crop(settings, RATE), settings.augment, options.cached_crops, settings.train.seed)
         cut = scoring.windows_of(model.config, learnt.sounds.lengths)
         bf16 = settings.train.precision == "bf16"
         computed = frozen_features.layout(
@@ -118,7 +118,7 @@ def weights(model: Any) -> dict[str, torch.Tensor]:
 @pytest.mark.parametrize("name", NAMES)
 def test_every_kind_is_trained_saved_opened_by_a_stock_pipeline_and_predicts(name: str, tmp_path: Path) -> None:
     data = write_corpus(tmp_path / "corpus")
-    report = run(data, small(folder(name, head=False), *TOP), tmp_path / "run", Listener())
+    report = run(data, small(folder(name, head=False), *TOP), tmp_path / "run", ProgressReporter())
     assert report["model"]["type"] == AutoConfig.from_pretrained(folder(name)).model_type
     saved = tmp_path / "run" / "model"
     config = json.loads((saved / "config.json").read_text())
@@ -142,7 +142,7 @@ def classifier_input(file: Path) -> np.ndarray:
 
 
 def test_the_saved_model_opens_without_auricle(tmp_path: Path) -> None:
-    run(write_corpus(tmp_path / "corpus"), small(folder("tiny-hubert"), *TOP), tmp_path / "run", Listener())
+    run(write_corpus(tmp_path / "corpus"), small(folder("tiny-hubert"), *TOP), tmp_path / "run", ProgressReporter())
     code = (
         "import sys, numpy as np\n"
         "from transformers import pipeline\n"
@@ -182,16 +182,16 @@ def test_stages_train_the_head_first_each_at_its_own_rate(tmp_path: Path) -> Non
     rates: list[float] = []
     moved: list[set[str]] = []
     before = load_file(folder("tiny-hubert") / "model.safetensors")
-    train = Learner.begin
+    train = PartiallyFrozenModel.begin
 
-    def begin(self: Learner, epoch: int) -> None:
+    def begin(self: PartiallyFrozenModel, epoch: int) -> None:
         train(self, epoch)
         rates.append(self.stage.learning_rate)
         now = {name: value.clone() for name, value in self.model.network.state_dict().items()}
         moved.append({name for name in before if not torch.equal(before[name], now[name])})
 
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(Learner, "begin", begin)
+        patched.setattr(PartiallyFrozenModel, "begin", begin)
         learn(settings, tmp_path)
     assert rates == [0.01, 0.01, 0.01, 0.001, 0.001]
     assert moved[2] == moved[3] == {"projector.weight", "projector.bias", "classifier.weight", "classifier.bias"}
@@ -206,7 +206,7 @@ def test_the_learning_rate_falls_from_layer_to_layer() -> None:
     settings = settle(small(folder("tiny-hubert"), "model.layer_decay=0.5", "model.stages=[]", "model.freeze=none"))
     model = build_model(settings, LABELS)
     options = Options.model_validate(settings.model.options)
-    learner = Learner(model, freezing.plan(model, options, 1e-3))
+    learner = PartiallyFrozenModel(model, freezing.plan(model, options, 1e-3))
     scale_of = {id(weight): group["scale"] for group in learner.groups(set(), 0.01) for weight in group["params"]}
     named = dict(model.network.named_parameters())
     assert scale_of[id(named["classifier.weight"])] == 1.0
@@ -276,7 +276,7 @@ def test_killed_while_computing_or_training_and_resumed_it_is_the_run_never_kill
     settings = small(folder("tiny-hubert"), *TOP)
     recipe.write_text(yaml.safe_dump(settings.model_dump()))
     os.environ["AURICLE_CACHE"] = str(tmp_path / "cache-whole")
-    run(data, recipes.load(recipe), tmp_path / "whole", Listener())
+    run(data, recipes.load(recipe), tmp_path / "whole", ProgressReporter())
     for moment, (module, name, calls) in enumerate([("prefix", "packed", 1), ("train", "_keep_chosen", 0)]):
         out, cache = tmp_path / f"killed-{moment}", tmp_path / f"cache-{moment}"
         code = KILLER.format(module=module, name=name, calls=calls, corpus=str(data), recipe=str(recipe), out=str(out))
@@ -291,7 +291,7 @@ def test_killed_while_computing_or_training_and_resumed_it_is_the_run_never_kill
         with pytest.MonkeyPatch.context() as patched:
             patched.setenv("AURICLE_CACHE", str(cache))
             patched.setattr(frozen_features, "SHARD_BYTES", 1)
-            run(data, recipes.load(recipe), out, Listener(), resume=True)
+            run(data, recipes.load(recipe), out, ProgressReporter(), resume=True)
         assert {path: path.stat().st_mtime_ns for path in shards} == written, "and is not computed again"
         for name in ("report.json", "model/model.safetensors"):
             assert (out / name).read_bytes() == (tmp_path / "whole" / name).read_bytes(), (moment, name)
@@ -300,11 +300,11 @@ def test_killed_while_computing_or_training_and_resumed_it_is_the_run_never_kill
 def test_changed_sounds_are_heard_in_a_stated_number_of_variants(tmp_path: Path) -> None:
     said: list[str] = []
     data = write_corpus(tmp_path / "corpus")
-    settings = small(folder("tiny-hubert"), *TOP, "augment.gain_db=6", "augment.shift=1", "model.variants=3")
-    run(data, settings, tmp_path / "run", Listener(say=said.append))
+    settings = small(folder("tiny-hubert"), *TOP, "augment.gain_db=6", "augment.shift=1", "model.cached_crops=3")
+    run(data, settings, tmp_path / "run", ProgressReporter(say=said.append))
     assert any("3 kept variants" in line for line in said)
     model = build_model(settle(settings), LABELS)
-    heard = held(sounds(4))
+    heard = from_arrays(sounds(4))
     hearing = Hearing(None, settings.augment, 3, seed=0)
     cut = scoring.windows_of(model.config, heard.lengths)
     computed = frozen_features.layout(
@@ -324,12 +324,12 @@ def test_crops_are_kept_in_variants_and_scored_through_windows(tmp_path: Path) -
     model, losses = learn(settings, tmp_path)
     assert len(losses) == 2 and np.isfinite(losses).all()
     long = sounds(3, seconds=1.0)
-    clips = held(long)
+    clips = from_arrays(long)
     whole = scoring.score(model, clips, batch_seconds=4)
     cut = [
         clip[:, start : start + 4800] for clip in long[:1] for start in [*range(0, 16_000 - 4800, 2400), 16_000 - 4800]
     ]
-    expected = scoring.score(model, held(cut), batch_seconds=4).mean(0)
+    expected = scoring.score(model, from_arrays(cut), batch_seconds=4).mean(0)
     assert np.abs(whole[0] - expected).max() < 1e-4
 
 
@@ -340,11 +340,11 @@ def test_the_disk_it_takes_is_said_before_and_a_full_disk_is_no_end(
     said: list[str] = []
     usage = shutil.disk_usage(tmp_path)._replace(free=10)
     monkeypatch.setattr(frozen_features.shutil, "disk_usage", lambda _: usage)
-    run(data, small(folder("tiny-hubert"), *TOP), tmp_path / "run", Listener(say=said.append))
+    run(data, small(folder("tiny-hubert"), *TOP), tmp_path / "run", ProgressReporter(say=said.append))
     assert any("MB, and the disk has less free" in line for line in said)
     assert not list(Path(os.environ["AURICLE_CACHE"]).rglob("rows-00000*")) or "prefix" not in str(said)
     said.clear()
-    run(data, small(folder("tiny-hubert"), "model.stages=[]"), tmp_path / "all", Listener(say=said.append))
+    run(data, small(folder("tiny-hubert"), "model.stages=[]"), tmp_path / "all", ProgressReporter(say=said.append))
     assert any("Everything is trained" in line for line in said)
 
 
@@ -352,7 +352,7 @@ def test_the_table_says_what_is_trained() -> None:
     settings = settle(small(folder("tiny-hubert")))
     model = build_model(settings, LABELS)
     options = Options.model_validate(settings.model.options)
-    learner = Learner(model, freezing.plan(model, options, 1e-3))
+    learner = PartiallyFrozenModel(model, freezing.plan(model, options, 1e-3))
     rows = freezing.table(learner)
     assert sum(row.weights for row in rows) == sum(weight.numel() for weight in model.parameters())
     assert {row.part: row.first_epoch for row in rows} == {
@@ -364,7 +364,7 @@ def test_the_table_says_what_is_trained() -> None:
         "head": 1,
     }
     said: list[str] = []
-    say_table(learner, Listener(say=said.append))
+    say_table(learner, ProgressReporter(say=said.append))
     assert "layer 2-3" in "\n".join(said) and "%" in said[0]
 
 
@@ -406,8 +406,10 @@ def write_actors(folder: Path) -> Path:
 
 def test_emotion_from_an_archive_keeps_actors_apart_and_shows_bias_as_numbers(tmp_path: Path) -> None:
     data = write_actors(tmp_path)
-    settings = small(folder("tiny-hubert"), "evaluate.slice_min=3", "evaluate.audio=false", "data.split=folds")
-    report = run(data, settings.replace("data", folds=4), tmp_path / "run", Listener())
+    settings = small(
+        folder("tiny-hubert"), "evaluate.min_slice_clips=3", "evaluate.embed_audio=false", "data.split=folds"
+    )
+    report = run(data, settings.replace("data", folds=4), tmp_path / "run", ProgressReporter())
     assert report["split"]["kind"] == "folds" and "actor" in report["split"]["described"]
     split = json.loads((tmp_path / "run" / "split.json").read_text())
     for fold in split["folds"]:
@@ -437,7 +439,7 @@ def test_genre_sets_the_broken_file_aside_and_tells_the_spread_of_seeds(tmp_path
         "evaluate.window_seconds=0.5",
         recipe="genre",
     )
-    report = run(data, settings, tmp_path / "run", Listener())
+    report = run(data, settings, tmp_path / "run", ProgressReporter())
     audit = json.loads((tmp_path / "run" / "audit.json").read_text())
     assert any("jazz.00054" in fault["id"] for fault in audit["quarantined"])
     assert "pop.00050" in json.dumps(audit) and "metal.00099" in json.dumps(audit)
@@ -450,15 +452,15 @@ def test_genre_sets_the_broken_file_aside_and_tells_the_spread_of_seeds(tmp_path
 
 def test_the_prefix_can_be_switched_off_in_any_of_yamls_words(tmp_path: Path) -> None:
     said: list[str] = []
-    settings = small(folder("tiny-hubert"), *TOP, "model.prefix=off", "train.epochs=1")
-    run(write_corpus(tmp_path / "corpus"), settings, tmp_path / "run", Listener(say=said.append))
-    assert any("model.prefix is false" in line for line in said)
+    settings = small(folder("tiny-hubert"), *TOP, "model.cache_frozen=off", "train.epochs=1")
+    run(write_corpus(tmp_path / "corpus"), settings, tmp_path / "run", ProgressReporter(say=said.append))
+    assert any("model.cache_frozen is false" in line for line in said)
 
 
 def test_rows_in_bfloat16_are_read_back_as_they_were_computed(tmp_path: Path) -> None:
     settings = settle(small(folder("tiny-hubert")))
     model = build_model(settings, LABELS).eval()
-    heard = held(sounds(5))
+    heard = from_arrays(sounds(5))
     cut = scoring.windows_of(model.config, heard.lengths)
     hearing = Hearing(None, settings.augment, 4, seed=0)
     computed = frozen_features.layout(
@@ -477,7 +479,7 @@ def test_rows_in_bfloat16_are_read_back_as_they_were_computed(tmp_path: Path) ->
 
 def test_another_checkpoint_or_another_corpus_is_another_prefix(tmp_path: Path) -> None:
     settings = settle(small(folder("tiny-hubert")))
-    heard = held(sounds(3))
+    heard = from_arrays(sounds(3))
 
     def place(model: Any, identity: str = "sounds", depth: int = 2, bf16: bool = False) -> Path:
         cut = scoring.windows_of(model.config, heard.lengths)
@@ -497,10 +499,12 @@ def test_another_checkpoint_or_another_corpus_is_another_prefix(tmp_path: Path) 
 
 
 @pytest.mark.parametrize("name", ["tiny-hubert", "tiny-wav2vec2-large", "tiny-w2v-bert", "tiny-whisper"])
-@pytest.mark.parametrize("settings", [["model.stages=[]", "model.freeze=none"], [*TOP, "model.prefix=false"], TOP])
+@pytest.mark.parametrize(
+    "settings", [["model.stages=[]", "model.freeze=none"], [*TOP, "model.cache_frozen=false"], TOP]
+)
 def test_in_bfloat16_every_way_of_training_runs_to_its_report(name: str, settings: list[str], tmp_path: Path) -> None:
-    recipe = small(folder(name), *settings, "train.precision=bf16", "train.epochs=1", "evaluate.audio=false")
-    report = run(write_corpus(tmp_path / "corpus", per_class=6), recipe, tmp_path / "run", Listener())
+    recipe = small(folder(name), *settings, "train.precision=bf16", "train.epochs=1", "evaluate.embed_audio=false")
+    report = run(write_corpus(tmp_path / "corpus", per_class=6), recipe, tmp_path / "run", ProgressReporter())
     assert np.isfinite(report["metrics"]["log_loss"]["value"])
 
 
@@ -514,7 +518,7 @@ def test_even_the_only_step_of_a_stage_learns(tmp_path: Path) -> None:
 
 def test_a_shard_that_was_cut_off_is_computed_anew(tmp_path: Path) -> None:
     settings = settle(small(folder("tiny-hubert")))
-    model, heard = build_model(settings, LABELS), held(sounds(3))
+    model, heard = build_model(settings, LABELS), from_arrays(sounds(3))
     cut = scoring.windows_of(model.config, heard.lengths)
     hearing = Hearing(None, settings.augment, 4, seed=0)
     computed = frozen_features.layout(

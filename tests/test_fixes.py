@@ -26,7 +26,7 @@ PETS = index(a="dog", b="dog", c="cat", d="hen")
 
 
 def written(folder: Path, text: str | bytes) -> Path:
-    path = folder / "fixes.csv"
+    path = folder / "corrections.csv"
     path.write_bytes(text.encode() if isinstance(text, str) else text)
     return path
 
@@ -45,8 +45,8 @@ def test_labels_change_and_clips_are_left_out_with_their_reason(tmp_path: Path) 
     path = written(tmp_path, HEADER + 'a,cat,dog,"it meows, twice"\nb,,dog,only wind\n')
     found, fixed = corrections.apply(PETS, path)
     assert {clip.id: clip.label for clip in found} == {"a": "cat", "c": "cat", "d": "hen"}
-    assert fixed.described == "fixes.csv changed 1 label and left 1 clip out"
-    assert [(item.name, item.reason) for item in found.left_out] == [("b", "left out by fixes.csv")]
+    assert fixed.described == "corrections.csv changed 1 label and left 1 clip out"
+    assert [(item.name, item.reason) for item in found.excluded] == [("b", "left out by corrections.csv")]
     assert PETS.clips[0].label == "dog"
 
 
@@ -56,7 +56,7 @@ def test_a_label_may_be_new(tmp_path: Path) -> None:
 
 def test_a_header_alone_changes_nothing(tmp_path: Path) -> None:
     found, fixed = corrections.apply(PETS, written(tmp_path, HEADER))
-    assert found == PETS and (fixed.changed, fixed.left_out) == (0, 0)
+    assert found == PETS and (fixed.changed, fixed.excluded) == (0, 0)
 
 
 @pytest.mark.parametrize(
@@ -106,25 +106,27 @@ def test_what_is_written_is_read_back_whatever_it_holds(tmp_path: Path) -> None:
         Fix("a, b;c/ä\u0308 .wav", "new\nline", 'sa"id', "it's; so"),
         Fix(" b.wav ", "", "=1+1", ""),
     )
-    corrections.write(tmp_path / "fixes.csv", rows)
-    assert corrections.read(tmp_path / "fixes.csv") == rows
-    assert [path.name for path in tmp_path.iterdir()] == ["fixes.csv"]
+    corrections.write(tmp_path / "corrections.csv", rows)
+    assert corrections.read(tmp_path / "corrections.csv") == rows
+    assert [path.name for path in tmp_path.iterdir()] == ["corrections.csv"]
 
 
 def test_the_recipe_names_fixes_and_the_index_says_so(corpus: Path, tmp_path: Path) -> None:
     path = written(tmp_path, HEADER + "low/device0_000.wav,high,low,\n")
-    recipe = recipes.load("baseline", [f"data.fixes={path}"])
+    recipe = recipes.load("baseline", [f"data.corrections={path}"])
     found = read(corpus, recipe)
     assert {clip.id: clip.label for clip in found}["low/device0_000.wav"] == "high"
-    assert found.recognised == read_index(corpus).recognised + "; fixes.csv changed 1 label and left 0 clips out"
+    assert (
+        found.description == read_index(corpus).description + "; corrections.csv changed 1 label and left 0 clips out"
+    )
 
 
 def test_inspect_tells_of_fixes(corpus: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = written(tmp_path, HEADER + "low/device0_000.wav,,low,a door\n")
-    assert main(["inspect", str(corpus), "--fixes", str(path)]) == 0
+    assert main(["inspect", str(corpus), "--corrections", str(path)]) == 0
     said = capsys.readouterr().out
-    assert "fixes.csv changed 0 labels and left 1 clip out" in said
-    assert "left out by fixes.csv" in said and "23 of 23 clips usable" in said
+    assert "corrections.csv changed 0 labels and left 1 clip out" in said
+    assert "left out by corrections.csv" in said and "23 of 23 clips usable" in said
 
 
 def test_training_learns_from_the_fixed_labels(
@@ -137,11 +139,11 @@ def test_training_learns_from_the_fixed_labels(
     corrections.write(tmp_path / "right.csv", rows)
     run = tmp_path / "run"
     command = ["train", str(corpus), "--recipe", "baseline", "--out", str(run), "--json"]
-    assert main([*command, "--fixes", str(tmp_path / "right.csv")]) == 0
+    assert main([*command, "--corrections", str(tmp_path / "right.csv")]) == 0
     report = json.loads(capsys.readouterr().out)
     assert report["labels"] == ["high", "hum", "noise"]
     assert report["audit"]["classes"] == {"high": 8, "hum": 8, "noise": 7}
-    assert report["recipe"]["data"]["fixes"] == str(tmp_path / "right.csv")
+    assert report["recipe"]["data"]["corrections"] == str(tmp_path / "right.csv")
     page = (run / "report.html").read_text(encoding="utf-8")
     assert "right.csv changed 8 labels and left 1 clip out" in page and "left out by right.csv" in page
     assert main(["predict", str(run), str(corpus / "low"), "--json"]) == 0
@@ -152,7 +154,7 @@ def test_training_learns_from_the_fixed_labels(
 def test_columns_of_the_users_own_blank_rows_and_links_survive_a_mark(tmp_path: Path) -> None:
     own = tmp_path / "own.csv"
     own.write_text("id,label,was,comment,reviewer\na,cat,dog,x,Anna\n,,,,\n", encoding="utf-8")
-    link = tmp_path / "fixes.csv"
+    link = tmp_path / "corrections.csv"
     link.symlink_to(own)
     found = list(corrections.read(link))
     corrections.write(link, [*found, corrections.Fix("b", "", "dog", "noise")])
@@ -166,4 +168,4 @@ def test_columns_of_the_users_own_blank_rows_and_links_survive_a_mark(tmp_path: 
 def test_a_comment_stays_in_its_file(tmp_path: Path) -> None:
     path = written(tmp_path, HEADER + "a,,dog,the neighbour says something private\n")
     fixed, _ = corrections.apply(PETS, path)
-    assert [clip.reason for clip in fixed.left_out if clip.name == "a"] == [f"left out by {path.name}"]
+    assert [clip.reason for clip in fixed.excluded if clip.name == "a"] == [f"left out by {path.name}"]

@@ -1,4 +1,4 @@
-"""Ready frames in place of sound: opened without trust, kept exactly, and used by every stage."""
+"""Precomputed features in place of sound: opened without trust, kept exactly, and used by every stage."""
 
 import csv
 import io
@@ -17,7 +17,7 @@ import torch
 import auricle
 from auricle.audio import frames
 from auricle.audio import store as stores
-from auricle.audio.inspect import Opened, open_clip
+from auricle.audio.inspect import DecodedClip, open_clip
 from auricle.audio.recordings import recordings
 from auricle.audio.settings import Settings
 from auricle.cli.main import main
@@ -28,9 +28,9 @@ from auricle.evaluation import scoring
 from auricle.models.load import build_model, save_model
 from auricle.preparation.batches import build
 from auricle.preparation.prepare import inspect, prepare
-from auricle.preparation.windows import held
+from auricle.preparation.windows import from_arrays
 from auricle.recipe import load, parse
-from auricle.training.cross_validation import Listener
+from auricle.training.cross_validation import ProgressReporter
 from auricle.training.run import run
 from tests.conftest import tone
 from tests.speakers_corpus import make
@@ -46,11 +46,11 @@ def saved(content: object, legacy: bool = False) -> bytes:
     return file.getvalue()
 
 
-def opened(content: bytes, meta: dict[str, str] | None = None, settings: Settings = SETTINGS) -> Opened:
+def opened(content: bytes, meta: dict[str, str] | None = None, settings: Settings = SETTINGS) -> DecodedClip:
     return open_clip(Clip("uttr.pt", "uttr.pt", "", meta=meta or {}), settings, content=content)
 
 
-def kinds(found: Opened) -> list[str]:
+def kinds(found: DecodedClip) -> list[str]:
     return [finding.kind for finding in found.findings]
 
 
@@ -192,7 +192,7 @@ def test_frames_in_an_archive_are_those_of_the_folder(speakers: Path, trained: P
     index = read_index(packed)
     kept = stores.prepare(index.clips, SETTINGS, cache=tmp_path / "cache")
     plain = stores.prepare(read_index(speakers).clips, SETTINGS, cache=tmp_path / "cache")
-    assert index.bands == BANDS and len(kept) == len(plain) == 36
+    assert index.num_features == BANDS and len(kept) == len(plain) == 36
     assert all(np.array_equal(kept.samples(place), plain.samples(place)) for place in range(len(kept)))
     classifier = auricle.load(trained)
     answers = list(classifier.answers(recordings([str(packed)])))
@@ -231,7 +231,7 @@ def test_a_batch_of_frames_is_padded_and_keeps_its_numbers() -> None:
 
 
 def baseline() -> tuple[object, list[np.ndarray]]:
-    settings = parse({"audio": {"bands": BANDS, "sample_rate": 100}, "model": {"family": "baseline"}}, "t")
+    settings = parse({"audio": {"num_features": BANDS, "sample_rate": 100}, "model": {"family": "baseline"}}, "t")
     model = build_model(settings, ("a", "b", "c"))
     random = np.random.default_rng(0)
     clips = [
@@ -240,15 +240,15 @@ def baseline() -> tuple[object, list[np.ndarray]]:
         )
         for number, size in enumerate((1, 2, 3, 5, 17, 60, 100, 250, 400, 900, 1300, 4000))
     ]
-    embedded = scoring.embed(model, held(clips), batch_seconds=10)
+    embedded = scoring.embed(model, from_arrays(clips), batch_seconds=10)
     model.solve(embedded, np.arange(len(clips)) % 3, groups=None, class_weighted=False, seed=0)
     return model.eval(), clips
 
 
 def test_the_baseline_of_frames_answers_alone_as_in_a_padded_batch() -> None:
     model, clips = baseline()
-    together = scoring.score(model, held(clips), batch_seconds=1000)
-    alone = np.concatenate([scoring.score(model, held([clip]), batch_seconds=1000) for clip in clips])
+    together = scoring.score(model, from_arrays(clips), batch_seconds=1000)
+    alone = np.concatenate([scoring.score(model, from_arrays([clip]), batch_seconds=1000) for clip in clips])
     assert np.isfinite(alone).all() and np.abs(together - alone).max() < 1e-4
     values, mask = build(clips[:6])
     dirty = values.masked_fill(mask[:, None] == 0, float("nan"))
@@ -260,17 +260,17 @@ def test_the_baseline_of_frames_is_saved_exactly(tmp_path: Path) -> None:
     model, clips = baseline()
     save_model(model, tmp_path / "model")
     back = type(model).from_pretrained(tmp_path / "model").eval()
-    assert back.config.bands == BANDS
-    before, after = (scoring.score(one, held(clips), batch_seconds=20) for one in (model, back))
+    assert back.config.num_features == BANDS
+    before, after = (scoring.score(one, from_arrays(clips), batch_seconds=20) for one in (model, back))
     assert (before == after).all()
 
 
 def test_a_run_on_frames_is_good_and_says_what_it_takes(trained: Path) -> None:
     report = json.loads((trained / "report.json").read_text())
     assert report["metrics"]["accuracy"]["value"] >= 0.7
-    assert (report["model"]["bands"], report["model"]["sample_rate"]) == (BANDS, 100)
+    assert (report["model"]["num_features"], report["model"]["sample_rate"]) == (BANDS, 100)
     recipe = load(trained / "recipe.yaml")
-    assert (recipe.audio.bands, recipe.audio.sample_rate) == (BANDS, 100)
+    assert (recipe.audio.num_features, recipe.audio.sample_rate) == (BANDS, 100)
     page = (trained / "report.html").read_text()
     assert "<audio" not in page and "data:audio" not in page and "40 bands" in page and "utterance.pt" in page
     assert "It does not hear sound" in (trained / "model" / "README.md").read_text()
@@ -336,7 +336,7 @@ def test_a_list_that_is_none_or_points_elsewhere_is_refused(
 def test_sound_for_a_model_of_frames_is_an_answer_that_says_so(trained: Path, corpus: Path, speakers: Path) -> None:
     classifier = auricle.load(trained)
     answer = classifier(corpus / "low" / "device0_000.wav")
-    assert answer.error is not None and "it is sound (wav), and ready frames are wanted" in answer.error
+    assert answer.error is not None and "it is sound (wav), and precomputed features are wanted" in answer.error
     path = next(speakers.glob("*.pt"))
     samples = torch.load(path, weights_only=True).T.numpy()
     assert classifier(path).choices == classifier.classify(samples, 100).choices
@@ -347,14 +347,14 @@ def test_sound_for_a_model_of_frames_is_an_answer_that_says_so(trained: Path, co
 
 
 def test_frames_for_a_model_of_sound_are_an_answer_that_says_so(corpus: Path, speakers: Path, tmp_path: Path) -> None:
-    run(corpus, load("baseline"), tmp_path / "run", Listener())
+    run(corpus, load("baseline"), tmp_path / "run", ProgressReporter())
     answer = auricle.load(tmp_path / "run")(next(speakers.glob("*.pt")))
     assert answer.error is not None and "sound is wanted here" in answer.error
     assert main(["evaluate", str(tmp_path / "run"), str(speakers)]) == 2
 
 
 def test_a_submission_of_sound_files_works(corpus: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    run(corpus, load("baseline"), tmp_path / "run", Listener())
+    run(corpus, load("baseline"), tmp_path / "run", ProgressReporter())
     files = [str(path) for path in sorted((corpus / "low").glob("*.wav"))]
     assert main(["predict", str(tmp_path / "run"), *files, "--format", "submission"]) == 0
     assert capsys.readouterr().out.splitlines() == ["Id,Category", *(f"{file},low" for file in files)]
@@ -365,32 +365,32 @@ def test_inspecting_frames_is_sensible_and_listening_to_them_is_refused(
 ) -> None:
     assert main(["inspect", str(speakers)]) == 0
     out = capsys.readouterr().out
-    assert "36 of 36 clips usable" in out and "Ready frames of 40 bands, 100 a second." in out
-    assert main(["listen", str(speakers), "--port", "0", "--fixes", str(tmp_path / "f.csv"), "--no-browser"]) == 2
+    assert "36 of 36 clips usable" in out and "Precomputed features of 40 bands, 100 a second." in out
+    assert main(["listen", str(speakers), "--port", "0", "--corrections", str(tmp_path / "f.csv"), "--no-browser"]) == 2
     assert "cannot be played" in capsys.readouterr().err
 
 
 def test_a_family_that_hears_sound_refuses_frames_and_names_what_can(speakers: Path, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"family 'cnn' hears sound\. Families that take frames: baseline"):
-        run(speakers, load("sound"), tmp_path / "run", Listener())
+        run(speakers, load("sound"), tmp_path / "run", ProgressReporter())
     assert not (tmp_path / "run").exists()
 
 
 def test_a_recipe_for_sound_takes_the_width_and_rate_of_frames(speakers: Path, corpus: Path) -> None:
     recipe = load("baseline", ["audio.sample_rate=16000"])
     assert prepare(speakers, recipe, lambda *_: None).recipe.audio.sample_rate == 100
-    own = load("baseline", ["audio.bands=40", "audio.sample_rate=50"])
+    own = load("baseline", ["audio.num_features=40", "audio.sample_rate=50"])
     assert prepare(speakers, own, lambda *_: None).recipe.audio.sample_rate == 50
     for data, said in ((speakers, "40 bands"), (corpus, "sound")):
-        with pytest.raises(UsageError, match=f"audio.bands is 20, and .* holds .*{said}"):
-            prepare(data, load("baseline", ["audio.bands=20"]), lambda *_: None)
+        with pytest.raises(UsageError, match=f"audio.num_features is 20, and .* holds .*{said}"):
+            prepare(data, load("baseline", ["audio.num_features=20"]), lambda *_: None)
 
 
 def test_rates_of_sound_and_of_frames_have_their_own_bounds() -> None:
     with pytest.raises(UsageError, match="sound needs 1000 hertz or more"):
         load("baseline", ["audio.sample_rate=100"])
-    with pytest.raises(UsageError, match="ready frames come at 1000 a second or fewer"):
-        load("baseline", ["audio.bands=40", "audio.sample_rate=16000"])
+    with pytest.raises(UsageError, match="precomputed features come at 1000 a second or fewer"):
+        load("baseline", ["audio.num_features=40", "audio.sample_rate=16000"])
 
 
 def test_the_corpus_of_speakers_is_the_same_from_the_same_seed(speakers: Path, tmp_path: Path) -> None:

@@ -10,8 +10,8 @@ from auricle import recipe as recipes
 from auricle.evaluation import duration
 from auricle.evaluation.evaluate import evaluate
 from auricle.evaluation.scoring import Scores
-from auricle.preparation.windows import Sounds, held
-from auricle.training.cross_validation import Listener
+from auricle.preparation.windows import AudioSource, from_arrays
+from auricle.training.cross_validation import ProgressReporter
 from auricle.training.run import run
 from tests.conftest import write_corpus
 from tests.test_run import small
@@ -30,8 +30,8 @@ def whole(seconds: list[float], right: list[bool], folds: int = 1) -> Scores:
     )
 
 
-def counting(seconds: list[float], rate: int) -> Sounds:
-    return held([np.arange(round(length * rate), dtype=np.int16)[None] for length in seconds])
+def counting(seconds: list[float], rate: int) -> AudioSource:
+    return from_arrays([np.arange(round(length * rate), dtype=np.int16)[None] for length in seconds])
 
 
 def test_a_cut_is_the_middle_of_its_clip() -> None:
@@ -52,7 +52,7 @@ def test_each_row_has_the_cuts_and_the_same_clips_whole() -> None:
     clips = whole(lengths, [False, True, False, True, True, True], folds=2)
     asked = []
 
-    def said(sounds: Sounds) -> np.ndarray:
+    def said(sounds: AudioSource) -> np.ndarray:
         asked.append(list(sounds.lengths))
         return np.tile(np.array([[1.0, 0.0]], np.float32), (len(sounds), 1))
 
@@ -88,16 +88,16 @@ def test_lengths_that_training_never_heard_are_cautioned_of() -> None:
 @pytest.mark.parametrize("family", ["baseline", "cnn"])
 def test_a_run_measures_it_once_and_a_resumed_one_has_it_too(family: str, tmp_path: Path) -> None:
     folder = write_corpus(tmp_path / "corpus", seconds=2.2)
-    recipe = small(evaluate={"slice_min": 3}, train={"epochs": 1, "crop_seconds": 1.0})
+    recipe = small(evaluate={"min_slice_clips": 3}, train={"epochs": 1, "crop_seconds": 1.0})
     if family == "baseline":
-        recipe = recipes.load("baseline", ["evaluate.slice_min=3"])
-    report = run(folder, recipe, tmp_path / "run", Listener())
+        recipe = recipes.load("baseline", ["evaluate.min_slice_clips=3"])
+    report = run(folder, recipe, tmp_path / "run", ProgressReporter())
     rows = report["heard"]
     assert [row["seconds"] for row in rows] == [1.0, 2.0] and all(row["clips"] == report["test_clips"] for row in rows)
     assert {row["whole"]["value"] for row in rows} == {report["metrics"]["accuracy"]["value"]}
     assert "How much it must hear" in (tmp_path / "run" / "report.html").read_text()
     longer = any("longer than anything" in caution for caution in report["cautions"])
     assert longer is (family == "cnn")
-    assert run(folder, recipe, tmp_path / "run", Listener(), resume=True) == report
+    assert run(folder, recipe, tmp_path / "run", ProgressReporter(), resume=True) == report
     assert evaluate(tmp_path / "run", None, lambda *_: None)["heard"] == json.loads(json.dumps(rows))
     assert [row["seconds"] for row in evaluate(tmp_path / "run", str(folder), lambda *_: None)["heard"]] == [1.0, 2.0]

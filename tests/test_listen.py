@@ -108,8 +108,8 @@ def test_a_page_that_others_can_reach_is_known_as_such(host: str, only_here: boo
 def test_what_a_run_doubts_is_a_finding(found: Inspected, tmp_path: Path) -> None:
     row = {"id": "low/device1_001.wav", "predicted": "high", "probability": 0.97}
     (tmp_path / "report.json").write_text(json.dumps({"doubted": [row], "mistakes": []}), encoding="utf-8")
-    remarks = selection.remarks_of(found.audit, tmp_path)
-    assert remarks["low/device1_001.wav"] == [Remark("doubted label", "heard as 'high' with 97%")]
+    notes = selection.remarks_of(found.audit, tmp_path)
+    assert notes["low/device1_001.wav"] == [Remark("doubted label", "heard as 'high' with 97%")]
     with pytest.raises(RunError, match=r"holds no report\.json"):
         selection.remarks_of(found.audit, tmp_path / "nowhere")
 
@@ -131,7 +131,7 @@ def test_steps_go_through_the_choice_and_round_its_ends() -> None:
 
 
 def test_a_narrower_choice_keeps_the_clip_that_belongs_to_it(tmp_path: Path) -> None:
-    desk = Desk(pets(), {}, Marks(tmp_path / "fixes.csv", pets()), selection.shuffled(10, 0))
+    desk = Desk(pets(), {}, Marks(tmp_path / "corrections.csv", pets()), selection.shuffled(10, 0))
     view = View(at=7)
     assert desk.narrowed(view, Choice(label="dog")).at == 7
     other = desk.narrowed(view, Choice(label="cat"))
@@ -141,7 +141,7 @@ def test_a_narrower_choice_keeps_the_clip_that_belongs_to_it(tmp_path: Path) -> 
 
 
 def test_a_mark_is_in_the_file_at_once_and_a_second_start_goes_on(tmp_path: Path) -> None:
-    path, index = tmp_path / "fixes.csv", pets()
+    path, index = tmp_path / "corrections.csv", pets()
     marks = Marks(path, index)
     assert marks.all() == {} and not path.exists()
     marks.put(index.clips[0], " dog ", "barks, loudly")
@@ -159,7 +159,7 @@ def test_a_mark_is_in_the_file_at_once_and_a_second_start_goes_on(tmp_path: Path
 
 
 def test_what_is_edited_by_hand_meanwhile_is_kept(tmp_path: Path) -> None:
-    path, index = tmp_path / "fixes.csv", pets()
+    path, index = tmp_path / "corrections.csv", pets()
     marks = Marks(path, index)
     marks.put(index.clips[0], "dog")
     path.write_text(path.read_text(encoding="utf-8") + "cat3,dog,cat,by hand\n", encoding="utf-8")
@@ -168,22 +168,22 @@ def test_what_is_edited_by_hand_meanwhile_is_kept(tmp_path: Path) -> None:
 
 
 def test_marks_of_another_corpus_and_places_that_cannot_be_written_are_refused(tmp_path: Path) -> None:
-    corrections.write(tmp_path / "fixes.csv", [Fix("fox", "dog", "cat")])
+    corrections.write(tmp_path / "corrections.csv", [Fix("fox", "dog", "cat")])
     with pytest.raises(DataError, match="no such clip"):
-        Marks(tmp_path / "fixes.csv", pets())
+        Marks(tmp_path / "corrections.csv", pets())
     with pytest.raises(UsageError, match="cannot be written"):
-        Marks(tmp_path / "nowhere" / "fixes.csv", pets())
+        Marks(tmp_path / "nowhere" / "corrections.csv", pets())
 
 
 def test_the_label_that_a_clip_has_is_no_mark(tmp_path: Path) -> None:
-    marks = Marks(tmp_path / "fixes.csv", pets())
+    marks = Marks(tmp_path / "corrections.csv", pets())
     with pytest.raises(UsageError, match="'cat' is the label that this clip has"):
         marks.put(pets().clips[0], "cat ")
     assert marks.all() == {}
 
 
 def test_a_kill_in_the_middle_of_marking_leaves_whole_marks(tmp_path: Path) -> None:
-    path = tmp_path / "fixes.csv"
+    path = tmp_path / "corrections.csv"
     code = (
         "import sys\nfrom pathlib import Path\nfrom auricle.corpus.clip import Clip, Index\n"
         "from auricle.labelling.corrections_file import Marks\n"
@@ -238,16 +238,16 @@ def test_listening_is_refused_where_it_cannot_begin(
     corpus: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     pytest.importorskip("gradio")
-    command = ["listen", str(corpus), "--no-browser", "--fixes", str(tmp_path / "fixes.csv")]
+    command = ["listen", str(corpus), "--no-browser", "--corrections", str(tmp_path / "corrections.csv")]
     with socket.create_server(("127.0.0.1", 0)) as taken:
         assert main([*command, "--port", str(taken.getsockname()[1])]) == 2
     assert "cannot be served" in capsys.readouterr().err
-    assert main([*command, "--set", "data.fixes=other.csv"]) == 2
+    assert main([*command, "--set", "data.corrections=other.csv"]) == 2
     assert "marks are made on the corpus' own labels" in capsys.readouterr().err
     (corpus / "low" / "broken.wav").write_bytes(b"no sound")
     assert main([*command, "--port", "0", "--strict"]) == 2
     assert "'low/broken.wav': unreadable" in capsys.readouterr().err
-    corrections.write(tmp_path / "fixes.csv", [Fix("fox", "dog", "cat")])
+    corrections.write(tmp_path / "corrections.csv", [Fix("fox", "dog", "cat")])
     assert main([*command, "--port", "0"]) == 2
     assert "names 'fox'" in capsys.readouterr().err
 
@@ -266,8 +266,8 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Path
     """`auricle listen` on the faulty corpus, in a process of its own: its address and the file of marks."""
     pytest.importorskip("gradio", reason="the extra 'demo' is not installed")
     folder = tmp_path_factory.mktemp("served")
-    corpus, marks, said = write_faulty(folder / "corpus"), folder / "fixes.csv", folder / "said.json"
-    command = [sys.executable, "-m", "auricle.cli", "listen", str(corpus), "--fixes", str(marks)]
+    corpus, marks, said = write_faulty(folder / "corpus"), folder / "corrections.csv", folder / "said.json"
+    command = [sys.executable, "-m", "auricle.cli", "listen", str(corpus), "--corrections", str(marks)]
     (folder / "temporary").mkdir()
     environment = os.environ | {"TMPDIR": str(folder / "temporary")}
     with said.open("wb") as out:
@@ -380,7 +380,7 @@ def test_two_pages_on_one_file_lose_no_mark(tmp_path: Path) -> None:
         "from tests.test_listen import pets\nindex = pets()\nmarks = Marks(Path(sys.argv[1]), index)\n"
         "for clip in index.clips[int(sys.argv[2]) :: 2]:\n    marks.put(clip, 'fish', 'x')\n"
     )
-    command = [sys.executable, "-c", code, str(tmp_path / "fixes.csv")]
+    command = [sys.executable, "-c", code, str(tmp_path / "corrections.csv")]
     pages = [subprocess.Popen([*command, str(number)]) for number in range(2)]
     assert [page.wait(60) for page in pages] == [0, 0]
-    assert len(Marks(tmp_path / "fixes.csv", pets()).all()) == len(pets().clips)
+    assert len(Marks(tmp_path / "corrections.csv", pets()).all()) == len(pets().clips)

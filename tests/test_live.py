@@ -18,14 +18,14 @@ import soundfile
 from auricle import recipe as recipes
 from auricle.audio.settings import Settings
 from auricle.cli.main import main
-from auricle.inference.events import Rules
+from auricle.inference.events import EventRules
 from auricle.inference.live import Said, latency, listen
-from auricle.inference.predictor import Cut
-from auricle.training.cross_validation import Listener
+from auricle.inference.predictor import WindowSpec
+from auricle.training.cross_validation import ProgressReporter
 from auricle.training.run import run
 from tests.conftest import RATE, tone, write_corpus
 
-PLAIN = Rules(on=0.6, off=0.4, min_seconds=0.0, gap_seconds=0.0)
+PLAIN = EventRules(on=0.6, off=0.4, min_seconds=0.0, gap_seconds=0.0)
 
 
 class Loudness:
@@ -51,12 +51,12 @@ def pieces(levels: Sequence[int], seconds: float, pause: float) -> Iterator[np.n
         yield np.full((1, round(seconds * 1000)), level, np.int16)
 
 
-def said(classifier: Loudness, blocks: Iterator[np.ndarray], cut: Cut, rules: Rules = PLAIN) -> list[Said]:
+def said(classifier: Loudness, blocks: Iterator[np.ndarray], cut: WindowSpec, rules: EventRules = PLAIN) -> list[Said]:
     return list(listen(classifier, blocks, cut, rules))  # type: ignore[arg-type]
 
 
 def test_an_event_is_said_when_it_begins_and_when_it_is_over() -> None:
-    lines = said(Loudness(), pieces([300] * 10 + [9000] * 10 + [300] * 10, 0.1, 0.0), Cut(0.2, 0.1))
+    lines = said(Loudness(), pieces([300] * 10 + [9000] * 10 + [300] * 10, 0.1, 0.0), WindowSpec(0.2, 0.1))
     told = [(line.kind, line.event.label) for line in lines if line.event]
     assert told == [
         ("begin", "soft"),
@@ -72,12 +72,12 @@ def test_an_event_is_said_when_it_begins_and_when_it_is_over() -> None:
 
 
 def test_a_file_that_comes_faster_than_real_time_is_heard_to_its_end() -> None:
-    lines = said(Loudness(0.002), pieces([300] * 500, 0.1, 0.0), Cut(0.2, 0.1))
+    lines = said(Loudness(0.002), pieces([300] * 500, 0.1, 0.0), WindowSpec(0.2, 0.1))
     assert [line.kind for line in lines] == ["begin", "end", "done"] and lines[-1].windows == 499
 
 
 def test_windows_are_skipped_and_counted_where_scoring_is_too_slow() -> None:
-    lines = said(Loudness(0.12), pieces([300] * 75, 0.02, 0.02), Cut(0.1, 0.02))
+    lines = said(Loudness(0.12), pieces([300] * 75, 0.02, 0.02), WindowSpec(0.1, 0.02))
     skipped = sum(line.windows for line in lines if line.kind == "skipped")
     assert skipped > 20 and lines[-1].windows + skipped == 71
 
@@ -95,11 +95,11 @@ def test_an_interrupt_ends_it_with_what_was_going_on() -> None:
                 raise KeyboardInterrupt
             return super().logits(samples)
 
-    assert [line.kind for line in said(Stopping(), interrupted(), Cut(0.2, 0.1))] == ["begin", "end", "done"]
+    assert [line.kind for line in said(Stopping(), interrupted(), WindowSpec(0.2, 0.1))] == ["begin", "end", "done"]
 
 
 def test_the_stated_bounds_follow_from_window_hop_and_rules() -> None:
-    bound = latency(Loudness(0.05), Cut(1.0, 0.25), Rules(0.5, 0.3, 0.6, 0.5))  # type: ignore[arg-type]
+    bound = latency(Loudness(0.05), WindowSpec(1.0, 0.25), EventRules(0.5, 0.3, 0.6, 0.5))  # type: ignore[arg-type]
     assert 0.05 <= bound.scoring < 2.0
     assert bound.begin == pytest.approx(1.0 + 2 * bound.scoring + 0.2 + 2 * 0.25)
     assert bound.end == pytest.approx(1.0 + 2 * bound.scoring + 0.2 + 2 * 0.25)
@@ -110,7 +110,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("trained")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("AURICLE_CACHE", str(folder / "cache"))
-        run(write_corpus(folder / "corpus"), recipes.load("baseline"), folder / "run", Listener())
+        run(write_corpus(folder / "corpus"), recipes.load("baseline"), folder / "run", ProgressReporter())
     return folder / "run"
 
 
@@ -167,7 +167,7 @@ def test_sound_in_real_time_is_named_within_the_stated_latency(
 def test_half_a_minute_of_real_sounds_gives_events_within_the_stated_latency(
     recordings: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    run(recordings / "esc10", recipes.load("baseline", ["data.split=holdout"]), tmp_path / "run", Listener())
+    run(recordings / "esc10", recipes.load("baseline", ["data.split=holdout"]), tmp_path / "run", ProgressReporter())
     quiet = np.zeros(5 * 44_100)
     names = ("*/*Dog bark/*.ogg", "*/*Rain/*.ogg", "*/*Rooster/*.ogg")
     clips = [sorted(recordings.glob(name.replace("*/", "esc10/", 1)))[0] for name in names]

@@ -127,7 +127,7 @@ def test_mistakes_come_with_the_surest_first_and_doubts_need_certainty() -> None
     flipped = found.logits.copy()
     flipped[3] = 0
     flipped[3, (found.truth[3] + 1) % 5] = 20
-    doubted = error_analysis.doubted(
+    suspect_labels = error_analysis.suspect_labels(
         Scores(found.labels, found.ids, found.truth, flipped, found.seconds, found.groups, found.folds)
     )
-    assert doubted[0].id == "3.wav"
+    assert suspect_labels[0].id == "3.wav"

@@ -16,12 +16,12 @@ from auricle.cli.main import main
 from auricle.errors import UsageError
 from auricle.evaluation import open_set, rejection
 from auricle.evaluation.evaluate import evaluate
-from auricle.evaluation.open_set import Strangers
+from auricle.evaluation.open_set import OutOfSetScores
 from auricle.evaluation.rejection import Draws
 from auricle.evaluation.scoring import Scores
 from auricle.inference.classifier import load
 from auricle.preparation.prepare import prepare
-from auricle.training.cross_validation import Listener
+from auricle.training.cross_validation import ProgressReporter
 from auricle.training.run import run
 from tests.conftest import RATE, tone, write_corpus
 from tests.test_run import small
@@ -35,10 +35,10 @@ def sure(confidence: np.ndarray) -> np.ndarray:
     return np.log(np.stack([confidence, rest, rest], 1)).astype(np.float32)
 
 
-def strangers(confidence: np.ndarray, classes: list[str], folds: int = 1) -> Strangers:
+def out_of_set(confidence: np.ndarray, classes: list[str], folds: int = 1) -> OutOfSetScores:
     count = len(confidence) // folds
     names = [f"{number}.wav" for number in range(count)]
-    return Strangers(
+    return OutOfSetScores(
         tuple(names * folds),
         tuple(classes),
         (None,) * len(confidence),
@@ -108,8 +108,8 @@ def test_each_class_meets_the_threshold_of_the_others() -> None:
     confidence = np.concatenate([np.linspace(0.4, 0.5, 50), np.linspace(0.6, 0.7, 50)])
     found = rejection.by_classes(
         known(np.linspace(0.65, 0.99, 40), np.ones(40, bool)),
-        strangers(confidence, ["x"] * 50 + ["y"] * 50),
-        strangers(confidence, ["x"] * 50 + ["y"] * 50),
+        out_of_set(confidence, ["x"] * 50 + ["y"] * 50),
+        out_of_set(confidence, ["x"] * 50 + ["y"] * 50),
         0.1,
         DRAWS,
     )
@@ -130,8 +130,8 @@ def test_the_rate_that_is_reached_covers_the_one_that_was_asked_for(folds: int) 
         scores = known(random.uniform(0.7, 0.99, 90), np.ones(90, bool), folds=folds)
         found = rejection.by_classes(
             scores,
-            strangers(confidence, ["x"] * len(confidence), folds),
-            strangers(confidence[:200], ["x"] * 200),
+            out_of_set(confidence, ["x"] * len(confidence), folds),
+            out_of_set(confidence[:200], ["x"] * 200),
             0.05,
             Draws(200, seed, "speaker"),
         )
@@ -143,7 +143,7 @@ def test_the_rate_that_is_reached_covers_the_one_that_was_asked_for(folds: int) 
 def test_auroc_of_folds_compares_each_model_with_itself() -> None:
     """The second model is surer of everything: pooled scores would blur what each tells apart."""
     tested = known(np.repeat([0.6, 0.9], 10), np.ones(20, bool), folds=2)
-    met = strangers(np.repeat([0.5, 0.8], 10), ["x", "y"] * 10, folds=2)
+    met = out_of_set(np.repeat([0.5, 0.8], 10), ["x", "y"] * 10, folds=2)
     found = rejection.by_classes(tested, met, met, 0.05, DRAWS)
     assert found.auroc is not None and found.auroc.value == 1.0 and found.auroc.low == 1.0
 
@@ -173,16 +173,16 @@ def test_too_few_impostors_are_owned_up_to() -> None:
     found = rejection.by_mistakes(known(np.full(9, 0.9), np.arange(9) > 0), None, 0.05, DRAWS)
     assert found.threshold is None and found.reached is None
     assert "nothing is answered 'unknown'" in rejection.cautions(found)[0]
-    few = strangers(np.linspace(0.4, 0.5, 12), ["x", "y"] * 6)
+    few = out_of_set(np.linspace(0.4, 0.5, 12), ["x", "y"] * 6)
     rough = rejection.by_classes(known(np.full(9, 0.9), np.ones(9, bool)), few, few, 0.05, DRAWS)
     assert "12 clips of unknown classes" in rejection.cautions(rough)[0]
     assert not rejection.cautions(rejection.by_classes(known(np.full(9, 0.9), np.ones(9, bool)), few, few, 0.1, DRAWS))
 
 
 def test_strangers_are_saved_and_read_again(tmp_path: Path) -> None:
-    met = strangers(np.linspace(0.4, 0.5, 12), ["x", "y"] * 6)
+    met = out_of_set(np.linspace(0.4, 0.5, 12), ["x", "y"] * 6)
     met.save(tmp_path / "met.parquet")
-    back = Strangers.load(tmp_path / "met.parquet")
+    back = OutOfSetScores.load(tmp_path / "met.parquet")
     assert (back.ids, back.classes, back.groups, back.folds) == (met.ids, met.classes, met.groups, met.folds)
     assert np.array_equal(back.logits, met.logits)
 
@@ -199,21 +199,21 @@ def four(corpus: Path) -> Path:
 
 
 def test_unknown_classes_are_never_learnt_nor_tested_and_must_be_classes(four: Path) -> None:
-    prepared = prepare(four, recipes.load("baseline", ["data.unknown=[middle]"]), lambda *_: None)
+    prepared = prepare(four, recipes.load("baseline", ["data.held_out_classes=[middle]"]), lambda *_: None)
     assert prepared.labels == ("high", "low", "noise") and len(prepared.unknown) == 8
     parts = {id for fold in prepared.split.folds for part in (fold.train, fold.valid, fold.test) for id in part}
     assert not any(id.startswith("middle") for id in parts) and len(prepared.kept) == 24
     for setting, told in (("[midle]", "Did you mean 'middle'"), ("[middle,high,low]", "needs two to know")):
         with pytest.raises(UsageError, match=told):
-            prepare(four, recipes.load("baseline", [f"data.unknown={setting}"]), lambda *_: None)
+            prepare(four, recipes.load("baseline", [f"data.held_out_classes={setting}"]), lambda *_: None)
 
 
 def test_a_class_called_unknown_is_held_out_or_refused(four: Path) -> None:
     (four / "middle").rename(four / "unknown")
-    prepared = prepare(four, recipes.load("baseline", ["data.unknown=[unknown]"]), lambda *_: None)
+    prepared = prepare(four, recipes.load("baseline", ["data.held_out_classes=[unknown]"]), lambda *_: None)
     assert prepared.labels == ("high", "low", "noise")
     assert prepare(four, recipes.load("baseline"), lambda *_: None).labels[-1] == "unknown"
-    for setting in ("data.unknown=[high]", "evaluate.false_accept=0.1"):
+    for setting in ("data.held_out_classes=[high]", "evaluate.max_false_accept_rate=0.1"):
         with pytest.raises(UsageError, match="has a class 'unknown'"):
             prepare(four, recipes.load("baseline", [setting]), lambda *_: None)
 
@@ -223,15 +223,15 @@ def test_a_run_with_unknown_classes_keeps_a_threshold_and_answers_by_it(
     family: str, four: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "run"
-    recipe = small(data={"unknown": ["middle"]}, evaluate={"false_accept": 0.25}, train={"epochs": 2})
+    recipe = small(data={"held_out_classes": ["middle"]}, evaluate={"max_false_accept_rate": 0.25}, train={"epochs": 2})
     if family == "baseline":
-        recipe = recipes.load("baseline", ["data.unknown=[middle]", "evaluate.false_accept=0.25"])
-    report = run(four, recipe, out, Listener())
+        recipe = recipes.load("baseline", ["data.held_out_classes=[middle]", "evaluate.max_false_accept_rate=0.25"])
+    report = run(four, recipe, out, ProgressReporter())
     assert report["labels"] == ["high", "low", "noise"]
     assert report["unknown"]["classes"] == ("middle",) and report["unknown"]["impostors"] == 8
     config = json.loads((out / "model" / "config.json").read_text())
-    assert config["threshold"] == report["unknown"]["threshold"] and config["false_accept"] == 0.25
-    met = Strangers.load(out / "fold-unknown.parquet")
+    assert config["threshold"] == report["unknown"]["threshold"] and config["max_false_accept_rate"] == 0.25
+    met = OutOfSetScores.load(out / "fold-unknown.parquet")
     assert (open_set.certainty(met.logits) >= config["threshold"]).sum() == 2
     classifier = load(out)
     answers = [classifier(four / "middle" / f"device{number % 4}_{number:03d}.wav") for number in range(8)]
@@ -254,7 +254,9 @@ def test_a_run_with_unknown_classes_keeps_a_threshold_and_answers_by_it(
 def test_evaluate_judges_again_and_counts_unknown_clips_of_other_recordings(
     four: Path, tmp_path: Path, make_corpus: Callable[..., Path]
 ) -> None:
-    report = run(four, recipes.load("baseline", ["data.unknown=[middle]"]), tmp_path / "run", Listener())
+    report = run(
+        four, recipes.load("baseline", ["data.held_out_classes=[middle]"]), tmp_path / "run", ProgressReporter()
+    )
     again = evaluate(tmp_path / "run", None, lambda *_: None)
     assert again["metrics"] == report["metrics"] and again["coverage"] == report["coverage"]
     assert again["unknown"] is None
@@ -266,14 +268,14 @@ def test_evaluate_judges_again_and_counts_unknown_clips_of_other_recordings(
 
 
 def test_folds_of_a_run_meet_the_unknown_and_the_kept_model_sets_the_threshold(four: Path, tmp_path: Path) -> None:
-    recipe = recipes.load("baseline", ["data.unknown=[middle, noise]", "data.split=leave-one-group-out"])
-    report = run(four, recipe, tmp_path / "run", Listener())
+    recipe = recipes.load("baseline", ["data.held_out_classes=[middle, noise]", "data.split=leave-one-group-out"])
+    report = run(four, recipe, tmp_path / "run", ProgressReporter())
     found = report["unknown"]
     assert found["impostors"] == 16 and found["unit"] == "class" and found["target"] == 0.05
     assert any("16 clips of unknown classes" in caution for caution in report["cautions"])
-    kept = open_set.certainty(Strangers.load(tmp_path / "run" / "fold-unknown.parquet").logits)
+    kept = open_set.certainty(OutOfSetScores.load(tmp_path / "run" / "fold-unknown.parquet").logits)
     assert found["threshold"] == open_set.threshold(kept, 0.05)
-    resumed = run(four, recipe, tmp_path / "run", Listener(), resume=True)
+    resumed = run(four, recipe, tmp_path / "run", ProgressReporter(), resume=True)
     assert resumed == report
 
 
@@ -283,8 +285,8 @@ def test_a_run_without_unknown_classes_refuses_what_it_would_get_wrong(tmp_path:
         # Half the low tones are called high, so that there are mistakes.
         name = f"device{number % 4}_{number:03d}.wav"
         (folder / "low" / name).rename(folder / "high" / f"x{name}")
-    settings = ["evaluate.false_accept=0.2", "data.split=folds", "data.folds=4", "data.valid=0.3"]
-    report = run(folder, recipes.load("baseline", settings), tmp_path / "run", Listener())
+    settings = ["evaluate.max_false_accept_rate=0.2", "data.split=folds", "data.folds=4", "data.valid=0.3"]
+    report = run(folder, recipes.load("baseline", settings), tmp_path / "run", ProgressReporter())
     found = report["unknown"]
     assert found["kind"] == "mistakes" and not found["classes"] and found["impostors"] > 0
     assert 0 <= found["reached"]["low"] <= found["reached"]["value"] <= found["reached"]["high"] <= 1

@@ -90,7 +90,9 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Prepared]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("AURICLE_CACHE", str(tmp_path_factory.mktemp("cache")))
         settings = ["data.split=folds", "data.folds=2", f"audio.sample_rate={RATE}", "evaluate.resamples=100"]
-        yield prepare(folder, recipes.load("sound", [*settings, "evaluate.slice_min=2"]), lambda done, total: None)
+        yield prepare(
+            folder, recipes.load("sound", [*settings, "evaluate.min_slice_clips=2"]), lambda done, total: None
+        )
 
 
 @pytest.fixture(scope="module")
@@ -113,7 +115,7 @@ def truth(prepared: Prepared) -> dict[str, Any]:
     valid = {"accuracy": 0.5, "log_loss": 1.0}
     curve = [{"epoch": epoch, "loss": 2 / epoch, "learning_rate": 1e-3, "valid": valid} for epoch in (1, 2, 3)]
     built = reporting.build(
-        reporting.Evidence(
+        reporting.ReportInputs(
             index=prepared.index,
             audit=prepared.audit,
             split=prepared.split,
@@ -121,7 +123,7 @@ def truth(prepared: Prepared) -> dict[str, Any]:
             scores=scores(1.0),
             majority=scores(0.0),
             baseline=scores(0.5),
-            doubted=scores(-6.0),
+            suspect_labels=scores(-6.0),
             curves=dict.fromkeys(names, curve),
             chosen=dict.fromkeys(names, 3),
             model={"type": "auricle-cnn", "parameters": 1234, "sample_rate": RATE, "channels": 1},
@@ -188,7 +190,7 @@ def test_only_the_page_s_own_script_may_run(tmp_path: Path, report: dict[str, An
 def test_a_player_holds_the_start_of_its_clip(tmp_path: Path, report: dict[str, Any], prepared: Prepared) -> None:
     clip = next(clip for clip in prepared.kept if clip.label == LABELS[1] and "<i>0" in clip.id)
     row = {"label": LABELS[1], "predicted": LABELS[0], "probability": 0.9, "own_probability": 0.1, "fold": "1"}
-    report.update(mistakes=[{**row, "id": clip.id}], doubted=[])
+    report.update(mistakes=[{**row, "id": clip.id}], suspect_labels=[])
     found = seen(written(tmp_path, report, prepared))
     (player,) = found.all("audio")
     sound, rate = soundfile.read(io.BytesIO(content(player["src"])))
@@ -229,7 +231,7 @@ def test_private_speech_leaves_no_sound_and_the_page_says_so(
 ) -> None:
     loud = seen(written(tmp_path, report, prepared))
     assert len(loud.all("audio")) == len(loud.all("img")) == 5
-    report["recipe"]["evaluate"]["audio"] = False
+    report["recipe"]["evaluate"]["embed_audio"] = False
     path = written(tmp_path, report, prepared)
     quiet = seen(path)
     assert not quiet.all("audio") and not quiet.all("img")
@@ -265,7 +267,7 @@ def test_very_many_classes_and_epochs_stay_light(tmp_path: Path, report: dict[st
     valid = {"accuracy": 0.5, "log_loss": 1.0}
     epochs = [{"epoch": epoch, "loss": 1.0, "learning_rate": 0.1, "valid": valid} for epoch in range(1, 1001)]
     report["curves"] = {f"fold {number}": epochs for number in range(10)}
-    report.update(mistakes=[], doubted=[])
+    report.update(mistakes=[], suspect_labels=[])
     path = written(tmp_path, report, prepared)
     assert path.stat().st_size < 900_000
     text = path.read_text(encoding="utf-8")

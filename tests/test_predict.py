@@ -18,7 +18,7 @@ from auricle import recipe as recipes
 from auricle.audio import long_recordings
 from auricle.cli.main import main
 from auricle.inference import predictor, writer
-from auricle.training.cross_validation import Listener
+from auricle.training.cross_validation import ProgressReporter
 from auricle.training.run import run
 from tests.conftest import RATE, tone, write_corpus
 
@@ -33,7 +33,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("trained")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("AURICLE_CACHE", str(folder / "cache"))
-        run(write_corpus(folder / "corpus"), recipes.load("baseline"), folder / "run", Listener())
+        run(write_corpus(folder / "corpus"), recipes.load("baseline"), folder / "run", ProgressReporter())
     return folder / "run"
 
 
@@ -65,8 +65,8 @@ def refused(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
 def short_is_long(monkeypatch: pytest.MonkeyPatch) -> None:
     """Recordings of more than three seconds are streamed, in batches of two seconds."""
     monkeypatch.setattr(long_recordings, "WHOLE_SECONDS", 3.0)
-    batch = predictor.Cut.batch
-    monkeypatch.setattr(predictor.Cut, "batch", lambda self, seconds=2.0: batch(self, min(seconds, 2.0)))
+    batch = predictor.WindowSpec.batch
+    monkeypatch.setattr(predictor.WindowSpec, "batch", lambda self, seconds=2.0: batch(self, min(seconds, 2.0)))
 
 
 @pytest.mark.parametrize("streamed", [False, True])

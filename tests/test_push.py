@@ -29,7 +29,7 @@ from auricle.errors import AuricleError, RunError, UsageError
 from auricle.evaluation.model_card import card
 from auricle.hub.push import Wishes, pack, send
 from auricle.hub.redact import Local, without_paths
-from auricle.training.cross_validation import Listener
+from auricle.training.cross_validation import ProgressReporter
 from auricle.training.run import run
 from tests.conftest import write_corpus
 
@@ -159,7 +159,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("AURICLE_CACHE", str(folder / "cache"))
         recipe = recipes.load("baseline", ["data.split=leave-one-group-out"])
-        run(corpus, recipe, folder / "run", Listener())
+        run(corpus, recipe, folder / "run", ProgressReporter())
     _hide_paths(folder / "run", folder)
     return folder / "run"
 

@@ -164,7 +164,7 @@ def _read(name: str, data: Path) -> Index:
 
 def _bare(index: Index) -> tuple[Any, ...]:
     clips = tuple(dataclasses.replace(clip, source="") for clip in index)
-    return clips, index.left_out, index.recognised, index.license, index.citation, index.group_name
+    return clips, index.excluded, index.description, index.license, index.citation, index.group_name
 
 
 @pytest.fixture(params=reader_names())
@@ -242,7 +242,7 @@ def test_emodb_names_are_understood(tmp_path: Path) -> None:
     index = read_index(_built("emodb", tmp_path))
     clip = _only(index, "08b10Wb.wav")
     assert (clip.label, clip.group, clip.meta["sex"], clip.meta["age"]) == ("anger", "08", "female", "34")
-    assert index.recognised == "EmoDB: 3 clips, 3 emotions, 3 speakers"
+    assert index.description == "EmoDB: 3 clips, 3 emotions, 3 speakers"
 
 
 def test_crema_d_takes_the_actor_from_the_table_and_one_of_two_copies(tmp_path: Path) -> None:
@@ -250,7 +250,7 @@ def test_crema_d_takes_the_actor_from_the_table_and_one_of_two_copies(tmp_path: 
     clip = _only(index, "1001_DFA_ANG_XX.wav")
     assert (clip.label, clip.group, clip.meta["race"]) == ("anger", "1001", "caucasian")
     assert len(index) == 2
-    assert any("AudioMP3" in item.name and "same clip" in item.reason for item in index.left_out)
+    assert any("AudioMP3" in item.name and "same clip" in item.reason for item in index.excluded)
 
 
 def test_esc50_keeps_its_folds_and_its_part_esc10(tmp_path: Path) -> None:
@@ -273,13 +273,13 @@ def test_urbansound8k_leaves_out_what_its_table_does_not_list(tmp_path: Path) ->
     clip = _only(index, "101415-3-0-2.wav")
     assert (clip.label, clip.group, clip.fold, clip.start) == ("dog_bark", "101415", "1", None)
     assert clip.meta["salience"] == "background"
-    assert [item.name for item in index.left_out if "not listed" in item.reason] == ["audio/fold2/999-1-0-0.wav"]
+    assert [item.name for item in index.excluded if "not listed" in item.reason] == ["audio/fold2/999-1-0-0.wav"]
 
 
 def test_speech_commands_has_its_own_folds_and_no_noise(tmp_path: Path) -> None:
     index = read_index(_built("speech_commands", tmp_path))
     assert [(c.id[:2], c.fold) for c in index] == [("no", "train"), ("no", "valid"), ("ye", "test")]
-    assert any("pink_noise" in item.name for item in index.left_out)
+    assert any("pink_noise" in item.name for item in index.excluded)
 
 
 def test_a_digit_corpus_becomes_a_speaker_corpus_by_one_argument(tmp_path: Path) -> None:
@@ -298,14 +298,14 @@ def test_split_folders_above_or_below_the_classes_are_folds(layout: str, tmp_pat
     index = read_index(tmp_path)
     assert index.labels == ("a", "b")
     assert {clip.fold for clip in index} == {"train", "valid", "test"}
-    assert index.recognised.endswith("split into train, valid, test")
+    assert index.description.endswith("split into train, valid, test")
 
 
 def test_noise_folders_and_stray_files_are_no_classes(tmp_path: Path) -> None:
     _touch(tmp_path, *(f"{word}/{n}.wav" for word in ("a", "b") for n in range(20)), "_noise_/x.wav", "stray.wav")
     index = read_index(tmp_path)
     assert index.labels == ("a", "b") and len(index) == 40
-    assert {item.name: item.reason for item in index.left_out} == {
+    assert {item.name: item.reason for item in index.excluded} == {
         "_noise_/": "1 recordings in a folder that is no class, by its name",
         "stray.wav": "lies beside the class folders",
     }
@@ -316,7 +316,7 @@ def test_devices_in_file_names_become_groups_and_it_is_said(tmp_path: Path) -> N
     _touch(tmp_path, *(f"{word}/{device}_{n:03}.wav" for word in ("a", "b") for device in devices for n in range(4)))
     index = read_index(tmp_path)
     assert {clip.group for clip in index} == set(devices)
-    assert "groups are the file name's first part" in index.recognised
+    assert "groups are the file name's first part" in index.description
     assert not read_index(tmp_path, options={"groups": "none"}).has_groups
 
 
@@ -367,7 +367,7 @@ def test_patterns_read_folders_and_say_what_does_not_fit(tmp_path: Path) -> None
     index = _read("pattern", _built("pattern", tmp_path))
     first = index.clips[0]
     assert (first.label, first.group, first.meta) == ("happy", "ann", {"take": "1"})
-    assert [item.name for item in index.left_out] == ["odd.wav"]
+    assert [item.name for item in index.excluded] == ["odd.wav"]
     nested = tmp_path / "nested"
     _touch(nested, "deep/sad/ann-1.flac", "deep/calm/bob-2.flac")
     found = read_index(nested, "pattern", {"pattern": "{label}/{group}-{n}"})
@@ -433,18 +433,18 @@ TABLES: dict[str, Callable[[Path], object]] = {
 def test_every_kind_of_table_gives_the_same_clips(table: str, tmp_path: Path) -> None:
     _touch(tmp_path, "a.wav", "b.wav")
     TABLES[table](tmp_path / table)
-    alone, beside = read_index(tmp_path / table), read_index(tmp_path, "table")
-    assert alone.clips == beside.clips
+    alone, ensemble_member = read_index(tmp_path / table), read_index(tmp_path, "table")
+    assert alone.clips == ensemble_member.clips
     assert [clip.id for clip in alone] == ["a.wav#0.5-2", "a.wav#2-3.25", "b.wav"]
     first = alone.clips[0]
     assert (first.label, first.group, first.fold, first.start, first.end) == ("café", "s1", "valid", 0.5, 2.0)
     assert first.meta == {"snr": "3"}
-    assert [item.reason for item in alone.left_out] == [
+    assert [item.reason for item in alone.excluded] == [
         "row 3 has no label",
         "row 5 repeats row 4",
         "row 6 lists it, but it is not there",
     ]
-    assert "label 'Class'" in alone.recognised
+    assert "label 'Class'" in alone.description
 
 
 def test_a_table_without_labels_says_its_columns_and_takes_a_mapping(tmp_path: Path) -> None:
@@ -479,7 +479,7 @@ def test_two_labels_for_one_stretch_are_left_out_and_said(tmp_path: Path) -> Non
     _write(tmp_path, "list.csv", "path,label\na.wav,x\nb.wav,y\na.wav,y\n")
     index = read_index(tmp_path / "list.csv")
     assert len(index) == 2
-    assert [item.reason for item in index.left_out] == ["row 3 says 'y', but row 1 said 'x'"]
+    assert [item.reason for item in index.excluded] == ["row 3 says 'y', but row 1 said 'x'"]
 
 
 def test_absolute_paths_are_read_and_ids_do_not_tell_where_they_lie(tmp_path: Path) -> None:

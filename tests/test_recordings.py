@@ -11,7 +11,7 @@ import pytest
 from auricle import recipe as recipes
 from auricle.corpus.read import read_index
 from auricle.preparation.prepare import inspect
-from auricle.training.cross_validation import Listener
+from auricle.training.cross_validation import ProgressReporter
 from auricle.training.run import run
 
 pytestmark = pytest.mark.recordings
@@ -51,7 +51,7 @@ def test_folder_and_zip_are_recognised_alike(name: str, recordings: Path, tmp_pa
 def test_the_baseline_is_as_good_as_promised(
     corpus: str, metric: str, least: float, settings: tuple[str, ...], recordings: Path, tmp_path: Path
 ) -> None:
-    report = run(recordings / corpus, recipes.load("baseline", settings), tmp_path / "run", Listener())
+    report = run(recordings / corpus, recipes.load("baseline", settings), tmp_path / "run", ProgressReporter())
     assert report["metrics"][metric]["value"] >= least
     assert report["split"]["grouped"]
 
@@ -67,7 +67,7 @@ def test_crema_d_is_recognised_with_its_actors(recordings: Path, tmp_path: Path)
 
 def test_fsdds_speakers_are_known_on_its_own_split(recordings: Path, tmp_path: Path) -> None:
     settings = ["data.label=speaker", "data.fold=official_split", "train.epochs=3"]
-    report = run(recordings / "fsdd", recipes.load("speaker", settings), tmp_path / "run", Listener())
+    report = run(recordings / "fsdd", recipes.load("speaker", settings), tmp_path / "run", ProgressReporter())
     assert report["test_clips"] == 300 and report["metrics"]["accuracy"]["value"] >= 0.99
 
 
@@ -89,8 +89,8 @@ def test_speakers_never_trained_on_are_told_apart_better_than_by_mfcc_statistics
 def test_speakers_that_were_held_out_are_told_from_those_that_were_learnt(
     strange: str, recordings: Path, tmp_path: Path
 ) -> None:
-    settings = ["data.label=speaker", f"data.unknown=[{strange}]", "data.split=holdout"]
-    report = run(recordings / "fsdd", recipes.load("baseline", settings), tmp_path / "run", Listener())
+    settings = ["data.label=speaker", f"data.held_out_classes=[{strange}]", "data.split=holdout"]
+    report = run(recordings / "fsdd", recipes.load("baseline", settings), tmp_path / "run", ProgressReporter())
     found = report["unknown"]
     assert found["reached"]["low"] <= found["target"] <= found["reached"]["high"]
     assert found["auroc"]["low"] >= 0.9 and found["known_refused"] <= 0.05

@@ -15,7 +15,7 @@ from auricle import recipe as recipes
 from auricle.errors import DataError, UsageError
 from auricle.evaluation.evaluate import evaluate
 from auricle.recipe import Recipe
-from auricle.training.cross_validation import Listener
+from auricle.training.cross_validation import ProgressReporter
 from auricle.training.run import run
 from tests.conftest import RATE
 
@@ -24,7 +24,7 @@ SMALL = {
     "data": {"test": 0.25, "valid": 0.25},
     "augment": {"shift": 0.5, "mixup": 0.3},
     "train": {"epochs": 3, "batch_size": 6, "learning_rate": 0.003, "precision": "float32"},
-    "evaluate": {"resamples": 100, "mistakes": 2},
+    "evaluate": {"resamples": 100, "examples": 2},
 }
 
 
@@ -35,7 +35,7 @@ def small(**sections: dict[str, object]) -> Recipe:
 
 def test_a_run_leaves_the_folder_that_the_design_names(corpus: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
-    report = run(corpus, small(), out, Listener())
+    report = run(corpus, small(), out, ProgressReporter())
     names = {path.name for path in out.iterdir()}
     assert names >= {
         "recipe.yaml",
@@ -65,8 +65,8 @@ def test_a_run_leaves_the_folder_that_the_design_names(corpus: Path, tmp_path: P
 
 
 def test_the_same_recipe_data_and_machine_give_the_same_report(corpus: Path, tmp_path: Path) -> None:
-    first = run(corpus, small(), tmp_path / "first", Listener())
-    second = run(corpus, small(), tmp_path / "second", Listener())
+    first = run(corpus, small(), tmp_path / "first", ProgressReporter())
+    second = run(corpus, small(), tmp_path / "second", ProgressReporter())
     assert first == second
     weights = [(tmp_path / name / "model" / "model.safetensors").read_bytes() for name in ("first", "second")]
     assert weights[0] == weights[1]
@@ -74,7 +74,7 @@ def test_the_same_recipe_data_and_machine_give_the_same_report(corpus: Path, tmp
 
 def test_folds_train_a_model_each_and_one_on_everything(corpus: Path, tmp_path: Path) -> None:
     recipe = small(data={"split": "leave-one-group-out", "valid": 0.0}, train={"epochs": 1})
-    report = run(corpus, recipe, tmp_path / "run", Listener())
+    report = run(corpus, recipe, tmp_path / "run", ProgressReporter())
     assert [row["name"] for row in report["folds"]] == [f"device{number}" for number in range(4)]
     assert report["test_clips"] == 24 and report["cost"]["trainings"] == 5
     assert len(list((tmp_path / "run" / "folds").iterdir())) == 4
@@ -84,7 +84,7 @@ def test_folds_train_a_model_each_and_one_on_everything(corpus: Path, tmp_path: 
 
 
 def test_the_baseline_recipe_goes_the_same_way(corpus: Path, tmp_path: Path) -> None:
-    report = run(corpus, recipes.load("baseline"), tmp_path / "run", Listener())
+    report = run(corpus, recipes.load("baseline"), tmp_path / "run", ProgressReporter())
     assert report["metrics"]["accuracy"]["value"] == 1.0
     assert report["baseline"]["is_this_model"]
     assert evaluate(tmp_path / "run", None, lambda *_: None)["metrics"]["accuracy"]["value"] == 1.0
@@ -93,7 +93,7 @@ def test_the_baseline_recipe_goes_the_same_way(corpus: Path, tmp_path: Path) -> 
 def test_other_recordings_are_judged_by_the_kept_model(
     corpus: Path, tmp_path: Path, make_corpus: Callable[..., Path]
 ) -> None:
-    run(corpus, recipes.load("baseline"), tmp_path / "run", Listener())
+    run(corpus, recipes.load("baseline"), tmp_path / "run", ProgressReporter())
     others = make_corpus(tmp_path / "others", per_class=3, seconds=0.9)
     found = evaluate(tmp_path / "run", str(others), lambda *_: None)
     assert found["test_clips"] == 9 and found["metrics"]["accuracy"]["value"] > 0.8
@@ -104,36 +104,36 @@ def test_other_recordings_are_judged_by_the_kept_model(
 
 def test_bad_clips_are_set_aside_and_strict_refuses_them(corpus: Path, tmp_path: Path) -> None:
     (corpus / "low" / "device0_777.wav").write_bytes(b"not a sound")
-    report = run(corpus, recipes.load("baseline"), tmp_path / "run", Listener())
+    report = run(corpus, recipes.load("baseline"), tmp_path / "run", ProgressReporter())
     assert [(row["id"], row["kind"]) for row in report["audit"]["quarantined"]] == [
         ("low/device0_777.wav", "unreadable")
     ]
     with pytest.raises(DataError, match=r"'low/device0_777\.wav' is unreadable"):
-        run(corpus, recipes.load("baseline", ["data.strict=true"]), tmp_path / "strict", Listener())
+        run(corpus, recipes.load("baseline", ["data.strict=true"]), tmp_path / "strict", ProgressReporter())
     assert not (tmp_path / "strict").exists()
 
 
 def test_a_random_split_on_groups_says_what_it_is_worth(corpus: Path, tmp_path: Path) -> None:
-    report = run(corpus, recipes.load("baseline", ["data.split=random"]), tmp_path / "run", Listener())
+    report = run(corpus, recipes.load("baseline", ["data.split=random"]), tmp_path / "run", ProgressReporter())
     assert any("stand on both sides" in caution for caution in report["cautions"])
     assert "stand on both sides" in (tmp_path / "run" / "report.html").read_text()
 
 
 def test_a_mislabelled_clip_is_doubted(corpus: Path, tmp_path: Path) -> None:
     (corpus / "high" / "device1_001.wav").rename(corpus / "noise" / "device1_901.wav")
-    report = run(corpus, recipes.load("baseline"), tmp_path / "run", Listener())
+    report = run(corpus, recipes.load("baseline"), tmp_path / "run", ProgressReporter())
     assert "noise/device1_901.wav" in [row["id"] for row in report["doubted"]]
 
 
 def test_a_run_folder_is_not_overwritten_nor_resumed_with_another_recipe(corpus: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
-    run(corpus, recipes.load("baseline"), out, Listener())
+    run(corpus, recipes.load("baseline"), out, ProgressReporter())
     with pytest.raises(UsageError, match="exists already"):
-        run(corpus, recipes.load("baseline"), out, Listener())
+        run(corpus, recipes.load("baseline"), out, ProgressReporter())
     with pytest.raises(UsageError, match=r"begun with another recipe \(section train differs\)"):
-        run(corpus, recipes.load("baseline", ["train.seed=9"]), out, Listener(), resume=True)
+        run(corpus, recipes.load("baseline", ["train.seed=9"]), out, ProgressReporter(), resume=True)
     before = (out / "report.json").read_bytes()
-    run(corpus, recipes.load("baseline"), out, Listener(), resume=True)
+    run(corpus, recipes.load("baseline"), out, ProgressReporter(), resume=True)
     assert (out / "report.json").read_bytes() == before
 
 
@@ -170,7 +170,7 @@ def test_a_run_killed_at_any_moment_and_resumed_is_the_run_never_killed(corpus: 
     recipe = tmp_path / "small.yaml"
     recipe.write_text(yaml.safe_dump(SMALL))
     whole = tmp_path / "whole"
-    run(corpus, recipes.load(recipe), whole, Listener())
+    run(corpus, recipes.load(recipe), whole, ProgressReporter())
     for number, (moment, patch) in enumerate(KILLS.items()):
         out = tmp_path / f"killed-{number}"
         code = KILLER.format(patch=patch, corpus=str(corpus), recipe=str(recipe), out=str(out))
@@ -179,6 +179,6 @@ def test_a_run_killed_at_any_moment_and_resumed_is_the_run_never_killed(corpus: 
         assert done.returncode == -signal.SIGKILL, (moment, done.stderr.decode()[-500:])
         with pytest.MonkeyPatch.context() as patched:
             patched.setenv("AURICLE_CACHE", environment["AURICLE_CACHE"])
-            run(corpus, recipes.load(recipe), out, Listener(), resume=True)
+            run(corpus, recipes.load(recipe), out, ProgressReporter(), resume=True)
         for name in ("report.json", "model/model.safetensors", "split.json", "audit.json"):
             assert (out / name).read_bytes() == (whole / name).read_bytes(), (moment, name)

@@ -13,7 +13,7 @@ from auricle.errors import UsageError
 from auricle.evaluation.scoring import Scores
 from auricle.evaluation.seeds import spread
 from auricle.recipe import Recipe
-from auricle.training.cross_validation import Listener
+from auricle.training.cross_validation import ProgressReporter
 from auricle.training.run import run
 
 
@@ -21,9 +21,9 @@ def small(seed: int = 0, seeds: int = 1, **data: object) -> Recipe:
     content = {
         "name": "small",
         "data": {"test": 0.25, "valid": 0.25, **data},
-        "model": {"family": "cnn", "functionals": False},
+        "model": {"family": "cnn", "ensemble_baseline": False},
         "train": {"epochs": 2, "batch_size": 8, "precision": "float32", "seed": seed, "seeds": seeds},
-        "evaluate": {"resamples": 100, "audio": False},
+        "evaluate": {"resamples": 100, "embed_audio": False},
     }
     return recipes.parse(content, "test")
 
@@ -53,8 +53,8 @@ def test_the_spread_is_that_of_the_values() -> None:
 def test_the_result_is_the_first_seeds_and_the_others_are_what_they_would_be_alone(
     corpus: Path, tmp_path: Path
 ) -> None:
-    alone = {seed: run(corpus, small(seed), tmp_path / f"alone-{seed}", Listener()) for seed in (4, 5)}
-    together = run(corpus, small(4, seeds=2), tmp_path / "run", Listener())
+    alone = {seed: run(corpus, small(seed), tmp_path / f"alone-{seed}", ProgressReporter()) for seed in (4, 5)}
+    together = run(corpus, small(4, seeds=2), tmp_path / "run", ProgressReporter())
     assert "seeds" not in alone[4] and together["metrics"] == alone[4]["metrics"]
     assert together["split"] == alone[5]["split"] and together["seeds"]["seeds"] == [4, 5]
     for name, row in together["seeds"]["metrics"].items():
@@ -66,7 +66,7 @@ def test_the_result_is_the_first_seeds_and_the_others_are_what_they_would_be_alo
 
 
 def test_folds_are_trained_again_without_a_model_to_keep(corpus: Path, tmp_path: Path) -> None:
-    report = run(corpus, small(seeds=2, split="folds", folds=2), tmp_path / "run", Listener())
+    report = run(corpus, small(seeds=2, split="folds", folds=2), tmp_path / "run", ProgressReporter())
     folder = tmp_path / "run" / "seeds" / "01"
     assert sorted(path.name for path in folder.iterdir()) == ["folds"]
     assert sorted(path.name for path in (folder / "folds").iterdir()) == ["01", "02"]
@@ -75,19 +75,19 @@ def test_folds_are_trained_again_without_a_model_to_keep(corpus: Path, tmp_path:
 
 def test_a_finished_seed_is_not_trained_again(corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     recipe, out = small(seeds=3), tmp_path / "run"
-    run(corpus, recipe, out, Listener())
+    run(corpus, recipe, out, ProgressReporter())
     before = (out / "report.json").read_bytes()
     (out / "seeds" / "02" / "trained.json").unlink()
-    run(corpus, recipe, out, Listener(), resume=True)
+    run(corpus, recipe, out, ProgressReporter(), resume=True)
     stamps = [(out / "seeds" / f"{seed:02d}" / "trained.json").stat().st_mtime_ns for seed in (1, 2)]
     assert stamps[0] < stamps[1]
     assert (out / "report.json").read_bytes() == before
     with pytest.raises(UsageError, match="section train differs"):
-        run(corpus, small(seeds=2), out, Listener(), resume=True)
+        run(corpus, small(seeds=2), out, ProgressReporter(), resume=True)
 
 
 def test_a_closed_form_family_is_fitted_again_too(corpus: Path, tmp_path: Path) -> None:
-    report = run(corpus, recipes.load("baseline", ["train.seeds=2"]), tmp_path / "run", Listener())
+    report = run(corpus, recipes.load("baseline", ["train.seeds=2"]), tmp_path / "run", ProgressReporter())
     assert report["seeds"]["metrics"]["accuracy"]["values"] == [1.0, 1.0]
     assert report["seeds"]["metrics"]["accuracy"]["deviation"] == 0
 

@@ -23,8 +23,8 @@ from prometheus_client.parser import text_string_to_metric_families
 from auricle.cli.main import main
 from auricle.evaluation.scoring import softmax
 from auricle.inference.classifier import Classifier
-from auricle.inference.events import Rules, events
-from auricle.inference.predictor import Cut, moments
+from auricle.inference.events import EventRules, events
+from auricle.inference.predictor import WindowSpec, moments
 from auricle.models.load import save_model
 from auricle.serving import serve as service_module
 from auricle.serving.limits import Limits
@@ -103,11 +103,11 @@ def test_windows_and_events_are_those_of_the_timeline(served: Service, classifie
     content = sound(3.3, "high", 4)
     query = {"windows": 1.0, "hop": 0.5, "events": True, "on": 0.3, "off": 0.2, "min_seconds": 0.1}
     answer = served.client.post("/v1/classify", params=query, content=content).json()
-    direct = list(moments(classifier, iter([samples_of(content)]), Cut(1.0, 0.5)))
+    direct = list(moments(classifier, iter([samples_of(content)]), WindowSpec(1.0, 0.5)))
     assert [(one["start"], one["end"]) for one in answer["windows"]] == [(one.start, one.end) for one in direct]
     for told, one in zip(answer["windows"], direct, strict=True):
         assert told["probability"] == pytest.approx(float(softmax(one.logits[None]).max()), abs=1e-4)
-    merged = list(events(direct, classifier.labels, None, Rules(0.3, 0.2, 0.1)))
+    merged = list(events(direct, classifier.labels, None, EventRules(0.3, 0.2, 0.1)))
     assert merged and [one["label"] for one in answer["events"]] == [one.label for one in merged]
     assert answer["events"][0]["probability"] == pytest.approx(merged[0].probability, abs=1e-4)
 

@@ -20,13 +20,15 @@ def built(name: str, folder: Path) -> Path:
 
 
 def reasons(index: Index) -> dict[str, str]:
-    return {item.name: item.reason for item in index.left_out}
+    return {item.name: item.reason for item in index.excluded}
 
 
 def test_hw4_yields_what_its_table_lists_and_says_what_it_leaves_out(tmp_path: Path) -> None:
     index = read_index(built("hw4", tmp_path))
-    assert index.recognised == "Speakers as ready frames: 6 clips, 2 speakers (ready frames of 40 bands)"
-    assert index.bands == 40 and not index.has_groups and not index.has_folds
+    assert (
+        index.description == "Speakers as precomputed features: 6 clips, 2 speakers (precomputed features of 40 bands)"
+    )
+    assert index.num_features == 40 and not index.has_groups and not index.has_folds
     assert {clip.meta["mel_len"] for clip in index} == {"128"}
     assert reasons(index) == {
         "testdata.json": "1 utterances to be named, without labels",
@@ -53,7 +55,7 @@ def test_hw4_reports_rows_without_file_or_speaker_and_rows_given_twice(tmp_path:
 def test_speakers_without_utterances_are_remarked(tmp_path: Path) -> None:
     built("hw4", tmp_path)
     (tmp_path / "mapping.json").write_text(json.dumps({"speaker2id": {"id10001": 0, "id10002": 1, "id10009": 2}}))
-    assert "1 speakers of 'mapping.json' have no utterance, such as 'id10009'" in read_index(tmp_path).recognised
+    assert "1 speakers of 'mapping.json' have no utterance, such as 'id10009'" in read_index(tmp_path).description
 
 
 @pytest.mark.parametrize(
@@ -91,7 +93,7 @@ def test_an_index_saved_before_there_were_frames_is_read(tmp_path: Path) -> None
     index.save(tmp_path / "index.parquet")
     table = pq.read_table(tmp_path / "index.parquet")
     about = json.loads(table.schema.metadata[b"auricle"])
-    assert about.pop("bands") is None
+    assert about.pop("num_features") is None
     pq.write_table(table.replace_schema_metadata({"auricle": json.dumps(about)}), tmp_path / "index.parquet")
     assert Index.load(tmp_path / "index.parquet") == index
 
@@ -101,7 +103,7 @@ def test_librispeech_keeps_chapters_together_where_a_speaker_has_several(tmp_pat
     groups = Counter((clip.label, clip.group) for clip in index)
     assert groups == {("84", "84-1"): 2, ("84", "84-2"): 2, ("174", None): 2}
     assert {clip.label: clip.meta["sex"] for clip in index} == {"84": "female", "174": "male"}
-    assert "1 of 2 speakers have one chapter only" in index.recognised and index.group_name == "chapter"
+    assert "1 of 2 speakers have one chapter only" in index.description and index.group_name == "chapter"
 
 
 def test_librispeech_without_chapter_folders_is_the_same(tmp_path: Path) -> None:
@@ -124,7 +126,7 @@ def test_voxceleb_keeps_videos_together_and_takes_the_table_of_speakers(tmp_path
         "id10001": ("male", "Ireland"),
         "id10002": ("female", "USA"),
     }
-    assert "1 of 2 speakers have one video only" in index.recognised and not index.has_folds
+    assert "1 of 2 speakers have one video only" in index.description and not index.has_folds
 
 
 def test_voxceleb_takes_its_split_where_it_is_there(tmp_path: Path) -> None:
@@ -140,7 +142,7 @@ def test_a_column_becomes_the_fold(tmp_path: Path) -> None:
     data = built("fsdd", tmp_path / "corpus")
     index = read(data, load("baseline", ["data.label=speaker", "data.fold=official_split"]))
     assert [(clip.label, clip.fold) for clip in index] == [("george", "test"), ("jackson", "train")]
-    assert index.recognised.endswith("split into train, test")
+    assert index.description.endswith("split into train, test")
     own = read_index(data, fold="speaker")
     assert [(clip.label, clip.fold) for clip in own] == [("0", "george"), ("7", "jackson")]
 

@@ -94,19 +94,19 @@ def test_own_train_and_test_parts_are_kept() -> None:
 
 def test_linked_duplicates_stay_on_one_side() -> None:
     corpus = index(groups=1, per_group=60)
-    linked = [(f"0-{number}.wav", f"0-{number + 30}.wav") for number in range(30)]
-    fold = splits.make(corpus, Data(), linked).folds[0]
+    duplicate_groups = [(f"0-{number}.wav", f"0-{number + 30}.wav") for number in range(30)]
+    fold = splits.make(corpus, Data(), duplicate_groups).folds[0]
     side = {id: name for name in splits.PARTS for id in getattr(fold, name)}
-    assert all(side[a] == side[b] for a, b in linked)
+    assert all(side[a] == side[b] for a, b in duplicate_groups)
 
 
 def test_copies_in_another_group_are_not_trained_on_and_do_not_join_the_groups() -> None:
     corpus = index(groups=6, per_group=12)
-    linked = [("0-0.wav", "1-0.wav"), ("1-1.wav", "2-1.wav"), ("2-2.wav", "3-2.wav")]
-    split = splits.make(corpus, Data(split="leave-one-group-out"), linked)
+    duplicate_groups = [("0-0.wav", "1-0.wav"), ("1-1.wav", "2-1.wav"), ("2-2.wav", "3-2.wav")]
+    split = splits.make(corpus, Data(split="leave-one-group-out"), duplicate_groups)
     assert len(split.folds) == 6
     for fold in split.folds:
-        for a, b in linked:
+        for a, b in duplicate_groups:
             assert not ({a, b} & set(fold.test) and {a, b} & {*fold.train, *fold.valid})
     assert "not trained on" in split.notes[-1]
     tested = [id for fold in split.folds for id in fold.test]
@@ -125,7 +125,7 @@ def test_a_saved_split_comes_back_and_passes_over_quarantined_clips(tmp_path: Pa
     split.save(tmp_path / "split.json")
     assert splits.load(tmp_path / "split.json", corpus).folds == split.folds
     out = split.folds[0].train[0]
-    fewer = corpus.only([clip.id != out for clip in corpus])
+    fewer = corpus.select([clip.id != out for clip in corpus])
     loaded = splits.make(fewer, Data(split=str(tmp_path / "split.json")), quarantined={out})
     assert out not in loaded.folds[0].train and len(loaded.folds[0].train) == len(split.folds[0].train) - 1
 

@@ -13,10 +13,11 @@ import pytest
 import soundfile
 
 from auricle.audio import store as stores
-from auricle.audio.inspect import commonest_rate, facts_of
+from auricle.audio.inspect import commonest_rate, inspect_clips
 from auricle.audio.settings import Settings
 from auricle.corpus.read import read_index
 from auricle.errors import DataError
+from auricle.parallel import parallel_map
 
 SETTINGS = Settings(sample_rate=8000, channels=1, min_seconds=0.05, max_seconds=60)
 
@@ -131,7 +132,7 @@ def test_a_killed_preparation_goes_on_where_whole_shards_end(corpus: Path, tmp_p
 def test_facts_keep_the_order_of_the_clips(corpus: Path) -> None:
     index = read_index(corpus)
     done = []
-    facts = facts_of(index.clips, SETTINGS, lambda number, total: done.append((number, total)))
+    facts = inspect_clips(index.clips, SETTINGS, lambda number, total: done.append((number, total)))
     assert [clip.id for clip in facts] == [clip.id for clip in index]
     assert done[-1] == (24, 24)
 

@@ -11,8 +11,8 @@ from auricle.evaluation import calibration, metrics, scoring
 from auricle.evaluation.scoring import Scores
 from auricle.inference.classifier import load
 from auricle.models.load import save_model
-from auricle.preparation.windows import held
-from auricle.training.cross_validation import Listener
+from auricle.preparation.windows import from_arrays
+from auricle.training.cross_validation import ProgressReporter
 from auricle.training.run import run
 from tests.conftest import write_corpus
 from tests.test_encoders import folder
@@ -70,9 +70,9 @@ def test_a_tempered_model_divides_its_logits_here_and_when_opened_again(
     name: str, options: dict[str, object], tmp_path: Path
 ) -> None:
     model = build(name, options)
-    clips = held(arrays()[:3])
+    clips = from_arrays(arrays()[:3])
     before = scoring.score(model, clips, batch_seconds=10)
-    model.temper(1.7)
+    model.apply_temperature(1.7)
     after = scoring.score(model, clips, batch_seconds=10)
     assert np.abs(after - before / 1.7).max() < 1e-5
     save_model(model, tmp_path / "model")
@@ -85,7 +85,9 @@ def test_a_tempered_model_divides_its_logits_here_and_when_opened_again(
 def test_a_run_tempers_its_model_by_validation_clips_that_no_part_of_it_learnt(
     functionals: bool, corpus: Path, tmp_path: Path
 ) -> None:
-    report = run(corpus, small(model={"family": "cnn", "functionals": functionals}), tmp_path / "run", Listener())
+    report = run(
+        corpus, small(model={"family": "cnn", "ensemble_baseline": functionals}), tmp_path / "run", ProgressReporter()
+    )
     trained = json.loads((tmp_path / "run" / "trained.json").read_text())
     config = json.loads((tmp_path / "run" / "model" / "config.json").read_text())
     assert trained["temperature"] == config["logit_temperature"] == report["model"]["temperature"] != 1.0
@@ -101,9 +103,11 @@ def test_a_run_tempers_its_model_by_validation_clips_that_no_part_of_it_learnt(
 @pytest.mark.parametrize("prefix", ["true", "false"])
 def test_a_fine_tuned_model_is_tempered_in_its_weights_and_answers_unknown(prefix: str, tmp_path: Path) -> None:
     data = write_corpus(tmp_path / "corpus", per_class=12)
-    settings = finetuned(folder("tiny-hubert"), *TOP, f"model.prefix={prefix}", "data.unknown=[]", "data.valid=0.25")
-    settings = settings.replace("evaluate", false_accept=0.5)
-    report = run(data, settings, tmp_path / "run", Listener())
+    settings = finetuned(
+        folder("tiny-hubert"), *TOP, f"model.cache_frozen={prefix}", "data.held_out_classes=[]", "data.valid=0.25"
+    )
+    settings = settings.replace("evaluate", max_false_accept_rate=0.5)
+    report = run(data, settings, tmp_path / "run", ProgressReporter())
     trained = json.loads((tmp_path / "run" / "trained.json").read_text())
     config = json.loads((tmp_path / "run" / "model" / "config.json").read_text())
     assert config["logit_temperature"] == trained["temperature"] == report["model"]["temperature"] != 1.0
@@ -118,6 +122,6 @@ def test_a_fine_tuned_model_is_tempered_in_its_weights_and_answers_unknown(prefi
 def test_without_validation_clips_and_in_closed_form_it_is_one(corpus: Path, tmp_path: Path) -> None:
     short = small(data={"valid": 0.0}, train={"epochs": 1})
     for number, recipe in enumerate((short, recipes.load("baseline"))):
-        run(corpus, recipe, tmp_path / str(number), Listener())
+        run(corpus, recipe, tmp_path / str(number), ProgressReporter())
         assert json.loads((tmp_path / str(number) / "trained.json").read_text())["temperature"] == 1.0
         assert not (tmp_path / str(number) / "fold-valid.parquet").exists()

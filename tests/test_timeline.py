@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from auricle.audio.settings import Settings
-from auricle.inference.predictor import Cut, moments, moments_of
+from auricle.inference.predictor import WindowSpec, moments, moments_of
 
 RATE = 1000
 
@@ -35,8 +35,10 @@ def counted(samples: int, block: int = 333) -> Iterator[np.ndarray]:
 
 
 @pytest.mark.parametrize("seconds", [0.4, 1.0, 1.2, 3.0, 3.1, 7.777, 20.0, 29.99])
-@pytest.mark.parametrize("cut", [Cut(1.0, 0.5), Cut(1.0, 1.0), Cut(0.7, 0.25)], ids=str)
-def test_windows_stand_on_a_grid_and_the_last_one_ends_where_the_recording_ends(seconds: float, cut: Cut) -> None:
+@pytest.mark.parametrize("cut", [WindowSpec(1.0, 0.5), WindowSpec(1.0, 1.0), WindowSpec(0.7, 0.25)], ids=str)
+def test_windows_stand_on_a_grid_and_the_last_one_ends_where_the_recording_ends(
+    seconds: float, cut: WindowSpec
+) -> None:
     count = round(seconds * RATE)
     found = list(moments(Means(), counted(count), cut, batch_seconds=3.0))
     size, hop = cut.samples(RATE)
@@ -52,7 +54,7 @@ def test_windows_stand_on_a_grid_and_the_last_one_ends_where_the_recording_ends(
 
 def test_a_stream_and_a_whole_recording_have_the_same_windows() -> None:
     sounds = [np.concatenate(list(counted(count)), axis=1) for count in (400, 5000, 7123)]
-    cut = Cut(1.0, 0.3)
+    cut = WindowSpec(1.0, 0.3)
     for sound, found in zip(sounds, moments_of(Means(), sounds, cut), strict=True):
         streamed = list(moments(Means(), iter([sound]), cut, batch_seconds=2.0))
         assert [(m.start, m.end, m.cell) for m in streamed] == [(m.start, m.end, m.cell) for m in found]
@@ -61,7 +63,7 @@ def test_a_stream_and_a_whole_recording_have_the_same_windows() -> None:
 
 
 def test_nothing_has_no_window() -> None:
-    assert list(moments(Means(), iter([]), Cut(1.0, 0.5))) == []
+    assert list(moments(Means(), iter([]), WindowSpec(1.0, 0.5))) == []
 
 
 def test_no_more_is_held_than_a_batch_of_windows() -> None:
@@ -73,14 +75,14 @@ def test_no_more_is_held_than_a_batch_of_windows() -> None:
             waiting.append(number)
             yield np.zeros((1, RATE), np.int16)
 
-    for moment in moments(judge, blocks(), Cut(2.0, 0.5), batch_seconds=60.0):
+    for moment in moments(judge, blocks(), WindowSpec(2.0, 0.5), batch_seconds=60.0):
         # What was read is a batch ahead of the window at most: 30 windows, half a second apart.
         assert len(waiting) - moment.start <= 30 * 0.5 + 2 + 1
     assert set(judge.batches[:-1]) == {30} and judge.longest <= 60 * RATE
 
 
 def test_skipped_windows_are_not_scored_and_the_others_keep_their_batches() -> None:
-    cut = Cut(1.0, 0.5)
+    cut = WindowSpec(1.0, 0.5)
     whole, rest = Means(), Means()
     expected = list(moments(whole, counted(20_000), cut, batch_seconds=4.0))
     skip = 3 * cut.batch(4.0)
@@ -92,7 +94,7 @@ def test_skipped_windows_are_not_scored_and_the_others_keep_their_batches() -> N
 def test_levels_are_those_of_cells_on_the_grid_of_hops() -> None:
     loud = np.full((1, 500), 16384, np.int16)
     sound = np.concatenate([np.zeros((1, 1000), np.int16), loud, np.zeros((1, 1800), np.int16)], axis=1)
-    found = list(moments(Means(), iter([sound]), Cut(1.0, 0.5)))
+    found = list(moments(Means(), iter([sound]), WindowSpec(1.0, 0.5)))
     heard = {m.cell + place: level for m in found for place, level in enumerate(m.levels) if level > -100}
     assert set(heard) == {2} and heard[2] == pytest.approx(-6.02, abs=0.01)
     assert found[0].level == -120.0
@@ -101,5 +103,5 @@ def test_levels_are_those_of_cells_on_the_grid_of_hops() -> None:
 
 
 def test_probabilities_sum_to_one() -> None:
-    moment = next(moments(Means(), counted(1000), Cut(1.0, 1.0)))
+    moment = next(moments(Means(), counted(1000), WindowSpec(1.0, 1.0)))
     assert moment.probabilities.sum() == pytest.approx(1.0) and moment.probabilities.dtype == np.float64

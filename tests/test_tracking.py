@@ -12,7 +12,7 @@ import pytest
 from auricle import recipe as recipes
 from auricle.errors import RunError
 from auricle.training import tracking
-from auricle.training.cross_validation import Listener
+from auricle.training.cross_validation import ProgressReporter
 from auricle.training.run import run
 
 
@@ -21,11 +21,11 @@ def tracked(corpus: Path, out: Path, tracker: str, **data: object) -> dict[str, 
     content = {
         "name": "small",
         "data": {"test": 0.25, "valid": 0.25, **data},
-        "model": {"family": "cnn", "functionals": False},
+        "model": {"family": "cnn", "ensemble_baseline": False},
         "train": {"epochs": 1, "batch_size": 8, "precision": "float32", "track": tracker},
-        "evaluate": {"resamples": 100, "audio": False},
+        "evaluate": {"resamples": 100, "embed_audio": False},
     }
-    return run(corpus, recipes.parse(content, "test"), out, Listener())
+    return run(corpus, recipes.parse(content, "test"), out, ProgressReporter())
 
 
 def _log_of(content: bytes) -> Iterator[bytes]:

@@ -10,12 +10,12 @@ import torch
 
 from auricle.models.families import cnn
 from auricle.models.load import build_model
-from auricle.preparation.windows import Sounds, held
+from auricle.preparation.windows import AudioSource, from_arrays
 from auricle.recipe import Recipe, parse
 from auricle.training import schedule
 from auricle.training import train as training
 from auricle.training.loop import Epoch
-from auricle.training.task import Material, whole
+from auricle.training.task import LabelledClips, whole
 from tests.conftest import PITCHES, RATE, tone
 
 LABELS = tuple(PITCHES)
@@ -30,13 +30,13 @@ def recipe(**train: object) -> Recipe:
     return parse(content, "test")
 
 
-def sounds(count: int, seed: int) -> Sounds:
+def sounds(count: int, seed: int) -> AudioSource:
     waves = [tone(LABELS[number % 3], 0.3 + 0.05 * (number % 4), seed * 1000 + number) for number in range(count)]
-    return held([(wave * 32767).astype(np.int16)[None] for wave in waves])
+    return from_arrays([(wave * 32767).astype(np.int16)[None] for wave in waves])
 
 
-def material(count: int, seed: int) -> Material:
-    return Material(sounds(count, seed), np.arange(count) % 3)
+def material(count: int, seed: int) -> LabelledClips:
+    return LabelledClips(sounds(count, seed), np.arange(count) % 3)
 
 
 LEARN, CHOOSE = material(18, 1), material(9, 2)
@@ -46,7 +46,7 @@ def train(settings: Recipe, folder: Path, stop_after: int | None = None) -> tupl
     """Train; `stop_after` epochs, stop as a kill would: an exception that nothing expects."""
     folder.mkdir(parents=True, exist_ok=True)
     model = build_model(settings, LABELS)
-    training.calibrate(model, LEARN, 10)
+    training.fit_normalization(model, LEARN, 10)
     epochs: list[Epoch] = []
 
     def listen(epoch: Epoch) -> None:
@@ -64,7 +64,7 @@ def train(settings: Recipe, folder: Path, stop_after: int | None = None) -> tupl
 def fit(
     model: cnn.Model,
     settings: Recipe,
-    choose: Material,
+    choose: LabelledClips,
     folder: Path,
     judged: Callable[[], dict[str, float]] | None = None,
 ) -> training.Trained:
@@ -99,9 +99,9 @@ def test_a_stopped_and_resumed_training_ends_in_the_same_weights(
 
 @pytest.mark.parametrize("stop_after", [1])
 def test_a_conformer_whose_margin_is_warming_up_is_resumed_exactly(stop_after: int, tmp_path: Path) -> None:
-    content = recipe(crop_seconds=0.4, crop_least=0.2, ema=0.9, epochs=3).model_dump()
+    content = recipe(crop_seconds=0.4, min_crop_seconds=0.2, ema=0.9, epochs=3).model_dump()
     head = {"kind": "am-softmax", "margin": 0.2, "scale": 10.0, "warmup": 0.7}
-    settings = parse({**content, "model": {"family": "conformer", "functionals": False, "head": head}}, "test")
+    settings = parse({**content, "model": {"family": "conformer", "ensemble_baseline": False, "head": head}}, "test")
     kept, _ = train(settings, tmp_path / "whole")
     train(settings, tmp_path / "parts", stop_after)
     resumed, _ = train(settings, tmp_path / "parts")
@@ -142,7 +142,7 @@ def test_the_best_validation_epoch_is_kept_and_of_equals_the_one_with_the_lower_
 
 def test_without_validation_the_last_epoch_is_kept(tmp_path: Path) -> None:
     model = build_model(recipe(), LABELS)
-    nothing = Material(held([]), np.zeros(0, np.int64))
+    nothing = LabelledClips(from_arrays([]), np.zeros(0, np.int64))
     assert fit(model, recipe(), nothing, tmp_path).chosen == 4
 
 
@@ -182,7 +182,7 @@ def test_one_clip_that_does_not_fit_is_an_error_with_advice(tmp_path: Path, monk
         raise torch.OutOfMemoryError("no memory at all")
 
     monkeypatch.setattr(cnn.Model, "forward", never)
-    nothing = Material(held([]), np.zeros(0, np.int64))
+    nothing = LabelledClips(from_arrays([]), np.zeros(0, np.int64))
     with pytest.raises(Exception, match=r"train\.crop_seconds lower"):
         fit(build_model(recipe(), LABELS), recipe(), nothing, tmp_path)
 

@@ -314,15 +314,15 @@ def test_text_drops_its_byte_order_mark_and_must_be_utf8(tmp_path: Path) -> None
 
 def test_other_files_are_summed_up_by_kind() -> None:
     tree = Tree("/x", ("a.WAV", "b.txt", "c.txt", "d"), (0, 0, 0, 0))
-    names, left_out = recordings(tree)
+    names, excluded = recordings(tree)
     assert names == ["a.WAV"]
-    assert [item.name for item in left_out] == ["d", "b.txt and 1 more '.txt'"]
+    assert [item.name for item in excluded] == ["d", "b.txt and 1 more '.txt'"]
 
 
 def test_the_uncompressed_copy_is_kept() -> None:
-    kept, left_out = unrepeated(["MP3/x.mp3", "WAV/x.wav", "more/x.wav", "y.flac"])
+    kept, excluded = unrepeated(["MP3/x.mp3", "WAV/x.wav", "more/x.wav", "y.flac"])
     assert kept == ["WAV/x.wav", "y.flac"]
-    assert [item.name for item in left_out] == ["more/x.wav", "MP3/x.mp3"]
+    assert [item.name for item in excluded] == ["more/x.wav", "MP3/x.mp3"]
 
 
 def test_remote_archives_and_folders_are_read_in_place(tmp_path: Path) -> None:

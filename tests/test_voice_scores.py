@@ -82,12 +82,12 @@ def test_the_common_deviation_helps_where_the_cohort_has_few_people(monkeypatch:
 def test_an_impostor_is_normalised_as_if_it_were_not_in_the_cohort() -> None:
     cohort = cohort_of(40, 4)
     voice = people(1, 1, 5)[0]
-    strange = cohort.strangers_to(("c3",), ("clip 20",))[None]
+    strange = cohort.impostors_of(("c3",), ("clip 20",))[None]
     assert sorted({cohort.speakers[place] for place in np.flatnonzero(~strange[0])}) == ["c3", "c5"]
     found = score_norm.impostors(voice, strange, cohort)
     assert np.isnan(found[0][~strange[0]]).all()
     for place in np.flatnonzero(strange[0])[::7]:
-        without = cohort.only(strange[0] & (np.array(cohort.speakers) != cohort.speakers[place]))
+        without = cohort.select(strange[0] & (np.array(cohort.speakers) != cohort.speakers[place]))
         expected = slow_score(voice[0], cohort.vectors[place], without.vectors, cohort)
         assert found[0, place] == pytest.approx(expected)
 
@@ -95,10 +95,10 @@ def test_an_impostor_is_normalised_as_if_it_were_not_in_the_cohort() -> None:
 def test_the_share_of_strangers_above_the_threshold_is_the_one_asked_for() -> None:
     """Of strangers that no cohort holds, over many voices: claims against each voice, and against the best of all."""
     cohort = cohort_of(100, 5)
-    voices, strangers = people(20, 1, 3)[0], people(400, 2, 4)[0]
+    voices, out_of_set = people(20, 1, 3)[0], people(400, 2, 4)[0]
     strange = np.ones((len(voices), len(cohort)), bool)
     claims = score_norm.impostors(voices, strange, cohort)
-    reached = score_norm.normalise(voices, strangers, cohort)
+    reached = score_norm.normalise(voices, out_of_set, cohort)
     for share in (0.02, 0.1):
         limits = [score_norm.threshold(row, share) for row in claims]
         assert all(limit is not None for limit in limits)
@@ -113,7 +113,7 @@ def test_a_voice_in_the_cohort_is_known_by_its_own_clips() -> None:
     cohort = cohort_of(30, 5)
     own = np.flatnonzero(np.array(cohort.speakers) == "c7")
     voice, test = score_norm.voice(cohort.vectors[own[:3]])[None], cohort.vectors[own[3:]]
-    strange = cohort.strangers_to(("c7",), ())[None]
+    strange = cohort.impostors_of(("c7",), ())[None]
     limit = score_norm.threshold(score_norm.impostors(voice, strange, cohort), 0.01)
     assert limit is not None and (score_norm.normalise(voice, test, cohort, strange) > limit).all()
 

@@ -130,14 +130,16 @@ def test_no_path_of_a_recording_is_kept(tmp_path: Path) -> None:
 
 def test_a_cohort_replaces_the_one_before(tmp_path: Path) -> None:
     with Store.create(tmp_path / "voices.db", ORIGIN) as store:
-        assert store.read().cohort is None and store.read().false_accept == 0.01
+        assert store.read().cohort is None and store.read().max_false_accept_rate == 0.01
         for count in (5, 3):
             vectors = np.stack([vector(number, 1) for number in range(count)])
             cohort = Cohort(vectors, tuple("abcde"[:count]), tuple("vwxyz"[:count]))
-            store.enrol("Anna", [clip("one", 1)], cohort=cohort, cohort_named=f"{count} clips", false_accept=0.05)
+            store.enrol(
+                "Anna", [clip("one", 1)], cohort=cohort, cohort_named=f"{count} clips", max_false_accept_rate=0.05
+            )
         found = store.read()
     assert found.cohort is not None and found.cohort.speakers == ("a", "b", "c")
-    assert found.cohort_named == "3 clips" and found.false_accept == 0.05
+    assert found.cohort_named == "3 clips" and found.max_false_accept_rate == 0.05
     np.testing.assert_allclose(found.cohort.vectors, vectors, atol=1e-7)
 
 

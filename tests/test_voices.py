@@ -13,7 +13,7 @@ from auricle import recipe as recipes
 from auricle.audio.recordings import Recording, recordings
 from auricle.cli.main import main
 from auricle.errors import DataError, RunError, UsageError
-from auricle.training.cross_validation import Listener
+from auricle.training.cross_validation import ProgressReporter
 from auricle.training.run import run
 from auricle.voices.encoder import open_encoder
 from auricle.voices.enrol import named_cohort
@@ -53,7 +53,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("voices")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("AURICLE_CACHE", str(folder / "cache"))
-        run(write(folder / "corpus", TRAINED, 8), recipes.load("baseline"), folder / "run", Listener())
+        run(write(folder / "corpus", TRAINED, 8), recipes.load("baseline"), folder / "run", ProgressReporter())
     write(folder / "new", NEW, 6)
     write(folder / "strangers", STRANGERS, 4)
     return folder
@@ -67,9 +67,9 @@ def store(place: Path) -> Path:
         files = [str(place / "new" / f"s{speaker}" / f"{number}.wav") for number in range(3)]
         first = speaker == NEW[0]
         run, share = (place / "run", 0.05) if first else (None, None)
-        done = auricle.enrol(path, f"s{speaker}", files, run=run, false_accept=share)
+        done = auricle.enrol(path, f"s{speaker}", files, run=run, max_false_accept_rate=share)
         assert done.enrolled is not None and done.enrolled.clips == 3 and not done.failed and not done.notes
-        assert done.cohort >= 60 and done.false_accept == 0.05
+        assert done.cohort >= 60 and done.max_false_accept_rate == 0.05
     return path
 
 
@@ -90,9 +90,9 @@ def wrong(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
 def test_who_was_enrolled_is_identified_and_strangers_are_unknown(place: Path, store: Path) -> None:
     for speaker in NEW:
         assert [row.voice for row in auricle.identify(store, files(place, speaker))] == [f"s{speaker}"] * 3
-    strangers = list(auricle.identify(store, [str(place / "strangers")]))
-    assert len(strangers) == 24 and sum(row.voice is not None for row in strangers) <= 3
-    assert all(len(row.matches) == 3 and row.accepted is not None for row in strangers)
+    out_of_set = list(auricle.identify(store, [str(place / "strangers")]))
+    assert len(out_of_set) == 24 and sum(row.voice is not None for row in out_of_set) <= 3
+    assert all(len(row.matches) == 3 and row.accepted is not None for row in out_of_set)
 
 
 def test_identify_prints_names_scores_and_unknown(place: Path, store: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -103,7 +103,7 @@ def test_identify_prints_names_scores_and_unknown(place: Path, store: Path, caps
     assert second.startswith(f"{other}\tunknown\t")
     assert main(["identify", str(store), mine, str(place / "no.wav"), "--json"]) == 1
     found = json.loads(capsys.readouterr().out)
-    assert found["normalised"] and found["false_accept"] == 0.05 and found["threshold"] > 0
+    assert found["normalised"] and found["max_false_accept_rate"] == 0.05 and found["threshold"] > 0
     good, bad = found["files"]
     assert good["voice"] == good["scores"][0]["voice"] == "s121" and good["scores"][0]["score"] > found["threshold"]
     assert bad["voice"] is None and bad["scores"] == [] and bad["error"].startswith("unreadable")
@@ -199,7 +199,7 @@ def test_without_a_cohort_there_are_scores_and_no_threshold(
     cohort = ["--cohort", str(place / "corpus"), "--false-accept", "0.05"]
     assert main(["enrol", mine, "Anna", files(place, 120)[1], *cohort, "--json"]) == 0
     done = json.loads(capsys.readouterr().out)
-    assert done["cohort"]["clips"] == 96 and done["false_accept"] == 0.05 and done["clips"] == 3
+    assert done["cohort"]["clips"] == 96 and done["max_false_accept_rate"] == 0.05 and done["clips"] == 3
     assert main(["verify", mine, "Anna", files(place, 120)[0]]) == 0
 
 

@@ -42,7 +42,7 @@ HEARD = ("low", "noise", "high", "low", "noise", "high")
 
 
 @dataclass(frozen=True)
-class Sounds:
+class AudioSource:
     """The files that the tests send."""
 
     short: Path
@@ -70,9 +70,9 @@ def long_recording() -> np.ndarray:
 
 
 @pytest.fixture(scope="module")
-def sounds(tmp_path_factory: pytest.TempPathFactory) -> Sounds:
+def sounds(tmp_path_factory: pytest.TempPathFactory) -> AudioSource:
     folder = tmp_path_factory.mktemp("sounds")
-    made = Sounds(*(folder / f"{name}.wav" for name in ("short", "long", "cut", "bad", "endless")))
+    made = AudioSource(*(folder / f"{name}.wav" for name in ("short", "long", "cut", "bad", "endless")))
     soundfile.write(made.short, tone("low", 0.5, 99), RATE, subtype="PCM_16")
     soundfile.write(made.long, long_recording(), RATE, subtype="PCM_16")
     made.cut.write_bytes(made.short.read_bytes()[:4000])
@@ -130,7 +130,7 @@ def served(start: Callable[..., Served]) -> Served:
 
 
 @pytest.fixture(scope="module")
-def browser(sounds: Sounds) -> Iterator[Any]:
+def browser(sounds: AudioSource) -> Iterator[Any]:
     flags = ("use-fake-device-for-media-stream", "use-fake-ui-for-media-stream")
     with chromium(*flags, f"use-file-for-fake-audio-capture={sounds.long}") as window:
         yield window
@@ -167,7 +167,7 @@ def name_of(page: Page) -> str:
     return page.text("#result .name").split(" ")[0]
 
 
-def test_a_dropped_sound_is_named_seen_and_heard(served: Served, sounds: Sounds, browser: Any) -> None:
+def test_a_dropped_sound_is_named_seen_and_heard(served: Served, sounds: AudioSource, browser: Any) -> None:
     page = Page(browser, served.url, READY)
     assert page.texts("#known li") == ["high", "low", "noise"]
     send(page, "#drop", sounds.short)
@@ -185,7 +185,7 @@ def test_a_dropped_sound_is_named_seen_and_heard(served: Served, sounds: Sounds,
 
 
 def test_a_long_recording_has_a_timeline_and_the_whole_of_it_is_unknown(
-    served: Served, sounds: Sounds, browser: Any
+    served: Served, sounds: AudioSource, browser: Any
 ) -> None:
     page = Page(browser, served.url, READY)
     send(page, "#drop", sounds.long)
@@ -203,7 +203,7 @@ def test_a_long_recording_has_a_timeline_and_the_whole_of_it_is_unknown(
     assert at <= wait_for(lambda: browser.execute_script(playing)) < at + 3
 
 
-def test_what_is_wrong_with_a_sound_is_said_in_a_sentence(served: Served, sounds: Sounds, browser: Any) -> None:
+def test_what_is_wrong_with_a_sound_is_said_in_a_sentence(served: Served, sounds: AudioSource, browser: Any) -> None:
     page = Page(browser, served.url, READY)
     send(page, "#drop", sounds.bad)
     wait_for(lambda: name_of(page) == "bad.wav")
@@ -218,7 +218,7 @@ def test_what_is_wrong_with_a_sound_is_said_in_a_sentence(served: Served, sounds
     assert "Traceback" not in browser.page_source and served.files() == []
 
 
-def test_many_files_give_a_table_that_can_be_saved(served: Served, sounds: Sounds, browser: Any) -> None:
+def test_many_files_give_a_table_that_can_be_saved(served: Served, sounds: AudioSource, browser: Any) -> None:
     page = Page(browser, served.url, READY)
     tab(page, "Batch")
     send(page, "#drop-many", sounds.short, sounds.long, sounds.bad, sounds.cut)
@@ -264,7 +264,7 @@ def test_a_recording_of_the_microphone_is_answered(served: Served, browser: Any)
     wait_for(lambda: not set(served.files()) - before)
 
 
-def test_keys_reach_every_control_and_each_has_a_name(served: Served, sounds: Sounds, browser: Any) -> None:
+def test_keys_reach_every_control_and_each_has_a_name(served: Served, sounds: AudioSource, browser: Any) -> None:
     from selenium.webdriver import ActionChains
     from selenium.webdriver.common.keys import Keys
 
@@ -292,7 +292,7 @@ def test_keys_reach_every_control_and_each_has_a_name(served: Served, sounds: So
     wait_for(lambda: browser.find_element("css selector", "#drop-many").is_displayed())
 
 
-def test_the_page_fits_a_phone(served: Served, sounds: Sounds, browser: Any) -> None:
+def test_the_page_fits_a_phone(served: Served, sounds: AudioSource, browser: Any) -> None:
     phone = {"width": 360, "height": 740, "deviceScaleFactor": 1, "mobile": True}
     browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", phone)
     try:
@@ -326,7 +326,7 @@ def test_the_card_and_the_report_are_there_to_read(served: Served, browser: Any)
     browser.switch_to.default_content()
 
 
-def test_nothing_is_fetched_from_elsewhere(served: Served, sounds: Sounds, browser: Any) -> None:
+def test_nothing_is_fetched_from_elsewhere(served: Served, sounds: AudioSource, browser: Any) -> None:
     asked_for(browser)
     page = Page(browser, served.url, READY)
     send(page, "#drop", sounds.short)
@@ -336,7 +336,7 @@ def test_nothing_is_fetched_from_elsewhere(served: Served, sounds: Sounds, brows
     assert [url for url in asked if not url.startswith((served.url, "data:", "blob:"))] == []
 
 
-def test_the_service_answers_beside_its_page(served: Served, sounds: Sounds) -> None:
+def test_the_service_answers_beside_its_page(served: Served, sounds: AudioSource) -> None:
     status, body, _ = answered(f"{served.url}v1/classify", sounds.short.read_bytes())
     assert status == 200 and json.loads(body)["label"] == "low"
     assert answered(f"{served.url}healthz")[0] == 200
@@ -363,7 +363,7 @@ def question(served: Served, file: Any) -> tuple[int, str]:
     return status, answered(f"{served.url}gradio_api/queue/data?session_hash=stranger")[1].decode()
 
 
-def test_a_visitor_can_name_neither_a_file_of_the_server_nor_an_address(served: Served, sounds: Sounds) -> None:
+def test_a_visitor_can_name_neither_a_file_of_the_server_nor_an_address(served: Served, sounds: AudioSource) -> None:
     folder = next(served.temporary.iterdir())
     around = str(folder / ".." / ".." / "said.json")
     for path in (str(sounds.short), "/etc/hostname", "https://127.0.0.1/sound.wav", around, "said.json", 7, {}):
@@ -505,7 +505,7 @@ def test_a_late_visitor_is_answered_about_the_latest_windows(run: Path) -> None:
 
 
 def test_with_a_token_the_page_wants_it_and_the_service_ends_soon_though_it_is_open(
-    start: Callable[..., Served], sounds: Sounds, browser: Any
+    start: Callable[..., Served], sounds: AudioSource, browser: Any
 ) -> None:
     served = start(AURICLE_TOKEN=TOKEN)
     assert answered(f"{served.url}config")[0] == 401

@@ -10,11 +10,11 @@ from typing import Any
 from auricle import recipe as recipes
 from auricle.audio import synth
 from auricle.errors import UsageError
-from auricle.training.cross_validation import Listener
+from auricle.training.cross_validation import ProgressReporter
 from auricle.training.run import run
 
 
-def demo(folder: Path, listener: Listener, *, seed: int = 0) -> dict[str, Any]:
+def demo(folder: Path, listener: ProgressReporter, *, seed: int = 0) -> dict[str, Any]:
     """Synthesise, train, judge; the report gains `planted`: how many planted faults it names, and which it misses."""
     corpus, out = folder / "corpus", folder / "run"
     marker = folder / ".auricle-demo"

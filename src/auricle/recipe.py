@@ -26,15 +26,15 @@ class _Section(pydantic.BaseModel):
 
 
 class Data(_Section):
-    """What is read, and how it is divided. The classes in `unknown` are never learnt: they show when to say so."""
+    """What is read, and how it is divided. The classes in `held_out_classes` are never learnt: they show when to say so."""
 
     reader: str = "auto"
     options: dict[str, Any] = {}
     label: str | None = None
     group: str | None = None
     fold: str | None = None
-    fixes: str | None = None
-    unknown: list[Annotated[str, pydantic.Field(coerce_numbers_to_str=True)]] = []
+    corrections: str | None = None
+    held_out_classes: list[Annotated[str, pydantic.Field(coerce_numbers_to_str=True)]] = []
     split: str = "auto"
     folds: int = pydantic.Field(5, ge=2)
     valid: float = pydantic.Field(0.1, ge=0, lt=0.5)
@@ -44,11 +44,11 @@ class Data(_Section):
 
 
 class Audio(_Section):
-    """How recordings are stored for this run: the input of the model. `bands` is the width of ready frames, such as
+    """How recordings are stored for this run: the input of the model. `bands` is the width of precomputed features, such as
     log-mel, that take the place of sound: the corpus says it, and `sample_rate` is then frames per second.
     """
 
-    bands: int | None = pydantic.Field(None, ge=1, le=1024)
+    num_features: int | None = pydantic.Field(None, ge=1, le=1024)
     sample_rate: int | None = pydantic.Field(None, ge=1, le=384_000)
     channels: Literal[1, 2] = 1
     min_seconds: float = pydantic.Field(0.05, ge=0)
@@ -57,13 +57,13 @@ class Audio(_Section):
     @pydantic.field_validator("sample_rate")
     @classmethod
     def _rate_of_sound(cls, rate: int | None, info: pydantic.ValidationInfo) -> int | None:
-        """Sound has a thousand samples a second or more, ready frames fewer."""
-        if rate is None or "bands" not in info.data:
+        """Sound has a thousand samples a second or more, precomputed features fewer."""
+        if rate is None or "num_features" not in info.data:
             return rate
-        if info.data["bands"] is None and rate < LEAST_SOUND_RATE:
+        if info.data["num_features"] is None and rate < LEAST_SOUND_RATE:
             raise PydanticCustomError("rate", f"sound needs {LEAST_SOUND_RATE} hertz or more")
-        if info.data["bands"] is not None and rate > MOST_FRAME_RATE:
-            raise PydanticCustomError("rate", f"ready frames come at {MOST_FRAME_RATE} a second or fewer")
+        if info.data["num_features"] is not None and rate > MOST_FRAME_RATE:
+            raise PydanticCustomError("rate", f"precomputed features come at {MOST_FRAME_RATE} a second or fewer")
         return rate
 
 
@@ -95,7 +95,7 @@ class Model(_Section):
 class Train(_Section):
     """How weights are found. `select: best` keeps the best validation epoch, `last` the final one; `seeds: 3` trains
     the same split from `seed` and the next two, to show the spread, and the result stays that of the first. Random
-    stretches of `crop_seconds` are heard, or, batch by batch, of any length from `crop_least` seconds to that.
+    stretches of `crop_seconds` are heard, or, batch by batch, of any length from `min_crop_seconds` seconds to that.
     """
 
     epochs: int = pydantic.Field(30, ge=1)
@@ -108,7 +108,7 @@ class Train(_Section):
     warmup: float = pydantic.Field(0.1, ge=0, lt=1)
     max_grad_norm: float = pydantic.Field(1.0, ge=0)
     crop_seconds: float | None = pydantic.Field(None, ge=0.05)
-    crop_least: float | None = pydantic.Field(None, ge=0.05)
+    min_crop_seconds: float | None = pydantic.Field(None, ge=0.05)
     balance: Literal["none", "loss", "sampling"] = "none"
     label_smoothing: float = pydantic.Field(0.0, ge=0, lt=1)
     ema: float = pydantic.Field(0.0, ge=0, lt=1)
@@ -122,10 +122,12 @@ class Train(_Section):
 
     @pydantic.model_validator(mode="after")
     def _crop_in_order(self) -> "Train":
-        if self.crop_least is not None and (self.crop_seconds is None or self.crop_least > self.crop_seconds):
+        if self.min_crop_seconds is not None and (
+            self.crop_seconds is None or self.min_crop_seconds > self.crop_seconds
+        ):
             raise ValueError(
-                f"train.crop_least is {self.crop_least} and train.crop_seconds {self.crop_seconds}: the shortest "
-                "stretch cannot be longer than the longest. Set crop_least to null, or crop_seconds higher"
+                f"train.min_crop_seconds is {self.min_crop_seconds} and train.crop_seconds {self.crop_seconds}: the shortest "
+                "stretch cannot be longer than the longest. Set min_crop_seconds to null, or crop_seconds higher"
             )
         return self
 
@@ -140,10 +142,10 @@ class Evaluate(_Section):
     batch_seconds: float = pydantic.Field(120.0, gt=0)
     top_k: int = pydantic.Field(3, ge=1)
     resamples: int = pydantic.Field(1000, ge=100)
-    slice_min: int = pydantic.Field(20, ge=1)
-    mistakes: int = pydantic.Field(12, ge=0)
-    false_accept: float | None = pydantic.Field(None, gt=0, le=0.5)
-    audio: bool = True
+    min_slice_clips: int = pydantic.Field(20, ge=1)
+    examples: int = pydantic.Field(12, ge=0)
+    max_false_accept_rate: float | None = pydantic.Field(None, gt=0, le=0.5)
+    embed_audio: bool = True
 
 
 class Recipe(_Section):

@@ -221,10 +221,10 @@ def _agreement(padded: np.ndarray, ours: np.ndarray, shift: int, half: int, leas
     quarter of a period at its upper end.
     """
     theirs = padded[shift : shift + len(ours)]
-    beside = padded[max(shift + half, 0) : shift + half + len(ours)]
-    if len(beside) < len(ours):
+    ensemble_member = padded[max(shift + half, 0) : shift + half + len(ours)]
+    if len(ensemble_member) < len(ours):
         return 0.0, 0.0
-    theirs = (theirs + beside) / 2 if half else theirs
+    theirs = (theirs + ensemble_member) / 2 if half else theirs
     sure = np.abs(theirs) == 1.0
     compared = float(np.count_nonzero(ours[sure]))
     if compared < (least / 2 if half else least):
@@ -272,11 +272,11 @@ def _needed(landmarks: int) -> int:
 def _votes(others: np.ndarray, offsets: np.ndarray) -> list[tuple[int, int, int]]:
     """The best offset of each clip that has enough hits at it or beside it: (number, offset, hits)."""
     keys, counts = np.unique(others.astype(np.int64) << 16 | (offsets + (1 << 15)), return_counts=True)
-    beside = np.zeros_like(counts)
+    ensemble_member = np.zeros_like(counts)
     neighbours = np.diff(keys) == 1
-    beside[:-1] += counts[1:] * neighbours
-    beside[1:] += counts[:-1] * neighbours
-    total = counts + beside
+    ensemble_member[:-1] += counts[1:] * neighbours
+    ensemble_member[1:] += counts[:-1] * neighbours
+    total = counts + ensemble_member
     best: dict[int, tuple[int, int]] = {}
     for key, votes in zip(keys[total >= _MIN_VOTES - 1].tolist(), total[total >= _MIN_VOTES - 1].tolist(), strict=True):
         number, offset = key >> 16, (key & 0xFFFF) - (1 << 15)

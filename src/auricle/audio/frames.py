@@ -1,4 +1,4 @@
-"""Ready frames, such as log-mel, that take the place of sound: PyTorch's `.pt` files, opened without trust.
+"""Precomputed features, such as log-mel, that take the place of sound: PyTorch's `.pt` files, opened without trust.
 
 In: the content of a file and what the corpus says of it. Out: a Sound whose channels are the bands and whose rate is
 frames per second, so that everything behind it goes one way; or an AudioError that names the fault. Nothing that a file
@@ -36,12 +36,12 @@ _TORCH_ERRORS = (
 )
 
 
-def most_bytes(bands: int, frame_rate: int, max_seconds: float) -> int:
+def most_bytes(num_features: int, frame_rate: int, max_seconds: float) -> int:
     """The largest file that can hold what is allowed, in the widest numbers."""
-    return math.ceil(max_seconds * frame_rate) * bands * WIDEST_BYTES + SLACK_BYTES
+    return math.ceil(max_seconds * frame_rate) * num_features * WIDEST_BYTES + SLACK_BYTES
 
 
-def open_frames(content: bytes, *, bands: int, frame_rate: int, max_seconds: float) -> Sound:
+def open_frames(content: bytes, *, num_features: int, frame_rate: int, max_seconds: float) -> Sound:
     """Open a `.pt` file of a float tensor (frames, bands): float32 samples (bands, frames) as they are, unscaled.
 
     Raises AudioError: 'unreadable' (no tensor, or nothing that may be opened), 'mismatch' (of another type, shape or
@@ -50,9 +50,9 @@ def open_frames(content: bytes, *, bands: int, frame_rate: int, max_seconds: flo
     if not content:
         raise AudioError("empty", "the file has no bytes")
     size = _unpacked(content)
-    if size > most_bytes(bands, frame_rate, max_seconds):
-        raise AudioError("long", f"{size} bytes, more than {max_seconds:g} s of {bands} bands can take")
-    values = _tensor(content, size, bands)
+    if size > most_bytes(num_features, frame_rate, max_seconds):
+        raise AudioError("long", f"{size} bytes, more than {max_seconds:g} s of {num_features} bands can take")
+    values = _tensor(content, size, num_features)
     if len(values) == 0:
         raise AudioError("empty", "the tensor has no frames")
     if len(values) > max_seconds * frame_rate:
@@ -97,7 +97,7 @@ def _unpacked(content: bytes) -> int:
         raise AudioError("unreadable", f"its content begins like a {SUFFIX} file and is damaged: {error}") from error
 
 
-def _tensor(content: bytes, size: int, bands: int) -> np.ndarray:
+def _tensor(content: bytes, size: int, num_features: int) -> np.ndarray:
     """The one float tensor (frames, bands) of a file as an array of its own type."""
     import torch
 
@@ -108,14 +108,16 @@ def _tensor(content: bytes, size: int, bands: int) -> np.ndarray:
     except _TORCH_ERRORS as error:
         raise AudioError("unreadable", _why(content, error)) from error
     if not isinstance(found, torch.Tensor):
-        raise AudioError("unreadable", f"it holds a {type(found).__name__}, and one tensor (frames, {bands}) is wanted")
+        raise AudioError(
+            "unreadable", f"it holds a {type(found).__name__}, and one tensor (frames, {num_features}) is wanted"
+        )
     kind = str(found.dtype).removeprefix("torch.")
     if found.layout != torch.strided or found.device.type != "cpu" or found.is_quantized:
         raise AudioError("mismatch", "its tensor is sparse, quantised or without values; a plain one is wanted")
     if kind not in DTYPES:
         raise AudioError("mismatch", f"its numbers are {kind}; {', '.join(DTYPES)} are allowed")
-    if found.dim() != 2 or found.shape[1] != bands:
-        raise AudioError("mismatch", f"its tensor is {tuple(found.shape)}, and (frames, {bands}) is wanted")
+    if found.dim() != 2 or found.shape[1] != num_features:
+        raise AudioError("mismatch", f"its tensor is {tuple(found.shape)}, and (frames, {num_features}) is wanted")
     # A view may repeat one stored number a billion times.
     if found.numel() * found.element_size() > size:
         raise AudioError("mismatch", f"its tensor is {tuple(found.shape)}, more than its {size} bytes can hold")
@@ -126,7 +128,7 @@ def _tensor(content: bytes, size: int, bands: int) -> np.ndarray:
 def _why(content: bytes, error: BaseException) -> str:
     container = sniff(content)
     if container:
-        return f"it is sound ({container}), and ready frames are wanted: a {SUFFIX} file with one tensor"
+        return f"it is sound ({container}), and precomputed features are wanted: a {SUFFIX} file with one tensor"
     if isinstance(error, pickle.UnpicklingError) or "weights_only" in str(error).lower():
         return "it is damaged, or holds more than numbers, and to open that could run a stranger's code"
     # Torch writes pages; the first line says it.

@@ -27,7 +27,7 @@ DECLARED_FRAMES = "mel_len"
 
 
 @dataclass(frozen=True)
-class Facts:
+class ClipInfo:
     """What one clip is. `fingerprint` is empty and the numbers are zero where nothing could be decoded."""
 
     id: str
@@ -48,48 +48,50 @@ class Facts:
 class Heard:
     """A clip's facts and its samples at the settings' rate; None when it is not usable.
 
-    samples: int16 (channels, frames), or float32 (bands, frames) of ready frames.
+    samples: int16 (channels, frames), or float32 (bands, frames) of precomputed features.
     """
 
-    facts: Facts
+    facts: ClipInfo
     samples: np.ndarray | None
 
 
 @dataclass(frozen=True)
-class Opened:
+class DecodedClip:
     """A decoded clip and what is wrong with it; `sound` is None where nothing could be decoded."""
 
     sound: Sound | None
     findings: tuple[Finding, ...]
 
 
-def open_clip(clip: Clip, settings: Settings, content: bytes | None = None) -> Opened:
+def open_clip(clip: Clip, settings: Settings, content: bytes | None = None) -> DecodedClip:
     """Decode one clip and look for faults. Never raises for a bad recording: the fault is in the findings.
 
     `content` stands for the source's bytes where they are already at hand.
     """
     name = clip.id.partition("#")[0]
     try:
-        if settings.bands is not None:
-            return _open_frames(clip, settings, settings.bands, content)
+        if settings.num_features is not None:
+            return _open_frames(clip, settings, settings.num_features, content)
         content = tree.read_bytes(clip.source) if content is None else content
         sound = decode.decode(content, start=clip.start, end=clip.end, max_seconds=settings.max_seconds, name=name)
     except AudioError as error:
-        frames_instead = settings.bands is None and name.endswith(frames.SUFFIX) and error.kind == "unreadable"
-        hint = "; a .pt file may hold ready frames, and sound is wanted here" if frames_instead else ""
-        return Opened(None, (Finding(error.kind, error.detail + hint),))
+        frames_instead = settings.num_features is None and name.endswith(frames.SUFFIX) and error.kind == "unreadable"
+        hint = "; a .pt file may hold precomputed features, and sound is wanted here" if frames_instead else ""
+        return DecodedClip(None, (Finding(error.kind, error.detail + hint),))
     except (OSError, DataError) as error:
-        return Opened(None, (Finding("unreadable", f"the file cannot be opened: {error}"),))
+        return DecodedClip(None, (Finding("unreadable", f"the file cannot be opened: {error}"),))
     found = quality.find(sound, name=name, min_seconds=settings.min_seconds, max_seconds=settings.max_seconds)
-    return Opened(sound, found)
+    return DecodedClip(sound, found)
 
 
-def _open_frames(clip: Clip, settings: Settings, bands: int, content: bytes | None) -> Opened:
+def _open_frames(clip: Clip, settings: Settings, num_features: int, content: bytes | None) -> DecodedClip:
     rate, longest = settings.sample_rate, settings.max_seconds
     if content is None:
-        content = tree.read_bytes(clip.source, frames.most_bytes(bands, rate, longest))
-    sound = frames.open_frames(content, bands=bands, frame_rate=rate, max_seconds=longest)
-    return Opened(sound, frames.find(sound, declared=clip.meta.get(DECLARED_FRAMES), min_seconds=settings.min_seconds))
+        content = tree.read_bytes(clip.source, frames.most_bytes(num_features, rate, longest))
+    sound = frames.open_frames(content, num_features=num_features, frame_rate=rate, max_seconds=longest)
+    return DecodedClip(
+        sound, frames.find(sound, declared=clip.meta.get(DECLARED_FRAMES), min_seconds=settings.min_seconds)
+    )
 
 
 def as_heard(sound: Sound, settings: Settings) -> np.ndarray:
@@ -97,7 +99,7 @@ def as_heard(sound: Sound, settings: Settings) -> np.ndarray:
 
     Raises AudioError 'nan' for samples that are no numbers, or absurdly large.
     """
-    if settings.bands is not None:
+    if settings.num_features is not None:
         if not np.isfinite(sound.samples).all():
             raise AudioError("nan", "some values of the frames are no finite numbers")
         return sound.samples
@@ -109,20 +111,20 @@ def look(clip: Clip, settings: Settings, keep: bool) -> Heard:
     opened = open_clip(clip, settings)
     sound = opened.sound
     if sound is None:
-        return Heard(Facts(clip.id, 0.0, 0, 0, "", opened.findings, "", _NO_PRINT), None)
+        return Heard(ClipInfo(clip.id, 0.0, 0, 0, "", opened.findings, "", _NO_PRINT), None)
     damaged = any(finding.kind == "nan" for finding in opened.findings)
-    if settings.bands is not None:
+    if settings.num_features is not None:
         sound_hash, print_ = frames.content_hash(sound), _NO_PRINT
     elif damaged:
         sound_hash, print_ = "", _NO_PRINT
     else:
         sound_hash = quality.sound_hash(sound)
         print_ = fingerprint.fingerprint(sound.samples, sound.sample_rate)
-    facts = Facts(
+    facts = ClipInfo(
         id=clip.id,
         seconds=sound.seconds,
         sample_rate=sound.sample_rate,
-        channels=1 if settings.bands is not None else len(sound.samples),
+        channels=1 if settings.num_features is not None else len(sound.samples),
         container=sound.container,
         findings=opened.findings,
         sound_hash=sound_hash,
@@ -138,17 +140,17 @@ def survey(clips: Iterable[Clip], settings: Settings, *, keep: bool) -> Iterator
     return (look(clip, settings, keep) for clip in clips)
 
 
-def facts_of(clips: Sequence[Clip], settings: Settings, progress: Progress) -> list[Facts]:
+def inspect_clips(clips: Sequence[Clip], settings: Settings, progress: Progress) -> list[ClipInfo]:
     """The facts of all clips, in order; the sound itself is let go at once, so memory stays flat."""
     parts = [clips[first : first + PART_CLIPS] for first in range(0, len(clips), PART_CLIPS)]
-    facts: list[Facts] = []
+    facts: list[ClipInfo] = []
     for found in parallel_map(functools.partial(_facts, settings=settings), parts):
         facts += found
         progress(len(facts), len(clips))
     return facts
 
 
-def _facts(clips: Sequence[Clip], settings: Settings) -> list[Facts]:
+def _facts(clips: Sequence[Clip], settings: Settings) -> list[ClipInfo]:
     return [heard.facts for heard in survey(clips, settings, keep=False)]
 
 

@@ -17,7 +17,7 @@ import numpy as np
 
 from auricle.audio import quality, stream
 from auricle.audio.decode import Sound
-from auricle.audio.inspect import Opened, open_clip
+from auricle.audio.inspect import DecodedClip, open_clip
 from auricle.audio.quality import Finding
 from auricle.audio.recordings import CHUNK_FILES, CHUNK_SECONDS, Heard, Recording, heard_of
 from auricle.audio.settings import Settings
@@ -50,7 +50,7 @@ class Long:
 def hear_all(recordings: Iterable[Recording], settings: Settings) -> Iterator[list[Heard] | Long]:
     """Decode recordings of any length, in order. A Long must be read to its end before the next is asked for.
 
-    Ready frames are answered whole, however long they are.
+    Precomputed features are answered whole, however long they are.
     """
     chunk: list[Heard] = []
     seconds = 0.0
@@ -88,7 +88,7 @@ def _in_order(recordings: Iterable[Recording], settings: Settings) -> Iterator[H
 def _look(recording: Recording, settings: Settings) -> Heard | BinaryIO | str:
     """The recording, if it is short; else where it can be streamed from."""
     clip = Clip(recording.name, recording.source, "", start=recording.start, end=recording.end)
-    if settings.bands is not None or recording.start is not None or recording.end is not None:
+    if settings.num_features is not None or recording.start is not None or recording.end is not None:
         content = sys.stdin.buffer.read() if recording.source == "-" else None
         return heard_of(recording.name, open_clip(clip, settings, content), settings)
     if recording.source == "-":
@@ -133,7 +133,7 @@ def _streamed(name: str, source: BinaryIO | str, settings: Settings) -> Heard | 
         return Heard(name, np.zeros((1, 0), np.int16), (f"unreadable: the file cannot be opened: {error}",))
     sound = Sound(np.concatenate(first, axis=1), settings.sample_rate, "", None)
     levels = quality.find(sound, name="", min_seconds=0.0, max_seconds=WHOLE_SECONDS)
-    return heard_of(name, Opened(sound, (*found, *levels)), settings)
+    return heard_of(name, DecodedClip(sound, (*found, *levels)), settings)
 
 
 def _joined(first: collections.deque[np.ndarray], blocks: Iterator[np.ndarray]) -> Iterator[np.ndarray]:

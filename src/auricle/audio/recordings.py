@@ -17,7 +17,7 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 
 from auricle.audio.frames import SUFFIX as FRAMES_SUFFIX
-from auricle.audio.inspect import Opened, as_heard, open_clip
+from auricle.audio.inspect import DecodedClip, as_heard, open_clip
 from auricle.audio.settings import Settings
 from auricle.corpus import tree
 from auricle.corpus.archive import is_archive
@@ -115,18 +115,18 @@ def hear(recordings: Iterable[Recording], settings: Settings) -> Iterator[list[H
 DEAF = frozenset({"unreadable", "empty", "nan"})
 
 
-def heard_of(name: str, opened: Opened, settings: Settings) -> Heard:
+def heard_of(name: str, opened: DecodedClip, settings: Settings) -> Heard:
     notes = tuple(f"{finding.kind}: {finding.detail}" for finding in opened.findings)
     if opened.sound is None or any(finding.kind in DEAF for finding in opened.findings):
         return Heard(name, np.zeros((1, 0), np.int16), notes)
     return Heard(name, as_heard(opened.sound, settings), notes)
 
 
-def _opened(recordings: Iterable[Recording], settings: Settings) -> Iterator[tuple[Recording, Opened]]:
+def _opened(recordings: Iterable[Recording], settings: Settings) -> Iterator[tuple[Recording, DecodedClip]]:
     """Decode ahead in threads, a few files per core at a time, in order."""
     workers = cores()
     with ThreadPoolExecutor(workers, thread_name_prefix="auricle-open") as pool:
-        pending: collections.deque[tuple[Recording, Future[Opened]]] = collections.deque()
+        pending: collections.deque[tuple[Recording, Future[DecodedClip]]] = collections.deque()
         remaining = iter(recordings)
         for recording in itertools.islice(remaining, workers * 4):
             pending.append((recording, pool.submit(_open, recording, settings)))
@@ -138,6 +138,6 @@ def _opened(recordings: Iterable[Recording], settings: Settings) -> Iterator[tup
             yield recording, opened
 
 
-def _open(recording: Recording, settings: Settings) -> Opened:
+def _open(recording: Recording, settings: Settings) -> DecodedClip:
     clip = Clip(recording.name, recording.source, "", start=recording.start, end=recording.end)
     return open_clip(clip, settings, content=sys.stdin.buffer.read() if recording.source == "-" else None)

@@ -7,11 +7,11 @@ from dataclasses import dataclass
 class Settings:
     """How a corpus is heard: the key of its decoded store. `sample_rate` in hertz, lengths in seconds.
 
-    With `bands`, sources hold ready frames of that width in place of sound, and the rate is frames per second.
+    With `bands`, sources hold precomputed features of that width in place of sound, and the rate is frames per second.
     """
 
     sample_rate: int
     channels: int
     min_seconds: float
     max_seconds: float
-    bands: int | None = None
+    num_features: int | None = None

@@ -28,7 +28,7 @@ _AV_STARTS = {
 }
 
 
-class Peek:
+class LazyBytes:
     """A long file in place of its bytes: only what is asked for is read. Where the file stands is not changed.
 
     `find` needs bounds, and `rfind` looks through the last pages of an ogg stream, 65,307 bytes each at most.
@@ -63,7 +63,7 @@ class Peek:
         return place if place < 0 else place + start
 
 
-Content = bytes | Peek
+Content = bytes | LazyBytes
 
 
 @dataclass(frozen=True)

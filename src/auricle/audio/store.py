@@ -1,6 +1,6 @@
 """The decoded corpus on disk, in memory-mapped Arrow shards: decoded once and read by every epoch.
 
-In: clips and audio settings. Out: a Store whose `samples` (int16 PCM, or the float32 of ready frames) are views into
+In: clips and audio settings. Out: a Store whose `samples` (int16 PCM, or the float32 of precomputed features) are views into
 the memory map. A shard is written under another name and renamed when it is whole, so that one that exists can be
 believed; a killed preparation goes on at the first shard that is missing. The folder's name is a hash of the clips'
 content identity and the audio settings.
@@ -18,13 +18,13 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from auricle.audio.inspect import Facts, Heard, survey
+from auricle.audio.inspect import ClipInfo, Heard, survey
 from auricle.audio.quality import Finding
 from auricle.audio.settings import Settings
 from auricle.corpus import tree
 from auricle.corpus.clip import Clip
 from auricle.errors import DataError
-from auricle.parallel import Progress
+from auricle.parallel import Progress, parallel_map
 
 # Raised when shards are laid out otherwise, or when their content is made otherwise.
 FORMAT = 3
@@ -81,8 +81,8 @@ class Store:
     def __init__(self, folder: Path, settings: Settings) -> None:
         self.folder = folder
         self.settings = settings
-        self.dtype = np.dtype(np.int16 if settings.bands is None else np.float32)
-        self.facts: list[Facts] = []
+        self.dtype = np.dtype(np.int16 if settings.num_features is None else np.float32)
+        self.facts: list[ClipInfo] = []
         self._batches: list[_Batch] = []
         self._places: list[tuple[int, int]] = []
         self._maps: list[mmap.mmap] = []
@@ -96,7 +96,7 @@ class Store:
     def samples(self, position: int) -> np.ndarray:
         """The clip's samples: a view into the memory map, empty for a quarantined clip.
 
-        int16 (channels, frames), or float32 (bands, frames) where the settings ask for ready frames.
+        int16 (channels, frames), or float32 (bands, frames) where the settings ask for precomputed features.
         """
         number, row = self._places[position]
         batch = self._batches[number]
@@ -212,7 +212,7 @@ def _record(rows: Sequence[Heard]) -> pa.RecordBatch:
     return pa.record_batch(columns, schema=_SCHEMA)
 
 
-def _facts(row: dict[str, object]) -> Facts:
+def _facts(row: dict[str, object]) -> ClipInfo:
     findings = tuple(Finding(kind, detail) for kind, detail in json.loads(str(row["findings"])))
     prints = np.frombuffer(bytes(row["fingerprint"]), np.uint32)  # type: ignore[call-overload]
-    return Facts(**{**row, "findings": findings, "fingerprint": prints})  # type: ignore[arg-type]
+    return ClipInfo(**{**row, "findings": findings, "fingerprint": prints})  # type: ignore[arg-type]

@@ -20,7 +20,7 @@ import soxr
 from auricle.audio import decoders
 from auricle.audio.quality import Finding
 from auricle.audio.settings import Settings
-from auricle.audio.sniff import Content, Peek, cut_short, sniff, wav_layout
+from auricle.audio.sniff import Content, LazyBytes, cut_short, sniff, wav_layout
 from auricle.corpus import tree
 from auricle.errors import AudioError
 
@@ -112,7 +112,7 @@ def _decoded(
     """Choose the decoder by the content."""
     if file.seekable():
         file.seek(0)
-        content: Content = Peek(file)
+        content: Content = LazyBytes(file)
         head = content[:64]
         container = sniff(content)
         joined = file
@@ -122,7 +122,7 @@ def _decoded(
         joined = cast(BinaryIO, Joined(head, file))
         if container in _SPOOLED:
             joined = _spooled(joined, closing)
-            content = Peek(joined)
+            content = LazyBytes(joined)
     if not head:
         raise AudioError("empty", "the file has no bytes")
     raw = _raw_wav(joined, content, settings, found) if container == "wav" else None
@@ -223,7 +223,7 @@ def _with_av(
             frames += block.shape[1]
             yield block
         # Of a stream only the head is there to be looked at.
-        cut = cut_short(content, container, frames) if isinstance(content, Peek) else None
+        cut = cut_short(content, container, frames) if isinstance(content, LazyBytes) else None
         if cut := broken[0] if broken else cut or decoders.av_cut(opened, track, frames):
             found.append(Finding("truncated", cut))
 

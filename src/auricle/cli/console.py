@@ -79,15 +79,17 @@ def show_inspection(screen: Screen, found: Inspected) -> None:
     """What is in the corpus, what is wrong with it, and how it would be divided."""
     audit = found.audit
     length = audit.durations
-    screen.say(found.index.recognised)
+    screen.say(found.index.description)
     groups = f", {audit.groups} {audit.group_name}s" if audit.groups else ", no groups known"
     screen.say(
         f"{audit.usable} of {audit.clips} clips usable, {len(audit.classes)} classes{groups}, "
         f"{_duration(length.total)} of sound ({length.shortest:.2f} to {length.longest:.2f} s, "
         f"median {length.median:.2f} s)."
     )
-    if found.index.bands is not None:
-        screen.say(f"Ready frames of {found.index.bands} bands, {_counted(audit.sample_rates, ' a second')}.")
+    if found.index.num_features is not None:
+        screen.say(
+            f"Precomputed features of {found.index.num_features} bands, {_counted(audit.sample_rates, ' a second')}."
+        )
     else:
         screen.say(
             f"Sample rates: {_counted(audit.sample_rates, ' Hz')}. Channels: {_counted(audit.channels)}. "
@@ -106,8 +108,8 @@ def show_inspection(screen: Screen, found: Inspected) -> None:
     _show_some(screen, f"The same sound more than once: {len(pairs)}", ("kind", "clips", "class"), pairs)
     leaks = [(leak.fold, leak.kind, leak.trained, leak.tested) for leak in audit.leaks]
     _show_some(screen, f"Leaks across the split: {len(leaks)}", ("fold", "kind", "trained", "tested"), leaks)
-    left_out = [(item.name, item.reason) for item in audit.left_out]
-    _show_some(screen, f"Left out: {len(left_out)}", ("file", "why"), left_out)
+    excluded = [(item.name, item.reason) for item in audit.excluded]
+    _show_some(screen, f"Left out: {len(excluded)}", ("file", "why"), excluded)
     for note in audit.notes:
         screen.say(f"! {note}")
     if found.split is not None:
@@ -161,7 +163,7 @@ def show_judgement(screen: Screen, found: dict[str, Any]) -> None:
         (name.replace("_", " "), f"{figure['value']:.3f}", f"{figure['low']:.3f} to {figure['high']:.3f}")
         for name, figure in found["metrics"].items()
     ]
-    screen.say(found["recognised"])
+    screen.say(found["description"])
     screen.table(
         f"{found['test_clips']} clips; intervals over {interval['units']} {interval['unit']}s",
         ("metric", "value", "95 % interval"),

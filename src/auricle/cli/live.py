@@ -51,21 +51,23 @@ def _listen_live(options: argparse.Namespace) -> int:
     from auricle.audio import stream
     from auricle.inference.classifier import load
     from auricle.inference.live import latency, listen
-    from auricle.inference.predictor import Cut
+    from auricle.inference.predictor import WindowSpec
 
     rules = rules_of(options)
     quiet_libraries()
     classifier = load(options.run, options.precision, refuse=options.refuse, runtime=options.runtime)
-    if classifier.settings.bands is not None:
-        raise UsageError("listen-live received a model of ready frames, and sound is what comes in. Use another model.")
+    if classifier.settings.num_features is not None:
+        raise UsageError(
+            "listen-live received a model of precomputed features, and sound is what comes in. Use another model."
+        )
     window = options.window or classifier.window_seconds
-    cut = Cut(window, options.hop or window * _HOP)
+    cut = WindowSpec(window, options.hop or window * _HOP)
     if cut.hop > cut.seconds:
         raise UsageError(f"--hop received {cut.hop:g}, and windows are {window:g} s long. Allowed: up to that.")
     blocks = stream.pcm(sys.stdin.buffer, options.rate, options.channels, options.form, classifier.settings)  # type: ignore[arg-type]  # a BufferedReader
     bound = latency(classifier, cut, rules)
     if options.hop is None and cut.hop < _ROOM * bound.scoring:
-        cut = Cut(window, min(window, _ROOM * bound.scoring))
+        cut = WindowSpec(window, min(window, _ROOM * bound.scoring))
         bound = latency(classifier, cut, rules)
     if options.json:
         known = {"rate": options.rate, "channels": options.channels, "window": cut.seconds, "hop": cut.hop}

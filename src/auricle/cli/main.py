@@ -66,7 +66,12 @@ def _inspect(options: argparse.Namespace) -> int:
     if options.json:
         clips = [{"id": clip.id, "label": clip.label, "group": clip.group, "fold": clip.fold} for clip in found.index]
         split = found.split and {"kind": found.split.kind, "described": found.split.described}
-        about = {"recognised": found.index.recognised, "bands": found.index.bands, "split": split, "index": clips}
+        about = {
+            "description": found.index.description,
+            "num_features": found.index.num_features,
+            "split": split,
+            "index": clips,
+        }
         print_json({**found.audit.as_json(), **about})
     else:
         console.show_inspection(screen, found)
@@ -82,12 +87,12 @@ def _train(options: argparse.Namespace) -> int:
     if options.resume and options.out is None:
         raise UsageError("--resume received no run folder. Name the one to go on with: --out RUN.")
     quiet_libraries()
-    from auricle.training.cross_validation import Listener
+    from auricle.training.cross_validation import ProgressReporter
     from auricle.training.run import run
 
     out = options.out or _free_folder(Path("runs"), f"{_stem(options.data)}-{recipe.name}")
     screen = console.Screen(options.json)
-    listener = Listener(screen.say, screen.progress, screen.epoch)
+    listener = ProgressReporter(screen.say, screen.progress, screen.epoch)
     report = run(options.data, recipe, out, listener, resume=options.resume)
     if options.json:
         print_json({**report, "run": str(out)})
@@ -120,8 +125,8 @@ def _listen(options: argparse.Namespace) -> int:
 
     def opened(address: str) -> None:
         if options.json:
-            print_json({"url": address, "fixes": str(options.fixes)})
-        screen.say(f"Listen at {address}. Marks go to {options.fixes}. Ctrl-C ends it.")
+            print_json({"url": address, "fixes": str(options.corrections)})
+        screen.say(f"Listen at {address}. Marks go to {options.corrections}. Ctrl-C ends it.")
         if not local_server.is_loopback(options.host):
             screen.say(f"! Whoever can reach {options.host} can hear these recordings and change the marks.")
         sys.stdout.flush()
@@ -135,7 +140,7 @@ def _listen(options: argparse.Namespace) -> int:
         reading = ["--recipe", options.recipe] if options.recipe != _DEFAULT_RECIPE else []
         reading += ["--reader", options.reader] if options.reader else []
         reading += [word for setting in options.set for word in ("--set", setting)]
-        asked = page.Asked(options.fixes, options.run, options.host, options.port, options.seed, tuple(reading))
+        asked = page.Asked(options.corrections, options.run, options.host, options.port, options.seed, tuple(reading))
         page.listen(options.data, _recipe(options), asked, screen.progress, opened)
     return 0
 
@@ -162,11 +167,11 @@ def _push(options: argparse.Namespace) -> int:
 def _demo(options: argparse.Namespace) -> int:
     from auricle.cli import console
     from auricle.demo import demo
-    from auricle.training.cross_validation import Listener
+    from auricle.training.cross_validation import ProgressReporter
 
     quiet_libraries()
     screen = console.Screen(options.json)
-    report = demo(options.out, Listener(screen.say, screen.progress, screen.epoch), seed=options.seed)
+    report = demo(options.out, ProgressReporter(screen.say, screen.progress, screen.epoch), seed=options.seed)
     if options.json:
         print_json(report)
         return 0
@@ -187,9 +192,9 @@ def _recipe(options: argparse.Namespace) -> "Recipe":
     if options.strict:
         settings.append("data.strict=true")
     if getattr(options, "relabelled", None):
-        settings.append(f"data.fixes={json.dumps(options.relabelled)}")
+        settings.append(f"data.corrections={json.dumps(options.relabelled)}")
     if getattr(options, "no_audio", False):
-        settings.append("evaluate.audio=false")
+        settings.append("evaluate.embed_audio=false")
     return recipe.load(options.recipe, settings)
 
 
@@ -265,7 +270,11 @@ def _listen_options(listen: argparse.ArgumentParser) -> None:
     listen.add_argument("data", metavar="DATA", help=_DATA_HELP)
     _recipe_options(listen)
     listen.add_argument(
-        "--fixes", type=Path, default=Path("fixes.csv"), metavar="FILE", help="where marks go (default: fixes.csv)"
+        "--corrections",
+        type=Path,
+        default=Path("corrections.csv"),
+        metavar="FILE",
+        help="where marks go (default: corrections.csv)",
     )
     listen.add_argument("--run", type=Path, metavar="RUN", help="a run folder: its doubted labels are findings too")
     listen.add_argument("--port", type=int, default=7860, help="the page's port, 0 for any free one (default: 7860)")
@@ -297,7 +306,10 @@ def _recipe_options(command: argparse.ArgumentParser) -> None:
 
 def _fixes_option(command: argparse.ArgumentParser) -> None:
     command.add_argument(
-        "--fixes", dest="relabelled", metavar="FILE", help="a CSV of labels put right, as `auricle listen` writes it"
+        "--corrections",
+        dest="relabelled",
+        metavar="FILE",
+        help="a CSV of labels put right, as `auricle listen` writes it",
     )
 
 

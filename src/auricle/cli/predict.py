@@ -15,7 +15,7 @@ from auricle.errors import UsageError
 if TYPE_CHECKING:
     from auricle.inference.classifier import Classifier
     from auricle.inference.formats import View
-    from auricle.inference.predictor import Cut
+    from auricle.inference.predictor import WindowSpec
 
 TABLE_CHOICES = 3
 _KINDS = ("table", "csv", "jsonl", "submission", "audacity", "vtt")
@@ -79,13 +79,13 @@ def event_options(group: Any) -> None:
 
 def rules_of(options: argparse.Namespace) -> Any:
     """The Rules that the options ask for; what they leave open is as in `events`."""
-    from auricle.inference.events import Rules
+    from auricle.inference.events import EventRules
 
     names = ("on", "off", "min_seconds", "gap_seconds", "floor")
     given = {name: getattr(options, name) for name in names if getattr(options, name) is not None}
     if "on" in given and "off" not in given:
-        given["off"] = min(Rules.off, given["on"])
-    return Rules(**given)
+        given["off"] = min(EventRules.off, given["on"])
+    return EventRules(**given)
 
 
 def _predict(options: argparse.Namespace) -> int:
@@ -168,20 +168,22 @@ def _destination(options: argparse.Namespace, view: "View") -> tuple[Path | None
     return out, str(kind)
 
 
-def _cut(options: argparse.Namespace, view: "View", classifier: "Classifier") -> "Cut":
+def _cut(options: argparse.Namespace, view: "View", classifier: "Classifier") -> "WindowSpec":
     """The windows that are asked for, or the model's own."""
-    from auricle.inference.predictor import Cut
+    from auricle.inference.predictor import WindowSpec
 
     natural = classifier.window_seconds
     if view == "answers":
         return classifier.cut
-    if classifier.settings.bands is not None:
-        raise UsageError("--windows and --events received a model of ready frames. It answers for whole clips only.")
+    if classifier.settings.num_features is not None:
+        raise UsageError(
+            "--windows and --events received a model of precomputed features. It answers for whole clips only."
+        )
     seconds = options.windows or natural
     hop = options.hop or seconds * (_EVENTS_HOP if view == "events" else _WINDOWS_HOP)
     if hop > seconds:
         raise UsageError(f"--hop received {hop:g}, and windows are {seconds:g} s long. Allowed: up to that.")
-    return Cut(seconds, hop)
+    return WindowSpec(seconds, hop)
 
 
 def _positive(text: str) -> int:

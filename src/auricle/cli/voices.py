@@ -70,7 +70,7 @@ def _enrol(options: argparse.Namespace) -> int:
         options.files,
         run=options.run,
         cohort=options.cohort,
-        false_accept=options.false_accept,
+        max_false_accept_rate=options.max_false_accept_rate,
     )
     found = {
         "store": str(options.store),
@@ -79,7 +79,7 @@ def _enrol(options: argparse.Namespace) -> int:
         "known": list(done.enrolled.known) if done.enrolled else [],
         "clips": done.enrolled.clips if done.enrolled else 0,
         "cohort": {"clips": done.cohort, "described": done.cohort_named},
-        "false_accept": done.false_accept,
+        "max_false_accept_rate": done.max_false_accept_rate,
         "failed": [{"file": name, "error": why} for name, why in done.failed],
         "warnings": [{"file": name, "warning": why} for name, why in done.warnings],
         "notes": list(done.notes),
@@ -130,7 +130,11 @@ def _answer(options: argparse.Namespace, asked: "Desk", claimed: str | None) -> 
     if options.json:
         threshold = None if asked.threshold is None else round(asked.threshold, 6)
         normalised = asked.contents.cohort is not None
-        about = {"threshold": threshold, "normalised": normalised, "false_accept": asked.contents.false_accept}
+        about = {
+            "threshold": threshold,
+            "normalised": normalised,
+            "max_false_accept_rate": asked.contents.max_false_accept_rate,
+        }
         print_json({**about, "notes": list(asked.notes), "files": rows})
     return 0 if good else 1
 
@@ -153,7 +157,7 @@ def _voices(options: argparse.Namespace) -> int:
         "run": held.origin.run,
         "model": held.origin.fingerprint,
         "cohort": {"clips": len(held.cohort) if held.cohort is not None else 0, "described": held.cohort_named},
-        "false_accept": held.false_accept,
+        "max_false_accept_rate": held.max_false_accept_rate,
         "voices": [
             {"voice": voice.name, "clips": voice.clips, "seconds": round(voice.seconds, 3)} for voice in held.voices
         ],

@@ -34,7 +34,7 @@ class Clip:
 
 
 @dataclass(frozen=True)
-class LeftOut:
+class Excluded:
     """A file of the corpus that is no clip, and why."""
 
     name: str
@@ -45,18 +45,18 @@ class LeftOut:
 class Index:
     """The clips of a corpus, in a fixed order, with what a reader knows of the whole.
 
-    `bands` is the width of the ready frames that the sources hold in place of sound; None for recordings.
+    `bands` is the width of the precomputed features that the sources hold in place of sound; None for recordings.
     """
 
     clips: tuple[Clip, ...]
     reader: str
     origin: str
-    recognised: str
+    description: str
     license: str = ""
     citation: str = ""
     group_name: str = "group"
-    left_out: tuple[LeftOut, ...] = ()
-    bands: int | None = None
+    excluded: tuple[Excluded, ...] = ()
+    num_features: int | None = None
 
     def __len__(self) -> int:
         return len(self.clips)
@@ -92,12 +92,12 @@ class Index:
         about = {
             "reader": self.reader,
             "origin": self.origin,
-            "recognised": self.recognised,
+            "description": self.description,
             "license": self.license,
             "citation": self.citation,
             "group_name": self.group_name,
-            "left_out": [[item.name, item.reason] for item in self.left_out],
-            "bands": self.bands,
+            "left_out": [[item.name, item.reason] for item in self.excluded],
+            "num_features": self.num_features,
         }
         table = pa.table(columns, schema=_SCHEMA).replace_schema_metadata({"auricle": json.dumps(about)})
         pq.write_table(table, path, compression="zstd")
@@ -109,10 +109,10 @@ class Index:
         about = json.loads((table.schema.metadata or {})[b"auricle"])
         rows = table.to_pylist()
         clips = tuple(Clip(**{**row, "meta": json.loads(row["meta"])}) for row in rows)
-        left_out = tuple(LeftOut(name, reason) for name, reason in about.pop("left_out"))
-        return cls(clips=clips, left_out=left_out, **about)
+        excluded = tuple(Excluded(name, reason) for name, reason in about.pop("left_out"))
+        return cls(clips=clips, excluded=excluded, **about)
 
-    def only(self, keep: Sequence[bool]) -> "Index":
+    def select(self, keep: Sequence[bool]) -> "Index":
         """The same corpus with the clips for which `keep` is true."""
         return replace(self, clips=tuple(clip for clip, kept in zip(self.clips, keep, strict=True) if kept))
 

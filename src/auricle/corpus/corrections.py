@@ -14,7 +14,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from auricle.corpus.clip import Clip, Index, LeftOut
+from auricle.corpus.clip import Clip, Excluded, Index
 from auricle.errors import DataError
 
 COLUMNS = ("id", "label", "was", "comment")
@@ -38,12 +38,12 @@ class Fixed:
 
     name: str
     changed: int
-    left_out: int
+    excluded: int
 
     @property
     def described(self) -> str:
         labels = "1 label" if self.changed == 1 else f"{self.changed} labels"
-        clips = "1 clip" if self.left_out == 1 else f"{self.left_out} clips"
+        clips = "1 clip" if self.excluded == 1 else f"{self.excluded} clips"
         return f"{self.name} changed {labels} and left {clips} out"
 
 
@@ -53,11 +53,11 @@ def apply(index: Index, path: str | Path) -> tuple[Index, Fixed]:
     Raises DataError for a file that cannot be read or does not belong to this corpus, and when one class is left.
     """
     name = Path(path).name
-    fixes = read(path)
-    check(index, fixes, path)
-    by_id = {fix.id: fix for fix in fixes}
+    corrections = read(path)
+    check(index, corrections, path)
+    by_id = {fix.id: fix for fix in corrections}
     clips: list[Clip] = []
-    left_out: list[LeftOut] = []
+    excluded: list[Excluded] = []
     changed = 0
     for clip in index:
         fix = by_id.get(clip.id)
@@ -68,13 +68,13 @@ def apply(index: Index, path: str | Path) -> tuple[Index, Fixed]:
             changed += fix.label != clip.label
         else:
             # The comment is the listener's own: what is left out and why stands in reports that others see.
-            left_out.append(LeftOut(clip.id, f"left out by {name}"))
+            excluded.append(Excluded(clip.id, f"left out by {name}"))
     labels = sorted({clip.label for clip in clips})
     if len(labels) < 2:
         there = f"one class, '{labels[0]}'" if labels else "no clip"
         raise DataError(f"'{path}' leaves {there} of '{index.origin}', and a classifier needs two. Keep more clips.")
-    fixed = Fixed(name, changed, len(left_out))
-    return replace(index, clips=tuple(clips), left_out=(*index.left_out, *left_out)), fixed
+    fixed = Fixed(name, changed, len(excluded))
+    return replace(index, clips=tuple(clips), excluded=(*index.excluded, *excluded)), fixed
 
 
 def read(path: str | Path) -> tuple[Fix, ...]:
@@ -86,7 +86,7 @@ def read(path: str | Path) -> tuple[Fix, ...]:
     text = _text(Path(path))
     header = text.partition("\n")[0]
     rows = csv.reader(io.StringIO(text, newline=""), delimiter=max(",\t;", key=header.count))
-    fixes: dict[str, Fix] = {}
+    corrections: dict[str, Fix] = {}
     try:
         columns = [column.strip() for column in next(rows, [])]
         missing = [column for column in NEEDED if column not in columns]
@@ -99,25 +99,25 @@ def read(path: str | Path) -> tuple[Fix, ...]:
             if not any(cell.strip() for cell in row):
                 continue
             fix = _fix(columns, row, f"'{path}', line {rows.line_num},")
-            if fix.id in fixes:
+            if fix.id in corrections:
                 raise DataError(f"'{path}' has two rows for the clip '{fix.id}'. Keep the one that holds.")
-            fixes[fix.id] = fix
+            corrections[fix.id] = fix
     except csv.Error as error:
         raise DataError(f"'{path}', line {rows.line_num}: {error}. Mend that line.") from error
-    return tuple(fixes.values())
+    return tuple(corrections.values())
 
 
-def check(index: Index, fixes: Iterable[Fix], path: str | Path) -> None:
+def check(index: Index, corrections: Iterable[Fix], path: str | Path) -> None:
     """Raise DataError if fixes name a clip that a corpus does not have, or one whose label is another by now."""
     labels = {clip.id: clip.label for clip in index}
-    unknown = [fix.id for fix in fixes if fix.id not in labels]
+    unknown = [fix.id for fix in corrections if fix.id not in labels]
     if unknown:
         more = f" and {len(unknown) - 1} more" if len(unknown) > 1 else ""
         raise DataError(
             f"'{path}' names '{unknown[0]}'{more}, and '{index.origin}' has no such clip; one that it has is "
             f"'{index.clips[0].id}'. Give the file that was made for this corpus, or take those rows out."
         )
-    moved = [fix for fix in fixes if fix.was != plain(labels[fix.id])]
+    moved = [fix for fix in corrections if fix.was != plain(labels[fix.id])]
     if moved:
         first = moved[0]
         more = f", and so for {len(moved) - 1} more" if len(moved) > 1 else ""
@@ -127,20 +127,20 @@ def check(index: Index, fixes: Iterable[Fix], path: str | Path) -> None:
         )
 
 
-def write(path: Path, fixes: Iterable[Fix]) -> None:
+def write(path: Path, corrections: Iterable[Fix]) -> None:
     """Write fixes so that `read` gives them back; the file is whole at every moment, also when this is killed.
 
     Raises OSError where the folder does not allow it.
     """
-    fixes = list(fixes)
+    corrections = list(corrections)
     # A link stays one: what it leads to is written.
     path = path.resolve()
-    others = list(dict.fromkeys(column for fix in fixes for column, _ in fix.others))
+    others = list(dict.fromkeys(column for fix in corrections for column, _ in fix.others))
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     with partial.open("w", encoding="utf-8", newline="") as file:
         rows = csv.writer(file)
         rows.writerow((*COLUMNS, *others))
-        for fix in fixes:
+        for fix in corrections:
             own = dict(fix.others)
             rows.writerow((fix.id, fix.label, fix.was, fix.comment, *(own.get(column, "") for column in others)))
         file.flush()

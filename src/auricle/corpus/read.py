@@ -19,7 +19,7 @@ from typing import Any
 
 from auricle.corpus import readers
 from auricle.corpus.archive import is_remote
-from auricle.corpus.clip import Clip, Index, LeftOut
+from auricle.corpus.clip import Clip, Excluded, Index
 from auricle.corpus.tree import Tree, is_audio, official_fold, open_tree
 from auricle.errors import DataError, UsageError, unknown
 
@@ -64,27 +64,27 @@ def read_index(
     _check_options(name, module, given)
     items = list(module.read(tree, **given))
     clips = [_cleaned(item) for item in items if isinstance(item, Clip)]
-    left_out = [item for item in items if isinstance(item, LeftOut)]
+    excluded = [item for item in items if isinstance(item, Excluded)]
     if not clips:
-        raise DataError(_nothing(tree, module.TITLE, left_out))
+        raise DataError(_nothing(tree, module.TITLE, excluded))
     label_name, group_name = getattr(module, "LABEL_NAME", "class"), getattr(module, "GROUP_NAME", "group")
     columns = _Columns(clips, label_name, group_name)
     if label or group or fold:
         clips, unlabelled = columns.repointed(clips, label, group, fold)
-        left_out += unlabelled
+        excluded += unlabelled
         label_name, group_name = label or label_name, group or group_name
     _check(clips, str(data), label_name)
-    remark = module.remark(tree, **given) if hasattr(module, "remark") else ""
+    note = module.note(tree, **given) if hasattr(module, "remark") else ""
     return Index(
         clips=tuple(clips),
         reader=name,
         origin=str(data),
-        recognised=_sentence(module.TITLE, clips, label_name, group_name, remark),
+        description=_sentence(module.TITLE, clips, label_name, group_name, note),
         license=module.LICENSE,
         citation=module.CITATION,
         group_name=group_name,
-        left_out=tuple(left_out),
-        bands=module.bands(tree, **given) if hasattr(module, "bands") else None,
+        excluded=tuple(excluded),
+        num_features=module.num_features(tree, **given) if hasattr(module, "num_features") else None,
     )
 
 
@@ -178,7 +178,7 @@ class _Columns:
 
     def repointed(
         self, clips: Iterable[Clip], label: str | None, group: str | None, fold: str | None
-    ) -> tuple[list[Clip], list[LeftOut]]:
+    ) -> tuple[list[Clip], list[Excluded]]:
         """Clips with another label, group or fold; the first two, as they were, become metadata.
 
         Raises UsageError for an unknown column.
@@ -186,13 +186,13 @@ class _Columns:
         for asked, column in (("label", label), ("group", group), ("fold", fold)):
             if column is not None and column not in self.meta and column not in self.words:
                 raise UsageError(f"{asked}: {column} — " + unknown("column", column, {*self.meta, *self.words}))
-        kept, left_out = [], []
+        kept, excluded = [], []
         for clip in clips:
             new_label = self.value(clip, label) if label else clip.label
             new_group = self.value(clip, group) if group else clip.group or ""
             new_fold = self.value(clip, fold) if fold else ""
             if not new_label:
-                left_out.append(LeftOut(clip.id, f"no value in '{label}'"))
+                excluded.append(Excluded(clip.id, f"no value in '{label}'"))
                 continue
             old = {self.names[0]: clip.label} | ({self.names[1]: clip.group} if clip.group else {})
             own_fold = official_fold(new_fold) or new_fold or None if fold else clip.fold
@@ -201,7 +201,7 @@ class _Columns:
         # Groups that are the classes themselves cannot be kept apart by a split: there would be nothing to learn.
         if all(clip.group == clip.label for clip in kept):
             kept = [replace(clip, group=None) for clip in kept]
-        return kept, left_out
+        return kept, excluded
 
 
 def _check(clips: Iterable[Clip], data: str, label_name: str) -> None:
@@ -213,15 +213,15 @@ def _check(clips: Iterable[Clip], data: str, label_name: str) -> None:
         raise DataError(f"'{data}' gives two clips the name '{repeated[0]}'. Rename one of the files.")
 
 
-def _nothing(tree: Tree, title: str, left_out: Iterable[LeftOut]) -> str:
-    reasons = Counter(item.reason for item in left_out).most_common(3)
+def _nothing(tree: Tree, title: str, excluded: Iterable[Excluded]) -> str:
+    reasons = Counter(item.reason for item in excluded).most_common(3)
     why = "; ".join(f"{reason} ({count} times)" for reason, count in reasons) or "no recordings at all"
     return (
         f"'{tree.location}', read as {title}, has no clips among {len(tree.names)} files: {why}. Try another --reader."
     )
 
 
-def _sentence(title: str, clips: Iterable[Clip], label_name: str, group_name: str, remark: str) -> str:
+def _sentence(title: str, clips: Iterable[Clip], label_name: str, group_name: str, note: str) -> str:
     clips = list(clips)
     groups = {clip.group for clip in clips if clip.group is not None}
     folds = {clip.fold for clip in clips if clip.fold is not None}
@@ -232,7 +232,7 @@ def _sentence(title: str, clips: Iterable[Clip], label_name: str, group_name: st
         parts.append(f"split into {', '.join(fold for fold in ('train', 'valid', 'test') if fold in folds)}")
     elif folds:
         parts.append(_count(len(folds), "fold"))
-    return f"{title}: {', '.join(parts)}{f' ({remark})' if remark else ''}"
+    return f"{title}: {', '.join(parts)}{f' ({note})' if note else ''}"
 
 
 def _count(number: int, word: str) -> str:

@@ -45,7 +45,9 @@ class Split:
         path.write_text(json.dumps(asdict(self), indent=1, ensure_ascii=False), encoding="utf-8")
 
 
-def make(index: Index, data: Data, linked: Iterable[Iterable[str]] = (), quarantined: Collection[str] = ()) -> Split:
+def make(
+    index: Index, data: Data, duplicate_groups: Iterable[Iterable[str]] = (), quarantined: Collection[str] = ()
+) -> Split:
     """Divide a corpus as the recipe asks.
 
     `index` holds the usable clips; `quarantined` the ids that a split file may name and that are then passed over.
@@ -58,7 +60,7 @@ def make(index: Index, data: Data, linked: Iterable[Iterable[str]] = (), quarant
         return load(Path(kind), index, quarantined)
     if kind not in KINDS:
         raise UsageError(unknown("split", kind, KINDS) + " A JSON file that auricle wrote works too.")
-    together = [set(ids) for ids in linked]
+    together = [set(ids) for ids in duplicate_groups]
     if kind == "auto":
         kind = "predefined" if index.has_folds else "holdout"
     if kind == "predefined":
@@ -72,17 +74,17 @@ def make(index: Index, data: Data, linked: Iterable[Iterable[str]] = (), quarant
     else:
         split = _holdout(index, data, together)
     if kind not in ("predefined", "random"):
-        split = _without_echoes(split, together)
+        split = drop_test_duplicates(split, together)
     _check(split, index)
     return split
 
 
-def _without_echoes(split: Split, linked: list[set[str]]) -> Split:
+def drop_test_duplicates(split: Split, duplicate_groups: list[set[str]]) -> Split:
     """Pass over training clips that sound the same as a test clip of another group, and say how many."""
     folds, most = [], 0
     for fold in split.folds:
-        tested = {id for ids in linked if ids & set(fold.test) for id in ids}
-        chosen = {id for ids in linked if ids & set(fold.valid) for id in ids}
+        tested = {id for ids in duplicate_groups if ids & set(fold.test) for id in ids}
+        chosen = {id for ids in duplicate_groups if ids & set(fold.valid) for id in ids}
         train = tuple(id for id in fold.train if id not in tested | chosen)
         valid = tuple(id for id in fold.valid if id not in tested)
         most = max(most, len(fold.train) - len(train) + len(fold.valid) - len(valid))
@@ -93,17 +95,17 @@ def _without_echoes(split: Split, linked: list[set[str]]) -> Split:
     return replace(split, folds=tuple(folds), notes=(*split.notes, note))
 
 
-def whole(index: Index, data: Data, linked: Iterable[Iterable[str]]) -> Fold:
+def whole(index: Index, data: Data, duplicate_groups: Iterable[Iterable[str]]) -> Fold:
     """All clips to learn from, less a validation share, and none to judge: for the model that is kept after folds."""
-    train, valid = _carve(list(index), data, [set(ids) for ids in linked])
+    train, valid = split_validation(list(index), data, [set(ids) for ids in duplicate_groups])
     return Fold("all", _ids(train), _ids(valid), ())
 
 
-def shuffled(index: Index, data: Data, linked: Iterable[Iterable[str]], folds: int = 5) -> list[Fold]:
+def shuffled(index: Index, data: Data, duplicate_groups: Iterable[Iterable[str]], folds: int = 5) -> list[Fold]:
     """Folds that ignore groups, so that every clip is judged once by a model that knows its group but not itself."""
-    units = _units([replace(clip, group=None) for clip in index], [set(ids) for ids in linked])
+    units = _units([replace(clip, group=None) for clip in index], [set(ids) for ids in duplicate_groups])
     folds = min(folds, len(units))
-    parts = deal(units, (1 / folds,) * folds, data.seed, needed=range(folds))
+    parts = assign_stratified(units, (1 / folds,) * folds, data.seed, needed=range(folds))
     return [
         Fold(str(number), _ids(clip for other in parts if other is not part for clip in other), (), _ids(part))
         for number, part in enumerate(parts, start=1)
@@ -141,7 +143,7 @@ def crossing_groups(index: Index, fold: Fold) -> set[str]:
     return {group for id in fold.test if (group := group_of.get(id)) is not None and group in seen}
 
 
-def _predefined(index: Index, data: Data, linked: list[set[str]]) -> Split:
+def _predefined(index: Index, data: Data, duplicate_groups: list[set[str]]) -> Split:
     if not index.has_folds:
         raise DataError(
             f"'{index.origin}' has no folds or split of its own. Use data.split=holdout, folds or leave-one-group-out."
@@ -150,11 +152,11 @@ def _predefined(index: Index, data: Data, linked: list[set[str]]) -> Split:
     for clip in index:
         by_fold[clip.fold or "train"].append(clip)
     if "test" in by_fold or set(by_fold) == {"train", "valid"}:
-        return _predefined_holdout(index, data, linked, by_fold)
+        return _predefined_holdout(index, data, duplicate_groups, by_fold)
     folds = []
     for name in sorted(by_fold, key=lambda name: (len(name), name)):
         rest = [clip for other, clips in by_fold.items() if other != name for clip in clips]
-        train, valid = _carve(rest, data, linked)
+        train, valid = split_validation(rest, data, duplicate_groups)
         folds.append(Fold(name, _ids(train), _ids(valid), _ids(by_fold[name])))
     described = f"the corpus' own {len(folds)} folds, each tested once by a model trained on the others"
     crossing = sum(len(crossing_groups(index, fold)) for fold in folds)
@@ -162,7 +164,9 @@ def _predefined(index: Index, data: Data, linked: list[set[str]]) -> Split:
     return Split("predefined", described, index.has_groups and not crossing, tuple(folds), notes)
 
 
-def _predefined_holdout(index: Index, data: Data, linked: list[set[str]], by_fold: dict[str, list[Clip]]) -> Split:
+def _predefined_holdout(
+    index: Index, data: Data, duplicate_groups: list[set[str]], by_fold: dict[str, list[Clip]]
+) -> Split:
     test = by_fold.get("test") or by_fold["valid"]
     valid = by_fold.get("valid", []) if "test" in by_fold else []
     train = by_fold.get("train", [])
@@ -170,17 +174,17 @@ def _predefined_holdout(index: Index, data: Data, linked: list[set[str]], by_fol
     if valid:
         described = "the corpus' own training, validation and test parts"
     else:
-        train, valid = _carve(train, data, linked)
+        train, valid = split_validation(train, data, duplicate_groups)
     fold = Fold("test", _ids(train), _ids(valid), _ids(test))
     crossing = crossing_groups(index, fold)
     notes = (f"{len(crossing)} {index.group_name}s stand on both sides of the corpus' own split.",) if crossing else ()
     return Split("predefined", described, index.has_groups and not crossing, (fold,), notes)
 
 
-def _holdout(index: Index, data: Data, linked: list[set[str]]) -> Split:
+def _holdout(index: Index, data: Data, duplicate_groups: list[set[str]]) -> Split:
     clips = list(index)
-    units = _units(clips, linked)
-    parts = deal(units, (1 - data.valid - data.test, data.valid, data.test), data.seed, needed=(0, 2))
+    units = _units(clips, duplicate_groups)
+    parts = assign_stratified(units, (1 - data.valid - data.test, data.valid, data.test), data.seed, needed=(0, 2))
     fold = Fold("test", *(_ids(part) for part in parts))
     shares = " / ".join(f"{len(part)}" for part in parts)
     if index.has_groups:
@@ -191,22 +195,24 @@ def _holdout(index: Index, data: Data, linked: list[set[str]]) -> Split:
     return Split("holdout", described, index.has_groups, (fold,), notes)
 
 
-def _folds(index: Index, data: Data, linked: list[set[str]]) -> Split:
-    units = _units(list(index), linked)
+def _folds(index: Index, data: Data, duplicate_groups: list[set[str]]) -> Split:
+    units = _units(list(index), duplicate_groups)
     if len(units) < data.folds:
         raise DataError(
             f"{data.folds} folds need as many {index.group_name}s, and there are {len(units)}. Set data.folds lower."
         )
-    parts = deal(units, (1 / data.folds,) * data.folds, data.seed, needed=range(data.folds))
+    parts = assign_stratified(units, (1 / data.folds,) * data.folds, data.seed, needed=range(data.folds))
     folds = []
     for number, test in enumerate(parts):
-        train, valid = _carve([clip for other in parts if other is not test for clip in other], data, linked)
+        train, valid = split_validation(
+            [clip for other in parts if other is not test for clip in other], data, duplicate_groups
+        )
         folds.append(Fold(str(number + 1), _ids(train), _ids(valid), _ids(test)))
     by = f"grouped by {index.group_name} and stratified" if index.has_groups else "stratified"
     return Split("folds", f"{data.folds} folds, {by} by class", index.has_groups, tuple(folds))
 
 
-def _leave_one_group_out(index: Index, data: Data, linked: list[set[str]]) -> Split:
+def _leave_one_group_out(index: Index, data: Data, duplicate_groups: list[set[str]]) -> Split:
     groups = sorted({clip.group for clip in index if clip.group is not None})
     if len(groups) < 2:
         raise DataError(
@@ -216,7 +222,7 @@ def _leave_one_group_out(index: Index, data: Data, linked: list[set[str]]) -> Sp
     folds = []
     for group in groups:
         test = [clip for clip in index if clip.group == group]
-        train, valid = _carve([clip for clip in index if clip.group != group], data, linked)
+        train, valid = split_validation([clip for clip in index if clip.group != group], data, duplicate_groups)
         folds.append(Fold(group, _ids(train), _ids(valid), _ids(test)))
     described = f"leave one {index.group_name} out: {len(groups)} folds, each tested by a model that never heard it"
     return Split("leave-one-group-out", described, True, tuple(folds))
@@ -224,7 +230,7 @@ def _leave_one_group_out(index: Index, data: Data, linked: list[set[str]]) -> Sp
 
 def _random(index: Index, data: Data) -> Split:
     units = [[clip] for clip in index]
-    parts = deal(units, (1 - data.valid - data.test, data.valid, data.test), data.seed, needed=(0, 2))
+    parts = assign_stratified(units, (1 - data.valid - data.test, data.valid, data.test), data.seed, needed=(0, 2))
     fold = Fold("test", *(_ids(part) for part in parts))
     shares = " / ".join(str(len(part)) for part in parts)
     described = f"random, stratified by class, groups ignored: {shares} clips to train / validate / test"
@@ -240,7 +246,7 @@ def _random(index: Index, data: Data) -> Split:
     return Split("random", described, False, (fold,), notes)
 
 
-def deal(
+def assign_stratified(
     units: Sequence[Sequence[Clip]], shares: Sequence[float], seed: int, needed: Iterable[int]
 ) -> list[list[Clip]]:
     """Deal units out to parts so that each part gets its share of every class.
@@ -271,15 +277,17 @@ def deal(
     return [[clip for number in sorted(part) for clip in units[number]] for part in members]
 
 
-def _carve(clips: list[Clip], data: Data, linked: list[set[str]]) -> tuple[list[Clip], list[Clip]]:
+def split_validation(clips: list[Clip], data: Data, duplicate_groups: list[set[str]]) -> tuple[list[Clip], list[Clip]]:
     """Set a validation share apart from training clips, by whole units."""
     if not data.valid:
         return clips, []
-    train, valid = deal(_units(clips, linked), (1 - data.valid, data.valid), data.seed, needed=(0,))
+    train, valid = assign_stratified(
+        _units(clips, duplicate_groups), (1 - data.valid, data.valid), data.seed, needed=(0,)
+    )
     return train, valid
 
 
-def _units(clips: Sequence[Clip], linked: Iterable[set[str]]) -> list[list[Clip]]:
+def _units(clips: Sequence[Clip], duplicate_groups: Iterable[set[str]]) -> list[list[Clip]]:
     """Clips that must stay together: one group, or, where they have none, linked as duplicates.
 
     Duplicates of two groups do not join these: a few copies would make one unit of half the corpus.
@@ -297,7 +305,7 @@ def _units(clips: Sequence[Clip], linked: Iterable[set[str]]) -> list[list[Clip]
     for clip in clips:
         if clip.group is not None:
             parent[root(clip.id)] = root(first_of.setdefault(clip.group, clip.id))
-    for ids in linked:
+    for ids in duplicate_groups:
         present = sorted(id for id in ids if id in parent and id not in grouped)
         for id in present[1:]:
             parent[root(id)] = root(present[0])

@@ -34,7 +34,7 @@ from auricle.corpus.archive import (
     open_location,
     stamp,
 )
-from auricle.corpus.clip import LeftOut
+from auricle.corpus.clip import Excluded
 from auricle.errors import AudioError, DataError
 
 # What libsndfile and FFmpeg open, films with sound included.
@@ -233,30 +233,30 @@ def is_audio(name: str) -> bool:
     return posixpath.splitext(name)[1].lower() in AUDIO_SUFFIXES
 
 
-def recordings(tree: Tree) -> tuple[list[str], list[LeftOut]]:
+def recordings(tree: Tree) -> tuple[list[str], list[Excluded]]:
     """The names of a tree that are recordings, and what else is there, summed up by kind of file."""
     others = Counter(posixpath.splitext(name)[1].lower() for name in tree.names if not is_audio(name))
     first = {posixpath.splitext(name)[1].lower(): name for name in reversed(tree.names)}
-    left_out = []
+    excluded = []
     for suffix, count in sorted(others.items()):
         more = f" and {count - 1} more '{suffix}'" if count > 1 else ""
-        left_out.append(LeftOut(first[suffix] + more, "no recording, by its name"))
-    return [name for name in tree.names if is_audio(name)], left_out
+        excluded.append(Excluded(first[suffix] + more, "no recording, by its name"))
+    return [name for name in tree.names if is_audio(name)], excluded
 
 
-def unrepeated(names: Iterable[str]) -> tuple[list[str], list[LeftOut]]:
+def unrepeated(names: Iterable[str]) -> tuple[list[str], list[Excluded]]:
     """Each file name once, whatever its folder and suffix: corpora come with copies as MP3 or in a second folder.
 
     An uncompressed copy goes before a compressed one, then the first by name.
     """
     kept: dict[str, str] = {}
-    left_out = []
+    excluded = []
     ranks = {".wav": 0, ".flac": 1}
     for name in sorted(names, key=lambda name: (ranks.get(posixpath.splitext(name)[1].lower(), 2), name)):
         first = kept.setdefault(posixpath.splitext(posixpath.basename(name))[0], name)
         if first != name:
-            left_out.append(LeftOut(name, f"the same clip as '{first}'"))
-    return sorted(kept.values()), left_out
+            excluded.append(Excluded(name, f"the same clip as '{first}'"))
+    return sorted(kept.values()), excluded
 
 
 def mostly(tree: Tree, pattern: re.Pattern[str]) -> bool:
@@ -266,16 +266,18 @@ def mostly(tree: Tree, pattern: re.Pattern[str]) -> bool:
     return hits >= 2 and hits >= 0.9 * len(names)
 
 
-def named(tree: Tree, pattern: re.Pattern[str], expected: str) -> tuple[list[tuple[str, re.Match[str]]], list[LeftOut]]:
+def named(
+    tree: Tree, pattern: re.Pattern[str], expected: str
+) -> tuple[list[tuple[str, re.Match[str]]], list[Excluded]]:
     """The recordings that a pattern matches, with the match, each file once; and what is left out, with its reason.
 
     `expected` says what the others are not: "EmoDB name, such as 03a01Fa.wav".
     """
-    names, left_out = recordings(tree)
+    names, excluded = recordings(tree)
     names, copies = unrepeated(names)
     matches = [(name, pattern.search(name)) for name in names]
-    others = [LeftOut(name, f"no {expected}") for name, match in matches if match is None]
-    return [(name, match) for name, match in matches if match is not None], [*left_out, *copies, *others]
+    others = [Excluded(name, f"no {expected}") for name, match in matches if match is None]
+    return [(name, match) for name, match in matches if match is not None], [*excluded, *copies, *others]
 
 
 def official_fold(word: str) -> str | None:

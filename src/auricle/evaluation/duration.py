@@ -13,7 +13,7 @@ import numpy as np
 from auricle.evaluation.intervals import Interval, resample
 from auricle.evaluation.metrics import judge
 from auricle.evaluation.scoring import Scores, join
-from auricle.preparation.windows import Sounds
+from auricle.preparation.windows import AudioSource
 
 SECONDS = (1.0, 2.0, 4.0, 8.0)
 MOST_CLIPS = 1000
@@ -44,31 +44,35 @@ def longer(seconds: np.ndarray, stretch: float, most: int = MOST_CLIPS) -> list[
 
 
 def cuts(
-    whole: Scores, sounds: Sounds, sample_rate: float, said: Callable[[Sounds], np.ndarray], most: int = MOST_CLIPS
+    whole: Scores,
+    sounds: AudioSource,
+    sample_rate: float,
+    said: Callable[[AudioSource], np.ndarray],
+    most: int = MOST_CLIPS,
 ) -> Scores:
     """Scores of the middle 1, 2, 4 and 8 seconds of the clips that are longer; their seconds are the cuts'.
 
     `whole` are the clips' own scores, `sounds` their sounds in the same order; `said` gives logits.
     """
-    parts = [whole.only(np.zeros(len(whole), bool))]
+    parts = [whole.select(np.zeros(len(whole), bool))]
     for seconds in SECONDS:
         size = round(seconds * sample_rate)
         places = longer(sounds.lengths, size, most)
         if places:
             logits = said(middles(sounds, places, size))
-            part = whole.only(np.isin(np.arange(len(whole)), places))
+            part = whole.select(np.isin(np.arange(len(whole)), places))
             parts.append(replace(part, logits=logits, seconds=np.full(len(places), seconds)))
     return join(parts)
 
 
-def middles(sounds: Sounds, places: Sequence[int], samples: int) -> Sounds:
+def middles(sounds: AudioSource, places: Sequence[int], samples: int) -> AudioSource:
     """The middle `samples` samples of some clips, none of which is shorter."""
 
     def get(number: int) -> np.ndarray:
         start = (int(sounds.lengths[places[number]]) - samples) // 2
         return sounds.get(places[number])[..., start : start + samples]
 
-    return Sounds(np.full(len(places), samples, np.int64), get)
+    return AudioSource(np.full(len(places), samples, np.int64), get)
 
 
 def by_seconds(cut: Scores, whole: Scores, least: int, group_name: str) -> list[Heard]:
@@ -76,7 +80,7 @@ def by_seconds(cut: Scores, whole: Scores, least: int, group_name: str) -> list[
     rows = []
     place = {(id, fold): row for row, (id, fold) in enumerate(zip(whole.ids, whole.folds, strict=True))}
     for seconds in sorted(set(cut.seconds)):
-        part = cut.only(cut.seconds == seconds)
+        part = cut.select(cut.seconds == seconds)
         if len(part) < least:
             continue
         same = [place[pair] for pair in zip(part.ids, part.folds, strict=True)]

@@ -88,7 +88,7 @@ def mistakes(scores: Scores, most: int) -> list[Mistake]:
     return [_mistake(scores, probabilities, int(row)) for row in order]
 
 
-def doubted(scores: Scores) -> list[Mistake]:
+def suspect_labels(scores: Scores) -> list[Mistake]:
     """Clips whose label a model that never saw them finds all but impossible, while it is sure of another.
 
     After confident learning (Northcutt et al., 2021): out-of-sample probabilities judge the given labels.
@@ -114,7 +114,7 @@ def _mistake(scores: Scores, probabilities: np.ndarray, row: int) -> Mistake:
 
 
 def _slice(scores: Scores, inside: np.ndarray, name: str, group_name: str) -> Slice:
-    part = scores.only(inside)
+    part = scores.select(inside)
     correct = judge(part.truth, part.logits).correct
     drawn = resample(part.groups, len(part), SLICE_RESAMPLES, 0, group_name)
     tries = [float((weight * correct).sum() / weight.sum()) for weight in drawn.weights()]
@@ -158,5 +158,5 @@ def by_fold(scores: Scores) -> dict[str, Scores]:
     for fold, places in rows.items():
         keep = np.zeros(len(scores), bool)
         keep[places] = True
-        found[fold] = scores.only(keep)
+        found[fold] = scores.select(keep)
     return found

@@ -21,16 +21,16 @@ from auricle.corpus.splits import load as load_split
 from auricle.errors import DataError, RunError
 from auricle.evaluation import duration, error_analysis, metrics, open_set, scoring
 from auricle.evaluation.intervals import intervals, resample
-from auricle.evaluation.open_set import Strangers
-from auricle.evaluation.rejection import Draws, Refusal, by_threshold
+from auricle.evaluation.open_set import OutOfSetScores
+from auricle.evaluation.rejection import Draws, RejectionReport, by_threshold
 from auricle.evaluation.scoring import Scores
-from auricle.inference.classifier import model_folder
 from auricle.models.load import load_model
 from auricle.parallel import Progress
-from auricle.preparation.batches import stored
+from auricle.preparation.batches import from_store
 from auricle.preparation.prepare import read
-from auricle.preparation.windows import Sounds
+from auricle.preparation.windows import AudioSource
 from auricle.recipe import Recipe
+from auricle.run_folder import model_folder
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class Said:
 
     scores: Scores
     cuts: Scores
-    strangers: Strangers | None = None
+    out_of_set: OutOfSetScores | None = None
 
 
 def evaluate(run: Path, data: str | None, progress: Progress) -> dict[str, Any]:
@@ -56,16 +56,16 @@ def evaluate(run: Path, data: str | None, progress: Progress) -> dict[str, Any]:
         index = Index.load(run / "index.parquet")
         said = _own_test(run, recipe, index, progress)
     else:
-        index = read(data, recipe.replace("data", reader="auto", options={}, fold=None, fixes=None))
+        index = read(data, recipe.replace("data", reader="auto", options={}, fold=None, corrections=None))
         said = _score(folder, index, tuple(clip.id for clip in index), recipe, progress, "all")
         refusal = _refusal(folder, said, Draws(evaluate.resamples, recipe.train.seed, index.group_name))
     scores = said.scores
     judged = metrics.judge(scores.truth, scores.logits, evaluate.top_k)
     drawn = resample(scores.groups, len(scores), evaluate.resamples, recipe.train.seed, index.group_name)
-    rows = duration.by_seconds(said.cuts, scores, evaluate.slice_min, index.group_name)
-    strange = 0 if said.strangers is None else len(said.strangers)
+    rows = duration.by_seconds(said.cuts, scores, evaluate.min_slice_clips, index.group_name)
+    strange = 0 if said.out_of_set is None else len(said.out_of_set)
     return {
-        "recognised": index.recognised,
+        "description": index.description,
         "test_clips": len(scores),
         "unusable": len(index) - len(scores) - strange if data is not None else 0,
         "interval": {"unit": drawn.unit, "units": drawn.units, "level": 0.95},
@@ -94,26 +94,30 @@ def _own_test(run: Path, recipe: Recipe, index: Index, progress: Progress) -> Sa
     return Said(scoring.join([part.scores for part in parts]), scoring.join([part.cuts for part in parts]))
 
 
-def _refusal(folder: Path, said: Said, draws: Draws) -> Refusal | None:
+def _refusal(folder: Path, said: Said, draws: Draws) -> RejectionReport | None:
     """How the kept threshold does on clips of the classes that were held out, where the data has some."""
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    if said.strangers is None or config.get("threshold") is None:
+    if said.out_of_set is None or config.get("threshold") is None:
         return None
-    return by_threshold(said.scores, said.strangers, config["threshold"], config["false_accept"], draws)
+    return by_threshold(said.scores, said.out_of_set, config["threshold"], config["max_false_accept_rate"], draws)
 
 
 def _score(folder: Path, index: Index, ids: tuple[str, ...], recipe: Recipe, progress: Progress, fold: str) -> Said:
     model = load_model(folder, recipe.train.precision)
     labels = tuple(model.config.id2label[number] for number in range(model.config.num_labels))
-    strange = sorted(set(index.labels) - set(labels) - set(recipe.data.unknown))
+    strange = sorted(set(index.labels) - set(labels) - set(recipe.data.held_out_classes))
     if strange:
         listed = ", ".join(f"'{label}'" for label in strange[:5])
         raise DataError(f"The model never learnt {listed}. It knows: {', '.join(labels)}.")
     audio = recipe.audio
-    bands = getattr(model.config, "bands", None)
-    if bands != index.bands:
-        raise DataError(f"'{index.origin}' holds {_input(index.bands)}, and the model takes {_input(bands)}.")
-    settings = Settings(model.config.sample_rate, model.config.channels, audio.min_seconds, audio.max_seconds, bands)
+    num_features = getattr(model.config, "num_features", None)
+    if num_features != index.num_features:
+        raise DataError(
+            f"'{index.origin}' holds {_input(index.num_features)}, and the model takes {_input(num_features)}."
+        )
+    settings = Settings(
+        model.config.sample_rate, model.config.channels, audio.min_seconds, audio.max_seconds, num_features
+    )
     store = prepare_store(index.clips, settings, progress=progress)
     places = {clip.id: place for place, clip in enumerate(index)}
     clips = {clip.id: clip for clip in index}
@@ -123,11 +127,11 @@ def _score(folder: Path, index: Index, ids: tuple[str, ...], recipe: Recipe, pro
         raise DataError(f"None of the {len(ids)} clips is usable. `auricle inspect` says why.")
     number = {label: place for place, label in enumerate(labels)}
 
-    def said(sounds: Sounds) -> np.ndarray:
+    def said(sounds: AudioSource) -> np.ndarray:
         return scoring.score(model, sounds, batch_seconds=recipe.evaluate.batch_seconds)
 
-    def sounds_of(ids: tuple[str, ...]) -> Sounds:
-        return stored(store, [places[id] for id in ids])
+    def sounds_of(ids: tuple[str, ...]) -> AudioSource:
+        return from_store(store, [places[id] for id in ids])
 
     sounds = sounds_of(known)
     scores = Scores(
@@ -139,12 +143,12 @@ def _score(folder: Path, index: Index, ids: tuple[str, ...], recipe: Recipe, pro
         groups=tuple(clips[id].group for id in known),
         folds=(fold,) * len(known),
     )
-    strangers = None
+    out_of_set = None
     if unknown:
         names, groups = tuple(clips[id].label for id in unknown), tuple(clips[id].group for id in unknown)
-        strangers = Strangers(unknown, names, groups, (fold,) * len(unknown), said(sounds_of(unknown)))
-    return Said(scores, duration.cuts(scores, sounds, settings.sample_rate, said), strangers)
+        out_of_set = OutOfSetScores(unknown, names, groups, (fold,) * len(unknown), said(sounds_of(unknown)))
+    return Said(scores, duration.cuts(scores, sounds, settings.sample_rate, said), out_of_set)
 
 
-def _input(bands: int | None) -> str:
-    return "sound" if bands is None else f"ready frames of {bands} bands"
+def _input(num_features: int | None) -> str:
+    return "sound" if num_features is None else f"precomputed features of {num_features} bands"

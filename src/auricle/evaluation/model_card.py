@@ -215,7 +215,7 @@ def _origin(report: Mapping[str, Any], license: str | None) -> list[str]:
 
 def _use(report: Mapping[str, Any], repo: str | None) -> list[str]:
     place = repo or "user/name"
-    if report["model"].get("bands") is not None:
+    if report["model"].get("num_features") is not None:
         return _use_of_frames(report, place)
     own = str(report["model"]["type"]).startswith("auricle-")
     stock = [
@@ -247,10 +247,10 @@ def _use_of_frames(report: Mapping[str, Any], place: str) -> list[str]:
         f'classifier = auricle.load(snapshot_download("{place}"))',
         'print(classifier("utterance.pt"))',
     ]
-    bands, rate = report["model"]["bands"], report["model"]["sample_rate"]
+    num_features, rate = report["model"]["num_features"], report["model"]["sample_rate"]
     what = (
-        f"It does not hear sound: it takes ready frames of {bands} bands, {rate} a second, made as those that it "
-        f"learnt from, in a `.pt` file of one tensor (frames, {bands})."
+        f"It does not hear sound: it takes precomputed features of {num_features} bands, {rate} a second, made as those that it "
+        f"learnt from, in a `.pt` file of one tensor (frames, {num_features})."
     )
     return ["## How to use it", what, _code(ours)]
 
@@ -309,7 +309,7 @@ def _metadata(report: Mapping[str, Any], dataset: str | None, license: str | Non
     result = {
         "task": {"type": "audio-classification", "name": "Audio Classification"},
         "dataset": {
-            "name": corpus["recognised"].partition(":")[0],
+            "name": corpus["description"].partition(":")[0],
             "type": dataset or corpus["reader"],
             "split": "test",
         },

@@ -23,7 +23,7 @@ COVERAGE = tuple(step / 10 for step in range(1, 11))
 
 
 @dataclass(frozen=True)
-class Strangers:
+class OutOfSetScores:
     """What fold models say of clips whose class they never learnt: logits (clips, classes), one row per clip and fold.
 
     `classes` are the clips' own; `folds` names the model that was asked.
@@ -52,7 +52,7 @@ class Strangers:
         pq.write_table(table, path, compression="zstd")
 
     @classmethod
-    def load(cls, path: Path) -> "Strangers":
+    def load(cls, path: Path) -> "OutOfSetScores":
         """Read what `save` wrote."""
         columns = pq.read_table(path).to_pydict()
         return cls(
@@ -64,9 +64,9 @@ class Strangers:
         )
 
 
-def join(parts: Sequence[Strangers]) -> Strangers:
+def join(parts: Sequence[OutOfSetScores]) -> OutOfSetScores:
     """What several models say, one after the other."""
-    return Strangers(
+    return OutOfSetScores(
         tuple(id for part in parts for id in part.ids),
         tuple(name for part in parts for name in part.classes),
         tuple(group for part in parts for group in part.groups),
@@ -87,9 +87,9 @@ class Covered:
 
 def wanted(recipe: Recipe) -> float | None:
     """The share of impostors that may be accepted; None where the recipe asks for no threshold."""
-    if recipe.evaluate.false_accept is None and recipe.data.unknown:
+    if recipe.evaluate.max_false_accept_rate is None and recipe.data.held_out_classes:
         return FALSE_ACCEPT
-    return recipe.evaluate.false_accept
+    return recipe.evaluate.max_false_accept_rate
 
 
 def certainty(logits: np.ndarray) -> np.ndarray:

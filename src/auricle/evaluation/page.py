@@ -33,7 +33,7 @@ BALANCE_CLASSES = 40
 
 
 @dataclass(frozen=True)
-class Meaning:
+class MetricInfo:
     """How a metric is called and explained; `share` is shown in per cent, `chance` says that the majority has one."""
 
     title: str
@@ -44,11 +44,11 @@ class Meaning:
 
 
 MEANINGS = {
-    "accuracy": Meaning("Accuracy", "How many of the test clips it names right."),
-    "balanced_accuracy": Meaning("Balanced accuracy", "The same with every class counting alike (also called UAR)."),
-    "macro_f1": Meaning("Macro F1", "Misses and false alarms weighed together, then averaged over the classes."),
-    "log_loss": Meaning("Log loss", "What being wrong with confidence costs. Lower is better.", False, False),
-    "calibration_error": Meaning(
+    "accuracy": MetricInfo("Accuracy", "How many of the test clips it names right."),
+    "balanced_accuracy": MetricInfo("Balanced accuracy", "The same with every class counting alike (also called UAR)."),
+    "macro_f1": MetricInfo("Macro F1", "Misses and false alarms weighed together, then averaged over the classes."),
+    "log_loss": MetricInfo("Log loss", "What being wrong with confidence costs. Lower is better.", False, False),
+    "calibration_error": MetricInfo(
         "Calibration error",
         "How far its stated confidence is from how often it is right. Lower is better.",
         higher=False,
@@ -72,7 +72,7 @@ class Bar:
 class Card:
     """A metric, its bars from 0 to `scale`, and what it gains on the baseline in words."""
 
-    meaning: Meaning
+    meaning: MetricInfo
     bars: tuple[Bar, ...]
     scale: float
     gain: str
@@ -109,11 +109,11 @@ def write_page(
 
     Without a store no sound is shown. `repo` is where on the Hub the page will lie, instead of in a run folder.
     """
-    is_silent = store is None or store.settings.bands is not None  # ready frames cannot be played
+    is_silent = store is None or store.settings.num_features is not None  # precomputed features cannot be played
     private = is_silent or not report["recipe"]["evaluate"]["audio"]
     place = str(path.parent) if repo is None else repo.rpartition("/")[2]
-    doubted = report["doubted"][:DOUBTS]
-    shown = [] if private else [*report["mistakes"], *doubted]
+    suspect_labels = report["doubted"][:DOUBTS]
+    shown = [] if private else [*report["mistakes"], *suspect_labels]
     script = _environment().get_template("script.js").render()
     audit = report["audit"]
     text = (
@@ -132,11 +132,11 @@ def write_page(
                 if store is not None and row["id"] in positions
             },
             private=private,
-            doubted=doubted,
+            suspect_labels=suspect_labels,
             balance=_balance(audit["classes"]),
             quarantined=_listings(audit["quarantined"], "kind"),
             warnings=_listings(audit["warnings"], "kind"),
-            left_out=_listings(audit["left_out"], "reason"),
+            excluded=_listings(audit["left_out"], "reason"),
             listed=LISTED,
             recipe=yaml.safe_dump(report["recipe"], sort_keys=False, allow_unicode=True),
             repo=repo,
@@ -182,15 +182,15 @@ def _cards(report: Mapping[str, Any]) -> list[Card]:
     return cards
 
 
-def _top_k(name: str) -> Meaning:
+def _top_k(name: str) -> MetricInfo:
     """The meaning of top_3_accuracy; the majority has none, since its ranking of the other classes says nothing."""
     count = name.removeprefix("top_").removesuffix("_accuracy")
-    return Meaning(
+    return MetricInfo(
         f"Top {count} accuracy", f"How often the right class is among its {count} best guesses.", chance=False
     )
 
 
-def _gain(meaning: Meaning, gain: Mapping[str, float]) -> str:
+def _gain(meaning: MetricInfo, gain: Mapping[str, float]) -> str:
     """Say how the model compares with the instant baseline, and how sure that is."""
     scale, unit, digits = (100, " points", 1) if meaning.share else (1, "", 2)
     sign = scale if meaning.higher else -scale

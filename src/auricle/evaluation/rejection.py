@@ -11,12 +11,12 @@ import numpy as np
 
 from auricle.evaluation.error_analysis import by_fold
 from auricle.evaluation.intervals import Interval, resample
-from auricle.evaluation.open_set import Ranked, Strangers, certainty, threshold
+from auricle.evaluation.open_set import OutOfSetScores, Ranked, certainty, threshold
 from auricle.evaluation.scoring import Scores
 
 
 @dataclass(frozen=True)
-class Refusal:
+class RejectionReport:
     """What refusing is worth. `kind` is classes (held out) or mistakes (on validation clips).
 
     `threshold` is the kept model's, chosen by so many `impostors`. `reached` is the share of other impostors that is
@@ -44,17 +44,19 @@ class Draws:
     group_name: str
 
 
-def by_classes(scores: Scores, strangers: Strangers, kept: Strangers, target: float, draws: Draws) -> Refusal:
+def by_classes(
+    scores: Scores, out_of_set: OutOfSetScores, kept: OutOfSetScores, target: float, draws: Draws
+) -> RejectionReport:
     """Judge refusing by classes that were held out. `strangers` is what the fold models say of them, `kept` the last.
 
     The share reached is cross-fitted: a class meets the threshold that the other classes set; of a single class, each
     half of its groups or clips meets that of the other half.
     """
-    sure, met = certainty(scores.logits), certainty(strangers.logits)
-    several = len(set(strangers.classes)) > 1
-    part = np.array(strangers.classes) if several else _halves(strangers, draws.seed)
-    folds, asked = np.array(scores.folds), np.array(strangers.folds)
-    accepted, refused = np.ones(len(strangers)), np.zeros(len(scores))
+    sure, met = certainty(scores.logits), certainty(out_of_set.logits)
+    several = len(set(out_of_set.classes)) > 1
+    part = np.array(out_of_set.classes) if several else _halves(out_of_set, draws.seed)
+    folds, asked = np.array(scores.folds), np.array(out_of_set.folds)
+    accepted, refused = np.ones(len(out_of_set)), np.zeros(len(scores))
     for fold in dict.fromkeys(scores.folds):
         tested, mine = folds == fold, asked == fold
         refused[tested] = sure[tested] < (threshold(met[mine], target) or 0.0)
@@ -64,14 +66,16 @@ def by_classes(scores: Scores, strangers: Strangers, kept: Strangers, target: fl
             # A single clip has no other half that could refuse it.
             accepted[inside] = 1.0 if least is None else met[inside] >= least
     least = threshold(certainty(kept.logits), target)
-    return _told(scores, strangers, accepted, refused, Choice(target, least, len(kept)), draws)
+    return _told(scores, out_of_set, accepted, refused, Choice(target, least, len(kept)), draws)
 
 
-def by_threshold(scores: Scores, strangers: Strangers, least: float, target: float, draws: Draws) -> Refusal:
+def by_threshold(
+    scores: Scores, out_of_set: OutOfSetScores, least: float, target: float, draws: Draws
+) -> RejectionReport:
     """Judge a threshold that stands by other recordings of unknown classes, none of which had a part in it."""
-    accepted, refused = certainty(strangers.logits) >= least, certainty(scores.logits) < least
-    choice = Choice(target, least, len(strangers))
-    return _told(scores, strangers, accepted.astype(float), refused.astype(float), choice, draws)
+    accepted, refused = certainty(out_of_set.logits) >= least, certainty(scores.logits) < least
+    choice = Choice(target, least, len(out_of_set))
+    return _told(scores, out_of_set, accepted.astype(float), refused.astype(float), choice, draws)
 
 
 @dataclass(frozen=True)
@@ -84,31 +88,31 @@ class Choice:
 
 
 def _told(
-    scores: Scores, strangers: Strangers, accepted: np.ndarray, refused: np.ndarray, choice: Choice, draws: Draws
-) -> Refusal:
+    scores: Scores, out_of_set: OutOfSetScores, accepted: np.ndarray, refused: np.ndarray, choice: Choice, draws: Draws
+) -> RejectionReport:
     """Put together what `accepted` strangers and `refused` known clips, (clips,) each, amount to."""
-    units, name = _units(strangers, draws.group_name)
-    drawn = resample(units, len(strangers), draws.resamples, draws.seed, name)
+    units, name = _units(out_of_set, draws.group_name)
+    drawn = resample(units, len(out_of_set), draws.resamples, draws.seed, name)
     known = resample(scores.groups, len(scores), draws.resamples, draws.seed + 1, draws.group_name)
-    area = _area(scores, strangers)
+    area = _area(scores, out_of_set)
     tries = [area(*weights) for weights in zip(known.weights(), drawn.weights(), strict=True)]
-    return Refusal(
+    return RejectionReport(
         "classes",
-        tuple(sorted(set(strangers.classes))),
+        tuple(sorted(set(out_of_set.classes))),
         choice.target,
         choice.least,
         choice.impostors,
         _share(accepted, drawn.weights()),
         drawn.unit,
-        _interval(area(np.ones(len(scores)), np.ones(len(strangers))), tries),
+        _interval(area(np.ones(len(scores)), np.ones(len(out_of_set))), tries),
         float(refused.mean()),
     )
 
 
-def _area(scores: Scores, strangers: Strangers) -> Callable[[np.ndarray, np.ndarray], float]:
+def _area(scores: Scores, out_of_set: OutOfSetScores) -> Callable[[np.ndarray, np.ndarray], float]:
     """What gives the AUROC by weights of known clips and strangers: the mean over the fold models, by their clips."""
-    sure, met = certainty(scores.logits), certainty(strangers.logits)
-    folds, asked = np.array(scores.folds), np.array(strangers.folds)
+    sure, met = certainty(scores.logits), certainty(out_of_set.logits)
+    folds, asked = np.array(scores.folds), np.array(out_of_set.folds)
     ranked = [
         (Ranked.of(sure[folds == fold], met[asked == fold]), folds == fold, asked == fold)
         for fold in dict.fromkeys(scores.folds)
@@ -122,14 +126,14 @@ def _area(scores: Scores, strangers: Strangers) -> Callable[[np.ndarray, np.ndar
     return area
 
 
-def by_mistakes(scores: Scores, valid: Scores | None, target: float, draws: Draws) -> Refusal:
+def by_mistakes(scores: Scores, valid: Scores | None, target: float, draws: Draws) -> RejectionReport:
     """Judge refusing by the model's own mistakes, where no class was held out: an impostor is an answer that is wrong.
 
     The kept threshold is set by the mistakes of all models on their validation clips, `valid`; that of a fold's test
     clips by those among them of clips and groups that the fold does not test.
     """
     sure, wrong = certainty(scores.logits), scores.predicted != scores.truth
-    missed = valid.only(valid.predicted != valid.truth) if valid is not None else None
+    missed = valid.select(valid.predicted != valid.truth) if valid is not None else None
     impostors = certainty(missed.logits) if missed is not None else np.zeros(0)
     kept = threshold(impostors, target)
     accepted = np.ones(len(scores))
@@ -149,7 +153,7 @@ def by_mistakes(scores: Scores, valid: Scores | None, target: float, draws: Draw
         ]
         area = _interval(ranked.area(np.ones((~wrong).sum()), np.ones(wrong.sum())), tries)
     measured = kept is not None and wrong.any()
-    return Refusal(
+    return RejectionReport(
         "mistakes",
         (),
         target,
@@ -162,7 +166,7 @@ def by_mistakes(scores: Scores, valid: Scores | None, target: float, draws: Draw
     )
 
 
-def cautions(found: Refusal) -> list[str]:
+def cautions(found: RejectionReport) -> list[str]:
     """Say it when a threshold could not be set, or only roughly."""
     what = "clips of unknown classes" if found.kind == "classes" else "mistakes on validation clips"
     if found.threshold is None:
@@ -175,22 +179,22 @@ def cautions(found: Refusal) -> list[str]:
     return []
 
 
-def _halves(strangers: Strangers, seed: int) -> np.ndarray:
+def _halves(out_of_set: OutOfSetScores, seed: int) -> np.ndarray:
     """Divide the groups of a single class into two halves by the seed, or its clips where fewer than two are known."""
-    units, _ = _units(strangers, "group")
+    units, _ = _units(out_of_set, "group")
     named = sorted({unit for unit in units if unit is not None})
     order = np.random.default_rng(seed).permutation(len(named))
     half = {named[place]: int(number >= len(named) / 2) for number, place in enumerate(order)}
     return np.array([half[unit] for unit in units if unit is not None])
 
 
-def _units(strangers: Strangers, group_name: str) -> tuple[Sequence[str | None], str]:
+def _units(out_of_set: OutOfSetScores, group_name: str) -> tuple[Sequence[str | None], str]:
     """What is drawn anew: classes; of a single class groups, or clips, each with what all folds say of it."""
-    if len(set(strangers.classes)) > 1:
-        return strangers.classes, "class"
-    if None not in strangers.groups and len(set(strangers.groups)) > 1:
-        return strangers.groups, group_name
-    return strangers.ids, "clip"
+    if len(set(out_of_set.classes)) > 1:
+        return out_of_set.classes, "class"
+    if None not in out_of_set.groups and len(set(out_of_set.groups)) > 1:
+        return out_of_set.groups, group_name
+    return out_of_set.ids, "clip"
 
 
 def _elsewhere(missed: Scores, tested: Scores) -> np.ndarray:

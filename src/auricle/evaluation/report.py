@@ -18,7 +18,7 @@ from auricle.corpus.clip import Index
 from auricle.corpus.splits import Split
 from auricle.evaluation import duration, error_analysis, metrics, open_set, rejection
 from auricle.evaluation.intervals import Interval, differences, intervals, resample
-from auricle.evaluation.rejection import Refusal
+from auricle.evaluation.rejection import RejectionReport
 from auricle.evaluation.scoring import Scores
 from auricle.preparation.audit import Audit
 from auricle.recipe import Recipe
@@ -39,7 +39,7 @@ FEW_UNITS = 8
 
 
 @dataclass(frozen=True)
-class Evidence:
+class ReportInputs:
     """What a finished run lays before the report. `doubted` are out-of-fold scores of the baseline on all clips.
 
     `cuts` are scores of the middles of test clips, with the cuts' seconds; `trained_seconds` the shortest and longest
@@ -53,18 +53,18 @@ class Evidence:
     scores: Scores
     majority: Scores
     baseline: Scores
-    doubted: Scores | None
+    suspect_labels: Scores | None
     curves: Mapping[str, Sequence[Mapping[str, Any]]]
     chosen: Mapping[str, int]
     model: Mapping[str, Any]
     work: Mapping[str, Any]
     hardware: Mapping[str, Any]
-    refusal: Refusal | None = None
+    refusal: RejectionReport | None = None
     cuts: Scores | None = None
     trained_seconds: Mapping[str, tuple[float, float]] = field(default_factory=dict)
 
 
-def build(evidence: Evidence) -> dict[str, Any]:
+def build(evidence: ReportInputs) -> dict[str, Any]:
     """Put the whole report together as plain data."""
     recipe, scores = evidence.recipe, evidence.scores
     top_k = recipe.evaluate.top_k
@@ -106,13 +106,13 @@ def build(evidence: Evidence) -> dict[str, Any]:
     return report
 
 
-def _details(evidence: Evidence) -> dict[str, Any]:
+def _details(evidence: ReportInputs) -> dict[str, Any]:
     """Where the model is strong and weak: by class, confidence, length and metadata, and its worst mistakes."""
     scores, evaluate = evidence.scores, evidence.recipe.evaluate
     name = evidence.index.group_name
     clips = {clip.id: clip for clip in evidence.index}
     confusion = metrics.confusion(scores)
-    sliced = error_analysis.slices(scores, clips, evaluate.slice_min, name)
+    sliced = error_analysis.slices(scores, clips, evaluate.min_slice_clips, name)
     return {
         "labels": list(scores.labels),
         "per_class": [asdict(row) for row in metrics.per_class(scores)],
@@ -127,25 +127,27 @@ def _details(evidence: Evidence) -> dict[str, Any]:
         "heard": _heard(evidence),
         "by_length": [asdict(row) for row in error_analysis.by_length(scores, name)],
         "slices": {column: [asdict(row) for row in part] for column, part in sliced.items()},
-        "mistakes": [asdict(row) for row in error_analysis.mistakes(scores, evaluate.mistakes)],
-        "doubted": [asdict(row) for row in error_analysis.doubted(evidence.doubted)] if evidence.doubted else [],
+        "mistakes": [asdict(row) for row in error_analysis.mistakes(scores, evaluate.examples)],
+        "doubted": [asdict(row) for row in error_analysis.suspect_labels(evidence.suspect_labels)]
+        if evidence.suspect_labels
+        else [],
     }
 
 
-def _heard(evidence: Evidence) -> list[dict[str, Any]]:
+def _heard(evidence: ReportInputs) -> list[dict[str, Any]]:
     """Accuracy against seconds heard, for lengths that enough test clips have."""
     if evidence.cuts is None:
         return []
-    least, name = evidence.recipe.evaluate.slice_min, evidence.index.group_name
+    least, name = evidence.recipe.evaluate.min_slice_clips, evidence.index.group_name
     return [asdict(row) for row in duration.by_seconds(evidence.cuts, evidence.scores, least, name)]
 
 
-def _corpus(evidence: Evidence) -> dict[str, Any]:
+def _corpus(evidence: ReportInputs) -> dict[str, Any]:
     index = evidence.index
     return {
         "origin": PurePath(index.origin).name,
         "reader": index.reader,
-        "recognised": index.recognised,
+        "description": index.description,
         "license": index.license,
         "citation": index.citation,
         "clips": len(index),
@@ -187,7 +189,7 @@ def _verdict(report: Mapping[str, Any], found: Mapping[str, Interval], gains: Ma
     return f"{told}. Weakest on '{worst['label']}', of which it knows {_percent(worst['recall'])}."
 
 
-def _cautions(report: Mapping[str, Any], evidence: Evidence) -> list[str]:
+def _cautions(report: Mapping[str, Any], evidence: ReportInputs) -> list[str]:
     """What makes the figures worth less than they look."""
     cautions = list(evidence.split.notes)
     leaks = evidence.audit.leaks
@@ -227,13 +229,13 @@ def _cautions(report: Mapping[str, Any], evidence: Evidence) -> list[str]:
     return cautions
 
 
-def _folds(evidence: Evidence) -> list[dict[str, Any]]:
+def _folds(evidence: ReportInputs) -> list[dict[str, Any]]:
     rows = []
     baseline = error_analysis.by_fold(evidence.baseline)
     sizes = {fold.name: (len(fold.train), len(fold.valid)) for fold in evidence.split.folds}
     for fold, scores in error_analysis.by_fold(evidence.scores).items():
         found = metrics.measure(metrics.judge(scores.truth, scores.logits))
-        beside = metrics.measure(metrics.judge(baseline[fold].truth, baseline[fold].logits))
+        ensemble_member = metrics.measure(metrics.judge(baseline[fold].truth, baseline[fold].logits))
         rows.append(
             {
                 "name": fold,
@@ -242,7 +244,7 @@ def _folds(evidence: Evidence) -> list[dict[str, Any]]:
                 "test": len(scores),
                 "accuracy": found["accuracy"],
                 "balanced_accuracy": found["balanced_accuracy"],
-                "baseline_accuracy": beside["accuracy"],
+                "baseline_accuracy": ensemble_member["accuracy"],
                 "chosen_epoch": evidence.chosen.get(fold),
             }
         )

@@ -13,8 +13,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from auricle.models.onnx_runtime import Graph
-from auricle.preparation.windows import Sounds, Window, by_length, padded, windows
+from auricle.models.onnx_runtime import OnnxModel
+from auricle.preparation.windows import AudioSource, Window, by_length, padded, windows
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class Scores:
     def predicted(self) -> np.ndarray:
         return np.asarray(self.logits.argmax(1))
 
-    def only(self, keep: np.ndarray) -> "Scores":
+    def select(self, keep: np.ndarray) -> "Scores":
         """The judged clips for which `keep` (clips,) bool is true."""
         rows = np.flatnonzero(keep)
         return Scores(
@@ -106,7 +106,7 @@ def softmax(logits: np.ndarray) -> np.ndarray:
     return np.asarray(powers / powers.sum(1, keepdims=True))
 
 
-def score(model: Any, sounds: Sounds, *, batch_seconds: float) -> np.ndarray:
+def score(model: Any, sounds: AudioSource, *, batch_seconds: float) -> np.ndarray:
     """Logits (clips, classes) float32. The model's config names the windows; batches are bounded in seconds.
 
     `model` is one of PyTorch or an exported Graph.
@@ -115,13 +115,13 @@ def score(model: Any, sounds: Sounds, *, batch_seconds: float) -> np.ndarray:
     return _over_windows(judge, sounds, batch_seconds, judge.logits)
 
 
-def embed(model: Any, sounds: Sounds, *, batch_seconds: float) -> np.ndarray:
+def embed(model: Any, sounds: AudioSource, *, batch_seconds: float) -> np.ndarray:
     """Pooled vectors (clips, width) float32 of a model of PyTorch, the mean over each clip's windows."""
     judge = _judge(model)
     return _over_windows(judge, sounds, batch_seconds, judge.embed)
 
 
-def vectors(model: Any, sounds: Sounds, *, batch_seconds: float) -> np.ndarray:
+def vectors(model: Any, sounds: AudioSource, *, batch_seconds: float) -> np.ndarray:
     """Vectors (clips, width) float32 to be compared by angle, the mean over each clip's windows. Models as `score`."""
     judge = _judge(model)
     return _over_windows(judge, sounds, batch_seconds, judge.vectors)
@@ -129,15 +129,15 @@ def vectors(model: Any, sounds: Sounds, *, batch_seconds: float) -> np.ndarray:
 
 def _judge(model: Any) -> Any:
     """What takes padded waveforms and gives rows: an exported graph by itself, a model of PyTorch through `Running`."""
-    if isinstance(model, Graph):
+    if isinstance(model, OnnxModel):
         return model
-    from auricle.models.torch_runtime import Running
+    from auricle.models.torch_runtime import TorchRuntime
 
-    return Running(model)
+    return TorchRuntime(model)
 
 
 def _over_windows(
-    judge: Any, sounds: Sounds, batch_seconds: float, answer: Callable[[np.ndarray, np.ndarray], np.ndarray]
+    judge: Any, sounds: AudioSource, batch_seconds: float, answer: Callable[[np.ndarray, np.ndarray], np.ndarray]
 ) -> np.ndarray:
     def heard(batch: Sequence[Window]) -> np.ndarray:
         return answer(*padded([sounds.get(window.clip)[:, window.start : window.stop] for window in batch]))

@@ -17,8 +17,11 @@ def card(facts: Mapping[str, Any]) -> str:
 
 
 def _what(told: Mapping[str, Any], precision: str) -> str:
-    if told["bands"]:
-        shape, what = f"(batch, {told['bands']}, frames)", f"ready frames, {told['sample_rate']} a second"
+    if told["num_features"]:
+        shape, what = (
+            f"(batch, {told['num_features']}, frames)",
+            f"precomputed features, {told['sample_rate']} a second",
+        )
     else:
         shape = "(batch, samples)" if told["channels"] == 1 else f"(batch, {told['channels']}, samples)"
         what = f"sound in [-1, 1] at {told['sample_rate']} Hz"
@@ -55,7 +58,7 @@ def _what(told: Mapping[str, Any], precision: str) -> str:
 
 
 def _how(told: Mapping[str, Any]) -> str:
-    shape = f"1, {told['bands']}, 100" if told["bands"] else f"1, {told['sample_rate']}"
+    shape = f"1, {told['num_features']}, 100" if told["num_features"] else f"1, {told['sample_rate']}"
     if told["channels"] == 2:
         shape = f"1, 2, {told['sample_rate']}"
     return "\n".join(

@@ -26,10 +26,11 @@ from auricle.export.card import card
 from auricle.export.parity import Agreement, agreement, race
 from auricle.export.quantize import narrow
 from auricle.export.trace import trace
-from auricle.inference.classifier import Classifier, model_folder
+from auricle.inference.classifier import Classifier
 from auricle.models.load import load_model
-from auricle.models.onnx_runtime import FILE, Graph
-from auricle.preparation.windows import Sounds, held
+from auricle.models.onnx_runtime import FILE, OnnxModel
+from auricle.preparation.windows import AudioSource, from_arrays
+from auricle.run_folder import model_folder
 
 # No probability may differ by more.
 ALLOWED = 1e-4
@@ -93,8 +94,8 @@ def export(
         made.mkdir()
         say("Tracing the model.")
         products = trace(model, made / FILE)
-        graph = Graph.open(made)
-        checked = _checked(agreement(model, graph, held(clips)))
+        graph = OnnxModel.open(made)
+        checked = _checked(agreement(model, graph, from_arrays(clips)))
         say(_told(checked))
         facts = {
             **_facts(graph, run, folder),
@@ -184,7 +185,7 @@ def _told(found: Agreement) -> str:
 
 
 def _gated(
-    made: Path, graph: Graph, products: set[str], labelled: list[tuple[np.ndarray, int]], tolerance: float
+    made: Path, graph: OnnxModel, products: set[str], labelled: list[tuple[np.ndarray, int]], tolerance: float
 ) -> Narrow:
     """Put the int8 graph in the float32 one's place, unless it is slower or loses more than the tolerance."""
     if not products:
@@ -198,7 +199,7 @@ def _gated(
     os.replace(made / FILE, wide)
     narrow(wide, made / FILE, products)
     truth = np.array([label for _, label in labelled])
-    found = measured(graph, Graph.open(made), held([samples for samples, _ in labelled]), truth)
+    found = measured(graph, OnnxModel.open(made), from_arrays([samples for samples, _ in labelled]), truth)
     refused = []
     if found.rates[1] < GATE_GAIN * found.rates[0]:
         refused.append(f"it is not {GATE_GAIN:g} times as fast on this machine")
@@ -212,7 +213,7 @@ def _gated(
     return found
 
 
-def measured(wide: Any, small: Any, sounds: Sounds, truth: np.ndarray) -> Narrow:
+def measured(wide: Any, small: Any, sounds: AudioSource, truth: np.ndarray) -> Narrow:
     """Judge an int8 graph beside its float32 original on labelled clips (truth (clips,) class numbers)."""
     (ours, theirs), seconds = race((wide, small), sounds, GATE_ROUNDS)
     difference = float(np.abs(softmax(ours) - softmax(theirs)).max())
@@ -221,7 +222,7 @@ def measured(wide: Any, small: Any, sounds: Sounds, truth: np.ndarray) -> Narrow
     return Narrow(len(sounds), (accuracy[0], accuracy[1]), rates, difference)
 
 
-def _facts(graph: Graph, run: Path, folder: Path) -> dict[str, Any]:
+def _facts(graph: OnnxModel, run: Path, folder: Path) -> dict[str, Any]:
     """What is known of the exported model, and of the run that it came from."""
     libraries = ("torch", "onnx", "onnxruntime", "transformers")
     facts: dict[str, Any] = {
@@ -235,7 +236,7 @@ def _facts(graph: Graph, run: Path, folder: Path) -> dict[str, Any]:
         told = json.loads(report.read_text(encoding="utf-8"))
         names = ("name", "metrics", "interval", "test_clips", "split", "unknown")
         facts["report"] = {name: told[name] for name in names if name in told}
-        facts["report"]["corpus"] = {name: told["corpus"].get(name) for name in ("recognised", "license", "citation")}
+        facts["report"]["corpus"] = {name: told["corpus"].get(name) for name in ("description", "license", "citation")}
     return facts
 
 

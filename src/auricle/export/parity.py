@@ -13,7 +13,7 @@ import numpy as np
 
 from auricle.evaluation import scoring
 from auricle.evaluation.scoring import score, softmax
-from auricle.preparation.windows import Sounds, held
+from auricle.preparation.windows import AudioSource, from_arrays
 
 BATCH_SECONDS = 60.0
 # So many clips are also answered for one by one: company must change nothing.
@@ -33,12 +33,14 @@ class Agreement:
     rates: tuple[float, float]
 
 
-def agreement(first: Any, second: Any, sounds: Sounds, rounds: int = 1) -> Agreement:
+def agreement(first: Any, second: Any, sounds: AudioSource, rounds: int = 1) -> Agreement:
     """Compare whole clips in padded batches, and some of the second side's alone."""
     (ours, theirs), seconds = race((first, second), sounds, rounds)
     ours, theirs = softmax(ours), softmax(theirs)
     few = range(0, len(sounds), max(1, len(sounds) // ALONE))
-    alone = np.concatenate([score(second, held([sounds.get(clip)]), batch_seconds=BATCH_SECONDS) for clip in few])
+    alone = np.concatenate(
+        [score(second, from_arrays([sounds.get(clip)]), batch_seconds=BATCH_SECONDS) for clip in few]
+    )
     difference = max(np.abs(ours - theirs).max(), np.abs(ours[list(few)] - softmax(alone)).max())
     rates = (len(sounds) / seconds[0], len(sounds) / seconds[1])
     # A NaN is no agreement, and no comparison would find it.
@@ -46,14 +48,14 @@ def agreement(first: Any, second: Any, sounds: Sounds, rounds: int = 1) -> Agree
     return Agreement(len(sounds), difference, int((ours.argmax(1) == theirs.argmax(1)).sum()), rates)
 
 
-def race(sides: Sequence[Any], sounds: Sounds, rounds: int) -> tuple[list[np.ndarray], list[float]]:
+def race(sides: Sequence[Any], sounds: AudioSource, rounds: int) -> tuple[list[np.ndarray], list[float]]:
     """The logits (clips, classes) of each side, and the least of its seconds over the rounds.
 
     Before the clock starts each side answers for the shortest and the longest clip.
     """
     ends = [sounds.get(int(place)) for place in (sounds.lengths.argmin(), sounds.lengths.argmax())]
     for side in sides:
-        scoring.score(side, held(ends), batch_seconds=BATCH_SECONDS)
+        scoring.score(side, from_arrays(ends), batch_seconds=BATCH_SECONDS)
     rows: list[np.ndarray] = []
     taken: list[list[float]] = [[] for _ in sides]
     for turn in range(rounds):

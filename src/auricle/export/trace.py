@@ -35,20 +35,20 @@ class Whole(nn.Module):
     def __init__(self, model: Any) -> None:
         super().__init__()
         self.model = model
-        beside = getattr(model, "beside", None)
-        self.beside = beside if beside is not None and beside.is_solved else None
+        ensemble_member = getattr(model, "beside", None)
+        self.ensemble_member = ensemble_member if ensemble_member is not None and ensemble_member.is_fitted else None
 
     def forward(self, waveform: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Give probabilities and logits (batch, classes), and vectors (batch, width) to be compared by angle."""
         mask = masking.real(lengths, waveform.shape[-1]).long()
         own = self.model.embed(waveform, mask)
         vector = _unit(self.model, own)
-        if self.beside is None:
+        if self.ensemble_member is None:
             logits = self.model.judge(own)
         else:
-            theirs = self.beside.embed(waveform, mask)
+            theirs = self.ensemble_member.embed(waveform, mask)
             logits = self.model.judge(own, theirs)
-            vector = F.normalize(torch.cat([vector, _unit(self.beside, theirs)], -1), dim=-1)
+            vector = F.normalize(torch.cat([vector, _unit(self.ensemble_member, theirs)], -1), dim=-1)
         return logits.softmax(-1), logits, vector
 
 
@@ -67,13 +67,13 @@ def about(model: Any, precision: str = "float32") -> About:
         precision=precision,
         sample_rate=config.sample_rate,
         channels=config.channels,
-        bands=getattr(config, "bands", None),
+        num_features=getattr(config, "num_features", None),
         temperature=getattr(config, "logit_temperature", None) or 1.0,
         window_seconds=getattr(config, "window_seconds", None),
         overlap=getattr(config, "overlap", None) or 0.0,
         clip_seconds=getattr(config, "clip_seconds", None),
         threshold=getattr(config, "threshold", None),
-        false_accept=getattr(config, "false_accept", None),
+        max_false_accept_rate=getattr(config, "max_false_accept_rate", None),
         batch_seconds=getattr(model, "batch_seconds", None),
     )
 
@@ -112,8 +112,8 @@ def trace(model: Any, path: Path) -> set[str]:
     program.model.metadata_props.update(told.written())
     weights = [value.const_value for value in program.model.graph.initializers.values()]
     size = sum(weight.nbytes for weight in weights if weight is not None)
-    beside = f"{path.name}.data" if size > ONE_FILE_BYTES else None
-    onnx_ir.save(program.model, path, external_data=beside)
+    ensemble_member = f"{path.name}.data" if size > ONE_FILE_BYTES else None
+    onnx_ir.save(program.model, path, external_data=ensemble_member)
     return learnt
 
 
@@ -121,7 +121,7 @@ def _example(told: About) -> tuple[Tensor, Tensor]:
     """Two clips of unlike length: noise, so that no branch that silence takes is the one that is traced."""
     generator = torch.Generator().manual_seed(0)
     size = round(SOME_SECONDS * told.sample_rate)
-    middle = (told.bands,) if told.bands else (told.channels,) if told.channels > 1 else ()
+    middle = (told.num_features,) if told.num_features else (told.channels,) if told.channels > 1 else ()
     return 0.1 * torch.randn(2, *middle, size, generator=generator), torch.tensor([size, size * 3 // 4])
 
 

@@ -207,7 +207,7 @@ def _sounds(index: Index, report: Mapping[str, Any], names: Names | None) -> tup
     """The decoded corpus, and each clip's place in it by the name that it has in the pushed report."""
     audio, model = report["recipe"]["audio"], report["model"]
     settings = Settings(
-        model["sample_rate"], model["channels"], audio["min_seconds"], audio["max_seconds"], model.get("bands")
+        model["sample_rate"], model["channels"], audio["min_seconds"], audio["max_seconds"], model.get("num_features")
     )
     store = prepare_store(index.clips, settings)
     return store, {(names.clips[clip.id] if names else clip.id): place for place, clip in enumerate(index)}
@@ -239,7 +239,7 @@ def _refuse_local_names(parcels: list[Parcel], here: Local) -> None:
 def _notes(report: Mapping[str, Any], wishes: Wishes) -> list[str]:
     """What was held back, and what goes that a person may not expect."""
     notes = []
-    is_sound = report["model"].get("bands") is None
+    is_sound = report["model"].get("num_features") is None
     shows = is_sound and report["recipe"]["evaluate"]["audio"] and bool(report["mistakes"] or report["doubted"])
     if shows and wishes.with_audio:
         notes.append("report.html goes with excerpts of recordings: whoever can see the repository can hear them.")

@@ -38,10 +38,10 @@ class Local:
 def numbered(index: Index) -> Names:
     """Number the clips and groups of a corpus in its own order."""
     groups = dict.fromkeys(clip.group for clip in index if clip.group is not None)
-    left_out = {item.name: f"file {number}" for number, item in enumerate(index.left_out, start=1)}
+    excluded = {item.name: f"file {number}" for number, item in enumerate(index.excluded, start=1)}
     clips = {clip.id: f"clip {number}" for number, clip in enumerate(index, start=1)}
     return Names(
-        {**left_out, **clips}, {group: f"{index.group_name} {number}" for number, group in enumerate(groups, start=1)}
+        {**excluded, **clips}, {group: f"{index.group_name} {number}" for number, group in enumerate(groups, start=1)}
     )
 
 

@@ -14,16 +14,17 @@ from typing import Any, Literal
 import numpy as np
 
 from auricle.audio.decode import Sound
-from auricle.audio.inspect import Opened
+from auricle.audio.inspect import DecodedClip
 from auricle.audio.long_recordings import Long, hear_all
 from auricle.audio.recordings import MAX_SECONDS, Heard, Recording, hear, heard_of
 from auricle.audio.settings import Settings
 from auricle.errors import MissingExtra, RunError, UsageError
 from auricle.evaluation import scoring
-from auricle.inference.predictor import Cut, moments
-from auricle.models.onnx_runtime import Graph
-from auricle.preparation.windows import held
+from auricle.inference.predictor import WindowSpec, moments
+from auricle.models.onnx_runtime import OnnxModel
+from auricle.preparation.windows import from_arrays
 from auricle.recipe import REFUSED
+from auricle.run_folder import model_folder
 
 BATCH_SECONDS = 60.0
 # How long the windows of a long recording are where neither recipe nor training clips say it, and within which bounds.
@@ -90,10 +91,12 @@ class Classifier:
 
     def __init__(self, model: Any, *, refuse: bool = True) -> None:
         # Several threads may ask: none of them may find the model in training, or put it back there.
-        self.model = model if isinstance(model, Graph) else model.eval()
+        self.model = model if isinstance(model, OnnxModel) else model.eval()
         config = model.config
         self.labels = tuple(config.id2label[number] for number in range(config.num_labels))
-        self.settings = Settings(config.sample_rate, config.channels, 0.0, MAX_SECONDS, getattr(config, "bands", None))
+        self.settings = Settings(
+            config.sample_rate, config.channels, 0.0, MAX_SECONDS, getattr(config, "num_features", None)
+        )
         self.threshold: float | None = getattr(config, "threshold", None) if refuse else None
 
     @property
@@ -105,9 +108,9 @@ class Classifier:
         return float(np.clip(typical, *WINDOW_BOUNDS))
 
     @property
-    def cut(self) -> Cut:
+    def cut(self) -> WindowSpec:
         """The windows of a long recording, as in judging."""
-        return Cut(self.window_seconds, self.window_seconds * (1 - getattr(self.model.config, "overlap", 0.0)))
+        return WindowSpec(self.window_seconds, self.window_seconds * (1 - getattr(self.model.config, "overlap", 0.0)))
 
     def __call__(self, file: str | Path) -> Answer:
         """Answer for one file."""
@@ -116,18 +119,18 @@ class Classifier:
     def classify(self, samples: np.ndarray, sample_rate: int) -> Answer:
         """Answer for samples in memory: float in [-1, 1] or int16, (frames,) or (channels, frames).
 
-        A model of ready frames takes (bands, frames) and their rate. Raises UsageError for another width or rate.
+        A model of precomputed features takes (bands, frames) and their rate. Raises UsageError for another width or rate.
         """
-        bands = self.settings.bands
+        num_features = self.settings.num_features
         sound = Sound(np.atleast_2d(samples), sample_rate, "array", None)
-        if bands is not None:
-            if (len(sound.samples), sample_rate) != (bands, self.settings.sample_rate):
+        if num_features is not None:
+            if (len(sound.samples), sample_rate) != (num_features, self.settings.sample_rate):
                 raise UsageError(
-                    f"The model takes frames of {bands} bands at {self.settings.sample_rate} a second, and received "
+                    f"The model takes frames of {num_features} bands at {self.settings.sample_rate} a second, and received "
                     f"{sound.samples.shape} at {sample_rate}. Make them as those that it learnt from."
                 )
             sound = Sound(np.asarray(samples, np.float32), sample_rate, "array", None)
-        return self._answer_all([heard_of("array", Opened(sound, ()), self.settings)])[0]
+        return self._answer_all([heard_of("array", DecodedClip(sound, ()), self.settings)])[0]
 
     def answers(self, recordings: Iterable[Recording]) -> Iterator[Answer]:
         """Answer for many files, in order, with bounded memory; long ones by the mean over windows."""
@@ -155,7 +158,7 @@ class Classifier:
     def _rows(self, judge: Callable[..., np.ndarray], samples: Sequence[np.ndarray]) -> np.ndarray:
         if not samples:
             return np.zeros((0, len(self.labels)), np.float32)
-        return judge(self.model, held(samples), batch_seconds=BATCH_SECONDS)
+        return judge(self.model, from_arrays(samples), batch_seconds=BATCH_SECONDS)
 
     def answer(self, name: str, logits: np.ndarray, seconds: float, notes: tuple[str, ...] = ()) -> Answer:
         """Put a recording's logits (classes,) into words."""
@@ -206,7 +209,7 @@ def load(folder: str | Path, precision: str = "auto", *, refuse: bool = True, ru
         raise RunError(f"'{folder}' holds no exported model (model.onnx). `auricle export {folder} --onnx` makes one.")
     has_torch = all(importlib.util.find_spec(name) is not None for name in ("torch", "transformers"))
     if exported is not None and (runtime == "onnx" or (runtime == "auto" and not (has_torch and _has_model(folder)))):
-        return Classifier(Graph.open(exported), refuse=refuse)
+        return Classifier(OnnxModel.open(exported), refuse=refuse)
     found = model_folder(folder)
     if not has_torch:
         raise MissingExtra(f"'{folder}' has no exported model; running it", "train")
@@ -223,16 +226,3 @@ def exported_model(folder: Path) -> Path | None:
 
 def _has_model(folder: Path) -> bool:
     return any((place / "config.json").is_file() for place in (folder / "model", folder))
-
-
-def model_folder(folder: Path) -> Path:
-    """The model folder that a run folder holds, or the folder itself when it is one."""
-    if not folder.exists():
-        raise RunError(f"There is no run folder at '{folder}'. `auricle train` makes one.")
-    for candidate in (folder / "model", folder):
-        if (candidate / "config.json").is_file():
-            return candidate
-    raise RunError(
-        f"'{folder}' is neither a run folder (with model/config.json in it) nor a model folder (with config.json). "
-        "If its training was stopped, go on with `auricle train DATA --out RUN --resume`."
-    )

@@ -12,14 +12,14 @@ from typing import Any
 import numpy as np
 
 from auricle.errors import UsageError
-from auricle.inference.predictor import LOWEST, Moment
+from auricle.inference.predictor import LOWEST, ScoredWindow
 
 # A place that falls short of a cell's edge by rounding alone is on it.
 _TINY = 1e-6
 
 
 @dataclass(frozen=True)
-class Rules:
+class EventRules:
     """When an event begins and ends, and which are kept.
 
     on, off: probabilities, `off` at most `on`. Events of one class with `gap_seconds` or less between them are one, and
@@ -72,7 +72,7 @@ class _Open:
 
 
 @dataclass
-class Merger:
+class EventDetector:
     """Makes events of Moments that come one after the other.
 
     `threshold` is the probability below which the answer is unknown, None for never. The moments of one recording, all
@@ -81,7 +81,7 @@ class Merger:
 
     labels: Sequence[str]
     threshold: float | None
-    rules: Rules
+    rules: EventRules
     _next: int = 0  # the first cell that is not decided
     _end: float = 0.0  # how far the windows reach
     _hop: float = 0.0
@@ -99,7 +99,7 @@ class Merger:
             return None
         return self._event(going)
 
-    def add(self, moment: Moment) -> list[Event]:
+    def add(self, moment: ScoredWindow) -> list[Event]:
         """Take the next window; returns the events that are over for good."""
         self._hop, self._end = moment.hop, max(self._end, moment.end)
         self._cover(moment)
@@ -114,7 +114,7 @@ class Merger:
         self._open = None
         return done
 
-    def _cover(self, moment: Moment) -> None:
+    def _cover(self, moment: ScoredWindow) -> None:
         """Add a window to the cells whose middle it covers."""
         row = self._last = moment.probabilities.tolist()
         for number, level in enumerate(moment.levels.tolist(), moment.cell):
@@ -188,8 +188,8 @@ class Merger:
 
     @classmethod
     def from_state(
-        cls, state: dict[str, Any], labels: Sequence[str], threshold: float | None, rules: Rules
-    ) -> "Merger":
+        cls, state: dict[str, Any], labels: Sequence[str], threshold: float | None, rules: EventRules
+    ) -> "EventDetector":
         """Take up what `state` wrote down; labels, threshold and rules must be the same."""
         return cls(
             labels,
@@ -206,9 +206,11 @@ class Merger:
         )
 
 
-def events(moments: Iterable[Moment], labels: Sequence[str], threshold: float | None, rules: Rules) -> Iterator[Event]:
+def events(
+    moments: Iterable[ScoredWindow], labels: Sequence[str], threshold: float | None, rules: EventRules
+) -> Iterator[Event]:
     """Merge all windows of one recording into events, in order of time."""
-    merger = Merger(labels, threshold, rules)
+    merger = EventDetector(labels, threshold, rules)
     for moment in moments:
         yield from merger.add(moment)
     yield from merger.finish()

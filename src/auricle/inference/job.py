@@ -20,12 +20,13 @@ from auricle.audio.long_recordings import Long, hear_all
 from auricle.audio.recordings import Heard, Recording
 from auricle.corpus import tree
 from auricle.errors import UsageError
-from auricle.inference.classifier import Answer, Classifier, exported_model, model_folder
-from auricle.inference.events import Merger, Rules, events
+from auricle.inference.classifier import Answer, Classifier, exported_model
+from auricle.inference.events import EventDetector, EventRules, events
 from auricle.inference.formats import Form
-from auricle.inference.predictor import Cut, Moment, moments, moments_of
+from auricle.inference.predictor import ScoredWindow, WindowSpec, moments, moments_of
 from auricle.inference.writer import Output
-from auricle.models.onnx_runtime import Graph
+from auricle.models.onnx_runtime import OnnxModel
+from auricle.run_folder import model_folder
 
 Told = Callable[[str], None]
 
@@ -43,7 +44,7 @@ class _Stand:
 def job_of(run: Path, classifier: Classifier, wish: dict[str, Any]) -> str:
     """A text that is the same only for the same model and the same wishes."""
     digest = hashlib.sha256(json.dumps(wish, sort_keys=True, default=str).encode())
-    if isinstance(classifier.model, Graph):
+    if isinstance(classifier.model, OnnxModel):
         exported = exported_model(run)
         files = sorted(exported.parent.glob(f"{exported.name}*")) if exported is not None else []
     else:
@@ -65,8 +66,8 @@ class Job:
 
     classifier: Classifier
     form: Form
-    cut: Cut
-    rules: Rules
+    cut: WindowSpec
+    rules: EventRules
     output: Output
     told: Told
     _stand: _Stand = field(default_factory=_Stand)
@@ -138,7 +139,7 @@ class Job:
             self.output.end(failed=heard.error is not None)
             self._done(heard.error is not None)
 
-    def _timeline(self, name: str, found: list[Moment]) -> None:
+    def _timeline(self, name: str, found: list[ScoredWindow]) -> None:
         if self.form.view == "windows":
             for moment in found:
                 self._window(name, moment)
@@ -146,7 +147,7 @@ class Job:
         for event in events(found, self.classifier.labels, self.classifier.threshold, self.rules):
             self.output.write(self.form.event(name, event))
 
-    def _window(self, name: str, moment: Moment) -> None:
+    def _window(self, name: str, moment: ScoredWindow) -> None:
         answer = self.classifier.answer(name, moment.logits, moment.end - moment.start)
         self.output.write(self.form.window(moment.start, moment.end, answer))
 
@@ -191,12 +192,12 @@ class _Following:
         self.windows = 0 if kept is None else int(kept["windows"])
         self.total = np.zeros(len(classifier.labels)) if kept is None else np.array(kept["total"])
         known = (classifier.labels, classifier.threshold, job.rules)
-        self.merger = Merger(*known) if kept is None else Merger.from_state(kept["merger"], *known)
+        self.merger = EventDetector(*known) if kept is None else EventDetector.from_state(kept["merger"], *known)
 
     def state(self) -> dict[str, Any]:
         return {"windows": self.windows, "total": self.total.tolist(), "merger": self.merger.state()}
 
-    def add(self, moment: Moment) -> None:
+    def add(self, moment: ScoredWindow) -> None:
         self.windows += 1
         if self.job.form.view == "answers":
             self.total += moment.logits

@@ -19,8 +19,8 @@ import numpy as np
 
 from auricle.errors import AuricleError, DataError
 from auricle.inference.classifier import Classifier
-from auricle.inference.events import Event, Merger, Rules
-from auricle.inference.predictor import Cut, batches, moment
+from auricle.inference.events import Event, EventDetector, EventRules
+from auricle.inference.predictor import WindowSpec, batches, moment
 
 # For a block of samples to fill, to be handed over and to be resampled.
 SLACK_SECONDS = 0.2
@@ -59,7 +59,7 @@ class Said:
     seconds: float = 0.0
 
 
-def latency(classifier: Classifier, cut: Cut, rules: Rules) -> Latency:
+def latency(classifier: Classifier, cut: WindowSpec, rules: EventRules) -> Latency:
     """Measure how long a window takes, and state the bounds that follow.
 
     A cell of one hop is decided when the window that begins with it is complete. An event is said to begin when it is
@@ -82,13 +82,13 @@ def latency(classifier: Classifier, cut: Cut, rules: Rules) -> Latency:
     return Latency(fixed + (cells - 1) * hop / rate, fixed + bridged * hop / rate, scoring)
 
 
-def listen(classifier: Classifier, blocks: Iterator[np.ndarray], cut: Cut, rules: Rules) -> Iterator[Said]:
+def listen(classifier: Classifier, blocks: Iterator[np.ndarray], cut: WindowSpec, rules: EventRules) -> Iterator[Said]:
     """Say what is heard in a stream of int16 blocks (channels, samples) at the classifier's rate, until its end.
 
     A KeyboardInterrupt is taken for the end. An AuricleError of the stream is raised after the last event.
     """
     ear = _Ear(blocks, classifier.settings.sample_rate)
-    merger = Merger(classifier.labels, classifier.threshold, rules)
+    merger = EventDetector(classifier.labels, classifier.threshold, rules)
     rate = classifier.settings.sample_rate
     size, hop = cut.samples(rate)
     heard = skipped = 0

@@ -20,7 +20,7 @@ LOWEST = -120.0
 
 
 @dataclass(frozen=True)
-class Cut:
+class WindowSpec:
     """How a recording is cut: windows of so many seconds, one every `hop` seconds. `hop` is at most `seconds`."""
 
     seconds: float
@@ -37,7 +37,7 @@ class Cut:
 
 
 @dataclass(frozen=True, eq=False)
-class Moment:
+class ScoredWindow:
     """One window: from `start` to `end` seconds of the recording, and the model's logits (classes,) for it.
 
     Time is divided in cells of `hop` seconds, exactly as long as from one window to the next. `levels` (cells,) is the
@@ -73,11 +73,11 @@ class Judge(Protocol):
 def moments(
     classifier: Judge,
     blocks: Iterator[np.ndarray],
-    cut: Cut,
+    cut: WindowSpec,
     *,
     skip: int = 0,
     batch_seconds: float = BATCH_SECONDS,
-) -> Iterator[Moment]:
+) -> Iterator[ScoredWindow]:
     """Score a stream of int16 blocks (channels, samples) at the classifier's rate, window after window.
 
     A recording shorter than a window is one window; an empty one has none. The first `skip` windows are not scored
@@ -93,7 +93,7 @@ def moments(
             yield moment(piece, start, hop, rate, row)
 
 
-def moments_of(classifier: Judge, sounds: Sequence[np.ndarray], cut: Cut) -> list[list[Moment]]:
+def moments_of(classifier: Judge, sounds: Sequence[np.ndarray], cut: WindowSpec) -> list[list[ScoredWindow]]:
     """Score whole recordings (channels, samples), all together, so that short ones share batches."""
     rate = classifier.settings.sample_rate
     size, hop = cut.samples(rate)
@@ -101,7 +101,7 @@ def moments_of(classifier: Judge, sounds: Sequence[np.ndarray], cut: Cut) -> lis
         (number, start) for number, sound in enumerate(sounds) for start in _starts(0, 0, sound.shape[1], size, hop)
     ]
     pieces = [sounds[number][:, start : start + size] for number, start in places]
-    found: list[list[Moment]] = [[] for _ in sounds]
+    found: list[list[ScoredWindow]] = [[] for _ in sounds]
     for (number, start), piece, row in zip(places, pieces, classifier.logits(pieces), strict=True):
         found[number].append(moment(piece, start, hop, rate, row))
     return found
@@ -151,9 +151,9 @@ def _levels(piece: np.ndarray, start: int, hop: int) -> np.ndarray:
     return np.asarray(10.0 * np.log10(np.maximum(mean, 10.0 ** (LOWEST / 10.0))))
 
 
-def moment(piece: np.ndarray, start: int, hop: int, sample_rate: int, logits: np.ndarray) -> Moment:
+def moment(piece: np.ndarray, start: int, hop: int, sample_rate: int, logits: np.ndarray) -> ScoredWindow:
     """The Moment of one window (channels, samples) that begins at sample `start`, where it was scored elsewhere."""
     end = start + piece.shape[1]
-    return Moment(
+    return ScoredWindow(
         start / sample_rate, end / sample_rate, logits, hop / sample_rate, start // hop, _levels(piece, start, hop)
     )

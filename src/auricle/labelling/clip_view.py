@@ -33,13 +33,13 @@ class Shown:
     channels: int
 
 
-def card(clip: Clip, remarks: Sequence[Remark], group_name: str) -> str:
+def card(clip: Clip, notes: Sequence[Remark], group_name: str) -> str:
     """The HTML of one clip; never raises for a bad recording."""
     try:
         heard, reason = hear(clip), ""
     except AudioError as error:
         heard, reason = None, str(error)
-    return template("clip.html").render(clip=clip, remarks=remarks, group_name=group_name, heard=heard, reason=reason)
+    return template("clip.html").render(clip=clip, notes=notes, group_name=group_name, heard=heard, reason=reason)
 
 
 def hear(clip: Clip) -> Shown:

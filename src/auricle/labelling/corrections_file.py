@@ -1,4 +1,4 @@
-"""Marks that a listener makes, in a CSV that `auricle train --fixes` applies.
+"""Marks that a listener makes, in a CSV that `auricle train --corrections` applies.
 
 In: clips and their right labels. Out: the file, written whole at once after every mark. The file alone holds the marks:
 a kill loses nothing, a second start goes on, and what is edited in it by hand meanwhile is kept.
@@ -31,7 +31,9 @@ class Marks:
         self._index = index
         self._lock = threading.Lock()
         if not path.parent.is_dir() or path.is_dir() or not os.access(path.parent, os.W_OK):
-            raise UsageError(f"--fixes received '{path}', which cannot be written. Name a CSV in a folder of yours.")
+            raise UsageError(
+                f"--corrections received '{path}', which cannot be written. Name a CSV in a folder of yours."
+            )
         self.all()
 
     def all(self) -> dict[str, Fix]:

@@ -51,7 +51,7 @@ class Asked:
     `reading` are the options by which the corpus was read, which training will need as well.
     """
 
-    fixes: Path
+    corrections: Path
     run: Path | None = None
     host: str = "127.0.0.1"
     port: int = 0
@@ -65,16 +65,16 @@ def listen(data: str | Path, recipe: Recipe, asked: Asked, progress: Progress, o
     Raises DataError for a corpus that cannot be read, or, if strict, not in whole; UsageError for fixes in the recipe,
     a file of marks that cannot be written, or an address that cannot be had; RunError for a run without a report.
     """
-    if recipe.data.fixes is not None:
+    if recipe.data.corrections is not None:
         raise UsageError(
-            f"data.fixes is '{recipe.data.fixes}', but marks are made on the corpus' own labels. To go on with that "
-            "file, name it with --fixes alone."
+            f"data.corrections is '{recipe.data.corrections}', but marks are made on the corpus' own labels. To go on with that "
+            "file, name it with --corrections alone."
         )
     with claim(asked.host, asked.port) as listener:
         found = inspect(data, recipe, progress)
-        if found.index.bands is not None:
+        if found.index.num_features is not None:
             raise UsageError(
-                f"'{data}' holds ready frames, which cannot be played: there is nothing to listen to. "
+                f"'{data}' holds precomputed features, which cannot be played: there is nothing to listen to. "
                 "`auricle inspect` says what is in it."
             )
         if recipe.data.strict and found.audit.quarantined:
@@ -86,7 +86,7 @@ def listen(data: str | Path, recipe: Recipe, asked: Asked, progress: Progress, o
         desk = Desk(
             found.index,
             selection.remarks_of(found.audit, asked.run),
-            Marks(asked.fixes, found.index),
+            Marks(asked.corrections, found.index),
             selection.shuffled(len(found.index), asked.seed),
             asked.reading,
         )
@@ -115,7 +115,7 @@ def page(desk: Desk) -> gr.Blocks:
     """Lay the page out and say what its controls do."""
     with gr.Blocks(title="auricle listen", analytics_enabled=False) as blocks:
         view = gr.State(View())
-        gr.HTML(f"<h1>Listen</h1><p>{html.escape(desk.index.recognised)}</p>", elem_id="title")
+        gr.HTML(f"<h1>Listen</h1><p>{html.escape(desk.index.description)}</p>", elem_id="title")
         with gr.Row():
             filters = _filters(desk)
         with gr.Row(equal_height=False):
@@ -169,8 +169,8 @@ def _filters(desk: Desk) -> list[gr.Dropdown]:
     """The class, the group where there are groups, and the finding; each with its number of clips."""
     labels = Counter(clip.label for clip in desk.index)
     groups = Counter(clip.group for clip in desk.index if clip.group is not None)
-    found = selection.kinds(desk.remarks)
-    findings = {selection.ANY_FINDING: len(desk.remarks)} if found else {}
+    found = selection.kinds(desk.notes)
+    findings = {selection.ANY_FINDING: len(desk.notes)} if found else {}
     return [
         _filter("Class", "every class", dict(sorted(labels.items())), "class"),
         _filter(
@@ -203,7 +203,7 @@ def _move(desk: Desk, move: Move, view: View) -> list[Any]:
     place = "From the table of marks"
     if view.at in chosen:
         place = f"{chosen.index(view.at) + 1} of {len(chosen)} in the order of the corpus"
-    return [view, card(clip, desk.remarks.get(clip.id, ()), desk.index.group_name), place, *_told(desk, view)]
+    return [view, card(clip, desk.notes.get(clip.id, ()), desk.index.group_name), place, *_told(desk, view)]
 
 
 def _mark(desk: Desk, view: View, label: str | None, comment: str) -> list[Any]:
@@ -271,5 +271,5 @@ def _heading(desk: Desk, count: int) -> str:
     marks = "1 mark" if count == 1 else f"{count} marks"
     return (
         f"<h3>{marks} in <code>{path}</code></h3>"
-        f"<p class='soft'>Learn with them: <code>auricle train {data} --fixes {path}</code></p>"
+        f"<p class='soft'>Learn with them: <code>auricle train {data} --corrections {path}</code></p>"
     )

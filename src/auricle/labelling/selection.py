@@ -54,7 +54,7 @@ def remarks_of(audit: Audit, run: Path | None = None) -> dict[str, list[Remark]]
         kind += ", other label" if row.conflict else ""
         alike = "" if row.kind == "exact" else f"{row.similarity:.0%} alike: "
         for id in row.ids:
-            if any(remark.kind == "conflict" for remark in found[id]):
+            if any(note.kind == "conflict" for note in found[id]):
                 continue  # the audit has named the others
             others = [f"'{one}' ({label})" for one, label in zip(row.ids, row.labels, strict=True) if one != id]
             more = f" and {len(others) - NAMED} more" if len(others) > NAMED else ""
@@ -64,8 +64,8 @@ def remarks_of(audit: Audit, run: Path | None = None) -> dict[str, list[Remark]]
             Remark("leak", f"in fold {leak.fold}, '{leak.trained}' sounds the same and is learnt")
         )
     if run is not None:
-        for id, remark in _reported(run):
-            found[id].append(remark)
+        for id, note in _reported(run):
+            found[id].append(note)
     return dict(found)
 
 
@@ -81,28 +81,28 @@ def _reported(run: Path) -> Iterable[tuple[str, Remark]]:
             yield row["id"], Remark(kind, f"heard as '{row['predicted']}' with {row['probability']:.0%}")
 
 
-def choose(index: Index, remarks: Remarks, choice: Choice, marked: Collection[str] = ()) -> list[int]:
+def choose(index: Index, notes: Remarks, choice: Choice, marked: Collection[str] = ()) -> list[int]:
     """The positions of the clips that are wanted, in the corpus' order. `marked` are the ids with a mark."""
     return [
         place
         for place, clip in enumerate(index)
         if choice.label in (None, clip.label)
         and choice.group in (None, clip.group)
-        and _wanted(remarks.get(clip.id, ()), choice.finding, clip.id in marked)
+        and _wanted(notes.get(clip.id, ()), choice.finding, clip.id in marked)
     ]
 
 
-def _wanted(remarks: Sequence[Remark], finding: str | None, is_marked: bool) -> bool:
+def _wanted(notes: Sequence[Remark], finding: str | None, is_marked: bool) -> bool:
     if finding is None:
         return True
     if finding == MARKED:
         return is_marked
-    return bool(remarks) if finding == ANY_FINDING else any(remark.kind == finding for remark in remarks)
+    return bool(notes) if finding == ANY_FINDING else any(note.kind == finding for note in notes)
 
 
-def kinds(remarks: Remarks) -> dict[str, int]:
+def kinds(notes: Remarks) -> dict[str, int]:
     """How many clips have each kind of finding, the commonest first."""
-    counts = Counter(kind for found in remarks.values() for kind in {remark.kind for remark in found})
+    counts = Counter(kind for found in notes.values() for kind in {note.kind for note in found})
     return dict(sorted(counts.items(), key=lambda pair: (-pair[1], pair[0])))
 
 

@@ -26,7 +26,7 @@ class Desk:
     """What all visitors share. `order` is the shuffled order in which clips are drawn, `reading` how they were read."""
 
     index: Index
-    remarks: Remarks
+    notes: Remarks
     marks: Marks
     order: Sequence[int]
     reading: Sequence[str] = ()
@@ -34,7 +34,7 @@ class Desk:
     def chosen(self, view: View) -> list[int]:
         """The positions that a view's choice allows."""
         marked = self.marks.all() if view.choice.finding == selection.MARKED else ()
-        return selection.choose(self.index, self.remarks, view.choice, marked)
+        return selection.choose(self.index, self.notes, view.choice, marked)
 
     def clip(self, view: View) -> Clip | None:
         """The clip that is looked at, if any is."""

@@ -37,7 +37,7 @@ _UNUSED = ("masked_spec_embed",)
 
 
 @dataclass(frozen=True)
-class Opened:
+class DecodedClip:
     """A stock classifier of `network.config.num_labels` classes, its feature extractor, and what is to be told."""
 
     network: Any
@@ -110,7 +110,7 @@ def open_checkpoint(
     preprocessor: Mapping[str, Any],
     weighted_sum: bool = False,
     revision: str | None = None,
-) -> Opened:
+) -> DecodedClip:
     """Open a checkpoint with a head for `labels`; what had to be made anew takes its weights from torch's generator.
 
     Raises UsageError for a checkpoint without safetensors weights or with weights of another model.
@@ -140,7 +140,7 @@ def open_checkpoint(
         )
     except (OSError, ValueError, RuntimeError) as error:
         raise UsageError(_unopened(checkpoint, error)) from error
-    return Opened(network, extractor, _told(checkpoint, loading, had, len(labels)))
+    return DecodedClip(network, extractor, _told(checkpoint, loading, had, len(labels)))
 
 
 def _told(checkpoint: str, loading: Mapping[str, Any], had: int, wanted: int) -> tuple[str, ...]:

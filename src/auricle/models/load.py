@@ -39,18 +39,18 @@ def check_family(recipe: Recipe) -> Any:
 
 
 def check_frames(recipe: Recipe) -> None:
-    """Check that the recipe's family takes what the corpus holds. Raises UsageError where it takes no ready frames."""
-    if recipe.audio.bands is None or takes_frames(recipe.model.family):
+    """Check that the recipe's family takes what the corpus holds. Raises UsageError where it takes no precomputed features."""
+    if recipe.audio.num_features is None or takes_frames(recipe.model.family):
         return
     able = ", ".join(name for name in registration.names() if takes_frames(name))
     raise UsageError(
-        f"The corpus holds ready frames of {recipe.audio.bands} bands, and the family '{recipe.model.family}' hears "
+        f"The corpus holds precomputed features of {recipe.audio.num_features} bands, and the family '{recipe.model.family}' hears "
         f"sound. Families that take frames: {able}. Name one with --set model.family={able.partition(',')[0]}."
     )
 
 
 def takes_frames(family: str) -> bool:
-    """Whether a family's `build` takes the width of ready frames as `bands`."""
+    """Whether a family's `build` takes the width of precomputed features as `bands`."""
     return bool(getattr(registration.family(family), "FRAMES", False))
 
 
@@ -61,7 +61,7 @@ def build_model(recipe: Recipe, labels: Sequence[str]) -> PreTrainedModel:
     torch.manual_seed(recipe.train.seed)
     check_frames(recipe)
     audio = recipe.audio
-    frames = {} if audio.bands is None else {"bands": audio.bands}
+    frames = {} if audio.num_features is None else {"num_features": audio.num_features}
     model: PreTrainedModel = family.build(
         check_family(recipe), sample_rate=audio.sample_rate, channels=audio.channels, labels=labels, **frames
     )
@@ -85,7 +85,7 @@ def is_pretrained(recipe: Recipe) -> bool:
     return hasattr(registration.family(recipe.model.family), "settle")
 
 
-def is_solved(recipe: Recipe) -> bool:
+def is_fitted(recipe: Recipe) -> bool:
     """Whether the recipe's family is fitted in closed form."""
     return hasattr(registration.family(recipe.model.family).Model, "solve")
 
@@ -112,4 +112,4 @@ def load_model(folder: Path, precision: str = "float32") -> PreTrainedModel:
         raise RunError(f"'{folder}' has no model.safetensors: the model was not saved completely. Train it again.")
     model: PreTrainedModel = family.Model.from_pretrained(folder).eval()
     model = model.to("cuda" if torch.cuda.is_available() else "cpu")
-    return model.lighten() if hasattr(model, "lighten") and is_bf16(precision) else model
+    return model.to_bf16() if hasattr(model, "lighten") and is_bf16(precision) else model

@@ -1,6 +1,6 @@
 """An exported model, run by ONNX Runtime: what answers where there is no PyTorch.
 
-In: padded waveforms, or ready frames, and their lengths, in NumPy. Out: rows of logits or of vectors. What a model
+In: padded waveforms, or precomputed features, and their lengths, in NumPy. Out: rows of logits or of vectors. What a model
 folder's config says stands in the file's metadata, under the same names, so that judging asks both alike.
 """
 
@@ -33,13 +33,13 @@ class About:
     precision: str
     sample_rate: int
     channels: int
-    bands: int | None = None
+    num_features: int | None = None
     temperature: float = 1.0
     window_seconds: float | None = None
     overlap: float = 0.0
     clip_seconds: float | None = None
     threshold: float | None = None
-    false_accept: float | None = None
+    max_false_accept_rate: float | None = None
     batch_seconds: float | None = None
 
     @property
@@ -68,7 +68,7 @@ class About:
             ) from error
 
 
-class Graph:
+class OnnxModel:
     """An exported model. `config` has the names that the configs of PyTorch's models have."""
 
     def __init__(self, session: Any, about: About) -> None:
@@ -78,7 +78,7 @@ class Graph:
         self.wide = len(session.get_inputs()[0].shape) == 3
 
     @classmethod
-    def open(cls, path: str | Path) -> "Graph":
+    def open(cls, path: str | Path) -> "OnnxModel":
         """Open a model.onnx, or the folder that it lies in.
 
         Raises RunError for a file that is no export of auricle, MissingExtra where ONNX Runtime is not installed.

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from auricle.preparation.batches import mask_of
 
 
-class Running:
+class TorchRuntime:
     """A model with its verbs. Each takes values (batch, [channels,] samples) and lengths (batch,), and gives rows."""
 
     def __init__(self, model: Any) -> None:
@@ -54,10 +54,10 @@ def vectors(model: Any, input_values: Tensor, attention_mask: Tensor | None) -> 
     """
     own = model.embed(input_values, attention_mask)
     own = F.normalize((model.standard(own) if hasattr(model, "standard") else own).float(), dim=-1)
-    beside = getattr(model, "beside", None)
-    if beside is None or not beside.is_solved:
+    ensemble_member = getattr(model, "beside", None)
+    if ensemble_member is None or not ensemble_member.is_fitted:
         return own
-    return F.normalize(torch.cat([own, vectors(beside, input_values, attention_mask)], -1), dim=-1)
+    return F.normalize(torch.cat([own, vectors(ensemble_member, input_values, attention_mask)], -1), dim=-1)
 
 
 @contextlib.contextmanager
@@ -78,7 +78,7 @@ def plain(rows: Tensor) -> np.ndarray:
     return given
 
 
-def score_embedded(model: Any, embeddings: np.ndarray) -> np.ndarray:
+def score_embeddings(model: Any, embeddings: np.ndarray) -> np.ndarray:
     """Logits (clips, classes) from what `scoring.embed` gave, where training does not change the embedding."""
     with judging(model):
         return plain(model.classify(torch.from_numpy(embeddings).to(device_of(model))))

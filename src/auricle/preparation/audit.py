@@ -13,8 +13,8 @@ from pathlib import Path
 import numpy as np
 
 from auricle.audio import fingerprint, quality
-from auricle.audio.inspect import Facts
-from auricle.corpus.clip import Index, LeftOut
+from auricle.audio.inspect import ClipInfo
+from auricle.corpus.clip import Excluded, Index
 from auricle.corpus.read import rare_labels, similar_labels
 from auricle.corpus.splits import Split
 
@@ -83,14 +83,14 @@ class Audit:
     channels: dict[str, int]
     containers: dict[str, int]
     notes: tuple[str, ...]
-    left_out: tuple[LeftOut, ...]
+    excluded: tuple[Excluded, ...]
 
     @property
     def quarantined_ids(self) -> frozenset[str]:
         return frozenset(fault.id for fault in self.quarantined)
 
     @property
-    def linked(self) -> list[tuple[str, ...]]:
+    def duplicate_groups(self) -> list[tuple[str, ...]]:
         """Sets of clips that sound the same and so must stay on one side of a split."""
         return [duplicate.ids for duplicate in self.duplicates]
 
@@ -110,7 +110,7 @@ class Audit:
         return {**content, "imbalance": self.imbalance}
 
 
-def judge(index: Index, facts: Sequence[Facts]) -> Audit:
+def judge(index: Index, facts: Sequence[ClipInfo]) -> Audit:
     """Weigh the facts of all clips, given in the Index's order."""
     duplicates = _duplicates(index, facts)
     found = [Fault(clip.id, finding.kind, finding.detail) for clip in facts for finding in clip.findings]
@@ -118,7 +118,7 @@ def judge(index: Index, facts: Sequence[Facts]) -> Audit:
     quarantined += _conflicts(duplicates, {fault.id for fault in quarantined})
     out = {fault.id for fault in quarantined}
     usable = [clip.id not in out for clip in index]
-    kept = index.only(usable)
+    kept = index.select(usable)
     good = [clip for clip, keep in zip(facts, usable, strict=True) if keep]
     warnings = [fault for fault in found if fault.kind not in quality.QUARANTINED and fault.id not in out]
     warnings += _odd_lengths(good)
@@ -137,7 +137,7 @@ def judge(index: Index, facts: Sequence[Facts]) -> Audit:
         channels=_counts(str(clip.channels) for clip in good),
         containers=_counts(clip.container for clip in good),
         notes=tuple(_notes(index, kept, good)),
-        left_out=index.left_out,
+        excluded=index.excluded,
     )
 
 
@@ -154,7 +154,7 @@ def with_leaks(audit: Audit, split: Split) -> Audit:
     return replace(audit, leaks=tuple(leaks))
 
 
-def _duplicates(index: Index, facts: Sequence[Facts]) -> list[Duplicate]:
+def _duplicates(index: Index, facts: Sequence[ClipInfo]) -> list[Duplicate]:
     """Exact duplicates by the hash of the sound, then near ones by fingerprint, as connected sets."""
     label_of = {clip.id: clip.label for clip in index}
     by_hash: dict[str, list[str]] = defaultdict(list)
@@ -182,7 +182,7 @@ def _conflicts(duplicates: Iterable[Duplicate], out: set[str]) -> list[Fault]:
     return [row for row in rows if row.id not in out]
 
 
-def _odd_lengths(facts: Sequence[Facts]) -> list[Fault]:
+def _odd_lengths(facts: Sequence[ClipInfo]) -> list[Fault]:
     median = float(np.median([clip.seconds for clip in facts])) if facts else 0.0
     rows = []
     for clip in facts:
@@ -191,7 +191,7 @@ def _odd_lengths(facts: Sequence[Facts]) -> list[Fault]:
     return rows
 
 
-def _durations(facts: Sequence[Facts]) -> Durations:
+def _durations(facts: Sequence[ClipInfo]) -> Durations:
     seconds = [clip.seconds for clip in facts] or [0.0]
     return Durations(float(np.sum(seconds)), float(np.min(seconds)), float(np.median(seconds)), float(np.max(seconds)))
 
@@ -200,7 +200,7 @@ def _counts(values: Iterable[str]) -> dict[str, int]:
     return dict(Counter(values).most_common())
 
 
-def _notes(index: Index, kept: Index, facts: Sequence[Facts]) -> list[str]:
+def _notes(index: Index, kept: Index, facts: Sequence[ClipInfo]) -> list[str]:
     notes = []
     for names in similar_labels(index):
         quoted = " and ".join(f"'{name}'" for name in names)
@@ -215,7 +215,7 @@ def _notes(index: Index, kept: Index, facts: Sequence[Facts]) -> list[str]:
     return notes
 
 
-def _confounds(kept: Index, facts: Sequence[Facts], what: str, value_of: Callable[[Facts], str]) -> list[str]:
+def _confounds(kept: Index, facts: Sequence[ClipInfo], what: str, value_of: Callable[[ClipInfo], str]) -> list[str]:
     """Name classes that a property of the files gives away: a model may learn the recorder and not the sound."""
     values: dict[str, Counter[str]] = defaultdict(Counter)
     for clip, fact in zip(kept, facts, strict=True):

@@ -15,15 +15,15 @@ from torch import Tensor
 from torch.utils.data import Dataset, Sampler
 
 from auricle.audio.store import Store
-from auricle.preparation.windows import Sounds, padded
+from auricle.preparation.windows import AudioSource, padded
 
 BUCKET_BATCHES = 32
 
 
-def stored(store: Store, positions: Sequence[int]) -> Sounds:
+def from_store(store: Store, positions: Sequence[int]) -> AudioSource:
     """Some clips of a store, in the order of `positions`."""
     lengths = np.array([store.frames(position) for position in positions], dtype=np.int64)
-    return Sounds(lengths, lambda number: store.samples(positions[number]))
+    return AudioSource(lengths, lambda number: store.samples(positions[number]))
 
 
 def build(pieces: Sequence[np.ndarray]) -> tuple[Tensor, Tensor | None]:
@@ -44,7 +44,7 @@ def mask_of(lengths: Tensor, samples: int) -> Tensor | None:
 
 
 @dataclass(frozen=True)
-class Draw:
+class CropSample:
     """One clip of one training batch: the seed decides where its crop begins, the batch's share how long it is."""
 
     number: int
@@ -58,7 +58,7 @@ class TrainClips(Dataset[dict[str, Any]]):
     Crops are `crop` samples long, or, by the draw's share, between `least` and that: clips of one batch have one share.
     """
 
-    def __init__(self, sounds: Sounds, labels: np.ndarray, crop: int | None, least: int | None = None) -> None:
+    def __init__(self, sounds: AudioSource, labels: np.ndarray, crop: int | None, least: int | None = None) -> None:
         self.sounds = sounds
         self.labels = labels
         self.crop = crop
@@ -73,7 +73,7 @@ class TrainClips(Dataset[dict[str, Any]]):
         lengths = self.sounds.lengths
         return lengths if self.crop is None else np.minimum(lengths, self.crop)
 
-    def __getitem__(self, draw: Draw) -> dict[str, Any]:
+    def __getitem__(self, draw: CropSample) -> dict[str, Any]:
         samples = self.sounds.get(draw.number)
         if self.crop is not None and self.least is not None:
             crop = round(self.least + draw.share * (self.crop - self.least))
@@ -92,7 +92,7 @@ def collate(items: Sequence[dict[str, Any]]) -> dict[str, Tensor]:
     return batch
 
 
-class EpochBatches(Sampler[list[Draw]]):
+class EpochBatches(Sampler[list[CropSample]]):
     """The batches of one epoch, decided by the seed and the epoch.
 
     Clips are shuffled, then sorted by their cropped length within buckets of some batches, and the batches are shuffled
@@ -113,7 +113,7 @@ class EpochBatches(Sampler[list[Draw]]):
     def set_epoch(self, epoch: int) -> None:
         self.epoch = epoch
 
-    def __iter__(self) -> Iterator[list[Draw]]:
+    def __iter__(self) -> Iterator[list[CropSample]]:
         random = np.random.default_rng((self.seed, self.epoch))
         # A stream of its own: what is drawn beside it does not depend on whether lengths are drawn.
         shares = np.random.default_rng((self.seed, self.epoch, 1))
@@ -128,7 +128,7 @@ class EpochBatches(Sampler[list[Draw]]):
         for number in random.permutation(len(batches)):
             draws, share = [], float(shares.random())
             for clip in batches[number]:
-                draws.append(Draw(int(clip), (self.seed, self.epoch, place), share))
+                draws.append(CropSample(int(clip), (self.seed, self.epoch, place), share))
                 place += 1
             yield draws
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from auricle import errors
-from auricle.audio.inspect import commonest_rate, facts_of
+from auricle.audio.inspect import commonest_rate, inspect_clips
 from auricle.audio.settings import Settings
 from auricle.audio.store import Store
 from auricle.audio.store import prepare as prepare_store
@@ -24,7 +24,7 @@ from auricle.preparation.audit import Audit
 from auricle.recipe import REFUSED, Recipe
 
 FALLBACK_RATE = 16_000
-# Ready frames come every 10 ms, as good as everywhere.
+# Precomputed features come every 10 ms, as good as everywhere.
 FRAME_RATE = 100
 
 
@@ -68,10 +68,10 @@ def read(data: str | Path, recipe: Recipe) -> Index:
     """Read the corpus that a recipe names the reader and columns of, with its labels put right where it names fixes."""
     source = recipe.data
     index = read_index(data, source.reader, source.options, label=source.label, group=source.group, fold=source.fold)
-    if source.fixes is None:
+    if source.corrections is None:
         return index
-    index, fixed = corrections.apply(index, source.fixes)
-    return replace(index, recognised=f"{index.recognised}; {fixed.described}")
+    index, fixed = corrections.apply(index, source.corrections)
+    return replace(index, description=f"{index.description}; {fixed.described}")
 
 
 def inspect(data: str | Path, recipe: Recipe, progress: Progress) -> Inspected:
@@ -80,11 +80,11 @@ def inspect(data: str | Path, recipe: Recipe, progress: Progress) -> Inspected:
     recipe = _with_frames(recipe, index)
     _check_unknown(index, recipe)
     settings = _settings(recipe, recipe.audio.sample_rate or FALLBACK_RATE)
-    facts = facts_of(index.clips, settings, progress)
+    facts = inspect_clips(index.clips, settings, progress)
     audit = auditing.judge(index, facts)
     kept, unknown = _usable(index, audit, recipe)
     try:
-        split = splits.make(kept, recipe.data, audit.linked, _passed_over(audit, unknown))
+        split = splits.make(kept, recipe.data, audit.duplicate_groups, _passed_over(audit, unknown))
     except (DataError, UsageError) as error:
         return Inspected(index, audit, None, str(error))
     return Inspected(index, auditing.with_leaks(audit, split), split, "")
@@ -121,37 +121,39 @@ def prepare(data: str | Path, recipe: Recipe, progress: Progress) -> Prepared:
             f"A class needs two usable clips or more, one to learn from and one to be tested on; a single one have: "
             f"{named}{' …' if len(lonely) > 5 else ''}. Add recordings of them, or take them out of the corpus."
         )
-    if recipe.data.unknown and not len(unknown):
-        raise DataError("None of the clips of the classes in data.unknown is usable. `auricle inspect` says why.")
-    split = splits.make(kept, recipe.data, audit.linked, _passed_over(audit, unknown))
+    if recipe.data.held_out_classes and not len(unknown):
+        raise DataError(
+            "None of the clips of the classes in data.held_out_classes is usable. `auricle inspect` says why."
+        )
+    split = splits.make(kept, recipe.data, audit.duplicate_groups, _passed_over(audit, unknown))
     audit = auditing.with_leaks(audit, split)
     return Prepared(index, kept, unknown, audit, split, store, recipe, time.perf_counter() - start)
 
 
 def _check_unknown(index: Index, recipe: Recipe) -> None:
     """Refuse to hold out what is no class or all but one, and a class that is called as refused clips are."""
-    held_out = set(recipe.data.unknown)
-    for name in recipe.data.unknown:
+    held_out = set(recipe.data.held_out_classes)
+    for name in recipe.data.held_out_classes:
         if name not in index.labels:
-            raise UsageError(f"data.unknown: {errors.unknown('class', name, index.labels)}")
+            raise UsageError(f"data.held_out_classes: {errors.unknown('class', name, index.labels)}")
     known = [label for label in index.labels if label not in held_out]
     if held_out and len(known) < 2:
         raise UsageError(
-            f"data.unknown holds out {len(held_out)} of {len(index.labels)} classes, and a classifier needs two to "
+            f"data.held_out_classes holds out {len(held_out)} of {len(index.labels)} classes, and a classifier needs two to "
             "know. Hold out fewer."
         )
-    if REFUSED in known and (held_out or recipe.evaluate.false_accept is not None):
+    if REFUSED in known and (held_out or recipe.evaluate.max_false_accept_rate is not None):
         raise UsageError(
             f"The corpus has a class '{REFUSED}', and so is called what the model refuses to name. Put it in "
-            "data.unknown, rename it by data.fixes, or leave data.unknown and evaluate.false_accept empty."
+            "data.held_out_classes, rename it by data.corrections, or leave data.held_out_classes and evaluate.max_false_accept_rate empty."
         )
 
 
 def _usable(index: Index, audit: Audit, recipe: Recipe) -> tuple[Index, Index]:
     """The usable clips of classes to be known, and those of classes that are never learnt."""
-    out, held_out = audit.quarantined_ids, set(recipe.data.unknown)
-    kept = index.only([clip.id not in out and clip.label not in held_out for clip in index])
-    return kept, index.only([clip.id not in out and clip.label in held_out for clip in index])
+    out, held_out = audit.quarantined_ids, set(recipe.data.held_out_classes)
+    kept = index.select([clip.id not in out and clip.label not in held_out for clip in index])
+    return kept, index.select([clip.id not in out and clip.label in held_out for clip in index])
 
 
 def _passed_over(audit: Audit, unknown: Index) -> frozenset[str]:
@@ -160,19 +162,21 @@ def _passed_over(audit: Audit, unknown: Index) -> frozenset[str]:
 
 
 def _with_frames(recipe: Recipe, index: Index) -> Recipe:
-    """The recipe with the width and rate of ready frames, where the corpus holds these: its own rate is of sound.
+    """The recipe with the width and rate of precomputed features, where the corpus holds these: its own rate is of sound.
 
     Raises UsageError where the recipe asks for frames of another width, or the corpus holds sound.
     """
-    asked = recipe.audio.bands
-    if asked == index.bands:
+    asked = recipe.audio.num_features
+    if asked == index.num_features:
         return recipe if asked is None or recipe.audio.sample_rate else recipe.replace("audio", sample_rate=FRAME_RATE)
     if asked is None:
-        return recipe.replace("audio", bands=index.bands, sample_rate=FRAME_RATE)
-    there = "sound" if index.bands is None else f"ready frames of {index.bands} bands"
-    raise UsageError(f"audio.bands is {asked}, and '{index.origin}' holds {there}. Leave audio.bands null.")
+        return recipe.replace("audio", num_features=index.num_features, sample_rate=FRAME_RATE)
+    there = "sound" if index.num_features is None else f"precomputed features of {index.num_features} bands"
+    raise UsageError(
+        f"audio.num_features is {asked}, and '{index.origin}' holds {there}. Leave audio.num_features null."
+    )
 
 
 def _settings(recipe: Recipe, sample_rate: int) -> Settings:
     audio = recipe.audio
-    return Settings(sample_rate, audio.channels, audio.min_seconds, audio.max_seconds, audio.bands)
+    return Settings(sample_rate, audio.channels, audio.min_seconds, audio.max_seconds, audio.num_features)

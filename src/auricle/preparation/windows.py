@@ -13,10 +13,10 @@ FULL_SCALE = 32768.0
 
 
 @dataclass(frozen=True)
-class Sounds:
+class AudioSource:
     """Clips to be scored: their lengths in samples, and how to get the samples of each.
 
-    Samples are int16 (channels, frames), or the float32 (bands, frames) of ready frames.
+    Samples are int16 (channels, frames), or the float32 (bands, frames) of precomputed features.
     """
 
     lengths: np.ndarray
@@ -26,9 +26,9 @@ class Sounds:
         return len(self.lengths)
 
 
-def held(arrays: Sequence[np.ndarray]) -> Sounds:
+def from_arrays(arrays: Sequence[np.ndarray]) -> AudioSource:
     """Clips in memory: arrays as `Sounds` has them."""
-    return Sounds(np.array([array.shape[-1] for array in arrays], dtype=np.int64), lambda number: arrays[number])
+    return AudioSource(np.array([array.shape[-1] for array in arrays], dtype=np.int64), lambda number: arrays[number])
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ from starlette.exceptions import HTTPException
 
 import auricle
 from auricle.errors import UsageError
-from auricle.inference.events import Rules
+from auricle.inference.events import EventRules
 from auricle.recipe import REFUSED
 from auricle.serving import body, schema
 from auricle.serving.api_docs import manual
@@ -102,19 +102,20 @@ def _classify(app: fastapi.FastAPI, asking: Asking) -> None:
         windows: Annotated[Positive, Query(description="Answer for windows of so many seconds too.")] = None,
         hop: Annotated[Positive, Query(description="Seconds between windows (default: half a window).")] = None,
         events: Annotated[bool, Query(description="Merge windows into events.")] = False,
-        on: Annotated[Share, Query(description="An event begins at this probability.")] = Rules.on,
+        on: Annotated[Share, Query(description="An event begins at this probability.")] = EventRules.on,
         off: Annotated[
-            Share | None, Query(description=f"An event ends below this probability (default: {Rules.off}, or `on`).")
+            Share | None,
+            Query(description=f"An event ends below this probability (default: {EventRules.off}, or `on`)."),
         ] = None,
         min_seconds: Annotated[
             float, Query(ge=0, le=3600, allow_inf_nan=False, description="Shorter events are left out.")
-        ] = Rules.min_seconds,
+        ] = EventRules.min_seconds,
         rate: Annotated[int | None, Query(description="Of raw PCM: its sample rate in hertz.")] = None,
         channels: Annotated[int, Query(description="Of raw PCM: its channels.")] = 1,
         form: Annotated[Form, Query(description="Of raw PCM: how a sample is written.")] = "s16le",
     ) -> Response:
         try:
-            rules = Rules(on, min(on, Rules.off) if off is None else off, min_seconds)
+            rules = EventRules(on, min(on, EventRules.off) if off is None else off, min_seconds)
         except UsageError as error:
             raise Refused("query", str(error)) from error
         wanted = Wanted(windows is not None, events, windows, hop, rules)

@@ -101,9 +101,9 @@ class Scorer:
 
     async def warm(self) -> None:
         """Score a little noise in every thread, so that nobody's request is the first."""
-        shape = (self._settings.bands or 1, max(1, round(WARM_SECONDS * self._settings.sample_rate)))
+        shape = (self._settings.num_features or 1, max(1, round(WARM_SECONDS * self._settings.sample_rate)))
         noise = np.random.default_rng(0).normal(0.0, 0.1, shape)
-        is_sound = self._settings.bands is None
+        is_sound = self._settings.num_features is None
         clip = (noise * 32767).clip(-32768, 32767).astype(np.int16) if is_sound else noise.astype(np.float32)
         await asyncio.gather(*(lane.row(clip) for lane in (*self._logits, *self._vectors)))
 

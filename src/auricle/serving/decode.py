@@ -11,7 +11,7 @@ import numpy as np
 
 from auricle.audio import decode, quality
 from auricle.audio.decode import Sound
-from auricle.audio.inspect import Opened, as_heard, open_clip
+from auricle.audio.inspect import DecodedClip, as_heard, open_clip
 from auricle.audio.recordings import DEAF, Heard
 from auricle.audio.settings import Settings
 from auricle.corpus.clip import Clip
@@ -42,7 +42,7 @@ def hear(content: bytes, name: str, settings: Settings, limits: Limits, pcm: Pcm
         if opened.sound is None or any(finding.kind in DEAF for finding in opened.findings):
             finding = next((one for one in opened.findings if one.kind in DEAF), opened.findings[0])
             raise Refused(finding.kind, finding.detail)
-        if settings.bands is None:
+        if settings.num_features is None:
             _check(opened.sound, limits)
         samples = as_heard(opened.sound, settings)
     except AudioError as error:
@@ -52,15 +52,15 @@ def hear(content: bytes, name: str, settings: Settings, limits: Limits, pcm: Pcm
     return Heard(name, samples, tuple(f"{finding.kind}: {finding.detail}" for finding in opened.findings))
 
 
-def _opened(content: bytes, name: str, settings: Settings, limits: Limits, pcm: Pcm | None) -> Opened:
-    if settings.bands is not None:
+def _opened(content: bytes, name: str, settings: Settings, limits: Limits, pcm: Pcm | None) -> DecodedClip:
+    if settings.num_features is not None:
         within = replace(settings, max_seconds=min(settings.max_seconds, limits.seconds))
         return open_clip(Clip(name, name, ""), within, content)
     if pcm is not None:
         sound = _raw(content, pcm, limits)
     else:
         sound = decode.decode(content, max_seconds=limits.seconds, max_values=limits.values)
-    return Opened(sound, quality.find(sound, name=name, min_seconds=0.0, max_seconds=limits.seconds))
+    return DecodedClip(sound, quality.find(sound, name=name, min_seconds=0.0, max_seconds=limits.seconds))
 
 
 def _check(sound: Sound, limits: Limits) -> None:

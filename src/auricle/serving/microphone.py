@@ -15,8 +15,8 @@ import soxr
 
 from auricle.audio.decode import decode, resample
 from auricle.inference.classifier import Classifier
-from auricle.inference.events import Event, Merger, Rules
-from auricle.inference.predictor import Cut, moment
+from auricle.inference.events import Event, EventDetector, EventRules
+from auricle.inference.predictor import WindowSpec, moment
 
 # A browser sends pieces of half a second; one much longer is no piece of a stream.
 PIECE_SECONDS = 30.0
@@ -33,12 +33,12 @@ class Ear:
         self.labels = classifier.labels
         self.sample_rate = classifier.settings.sample_rate
         self.window_seconds = window
-        self.size, self.hop = Cut(window, min(window, hop_seconds)).samples(self.sample_rate)
+        self.size, self.hop = WindowSpec(window, min(window, hop_seconds)).samples(self.sample_rate)
         # Gradio forgets pieces that come faster than they are answered for: the clock shows it.
         self.missed = 0.0
         self._begun = float("inf")
         self.events: deque[Event] = deque(maxlen=SHOWN_EVENTS)
-        self._merger = Merger(self.labels, classifier.threshold, Rules())
+        self._merger = EventDetector(self.labels, classifier.threshold, EventRules())
         self._resampler: soxr.ResampleStream | None = None
         self._source_rate = 0
         self._kept = np.zeros(0, np.int16)

@@ -106,7 +106,7 @@ def page(asking: Asking, about: About) -> gr.Blocks:
                 _listen(asking)
             with gr.Tab("Batch", id="batch"):
                 _batch(asking)
-            if asking.classifier.settings.bands is None:
+            if asking.classifier.settings.num_features is None:
                 with gr.Tab("Live", id="live"):
                     _live(asking)
             with gr.Tab("About", id="about"):
@@ -130,7 +130,7 @@ def _listen(asking: Asking) -> None:
             type="filepath",
             editable=False,
             buttons=[],
-            visible=asking.classifier.settings.bands is None,
+            visible=asking.classifier.settings.num_features is None,
             elem_id="record",
         )
     limit = f"up to {limits.body_bytes / 1e6:.3g} MB and {limits.seconds / 60:.3g} minutes"

@@ -64,7 +64,7 @@ class Row:
 def told(found: Told, labels: Sequence[str], threshold: float | None) -> str:
     """The HTML of one answer. `labels` are the model's, in order, and `threshold` what an answer needs, if anything."""
     seconds = found.answer.seconds
-    seen = None  # ready frames can be neither seen nor heard
+    seen = None  # precomputed features can be neither seen nor heard
     if found.samples.dtype == np.int16:
         mono = found.samples.mean(axis=0, dtype=np.float32) / 32768
         seen = sight(mono, found.sample_rate, PLAYED_SAMPLES)

@@ -17,8 +17,8 @@ from auricle.audio.long_recordings import WHOLE_SECONDS
 from auricle.audio.recordings import Heard
 from auricle.evaluation.scoring import softmax
 from auricle.inference.classifier import Answer, Classifier, Embedded, embedded
-from auricle.inference.events import Event, Rules, events
-from auricle.inference.predictor import Cut, moment
+from auricle.inference.events import Event, EventRules, events
+from auricle.inference.predictor import WindowSpec, moment
 from auricle.preparation.windows import Window as Stretch
 from auricle.preparation.windows import windows
 from auricle.serving.batching import Scorer
@@ -50,7 +50,7 @@ class Wanted:
     events: bool = False
     seconds: float | None = None
     hop: float | None = None
-    rules: Rules = field(default_factory=Rules)
+    rules: EventRules = field(default_factory=EventRules)
 
 
 TIMELINE = Wanted(windows=True, events=True)
@@ -125,7 +125,7 @@ class Asking:
         """Take a turn and answer for the content of a file, with all that is known of it. Raises Refused."""
         async with self.turn() as turn:
             turn.hold(len(content))
-            known = TIMELINE if self.classifier.settings.bands is None else Wanted()
+            known = TIMELINE if self.classifier.settings.num_features is None else Wanted()
             return await self.answer(turn, content, name, known if wanted is None else wanted)
 
     async def answer(self, turn: Turn, content: bytes, name: str, wanted: Wanted, pcm: Pcm | None = None) -> Told:
@@ -163,7 +163,7 @@ class Asking:
     async def _whole(self, samples: np.ndarray) -> np.ndarray:
         """Logits (classes,) of a sound as `auricle predict` has them: of a long one, the mean over windows."""
         settings = self.classifier.settings
-        if settings.bands is not None or samples.shape[-1] <= WHOLE_SECONDS * settings.sample_rate:
+        if settings.num_features is not None or samples.shape[-1] <= WHOLE_SECONDS * settings.sample_rate:
             return np.asarray((await self.scorer.logits([samples]))[0])
         size, step = self.classifier.cut.samples(settings.sample_rate)
         cut = windows(np.array([samples.shape[-1]]), size, 1 - step / size)
@@ -179,20 +179,22 @@ class Asking:
 
     def _cut(self, frames: int, wanted: Wanted) -> tuple[int, list[Stretch]]:
         """The hop in samples, and the windows that are wanted."""
-        if self.classifier.settings.bands is not None:
-            raise Refused("query", "windows and events are of sound; this model hears ready frames, whole clips only.")
+        if self.classifier.settings.num_features is not None:
+            raise Refused(
+                "query", "windows and events are of sound; this model hears precomputed features, whole clips only."
+            )
         seconds = wanted.seconds or self.classifier.window_seconds
         hop = wanted.hop or seconds / 2
         if hop > seconds:
             raise Refused("query", f"hop received '{hop:g}', and up to the window's {seconds:g} s is allowed.")
-        size, step = Cut(seconds, hop).samples(self.classifier.settings.sample_rate)
+        size, step = WindowSpec(seconds, hop).samples(self.classifier.settings.sample_rate)
         count = max(0, frames - size) // step + 2
         if count > self.limits.windows:
             raise Refused("query", f"{count} windows were asked for, and {self.limits.windows} are allowed.")
         return step, windows(np.array([frames]), size, 1 - step / size)
 
     def _events(
-        self, samples: np.ndarray, cut: Sequence[Stretch], hop: int, rows: np.ndarray, rules: Rules
+        self, samples: np.ndarray, cut: Sequence[Stretch], hop: int, rows: np.ndarray, rules: EventRules
     ) -> tuple[Event, ...]:
         classifier = self.classifier
         rate = classifier.settings.sample_rate

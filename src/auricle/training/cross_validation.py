@@ -25,18 +25,18 @@ from auricle import __version__
 from auricle.corpus import splits
 from auricle.corpus.splits import Fold
 from auricle.evaluation import calibration, duration, open_set, scoring
-from auricle.evaluation.open_set import Strangers
+from auricle.evaluation.open_set import OutOfSetScores
 from auricle.evaluation.scoring import Scores
 from auricle.models import torch_runtime
 from auricle.models.load import build_model, save_model
 from auricle.parallel import Progress
-from auricle.preparation.batches import stored
+from auricle.preparation.batches import from_store
 from auricle.preparation.prepare import Prepared
-from auricle.preparation.windows import Sounds
+from auricle.preparation.windows import AudioSource
 from auricle.recipe import Recipe
 from auricle.training import train as training
 from auricle.training.loop import Epoch
-from auricle.training.task import Material, whole
+from auricle.training.task import LabelledClips, whole
 from auricle.training.train import Trained
 
 
@@ -45,7 +45,7 @@ def _ignore(*_: object) -> None:
 
 
 @dataclass(frozen=True)
-class Listener:
+class ProgressReporter:
     """Who hears of a run's progress: sentences, shares of long work, epochs."""
 
     say: Callable[[str], None] = _ignore
@@ -68,7 +68,7 @@ class Result:
     scores: Scores | None
     valid: Scores | None = None
     cuts: Scores | None = None
-    strangers: Strangers | None = None
+    out_of_set: OutOfSetScores | None = None
 
 
 @dataclass(frozen=True)
@@ -76,11 +76,11 @@ class Judge:
     """How a finished model is asked for logits (clips, classes): for usable clips by id, and for any other sounds."""
 
     clips: Callable[[Sequence[str]], np.ndarray]
-    sounds: Callable[[Sounds], np.ndarray]
+    sounds: Callable[[AudioSource], np.ndarray]
 
 
 @dataclass(frozen=True)
-class Fitted:
+class TrainedFold:
     """What training a fold gives. `valid` is the finished model's logits of the validation clips, where they say what
     it would say of clips that it never heard.
     """
@@ -91,10 +91,10 @@ class Fitted:
     valid: np.ndarray | None
 
 
-TrainFold = Callable[[Fold, Path, Listener], Fitted]
+TrainFold = Callable[[Fold, Path, ProgressReporter], TrainedFold]
 
 
-def train_all(prepared: Prepared, out: Path, train_fold: TrainFold, listener: Listener) -> list[Result]:
+def train_all(prepared: Prepared, out: Path, train_fold: TrainFold, listener: ProgressReporter) -> list[Result]:
     """Train every fold, and after several folds one model on all clips; the last result is the run's own model."""
     folds = prepared.split.folds
     if len(folds) == 1:
@@ -105,12 +105,14 @@ def train_all(prepared: Prepared, out: Path, train_fold: TrainFold, listener: Li
         slug = re.sub(r"[^\w.-]+", "_", fold.name)
         results.append(train_one(prepared, fold, out / "folds" / f"{number:02d}-{slug}", train_fold, listener))
     listener.say("Last, the model to keep: trained on all clips; the folds above say how good it is.")
-    everything = splits.whole(prepared.kept, prepared.recipe.data, prepared.audit.linked)
+    everything = splits.whole(prepared.kept, prepared.recipe.data, prepared.audit.duplicate_groups)
     results.append(train_one(prepared, everything, out, train_fold, listener))
     return results
 
 
-def train_one(prepared: Prepared, fold: Fold, folder: Path, train_fold: TrainFold, listener: Listener) -> Result:
+def train_one(
+    prepared: Prepared, fold: Fold, folder: Path, train_fold: TrainFold, listener: ProgressReporter
+) -> Result:
     """Train one fold unless it is finished. trained.json is written last and vouches for the rest."""
     done = folder / "trained.json"
     if not done.is_file():
@@ -118,11 +120,11 @@ def train_one(prepared: Prepared, fold: Fold, folder: Path, train_fold: TrainFol
         fitted = train_fold(fold, folder, listener)
         fitted.model.config.clip_seconds = _typical_seconds(prepared, fold)
         save_model(fitted.model, folder / "model")
-        _ask(prepared, fold, fitted, folder)
+        score_fold(prepared, fold, fitted, folder)
         weights = sum(weight.numel() for weight in fitted.model.parameters())
         write_json(done, {**asdict(fitted.trained), "parameters": weights})
         del fitted
-        let_go()
+        release_memory()
     history = folder / "history.jsonl"
     lines = history.read_text(encoding="utf-8").splitlines() if history.is_file() else []
     said = {name: folder / f"fold-{name}.parquet" for name in ("scores", "valid", "heard", "unknown")}
@@ -134,7 +136,7 @@ def train_one(prepared: Prepared, fold: Fold, folder: Path, train_fold: TrainFol
         Scores.load(said["scores"]) if fold.test else None,
         Scores.load(said["valid"]) if said["valid"].is_file() else None,
         Scores.load(said["heard"]) if said["heard"].is_file() else None,
-        Strangers.load(said["unknown"]) if said["unknown"].is_file() else None,
+        OutOfSetScores.load(said["unknown"]) if said["unknown"].is_file() else None,
     )
 
 
@@ -144,14 +146,14 @@ def _typical_seconds(prepared: Prepared, fold: Fold) -> float:
     return round(float(np.median(lengths)) / prepared.store.settings.sample_rate, 3)
 
 
-def let_go() -> None:
+def release_memory() -> None:
     """Give the memory of what is no longer used back to the system: a trainer and its model know each other."""
     gc.collect()
     if sys.platform == "linux" and hasattr(library := ctypes.CDLL(None), "malloc_trim"):
         library.malloc_trim(0)
 
 
-def _ask(prepared: Prepared, fold: Fold, fitted: Fitted, folder: Path) -> None:
+def score_fold(prepared: Prepared, fold: Fold, fitted: TrainedFold, folder: Path) -> None:
     """Save what the finished model says: of test clips, whole and cut, of validation clips, of unknown classes."""
     judge = fitted.judge
     if fold.test:
@@ -166,29 +168,29 @@ def _ask(prepared: Prepared, fold: Fold, fitted: Fitted, folder: Path) -> None:
     if unknown:
         ids = tuple(clip.id for clip in unknown)
         labels, groups = tuple(clip.label for clip in unknown), tuple(clip.group for clip in unknown)
-        said = Strangers(ids, labels, groups, (fold.name,) * len(ids), judge.clips(ids))
+        said = OutOfSetScores(ids, labels, groups, (fold.name,) * len(ids), judge.clips(ids))
         said.save(folder / "fold-unknown.parquet")
 
 
 def from_scratch(prepared: Prepared) -> TrainFold:
     """Training all weights through `transformers.Trainer`; what a model keeps beside its network is fitted last."""
     recipe = prepared.recipe
-    beside = build_model(recipe, prepared.labels).beside
-    vectors = embed_once(prepared, beside) if beside is not None else None
+    ensemble_member = build_model(recipe, prepared.labels).ensemble_member
+    vectors = embed_clips(prepared, ensemble_member) if ensemble_member is not None else None
 
-    def train_fold(fold: Fold, folder: Path, listener: Listener) -> Fitted:
+    def train_fold(fold: Fold, folder: Path, listener: ProgressReporter) -> TrainedFold:
         model = build_model(recipe, prepared.labels)
         learn, choose = material(prepared, fold.train), material(prepared, fold.valid)
-        training.calibrate(model, learn, recipe.evaluate.batch_seconds)
+        training.fit_normalization(model, learn, recipe.evaluate.batch_seconds)
         course = whole(model, recipe, learn, choose)
         trained = training.train(model, recipe, course, folder, lambda epoch: listener.epoch(fold.name, epoch))
         if vectors is not None and fold.valid:
             # For the temperature the machine must not have learnt the validation clips; for good it learns them too.
-            vectors.solve(model.solve_beside, fold.train, recipe)
+            vectors.solve(model.fit_ensemble_member, fold.train, recipe)
         valid, trained = tempered(prepared, fold, model, trained, course.score)
         if vectors is not None:
-            vectors.solve(model.solve_beside, (*fold.train, *fold.valid), recipe)
-        return Fitted(model, trained, by_hearing(prepared, lambda: model), valid)
+            vectors.solve(model.fit_ensemble_member, (*fold.train, *fold.valid), recipe)
+        return TrainedFold(model, trained, score_waveforms(prepared, lambda: model), valid)
 
     return train_fold
 
@@ -205,41 +207,41 @@ def tempered(
     logits = score()
     group_of = {clip.id: clip.group for clip in prepared.kept}
     found = calibration.fit(logits, labels_of(prepared, fold.valid), [group_of[id] for id in fold.valid])
-    model.temper(found)
+    model.apply_temperature(found)
     return (logits / found).astype(np.float32), replace(trained, temperature=found)
 
 
-def by_hearing(prepared: Prepared, opened: Callable[[], PreTrainedModel]) -> Judge:
+def score_waveforms(prepared: Prepared, opened: Callable[[], PreTrainedModel]) -> Judge:
     """Judge by a model that hears each clip; `opened` gives it when it is first asked."""
 
-    def said(sounds: Sounds) -> np.ndarray:
+    def said(sounds: AudioSource) -> np.ndarray:
         return scoring.score(opened(), sounds, batch_seconds=prepared.recipe.evaluate.batch_seconds)
 
     return Judge(lambda ids: said(sounds_of(prepared, ids)), said)
 
 
-def by_solving(prepared: Prepared) -> TrainFold:
+def closed_form_trainer(prepared: Prepared) -> TrainFold:
     """Fitting in closed form, from vectors that are computed once for all folds. Its own scale is honest already."""
     recipe = prepared.recipe
     start = time.perf_counter()
-    vectors = embed_once(prepared, build_model(recipe, prepared.labels))
+    vectors = embed_clips(prepared, build_model(recipe, prepared.labels))
     rate = len(vectors.rows) / (time.perf_counter() - start)
 
-    def train_fold(fold: Fold, folder: Path, listener: Listener) -> Fitted:
+    def train_fold(fold: Fold, folder: Path, listener: ProgressReporter) -> TrainedFold:
         start = time.perf_counter()
         fitted = build_model(recipe, prepared.labels)
         valid = None
         if fold.valid and open_set.wanted(recipe) is not None:
             # A threshold is set by mistakes on clips that were not learnt; for good they are learnt too.
             vectors.solve(fitted.solve, fold.train, recipe)
-            valid = torch_runtime.score_embedded(fitted, vectors.of(fold.valid))
+            valid = torch_runtime.score_embeddings(fitted, vectors.of(fold.valid))
         vectors.solve(fitted.solve, (*fold.train, *fold.valid), recipe)
         trained = Trained(1, 1, 1, len(fold.train), 1, time.perf_counter() - start, rate)
         judge = replace(
-            by_hearing(prepared, lambda: fitted),
-            clips=lambda ids: torch_runtime.score_embedded(fitted, vectors.of(ids)),
+            score_waveforms(prepared, lambda: fitted),
+            clips=lambda ids: torch_runtime.score_embeddings(fitted, vectors.of(ids)),
         )
-        return Fitted(fitted, trained, judge, valid)
+        return TrainedFold(fitted, trained, judge, valid)
 
     return train_fold
 
@@ -272,7 +274,7 @@ class Vectors:
         )
 
 
-def embed_once(prepared: Prepared, model: PreTrainedModel) -> Vectors:
+def embed_clips(prepared: Prepared, model: PreTrainedModel) -> Vectors:
     """Embed every usable clip, or read what an earlier run of the same corpus and settings kept beside the store."""
     kept = [clip.id for clip in prepared.kept]
     ids = [*kept, *(clip.id for clip in prepared.unknown)]
@@ -302,13 +304,13 @@ def scores_of(prepared: Prepared, ids: Sequence[str], logits: np.ndarray, fold: 
     )
 
 
-def material(prepared: Prepared, ids: Sequence[str]) -> Material:
-    return Material(sounds_of(prepared, ids), labels_of(prepared, ids))
+def material(prepared: Prepared, ids: Sequence[str]) -> LabelledClips:
+    return LabelledClips(sounds_of(prepared, ids), labels_of(prepared, ids))
 
 
-def sounds_of(prepared: Prepared, ids: Sequence[str]) -> Sounds:
+def sounds_of(prepared: Prepared, ids: Sequence[str]) -> AudioSource:
     places = prepared.positions
-    return stored(prepared.store, [places[id] for id in ids])
+    return from_store(prepared.store, [places[id] for id in ids])
 
 
 def labels_of(prepared: Prepared, ids: Sequence[str]) -> np.ndarray:

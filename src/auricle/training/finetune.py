@@ -20,22 +20,22 @@ from auricle.training import freezing, frozen_features
 from auricle.training import task as courses
 from auricle.training import train as training
 from auricle.training.cross_validation import (
-    Fitted,
-    Listener,
+    ProgressReporter,
+    TrainedFold,
     TrainFold,
-    by_hearing,
     labels_of,
     material,
+    score_waveforms,
     sounds_of,
     tempered,
 )
 from auricle.training.freezing import Plan
-from auricle.training.frozen_features import Hearing, Prefix
+from auricle.training.frozen_features import FrozenFeatures, Hearing
 
 Timed = Callable[[str, float], None]
 
 
-def by_finetuning(prepared: Prepared, listener: Listener, timed: Timed) -> TrainFold:
+def by_finetuning(prepared: Prepared, listener: ProgressReporter, timed: Timed) -> TrainFold:
     """Say what is trained, compute what is frozen, and give what trains one fold.
 
     `timed` hears how many seconds the frozen part took.
@@ -55,7 +55,7 @@ def by_finetuning(prepared: Prepared, listener: Listener, timed: Timed) -> Train
     places = {id: number for number, id in enumerate(ids)}
     del model
 
-    def train_fold(fold: Fold, folder: Path, listener: Listener) -> Fitted:
+    def train_fold(fold: Fold, folder: Path, listener: ProgressReporter) -> TrainedFold:
         model = build_model(recipe, prepared.labels)
         adapters = freezing.adapt(model, options, plan) if options.lora is not None else None
         if computed is None:
@@ -72,12 +72,12 @@ def by_finetuning(prepared: Prepared, listener: Listener, timed: Timed) -> Train
             freezing.merge(adapters)
         valid, trained = tempered(prepared, fold, model, trained, course.score)
         opened = functools.cache(lambda: load_model(folder / "model", recipe.train.precision))
-        return Fitted(model, trained, by_hearing(prepared, opened), valid)
+        return TrainedFold(model, trained, score_waveforms(prepared, opened), valid)
 
     return train_fold
 
 
-def say_table(learner: Any, listener: Listener) -> None:
+def say_table(learner: Any, listener: ProgressReporter) -> None:
     """Tell what is trained: parts, weights, from which epoch on, and the share of all."""
     rows = _joined(freezing.table(learner))
     total = sum(row.weights for row in rows)
@@ -103,13 +103,15 @@ def _joined(rows: list[freezing.Row]) -> list[freezing.Row]:
     return joined
 
 
-def _computed(prepared: Prepared, ids: list[str], model: Any, plan: Plan, listener: Listener) -> Prefix | None:
+def _computed(
+    prepared: Prepared, ids: list[str], model: Any, plan: Plan, listener: ProgressReporter
+) -> FrozenFeatures | None:
     """The frozen part's output for these clips; None, and the reason said, where it cannot be computed once."""
     recipe = prepared.recipe
     options = check_family(recipe)
     depth = freezing.prefix_depth(model, plan)
-    if not options.prefix:
-        listener.say("What is frozen runs in every step, because model.prefix is false.")
+    if not options.cache_frozen:
+        listener.say("What is frozen runs in every step, because model.cache_frozen is false.")
         return None
     if depth is None:
         listener.say("Everything is trained: nothing can be computed once.")
@@ -118,7 +120,7 @@ def _computed(prepared: Prepared, ids: list[str], model: Any, plan: Plan, listen
     trained_ids = {id for fold in prepared.split.folds for id in fold.train}
     trained = [number for number, id in enumerate(ids) if id in trained_ids]
     rate = model.config.sample_rate
-    hearing = Hearing(courses.crop(recipe, rate), recipe.augment, options.variants, recipe.train.seed)
+    hearing = Hearing(courses.crop(recipe, rate), recipe.augment, options.cached_crops, recipe.train.seed)
     computed = frozen_features.layout(
         model,
         depth,
@@ -136,7 +138,7 @@ def _computed(prepared: Prepared, ids: list[str], model: Any, plan: Plan, listen
         return None
     listener.say(f"{_frozen(model, depth)} computed once for {len(ids)} clips: {size} in {computed.rows.folder}.")
     if any(len(hearing.views(clip, int(sounds.lengths[clip]))) > 1 for clip in trained):
-        listener.say(f"Training hears each clip in {options.variants} kept variants (model.variants).")
+        listener.say(f"Training hears each clip in {options.cached_crops} kept variants (model.cached_crops).")
     frozen_features.compute(computed, model, depth, sounds, listener.progress)
     return computed
 

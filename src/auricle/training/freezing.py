@@ -66,7 +66,7 @@ def _depth(freeze: Freeze, layers: int) -> int:
     return 1 + layers - freeze.top
 
 
-class Learner(nn.Module):
+class PartiallyFrozenModel(nn.Module):
     """What is trained of a model. Its state is the part that is ever trained, and nothing else."""
 
     def __init__(self, model: Model, plan: Plan) -> None:
@@ -88,7 +88,7 @@ class Learner(nn.Module):
                 weight.requires_grad_(self.places[name] >= self.stage.depth)
         self.train(self.training)
 
-    def train(self, mode: bool = True) -> "Learner":
+    def train(self, mode: bool = True) -> "PartiallyFrozenModel":
         """Set the mode; what is frozen in this stage stays in evaluation mode."""
         super().train(mode)
         for name, module in self.model.network.named_modules():
@@ -190,7 +190,7 @@ class Row:
     first_epoch: int | None
 
 
-def table(learner: Learner) -> list[Row]:
+def table(learner: PartiallyFrozenModel) -> list[Row]:
     """What is trained and from when: convolutions, embedding, each layer, head, with their numbers of weights."""
     counts: dict[tuple[str, int | None], int] = {}
     weights = [

@@ -26,8 +26,8 @@ from auricle.models.encoders import place
 from auricle.models.families.pretrained import Model
 from auricle.models.layers import augment, masking
 from auricle.parallel import Progress
-from auricle.preparation.batches import Draw
-from auricle.preparation.windows import FULL_SCALE, Sounds, Window
+from auricle.preparation.batches import CropSample
+from auricle.preparation.windows import FULL_SCALE, AudioSource, Window
 from auricle.recipe import Augment
 from auricle.training.freezing import packed, summaries
 
@@ -139,7 +139,7 @@ class Rows:
 
 
 @dataclass(frozen=True)
-class Prefix:
+class FrozenFeatures:
     """Clips whose frozen part is computed. `rows` reads it; `hearing` says how training hears them."""
 
     rows: Rows
@@ -151,10 +151,10 @@ class Prefix:
         return _together([self.rows.read(view) for view in views], device)
 
 
-class PrefixClips(Dataset[dict[str, Any]]):
+class FrozenFeatureClips(Dataset[dict[str, Any]]):
     """The training clips as the frozen part gives them: a Draw gives one of a clip's variants, and its class."""
 
-    def __init__(self, prefix: Prefix, clips: Sequence[int], labels: np.ndarray) -> None:
+    def __init__(self, prefix: FrozenFeatures, clips: Sequence[int], labels: np.ndarray) -> None:
         self.prefix = prefix
         self.labels = labels
         self.views = [prefix.hearing.views(clip, int(prefix.lengths[clip])) for clip in clips]
@@ -167,7 +167,7 @@ class PrefixClips(Dataset[dict[str, Any]]):
         """How long each clip is when it is heard, in samples: (clips,)."""
         return np.array([views[0].stop - views[0].start for views in self.views])
 
-    def __getitem__(self, draw: Draw) -> dict[str, Any]:
+    def __getitem__(self, draw: CropSample) -> dict[str, Any]:
         views = self.views[draw.number]
         chosen = int(np.random.default_rng(draw.seed).integers(len(views)))
         return {"read": self.prefix.rows.read(views[chosen]), "label": int(self.labels[draw.number])}
@@ -182,7 +182,7 @@ def collate(items: Sequence[dict[str, Any]]) -> dict[str, Tensor]:
 def layout(
     model: Model,
     depth: int,
-    sounds: Sounds,
+    sounds: AudioSource,
     cut: Sequence[Window],
     trained: Sequence[int],
     hearing: Hearing,
@@ -190,7 +190,7 @@ def layout(
     bf16: bool,
     folder: Path,
     identity: str,
-) -> Prefix:
+) -> FrozenFeatures:
     """Plan the rows of all clips: nothing is computed yet, and `rows.bytes` says what they will take.
 
     `cut` are the windows that are scored, `trained` the clips that training hears, `identity` names the recordings.
@@ -207,17 +207,17 @@ def layout(
             key.update(name.encode())
             key.update(value.detach().cpu().contiguous().numpy().tobytes())
     rows.folder = folder / f"prefix-{key.hexdigest()}"
-    return Prefix(rows, sounds.lengths, hearing)
+    return FrozenFeatures(rows, sounds.lengths, hearing)
 
 
-def room_for(prefix: Prefix) -> bool:
+def room_for(prefix: FrozenFeatures) -> bool:
     """Whether the disk has room for what is not there yet."""
     if prefix.rows.folder.is_dir():
         return True
     return shutil.disk_usage(prefix.rows.folder.parent).free > prefix.rows.bytes + SPARE_BYTES
 
 
-def compute(prefix: Prefix, model: Model, depth: int, sounds: Sounds, progress: Progress) -> None:
+def compute(prefix: FrozenFeatures, model: Model, depth: int, sounds: AudioSource, progress: Progress) -> None:
     """Compute the shards that are missing, each whole or not at all."""
     rows = prefix.rows
     rows.folder.mkdir(parents=True, exist_ok=True)
@@ -225,7 +225,7 @@ def compute(prefix: Prefix, model: Model, depth: int, sounds: Sounds, progress: 
     done = len(rows.views) - sum(len(rows.shards[shard]) for shard in missing)
     if not missing:
         return
-    heard = (model.lighter() if rows.bf16 else model).eval()
+    heard = (model.bf16_copy() if rows.bf16 else model).eval()
     device = next(heard.parameters()).device
     dtype = torch.bfloat16 if rows.bf16 else torch.float32
     for shard in missing:
@@ -256,7 +256,7 @@ def _batches(rows: Rows, numbers: Sequence[int], batch_samples: float) -> list[l
     return batches
 
 
-def _heard(prefix: Prefix, sounds: Sounds, views: Sequence[View]) -> tuple[Tensor, Tensor]:
+def _heard(prefix: FrozenFeatures, sounds: AudioSource, views: Sequence[View]) -> tuple[Tensor, Tensor]:
     """The waveforms (views, samples) and their lengths (views,), each changed as its variant says."""
     hearing = prefix.hearing
     pieces = []

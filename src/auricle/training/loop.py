@@ -24,8 +24,8 @@ from auricle.models.layers.heads import MarginSoftmax
 from auricle.preparation.batches import EpochBatches
 from auricle.recipe import Recipe
 from auricle.training import schedule
-from auricle.training.freezing import Learner
-from auricle.training.task import Course
+from auricle.training.freezing import PartiallyFrozenModel
+from auricle.training.task import TrainingTask
 
 AVERAGE_FILE = "average.safetensors"
 # What the best epoch is chosen by: the recipe's metric, and between equals the lower loss.
@@ -47,7 +47,7 @@ class Epoch:
     seconds_left: float
 
 
-class Watch(TrainerCallback):
+class ProgressCallback(TrainerCallback):
     """Times the epochs and passes each one on, to history.jsonl and to whoever listens."""
 
     def __init__(self, clips: int, epochs: int, path: Path, on_epoch: Callable[[Epoch], None]) -> None:
@@ -110,7 +110,7 @@ class Watch(TrainerCallback):
 class Stages(TrainerCallback):
     """Tells a Learner which epoch begins, so that it trains what the epoch's stage trains."""
 
-    def __init__(self, learner: Learner) -> None:
+    def __init__(self, learner: PartiallyFrozenModel) -> None:
         self.learner = learner
 
     def on_epoch_begin(self, args: TrainingArguments, state: TrainerState, *_: Any, **__: Any) -> None:
@@ -169,10 +169,10 @@ class AudioTrainer(Trainer):
         self,
         *,
         args: TrainingArguments,
-        course: Course,
+        course: TrainingTask,
         batches: EpochBatches,
         recipe: Recipe,
-        watch: Watch,
+        watch: ProgressCallback,
     ) -> None:
         optimizer = None
         if recipe.train.optimizer == "adam":
@@ -198,7 +198,7 @@ class AudioTrainer(Trainer):
         if self.average is not None:
             self.add_callback(self.average)
         self.add_callback(Progress(course.learner))
-        if isinstance(course.learner, Learner):
+        if isinstance(course.learner, PartiallyFrozenModel):
             self.add_callback(Stages(course.learner))
         self._step = -1
         self._part = 0
@@ -214,7 +214,7 @@ class AudioTrainer(Trainer):
 
     def create_optimizer(self, *_: Any, **__: Any) -> Any:
         """For a Learner, one group of weights for each scale of the learning rate; what `Trainer` does for the rest."""
-        if self.optimizer is None and isinstance(self.model, Learner):
+        if self.optimizer is None and isinstance(self.model, PartiallyFrozenModel):
             made, named = self.get_optimizer_cls_and_kwargs(self.args, self.model)
             groups = self.model.groups(set(self.get_decay_parameter_names(self.model)), self.args.weight_decay)
             for group in groups:

@@ -23,10 +23,10 @@ from auricle.evaluation import duration, open_set, scoring
 from auricle.evaluation import report as reporting
 from auricle.evaluation.model_card import card, dataset_of
 from auricle.evaluation.page import write_page
-from auricle.evaluation.rejection import Draws, Refusal, by_classes, by_mistakes
+from auricle.evaluation.rejection import Draws, RejectionReport, by_classes, by_mistakes
 from auricle.evaluation.scoring import Scores
 from auricle.evaluation.seeds import spread
-from auricle.models.load import check_frames, is_pretrained, is_solved, settle
+from auricle.models.load import check_frames, is_fitted, is_pretrained, settle
 from auricle.models.precision import native_bf16
 from auricle.parallel import cores
 from auricle.preparation.prepare import Prepared, prepare
@@ -34,10 +34,10 @@ from auricle.recipe import Recipe
 from auricle.training import tracking
 from auricle.training import train as training
 from auricle.training.cross_validation import (
-    Listener,
+    ProgressReporter,
     Result,
     TrainFold,
-    by_solving,
+    closed_form_trainer,
     from_scratch,
     labels_of,
     scores_of,
@@ -51,7 +51,9 @@ from auricle.training.finetune import Timed, by_finetuning
 DOUBT_CLIPS = 4000
 
 
-def run(data: str | Path, recipe: Recipe, out: Path, listener: Listener, *, resume: bool = False) -> dict[str, Any]:
+def run(
+    data: str | Path, recipe: Recipe, out: Path, listener: ProgressReporter, *, resume: bool = False
+) -> dict[str, Any]:
     """Train and judge a model; returns the report. Raises AuricleError before anything is written."""
     recipe = settle(recipe)
     training.check_tracker(recipe.train)
@@ -64,14 +66,14 @@ def run(data: str | Path, recipe: Recipe, out: Path, listener: Listener, *, resu
     check_frames(recipe)
     if resume:
         _same_corpus(prepared, out)
-    _lay_down(prepared, out, listener)
+    write_metadata(prepared, out, listener)
     measured: dict[str, float | None] = {"prepare_seconds": prepared.seconds}
     start = time.perf_counter()
     train_fold = _trainer(prepared, listener, measured.__setitem__)
     results = train_all(prepared, out, train_fold, listener)
     again = {seed: _train_again(prepared, seed, out, listener) for seed in _further_seeds(recipe)}
     everything = [*results, *(result for repeated in again.values() for result in repeated)]
-    baseline, doubted = _baseline(prepared, out, train_fold, listener)
+    baseline, suspect_labels = _baseline(prepared, out, train_fold, listener)
     measured["train_seconds"] = sum(result.trained["seconds"] for result in everything)
     measured["run_seconds"] = time.perf_counter() - start
     measured["clips_per_second"] = float(np.mean([result.trained["clips_per_second"] for result in results]))
@@ -80,7 +82,7 @@ def run(data: str | Path, recipe: Recipe, out: Path, listener: Listener, *, resu
     scores = _scores_of(judged)
     scores.save(out / "scores.parquet")
     report = reporting.build(
-        reporting.Evidence(
+        reporting.ReportInputs(
             index=prepared.index,
             audit=prepared.audit,
             split=prepared.split,
@@ -88,7 +90,7 @@ def run(data: str | Path, recipe: Recipe, out: Path, listener: Listener, *, resu
             scores=scores,
             majority=_majority(prepared),
             baseline=scores if recipe.model.family == "baseline" else baseline,
-            doubted=doubted,
+            suspect_labels=suspect_labels,
             refusal=_refusal(prepared, results, scores),
             cuts=_joined([result.cuts for result in judged]),
             trained_seconds=_trained_seconds(prepared),
@@ -111,11 +113,11 @@ def run(data: str | Path, recipe: Recipe, out: Path, listener: Listener, *, resu
     return report
 
 
-def _trainer(prepared: Prepared, listener: Listener, timed: Timed) -> TrainFold:
+def _trainer(prepared: Prepared, listener: ProgressReporter, timed: Timed) -> TrainFold:
     """What trains one fold of the recipe's family: in closed form, from a checkpoint, or from scratch."""
     recipe = prepared.recipe
-    if is_solved(recipe):
-        return by_solving(prepared)
+    if is_fitted(recipe):
+        return closed_form_trainer(prepared)
     if is_pretrained(recipe):
         return tracking.followed(by_finetuning(prepared, listener, timed), recipe)
     return tracking.followed(from_scratch(prepared), recipe)
@@ -126,7 +128,7 @@ def _further_seeds(recipe: Recipe) -> range:
     return range(first + 1, first + recipe.train.seeds)
 
 
-def _train_again(prepared: Prepared, seed: int, out: Path, listener: Listener) -> list[Result]:
+def _train_again(prepared: Prepared, seed: int, out: Path, listener: ProgressReporter) -> list[Result]:
     """Train the folds of the same split from another seed; no model of all clips, since none is kept.
 
     A family that is fitted in closed form is fitted again too: what little it draws comes from the seed.
@@ -154,28 +156,28 @@ def _joined(parts: Sequence[Scores | None]) -> Scores | None:
     return scoring.join(found) if found else None
 
 
-def _refusal(prepared: Prepared, results: Sequence[Result], scores: Scores) -> Refusal | None:
+def _refusal(prepared: Prepared, results: Sequence[Result], scores: Scores) -> RejectionReport | None:
     """What refusing is worth, where the recipe asks for it. The last result is the kept model: it gets a threshold."""
     recipe = prepared.recipe
     target = open_set.wanted(recipe)
     if target is None:
         return None
     draws = Draws(recipe.evaluate.resamples, recipe.train.seed, prepared.index.group_name)
-    kept = results[-1].strangers
+    kept = results[-1].out_of_set
     if kept is None:
         found = by_mistakes(scores, _joined([result.valid for result in results]), target, draws)
     else:
-        asked = [result.strangers for result in results if result.scores is not None and result.strangers is not None]
+        asked = [result.out_of_set for result in results if result.scores is not None and result.out_of_set is not None]
         found = by_classes(scores, open_set.join(asked), kept, target, draws)
     path = results[-1].folder / "model" / "config.json"
     config = json.loads(path.read_text(encoding="utf-8"))
-    write_json(path, {**config, "threshold": found.threshold, "false_accept": found.target})
+    write_json(path, {**config, "threshold": found.threshold, "max_false_accept_rate": found.target})
     return found
 
 
 def _trained_seconds(prepared: Prepared) -> dict[str, tuple[float, float]]:
     """The shortest and longest stretch that the training of each fold heard; closed form hears whole clips."""
-    crop = None if is_solved(prepared.recipe) else prepared.recipe.train.crop_seconds
+    crop = None if is_fitted(prepared.recipe) else prepared.recipe.train.crop_seconds
     facts, places = prepared.store.facts, prepared.positions
     return {
         fold.name: duration.stretches(np.array([facts[places[id]].seconds for id in fold.train]), crop)
@@ -183,7 +185,9 @@ def _trained_seconds(prepared: Prepared) -> dict[str, tuple[float, float]]:
     }
 
 
-def _baseline(prepared: Prepared, out: Path, train_fold: TrainFold, listener: Listener) -> tuple[Scores, Scores | None]:
+def _baseline(
+    prepared: Prepared, out: Path, train_fold: TrainFold, listener: ProgressReporter
+) -> tuple[Scores, Scores | None]:
     """The instant baseline on the same split; and, to doubt labels by, on folds that ignore groups.
 
     A model that knows a clip's group but not the clip may doubt its label; one that never heard the speaker may not.
@@ -194,7 +198,7 @@ def _baseline(prepared: Prepared, out: Path, train_fold: TrainFold, listener: Li
         if prepared.recipe.model.family != "baseline":
             listener.say("The instant baseline, on the same split.")
             recipe = prepared.recipe.model_copy(update={"model": recipes.Model(family="baseline")})
-            train_fold = by_solving(replace(prepared, recipe=recipe))
+            train_fold = closed_form_trainer(replace(prepared, recipe=recipe))
 
         def judged(folds: Sequence[Fold]) -> Scores:
             asked = ((fold, train_fold(fold, out, listener).judge) for fold in folds)
@@ -203,7 +207,7 @@ def _baseline(prepared: Prepared, out: Path, train_fold: TrainFold, listener: Li
             )
 
         if doubting:
-            judged(splits.shuffled(prepared.kept, prepared.recipe.data, prepared.audit.linked)).save(doubts)
+            judged(splits.shuffled(prepared.kept, prepared.recipe.data, prepared.audit.duplicate_groups)).save(doubts)
         judged(prepared.split.folds).save(baseline)
     return Scores.load(baseline), Scores.load(doubts) if doubting else None
 
@@ -249,7 +253,7 @@ def _describe(result: Result) -> dict[str, Any]:
         "temperature": result.trained.get("temperature", 1.0),
         "sample_rate": config["sample_rate"],
         "channels": config["channels"],
-        "bands": config.get("bands"),
+        "num_features": config.get("num_features"),
     }
 
 
@@ -263,13 +267,13 @@ def _work(prepared: Prepared, results: Sequence[Result]) -> dict[str, Any]:
     }
 
 
-def _lay_down(prepared: Prepared, out: Path, listener: Listener) -> None:
+def write_metadata(prepared: Prepared, out: Path, listener: ProgressReporter) -> None:
     out.mkdir(parents=True, exist_ok=True)
     prepared.recipe.save(out / "recipe.yaml")
     prepared.index.save(out / "index.parquet")
     prepared.split.save(out / "split.json")
     prepared.audit.save(out / "audit.json")
-    listener.say(prepared.index.recognised)
+    listener.say(prepared.index.description)
     listener.say(f"Split: {prepared.split.described}.")
     for note in prepared.split.notes:
         listener.say(note)
@@ -284,8 +288,8 @@ def _resumed(recipe: Recipe, out: Path) -> Recipe:
         return recipe
     begun = recipes.load(path)
     asked, found = recipe, begun.audio
-    if found.bands is not None and recipe.audio.bands is None:
-        asked = recipe.replace("audio", bands=found.bands, sample_rate=found.sample_rate)
+    if found.num_features is not None and recipe.audio.num_features is None:
+        asked = recipe.replace("audio", num_features=found.num_features, sample_rate=found.sample_rate)
     elif recipe.audio.sample_rate is None:
         asked = recipe.replace("audio", sample_rate=found.sample_rate)
     if begun != asked:

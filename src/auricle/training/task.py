@@ -18,18 +18,18 @@ from auricle.evaluation import metrics, scoring
 from auricle.models import precision, torch_runtime
 from auricle.preparation import batches
 from auricle.preparation.batches import TrainClips
-from auricle.preparation.windows import Sounds, Window
+from auricle.preparation.windows import AudioSource, Window
 from auricle.recipe import Recipe
 from auricle.training import frozen_features
-from auricle.training.freezing import Learner, Plan
-from auricle.training.frozen_features import Prefix, PrefixClips, View
+from auricle.training.freezing import PartiallyFrozenModel, Plan
+from auricle.training.frozen_features import FrozenFeatureClips, FrozenFeatures, View
 
 
 @dataclass(frozen=True)
-class Material:
+class LabelledClips:
     """Clips to learn or to choose from, and each one's class: labels (clips,) int64."""
 
-    sounds: Sounds
+    sounds: AudioSource
     labels: np.ndarray
 
     def __len__(self) -> int:
@@ -37,7 +37,7 @@ class Material:
 
 
 @dataclass(frozen=True)
-class Course:
+class TrainingTask:
     """What `Trainer` trains and on what. `validate` is None without a validation part; `plan` where all is trained.
 
     `score` gives the validation clips' logits (clips, classes), by whose metrics `validate` answers.
@@ -54,34 +54,34 @@ class Course:
 
 
 def whole(
-    model: PreTrainedModel, recipe: Recipe, learn: Material, choose: Material, plan: Plan | None = None
-) -> Course:
+    model: PreTrainedModel, recipe: Recipe, learn: LabelledClips, choose: LabelledClips, plan: Plan | None = None
+) -> TrainingTask:
     """Learn from waveforms: random crops in training, whole clips or windows in validation."""
-    rate, least = model.config.sample_rate, recipe.train.crop_least
+    rate, least = model.config.sample_rate, recipe.train.min_crop_seconds
     clips = TrainClips(learn.sounds, learn.labels, crop(recipe, rate), round(least * rate) if least else None)
-    learner = model if plan is None else Learner(model, plan)
+    learner = model if plan is None else PartiallyFrozenModel(model, plan)
 
     def score() -> np.ndarray:
         with _autocast(model, recipe, plan is not None):
             return scoring.score(model, choose.sounds, batch_seconds=recipe.evaluate.batch_seconds)
 
     if not len(choose):
-        return Course(learner, clips, clips.lengths, learn.labels, batches.collate, None, plan)
+        return TrainingTask(learner, clips, clips.lengths, learn.labels, batches.collate, None, plan)
     judge = _judge(score, choose.labels, recipe)
-    return Course(learner, clips, clips.lengths, learn.labels, batches.collate, judge, plan, score)
+    return TrainingTask(learner, clips, clips.lengths, learn.labels, batches.collate, judge, plan, score)
 
 
 def from_prefix(
     model: Any,
     recipe: Recipe,
     plan: Plan,
-    computed: Prefix,
+    computed: FrozenFeatures,
     learn: tuple[Sequence[int], np.ndarray],
     choose: tuple[Sequence[int], np.ndarray],
-) -> Course:
+) -> TrainingTask:
     """Learn from what the frozen part gave. `learn` and `choose` are clips by their places in it, and their classes."""
-    learner = Learner(model, plan)
-    clips = PrefixClips(computed, *learn)
+    learner = PartiallyFrozenModel(model, plan)
+    clips = FrozenFeatureClips(computed, *learn)
     asked, truth = choose
 
     def score() -> np.ndarray:
@@ -96,9 +96,9 @@ def from_prefix(
             return scoring.over(cut, round(recipe.evaluate.batch_seconds * model.config.sample_rate), answer)
 
     if not len(asked):
-        return Course(learner, clips, clips.lengths, learn[1], frozen_features.collate, None, plan)
+        return TrainingTask(learner, clips, clips.lengths, learn[1], frozen_features.collate, None, plan)
     judge = _judge(score, truth, recipe)
-    return Course(learner, clips, clips.lengths, learn[1], frozen_features.collate, judge, plan, score)
+    return TrainingTask(learner, clips, clips.lengths, learn[1], frozen_features.collate, judge, plan, score)
 
 
 def crop(recipe: Recipe, sample_rate: int) -> int | None:

@@ -25,8 +25,8 @@ from auricle.models import precision
 from auricle.preparation.batches import EpochBatches, build
 from auricle.recipe import Recipe, Train
 from auricle.training import tracking
-from auricle.training.loop import AVERAGE_FILE, CHOICE, AudioTrainer, Epoch, Watch
-from auricle.training.task import Course, Material
+from auricle.training.loop import AVERAGE_FILE, CHOICE, AudioTrainer, Epoch, ProgressCallback
+from auricle.training.task import LabelledClips, TrainingTask
 
 CALIBRATION_CLIPS = 1000
 _log = logging.getLogger(__name__)
@@ -50,7 +50,7 @@ class Trained:
 
 
 def train(
-    model: PreTrainedModel, recipe: Recipe, course: Course, folder: Path, on_epoch: Callable[[Epoch], None]
+    model: PreTrainedModel, recipe: Recipe, course: TrainingTask, folder: Path, on_epoch: Callable[[Epoch], None]
 ) -> Trained:
     """Train the course's learner in place and leave the model with the chosen weights.
 
@@ -97,7 +97,7 @@ def train(
     )
 
 
-def calibrate(model: PreTrainedModel, learn: Material, batch_seconds: float) -> None:
+def fit_normalization(model: PreTrainedModel, learn: LabelledClips, batch_seconds: float) -> None:
     """Let the front end take its statistics from at most CALIBRATION_CLIPS evenly spaced training clips."""
     places = np.unique(np.linspace(0, len(learn) - 1, min(len(learn), CALIBRATION_CLIPS)).astype(int))
     size = max(1, round(batch_seconds / 8))
@@ -105,7 +105,7 @@ def calibrate(model: PreTrainedModel, learn: Material, batch_seconds: float) -> 
         build([learn.sounds.get(int(place)) for place in places[first : first + size]])
         for first in range(0, len(places), size)
     )
-    model.calibrate(batches)
+    model.fit_normalization(batches)
 
 
 def class_weights(labels: np.ndarray, classes: int) -> torch.Tensor:
@@ -129,7 +129,7 @@ def last_checkpoint(folder: Path) -> Path | None:
 def _trainer(
     model: PreTrainedModel,
     recipe: Recipe,
-    course: Course,
+    course: TrainingTask,
     folder: Path,
     on_epoch: Callable[[Epoch], None],
     batch_size: int,
@@ -146,7 +146,7 @@ def _trainer(
         course=course,
         batches=EpochBatches(course.lengths, course.labels, batch_size, settings.seed, balanced),
         recipe=recipe,
-        watch=Watch(len(course.labels), settings.epochs, folder / "history.jsonl", on_epoch),
+        watch=ProgressCallback(len(course.labels), settings.epochs, folder / "history.jsonl", on_epoch),
     )
     if settings.patience is not None and course.validate is not None:
         trainer.add_callback(EarlyStoppingCallback(early_stopping_patience=settings.patience))

@@ -11,7 +11,8 @@ from pathlib import Path
 
 from auricle.audio.recordings import Recording
 from auricle.errors import RunError
-from auricle.inference.classifier import Embedded, load, model_folder
+from auricle.inference.classifier import Embedded, load
+from auricle.run_folder import model_folder
 from auricle.voices import xvector
 from auricle.voices.store import Origin
 

@@ -36,7 +36,7 @@ class Enrolment:
     warnings: tuple[tuple[str, str], ...]
     cohort: int
     cohort_named: str
-    false_accept: float
+    max_false_accept_rate: float
     notes: tuple[str, ...]
 
 
@@ -56,7 +56,7 @@ def enrol(
     *,
     run: str | Path | None = None,
     cohort: str | None = None,
-    false_accept: float | None = None,
+    max_false_accept_rate: float | None = None,
 ) -> Enrolment:
     """Add recordings of one person to a store; make the store for the model in `run` where there is none.
 
@@ -65,8 +65,10 @@ def enrol(
     what cannot be a store, a name or a run, and for another model than the store's.
     """
     name = checked_name(name)
-    if false_accept is not None and not 0 < false_accept < 1:
-        raise UsageError(f"--false-accept received {false_accept:g}. Allowed: a share between 0 and 1, such as 0.01.")
+    if max_false_accept_rate is not None and not 0 < max_false_accept_rate < 1:
+        raise UsageError(
+            f"--false-accept received {max_false_accept_rate:g}. Allowed: a share between 0 and 1, such as 0.01."
+        )
     encoder = encoder_of(Path(store), run)
     heard = list(encoder.embeddings(recordings(files)))
     good = [clip for clip in heard if clip.error is None]
@@ -84,7 +86,7 @@ def enrol(
                 clips,
                 cohort=gathered.cohort,
                 cohort_named=gathered.named,
-                false_accept=false_accept,
+                max_false_accept_rate=max_false_accept_rate,
                 run=None if run is None else encoder.origin.run,
             )
     return _told(Path(store), heard, enrolled, gathered.notes)
@@ -100,7 +102,7 @@ def _told(store: Path, heard: list[Embedded], enrolled: Enrolled | None, notes: 
     if contents.cohort is None:
         notes = (*notes, f"There is no cohort, hence no threshold: name other people's recordings by {_WAY}.")
     size = 0 if contents.cohort is None else len(contents.cohort)
-    return Enrolment(enrolled, failed, warnings, size, contents.cohort_named, contents.false_accept, notes)
+    return Enrolment(enrolled, failed, warnings, size, contents.cohort_named, contents.max_false_accept_rate, notes)
 
 
 _WAY = "auricle enrol … --cohort DATA"

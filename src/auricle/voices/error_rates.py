@@ -31,7 +31,7 @@ class Trials:
     def __len__(self) -> int:
         return len(self.target)
 
-    def only(self, keep: np.ndarray) -> "Trials":
+    def select(self, keep: np.ndarray) -> "Trials":
         """The trials for which `keep` (trials,) bool is true; the files stay as they are."""
         return Trials(self.files, self.left[keep], self.right[keep], self.target[keep])
 

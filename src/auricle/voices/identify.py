@@ -72,7 +72,7 @@ class Desk:
             row = score_norm.cosines(left, clip.vector[None])[:, 0]
         else:
             # A clip of the cohort is answered for as if its speaker were not in there.
-            strange = self.strange & cohort.strangers_to((), (clip.content,))[None]
+            strange = self.strange & cohort.impostors_of((), (clip.content,))[None]
             row = score_norm.normalise(left, clip.vector[None], cohort, strange)[:, 0]
         row = np.where(np.isfinite(row), row, -np.inf)
         matches = tuple(Match(voices[place].name, float(row[place])) for place in np.argsort(-row, kind="stable"))
@@ -111,11 +111,11 @@ def desk(store: str | Path, name: str | None = None, *, run: str | Path | None =
 
 def _threshold(contents: Contents) -> tuple[np.ndarray, float | None, tuple[str, ...]]:
     """Who in the cohort is a stranger to each voice (voices, cohort), the threshold, and what is to be told of it."""
-    voices, cohort, share = contents.voices, contents.cohort, contents.false_accept
+    voices, cohort, share = contents.voices, contents.cohort, contents.max_false_accept_rate
     if cohort is None:
         note = "There is no cohort, hence no threshold: nothing is accepted. auricle enrol … --cohort DATA gives one."
         return np.zeros((len(voices), 0), bool), None, (note,)
-    strange = np.array([cohort.strangers_to((voice.name,), voice.contents) for voice in voices])
+    strange = np.array([cohort.impostors_of((voice.name,), voice.contents) for voice in voices])
     claims = score_norm.impostors(np.stack([voice.vector for voice in voices]), strange, cohort)
     heard = np.isfinite(claims).any(0)
     best = np.where(np.isfinite(claims), claims, -np.inf).max(0)

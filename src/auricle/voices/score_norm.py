@@ -64,14 +64,14 @@ class Cohort:
         mixed = np.sqrt(own * found.deviation**2 + (1 - own) * self.deviation**2)
         return Level(found.mean, np.maximum(mixed, _FLAT))
 
-    def only(self, keep: np.ndarray) -> "Cohort":
+    def select(self, keep: np.ndarray) -> "Cohort":
         """The clips for which `keep` (clips,) bool is true."""
         rows = np.flatnonzero(keep)
         return Cohort(
             self.vectors[rows], tuple(self.speakers[row] for row in rows), tuple(self.contents[row] for row in rows)
         )
 
-    def strangers_to(self, names: Collection[str], contents: Collection[str]) -> np.ndarray:
+    def impostors_of(self, names: Collection[str], contents: Collection[str]) -> np.ndarray:
         """Which clips (clips,) are of people other than these names and than the speakers of these contents."""
         known = set(names) | {
             speaker for speaker, content in zip(self.speakers, self.contents, strict=True) if content in set(contents)
@@ -170,15 +170,15 @@ def _without_each(scores: np.ndarray, codes: np.ndarray) -> Level:
     return Level(found.mean[place.reshape(-1)], found.deviation[place.reshape(-1)])
 
 
-def threshold(strangers: np.ndarray, false_accept: float) -> float | None:
+def threshold(out_of_set: np.ndarray, max_false_accept_rate: float) -> float | None:
     """The score that at most a share `false_accept` of strangers' scores exceed; None where too few are known.
 
     `strangers` (any shape) may hold NaN. With fewer than 1 / false_accept of them it is their greatest score.
     """
-    known = strangers[np.isfinite(strangers)]
+    known = out_of_set[np.isfinite(out_of_set)]
     if len(known) < MIN_COHORT:
         return None
-    return float(np.quantile(known, 1 - false_accept, method="higher"))
+    return float(np.quantile(known, 1 - max_false_accept_rate, method="higher"))
 
 
 def evenly(count: int, most: int) -> Sequence[int]:

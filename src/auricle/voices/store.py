@@ -86,7 +86,7 @@ class Contents:
     voices: tuple[Voice, ...]
     cohort: Cohort | None
     cohort_named: str
-    false_accept: float
+    max_false_accept_rate: float
 
 
 class Store:
@@ -132,7 +132,11 @@ class Store:
                     if not store._is_ours():
                         for statement in _SCHEMA:
                             connection.execute(statement)
-                        about = {"run": origin.run, "fingerprint": origin.fingerprint, "false_accept": FALSE_ACCEPT}
+                        about = {
+                            "run": origin.run,
+                            "fingerprint": origin.fingerprint,
+                            "max_false_accept_rate": FALSE_ACCEPT,
+                        }
                         connection.executemany("INSERT INTO about VALUES (?, ?)", [*_texts(about)])
                 store.check(origin)
         except BaseException:
@@ -164,7 +168,7 @@ class Store:
                 "SELECT name, content, seconds, vector FROM voices JOIN clips ON clips.voice = voices.id "
                 "ORDER BY name, clips.id"
             ).fetchall()
-            strangers = connection.execute("SELECT speaker, content, vector FROM cohort ORDER BY id").fetchall()
+            out_of_set = connection.execute("SELECT speaker, content, vector FROM cohort ORDER BY id").fetchall()
         by_name: dict[str, list[tuple[str, float, np.ndarray]]] = {}
         for name, content, seconds, vector in rows:
             by_name.setdefault(name, []).append((content, seconds, _vector(vector)))
@@ -179,11 +183,11 @@ class Store:
             for name, clips in by_name.items()
         )
         cohort = None
-        if strangers:
-            speakers, contents, vectors = zip(*strangers, strict=True)
+        if out_of_set:
+            speakers, contents, vectors = zip(*out_of_set, strict=True)
             cohort = Cohort(np.stack([_vector(vector) for vector in vectors]), speakers, contents)
         origin = Origin(about["run"], about["fingerprint"])
-        return Contents(origin, voices, cohort, about.get("cohort", ""), float(about["false_accept"]))
+        return Contents(origin, voices, cohort, about.get("cohort", ""), float(about["max_false_accept_rate"]))
 
     def enrol(
         self,
@@ -192,7 +196,7 @@ class Store:
         *,
         cohort: Cohort | None = None,
         cohort_named: str = "",
-        false_accept: float | None = None,
+        max_false_accept_rate: float | None = None,
         run: str | None = None,
     ) -> Enrolled:
         """Add clips to a voice, new or known, in one transaction; a sound that the voice has is kept once.
@@ -201,7 +205,11 @@ class Store:
         Raises UsageError for a name that cannot be one.
         """
         name = checked_name(name)
-        about = {"cohort": cohort_named if cohort is not None else None, "false_accept": false_accept, "run": run}
+        about = {
+            "cohort": cohort_named if cohort is not None else None,
+            "max_false_accept_rate": max_false_accept_rate,
+            "run": run,
+        }
         added: list[str] = []
         known: list[str] = []
         with _told(self.path), self._writing() as connection:

@@ -55,7 +55,7 @@ def judge(
         )
     width = next(len(clip.vector) for clip in heard if clip.error is None)
     vectors = np.stack([clip.vector if clip.error is None else np.zeros(width, np.float32) for clip in heard])
-    kept = asked.only(good[asked.left] & good[asked.right])
+    kept = asked.select(good[asked.left] & good[asked.right])
     speakers = error_rates.speakers(asked)
     plain = _each(kept, vectors, None)
     figures, drawn = error_rates.measured(plain, kept, speakers)
@@ -63,9 +63,9 @@ def judge(
     notes = _told(speakers)
     found = Gathered(None, "", ()) if cohort is None else named_cohort(encoder, cohort)
     if found.cohort is not None:
-        strangers, more = _strangers(found.cohort, [clip.content for clip in heard], speakers)
+        out_of_set, more = _strangers(found.cohort, [clip.content for clip in heard], speakers)
         notes += [*found.notes, *more]
-        measures["normalised"] = error_rates.measured(_each(kept, vectors, strangers), kept, speakers)[0]
+        measures["normalised"] = error_rates.measured(_each(kept, vectors, out_of_set), kept, speakers)[0]
     failed = [{"file": clip.name, "error": clip.error} for clip in heard if clip.error is not None]
     return {
         "trials": len(kept),
@@ -105,10 +105,10 @@ def _strangers(cohort: Cohort, contents: list[str], speakers: Sequence[str] | No
     """The cohort without the speakers that are judged, and what is to be told of it."""
     names = {Path(speaker).name for speaker in cohort.speakers} & set(speakers or ())
     known = {speaker for speaker in cohort.speakers if Path(speaker).name in names}
-    strange = cohort.strangers_to(known, contents)
+    strange = cohort.impostors_of(known, contents)
     if strange.all():
         return cohort, []
-    left = cohort.only(strange)
+    left = cohort.select(strange)
     if len(left) < MIN_COHORT or len(set(left.speakers)) < MIN_SPEAKERS:
         raise UsageError(
             f"Of the {len(cohort)} clips of the cohort, {len(cohort) - len(left)} are of the speakers that are judged. "

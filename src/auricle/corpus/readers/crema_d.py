@@ -10,7 +10,7 @@ import posixpath
 import re
 from collections.abc import Iterator, Mapping
 
-from auricle.corpus.clip import Clip, LeftOut
+from auricle.corpus.clip import Clip, Excluded
 from auricle.corpus.tree import Tree, mostly, recordings, unrepeated
 from auricle.errors import DataError
 
@@ -35,19 +35,19 @@ def detects(tree: Tree) -> bool:
     return mostly(tree, _NAME)
 
 
-def read(tree: Tree) -> Iterator[Clip | LeftOut]:
+def read(tree: Tree) -> Iterator[Clip | Excluded]:
     """Yield CREMA-D's clips. Metadata: sentence, level, and the actor's age, sex, race and ethnicity.
 
     Raises DataError for a VideoDemographics.csv without its columns.
     """
-    names, left_out = recordings(tree)
+    names, excluded = recordings(tree)
     names, copies = unrepeated(names)
-    yield from left_out + copies
+    yield from excluded + copies
     actors = _actors(tree)
     for name in names:
         match = _NAME.search(name)
         if match is None:
-            yield LeftOut(name, "no CREMA-D name, such as 1001_DFA_ANG_XX.wav")
+            yield Excluded(name, "no CREMA-D name, such as 1001_DFA_ANG_XX.wav")
             continue
         actor, sentence, emotion, level = match.groups()
         meta = {"sentence": sentence, "level": LEVELS.get(level, "unspecified"), **actors.get(actor, {})}

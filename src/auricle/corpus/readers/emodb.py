@@ -6,7 +6,7 @@ In: a tree with such names. Out: clips with the emotion in English as label and 
 import re
 from collections.abc import Iterator
 
-from auricle.corpus.clip import Clip, LeftOut
+from auricle.corpus.clip import Clip, Excluded
 from auricle.corpus.tree import Tree, mostly, named
 
 TITLE = "EmoDB"
@@ -50,10 +50,10 @@ def detects(tree: Tree) -> bool:
     return mostly(tree, _NAME)
 
 
-def read(tree: Tree) -> Iterator[Clip | LeftOut]:
+def read(tree: Tree) -> Iterator[Clip | Excluded]:
     """Yield EmoDB's clips. Metadata: sentence, version, and the speaker's sex and age."""
-    matches, left_out = named(tree, _NAME, "EmoDB name, such as 03a01Fa.wav")
-    yield from left_out
+    matches, excluded = named(tree, _NAME, "EmoDB name, such as 03a01Fa.wav")
+    yield from excluded
     for name, match in matches:
         speaker, sentence, letter, version = match.groups()
         meta = {"speaker": speaker, "sentence": sentence, "version": version}

@@ -10,7 +10,7 @@ import posixpath
 import re
 from collections.abc import Iterator
 
-from auricle.corpus.clip import Clip, LeftOut
+from auricle.corpus.clip import Clip, Excluded
 from auricle.corpus.tree import Tree, mostly, recordings
 from auricle.errors import DataError, UsageError, unknown
 
@@ -37,7 +37,7 @@ def detects(tree: Tree) -> bool:
     return _table(tree) is not None or mostly(tree, _FOLDER_NAME)
 
 
-def read(tree: Tree, *, subset: str = "esc50") -> Iterator[Clip | LeftOut]:
+def read(tree: Tree, *, subset: str = "esc50") -> Iterator[Clip | Excluded]:
     """Yield the clips; `subset` "esc10" keeps the ten classes of ESC-10.
 
     Raises UsageError for another subset, DataError for an esc50.csv without its columns.
@@ -55,13 +55,13 @@ def _table(tree: Tree) -> str | None:
     return next((name for name in tree.names if posixpath.basename(name) == "esc50.csv"), None)
 
 
-def _read_folders(tree: Tree, subset: str) -> Iterator[Clip | LeftOut]:
-    names, left_out = recordings(tree)
-    yield from left_out
+def _read_folders(tree: Tree, subset: str) -> Iterator[Clip | Excluded]:
+    names, excluded = recordings(tree)
+    yield from excluded
     for name in names:
         match = _FOLDER_NAME.search(name)
         if match is None:
-            yield LeftOut(name, "no ESC name, such as '001 - Dog bark/1-100032-A.ogg'")
+            yield Excluded(name, "no ESC name, such as '001 - Dog bark/1-100032-A.ogg'")
             continue
         label, fold, recording, take = match.groups()
         if subset == "esc10" and label.lower() not in ESC10:
@@ -69,9 +69,9 @@ def _read_folders(tree: Tree, subset: str) -> Iterator[Clip | LeftOut]:
         yield Clip(name, tree.source(name), label, group=recording, fold=fold, meta={"take": take})
 
 
-def _read_table(tree: Tree, table: str, subset: str) -> Iterator[Clip | LeftOut]:
-    names, left_out = recordings(tree)
-    yield from left_out
+def _read_table(tree: Tree, table: str, subset: str) -> Iterator[Clip | Excluded]:
+    names, excluded = recordings(tree)
+    yield from excluded
     by_file = {posixpath.basename(name): name for name in names}
     rows = list(csv.DictReader(io.StringIO(tree.read_text(table))))
     missing = {"filename", "fold", "category", "esc10"} - set(rows[0] if rows else ())
@@ -80,10 +80,10 @@ def _read_table(tree: Tree, table: str, subset: str) -> Iterator[Clip | LeftOut]
     for row in sorted(rows, key=lambda row: row["filename"]):
         name = by_file.pop(row["filename"], None)
         if name is None:
-            yield LeftOut(row["filename"], f"listed in '{table}', but not there")
+            yield Excluded(row["filename"], f"listed in '{table}', but not there")
         elif subset == "esc50" or row["esc10"].lower() == "true":
             recording = row.get("src_file") or row["filename"].split("-")[1]
             meta = {"take": row.get("take") or "", "esc10": row["esc10"].lower()}
             yield Clip(name, tree.source(name), row["category"], group=recording, fold=row["fold"], meta=meta)
     for name in sorted(by_file.values()):
-        yield LeftOut(name, f"not listed in '{table}'")
+        yield Excluded(name, f"not listed in '{table}'")

@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from auricle.corpus.clip import Clip, LeftOut
+from auricle.corpus.clip import Clip, Excluded
 from auricle.corpus.tree import Tree, official_fold, recordings
 from auricle.errors import DataError, UsageError, unknown
 
@@ -52,7 +52,7 @@ def detects(tree: Tree) -> bool:
     return len({place.label for place in places}) > 1
 
 
-def read(tree: Tree, *, level: int = 1, groups: str = "auto") -> Iterator[Clip | LeftOut]:
+def read(tree: Tree, *, level: int = 1, groups: str = "auto") -> Iterator[Clip | Excluded]:
     """Yield the clips of class folders.
 
     `level` counts folders from the root or split: 1 is the first; -1 is the file's own folder. `groups` "none" infers
@@ -60,8 +60,8 @@ def read(tree: Tree, *, level: int = 1, groups: str = "auto") -> Iterator[Clip |
     """
     if groups not in GROUP_MODES:
         raise UsageError(unknown("mode of 'groups'", groups, GROUP_MODES))
-    places, left_out = _places(tree, level)
-    yield from left_out
+    places, excluded = _places(tree, level)
+    yield from excluded
     if not places:
         raise DataError(_no_classes(tree, level))
     _, found = _grouped(places) if groups == "auto" else ("", {})
@@ -69,7 +69,7 @@ def read(tree: Tree, *, level: int = 1, groups: str = "auto") -> Iterator[Clip |
         yield Clip(place.name, tree.source(place.name), place.label, found.get(place.name), place.fold)
 
 
-def remark(tree: Tree, *, level: int = 1, groups: str = "auto") -> str:
+def note(tree: Tree, *, level: int = 1, groups: str = "auto") -> str:
     """What was inferred, for people: where groups come from, and that deeper folders did not count."""
     places, _ = _places(tree, level)
     rule, found = _grouped(places) if groups == "auto" else ("", {})
@@ -79,8 +79,8 @@ def remark(tree: Tree, *, level: int = 1, groups: str = "auto") -> str:
     return "; ".join(said)
 
 
-def _places(tree: Tree, level: int) -> tuple[list[_Place], list[LeftOut]]:
-    names, left_out = recordings(tree)
+def _places(tree: Tree, level: int) -> tuple[list[_Place], list[Excluded]]:
+    names, excluded = recordings(tree)
     kept, noise = [], Counter[str]()
     for name in names:
         folder = next(
@@ -91,7 +91,7 @@ def _places(tree: Tree, level: int) -> tuple[list[_Place], list[LeftOut]]:
         else:
             noise[folder] += 1
     for folder, count in sorted(noise.items()):
-        left_out.append(LeftOut(f"{folder}/", f"{count} recordings in a folder that is no class, by its name"))
+        excluded.append(Excluded(f"{folder}/", f"{count} recordings in a folder that is no class, by its name"))
     above = _shared_folders(kept)
     parts = {name: name.split("/")[above:-1] for name in kept}
     fold_at = _fold_level(list(parts.values()))
@@ -100,12 +100,12 @@ def _places(tree: Tree, level: int) -> tuple[list[_Place], list[LeftOut]]:
         fold = official_fold(folders[fold_at]) if fold_at is not None and len(folders) > fold_at else None
         inner = [folder for number, folder in enumerate(folders) if number != fold_at]
         if not inner:
-            left_out.append(LeftOut(name, "lies beside the class folders"))
+            excluded.append(Excluded(name, "lies beside the class folders"))
         elif len(inner) < level:
-            left_out.append(LeftOut(name, f"lies above the class folders of level {level}"))
+            excluded.append(Excluded(name, f"lies above the class folders of level {level}"))
         else:
             places.append(_Place(name, inner[level - 1 if level > 0 else level], fold))
-    return places, left_out
+    return places, excluded
 
 
 def _shared_folders(names: Sequence[str]) -> int:

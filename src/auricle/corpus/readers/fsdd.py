@@ -7,7 +7,7 @@ In: a tree with such names. Out: clips with the digit as label and the speaker a
 import re
 from collections.abc import Iterator
 
-from auricle.corpus.clip import Clip, LeftOut
+from auricle.corpus.clip import Clip, Excluded
 from auricle.corpus.tree import Tree, mostly, named
 
 TITLE = "FSDD"
@@ -26,10 +26,10 @@ def detects(tree: Tree) -> bool:
     return mostly(tree, _NAME)
 
 
-def read(tree: Tree) -> Iterator[Clip | LeftOut]:
+def read(tree: Tree) -> Iterator[Clip | Excluded]:
     """Yield FSDD's clips. Metadata: speaker, index, official_split."""
-    matches, left_out = named(tree, _NAME, "FSDD name, such as 7_jackson_32.wav")
-    yield from left_out
+    matches, excluded = named(tree, _NAME, "FSDD name, such as 7_jackson_32.wav")
+    yield from excluded
     for name, match in matches:
         digit, speaker, index = match.groups()
         split = "test" if int(index) in TEST_INDICES else "train"

@@ -7,7 +7,7 @@ it for duplicates, of which it has many (Sturm 2013).
 import re
 from collections.abc import Iterator
 
-from auricle.corpus.clip import Clip, LeftOut
+from auricle.corpus.clip import Clip, Excluded
 from auricle.corpus.tree import Tree, mostly, named
 
 TITLE = "GTZAN"
@@ -28,10 +28,10 @@ def detects(tree: Tree) -> bool:
     return mostly(tree, _NAME)
 
 
-def read(tree: Tree) -> Iterator[Clip | LeftOut]:
+def read(tree: Tree) -> Iterator[Clip | Excluded]:
     """Yield GTZAN's clips. Metadata: the clip's number in its genre."""
-    matches, left_out = named(tree, _NAME, "GTZAN name, such as blues.00000.wav")
-    yield from left_out
+    matches, excluded = named(tree, _NAME, "GTZAN name, such as blues.00000.wav")
+    yield from excluded
     for name, match in matches:
         genre, number = match.groups()
         yield Clip(name, tree.source(name), genre, meta={"number": number})

@@ -14,7 +14,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from auricle.corpus.archive import stamp
-from auricle.corpus.clip import Clip, LeftOut
+from auricle.corpus.clip import Clip, Excluded
 from auricle.corpus.tree import Tree, arrow_source, arrow_table, official_fold
 from auricle.errors import DataError, MissingExtra, UsageError, unknown
 
@@ -49,7 +49,7 @@ def read(
     audio: str | None = None,
     label: str | None = None,
     group: str | None = None,
-) -> Iterator[Clip | LeftOut]:
+) -> Iterator[Clip | Excluded]:
     """Yield a clip for each row of each split. `config` and `revision` choose on the Hub; the rest name columns.
 
     Raises MissingExtra without the package `datasets`; UsageError for an unknown column; DataError for a data set that
@@ -94,7 +94,7 @@ def _files_of_splits(tree: Tree) -> dict[str, list[str]]:
     return files
 
 
-def _rows(split: str, dataset: Any, mapped: Mapping[str, str | None]) -> Iterator[Clip | LeftOut]:
+def _rows(split: str, dataset: Any, mapped: Mapping[str, str | None]) -> Iterator[Clip | Excluded]:
     schema = dataset.data.schema
     audio = _chosen("audio", mapped["audio"], _audio_column(schema), schema.names)
     label = _chosen("label", mapped["label"], _first(_LABELS, schema.names), schema.names)
@@ -110,9 +110,9 @@ def _rows(split: str, dataset: Any, mapped: Mapping[str, str | None]) -> Iterato
         if class_names is not None and value:
             value = class_names[int(value)] if int(value) >= 0 else ""
         if not value:
-            yield LeftOut(name, f"no value in '{label}'")
+            yield Excluded(name, f"no value in '{label}'")
         elif source is None:
-            yield LeftOut(name, f"neither bytes nor a path in '{audio}'")
+            yield Excluded(name, f"neither bytes nor a path in '{audio}'")
         else:
             meta = {column: text for column, text in row.items() if column not in (label, group) and text}
             yield Clip(name, source, value, (row[group] if group else "") or None, fold, meta=meta)

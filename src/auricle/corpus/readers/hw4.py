@@ -9,11 +9,11 @@ import json
 from collections.abc import Iterator
 from typing import Any
 
-from auricle.corpus.clip import Clip, LeftOut
+from auricle.corpus.clip import Clip, Excluded
 from auricle.corpus.tree import Tree
 from auricle.errors import DataError
 
-TITLE = "Speakers as ready frames"
+TITLE = "Speakers as precomputed features"
 DESCRIBES = "mapping.json and metadata.json beside uttr-<hash>.pt tensors of (frames, n_mels), perhaps testdata.json"
 LICENSE = "CC BY 4.0 (VoxCeleb)"
 CITATION = "A. Nagrani, J. S. Chung, A. Zisserman: VoxCeleb: a large-scale speaker identification dataset. 2017."
@@ -30,7 +30,7 @@ def detects(tree: Tree) -> bool:
     return {MAPPING, METADATA} <= set(tree.names) and any(name.endswith(SUFFIX) for name in tree.names)
 
 
-def read(tree: Tree) -> Iterator[Clip | LeftOut]:
+def read(tree: Tree) -> Iterator[Clip | Excluded]:
     """Yield the utterances that metadata.json lists. Metadata: mel_len, the frames that it promises.
 
     Raises DataError for tables that are not there or not of this layout.
@@ -43,23 +43,23 @@ def read(tree: Tree) -> Iterator[Clip | LeftOut]:
         for number, row in enumerate(_rows(speakers[speaker], f"the speaker '{speaker}'")):
             name, frames = _row(row, f"row {number} of the speaker '{speaker}'")
             if name in owner:
-                yield LeftOut(f"{name}, listed again", f"under '{speaker}', and before under '{owner[name]}'")
+                yield Excluded(f"{name}, listed again", f"under '{speaker}', and before under '{owner[name]}'")
                 continue
             owner[name] = speaker
             if name not in files:
-                yield LeftOut(name, f"listed in '{METADATA}', but not there")
+                yield Excluded(name, f"listed in '{METADATA}', but not there")
             elif speaker not in known:
-                yield LeftOut(name, f"its speaker '{speaker}' is not in '{MAPPING}'")
+                yield Excluded(name, f"its speaker '{speaker}' is not in '{MAPPING}'")
             else:
                 yield Clip(name, tree.source(name), speaker, meta={"mel_len": str(frames)})
     asked = set(_asked(tree))
     if asked:
-        yield LeftOut(TESTDATA, f"{len(asked)} utterances to be named, without labels")
+        yield Excluded(TESTDATA, f"{len(asked)} utterances to be named, without labels")
     for name in sorted(files - owner.keys() - asked):
-        yield LeftOut(name, f"listed in neither '{METADATA}' nor '{TESTDATA}'")
+        yield Excluded(name, f"listed in neither '{METADATA}' nor '{TESTDATA}'")
 
 
-def bands(tree: Tree) -> int:
+def num_features(tree: Tree) -> int:
     """How wide the frames are. Raises DataError where metadata.json does not say it."""
     width = _part(tree, METADATA, "n_mels", int)
     if isinstance(width, bool) or not 1 <= width <= MOST_BANDS:
@@ -67,11 +67,11 @@ def bands(tree: Tree) -> int:
     return int(width)
 
 
-def remark(tree: Tree) -> str:
+def note(tree: Tree) -> str:
     """Say how wide the frames are, and which speakers of mapping.json have no utterance."""
     idle = set(_part(tree, MAPPING, "speaker2id", dict)) - set(_part(tree, METADATA, "speakers", dict))
     silent = f"; {len(idle)} speakers of '{MAPPING}' have no utterance, such as '{min(idle)}'" if idle else ""
-    return f"ready frames of {bands(tree)} bands{silent}"
+    return f"precomputed features of {num_features(tree)} bands{silent}"
 
 
 def _asked(tree: Tree) -> list[str]:

@@ -9,7 +9,7 @@ import re
 from collections import defaultdict
 from collections.abc import Iterator
 
-from auricle.corpus.clip import Clip, LeftOut
+from auricle.corpus.clip import Clip, Excluded
 from auricle.corpus.tree import Tree, mostly, named
 
 TITLE = "LibriSpeech"
@@ -29,10 +29,10 @@ def detects(tree: Tree) -> bool:
     return mostly(tree, _NAME)
 
 
-def read(tree: Tree) -> Iterator[Clip | LeftOut]:
+def read(tree: Tree) -> Iterator[Clip | Excluded]:
     """Yield the clips. Metadata: chapter, utterance, and, where SPEAKERS.TXT is there, sex and subset."""
-    matches, left_out = named(tree, _NAME, "LibriSpeech name, such as 84/121123/84-121123-0001.flac")
-    yield from left_out
+    matches, excluded = named(tree, _NAME, "LibriSpeech name, such as 84/121123/84-121123-0001.flac")
+    yield from excluded
     about = _speakers(tree)
     chapters = _chapters(tree)
     for name, match in matches:
@@ -42,7 +42,7 @@ def read(tree: Tree) -> Iterator[Clip | LeftOut]:
         yield Clip(name, tree.source(name), speaker, group=group, meta=meta)
 
 
-def remark(tree: Tree) -> str:
+def note(tree: Tree) -> str:
     """Say how many speakers have a single chapter, which must be divided."""
     chapters = _chapters(tree)
     single = sum(len(found) == 1 for found in chapters.values())

@@ -7,7 +7,7 @@ and {fold} have their meaning; any other name becomes metadata. A field takes as
 import re
 from collections.abc import Iterator
 
-from auricle.corpus.clip import Clip, LeftOut
+from auricle.corpus.clip import Clip, Excluded
 from auricle.corpus.tree import Tree, is_audio, official_fold, recordings
 from auricle.errors import DataError, UsageError
 
@@ -25,21 +25,21 @@ def detects(tree: Tree) -> bool:
     return False
 
 
-def read(tree: Tree, *, pattern: str) -> Iterator[Clip | LeftOut]:
+def read(tree: Tree, *, pattern: str) -> Iterator[Clip | Excluded]:
     """Yield a clip for each recording whose path ends as the pattern says; the file's suffix may be left unsaid.
 
     Raises UsageError for a pattern that is none, DataError when it fits no file.
     """
     rule = _compiled(pattern)
-    names, left_out = recordings(tree)
+    names, excluded = recordings(tree)
     matches = [(name, rule.search(name)) for name in names]
     if not any(match for _, match in matches):
         examples = " and ".join(f"'{name}'" for name in names[:2]) or "no recordings at all"
         raise DataError(f"The pattern '{pattern}' fits none of {len(names)} recordings; there are {examples}.")
-    yield from left_out
+    yield from excluded
     for name, match in matches:
         if match is None:
-            yield LeftOut(name, f"does not fit the pattern '{pattern}'")
+            yield Excluded(name, f"does not fit the pattern '{pattern}'")
             continue
         fields = match.groupdict()
         fold = fields.get("fold")

@@ -6,7 +6,7 @@ In: a tree with such names. Out: clips with the emotion as label and the actor a
 import re
 from collections.abc import Iterator
 
-from auricle.corpus.clip import Clip, LeftOut
+from auricle.corpus.clip import Clip, Excluded
 from auricle.corpus.tree import Tree, mostly, named
 
 TITLE = "RAVDESS"
@@ -42,14 +42,14 @@ def detects(tree: Tree) -> bool:
     return mostly(tree, _NAME)
 
 
-def read(tree: Tree) -> Iterator[Clip | LeftOut]:
+def read(tree: Tree) -> Iterator[Clip | Excluded]:
     """Yield RAVDESS' clips. Metadata: channel, level, statement, take and the actor's sex (odd numbers are male)."""
-    matches, left_out = named(tree, _NAME, "RAVDESS name, such as 03-01-06-01-02-01-12.wav")
-    yield from left_out
+    matches, excluded = named(tree, _NAME, "RAVDESS name, such as 03-01-06-01-02-01-12.wav")
+    yield from excluded
     for name, match in matches:
         modality, channel, emotion, level, statement, take, actor = match.groups()
         if MODALITIES[modality] == "video":
-            yield LeftOut(name, "a film without sound, by its name")
+            yield Excluded(name, "a film without sound, by its name")
             continue
         meta = {
             "modality": MODALITIES[modality],

@@ -8,7 +8,7 @@ import posixpath
 import re
 from collections.abc import Iterator
 
-from auricle.corpus.clip import Clip, LeftOut
+from auricle.corpus.clip import Clip, Excluded
 from auricle.corpus.tree import Tree, mostly, recordings
 
 TITLE = "Speech Commands"
@@ -29,17 +29,17 @@ def detects(tree: Tree) -> bool:
     return mostly(tree, _NAME_OR_NOISE) and any(_NAME.search(name) for name in tree.names)
 
 
-def read(tree: Tree) -> Iterator[Clip | LeftOut]:
+def read(tree: Tree) -> Iterator[Clip | Excluded]:
     """Yield the clips. Metadata: the take. Without the two lists there are no folds."""
-    names, left_out = recordings(tree)
-    yield from left_out
+    names, excluded = recordings(tree)
+    yield from excluded
     folds = _folds(tree)
     for name in names:
         match = _NAME.search(name)
         if f"{NOISE_FOLDER}/" in name:
-            yield LeftOut(name, "background noise, no word")
+            yield Excluded(name, "background noise, no word")
         elif match is None:
-            yield LeftOut(name, "no Speech Commands name, such as yes/0a7c2a8d_nohash_0.wav")
+            yield Excluded(name, "no Speech Commands name, such as yes/0a7c2a8d_nohash_0.wav")
         else:
             word, speaker, take = match.groups()
             fold = folds.get("/".join(name.split("/")[-2:]), "train") if folds else None

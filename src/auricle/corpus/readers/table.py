@@ -11,7 +11,7 @@ import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from auricle.corpus.clip import Clip, LeftOut
+from auricle.corpus.clip import Clip, Excluded
 from auricle.corpus.tables import TABLE_SUFFIXES, columns_of, rows_of
 from auricle.corpus.tree import Tree, is_audio, official_fold, recordings
 from auricle.errors import DataError, UsageError, unknown
@@ -77,7 +77,7 @@ def read(
     fold: str | None = None,
     start: str | None = None,
     end: str | None = None,
-) -> Iterator[Clip | LeftOut]:
+) -> Iterator[Clip | Excluded]:
     """Yield a clip for each row. `path` to `end` name columns ("none": there is none); `root` is where paths begin.
 
     Raises UsageError for a column that is not there, DataError for an unreadable table, for one without paths or
@@ -103,18 +103,18 @@ def read(
                 key = (item.source, item.start, item.end)
                 label_before, row_before = seen.setdefault(key, (item.label, number))
                 if row_before != number and label_before == item.label:
-                    item = LeftOut(item.id, f"row {number} repeats row {row_before}")
+                    item = Excluded(item.id, f"row {number} repeats row {row_before}")
                 elif row_before != number:
                     reason = f"row {number} says '{item.label}', but row {row_before} said '{label_before}'"
-                    item = LeftOut(item.id, reason)
+                    item = Excluded(item.id, reason)
             yield item
     if len(tree.names) > 1:
-        names, left_out = recordings(tree)
-        yield from left_out
-        yield from (LeftOut(name, "in no row of the table") for name in names if tree.source(name) not in listed)
+        names, excluded = recordings(tree)
+        yield from excluded
+        yield from (Excluded(name, "in no row of the table") for name in names if tree.source(name) not in listed)
 
 
-def remark(tree: Tree, *, table: str | None = None, **mapped: str | None) -> str:
+def note(tree: Tree, *, table: str | None = None, **mapped: str | None) -> str:
     """Which columns were taken for what, for people."""
     name = _tables(tree, table)[0]
     columns = _chosen(name, columns_of(tree, name), {meaning: mapped.get(meaning) for meaning in USUAL})
@@ -233,25 +233,25 @@ def _plain(name: str) -> str:
 
 def _clip(
     row: Mapping[str, str], number: int, columns: _Columns, found: Sequence[str], places: _Places
-) -> Clip | LeftOut:
+) -> Clip | Excluded:
     path, label = row[columns.path].strip(), row[columns.label].strip()
     if not path:
-        return LeftOut(f"row {number}", f"row {number} has no path")
+        return Excluded(f"row {number}", f"row {number} has no path")
     if not label:
-        return LeftOut(path, f"row {number} has no label")
+        return Excluded(path, f"row {number} has no label")
     place = places.find(path, number)
     if place is None:
-        return LeftOut(path, f"row {number} lists it, but it is not there")
+        return Excluded(path, f"row {number} lists it, but it is not there")
     name, source = place
     if not is_audio(name):
-        return LeftOut(path, f"row {number} lists it, but it is no recording, by its name")
+        return Excluded(path, f"row {number} lists it, but it is no recording, by its name")
     try:
         start = _seconds(row, columns.start)
         end = _seconds(row, columns.end)
     except ValueError as error:
-        return LeftOut(path, f"row {number}: {error}")
+        return Excluded(path, f"row {number}: {error}")
     if start is not None and end is not None and end <= start:
-        return LeftOut(path, f"row {number} ends at {end} s, not after its start at {start} s")
+        return Excluded(path, f"row {number} ends at {end} s, not after its start at {start} s")
     segment = f"#{start or 0.0:g}-{'' if end is None else f'{end:g}'}" if (start, end) != (None, None) else ""
     group = row[columns.group].strip() or None if columns.group else None
     fold = row[columns.fold].strip() or None if columns.fold else None

@@ -10,7 +10,7 @@ import posixpath
 import re
 from collections.abc import Iterator, Mapping
 
-from auricle.corpus.clip import Clip, LeftOut
+from auricle.corpus.clip import Clip, Excluded
 from auricle.corpus.tree import Tree, mostly, recordings
 from auricle.errors import DataError
 
@@ -34,21 +34,21 @@ def detects(tree: Tree) -> bool:
     return mostly(tree, _NAME)
 
 
-def read(tree: Tree) -> Iterator[Clip | LeftOut]:
+def read(tree: Tree) -> Iterator[Clip | Excluded]:
     """Yield the clips. Metadata: occurrence, slice, and from the table salience, source_start, source_end.
 
     Raises DataError for a table without its columns.
     """
-    names, left_out = recordings(tree)
-    yield from left_out
+    names, excluded = recordings(tree)
+    yield from excluded
     table, rows = _table(tree)
     for name in names:
         match = _NAME.search(name)
         row = rows.get(posixpath.basename(name))
         if match is None:
-            yield LeftOut(name, "no UrbanSound8K name, such as fold5/100032-3-0-0.wav")
+            yield Excluded(name, "no UrbanSound8K name, such as fold5/100032-3-0-0.wav")
         elif rows and row is None:
-            yield LeftOut(name, f"not listed in '{table}'")
+            yield Excluded(name, f"not listed in '{table}'")
         else:
             fold, recording, number, occurrence, part = match.groups()
             meta = {"occurrence": occurrence, "slice": part}
@@ -57,7 +57,7 @@ def read(tree: Tree) -> Iterator[Clip | LeftOut]:
                 meta |= {"salience": salience, "source_start": row["start"], "source_end": row["end"]}
             yield Clip(name, tree.source(name), CLASSES[int(number)], group=recording, fold=fold, meta=meta)
     for file in sorted(set(rows) - {posixpath.basename(name) for name in names}):
-        yield LeftOut(file, f"listed in '{table}', but not there")
+        yield Excluded(file, f"listed in '{table}', but not there")
 
 
 def _table(tree: Tree) -> tuple[str, Mapping[str, Mapping[str, str]]]:

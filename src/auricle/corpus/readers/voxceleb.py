@@ -10,7 +10,7 @@ import re
 from collections import defaultdict
 from collections.abc import Iterator
 
-from auricle.corpus.clip import Clip, LeftOut
+from auricle.corpus.clip import Clip, Excluded
 from auricle.corpus.tables import rows_of
 from auricle.corpus.tree import Tree, mostly, recordings
 
@@ -36,23 +36,23 @@ def detects(tree: Tree) -> bool:
     return mostly(tree, _NAME)
 
 
-def read(tree: Tree) -> Iterator[Clip | LeftOut]:
+def read(tree: Tree) -> Iterator[Clip | Excluded]:
     """Yield the clips. Metadata: video, and, where a table of speakers is there, sex and nationality.
 
     With iden_split.txt the clips have its folds, and what it does not list is left out.
     """
-    names, left_out = recordings(tree)
-    yield from left_out
+    names, excluded = recordings(tree)
+    yield from excluded
     about, folds, videos = _speakers(tree), _folds(tree), _videos(tree)
     for name in names:
         match = _NAME.search(name)
         if match is None:
-            yield LeftOut(name, "no VoxCeleb name, such as id10001/1zcIwhmdeo4/00001.wav")
+            yield Excluded(name, "no VoxCeleb name, such as id10001/1zcIwhmdeo4/00001.wav")
             continue
         speaker, video, number = match.groups()
         fold = folds.get(f"{speaker}/{video}/{number}")
         if folds and fold is None:
-            yield LeftOut(name, f"not listed in '{SPLIT}'")
+            yield Excluded(name, f"not listed in '{SPLIT}'")
             continue
         group = f"{speaker}/{video}" if len(videos[speaker]) > 1 else None
         yield Clip(
@@ -60,7 +60,7 @@ def read(tree: Tree) -> Iterator[Clip | LeftOut]:
         )
 
 
-def remark(tree: Tree) -> str:
+def note(tree: Tree) -> str:
     """Say how many speakers have a single video, which must be divided."""
     videos = _videos(tree)
     single = sum(len(found) == 1 for found in videos.values())

@@ -92,7 +92,7 @@ class Conformer:
         between = getattr(self.base, "intermediate_ffn", None)
         return hidden if between is None else hidden + 0.5 * between(hidden)
 
-    def lighten(self) -> None:
+    def to_bf16(self) -> None:
         """Turn the weights into bfloat16 for answering."""
         self.network.to(torch.bfloat16)
 

@@ -79,7 +79,7 @@ class Whisper:
         finished: Tensor = self.base.layer_norm(hidden)
         return finished
 
-    def lighten(self) -> None:
+    def to_bf16(self) -> None:
         """Turn the weights into bfloat16 for answering."""
         self.network.to(torch.bfloat16)
 
@@ -161,7 +161,7 @@ class Patches:
         finished: Tensor = self.base.layernorm(hidden)
         return finished
 
-    def lighten(self) -> None:
+    def to_bf16(self) -> None:
         """Turn the weights into bfloat16 for answering."""
         self.network.to(torch.bfloat16)
 

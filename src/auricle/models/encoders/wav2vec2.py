@@ -183,7 +183,7 @@ class Waves:
             biased: Tensor = self.layers[number](hidden, **context)[0]
         return biased
 
-    def lighten(self) -> None:
+    def to_bf16(self) -> None:
         """Turn the weights into bfloat16 for answering, and lay the layers out for the processor where it allows it."""
         layers: Any = list(self.layers)
         if not self.is_wavlm and bf16_layer.usable(layers[0].attention.q_proj.weight):

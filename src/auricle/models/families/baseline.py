@@ -19,11 +19,11 @@ from transformers.modeling_outputs import SequenceClassifierOutput
 from auricle.models.features.descriptors import Descriptors
 from auricle.models.features.frame_functionals import FrameFunctionals
 from auricle.models.features.functionals import Functionals
-from auricle.models.features.ridge import LIMIT, WITHIN_RANK, fit, likeness
+from auricle.models.features.ridge import LIMIT, WITHIN_RANK, fit, rbf_kernel
 from auricle.models.layers import masking
 from auricle.models.layers.front_end import waveforms_as_they_are
 
-# It can take ready frames in place of sound.
+# It can take precomputed features in place of sound.
 FRAMES = True
 # Values summarised at once.
 CHUNK = 2**18
@@ -47,7 +47,7 @@ class Config(PreTrainedConfig):
 
     sample_rate: int = 16_000
     channels: int = 1
-    bands: int | None = None
+    num_features: int | None = None
     n_mels: int = 40
     n_mfcc: int = 20
     max_support: int = 6000
@@ -57,16 +57,16 @@ class Config(PreTrainedConfig):
 
 
 def configure(
-    options: Options, *, sample_rate: int, channels: int, labels: Sequence[str], bands: int | None = None
+    options: Options, *, sample_rate: int, channels: int, labels: Sequence[str], num_features: int | None = None
 ) -> Config:
     """Make the config for one corpus."""
-    second = (1, sample_rate) if bands is None else (1, bands, sample_rate)
-    functionals = summary(sample_rate, options.n_mels, options.n_mfcc, bands)
+    second = (1, sample_rate) if num_features is None else (1, num_features, sample_rate)
+    functionals = summary(sample_rate, options.n_mels, options.n_mfcc, num_features)
     parts = functionals.parts(torch.zeros(second), torch.tensor([sample_rate]))
     return Config(
         sample_rate=sample_rate,
         channels=channels,
-        bands=bands,
+        num_features=num_features,
         n_mels=options.n_mels,
         n_mfcc=options.n_mfcc,
         max_support=options.max_support,
@@ -76,16 +76,18 @@ def configure(
     )
 
 
-def summary(sample_rate: int, n_mels: int, n_mfcc: int, bands: int | None) -> Functionals | FrameFunctionals:
-    """What makes a vector of a clip: of its waveform, or of ready frames of some width."""
-    return Functionals(sample_rate, n_mels, n_mfcc) if bands is None else FrameFunctionals(bands)
+def summary(sample_rate: int, n_mels: int, n_mfcc: int, num_features: int | None) -> Functionals | FrameFunctionals:
+    """What makes a vector of a clip: of its waveform, or of precomputed features of some width."""
+    return Functionals(sample_rate, n_mels, n_mfcc) if num_features is None else FrameFunctionals(num_features)
 
 
 def build(
-    options: Options, *, sample_rate: int, channels: int, labels: Sequence[str], bands: int | None = None
+    options: Options, *, sample_rate: int, channels: int, labels: Sequence[str], num_features: int | None = None
 ) -> "Model":
-    """Make a fresh model of one size for one corpus; with `bands` it takes ready frames of that width."""
-    return Model(configure(options, sample_rate=sample_rate, channels=channels, labels=labels, bands=bands))
+    """Make a fresh model of one size for one corpus; with `bands` it takes precomputed features of that width."""
+    return Model(
+        configure(options, sample_rate=sample_rate, channels=channels, labels=labels, num_features=num_features)
+    )
 
 
 class Model(PreTrainedModel):
@@ -104,7 +106,7 @@ class Model(PreTrainedModel):
     def __init__(self, config: Config) -> None:
         super().__init__(config)
         features, classes = sum(config.part_sizes), config.num_labels
-        self.functionals = summary(config.sample_rate, config.n_mels, config.n_mfcc, config.bands)
+        self.functionals = summary(config.sample_rate, config.n_mels, config.n_mfcc, config.num_features)
         self.register_buffer("mean", torch.zeros(features))
         self.register_buffer("scale", torch.ones(features))
         self.register_buffer("support", torch.zeros(config.n_support, features))
@@ -127,22 +129,22 @@ class Model(PreTrainedModel):
             module.reset()
 
     @property
-    def is_solved(self) -> bool:
+    def is_fitted(self) -> bool:
         """Whether `solve` has been called, here or before the model was saved."""
         return bool(self.config.n_support)
 
-    def calibrate(self, batches: Iterable[tuple[Tensor, Tensor | None]]) -> None:
+    def fit_normalization(self, batches: Iterable[tuple[Tensor, Tensor | None]]) -> None:
         """Do nothing: standardisation is part of `solve`."""
 
     def embed(self, input_values: Tensor, attention_mask: Tensor | None = None) -> Tensor:
         """Give the functionals of each clip, which no training changes: (batch, n_features).
 
-        input_values (batch, samples) or (batch, channels, samples) in [-1, 1], channels averaged, or ready frames
+        input_values (batch, samples) or (batch, channels, samples) in [-1, 1], channels averaged, or precomputed features
         (batch, bands, frames); attention_mask (batch, samples), 1 on real samples or frames.
         """
         lengths = masking.lengths(input_values, attention_mask)
         values = input_values
-        if self.config.bands is None:
+        if self.config.num_features is None:
             waveform = input_values.mean(1) if input_values.dim() == 3 else input_values
             values = waveform * masking.real(lengths, waveform.shape[-1])
         if torch.compiler.is_compiling():
@@ -156,7 +158,7 @@ class Model(PreTrainedModel):
         """Turn functionals (batch, n_features) into logits (batch, classes)."""
         # Squared distances lose digits in single precision, enough to move a logit by 1e-4 from batch to batch.
         standard = self._standard(embeddings).double()
-        near = likeness(standard, self.support.double(), self.config.part_sizes, self.width)
+        near = rbf_kernel(standard, self.support.double(), self.config.part_sizes, self.width)
         logits = standard @ self.linear.double() + near @ self.kernel.double() + self.bias
         return logits.to(embeddings.dtype)
 
@@ -205,7 +207,7 @@ class Model(PreTrainedModel):
             is_weight = isinstance(getattr(self, name), nn.Parameter)
             setattr(self, name, nn.Parameter(found, requires_grad=False) if is_weight else found)
 
-    def temper(self, temperature: float) -> None:
+    def apply_temperature(self, temperature: float) -> None:
         """Divide the logits of every answer by a temperature; `classify` gives them without it."""
         self.config.logit_temperature = temperature
 

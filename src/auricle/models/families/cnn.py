@@ -33,7 +33,7 @@ class Options(pydantic.BaseModel):
     model_config = pydantic.ConfigDict(extra="forbid", frozen=True)
 
     size: Literal["default", "tutorial"] = "default"
-    functionals: bool = True
+    ensemble_baseline: bool = True
     pooling: PoolingKind | None = None
     head: Head = Head()
 
@@ -58,7 +58,7 @@ class Config(PreTrainedConfig):
     dropout: float = 0.2
     pooling: PoolingKind = "mean-max"
     head: dict[str, Any] | None = None
-    beside: dict[str, Any] | None = None
+    ensemble_member: dict[str, Any] | None = None
     logit_temperature: float = 1.0
 
 
@@ -86,9 +86,9 @@ def configure(options: Options, *, sample_rate: int, channels: int, labels: Sequ
         )
     # A hop of 23 ms and windows of 46 ms, whatever the rate; multiples of 8 transform fast.
     hop_length = 8 * round(sample_rate * 0.0232 / 8)
-    beside = None
-    if options.functionals:
-        beside = baseline.configure(
+    ensemble_member = None
+    if options.ensemble_baseline:
+        ensemble_member = baseline.configure(
             baseline.Options(), sample_rate=sample_rate, channels=channels, labels=labels
         ).to_dict()
     return Config(
@@ -96,7 +96,7 @@ def configure(options: Options, *, sample_rate: int, channels: int, labels: Sequ
         channels=channels,
         n_fft=2 * hop_length,
         hop_length=hop_length,
-        beside=beside,
+        ensemble_member=ensemble_member,
         **common,
     )
 
@@ -123,7 +123,9 @@ class Model(PreTrainedModel):
         self.dropout = nn.Dropout(config.dropout)
         self.pooling = Pooling(config.pooling, widths[-1])
         self.head = heads.make(Head(**config.head or {}), pooling.width(config.pooling, widths[-1]), config.num_labels)
-        self.beside = baseline.Model(baseline.Config(**config.beside)) if config.beside else None
+        self.ensemble_member = (
+            baseline.Model(baseline.Config(**config.ensemble_member)) if config.ensemble_member else None
+        )
         self.augment = Augment()
         self.class_weights: Tensor | None = None
         self.label_smoothing = 0.0
@@ -151,7 +153,7 @@ class Model(PreTrainedModel):
             module.reset()
 
     @torch.no_grad()
-    def calibrate(self, batches: Iterable[tuple[Tensor, Tensor | None]]) -> None:
+    def fit_normalization(self, batches: Iterable[tuple[Tensor, Tensor | None]]) -> None:
         """Set the front end's statistics from the training split: (input_values, attention_mask) batches."""
 
         def heard() -> Iterator[tuple[Tensor, Tensor]]:
@@ -160,7 +162,7 @@ class Model(PreTrainedModel):
                 lengths = masking.lengths(input_values, attention_mask)
                 yield waveform, self._real(lengths, waveform.shape[-1])
 
-        self.front_end.calibrate(heard())
+        self.front_end.fit_normalization(heard())
 
     def forward(
         self,
@@ -189,28 +191,28 @@ class Model(PreTrainedModel):
             loss = self.head.loss(logits, targets, self.class_weights if self.training else None)
         return SequenceClassifierOutput(loss=loss, logits=logits)
 
-    def solve_beside(self, embeddings: np.ndarray, labels: np.ndarray, **how: Any) -> None:
+    def fit_ensemble_member(self, embeddings: np.ndarray, labels: np.ndarray, **how: Any) -> None:
         """Fit the functionals' machine, once the network is trained: arguments as `baseline.Model.solve` takes them."""
-        assert self.beside is not None, "only a model with functionals beside its network has a machine to fit"
-        self.beside.solve(embeddings, labels, **how)
-        self.config.beside = self.beside.config.to_dict()
+        assert self.ensemble_member is not None, "only a model with functionals beside its network has a machine to fit"
+        self.ensemble_member.solve(embeddings, labels, **how)
+        self.config.ensemble_member = self.ensemble_member.config.to_dict()
 
-    def temper(self, temperature: float) -> None:
+    def apply_temperature(self, temperature: float) -> None:
         """Divide the logits of every answer by a temperature; training goes on without it."""
         self.config.logit_temperature = temperature
 
     def _functionals(self, input_values: Tensor, attention_mask: Tensor | None) -> Tensor | None:
         """What the machine beside the network judges by; None where there is no solved one."""
-        if self.beside is None or not self.beside.is_solved:
+        if self.ensemble_member is None or not self.ensemble_member.is_fitted:
             return None
-        return self.beside.embed(input_values, attention_mask)
+        return self.ensemble_member.embed(input_values, attention_mask)
 
     def judge(self, embeddings: Tensor, theirs: Tensor | None = None) -> Tensor:
         """Give the logits of an answer from what `embed` gives, of the network and of a solved machine beside it."""
         logits = self.head(embeddings)
         if theirs is not None:
-            assert self.beside is not None, "only a machine has such vectors"
-            logits = heads.joined(logits, self.beside.judge(theirs))
+            assert self.ensemble_member is not None, "only a machine has such vectors"
+            logits = heads.joined(logits, self.ensemble_member.judge(theirs))
         tempered: Tensor = logits / self.config.logit_temperature
         return tempered
 

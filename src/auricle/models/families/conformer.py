@@ -20,7 +20,7 @@ from auricle.models.families import baseline
 from auricle.models.features.descriptors import Descriptors
 from auricle.models.layers import augment, heads, masking, pooling
 from auricle.models.layers.blocks import ConformerBlock, Thinning, TransformerBlock, places, thinned
-from auricle.models.layers.front_end import LogMel, MelSpectrogram, ReadyFrames, waveforms_as_they_are
+from auricle.models.layers.front_end import LogMel, MelSpectrogram, PrecomputedFeatures, waveforms_as_they_are
 from auricle.models.layers.heads import Head
 from auricle.models.layers.masked_batch_norm import BatchNorm
 from auricle.models.layers.pooling import Pooling, PoolingKind
@@ -37,7 +37,7 @@ class Options(pydantic.BaseModel):
     model_config = pydantic.ConfigDict(extra="forbid", frozen=True)
 
     size: Literal["default", "tutorial", "reference"] = "default"
-    functionals: bool = True
+    ensemble_baseline: bool = True
     pooling: PoolingKind | None = None
     head: Head | None = None
 
@@ -50,7 +50,7 @@ class Config(PreTrainedConfig):
 
     sample_rate: int = 16_000
     channels: int = 1
-    bands: int | None = None
+    num_features: int | None = None
     n_mels: int = 40
     n_fft: int = 512
     hop_length: int = 160
@@ -68,7 +68,7 @@ class Config(PreTrainedConfig):
     hidden: int | None = None
     pooling: PoolingKind = "statistics"
     head: dict[str, Any] | None = None
-    beside: dict[str, Any] | None = None
+    ensemble_member: dict[str, Any] | None = None
     logit_temperature: float = 1.0
 
 
@@ -103,27 +103,27 @@ HEADS = {
 
 
 def configure(
-    options: Options, *, sample_rate: int, channels: int, labels: Sequence[str], bands: int | None = None
+    options: Options, *, sample_rate: int, channels: int, labels: Sequence[str], num_features: int | None = None
 ) -> Config:
     """Make the config of one size for one corpus; `bands` is the width of frames that stand for sound."""
     size = dict(SIZES[options.size])
     size["pooling"] = options.pooling or size.get("pooling", "statistics")
-    beside = None
-    if options.functionals and options.size == "default":
-        given = {} if bands is None else {"bands": bands}
-        beside = baseline.configure(
+    ensemble_member = None
+    if options.ensemble_baseline and options.size == "default":
+        given = {} if num_features is None else {"num_features": num_features}
+        ensemble_member = baseline.configure(
             baseline.Options(), sample_rate=sample_rate, channels=channels, labels=labels, **given
         ).to_dict()
     hop_length = max(1, round(HOP_SECONDS * sample_rate))
     return Config(
         sample_rate=sample_rate,
         channels=channels,
-        bands=bands,
+        num_features=num_features,
         hop_length=hop_length,
         # 25 ms or a little more: powers of two transform fast.
         n_fft=1 << (round(FRAME_SECONDS * sample_rate) - 1).bit_length(),
         head=(options.head or HEADS[options.size]).model_dump(),
-        beside=beside,
+        ensemble_member=ensemble_member,
         id2label=dict(enumerate(labels)),
         label2id={label: at for at, label in enumerate(labels)},
         **size,
@@ -131,10 +131,12 @@ def configure(
 
 
 def build(
-    options: Options, *, sample_rate: int, channels: int, labels: Sequence[str], bands: int | None = None
+    options: Options, *, sample_rate: int, channels: int, labels: Sequence[str], num_features: int | None = None
 ) -> "Model":
     """Make a fresh model of one size for one corpus."""
-    return Model(configure(options, sample_rate=sample_rate, channels=channels, labels=labels, bands=bands))
+    return Model(
+        configure(options, sample_rate=sample_rate, channels=channels, labels=labels, num_features=num_features)
+    )
 
 
 class Model(PreTrainedModel):
@@ -145,20 +147,24 @@ class Model(PreTrainedModel):
 
     def __init__(self, config: Config) -> None:
         super().__init__(config)
-        bands = config.bands or config.n_mels
-        self.front_end: ReadyFrames | LogMel
-        if config.bands:
-            self.front_end = ReadyFrames(bands)
+        num_features = config.num_features or config.n_mels
+        self.front_end: PrecomputedFeatures | LogMel
+        if config.num_features:
+            self.front_end = PrecomputedFeatures(num_features)
         else:
-            mel = MelSpectrogram(config.sample_rate, config.n_fft, config.hop_length, bands)
+            mel = MelSpectrogram(config.sample_rate, config.n_fft, config.hop_length, num_features)
             self.front_end = LogMel(mel, config.floor)
-        self.front = Thinning(bands, config.width, config.thin) if config.thin else nn.Linear(bands, config.width)
+        self.front = (
+            Thinning(num_features, config.width, config.thin) if config.thin else nn.Linear(num_features, config.width)
+        )
         self.blocks = nn.ModuleList(_block(config) for _ in range(config.blocks))
         self.pooling = Pooling(config.pooling, config.width)
         pooled = pooling.width(config.pooling, config.width)
         self.hidden = nn.Linear(pooled, config.hidden) if config.hidden else None
         self.head = heads.make(Head(**config.head or {}), config.hidden or pooled, config.num_labels)
-        self.beside = baseline.Model(baseline.Config(**config.beside)) if config.beside else None
+        self.ensemble_member = (
+            baseline.Model(baseline.Config(**config.ensemble_member)) if config.ensemble_member else None
+        )
         self.augment = Augment()
         self.class_weights: Tensor | None = None
         self.label_smoothing = 0.0
@@ -183,7 +189,7 @@ class Model(PreTrainedModel):
             module.reset_parameters()
 
     @torch.no_grad()
-    def calibrate(self, batches: Iterable[tuple[Tensor, Tensor | None]]) -> None:
+    def fit_normalization(self, batches: Iterable[tuple[Tensor, Tensor | None]]) -> None:
         """Set the front end's statistics from the training split: (input_values, attention_mask) batches."""
 
         def heard() -> Iterator[tuple[Tensor, Tensor]]:
@@ -191,7 +197,7 @@ class Model(PreTrainedModel):
                 waveform, lengths = self._waveform(input_values, attention_mask)
                 yield waveform, self._real(lengths, waveform.shape[-1])
 
-        self.front_end.calibrate(heard())
+        self.front_end.fit_normalization(heard())
 
     def forward(
         self,
@@ -221,28 +227,28 @@ class Model(PreTrainedModel):
             loss = self.head.loss(logits, targets, self.class_weights if self.training else None)
         return SequenceClassifierOutput(loss=loss, logits=logits)
 
-    def solve_beside(self, embeddings: np.ndarray, labels: np.ndarray, **how: Any) -> None:
+    def fit_ensemble_member(self, embeddings: np.ndarray, labels: np.ndarray, **how: Any) -> None:
         """Fit the functionals' machine, once the network is trained: arguments as `baseline.Model.solve` takes them."""
-        assert self.beside is not None, "only a model with functionals beside its network has a machine to fit"
-        self.beside.solve(embeddings, labels, **how)
-        self.config.beside = self.beside.config.to_dict()
+        assert self.ensemble_member is not None, "only a model with functionals beside its network has a machine to fit"
+        self.ensemble_member.solve(embeddings, labels, **how)
+        self.config.ensemble_member = self.ensemble_member.config.to_dict()
 
-    def temper(self, temperature: float) -> None:
+    def apply_temperature(self, temperature: float) -> None:
         """Divide the logits of every answer by a temperature; training goes on without it."""
         self.config.logit_temperature = temperature
 
     def _functionals(self, input_values: Tensor, attention_mask: Tensor | None) -> Tensor | None:
         """What the machine beside the network judges by; None where there is no solved one."""
-        if self.beside is None or not self.beside.is_solved:
+        if self.ensemble_member is None or not self.ensemble_member.is_fitted:
             return None
-        return self.beside.embed(input_values, attention_mask)
+        return self.ensemble_member.embed(input_values, attention_mask)
 
     def judge(self, embeddings: Tensor, theirs: Tensor | None = None) -> Tensor:
         """Give the logits of an answer from what `embed` gives, of the network and of a solved machine beside it."""
         logits = self.head(embeddings)
         if theirs is not None:
-            assert self.beside is not None, "only a machine has such vectors"
-            logits = heads.joined(logits, self.beside.judge(theirs))
+            assert self.ensemble_member is not None, "only a machine has such vectors"
+            logits = heads.joined(logits, self.ensemble_member.judge(theirs))
         tempered: Tensor = logits / self.config.logit_temperature
         return tempered
 
@@ -273,7 +279,7 @@ class Model(PreTrainedModel):
         if generator is not None:
             waveform = augment.waveform(waveform, lengths, self.augment, generator)
         real = self._real(lengths, waveform.shape[-1])
-        values = self.front_end(waveform if self.config.bands else waveform[:, 0], real)
+        values = self.front_end(waveform if self.config.num_features else waveform[:, 0], real)
         counts = real.sum(1)
         if generator is not None:
             values = augment.spectrogram(values[:, None], counts, self.augment, generator)[:, 0]
@@ -288,13 +294,13 @@ class Model(PreTrainedModel):
         waveform = input_values[:, None] if input_values.dim() == 2 else input_values
         if attention_mask is not None:
             waveform = waveform * attention_mask[:, None].to(waveform.dtype)
-        if self.config.bands is None and waveform.shape[1] > 1:
+        if self.config.num_features is None and waveform.shape[1] > 1:
             waveform = waveform.mean(1, keepdim=True)
         return waveform, lengths
 
     def _real(self, lengths: Tensor, samples: int) -> Tensor:
         """Mark the real frames in a batch of so many samples or frames: (batch,) → (batch, frames)."""
-        if isinstance(self.front_end, ReadyFrames):
+        if isinstance(self.front_end, PrecomputedFeatures):
             return masking.real(lengths, samples)
         mel = self.front_end.mel
         return masking.real(mel.frames(lengths), mel.frames(samples))

@@ -76,8 +76,8 @@ class Options(pydantic.BaseModel):
     pooling: PoolingKind | None = None
     head: Head | None = None
     lora: Lora | None = None
-    prefix: bool = True
-    variants: int = pydantic.Field(4, ge=1)
+    cache_frozen: bool = True
+    cached_crops: int = pydantic.Field(4, ge=1)
 
     @pydantic.model_validator(mode="after")
     def _one_way_of_freezing(self) -> "Options":
@@ -138,9 +138,9 @@ def settle(recipe: Recipe) -> Recipe:
                 f"augment.{name} received {getattr(asked, name)}. Speech encoders hide spans of their own features, as "
                 "the checkpoint's config says, and mix no clips: set it to 0."
             )
-    if recipe.train.crop_least is not None:
+    if recipe.train.min_crop_seconds is not None:
         raise UsageError(
-            f"train.crop_least received {recipe.train.crop_least}. What is frozen of a speech encoder is computed for "
+            f"train.min_crop_seconds received {recipe.train.min_crop_seconds}. What is frozen of a speech encoder is computed for "
             "stretches of one length: set it to null."
         )
     _check_freezing(options, int(config.num_hidden_layers), recipe.train.epochs)
@@ -189,7 +189,7 @@ def build(options: Options, *, sample_rate: int, channels: int, labels: Sequence
         custom_head.attach(opened.network, options.pooling or "mean", options.head or Head())
     # What a folder of ours says of its own temperature and threshold does not hold for what is trained from it.
     config.logit_temperature = 1.0
-    config.threshold = config.false_accept = None
+    config.threshold = config.max_false_accept_rate = None
     return Model(opened.network, opened.extractor, opened.notes)
 
 
@@ -222,7 +222,7 @@ class Model(nn.Module):
         self.config.channels = 1
         self.headed = custom_head.is_headed(network)
         self.weighted = bool(getattr(self.config, "use_weighted_layer_sum", False))
-        self.beside = None
+        self.ensemble_member = None
         self.augment = Augment()
         self.class_weights: Tensor | None = None
         self.label_smoothing = 0.0
@@ -242,7 +242,7 @@ class Model(nn.Module):
         """The depth up to which nothing of the head works: a pooling may have weights of its own."""
         return self.depths - self.headed
 
-    def calibrate(self, batches: Iterable[tuple[Tensor, Tensor | None]]) -> None:
+    def fit_normalization(self, batches: Iterable[tuple[Tensor, Tensor | None]]) -> None:
         """Nothing to take from the training split: the checkpoint's statistics stay."""
 
     def forward(
@@ -268,10 +268,10 @@ class Model(nn.Module):
         return F.cross_entropy(logits, targets, weight=weights)
 
     @torch.no_grad()
-    def temper(self, temperature: float) -> None:
+    def apply_temperature(self, temperature: float) -> None:
         """Divide the logits by a temperature for good, in the weights of the last layer: a stock model stays one."""
         if self.headed:
-            self.network.head.temper(temperature)
+            self.network.head.apply_temperature(temperature)
         else:
             last = getattr(self.network.classifier, "dense", self.network.classifier)
             for weight in (last.weight, last.bias):
@@ -347,18 +347,18 @@ class Model(nn.Module):
             return False
         return bool(torch.rand(()) < share)
 
-    def lighter(self) -> "Model":
+    def bf16_copy(self) -> "Model":
         """A copy for answering in bfloat16."""
-        return Model(copy.deepcopy(self.network), self.extractor).lighten()
+        return Model(copy.deepcopy(self.network), self.extractor).to_bf16()
 
-    def lighten(self) -> "Model":
+    def to_bf16(self) -> "Model":
         """Turn the weights into bfloat16 for answering, the head apart; not to be trained or saved afterwards."""
         for module in list(self.network.modules()):
             for name, child in module.named_children():
                 if isinstance(child, nn.Conv1d) and parametrize.is_parametrized(child):
                     setattr(module, name, _plain(child))
         head = copy.deepcopy({name: getattr(self.network, name) for name in HEAD if hasattr(self.network, name)})
-        self.encoder.lighten()
+        self.encoder.to_bf16()
         for name, part in head.items():
             setattr(self.network, name, part)
         return self.eval()

@@ -22,10 +22,10 @@ class FrameFunctionals(nn.Module):
 
     cosines: Tensor
 
-    def __init__(self, bands: int) -> None:
+    def __init__(self, num_features: int) -> None:
         super().__init__()
-        self.bands = bands
-        self.register_buffer("cosines", torch.empty(min(MOST_CEPSTRUM, bands), bands), persistent=False)
+        self.num_features = num_features
+        self.register_buffer("cosines", torch.empty(min(MOST_CEPSTRUM, num_features), num_features), persistent=False)
         self.reset()
 
     def reset(self) -> None:

@@ -48,7 +48,7 @@ class Machine:
     damping: np.ndarray
 
 
-def likeness(left: Tensor, right: Tensor, sizes: Sequence[int], width: float | Tensor) -> Tensor:
+def rbf_kernel(left: Tensor, right: Tensor, sizes: Sequence[int], width: float | Tensor) -> Tensor:
     """Average a Gaussian kernel over the parts of the vectors: (a, features), (b, features) → (a, b) within [0, 1].
 
     A kernel for each kind of feature, rather than one for all, lets a clip be near another in rhythm but not in
@@ -104,7 +104,7 @@ def fit(
     # Single precision is ample beside the ridge, and the exponentials cost a third.
     single = standard.float()
     kernel, kernel_held_out = solve(
-        likeness(single, single, sizes, KERNEL_WIDTH).double(), targets, each, KERNEL_RIDGE, folds
+        rbf_kernel(single, single, sizes, KERNEL_WIDTH).double(), targets, each, KERNEL_RIDGE, folds
     )
     directions, damping = differences_within(standard, labels)
     share = blend(np.stack([linear_held_out.numpy(), kernel_held_out.numpy()]), bias, labels, weights)

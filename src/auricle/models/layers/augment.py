@@ -89,8 +89,8 @@ def mixup(values: Tensor, targets: Tensor, alpha: float, generator: torch.Genera
     # torch draws no Beta from a generator of one's own; numpy does.
     seed = int(torch.randint(2**31, (), generator=generator))
     share = torch.from_numpy(np.random.default_rng(seed).beta(alpha, alpha, len(values))).to(values)
-    beside = share.reshape(-1, *[1] * (values.dim() - 1))
-    mixed = beside * values + (1.0 - beside) * values[partners]
+    ensemble_member = share.reshape(-1, *[1] * (values.dim() - 1))
+    mixed = ensemble_member * values + (1.0 - ensemble_member) * values[partners]
     return mixed, share[:, None] * targets + (1.0 - share[:, None]) * targets[partners], partners
 
 

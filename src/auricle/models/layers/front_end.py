@@ -120,7 +120,7 @@ class LogMel(nn.Module):
         loudest = heard.amax(tuple(range(1, log.dim())), keepdim=True)
         return torch.maximum(log, loudest - self.range_db * math.log(10.0) / 10.0)
 
-    def calibrate(self, batches: Iterable[tuple[Tensor, Tensor]]) -> None:
+    def fit_normalization(self, batches: Iterable[tuple[Tensor, Tensor]]) -> None:
         """Take mean and deviation of each mel band over the real frames of (waveform, real) batches."""
         _set_statistics(self, ((self.log_mel(waveform, real), real) for waveform, real in batches))
 
@@ -131,18 +131,18 @@ class LogMel(nn.Module):
         return standard if real is None else standard * _beside(real, log)
 
 
-class ReadyFrames(nn.Module):
+class PrecomputedFeatures(nn.Module):
     """Frames that a corpus brings along, standardised per band by the statistics of the training split."""
 
     mean: Tensor
     deviation: Tensor
 
-    def __init__(self, bands: int) -> None:
+    def __init__(self, num_features: int) -> None:
         super().__init__()
-        self.register_buffer("mean", torch.zeros(bands))
-        self.register_buffer("deviation", torch.ones(bands))
+        self.register_buffer("mean", torch.zeros(num_features))
+        self.register_buffer("deviation", torch.ones(num_features))
 
-    def calibrate(self, batches: Iterable[tuple[Tensor, Tensor]]) -> None:
+    def fit_normalization(self, batches: Iterable[tuple[Tensor, Tensor]]) -> None:
         """Take mean and deviation of each band over the real frames of (frames, real) batches."""
         _set_statistics(self, batches)
 
@@ -152,12 +152,12 @@ class ReadyFrames(nn.Module):
         return standard if real is None else standard.masked_fill(~real[:, None], 0.0)
 
 
-def _set_statistics(front_end: LogMel | ReadyFrames, batches: Iterable[tuple[Tensor, Tensor]]) -> None:
+def _set_statistics(front_end: LogMel | PrecomputedFeatures, batches: Iterable[tuple[Tensor, Tensor]]) -> None:
     """Set mean and deviation of each band from the real frames of (batch, [channels,] bands, frames) and real."""
-    bands = len(front_end.mean)
+    num_features = len(front_end.mean)
     count, total, squares = 0.0, torch.zeros(()), torch.zeros(())
     for values, real in batches:
-        wide = values.double().reshape(len(values), -1, bands, real.shape[-1])
+        wide = values.double().reshape(len(values), -1, num_features, real.shape[-1])
         weight = real[:, None, None, :].double()
         count += float(weight.sum()) * wide.shape[1]
         total = total + (wide * weight).sum((0, 1, 3))

@@ -45,7 +45,7 @@ class Softmax(nn.Module):
         return F.cross_entropy(logits, targets, weight=class_weights)
 
     @torch.no_grad()
-    def temper(self, temperature: float) -> None:
+    def apply_temperature(self, temperature: float) -> None:
         """Divide the logits by a temperature for good."""
         for weight in (self.linear.weight, self.linear.bias):
             weight.div_(temperature)
@@ -94,7 +94,7 @@ class MarginSoftmax(nn.Module):
         turned = torch.where(cosine > -math.cos(margin), turned, cosine - margin * math.sin(margin))
         return F.cross_entropy(torch.lerp(logits, scale * turned, targets), targets, weight=class_weights)
 
-    def temper(self, temperature: float) -> None:
+    def apply_temperature(self, temperature: float) -> None:
         """Divide the logits by a temperature for good."""
         self.options = self.options.model_copy(update={"scale": self.options.scale / temperature})
 

@@ -1,0 +1,141 @@
+"""The run folder: every file that `auricle train` leaves behind, named once.
+
+In: the folder's path. Out: the path of each file in it. A fold of several has a folder of its own, laid out alike.
+"""
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from auricle.errors import RunError
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """A run, or one fold of it, on disk. Nothing is read or written here, and nothing need exist."""
+
+    path: Path
+
+    @property
+    def recipe(self) -> Path:
+        """The resolved recipe, as YAML."""
+        return self.path / "recipe.yaml"
+
+    @property
+    def index(self) -> Path:
+        """The clips with their labels, groups and folds, as Parquet."""
+        return self.path / "index.parquet"
+
+    @property
+    def split(self) -> Path:
+        """Which clips train, validate and test in each fold."""
+        return self.path / "split.json"
+
+    @property
+    def audit(self) -> Path:
+        """What is wrong with the corpus."""
+        return self.path / "audit.json"
+
+    @property
+    def model(self) -> Path:
+        """The model folder, as `save_pretrained` wrote it."""
+        return self.path / "model"
+
+    @property
+    def model_config(self) -> Path:
+        return self.model / "config.json"
+
+    @property
+    def model_card(self) -> Path:
+        return self.model / "README.md"
+
+    @property
+    def report(self) -> Path:
+        """The report for programs."""
+        return self.path / "report.json"
+
+    @property
+    def report_page(self) -> Path:
+        """The report for people."""
+        return self.path / "report.html"
+
+    @property
+    def cost(self) -> Path:
+        """Measured times and memory, which differ from run to run."""
+        return self.path / "cost.json"
+
+    @property
+    def scores(self) -> Path:
+        """The logits of all test clips, as Parquet."""
+        return self.path / "scores.parquet"
+
+    @property
+    def baseline_scores(self) -> Path:
+        """The instant baseline's logits of the same test clips."""
+        return self.path / "baseline.parquet"
+
+    @property
+    def suspect_scores(self) -> Path:
+        """The baseline's out-of-fold logits of all clips, by which labels are suspected."""
+        return self.path / "suspects.parquet"
+
+    @property
+    def history(self) -> Path:
+        """One line of JSON for each epoch."""
+        return self.path / "history.jsonl"
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.path / "checkpoints"
+
+    @property
+    def trained(self) -> Path:
+        """What training did. Written last: a fold that has it is complete."""
+        return self.path / "trained.json"
+
+    @property
+    def fold_scores(self) -> Path:
+        """This fold's logits of its test clips."""
+        return self.path / "fold-scores.parquet"
+
+    @property
+    def validation_scores(self) -> Path:
+        """This fold's logits of its validation clips."""
+        return self.path / "fold-validation.parquet"
+
+    @property
+    def center_crop_scores(self) -> Path:
+        """This fold's logits of the centers of its test clips, cropped to several durations."""
+        return self.path / "fold-center-crops.parquet"
+
+    @property
+    def out_of_set_scores(self) -> Path:
+        """This fold's logits of clips of held-out classes."""
+        return self.path / "fold-out-of-set.parquet"
+
+    @property
+    def exported(self) -> Path:
+        """The folder that `auricle export` writes."""
+        return self.path / "onnx"
+
+    def fold(self, number: int, name: str) -> "RunFolder":
+        """The folder of one fold of several, counted from 1."""
+        slug = re.sub(r"[^\w.-]+", "_", name)
+        return RunFolder(self.path / "folds" / f"{number:02d}-{slug}")
+
+    def repetition(self, seed: int) -> "RunFolder":
+        """The folder of the same split trained from another seed."""
+        return RunFolder(self.path / "seeds" / f"{seed:02d}")
+
+
+def model_folder(folder: Path) -> Path:
+    """The model folder inside a run folder, or the folder itself when it is one. Raises RunError for anything else."""
+    if not folder.exists():
+        raise RunError(f"There is no run folder at '{folder}'. `auricle train` makes one.")
+    for candidate in (RunFolder(folder).model, folder):
+        if (candidate / "config.json").is_file():
+            return candidate
+    raise RunError(
+        f"'{folder}' is neither a run folder (with model/config.json in it) nor a model folder (with config.json). "
+        "If its training was interrupted, continue with `auricle train DATA --out RUN --resume`."
+    )
