@@ -240,7 +240,7 @@ def _notes(report: Mapping[str, Any], wishes: Wishes) -> list[str]:
     """What was held back, and what goes that a person may not expect."""
     notes = []
     is_sound = report["model"].get("num_features") is None
-    shows = is_sound and report["recipe"]["evaluate"]["audio"] and bool(report["mistakes"] or report["doubted"])
+    shows = is_sound and report["recipe"]["evaluate"]["embed_audio"] and bool(report["mistakes"] or report["doubted"])
     if shows and wishes.with_audio:
         notes.append("report.html goes with excerpts of recordings: whoever can see the repository can hear them.")
     elif shows:
