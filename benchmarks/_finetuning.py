@@ -122,7 +122,7 @@ def theirs(task: Task) -> Done:
     plan = reference.Plan(
         settings.epochs,
         settings.batch_size,
-        settings.accumulation,
+        settings.gradient_accumulation_steps,
         settings.learning_rate,
         task.top,
         task.reference_bf16,

@@ -109,7 +109,9 @@ def train(data: Path, fold: str, recipe: str, epochs: int, scratch: Path) -> Pat
             link.parent.mkdir(parents=True, exist_ok=True)
             link.symlink_to(path.resolve())
     command = [sys.executable, "-m", "auricle.cli", "train", str(seen), "--recipe", recipe, "--reader", "folder"]
-    settings = ["data.split=holdout", "data.test=0.1"] + ([f"train.epochs={epochs}"] if recipe != "baseline" else [])
+    settings = ["data.split=holdout", "data.test_size=0.1"] + (
+        [f"train.epochs={epochs}"] if recipe != "baseline" else []
+    )
     command += [word for setting in settings for word in ("--set", setting)]
     done = subprocess.run(
         [*command, "--out", str(scratch / "run"), "--no-audio"],

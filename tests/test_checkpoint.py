@@ -185,7 +185,7 @@ def test_a_weighted_sum_needs_a_model_that_has_one() -> None:
         (["model.stages=[]", "model.freeze=al"], "'all', 'features' or 'none' or a mapping"),
         (["model.stages=[{form_epoch: 1}]"], "Did you mean 'from_epoch'"),
         (["model.lora={rnk: 4}"], "Did you mean 'rank'"),
-        (["model.stages.0.learning_rate=1"], "is a list. Give it whole"),
+        (["model.stages.0.learning_rate=1"], "is a list. Give the whole list"),
         (["model.freeze={top: 1}"], r"set model\.stages=\[\] or"),
         (["model.stages=[]", "model.freeze=all", "model.lora.rank=2"], "all layers are frozen"),
         (["model.preprocessor.do_normalize=maybe"], "received 'maybe'"),

@@ -173,7 +173,7 @@ CASES: list[tuple[Callable[[Path], object], str, tuple[str, ...], tuple[str, ...
     (write_corpus, "", ("--set", "epochs"), ("section.key=value",)),
     (write_corpus, "", ("--set", "model.family=cnnn"), ("'cnnn'", "Did you mean 'cnn'")),
     (write_corpus, "", ("--set", "model.sise=tutorial"), ("'sise'", "Did you mean 'size'")),
-    (write_corpus, "", ("--set", "data.test=2"), ("'data.test'", "less than 0.9")),
+    (write_corpus, "", ("--set", "data.test_size=2"), ("'data.test_size'", "less than 0.9")),
     (write_corpus, "", ("--recipe", "sond"), ("'sond'", "Did you mean 'sound'")),
     (write_corpus, "", ("--recipe", "none.yaml"), ("No recipe file",)),
     (write_corpus, "", ("--reader", "foldr"), ("'foldr'", "Did you mean 'folder'")),
@@ -237,7 +237,7 @@ def test_a_tracker_that_is_not_installed_is_named_before_any_work(
     corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    said = wrong(capsys, "train", str(corpus), "--set", "train.track=wandb", "--out", str(tmp_path / "run"))
+    said = wrong(capsys, "train", str(corpus), "--set", "train.report_to=wandb", "--out", str(tmp_path / "run"))
     assert "pip install 'auricle[track]'" in said and not (tmp_path / "run").exists()
 
 

@@ -14,7 +14,14 @@ from auricle.recipe import Augment
 LABELS = [f"class {number}" for number in range(10)]
 RATES = {"default": 16_000, "tutorial": 44_100}
 EVERYTHING = Augment(
-    shift=0.5, gain_db=6.0, noise=0.1, frequency_masks=1, frequency_share=0.2, time_masks=1, time_share=0.2, mixup=0.5
+    shift_fraction=0.5,
+    gain_db=6.0,
+    noise_fraction=0.1,
+    frequency_masks=1,
+    frequency_mask_fraction=0.2,
+    time_masks=1,
+    time_mask_fraction=0.2,
+    mixup_alpha=0.5,
 )
 
 
@@ -216,7 +223,7 @@ def test_roll_moves_what_leaves_at_the_end_to_the_start() -> None:
 
 
 def test_masks_hide_at_most_their_share() -> None:
-    options = Augment(frequency_masks=1, frequency_share=0.1, time_masks=1, time_share=0.1)
+    options = Augment(frequency_masks=1, frequency_mask_fraction=0.1, time_masks=1, time_mask_fraction=0.1)
     generator = torch.Generator().manual_seed(0)
     values, lengths = torch.ones(64, 2, 64, 344), torch.full((64,), 344)
     hidden = augment.spectrogram(values, lengths, options, generator) == 0

@@ -164,7 +164,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A small network, trained for a moment, with its export in RUN/onnx."""
     folder = tmp_path_factory.mktemp("trained")
     settings = ["model.size=tutorial", "model.ensemble_baseline=false", "train.epochs=2", "evaluate.embed_audio=false"]
-    settings.append("data.valid=0.3")
+    settings.append("data.validation_size=0.3")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("AURICLE_CACHE", str(folder / "cache"))
         run(write_corpus(folder / "corpus"), recipes.load("sound", settings), folder / "run", ProgressReporter())

@@ -51,11 +51,11 @@ def small(checkpoint: str | Path, *settings: str, recipe: str = "emotion") -> Re
             f"model.checkpoint={checkpoint}",
             "train.epochs=2",
             "train.batch_size=6",
-            "train.accumulation=1",
+            "train.gradient_accumulation_steps=1",
             "train.precision=float32",
-            "evaluate.resamples=100",
-            "data.valid=0.2",
-            "data.test=0.25",
+            "evaluate.bootstrap_resamples=100",
+            "data.validation_size=0.2",
+            "data.test_size=0.25",
             *settings,
         ],
     )
@@ -178,7 +178,7 @@ def test_stages_train_the_head_first_each_at_its_own_rate(tmp_path: Path) -> Non
     stages = (
         "[{from_epoch: 1, freeze: all, learning_rate: 0.01}, {from_epoch: 3, freeze: {top: 2}, learning_rate: 0.001}]"
     )
-    settings = small(folder("tiny-hubert"), f"model.stages={stages}", "train.epochs=4", "train.warmup=0")
+    settings = small(folder("tiny-hubert"), f"model.stages={stages}", "train.epochs=4", "train.warmup_ratio=0")
     rates: list[float] = []
     moved: list[set[str]] = []
     before = load_file(folder("tiny-hubert") / "model.safetensors")
@@ -234,7 +234,7 @@ def test_adapters_learn_and_are_merged_into_a_stock_model(name: str, tmp_path: P
 @pytest.mark.parametrize("settings", [[], ["model.stages=[]", "model.freeze=none"]])
 def test_stopped_and_resumed_it_ends_in_the_same_weights(settings: list[str], tmp_path: Path) -> None:
     """Two stages through the prefix, and everything trained with dropout, left-out layers and hidden spans."""
-    recipe = small(folder("tiny-hubert"), *settings, "train.epochs=4", "train.ema=0.5")
+    recipe = small(folder("tiny-hubert"), *settings, "train.epochs=4", "train.ema_decay=0.5")
     whole, _ = learn(recipe, tmp_path / "whole")
     learn(recipe, tmp_path / "parts", stop_after=2)
     resumed, losses = learn(recipe, tmp_path / "parts")
@@ -300,7 +300,7 @@ def test_killed_while_computing_or_training_and_resumed_it_is_the_run_never_kill
 def test_changed_sounds_are_heard_in_a_stated_number_of_variants(tmp_path: Path) -> None:
     said: list[str] = []
     data = write_corpus(tmp_path / "corpus")
-    settings = small(folder("tiny-hubert"), *TOP, "augment.gain_db=6", "augment.shift=1", "model.cached_crops=3")
+    settings = small(folder("tiny-hubert"), *TOP, "augment.gain_db=6", "augment.shift_fraction=1", "model.cached_crops=3")
     run(data, settings, tmp_path / "run", ProgressReporter(say=said.append))
     assert any("3 kept variants" in line for line in said)
     model = build_model(settle(settings), LABELS)
@@ -375,7 +375,7 @@ def test_the_checkpoints_rate_rules() -> None:
     with pytest.raises(UsageError, match="one channel"):
         settle(small(folder("tiny-hubert"), "audio.channels=2"))
     with pytest.raises(UsageError, match=r"augment\.mixup received 0\.3"):
-        settle(small(folder("tiny-hubert"), "augment.mixup=0.3"))
+        settle(small(folder("tiny-hubert"), "augment.mixup_alpha=0.3"))
 
 
 def test_a_model_of_fixed_length_gets_windows_of_it() -> None:

@@ -387,7 +387,7 @@ def test_a_recipe_for_sound_takes_the_width_and_rate_of_frames(speakers: Path, c
 
 
 def test_rates_of_sound_and_of_frames_have_their_own_bounds() -> None:
-    with pytest.raises(UsageError, match="sound needs 1000 hertz or more"):
+    with pytest.raises(UsageError, match="audio needs 1000 hertz or more"):
         load("baseline", ["audio.sample_rate=100"])
     with pytest.raises(UsageError, match="precomputed features come at 1000 a second or fewer"):
         load("baseline", ["audio.num_features=40", "audio.sample_rate=16000"])

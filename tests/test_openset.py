@@ -285,7 +285,7 @@ def test_a_run_without_unknown_classes_refuses_what_it_would_get_wrong(tmp_path:
         # Half the low tones are called high, so that there are mistakes.
         name = f"device{number % 4}_{number:03d}.wav"
         (folder / "low" / name).rename(folder / "high" / f"x{name}")
-    settings = ["evaluate.max_false_accept_rate=0.2", "data.split=folds", "data.folds=4", "data.valid=0.3"]
+    settings = ["evaluate.max_false_accept_rate=0.2", "data.split=folds", "data.folds=4", "data.validation_size=0.3"]
     report = run(folder, recipes.load("baseline", settings), tmp_path / "run", ProgressReporter())
     found = report["unknown"]
     assert found["kind"] == "mistakes" and not found["classes"] and found["impostors"] > 0

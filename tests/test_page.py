@@ -89,7 +89,7 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Prepared]:
             soundfile.write(folder / label / f"<i>{number}'&\".wav", wave, RATE, subtype="PCM_16")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("AURICLE_CACHE", str(tmp_path_factory.mktemp("cache")))
-        settings = ["data.split=folds", "data.folds=2", f"audio.sample_rate={RATE}", "evaluate.resamples=100"]
+        settings = ["data.split=folds", "data.folds=2", f"audio.sample_rate={RATE}", "evaluate.bootstrap_resamples=100"]
         yield prepare(
             folder, recipes.load("sound", [*settings, "evaluate.min_slice_clips=2"]), lambda done, total: None
         )

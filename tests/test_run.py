@@ -21,10 +21,10 @@ from tests.conftest import RATE
 
 SMALL = {
     "name": "small",
-    "data": {"test": 0.25, "valid": 0.25},
-    "augment": {"shift": 0.5, "mixup": 0.3},
+    "data": {"test_size": 0.25, "validation_size": 0.25},
+    "augment": {"shift_fraction": 0.5, "mixup_alpha": 0.3},
     "train": {"epochs": 3, "batch_size": 6, "learning_rate": 0.003, "precision": "float32"},
-    "evaluate": {"resamples": 100, "examples": 2},
+    "evaluate": {"bootstrap_resamples": 100, "examples": 2},
 }
 
 
@@ -73,7 +73,7 @@ def test_the_same_recipe_data_and_machine_give_the_same_report(corpus: Path, tmp
 
 
 def test_folds_train_a_model_each_and_one_on_everything(corpus: Path, tmp_path: Path) -> None:
-    recipe = small(data={"split": "leave-one-group-out", "valid": 0.0}, train={"epochs": 1})
+    recipe = small(data={"split": "leave-one-group-out", "validation_size": 0.0}, train={"epochs": 1})
     report = run(corpus, recipe, tmp_path / "run", ProgressReporter())
     assert [row["name"] for row in report["folds"]] == [f"device{number}" for number in range(4)]
     assert report["test_clips"] == 24 and report["cost"]["trainings"] == 5

@@ -20,10 +20,10 @@ from auricle.training.run import run
 def small(seed: int = 0, seeds: int = 1, **data: object) -> Recipe:
     content = {
         "name": "small",
-        "data": {"test": 0.25, "valid": 0.25, **data},
+        "data": {"test_size": 0.25, "validation_size": 0.25, **data},
         "model": {"family": "cnn", "ensemble_baseline": False},
         "train": {"epochs": 2, "batch_size": 8, "precision": "float32", "seed": seed, "seeds": seeds},
-        "evaluate": {"resamples": 100, "embed_audio": False},
+        "evaluate": {"bootstrap_resamples": 100, "embed_audio": False},
     }
     return recipes.parse(content, "test")
 

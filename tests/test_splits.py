@@ -53,7 +53,7 @@ def test_folds_test_every_clip_once() -> None:
 
 def test_shares_of_classes_are_even_without_groups() -> None:
     corpus = index(groups=1, per_group=300)
-    fold = splits.make(corpus, Data(test=0.2, valid=0.1)).folds[0]
+    fold = splits.make(corpus, Data(test_size=0.2, validation_size=0.1)).folds[0]
     label_of = {clip.id: clip.label for clip in corpus}
     assert Counter(label_of[id] for id in fold.test) == {"a": 20, "b": 20, "c": 20}
     assert Counter(label_of[id] for id in fold.valid) == {"a": 10, "b": 10, "c": 10}
@@ -62,7 +62,7 @@ def test_shares_of_classes_are_even_without_groups() -> None:
 def test_a_rare_class_reaches_every_part_it_can() -> None:
     clips = [Clip(f"{number}", "", "common") for number in range(100)]
     clips += [Clip(f"rare{number}", "", "rare") for number in range(10)]
-    fold = splits.make(Index(tuple(clips), "folder", "t", "t"), Data(test=0.2, valid=0.1)).folds[0]
+    fold = splits.make(Index(tuple(clips), "folder", "t", "t"), Data(test_size=0.2, validation_size=0.1)).folds[0]
     assert sum(id.startswith("rare") for id in fold.test) == 2
     assert sum(id.startswith("rare") for id in fold.valid) == 1
 
@@ -75,7 +75,7 @@ def test_the_same_seed_gives_the_same_split_and_another_another() -> None:
 
 def test_own_folds_are_kept_and_validation_comes_out_of_training() -> None:
     corpus = index(groups=10, folds=5)
-    split = splits.make(corpus, Data(valid=0.2))
+    split = splits.make(corpus, Data(validation_size=0.2))
     assert split.kind == "predefined" and len(split.folds) == 5
     by_id = {clip.id: clip for clip in corpus}
     for fold in split.folds:
@@ -88,7 +88,7 @@ def test_own_train_and_test_parts_are_kept() -> None:
     clips = tuple(
         Clip(f"{number}", "", "ab"[number % 2], fold=("train", "train", "test")[number % 3]) for number in range(60)
     )
-    fold = splits.make(Index(clips, "folder", "t", "t"), Data(valid=0.1)).folds[0]
+    fold = splits.make(Index(clips, "folder", "t", "t"), Data(validation_size=0.1)).folds[0]
     assert {int(id) % 3 for id in fold.test} == {2} and 0 < len(fold.valid) < 10
 
 
@@ -168,6 +168,6 @@ def test_what_cannot_be_split_is_said() -> None:
 def test_dealing_fills_parts_by_their_shares_for_many_seeds() -> None:
     corpus = index(groups=40, per_group=9)
     for seed in range(20):
-        fold = splits.make(corpus, Data(seed=seed, test=0.25, valid=0.15)).folds[0]
+        fold = splits.make(corpus, Data(seed=seed, test_size=0.25, validation_size=0.15)).folds[0]
         shares = np.array([len(fold.train), len(fold.valid), len(fold.test)]) / len(corpus)
         assert np.abs(shares - [0.6, 0.15, 0.25]).max() < 0.03

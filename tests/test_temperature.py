@@ -104,7 +104,7 @@ def test_a_run_tempers_its_model_by_validation_clips_that_no_part_of_it_learnt(
 def test_a_fine_tuned_model_is_tempered_in_its_weights_and_answers_unknown(prefix: str, tmp_path: Path) -> None:
     data = write_corpus(tmp_path / "corpus", per_class=12)
     settings = finetuned(
-        folder("tiny-hubert"), *TOP, f"model.cache_frozen={prefix}", "data.held_out_classes=[]", "data.valid=0.25"
+        folder("tiny-hubert"), *TOP, f"model.cache_frozen={prefix}", "data.held_out_classes=[]", "data.validation_size=0.25"
     )
     settings = settings.replace("evaluate", max_false_accept_rate=0.5)
     report = run(data, settings, tmp_path / "run", ProgressReporter())
@@ -120,7 +120,7 @@ def test_a_fine_tuned_model_is_tempered_in_its_weights_and_answers_unknown(prefi
 
 
 def test_without_validation_clips_and_in_closed_form_it_is_one(corpus: Path, tmp_path: Path) -> None:
-    short = small(data={"valid": 0.0}, train={"epochs": 1})
+    short = small(data={"validation_size": 0.0}, train={"epochs": 1})
     for number, recipe in enumerate((short, recipes.load("baseline"))):
         run(corpus, recipe, tmp_path / str(number), ProgressReporter())
         assert json.loads((tmp_path / str(number) / "trained.json").read_text())["temperature"] == 1.0

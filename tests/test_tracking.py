@@ -20,10 +20,10 @@ def tracked(corpus: Path, out: Path, tracker: str, **data: object) -> dict[str, 
     """A run of one epoch that is followed by a tracker."""
     content = {
         "name": "small",
-        "data": {"test": 0.25, "valid": 0.25, **data},
+        "data": {"test_size": 0.25, "validation_size": 0.25, **data},
         "model": {"family": "cnn", "ensemble_baseline": False},
-        "train": {"epochs": 1, "batch_size": 8, "precision": "float32", "track": tracker},
-        "evaluate": {"resamples": 100, "embed_audio": False},
+        "train": {"epochs": 1, "batch_size": 8, "precision": "float32", "report_to": tracker},
+        "evaluate": {"bootstrap_resamples": 100, "embed_audio": False},
     }
     return run(corpus, recipes.parse(content, "test"), out, ProgressReporter())
 

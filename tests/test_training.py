@@ -24,7 +24,7 @@ LABELS = tuple(PITCHES)
 def recipe(**train: object) -> Recipe:
     content = {
         "audio": {"sample_rate": RATE},
-        "augment": {"shift": 0.5, "mixup": 0.3},
+        "augment": {"shift_fraction": 0.5, "mixup_alpha": 0.3},
         "train": {"epochs": 4, "batch_size": 6, "learning_rate": 0.003, "precision": "float32", **train},
     }
     return parse(content, "test")
@@ -80,7 +80,14 @@ def same(a: cnn.Model, b: cnn.Model) -> bool:
     return all(torch.equal(ours[name], theirs[name]) for name in ours)
 
 
-@pytest.mark.parametrize("settings", [{}, {"ema": 0.9, "select": "last"}, {"accumulation": 2, "schedule": "cosine"}])
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {"ema_decay": 0.9, "load_best_model_at_end": False},
+        {"gradient_accumulation_steps": 2, "lr_scheduler_type": "cosine"},
+    ],
+)
 @pytest.mark.parametrize("stop_after", [0, 1, 3])
 def test_a_stopped_and_resumed_training_ends_in_the_same_weights(
     tmp_path: Path, settings: dict[str, object], stop_after: int
@@ -99,7 +106,7 @@ def test_a_stopped_and_resumed_training_ends_in_the_same_weights(
 
 @pytest.mark.parametrize("stop_after", [1])
 def test_a_conformer_whose_margin_is_warming_up_is_resumed_exactly(stop_after: int, tmp_path: Path) -> None:
-    content = recipe(crop_seconds=0.4, min_crop_seconds=0.2, ema=0.9, epochs=3).model_dump()
+    content = recipe(crop_seconds=0.4, min_crop_seconds=0.2, ema_decay=0.9, epochs=3).model_dump()
     head = {"kind": "am-softmax", "margin": 0.2, "scale": 10.0, "warmup": 0.7}
     settings = parse({**content, "model": {"family": "conformer", "ensemble_baseline": False, "head": head}}, "test")
     kept, _ = train(settings, tmp_path / "whole")
@@ -155,7 +162,11 @@ def test_it_learns(tmp_path: Path) -> None:
 def test_early_stopping_stops(tmp_path: Path) -> None:
     model = build_model(recipe(), LABELS)
     trained = fit(
-        model, recipe(epochs=20, patience=2), CHOOSE, tmp_path, lambda: {"balanced_accuracy": 0.5, "log_loss": 1.0}
+        model,
+        recipe(epochs=20, early_stopping_patience=2),
+        CHOOSE,
+        tmp_path,
+        lambda: {"balanced_accuracy": 0.5, "log_loss": 1.0},
     )
     assert trained.epochs == 3 and trained.chosen == 1
 
@@ -196,7 +207,7 @@ def test_class_weights_even_out_the_classes() -> None:
 
 @pytest.mark.parametrize("kind", ["one-cycle", "cosine", "linear"])
 def test_schedules_warm_up_and_come_down(kind: str) -> None:
-    settings = recipe(schedule=kind, warmup=0.2, learning_rate=0.1).train
+    settings = recipe(lr_scheduler_type=kind, warmup_ratio=0.2, learning_rate=0.1).train
     optimizer = torch.optim.Adam([torch.zeros(1, requires_grad=True)], lr=0.1)
     steps = schedule.make(optimizer, settings, 100)
     rates = []
@@ -210,6 +221,6 @@ def test_schedules_warm_up_and_come_down(kind: str) -> None:
 
 @pytest.mark.parametrize("track", ["tensorboard"])
 def test_a_tracker_named_in_the_recipe_gets_the_curves(tmp_path: Path, track: str) -> None:
-    settings = recipe(track=track, epochs=1)
+    settings = recipe(report_to=track, epochs=1)
     fit(build_model(settings, LABELS), settings, CHOOSE, tmp_path)
     assert list(tmp_path.rglob("events.out.tfevents*"))

@@ -1,8 +1,8 @@
 """The recipe: everything that decides a run, in six strict sections.
 
-In: a named recipe, a YAML file, and `--set section.key=value`. Out: one frozen Recipe, saved resolved as recipe.yaml in
-the run folder. A key that does not exist is an error that names the nearest one; nothing is silently ignored. Options
-of a model family live beside `model.family` and are checked by the family itself.
+In: a named recipe, a YAML file, and `--set section.key=value`. Out: one frozen Recipe, saved with every value as
+recipe.yaml in the run folder. A key that does not exist is an error that names the nearest one. The descriptions and
+units here are the text of docs/recipes.md. Options of a model family are checked by the family itself.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -12,12 +12,14 @@ from typing import Annotated, Any, Literal, get_args
 
 import pydantic
 import yaml
+from pydantic import Field
 from pydantic_core import PydanticCustomError
 
 from auricle.errors import UsageError, unknown
 
-LEAST_SOUND_RATE = MOST_FRAME_RATE = 1000
-# What a recording is called that a model refuses to name.
+# Audio has this many samples a second or more, precomputed features this many frames or fewer.
+MIN_AUDIO_RATE = MAX_FEATURE_RATE = 1000
+# The answer for a recording that the model rejects.
 REFUSED = "unknown"
 
 
@@ -26,66 +28,103 @@ class _Section(pydantic.BaseModel):
 
 
 class Data(_Section):
-    """What is read, and how it is divided. The classes in `held_out_classes` are never learnt: they show when to say so."""
+    """What is read, and how it is divided into training, validation and test clips."""
 
-    reader: str = "auto"
-    options: dict[str, Any] = {}
-    label: str | None = None
-    group: str | None = None
-    fold: str | None = None
-    corrections: str | None = None
-    held_out_classes: list[Annotated[str, pydantic.Field(coerce_numbers_to_str=True)]] = []
-    split: str = "auto"
-    folds: int = pydantic.Field(5, ge=2)
-    valid: float = pydantic.Field(0.1, ge=0, lt=0.5)
-    test: float = pydantic.Field(0.2, gt=0, lt=0.9)
-    strict: bool = False
-    seed: int = 0
+    reader: str = Field(
+        "auto", description="The reader of the corpus' layout, such as folder or table; auto recognises it."
+    )
+    reader_options: dict[str, Any] = Field({}, description="Options of the reader, such as the pattern of file names.")
+    label: str | None = Field(
+        None, description="The field or metadata column that holds the class; null takes the corpus' own."
+    )
+    group: str | None = Field(
+        None,
+        description="The field that must not cross the split: speaker, artist, recording; null takes the corpus' own.",
+    )
+    fold: str | None = Field(
+        None, description="The metadata column that holds the fold: train, valid, test, or any names."
+    )
+    corrections: str | None = Field(
+        None, description="A CSV of corrected labels and excluded clips, as `auricle listen` writes it."
+    )
+    held_out_classes: list[Annotated[str, Field(coerce_numbers_to_str=True)]] = Field(
+        [], description='Classes that are never trained on; they set and test the threshold for the answer "unknown".'
+    )
+    split: str = Field(
+        "auto",
+        description="auto, predefined, holdout, folds, leave-one-group-out, random, or a split.json. auto takes the "
+        "corpus' own folds, else holdout.",
+    )
+    folds: int = Field(5, ge=2, description="Number of folds for `split: folds`.")
+    validation_size: float = Field(0.1, ge=0, lt=0.5, description="Share of the clips for validation, 0 to 0.5.")
+    test_size: float = Field(0.2, gt=0, lt=0.9, description="Share of the clips for testing, 0 to 0.9.")
+    strict: bool = Field(False, description="Whether a clip that cannot be used stops the run; else it is excluded.")
+    seed: int = Field(0, description="Seed of the split.")
 
 
 class Audio(_Section):
-    """How recordings are stored for this run: the input of the model. `bands` is the width of precomputed features, such as
-    log-mel, that take the place of sound: the corpus says it, and `sample_rate` is then frames per second.
-    """
+    """How recordings are decoded: the input of the model."""
 
-    num_features: int | None = pydantic.Field(None, ge=1, le=1024)
-    sample_rate: int | None = pydantic.Field(None, ge=1, le=384_000)
-    channels: Literal[1, 2] = 1
-    min_seconds: float = pydantic.Field(0.05, ge=0)
-    max_seconds: float = pydantic.Field(3600, gt=0)
+    num_features: int | None = Field(
+        None,
+        ge=1,
+        le=1024,
+        description="Width of precomputed features, such as log-mel, used instead of audio; null takes what the corpus "
+        "holds.",
+    )
+    sample_rate: int | None = Field(
+        None,
+        ge=1,
+        le=384_000,
+        description="Hertz, or frames per second of precomputed features; null takes the checkpoint's or the corpus' "
+        "commonest rate.",
+    )
+    channels: Literal[1, 2] = Field(1, description="1 averages the channels, 2 keeps stereo.")
+    min_seconds: float = Field(0.05, ge=0, description="Shortest usable clip, in seconds.")
+    max_seconds: float = Field(3600, gt=0, description="Longest usable clip, in seconds.")
 
     @pydantic.field_validator("sample_rate")
     @classmethod
-    def _rate_of_sound(cls, rate: int | None, info: pydantic.ValidationInfo) -> int | None:
-        """Sound has a thousand samples a second or more, precomputed features fewer."""
+    def _check_sample_rate(cls, rate: int | None, info: pydantic.ValidationInfo) -> int | None:
+        """Audio has a thousand samples a second or more, precomputed features fewer."""
         if rate is None or "num_features" not in info.data:
             return rate
-        if info.data["num_features"] is None and rate < LEAST_SOUND_RATE:
-            raise PydanticCustomError("rate", f"sound needs {LEAST_SOUND_RATE} hertz or more")
-        if info.data["num_features"] is not None and rate > MOST_FRAME_RATE:
-            raise PydanticCustomError("rate", f"precomputed features come at {MOST_FRAME_RATE} a second or fewer")
+        if info.data["num_features"] is None and rate < MIN_AUDIO_RATE:
+            raise PydanticCustomError("rate", f"audio needs {MIN_AUDIO_RATE} hertz or more")
+        if info.data["num_features"] is not None and rate > MAX_FEATURE_RATE:
+            raise PydanticCustomError("rate", f"precomputed features come at {MAX_FEATURE_RATE} a second or fewer")
         return rate
 
 
 class Augment(_Section):
-    """What training does to its clips; zero is off. Evaluation never does any of it."""
+    """Random changes of training clips; 0 is off. Validation and test clips are never changed."""
 
-    shift: float = pydantic.Field(0.0, ge=0, le=1)
-    gain_db: float = pydantic.Field(0.0, ge=0, le=40)
-    noise: float = pydantic.Field(0.0, ge=0, le=1)
-    frequency_masks: int = pydantic.Field(0, ge=0, le=10)
-    frequency_share: float = pydantic.Field(0.1, ge=0, le=1)
-    time_masks: int = pydantic.Field(0, ge=0, le=10)
-    time_share: float = pydantic.Field(0.1, ge=0, le=1)
-    mixup: float = pydantic.Field(0.0, ge=0, le=10)
+    shift_fraction: float = Field(
+        0.0, ge=0, le=1, description="Largest circular shift, as a share of the clip's length."
+    )
+    gain_db: float = Field(0.0, ge=0, le=40, description="Largest change of level, up or down, in dB.")
+    noise_fraction: float = Field(
+        0.0, ge=0, le=1, description="Largest level of added white noise, as a share of the clip's RMS level."
+    )
+    frequency_masks: int = Field(0, ge=0, le=10, description="Number of masked frequency bands (SpecAugment).")
+    frequency_mask_fraction: float = Field(
+        0.1, ge=0, le=1, description="Largest width of one frequency mask, as a share of all mel bands."
+    )
+    time_masks: int = Field(0, ge=0, le=10, description="Number of masked time spans (SpecAugment).")
+    time_mask_fraction: float = Field(
+        0.1, ge=0, le=1, description="Largest length of one time mask, as a share of the clip."
+    )
+    mixup_alpha: float = Field(
+        0.0, ge=0, le=10, description="Mixup of two clips with a share drawn from Beta(alpha, alpha)."
+    )
 
 
 class Model(_Section):
-    """The model family; its own options stand beside it and are checked by the family."""
+    """The model family. Its own options go in the same section, and the family checks them."""
 
     model_config = pydantic.ConfigDict(extra="allow", frozen=True)
 
-    family: str = "cnn"
+    family: str = Field("cnn", description="baseline, cnn, conformer or pretrained.")
 
     @property
     def options(self) -> dict[str, Any]:
@@ -93,63 +132,98 @@ class Model(_Section):
 
 
 class Train(_Section):
-    """How weights are found. `select: best` keeps the best validation epoch, `last` the final one; `seeds: 3` trains
-    the same split from `seed` and the next two, to show the spread, and the result stays that of the first. Random
-    stretches of `crop_seconds` are heard, or, batch by batch, of any length from `min_crop_seconds` seconds to that.
-    """
+    """How a model is trained. Keys that transformers.TrainingArguments has mean the same here."""
 
-    epochs: int = pydantic.Field(30, ge=1)
-    batch_size: int = pydantic.Field(16, ge=1)
-    accumulation: int = pydantic.Field(1, ge=1)
-    optimizer: Literal["adamw", "adam"] = "adamw"
-    learning_rate: float = pydantic.Field(1e-3, gt=0)
-    weight_decay: float = pydantic.Field(0.01, ge=0)
-    schedule: Literal["one-cycle", "cosine", "linear"] = "one-cycle"
-    warmup: float = pydantic.Field(0.1, ge=0, lt=1)
-    max_grad_norm: float = pydantic.Field(1.0, ge=0)
-    crop_seconds: float | None = pydantic.Field(None, ge=0.05)
-    min_crop_seconds: float | None = pydantic.Field(None, ge=0.05)
-    balance: Literal["none", "loss", "sampling"] = "none"
-    label_smoothing: float = pydantic.Field(0.0, ge=0, lt=1)
-    ema: float = pydantic.Field(0.0, ge=0, lt=1)
-    select: Literal["best", "last"] = "best"
-    metric: Literal["balanced_accuracy", "accuracy", "macro_f1", "log_loss"] = "balanced_accuracy"
-    patience: int | None = pydantic.Field(None, ge=1)
-    precision: Literal["auto", "float32", "bf16"] = "auto"
-    track: Literal["none", "trackio", "wandb", "tensorboard", "mlflow"] = "none"
-    seed: int = 0
-    seeds: int = pydantic.Field(1, ge=1)
+    epochs: int = Field(30, ge=1, description="Passes over the training clips.")
+    batch_size: int = Field(16, ge=1, description="Clips per batch; halved automatically when memory runs out.")
+    gradient_accumulation_steps: int = Field(1, ge=1, description="Batches per optimizer step.")
+    optimizer: Literal["adamw", "adam"] = Field("adamw", description="The optimizer.")
+    learning_rate: float = Field(1e-3, gt=0, description="Peak learning rate.")
+    weight_decay: float = Field(0.01, ge=0, description="Weight decay of AdamW.")
+    lr_scheduler_type: Literal["one-cycle", "cosine", "linear"] = Field(
+        "one-cycle", description="Shape of the learning rate over the training."
+    )
+    warmup_ratio: float = Field(0.1, ge=0, lt=1, description="Share of the steps in which the learning rate rises.")
+    max_grad_norm: float = Field(
+        1.0, ge=0, description="Largest norm of the gradient; longer ones are clipped; 0 is off."
+    )
+    crop_seconds: float | None = Field(
+        None,
+        ge=0.05,
+        description="Length of the random crops of training clips, in seconds; null trains on whole clips.",
+    )
+    min_crop_seconds: float | None = Field(
+        None,
+        ge=0.05,
+        description="Draws a crop length for each batch between this and crop_seconds, in seconds; null always takes "
+        "crop_seconds.",
+    )
+    class_balance: Literal["none", "loss", "sampling"] = Field(
+        "none", description="Gives classes equal weight: in the loss, or by sampling clips."
+    )
+    label_smoothing_factor: float = Field(0.0, ge=0, lt=1, description="Share of each target spread over all classes.")
+    ema_decay: float = Field(
+        0.0, ge=0, lt=1, description="Decay of the exponential moving average of the weights that is used; 0 is off."
+    )
+    load_best_model_at_end: bool = Field(
+        True, description="Whether the model keeps its best validation epoch; else the last one."
+    )
+    metric_for_best_model: Literal["balanced_accuracy", "accuracy", "macro_f1", "log_loss"] = Field(
+        "balanced_accuracy", description="The validation metric of the best epoch; ties go to the lower log loss."
+    )
+    early_stopping_patience: int | None = Field(
+        None, ge=1, description="Epochs without a better one after which training stops; null never stops early."
+    )
+    precision: Literal["auto", "float32", "bf16"] = Field(
+        "auto", description="auto is bf16 where the processor multiplies it natively."
+    )
+    report_to: Literal["none", "trackio", "wandb", "tensorboard", "mlflow"] = Field(
+        "none", description="The experiment tracker that gets curves, test metrics and the model."
+    )
+    seed: int = Field(0, description="Seed of weights, batches and augmentation.")
+    seeds: int = Field(
+        1, ge=1, description="Number of seeds that the same split is trained from, to show the variance across seeds."
+    )
 
     @pydantic.model_validator(mode="after")
-    def _crop_in_order(self) -> "Train":
-        if self.min_crop_seconds is not None and (
-            self.crop_seconds is None or self.min_crop_seconds > self.crop_seconds
-        ):
+    def _check_crops(self) -> "Train":
+        shortest, longest = self.min_crop_seconds, self.crop_seconds
+        if shortest is not None and (longest is None or shortest > longest):
             raise ValueError(
-                f"train.min_crop_seconds is {self.min_crop_seconds} and train.crop_seconds {self.crop_seconds}: the shortest "
-                "stretch cannot be longer than the longest. Set min_crop_seconds to null, or crop_seconds higher"
+                f"train.min_crop_seconds is {shortest} and train.crop_seconds is {longest}: the shortest crop cannot "
+                "be longer than the longest. Set min_crop_seconds to null, or crop_seconds higher"
             )
         return self
 
 
 class Evaluate(_Section):
-    """How clips are scored. `window_seconds: null` scores whole clips. `false_accept` is the share of unknown clips, or
-    of wrong answers where no class is held out, that may be named all the same: the rest is answered "unknown".
-    """
+    """How clips are scored and reported."""
 
-    window_seconds: float | None = pydantic.Field(None, ge=0.05)
-    overlap: float = pydantic.Field(0.5, ge=0, lt=1)
-    batch_seconds: float = pydantic.Field(120.0, gt=0)
-    top_k: int = pydantic.Field(3, ge=1)
-    resamples: int = pydantic.Field(1000, ge=100)
-    min_slice_clips: int = pydantic.Field(20, ge=1)
-    examples: int = pydantic.Field(12, ge=0)
-    max_false_accept_rate: float | None = pydantic.Field(None, gt=0, le=0.5)
-    embed_audio: bool = True
+    window_seconds: float | None = Field(
+        None,
+        ge=0.05,
+        description="Length of the windows that clips are scored in, in seconds; null scores whole clips.",
+    )
+    window_overlap: float = Field(
+        0.5, ge=0, lt=1, description="Overlap of neighbouring windows, as a share of a window."
+    )
+    batch_seconds: float = Field(120.0, gt=0, description="Most padded audio in one batch, in seconds.")
+    top_k: int = Field(3, ge=1, description="The k of top-k accuracy.")
+    bootstrap_resamples: int = Field(1000, ge=100, description="Bootstrap resamples of each confidence interval.")
+    min_slice_clips: int = Field(20, ge=1, description="Fewest clips for which a slice of the test clips is reported.")
+    examples: int = Field(12, ge=0, description="Misclassified clips shown in the report.")
+    max_false_accept_rate: float | None = Field(
+        None,
+        gt=0,
+        le=0.5,
+        description="Share of clips of held-out classes (or of wrong answers, if none is held out) that may still get "
+        'a class; the rest is answered "unknown". null is off, or 0.05 with held-out classes.',
+    )
+    embed_audio: bool = Field(True, description="Whether the report embeds the audio of its examples.")
 
 
 class Recipe(_Section):
-    """One run, decided."""
+    """Everything that decides a run."""
 
     name: str = "custom"
     data: Data = Data()
@@ -160,7 +234,7 @@ class Recipe(_Section):
     evaluate: Evaluate = Evaluate()
 
     def save(self, path: Path) -> None:
-        """Write the resolved recipe as YAML."""
+        """Write every value as YAML."""
         path.write_text(yaml.safe_dump(self.model_dump(), sort_keys=False, allow_unicode=True), encoding="utf-8")
 
     def replace(self, section: str, **values: Any) -> "Recipe":
@@ -213,38 +287,40 @@ def parse(content: Mapping[str, Any], origin: str) -> Recipe:
 
 def explain(error: pydantic.ValidationError, root: type[pydantic.BaseModel]) -> str:
     """Turn a pydantic error into one sentence per key, with the nearest known key for a misspelt one."""
-    said: dict[str, list[str]] = {}
+    allowed: dict[str, list[str]] = {}
     received: dict[str, Any] = {}
     lines = []
-    for fault in error.errors():
-        if not fault["loc"]:
-            # A fault between several keys names them itself.
-            lines.append(f"{fault['msg'].removeprefix('Value error, ')}.")
+    for problem in error.errors():
+        if not problem["loc"]:
+            # A problem between several keys names them itself.
+            lines.append(f"{problem['msg'].removeprefix('Value error, ')}.")
             continue
-        path, section = _followed(fault["loc"], root)
-        if fault["type"] == "extra_forbidden":
+        path, section = _key_path(problem["loc"], root)
+        if problem["type"] == "extra_forbidden":
             outermost = "section" if root is Recipe else "option"
-            place = f"key in '{'.'.join(path[:-1])}'" if path[:-1] else outermost
-            lines.append(unknown(place, path[-1], section.model_fields))
+            kind = f"key in '{'.'.join(path[:-1])}'" if path[:-1] else outermost
+            lines.append(unknown(kind, path[-1], section.model_fields))
             continue
         name = ".".join(path)
-        received[name] = fault["input"]
-        said.setdefault(name, []).append(_wanted(fault))
-    return " ".join([*lines, *(f"'{name}' is {received[name]!r}: {' or '.join(said[name])}." for name in said)])
+        received[name] = problem["input"]
+        allowed.setdefault(name, []).append(_allowed(problem))
+    return " ".join([*lines, *(f"'{name}' is {received[name]!r}: {' or '.join(allowed[name])}." for name in allowed)])
 
 
-def _followed(place: Sequence[int | str], root: type[pydantic.BaseModel]) -> tuple[list[str], type[pydantic.BaseModel]]:
-    """The keys of a fault's place, without what pydantic adds for alternatives, and the section of the last."""
+def _key_path(
+    location: Sequence[int | str], root: type[pydantic.BaseModel]
+) -> tuple[list[str], type[pydantic.BaseModel]]:
+    """The keys of a problem's location, without what pydantic adds for alternatives, and the section of the last."""
     path: list[str] = []
     section = inside = root
-    for step in place:
+    for step in location:
         if isinstance(step, int):
             path.append(str(step))
         elif step in inside.model_fields:
             path.append(step)
             section = inside
             inside = _section_of(inside.model_fields[step].annotation) or inside
-        elif step == place[-1] and "[" not in step and step != inside.__name__:
+        elif step == location[-1] and "[" not in step and step != inside.__name__:
             path.append(step)
             section = inside
     return path, section
@@ -254,13 +330,11 @@ def _section_of(annotation: Any) -> type[pydantic.BaseModel] | None:
     """The section that an annotation names, be it optional, one of several kinds, or the items of a list."""
     if isinstance(annotation, type) and issubclass(annotation, pydantic.BaseModel):
         return annotation
-    return next((found for inner in get_args(annotation) if (found := _section_of(inner)) is not None), None)
+    return next((section for inner in get_args(annotation) if (section := _section_of(inner)) is not None), None)
 
 
-def _wanted(fault: Any) -> str:
-    if fault["type"] == "model_type":
-        return "a mapping of keys is allowed"
-    return str(fault["msg"]).lower()
+def _allowed(problem: Any) -> str:
+    return "a mapping of keys is allowed" if problem["type"] == "model_type" else str(problem["msg"]).lower()
 
 
 def _keys(section: type[pydantic.BaseModel]) -> str:
@@ -272,7 +346,7 @@ def _apply(content: dict[str, Any], setting: str) -> None:
     path, equals, value = setting.partition("=")
     section, dot, key = path.strip().partition(".")
     if not equals or not dot or not key:
-        raise UsageError(f"--set received '{setting}'. Write it as section.key=value, for example train.epochs=20.")
+        raise UsageError(f"--set received '{setting}'. Write section.key=value, for example train.epochs=20.")
     if section not in Recipe.model_fields:
         raise UsageError(f"--set {setting}: " + unknown("section", section, Recipe.model_fields))
     try:
@@ -288,10 +362,10 @@ def _apply(content: dict[str, Any], setting: str) -> None:
     for name in outer:
         if isinstance(inner.get(name), list):
             raise UsageError(
-                f"--set {setting}: '{section}.{name}' is a list. Give it whole: --set {section}.{name}=[…]."
+                f"--set {setting}: '{section}.{name}' is a list. Give the whole list: --set {section}.{name}=[…]."
             )
         if not isinstance(inner.get(name), dict):
-            # A word or nothing gives way to the mapping that is meant: freeze: none to freeze.top=2.
+            # freeze.top=2 replaces the word in `freeze: none` by a mapping.
             inner[name] = {}
         inner = inner[name]
     inner[last] = parsed

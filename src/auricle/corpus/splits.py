@@ -184,14 +184,19 @@ def _predefined_holdout(
 def _holdout(index: Index, data: Data, duplicate_groups: list[set[str]]) -> Split:
     clips = list(index)
     units = _units(clips, duplicate_groups)
-    parts = assign_stratified(units, (1 - data.valid - data.test, data.valid, data.test), data.seed, needed=(0, 2))
+    parts = assign_stratified(
+        units,
+        (1 - data.validation_size - data.test_size, data.validation_size, data.test_size),
+        data.seed,
+        needed=(0, 2),
+    )
     fold = Fold("test", *(_ids(part) for part in parts))
     shares = " / ".join(f"{len(part)}" for part in parts)
     if index.has_groups:
         described = f"grouped by {index.group_name} and stratified by class: {shares} clips to train / validate / test"
     else:
         described = f"stratified by class: {shares} clips to train / validate / test"
-    notes = () if parts[1] or not data.valid else ("Too few groups to set some apart for validation.",)
+    notes = () if parts[1] or not data.validation_size else ("Too few groups to set some apart for validation.",)
     return Split("holdout", described, index.has_groups, (fold,), notes)
 
 
@@ -230,7 +235,12 @@ def _leave_one_group_out(index: Index, data: Data, duplicate_groups: list[set[st
 
 def _random(index: Index, data: Data) -> Split:
     units = [[clip] for clip in index]
-    parts = assign_stratified(units, (1 - data.valid - data.test, data.valid, data.test), data.seed, needed=(0, 2))
+    parts = assign_stratified(
+        units,
+        (1 - data.validation_size - data.test_size, data.validation_size, data.test_size),
+        data.seed,
+        needed=(0, 2),
+    )
     fold = Fold("test", *(_ids(part) for part in parts))
     shares = " / ".join(str(len(part)) for part in parts)
     described = f"random, stratified by class, groups ignored: {shares} clips to train / validate / test"
@@ -279,10 +289,10 @@ def assign_stratified(
 
 def split_validation(clips: list[Clip], data: Data, duplicate_groups: list[set[str]]) -> tuple[list[Clip], list[Clip]]:
     """Set a validation share apart from training clips, by whole units."""
-    if not data.valid:
+    if not data.validation_size:
         return clips, []
     train, valid = assign_stratified(
-        _units(clips, duplicate_groups), (1 - data.valid, data.valid), data.seed, needed=(0,)
+        _units(clips, duplicate_groups), (1 - data.validation_size, data.validation_size), data.seed, needed=(0,)
     )
     return train, valid
 

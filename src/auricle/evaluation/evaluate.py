@@ -56,12 +56,12 @@ def evaluate(run: Path, data: str | None, progress: Progress) -> dict[str, Any]:
         index = Index.load(run / "index.parquet")
         said = _own_test(run, recipe, index, progress)
     else:
-        index = read(data, recipe.replace("data", reader="auto", options={}, fold=None, corrections=None))
+        index = read(data, recipe.replace("data", reader="auto", reader_options={}, fold=None, corrections=None))
         said = _score(folder, index, tuple(clip.id for clip in index), recipe, progress, "all")
-        refusal = _refusal(folder, said, Draws(evaluate.resamples, recipe.train.seed, index.group_name))
+        refusal = _refusal(folder, said, Draws(evaluate.bootstrap_resamples, recipe.train.seed, index.group_name))
     scores = said.scores
     judged = metrics.judge(scores.truth, scores.logits, evaluate.top_k)
-    drawn = resample(scores.groups, len(scores), evaluate.resamples, recipe.train.seed, index.group_name)
+    drawn = resample(scores.groups, len(scores), evaluate.bootstrap_resamples, recipe.train.seed, index.group_name)
     rows = duration.by_seconds(said.cuts, scores, evaluate.min_slice_clips, index.group_name)
     strange = 0 if said.out_of_set is None else len(said.out_of_set)
     return {

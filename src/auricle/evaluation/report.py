@@ -71,7 +71,7 @@ def build(evidence: ReportInputs) -> dict[str, Any]:
     judged = metrics.judge(scores.truth, scores.logits, top_k)
     other = metrics.judge(evidence.baseline.truth, evidence.baseline.logits, top_k)
     drawn = resample(
-        scores.groups, len(scores), recipe.evaluate.resamples, recipe.train.seed, evidence.index.group_name
+        scores.groups, len(scores), recipe.evaluate.bootstrap_resamples, recipe.train.seed, evidence.index.group_name
     )
     found = intervals(judged, drawn)
     gains = differences(judged, other, drawn)
@@ -81,7 +81,7 @@ def build(evidence: ReportInputs) -> dict[str, Any]:
         "name": recipe.name,
         "family": recipe.model.family,
         "test_clips": len(scores),
-        "interval": {"unit": drawn.unit, "units": drawn.units, "resamples": recipe.evaluate.resamples, "level": 0.95},
+        "interval": {"unit": drawn.unit, "units": drawn.units, "resamples": recipe.evaluate.bootstrap_resamples, "level": 0.95},
         "metrics": _plain(found),
         "majority": metrics.measure(metrics.judge(evidence.majority.truth, evidence.majority.logits, top_k)),
         "baseline": {

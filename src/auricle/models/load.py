@@ -66,7 +66,7 @@ def build_model(recipe: Recipe, labels: Sequence[str]) -> PreTrainedModel:
         check_family(recipe), sample_rate=audio.sample_rate, channels=audio.channels, labels=labels, **frames
     )
     model.config.window_seconds = recipe.evaluate.window_seconds
-    model.config.overlap = recipe.evaluate.overlap
+    model.config.overlap = recipe.evaluate.window_overlap
     return model
 
 

@@ -67,7 +67,7 @@ class Prepared:
 def read(data: str | Path, recipe: Recipe) -> Index:
     """Read the corpus that a recipe names the reader and columns of, with its labels put right where it names fixes."""
     source = recipe.data
-    index = read_index(data, source.reader, source.options, label=source.label, group=source.group, fold=source.fold)
+    index = read_index(data, source.reader, source.reader_options, label=source.label, group=source.group, fold=source.fold)
     if source.corrections is None:
         return index
     index, fixed = corrections.apply(index, source.corrections)

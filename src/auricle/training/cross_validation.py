@@ -269,7 +269,7 @@ class Vectors:
             self.values[rows],
             self.truth[rows],
             groups=None if self.groups is None else self.groups[rows],
-            class_weighted=recipe.train.balance != "none",
+            class_weighted=recipe.train.class_balance != "none",
             seed=recipe.train.seed,
         )
 

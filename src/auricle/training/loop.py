@@ -194,7 +194,7 @@ class AudioTrainer(Trainer):
         self.batches = batches
         self.settings = recipe.train
         self.course = course
-        self.average = Average(course.learner, recipe.train.ema) if recipe.train.ema else None
+        self.average = Average(course.learner, recipe.train.ema_decay) if recipe.train.ema_decay else None
         if self.average is not None:
             self.add_callback(self.average)
         self.add_callback(Progress(course.learner))
@@ -255,7 +255,7 @@ class AudioTrainer(Trainer):
             self.model.load_state_dict(raw)
         metrics = {f"eval_{name}": value for name, value in found.items()}
         self.log(dict(metrics))
-        metrics[f"eval_{CHOICE}"] = _choice(found, self.settings.metric)
+        metrics[f"eval_{CHOICE}"] = _choice(found, self.settings.metric_for_best_model)
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics
 

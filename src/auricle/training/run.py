@@ -162,7 +162,7 @@ def _refusal(prepared: Prepared, results: Sequence[Result], scores: Scores) -> R
     target = open_set.wanted(recipe)
     if target is None:
         return None
-    draws = Draws(recipe.evaluate.resamples, recipe.train.seed, prepared.index.group_name)
+    draws = Draws(recipe.evaluate.bootstrap_resamples, recipe.train.seed, prepared.index.group_name)
     kept = results[-1].out_of_set
     if kept is None:
         found = by_mistakes(scores, _joined([result.valid for result in results]), target, draws)

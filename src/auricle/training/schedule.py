@@ -15,10 +15,14 @@ def make(optimizer: torch.optim.Optimizer, train: Train, steps: int) -> LRSchedu
 
     One-cycle rises and falls linearly and moves the momentum against the rate (Smith, 2018).
     """
-    if train.schedule == "one-cycle":
+    if train.lr_scheduler_type == "one-cycle":
         rates = [group["lr"] for group in optimizer.param_groups]
         return OneCycleLR(
-            optimizer, max_lr=rates, total_steps=max(steps, 2), pct_start=train.warmup or 1e-3, anneal_strategy="linear"
+            optimizer,
+            max_lr=rates,
+            total_steps=max(steps, 2),
+            pct_start=train.warmup_ratio or 1e-3,
+            anneal_strategy="linear",
         )
     return LambdaLR(optimizer, lambda step: _shape(train, (step + 0.5) / steps))
 
@@ -48,7 +52,7 @@ def _shape(train: Train, progress: float) -> float:
     zero.
     """
     progress = min(progress, 1.0)
-    if progress < train.warmup:
-        return progress / train.warmup
-    rest = (progress - train.warmup) / (1 - train.warmup)
-    return (1 + math.cos(math.pi * rest)) / 2 if train.schedule == "cosine" else 1 - rest
+    if progress < train.warmup_ratio:
+        return progress / train.warmup_ratio
+    rest = (progress - train.warmup_ratio) / (1 - train.warmup_ratio)
+    return (1 + math.cos(math.pi * rest)) / 2 if train.lr_scheduler_type == "cosine" else 1 - rest

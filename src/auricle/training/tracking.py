@@ -35,7 +35,7 @@ def run_name(folder: Path) -> str:
 
 def followed(train_fold: Callable[..., Any], recipe: Recipe) -> Callable[..., Any]:
     """The same training of a fold into a folder, each time as a tracked run of its own."""
-    if recipe.train.track == "none":
+    if recipe.train.report_to == "none":
         return train_fold
 
     def train_followed(fold: Any, folder: Path, listener: Any) -> Any:
@@ -51,8 +51,8 @@ def finish(recipe: Recipe, folder: Path, report: Mapping[str, Any]) -> None:
     Raises RunError where the tracker cannot be told; the run folder is complete by then.
     """
     tell = {"wandb": _tell_wandb, "mlflow": _tell_mlflow, "trackio": _tell_trackio, "tensorboard": _tell_tensorboard}
-    if recipe.train.track != "none":
-        tell[recipe.train.track](recipe, folder.absolute(), report)
+    if recipe.train.report_to != "none":
+        tell[recipe.train.report_to](recipe, folder.absolute(), report)
 
 
 def figures(report: Mapping[str, Any]) -> dict[str, float]:
@@ -80,7 +80,7 @@ def confusions(report: Mapping[str, Any]) -> list[list[Any]]:
 def _following(recipe: Recipe, folder: Path) -> Iterator[None]:
     """Open a tracked run for what is trained inside; that of the kept model stays open for its test metrics."""
     folder = folder.absolute()
-    tracker = recipe.train.track
+    tracker = recipe.train.report_to
     if tracker == "wandb":
         _open_wandb(recipe, folder)
     elif tracker == "mlflow":
@@ -164,7 +164,7 @@ def _open_mlflow(folder: Path) -> None:
     except mlflow.exceptions.MlflowException as error:
         raise RunError(
             f"MLflow cannot be told of this run: {error} Its store is named by MLFLOW_TRACKING_URI; "
-            "`train.track: none` trains without."
+            "`train.report_to: none` trains without."
         ) from error
     _note(folder, run.info.run_id)
 

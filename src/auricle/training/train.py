@@ -60,7 +60,7 @@ def train(
     start = time.perf_counter()
     # The layout that convolutions learn fastest in; the saved weights have the usual one again.
     model.to(memory_format=torch.channels_last)
-    batch_size, accumulation = recipe.train.batch_size, recipe.train.accumulation
+    batch_size, accumulation = recipe.train.batch_size, recipe.train.gradient_accumulation_steps
     fresh = {name: value.clone() for name, value in course.learner.state_dict().items()}
     while True:
         try:
@@ -137,10 +137,10 @@ def _trainer(
 ) -> AudioTrainer:
     settings = recipe.train
     model.augment = recipe.augment
-    model.label_smoothing = settings.label_smoothing
+    model.label_smoothing = settings.label_smoothing_factor
     classes = model.config.num_labels
-    model.class_weights = class_weights(course.labels, classes) if settings.balance == "loss" else None
-    balanced = settings.balance == "sampling"
+    model.class_weights = class_weights(course.labels, classes) if settings.class_balance == "loss" else None
+    balanced = settings.class_balance == "sampling"
     trainer = AudioTrainer(
         args=_arguments(recipe, folder, batch_size, accumulation, course.validate is not None),
         course=course,
@@ -148,14 +148,14 @@ def _trainer(
         recipe=recipe,
         watch=ProgressCallback(len(course.labels), settings.epochs, folder / "history.jsonl", on_epoch),
     )
-    if settings.patience is not None and course.validate is not None:
-        trainer.add_callback(EarlyStoppingCallback(early_stopping_patience=settings.patience))
+    if settings.early_stopping_patience is not None and course.validate is not None:
+        trainer.add_callback(EarlyStoppingCallback(early_stopping_patience=settings.early_stopping_patience))
     return trainer
 
 
 def _arguments(recipe: Recipe, folder: Path, batch_size: int, accumulation: int, validated: bool) -> TrainingArguments:
     settings = recipe.train
-    best = validated and settings.select == "best"
+    best = validated and settings.load_best_model_at_end
     return TrainingArguments(
         output_dir=str(folder / "checkpoints"),
         num_train_epochs=settings.epochs,
@@ -175,7 +175,7 @@ def _arguments(recipe: Recipe, folder: Path, batch_size: int, accumulation: int,
         bf16=precision.is_bf16(settings.precision),
         seed=settings.seed,
         use_cpu=not torch.accelerator.is_available(),
-        report_to=[] if settings.track == "none" else [settings.track],
+        report_to=[] if settings.report_to == "none" else [settings.report_to],
         run_name=tracking.run_name(folder),
         project=tracking.PROJECT,
         remove_unused_columns=False,
@@ -186,14 +186,14 @@ def _arguments(recipe: Recipe, folder: Path, batch_size: int, accumulation: int,
 
 def check_tracker(train: Train) -> None:
     """Raise MissingExtra when the tracker that a recipe names is not installed, before any work is done."""
-    if train.track != "none" and importlib.util.find_spec(train.track) is None:
-        raise MissingExtra(f"Tracking with {train.track}", "track")
+    if train.report_to != "none" and importlib.util.find_spec(train.report_to) is None:
+        raise MissingExtra(f"Tracking with {train.report_to}", "track")
 
 
 def _keep_chosen(trainer: AudioTrainer, recipe: Recipe, validated: bool) -> int:
     """Leave the model with the weights of the chosen epoch; returns its number, counted from 1."""
     steps_an_epoch = max(1, trainer.state.max_steps // recipe.train.epochs)
-    best = trainer.state.best_model_checkpoint if validated and recipe.train.select == "best" else None
+    best = trainer.state.best_model_checkpoint if validated and recipe.train.load_best_model_at_end else None
     if best is None:
         trainer.use_average()
         return math.ceil(trainer.state.global_step / steps_an_epoch)

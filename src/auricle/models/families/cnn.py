@@ -246,8 +246,8 @@ class Model(PreTrainedModel):
         values = self.front_end(waveform, real)
         if generator is not None:
             values = augment.spectrogram(values, real.sum(1), self.augment, generator)
-            if self.augment.mixup and targets is not None:
-                values, targets, partners = augment.mixup(values, targets, self.augment.mixup, generator)
+            if self.augment.mixup_alpha and targets is not None:
+                values, targets, partners = augment.mixup(values, targets, self.augment.mixup_alpha, generator)
                 real = real | real[partners]
         return values.expand(-1, self.config.channels, -1, -1), real, targets
 

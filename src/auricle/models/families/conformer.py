@@ -283,8 +283,8 @@ class Model(PreTrainedModel):
         counts = real.sum(1)
         if generator is not None:
             values = augment.spectrogram(values[:, None], counts, self.augment, generator)[:, 0]
-            if self.augment.mixup and targets is not None:
-                values, targets, partners = augment.mixup(values, targets, self.augment.mixup, generator)
+            if self.augment.mixup_alpha and targets is not None:
+                values, targets, partners = augment.mixup(values, targets, self.augment.mixup_alpha, generator)
                 counts = torch.maximum(counts, counts[partners])
         return values, counts, targets
 

@@ -132,7 +132,7 @@ def settle(recipe: Recipe) -> Recipe:
     if recipe.audio.channels != 1:
         raise UsageError("audio.channels received 2. Speech encoders hear one channel: set it to 1.")
     asked = recipe.augment
-    for name in ("frequency_masks", "time_masks", "mixup"):
+    for name in ("frequency_masks", "time_masks", "mixup_alpha"):
         if getattr(asked, name):
             raise UsageError(
                 f"augment.{name} received {getattr(asked, name)}. Speech encoders hide spans of their own features, as "

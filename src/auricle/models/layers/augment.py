@@ -14,17 +14,17 @@ from auricle.recipe import Augment
 
 def changes(options: Augment) -> bool:
     """Whether the options change a waveform at all."""
-    return bool(options.shift or options.gain_db or options.noise)
+    return bool(options.shift_fraction or options.gain_db or options.noise_fraction)
 
 
 def waveform(values: Tensor, lengths: Tensor, options: Augment, generator: torch.Generator) -> Tensor:
     """Shift, scale and blur in noise, as far as the options ask: (batch, channels, samples) → the same."""
-    if options.shift:
-        values = shift(values, lengths, options.shift, generator)
+    if options.shift_fraction:
+        values = shift(values, lengths, options.shift_fraction, generator)
     if options.gain_db:
         values = gain(values, options.gain_db, generator)
-    if options.noise:
-        values = noise(values, lengths, options.noise, generator)
+    if options.noise_fraction:
+        values = noise(values, lengths, options.noise_fraction, generator)
     return values
 
 
@@ -35,9 +35,9 @@ def spectrogram(values: Tensor, lengths: Tensor, options: Augment, generator: to
     """
     bands = torch.full_like(lengths, values.shape[-2])
     for _ in range(options.frequency_masks):
-        values = values * _outside(bands, values.shape[-2], options.frequency_share, generator)[:, None, :, None]
+        values = values * _outside(bands, values.shape[-2], options.frequency_mask_fraction, generator)[:, None, :, None]
     for _ in range(options.time_masks):
-        values = values * _outside(lengths, values.shape[-1], options.time_share, generator)[:, None, None, :]
+        values = values * _outside(lengths, values.shape[-1], options.time_mask_fraction, generator)[:, None, None, :]
     return values
 
 
