@@ -18,12 +18,14 @@ from transformers.utils import logging as transformers_logging
 from auricle import recipe as recipes
 from auricle.corpus.splits import Fold
 from auricle.errors import AuricleError, DataError
-from auricle.models.load import save_model, settle
+from auricle.models.load import save_model
 from auricle.models.precision import is_bf16
-from auricle.preparation.prepare import Prepared, prepare
-from auricle.training.cross_validation import ProgressReporter, labels_of
-from auricle.training.finetune import by_finetuning
-from auricle.training.loop import Epoch
+from auricle.preparation.prepare import PreparedCorpus, prepare, read
+from auricle.run_folder import RunFolder
+from auricle.training.finetune import FineTuning
+from auricle.training.fold import FoldData
+from auricle.training.progress import Epoch, ProgressReporter
+from auricle.training.resolve import resolve
 from benchmarks import _reference_emotion as reference
 
 PARTS = ("train", "valid", "test")
@@ -68,24 +70,24 @@ def ours(task: Task) -> Done:
     scratch = Path(task.scratch)
     os.environ["AURICLE_CACHE"] = str(scratch / "cache")
     epochs: list[Epoch] = []
-    frozen: dict[str, float] = {}
-    listener = ProgressReporter(epoch=lambda _, epoch: epochs.append(epoch))
+    reporter = ProgressReporter(epoch=lambda _, epoch: epochs.append(epoch))
     start = time.perf_counter()
-    recipe = settle(recipes.load("emotion", task.settings))
-    prepared = prepare(task.data, recipe, listener.progress)
+    resolved = resolve(recipes.load("emotion", task.settings))
+    recipe = resolved.recipe
+    prepared = prepare(read(task.data, recipe), recipe, reporter.progress)
     fold = prepared.split.folds[0]
     prepared = replace(prepared, split=replace(prepared.split, folds=(fold,)))
     if not fold.valid:
         raise DataError("The split has no validation clips, and each epoch is to be evaluated. Take more clips.")
     prepared_at = time.perf_counter()
-    train_fold = by_finetuning(prepared, listener, frozen.__setitem__)
+    tuning = FineTuning.prepare(prepared, resolved.options, reporter)
     opened_at = time.perf_counter()
     folder = scratch / "fold"
     folder.mkdir()
-    fitted = train_fold(fold, folder, listener)
+    trained = tuning.train(FoldData(prepared, fold, RunFolder(folder), reporter))
     trained_at = time.perf_counter()
-    save_model(fitted.model, folder / "model")
-    once = frozen["frozen_seconds"]
+    save_model(trained.model, folder / "model")
+    once = tuning.frozen_seconds
     training = sum(epoch.seconds for epoch in epochs)
     return Done(
         seconds={
@@ -96,20 +98,20 @@ def ours(task: Task) -> Done:
             "evaluate": trained_at - opened_at - training,
             SAVING: time.perf_counter() - trained_at,
         },
-        steps=fitted.trained.steps,
+        steps=trained.summary.steps,
         accuracy=epochs[-1].valid["accuracy"],
         precision="bf16" if is_bf16(recipe.train.precision) else "float32",
         parts=parts_of(prepared, fold),
     )
 
 
-def parts_of(prepared: Prepared, fold: Fold) -> dict[str, dict[str, list[Any]]]:
+def parts_of(prepared: PreparedCorpus, fold: Fold) -> dict[str, dict[str, list[Any]]]:
     """Each part's files, classes and lengths in samples."""
-    sources = {clip.id: clip.source for clip in prepared.kept}
+    sources = {clip.id: clip.source for clip in prepared.usable}
     return {
         name: {
             "paths": [sources[id] for id in ids],
-            "labels": labels_of(prepared, ids).tolist(),
+            "labels": prepared.classes(ids).tolist(),
             "samples": [prepared.store.frames(prepared.positions[id]) for id in ids],
         }
         for name, ids in zip(PARTS, (fold.train, fold.valid, fold.test), strict=True)

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from auricle import recipe as recipes
 from auricle.errors import UsageError
-from auricle.training.cross_validation import ProgressReporter
+from auricle.training.progress import ProgressReporter
 from auricle.training.run import run as run_recipe
 from benchmarks._figures import CORPORA, Screen, corpus
 
@@ -40,7 +40,7 @@ def run(options: argparse.Namespace, screen: Screen) -> None:
     with tempfile.TemporaryDirectory() as scratch:
         out = options.out or Path(scratch) / "run"
         start = time.perf_counter()
-        report = run_recipe(data, recipe, out, ProgressReporter(say=screen.say))
+        report = run_recipe(data, recipe, out, ProgressReporter(message=screen.say))
         wall = time.perf_counter() - start
         seconds = {
             done.parent.name: json.loads(done.read_text(encoding="utf-8"))["seconds"]

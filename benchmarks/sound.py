@@ -9,6 +9,7 @@ last line is the ratio on these.
 import argparse
 import os
 import tempfile
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -21,12 +22,13 @@ import torch
 from auricle import recipe as recipes
 from auricle.corpus.read import read_index
 from auricle.models.load import build_model
-from auricle.preparation.batches import from_store
-from auricle.preparation.prepare import prepare
+from auricle.preparation.prepare import LabelledClips, prepare, read
+from auricle.preparation.windows import from_store
 from auricle.recipe import Recipe
+from auricle.run_folder import RunFolder
 from auricle.training import train as training
-from auricle.training.loop import Epoch
-from auricle.training.task import LabelledClips, whole
+from auricle.training.progress import Epoch
+from auricle.training.task import waveform_task
 from benchmarks import _reference_sound as reference
 from benchmarks._figures import Screen, corpus, median
 
@@ -108,12 +110,14 @@ def compare(data: Path, epochs: int, scratch: Path) -> Rates:
     """Train both sides on all usable clips, one epoch of each in turn."""
     recipe = recipes.load("sound", [*SETTINGS, f"train.epochs={epochs}"])
     with fresh_cache(scratch / "cache"):
-        prepared = prepare(data, recipe, lambda *_: None)
+        start = time.perf_counter()
+        prepared = prepare(read(data, recipe), recipe, lambda *_: None)
+        prepare_seconds = time.perf_counter() - start
     number = {label: place for place, label in enumerate(prepared.labels)}
-    labels = np.array([number[clip.label] for clip in prepared.kept], dtype=np.int64)
-    sounds = from_store(prepared.store, [prepared.positions[clip.id] for clip in prepared.kept])
+    labels = np.array([number[clip.label] for clip in prepared.usable], dtype=np.int64)
+    sounds = from_store(prepared.store, [prepared.positions[clip.id] for clip in prepared.usable])
     tutorial = reference.Training(
-        [clip.source for clip in prepared.kept], labels.tolist(), len(prepared.labels), epochs
+        [clip.source for clip in prepared.usable], labels.tolist(), len(prepared.labels), epochs
     )
     theirs: list[float] = []
     ours: list[float] = []
@@ -125,7 +129,7 @@ def compare(data: Path, epochs: int, scratch: Path) -> Rates:
     learn = LabelledClips(sounds, labels)
     choose = LabelledClips(from_store(prepared.store, []), labels[:0])
     train(prepared.recipe, prepared.labels, learn, choose, scratch / "fold", after_epoch)
-    return Rates(len(labels), prepared.seconds, tuple(theirs), tuple(ours))
+    return Rates(len(labels), prepare_seconds, tuple(theirs), tuple(ours))
 
 
 def train(
@@ -140,7 +144,7 @@ def train(
     folder.mkdir(parents=True)
     model = build_model(recipe, labels)
     training.fit_normalization(model, learn, recipe.evaluate.batch_seconds)
-    training.train(model, recipe, whole(model, recipe, learn, choose), folder, after_epoch)
+    training.train(model, recipe, waveform_task(model, recipe, learn, choose), RunFolder(folder), after_epoch)
 
 
 def write_copies(data: Path, folder: Path) -> None:

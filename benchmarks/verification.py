@@ -16,7 +16,7 @@ import numpy as np
 
 from auricle import recipe as recipes
 from auricle.evaluation.intervals import Interval
-from auricle.training.cross_validation import ProgressReporter
+from auricle.training.progress import ProgressReporter
 from auricle.training.run import run as run_recipe
 from auricle.voices import error_rates, trials
 from benchmarks._figures import Screen, corpus
@@ -43,7 +43,7 @@ def run(options: argparse.Namespace, screen: Screen) -> None:
             "".join(f"{int(one.parent == other.parent)}\t{names[one]}\t{names[other]}\n" for one, other in pairs),
             encoding="utf-8",
         )
-        run_recipe(learnt, recipes.load(options.recipe, settings), out, ProgressReporter(say=screen.say))
+        run_recipe(learnt, recipes.load(options.recipe, settings), out, ProgressReporter(message=screen.say))
         ours = trials.judge(out, listed, lambda *_: None, root=judged)
         asked = error_rates.read(listed)
     cosine = ours["metrics"]["cosine"]

@@ -59,20 +59,20 @@ def clips(count: int = 50, crop: int | None = None) -> TrainClips:
 
 def test_an_epoch_draws_every_clip_once_and_another_epoch_in_another_order() -> None:
     batches = EpochBatches(clips().lengths, clips().labels, 8, seed=3, balanced=False)
-    first = [[draw.number for draw in batch] for batch in batches]
+    first = [[draw.clip for draw in batch] for batch in batches]
     assert sorted(number for batch in first for number in batch) == list(range(50))
     assert len(first) == len(batches) == 7
-    again = [[draw.number for draw in batch] for batch in batches]
+    again = [[draw.clip for draw in batch] for batch in batches]
     assert again == first
     batches.set_epoch(1)
-    assert [[draw.number for draw in batch] for batch in batches] != first
+    assert [[draw.clip for draw in batch] for batch in batches] != first
 
 
 def test_batches_hold_clips_of_like_length() -> None:
     material = clips(400)
     spread = []
     for batch in EpochBatches(material.lengths, material.labels, 8, seed=0, balanced=False):
-        lengths = material.sounds.lengths[[draw.number for draw in batch]]
+        lengths = material.audio.lengths[[draw.clip for draw in batch]]
         spread.append(lengths.max() - lengths.min())
     assert np.mean(spread) < 20
 
@@ -84,13 +84,13 @@ def test_balanced_sampling_makes_rare_classes_common() -> None:
     batches = EpochBatches(material.lengths, material.labels, 10, seed=0, balanced=True)
     for epoch in range(20):
         batches.set_epoch(epoch)
-        drawn.update(int(labels[draw.number]) for batch in batches for draw in batch)
+        drawn.update(int(labels[draw.clip]) for batch in batches for draw in batch)
     assert abs(drawn[1] / drawn.total() - 0.5) < 0.05
 
 
 def test_random_lengths_are_one_for_a_batch_and_lie_between_their_bounds() -> None:
     sounds = from_arrays([np.zeros((1, 100), np.int16) for _ in range(64)])
-    material = TrainClips(sounds, np.arange(64) % 2, crop=40, least=10)
+    material = TrainClips(sounds, np.arange(64) % 2, crop=40, min_crop=10)
     batches = EpochBatches(material.lengths, material.labels, 4, seed=5, balanced=False)
     shapes = [collate([material[draw] for draw in draws])["input_values"].shape for draws in batches]
     lengths = [shape[1] for shape in shapes]

@@ -17,7 +17,7 @@ from transformers import (
 
 from auricle.errors import UsageError
 from auricle.models.checkpoint import open_checkpoint, read_config, read_extractor
-from auricle.models.load import settle
+from auricle.training.resolve import resolve
 from tests.test_encoders import folder
 from tests.test_finetuning import small
 
@@ -163,15 +163,15 @@ def test_changed_mel_settings_change_the_tables_too(tmp_path: Path) -> None:
 def test_freezing_that_cannot_be_is_refused_before_any_work() -> None:
     checkpoint = folder("tiny-hubert")
     with pytest.raises(UsageError, match=r"received top: 9. The checkpoint .* has 3 layers"):
-        settle(small(checkpoint, "model.stages=[]", "model.freeze={top: 9}"))
+        resolve(small(checkpoint, "model.stages=[]", "model.freeze={top: 9}"))
     with pytest.raises(UsageError, match=r"a stage from epoch 5 on, and train.epochs is 2"):
-        settle(small(checkpoint, "model.stages=[{from_epoch: 1, freeze: all}, {from_epoch: 5}]"))
+        resolve(small(checkpoint, "model.stages=[{from_epoch: 1, freeze: all}, {from_epoch: 5}]"))
     with pytest.raises(UsageError, match="they start at 1 and rise"):
-        settle(small(checkpoint, "model.stages=[{from_epoch: 2, freeze: all}]"))
+        resolve(small(checkpoint, "model.stages=[{from_epoch: 2, freeze: all}]"))
     with pytest.raises(UsageError, match="freeze"):
-        settle(small(checkpoint, "model.stages=[]", "model.freeze=some"))
+        resolve(small(checkpoint, "model.stages=[]", "model.freeze=some"))
     with pytest.raises(UsageError, match=r"No .*'layer_decays'. Did you mean 'layer_decay'"):
-        settle(small(checkpoint, "model.layer_decays=0.5"))
+        resolve(small(checkpoint, "model.layer_decays=0.5"))
 
 
 def test_a_weighted_sum_needs_a_model_that_has_one() -> None:
@@ -195,11 +195,11 @@ def test_a_weighted_sum_needs_a_model_that_has_one() -> None:
 )
 def test_every_wrong_option_gets_a_sentence(settings: list[str], said: str) -> None:
     with pytest.raises(UsageError, match=said):
-        settle(small(folder("tiny-hubert"), *settings))
+        resolve(small(folder("tiny-hubert"), *settings))
 
 
 def test_a_word_gives_way_to_the_mapping_that_is_meant() -> None:
-    settled = settle(small(folder("tiny-hubert"), "model.stages=[]", "model.freeze.top=2", "model.lora.rank=4"))
+    settled = resolve(small(folder("tiny-hubert"), "model.stages=[]", "model.freeze.top=2", "model.lora.rank=4"))
     assert settled.model.options["freeze"] == {"top": 2} and settled.model.options["lora"] == {"rank": 4}
 
 

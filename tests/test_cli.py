@@ -15,7 +15,7 @@ import soundfile
 import auricle
 from auricle import recipe as recipes
 from auricle.cli.main import main
-from auricle.training.cross_validation import ProgressReporter
+from auricle.training.progress import ProgressReporter
 from auricle.training.run import run
 from tests.conftest import RATE, tone, write_corpus
 

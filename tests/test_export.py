@@ -27,7 +27,7 @@ from auricle.inference.classifier import Classifier
 from auricle.models.onnx_runtime import OnnxModel
 from auricle.preparation.windows import from_arrays
 from auricle.recipe import parse
-from auricle.training.cross_validation import ProgressReporter
+from auricle.training.progress import ProgressReporter
 from auricle.training.run import run
 from tests.conftest import write_corpus
 from tests.test_encoders import NAMES

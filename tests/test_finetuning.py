@@ -23,18 +23,20 @@ from auricle.errors import UsageError
 from auricle.evaluation import scoring
 from auricle.inference.classifier import load
 from auricle.models.families.pretrained import Model, Options
-from auricle.models.load import build_model, settle
+from auricle.models.load import build_model
+from auricle.preparation.prepare import LabelledClips
 from auricle.preparation.windows import from_arrays
 from auricle.recipe import Recipe
+from auricle.run_folder import RunFolder
 from auricle.training import freezing, frozen_features
-from auricle.training import task as courses
 from auricle.training import train as training
-from auricle.training.cross_validation import ProgressReporter
-from auricle.training.finetune import say_table
+from auricle.training.progress import ProgressReporter
+from auricle.training.finetune import report_parts
 from auricle.training.freezing import PartiallyFrozenModel
-from auricle.training.frozen_features import Hearing, View
+from auricle.training.frozen_features import ClipView, CropPlan
+from auricle.training.resolve import resolve
 from auricle.training.run import run
-from auricle.training.task import LabelledClips
+from auricle.training.task import crop_samples, frozen_feature_task, waveform_task
 from tests.conftest import PITCHES, tone, write_corpus
 from tests.test_encoders import NAMES, folder
 
@@ -61,6 +63,10 @@ def small(checkpoint: str | Path, *settings: str, recipe: str = "emotion") -> Re
     )
 
 
+def resolved(recipe: Recipe) -> Recipe:
+    return resolve(recipe).recipe
+
+
 def sounds(count: int, seconds: float = 0.4) -> list[np.ndarray]:
     waves = [tone(LABELS[number % 3], seconds + 0.07 * (number % 5), number, RATE) for number in range(count)]
     return [(wave * 32767).astype(np.int16)[None] for wave in waves]
@@ -74,26 +80,26 @@ def learn(
     settings: Recipe, out: Path, *, count: int = 18, stop_after: int | None = None, off: bool = False
 ) -> tuple[Any, list[float]]:
     """Train on a few sounds, through the prefix where there is one; returns the model and the losses."""
-    settings = settle(settings.replace("audio", sample_rate=None))
+    ready = resolve(settings.replace("audio", sample_rate=None))
+    settings, options = ready.recipe, ready.options
     out.mkdir(parents=True, exist_ok=True)
-    model = build_model(settings, LABELS)
-    options = Options.model_validate(settings.model.options)
+    model = build_model(settings, LABELS, options)
     plan = freezing.plan(model, options, settings.train.learning_rate)
-    adapters = freezing.adapt(model, options, plan) if options.lora else None
+    adapters = freezing.add_adapters(model, options, plan) if options.lora else None
     learnt = material(count)
-    depth = freezing.prefix_depth(model, plan)
+    depth = freezing.frozen_depth(model, plan)
     if off or depth is None:
-        course = courses.whole(model, settings, learnt, material(6), plan)
+        task = waveform_task(model, settings, learnt, material(6), plan)
     else:
-        hearing = Hearing(courses.crop(settings, RATE), settings.augment, options.cached_crops, settings.train.seed)
-        cut = scoring.windows_of(model.config, learnt.sounds.lengths)
+        crops = CropPlan(crop_samples(settings, RATE), settings.augment, options.cached_crops, settings.train.seed)
+        cut = scoring.windows_of(model.config, learnt.audio.lengths)
         bf16 = settings.train.precision == "bf16"
         computed = frozen_features.layout(
-            model, depth, learnt.sounds, cut, range(count), hearing, bf16=bf16, folder=out, identity="these sounds"
+            model, depth, learnt.audio, cut, range(count), crops, bf16=bf16, folder=out, identity="these sounds"
         )
-        frozen_features.compute(computed, model, depth, learnt.sounds, lambda *_: None)
+        frozen_features.compute(computed, model, depth, learnt.audio, lambda *_: None)
         part = (list(range(count)), learnt.labels)
-        course = courses.from_prefix(model, settings, plan, computed, part, (part[0][:6], part[1][:6]))
+        task = frozen_feature_task(model, settings, plan, computed, part, (part[0][:6], part[1][:6]))
     losses: list[float] = []
 
     def listen(epoch: Any) -> None:
@@ -102,11 +108,11 @@ def learn(
             raise KeyboardInterrupt
 
     try:
-        training.train(model, settings, course, out, listen)
+        training.train(model, settings, task, RunFolder(out), listen)
     except KeyboardInterrupt:
         assert stop_after is not None
     if adapters is not None:
-        freezing.merge(adapters)
+        freezing.merge_adapters(adapters)
     return model, losses
 
 
@@ -203,11 +209,11 @@ def test_stages_train_the_head_first_each_at_its_own_rate(tmp_path: Path) -> Non
 
 
 def test_the_learning_rate_falls_from_layer_to_layer() -> None:
-    settings = settle(small(folder("tiny-hubert"), "model.layer_decay=0.5", "model.stages=[]", "model.freeze=none"))
+    settings = resolved(small(folder("tiny-hubert"), "model.layer_decay=0.5", "model.stages=[]", "model.freeze=none"))
     model = build_model(settings, LABELS)
     options = Options.model_validate(settings.model.options)
     learner = PartiallyFrozenModel(model, freezing.plan(model, options, 1e-3))
-    scale_of = {id(weight): group["scale"] for group in learner.groups(set(), 0.01) for weight in group["params"]}
+    scale_of = {id(weight): group["scale"] for group in learner.parameter_groups(set(), 0.01) for weight in group["params"]}
     named = dict(model.network.named_parameters())
     assert scale_of[id(named["classifier.weight"])] == 1.0
     assert scale_of[id(named["hubert.encoder.layers.2.layer_norm.weight"])] == 0.5
@@ -263,9 +269,9 @@ def counted(*arguments, **named):
     return whole(*arguments, **named)
 {module}.{name} = counted
 from auricle import recipe
-from auricle.folds import Listener
-from auricle.run import run
-run({corpus!r}, recipe.load({recipe!r}), Path({out!r}), Listener())
+from auricle.training.progress import ProgressReporter
+from auricle.training.run import run
+run({corpus!r}, recipe.load({recipe!r}), Path({out!r}), ProgressReporter())
 """
 
 
@@ -277,11 +283,11 @@ def test_killed_while_computing_or_training_and_resumed_it_is_the_run_never_kill
     recipe.write_text(yaml.safe_dump(settings.model_dump()))
     os.environ["AURICLE_CACHE"] = str(tmp_path / "cache-whole")
     run(data, recipes.load(recipe), tmp_path / "whole", ProgressReporter())
-    for moment, (module, name, calls) in enumerate([("prefix", "packed", 1), ("train", "_keep_chosen", 0)]):
+    for moment, (module, name, calls) in enumerate([("frozen_features", "pack_state", 1), ("train", "_load_chosen", 0)]):
         out, cache = tmp_path / f"killed-{moment}", tmp_path / f"cache-{moment}"
         code = KILLER.format(module=module, name=name, calls=calls, corpus=str(data), recipe=str(recipe), out=str(out))
         # Shards of one batch, so that there is something to be saved by.
-        code = code.replace("whole, count", "from auricle.training import prefix as p; p.SHARD_BYTES = 1\nwhole, count")
+        code = code.replace("whole, count", "from auricle.training import frozen_features as p; p.SHARD_BYTES = 1\nwhole, count")
         environment = {**os.environ, "AURICLE_CACHE": str(cache)}
         done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True)
         assert done.returncode == -signal.SIGKILL, done.stderr.decode()[-800:]
@@ -301,18 +307,18 @@ def test_changed_sounds_are_heard_in_a_stated_number_of_variants(tmp_path: Path)
     said: list[str] = []
     data = write_corpus(tmp_path / "corpus")
     settings = small(folder("tiny-hubert"), *TOP, "augment.gain_db=6", "augment.shift_fraction=1", "model.cached_crops=3")
-    run(data, settings, tmp_path / "run", ProgressReporter(say=said.append))
-    assert any("3 kept variants" in line for line in said)
-    model = build_model(settle(settings), LABELS)
+    run(data, settings, tmp_path / "run", ProgressReporter(message=said.append))
+    assert any("3 cached variants" in line for line in said)
+    model = build_model(resolved(settings), LABELS)
     heard = from_arrays(sounds(4))
-    hearing = Hearing(None, settings.augment, 3, seed=0)
+    crops = CropPlan(None, settings.augment, 3, seed=0)
     cut = scoring.windows_of(model.config, heard.lengths)
     computed = frozen_features.layout(
-        model, 3, heard, cut, [0, 1], hearing, bf16=False, folder=tmp_path, identity="four sounds"
+        model, 3, heard, cut, [0, 1], crops, bf16=False, folder=tmp_path, identity="four sounds"
     )
     frozen_features.compute(computed, model, 3, heard, lambda *_: None)
-    assert len(computed.rows.views) == 4 + 2 * 3
-    variants = [computed.rows.read(view)[0] for view in hearing.views(0, int(heard.lengths[0]))]
+    assert len(computed.shards.views) == 4 + 2 * 3
+    variants = [computed.shards.read(view)[0] for view in crops.views(0, int(heard.lengths[0]))]
     assert len(variants) == 3
     assert all((variants[0] - other).abs().max() > 1e-3 for other in variants[1:])
 
@@ -340,20 +346,20 @@ def test_the_disk_it_takes_is_said_before_and_a_full_disk_is_no_end(
     said: list[str] = []
     usage = shutil.disk_usage(tmp_path)._replace(free=10)
     monkeypatch.setattr(frozen_features.shutil, "disk_usage", lambda _: usage)
-    run(data, small(folder("tiny-hubert"), *TOP), tmp_path / "run", ProgressReporter(say=said.append))
+    run(data, small(folder("tiny-hubert"), *TOP), tmp_path / "run", ProgressReporter(message=said.append))
     assert any("MB, and the disk has less free" in line for line in said)
-    assert not list(Path(os.environ["AURICLE_CACHE"]).rglob("rows-00000*")) or "prefix" not in str(said)
+    assert not list(Path(os.environ["AURICLE_CACHE"]).rglob("rows-00000*")) or "frozen-" not in str(said)
     said.clear()
-    run(data, small(folder("tiny-hubert"), "model.stages=[]"), tmp_path / "all", ProgressReporter(say=said.append))
+    run(data, small(folder("tiny-hubert"), "model.stages=[]"), tmp_path / "all", ProgressReporter(message=said.append))
     assert any("Everything is trained" in line for line in said)
 
 
 def test_the_table_says_what_is_trained() -> None:
-    settings = settle(small(folder("tiny-hubert")))
+    settings = resolved(small(folder("tiny-hubert")))
     model = build_model(settings, LABELS)
     options = Options.model_validate(settings.model.options)
     learner = PartiallyFrozenModel(model, freezing.plan(model, options, 1e-3))
-    rows = freezing.table(learner)
+    rows = freezing.summarize(learner)
     assert sum(row.weights for row in rows) == sum(weight.numel() for weight in model.parameters())
     assert {row.part: row.first_epoch for row in rows} == {
         "convolutions": None,
@@ -364,24 +370,24 @@ def test_the_table_says_what_is_trained() -> None:
         "head": 1,
     }
     said: list[str] = []
-    say_table(learner, ProgressReporter(say=said.append))
+    report_parts(learner, ProgressReporter(message=said.append))
     assert "layer 2-3" in "\n".join(said) and "%" in said[0]
 
 
 def test_the_checkpoints_rate_rules() -> None:
-    assert settle(small(folder("tiny-hubert"))).audio.sample_rate == RATE
+    assert resolved(small(folder("tiny-hubert"))).audio.sample_rate == RATE
     with pytest.raises(UsageError, match="hears 16000 Hz"):
-        settle(small(folder("tiny-hubert"), "audio.sample_rate=44100"))
+        resolved(small(folder("tiny-hubert"), "audio.sample_rate=44100"))
     with pytest.raises(UsageError, match="one channel"):
-        settle(small(folder("tiny-hubert"), "audio.channels=2"))
+        resolved(small(folder("tiny-hubert"), "audio.channels=2"))
     with pytest.raises(UsageError, match=r"augment\.mixup received 0\.3"):
-        settle(small(folder("tiny-hubert"), "augment.mixup_alpha=0.3"))
+        resolved(small(folder("tiny-hubert"), "augment.mixup_alpha=0.3"))
 
 
 def test_a_model_of_fixed_length_gets_windows_of_it() -> None:
-    settled = settle(small(folder("tiny-whisper")))
+    settled = resolved(small(folder("tiny-whisper")))
     assert settled.evaluate.window_seconds == settled.train.crop_seconds == 2.0
-    assert settle(small(folder("tiny-whisper"), "evaluate.window_seconds=1")).evaluate.window_seconds == 1.0
+    assert resolved(small(folder("tiny-whisper"), "evaluate.window_seconds=1")).evaluate.window_seconds == 1.0
 
 
 def write_actors(folder: Path) -> Path:
@@ -450,44 +456,44 @@ def test_genre_sets_the_broken_file_aside_and_tells_the_spread_of_seeds(tmp_path
     assert config["window_seconds"] == 0.5 and config["model_type"] == "hubert"
 
 
-def test_the_prefix_can_be_switched_off_in_any_of_yamls_words(tmp_path: Path) -> None:
+def test_the_cache_of_frozen_features_can_be_switched_off_in_any_of_yamls_words(tmp_path: Path) -> None:
     said: list[str] = []
     settings = small(folder("tiny-hubert"), *TOP, "model.cache_frozen=off", "train.epochs=1")
-    run(write_corpus(tmp_path / "corpus"), settings, tmp_path / "run", ProgressReporter(say=said.append))
+    run(write_corpus(tmp_path / "corpus"), settings, tmp_path / "run", ProgressReporter(message=said.append))
     assert any("model.cache_frozen is false" in line for line in said)
 
 
 def test_rows_in_bfloat16_are_read_back_as_they_were_computed(tmp_path: Path) -> None:
-    settings = settle(small(folder("tiny-hubert")))
+    settings = resolved(small(folder("tiny-hubert")))
     model = build_model(settings, LABELS).eval()
     heard = from_arrays(sounds(5))
     cut = scoring.windows_of(model.config, heard.lengths)
-    hearing = Hearing(None, settings.augment, 4, seed=0)
+    crops = CropPlan(None, settings.augment, 4, seed=0)
     computed = frozen_features.layout(
-        model, 2, heard, cut, range(5), hearing, bf16=True, folder=tmp_path, identity="five sounds"
+        model, 2, heard, cut, range(5), crops, bf16=True, folder=tmp_path, identity="five sounds"
     )
     frozen_features.compute(computed, model, 2, heard, lambda *_: None)
-    assert computed.rows.bytes == sum(path.stat().st_size for path in computed.rows.folder.iterdir())
+    assert computed.shards.bytes == sum(path.stat().st_size for path in computed.shards.folder.iterdir())
     for clip in range(5):
         values = torch.from_numpy(heard.get(clip).astype(np.float32) / 32768.0)
         with torch.inference_mode():
             state = model.advance(model.hear(values, None), 2)
-        rows, frames = computed.rows.read(View(clip, 0, int(heard.lengths[clip])))
+        rows, frames = computed.shards.read(ClipView(clip, 0, int(heard.lengths[clip])))
         assert rows.dtype == torch.bfloat16 and frames == int(state.frames) == len(rows)
         assert (rows.float() - state.hidden[0]).abs().max() < 0.1 * state.hidden.abs().max()
 
 
 def test_another_checkpoint_or_another_corpus_is_another_prefix(tmp_path: Path) -> None:
-    settings = settle(small(folder("tiny-hubert")))
+    settings = resolved(small(folder("tiny-hubert")))
     heard = from_arrays(sounds(3))
 
     def place(model: Any, identity: str = "sounds", depth: int = 2, bf16: bool = False) -> Path:
         cut = scoring.windows_of(model.config, heard.lengths)
-        hearing = Hearing(None, settings.augment, 4, seed=0)
+        crops = CropPlan(None, settings.augment, 4, seed=0)
         computed = frozen_features.layout(
-            model, depth, heard, cut, [0], hearing, bf16=bf16, folder=tmp_path, identity=identity
+            model, depth, heard, cut, [0], crops, bf16=bf16, folder=tmp_path, identity=identity
         )
-        return computed.rows.folder
+        return computed.shards.folder
 
     model = build_model(settings, LABELS)
     first = place(model)
@@ -517,15 +523,15 @@ def test_even_the_only_step_of_a_stage_learns(tmp_path: Path) -> None:
 
 
 def test_a_shard_that_was_cut_off_is_computed_anew(tmp_path: Path) -> None:
-    settings = settle(small(folder("tiny-hubert")))
+    settings = resolved(small(folder("tiny-hubert")))
     model, heard = build_model(settings, LABELS), from_arrays(sounds(3))
     cut = scoring.windows_of(model.config, heard.lengths)
-    hearing = Hearing(None, settings.augment, 4, seed=0)
+    crops = CropPlan(None, settings.augment, 4, seed=0)
     computed = frozen_features.layout(
-        model, 2, heard, cut, [0], hearing, bf16=False, folder=tmp_path, identity="sounds"
+        model, 2, heard, cut, [0], crops, bf16=False, folder=tmp_path, identity="sounds"
     )
     frozen_features.compute(computed, model, 2, heard, lambda *_: None)
-    [path] = computed.rows.folder.iterdir()
+    [path] = computed.shards.folder.iterdir()
     whole = path.read_bytes()
     for damaged in (b"", whole[:100]):
         path.write_bytes(damaged)

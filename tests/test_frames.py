@@ -27,10 +27,10 @@ from auricle.errors import AudioError, UsageError
 from auricle.evaluation import scoring
 from auricle.models.load import build_model, save_model
 from auricle.preparation.batches import build
-from auricle.preparation.prepare import inspect, prepare
+from auricle.preparation.prepare import inspect, prepare, read
 from auricle.preparation.windows import from_arrays
 from auricle.recipe import load, parse
-from auricle.training.cross_validation import ProgressReporter
+from auricle.training.progress import ProgressReporter
 from auricle.training.run import run
 from tests.conftest import tone
 from tests.speakers_corpus import make
@@ -378,12 +378,13 @@ def test_a_family_that_hears_sound_refuses_frames_and_names_what_can(speakers: P
 
 def test_a_recipe_for_sound_takes_the_width_and_rate_of_frames(speakers: Path, corpus: Path) -> None:
     recipe = load("baseline", ["audio.sample_rate=16000"])
-    assert prepare(speakers, recipe, lambda *_: None).recipe.audio.sample_rate == 100
+    assert prepare(read(speakers, recipe), recipe, lambda *_: None).recipe.audio.sample_rate == 100
     own = load("baseline", ["audio.num_features=40", "audio.sample_rate=50"])
-    assert prepare(speakers, own, lambda *_: None).recipe.audio.sample_rate == 50
+    assert prepare(read(speakers, own), own, lambda *_: None).recipe.audio.sample_rate == 50
     for data, said in ((speakers, "40 bands"), (corpus, "sound")):
         with pytest.raises(UsageError, match=f"audio.num_features is 20, and .* holds .*{said}"):
-            prepare(data, load("baseline", ["audio.num_features=20"]), lambda *_: None)
+            recipe = load("baseline", ["audio.num_features=20"])
+            prepare(read(data, recipe), recipe, lambda *_: None)
 
 
 def test_rates_of_sound_and_of_frames_have_their_own_bounds() -> None:

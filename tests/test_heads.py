@@ -9,7 +9,7 @@ from transformers import TrainerControl, TrainerState, TrainingArguments
 
 from auricle.models.layers import heads, pooling
 from auricle.models.layers.heads import Head, MarginSoftmax, Softmax
-from auricle.training.loop import Progress
+from auricle.training.loop import MarginWarmup
 
 KINDS = ("am-softmax", "aam-softmax")
 
@@ -80,7 +80,7 @@ def test_the_margin_warms_up_with_the_share_of_training_that_is_done() -> None:
     options = Head(kind="am-softmax", margin=0.2, warmup=0.5)
     head = heads.make(options, 4, 3)
     assert isinstance(head, MarginSoftmax) and head.margin == 0.2
-    callback = Progress(torch.nn.Sequential(head))
+    callback = MarginWarmup(torch.nn.Sequential(head))
     state, control = TrainerState(), TrainerControl()
     arguments = TrainingArguments(output_dir="unused", report_to=[], use_cpu=True)
     margins = []

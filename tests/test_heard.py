@@ -11,7 +11,7 @@ from auricle.evaluation import duration
 from auricle.evaluation.evaluate import evaluate
 from auricle.evaluation.scoring import Scores
 from auricle.preparation.windows import AudioSource, from_arrays
-from auricle.training.cross_validation import ProgressReporter
+from auricle.training.progress import ProgressReporter
 from auricle.training.run import run
 from tests.conftest import write_corpus
 from tests.test_run import small

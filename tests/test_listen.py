@@ -31,7 +31,7 @@ from auricle.labelling.clip_view import card, hear
 from auricle.labelling.corrections_file import Marks
 from auricle.labelling.selection import ANY_FINDING, MARKED, Choice, Remark
 from auricle.labelling.session import Desk, View
-from auricle.preparation.prepare import Inspected, inspect
+from auricle.preparation.prepare import Inspection, inspect
 from auricle.serving import waveform
 from tests.browsing import WAIT, Page, asked_for, chromium, wait_for
 from tests.conftest import RATE, tone, write_corpus
@@ -55,12 +55,12 @@ def write_faulty(folder: Path) -> Path:
 
 
 @pytest.fixture(scope="module")
-def found(tmp_path_factory: pytest.TempPathFactory) -> Inspected:
+def found(tmp_path_factory: pytest.TempPathFactory) -> Inspection:
     corpus = write_faulty(tmp_path_factory.mktemp("faulty") / "corpus")
     return inspect(corpus, recipes.load("baseline"), lambda done, total: None)
 
 
-def names(found: Inspected, choice: Choice, marked: tuple[str, ...] = ()) -> list[str]:
+def names(found: Inspection, choice: Choice, marked: tuple[str, ...] = ()) -> list[str]:
     places = selection.choose(found.index, selection.remarks_of(found.audit), choice, marked)
     return [found.index.clips[place].id for place in places]
 
@@ -75,7 +75,7 @@ def rows_of(path: Path) -> list[list[str]]:
         return list(csv.reader(file))
 
 
-def test_clips_are_chosen_by_class_group_and_finding(found: Inspected) -> None:
+def test_clips_are_chosen_by_class_group_and_finding(found: Inspection) -> None:
     assert len(names(found, Choice())) == len(found.index) == 30
     assert all(name.startswith("low/") for name in names(found, Choice(label="low")))
     assert names(found, Choice(label="noise", group="device1")) == [
@@ -92,7 +92,7 @@ def test_clips_are_chosen_by_class_group_and_finding(found: Inspected) -> None:
     assert names(found, Choice(finding=MARKED), ("low/device0_000.wav",)) == ["low/device0_000.wav"]
 
 
-def test_each_kind_of_finding_is_counted_in_clips(found: Inspected) -> None:
+def test_each_kind_of_finding_is_counted_in_clips(found: Inspection) -> None:
     kinds = selection.kinds(selection.remarks_of(found.audit))
     assert kinds == {"conflict": 2, "same sound": 2, "truncated": 1, "unreadable": 1}
 
@@ -105,7 +105,7 @@ def test_a_page_that_others_can_reach_is_known_as_such(host: str, only_here: boo
     assert server.is_loopback(host) is only_here
 
 
-def test_what_a_run_doubts_is_a_finding(found: Inspected, tmp_path: Path) -> None:
+def test_what_a_run_doubts_is_a_finding(found: Inspection, tmp_path: Path) -> None:
     row = {"id": "low/device1_001.wav", "predicted": "high", "probability": 0.97}
     (tmp_path / "report.json").write_text(json.dumps({"doubted": [row], "mistakes": []}), encoding="utf-8")
     notes = selection.remarks_of(found.audit, tmp_path)
@@ -201,14 +201,14 @@ def test_a_kill_in_the_middle_of_marking_leaves_whole_marks(tmp_path: Path) -> N
     assert len(marks) == 10 and all(len(fix.comment) == 5000 for fix in marks.values())
 
 
-def test_a_card_shows_strangers_text_as_text(found: Inspected) -> None:
+def test_a_card_shows_strangers_text_as_text(found: Inspection) -> None:
     clip = next(clip for clip in found.index if clip.label == HOSTILE)
     shown = card(clip, [Remark("odd", "<script>")], "<u>")
     assert "<i>$" not in shown and "&lt;i&gt;" in shown and "<script>" not in shown and "<u>" not in shown
     assert shown.count("data:image/png;base64,") == shown.count("data:audio/") == 1
 
 
-def test_a_clip_that_cannot_be_heard_is_shown_with_the_reason(found: Inspected, tmp_path: Path) -> None:
+def test_a_clip_that_cannot_be_heard_is_shown_with_the_reason(found: Inspection, tmp_path: Path) -> None:
     clip = next(clip for clip in found.index if clip.id == "high/device3_101.wav")
     shown = card(clip, [], "device")
     assert "This clip cannot be heard." in shown and "unreadable" in shown and "<audio" not in shown

@@ -21,7 +21,7 @@ from auricle.cli.main import main
 from auricle.inference.events import EventRules
 from auricle.inference.live import Said, latency, listen
 from auricle.inference.predictor import WindowSpec
-from auricle.training.cross_validation import ProgressReporter
+from auricle.training.progress import ProgressReporter
 from auricle.training.run import run
 from tests.conftest import RATE, tone, write_corpus
 

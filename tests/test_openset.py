@@ -20,8 +20,8 @@ from auricle.evaluation.open_set import OutOfSetScores
 from auricle.evaluation.rejection import Draws
 from auricle.evaluation.scoring import Scores
 from auricle.inference.classifier import load
-from auricle.preparation.prepare import prepare
-from auricle.training.cross_validation import ProgressReporter
+from auricle.preparation.prepare import PreparedCorpus, prepare, read
+from auricle.training.progress import ProgressReporter
 from auricle.training.run import run
 from tests.conftest import RATE, tone, write_corpus
 from tests.test_run import small
@@ -198,24 +198,29 @@ def four(corpus: Path) -> Path:
     return corpus
 
 
+def prepared_with(folder: Path, *settings: str) -> PreparedCorpus:
+    recipe = recipes.load("baseline", settings)
+    return prepare(read(folder, recipe), recipe, lambda *_: None)
+
+
 def test_unknown_classes_are_never_learnt_nor_tested_and_must_be_classes(four: Path) -> None:
-    prepared = prepare(four, recipes.load("baseline", ["data.held_out_classes=[middle]"]), lambda *_: None)
-    assert prepared.labels == ("high", "low", "noise") and len(prepared.unknown) == 8
+    prepared = prepared_with(four, "data.held_out_classes=[middle]")
+    assert prepared.labels == ("high", "low", "noise") and len(prepared.held_out) == 8
     parts = {id for fold in prepared.split.folds for part in (fold.train, fold.valid, fold.test) for id in part}
-    assert not any(id.startswith("middle") for id in parts) and len(prepared.kept) == 24
-    for setting, told in (("[midle]", "Did you mean 'middle'"), ("[middle,high,low]", "needs two to know")):
+    assert not any(id.startswith("middle") for id in parts) and len(prepared.usable) == 24
+    for setting, told in (("[midle]", "Did you mean 'middle'"), ("[middle,high,low]", "needs two to train on")):
         with pytest.raises(UsageError, match=told):
-            prepare(four, recipes.load("baseline", [f"data.held_out_classes={setting}"]), lambda *_: None)
+            prepared_with(four, f"data.held_out_classes={setting}")
 
 
 def test_a_class_called_unknown_is_held_out_or_refused(four: Path) -> None:
     (four / "middle").rename(four / "unknown")
-    prepared = prepare(four, recipes.load("baseline", ["data.held_out_classes=[unknown]"]), lambda *_: None)
+    prepared = prepared_with(four, "data.held_out_classes=[unknown]")
     assert prepared.labels == ("high", "low", "noise")
-    assert prepare(four, recipes.load("baseline"), lambda *_: None).labels[-1] == "unknown"
+    assert prepared_with(four).labels[-1] == "unknown"
     for setting in ("data.held_out_classes=[high]", "evaluate.max_false_accept_rate=0.1"):
         with pytest.raises(UsageError, match="has a class 'unknown'"):
-            prepare(four, recipes.load("baseline", [setting]), lambda *_: None)
+            prepared_with(four, setting)
 
 
 @pytest.mark.parametrize("family", ["baseline", "cnn"])

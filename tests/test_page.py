@@ -25,7 +25,7 @@ from auricle.evaluation import page, plots
 from auricle.evaluation import report as reporting
 from auricle.evaluation.page import write_page
 from auricle.evaluation.scoring import Scores
-from auricle.preparation.prepare import Prepared, prepare
+from auricle.preparation.prepare import PreparedCorpus, prepare, read
 
 RATE = 10_000  # no rate that MP3 knows
 LABELS = ('"><img src=x onerror=alert(1)>', "<script>alert('1')<b>", "ä & ö's 'dög'")
@@ -77,7 +77,7 @@ def seen(path: Path) -> Seen:
 
 
 @pytest.fixture(scope="module")
-def prepared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Prepared]:
+def prepared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PreparedCorpus]:
     """Three classes of pure tones under hostile names; the first clip of each lasts twelve seconds."""
     folder = tmp_path_factory.mktemp("strange")
     random = np.random.default_rng(0)
@@ -90,16 +90,15 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Prepared]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("AURICLE_CACHE", str(tmp_path_factory.mktemp("cache")))
         settings = ["data.split=folds", "data.folds=2", f"audio.sample_rate={RATE}", "evaluate.bootstrap_resamples=100"]
-        yield prepare(
-            folder, recipes.load("sound", [*settings, "evaluate.min_slice_clips=2"]), lambda done, total: None
-        )
+        recipe = recipes.load("sound", [*settings, "evaluate.min_slice_clips=2"])
+        yield prepare(read(folder, recipe), recipe, lambda done, total: None)
 
 
 @pytest.fixture(scope="module")
-def truth(prepared: Prepared) -> dict[str, Any]:
+def truth(prepared: PreparedCorpus) -> dict[str, Any]:
     """A report that `build` made from random scores, as report.json holds it."""
     random = np.random.default_rng(1)
-    clips = {clip.id: clip for clip in prepared.kept}
+    clips = {clip.id: clip for clip in prepared.usable}
     pairs = [(id, fold.name) for fold in prepared.split.folds for id in fold.test]
     ids = tuple(id for id, _ in pairs)
 
@@ -141,7 +140,7 @@ def report(truth: dict[str, Any]) -> dict[str, Any]:
     return {**few, "mistakes": few["mistakes"][:3], "doubted": few["doubted"][:2]}
 
 
-def written(folder: Path, report: dict[str, Any], prepared: Prepared) -> Path:
+def written(folder: Path, report: dict[str, Any], prepared: PreparedCorpus) -> Path:
     path = folder / "report.html"
     write_page(path, report, COST, prepared.store, prepared.positions)
     return path
@@ -152,7 +151,7 @@ def content(uri: str) -> bytes:
 
 
 def test_every_element_is_closed_and_hostile_names_are_only_text(
-    tmp_path: Path, report: dict[str, Any], prepared: Prepared
+    tmp_path: Path, report: dict[str, Any], prepared: PreparedCorpus
 ) -> None:
     found = seen(written(tmp_path, report, prepared))
     assert found.open == []
@@ -165,7 +164,7 @@ def test_every_element_is_closed_and_hostile_names_are_only_text(
 
 
 def test_the_page_loads_nothing_and_links_only_into_itself(
-    tmp_path: Path, report: dict[str, Any], prepared: Prepared
+    tmp_path: Path, report: dict[str, Any], prepared: PreparedCorpus
 ) -> None:
     path = written(tmp_path, report, prepared)
     found = seen(path)
@@ -177,7 +176,7 @@ def test_the_page_loads_nothing_and_links_only_into_itself(
     assert not re.search(r"url\(|@import", path.read_text(encoding="utf-8"))
 
 
-def test_only_the_page_s_own_script_may_run(tmp_path: Path, report: dict[str, Any], prepared: Prepared) -> None:
+def test_only_the_page_s_own_script_may_run(tmp_path: Path, report: dict[str, Any], prepared: PreparedCorpus) -> None:
     path = written(tmp_path, report, prepared)
     policy = next(meta["content"] for meta in seen(path).all("meta") if "http-equiv" in meta)
     script = re.search(r"<script>(.*?)</script>", path.read_text(encoding="utf-8"), re.S)
@@ -187,8 +186,8 @@ def test_only_the_page_s_own_script_may_run(tmp_path: Path, report: dict[str, An
     assert policy.startswith("default-src 'none'")
 
 
-def test_a_player_holds_the_start_of_its_clip(tmp_path: Path, report: dict[str, Any], prepared: Prepared) -> None:
-    clip = next(clip for clip in prepared.kept if clip.label == LABELS[1] and "<i>0" in clip.id)
+def test_a_player_holds_the_start_of_its_clip(tmp_path: Path, report: dict[str, Any], prepared: PreparedCorpus) -> None:
+    clip = next(clip for clip in prepared.usable if clip.label == LABELS[1] and "<i>0" in clip.id)
     row = {"label": LABELS[1], "predicted": LABELS[0], "probability": 0.9, "own_probability": 0.1, "fold": "1"}
     report.update(mistakes=[{**row, "id": clip.id}], suspect_labels=[])
     found = seen(written(tmp_path, report, prepared))
@@ -227,7 +226,7 @@ def test_sound_of_any_rate_keeps_its_length(rate: int) -> None:
 
 
 def test_private_speech_leaves_no_sound_and_the_page_says_so(
-    tmp_path: Path, report: dict[str, Any], prepared: Prepared
+    tmp_path: Path, report: dict[str, Any], prepared: PreparedCorpus
 ) -> None:
     loud = seen(written(tmp_path, report, prepared))
     assert len(loud.all("audio")) == len(loud.all("img")) == 5
@@ -241,7 +240,7 @@ def test_private_speech_leaves_no_sound_and_the_page_says_so(
 
 
 def test_the_verdict_comes_first_and_cautions_right_after(
-    tmp_path: Path, report: dict[str, Any], prepared: Prepared
+    tmp_path: Path, report: dict[str, Any], prepared: PreparedCorpus
 ) -> None:
     report["cautions"] = ["Only <3> speakers."]
     text = seen(written(tmp_path, report, prepared)).text.partition("prefers-color-scheme")[2]
@@ -249,7 +248,7 @@ def test_the_verdict_comes_first_and_cautions_right_after(
     assert places == sorted(places)
 
 
-def test_the_confusion_table_holds_the_counts(tmp_path: Path, report: dict[str, Any], prepared: Prepared) -> None:
+def test_the_confusion_table_holds_the_counts(tmp_path: Path, report: dict[str, Any], prepared: PreparedCorpus) -> None:
     text = written(tmp_path, report, prepared).read_text(encoding="utf-8")
     table = re.search(r'<table class="matrix.*?</table>', text, re.S)
     assert table is not None
@@ -257,7 +256,7 @@ def test_the_confusion_table_holds_the_counts(tmp_path: Path, report: dict[str, 
     assert cells == [count for row in report["confusion"] for count in row]
 
 
-def test_very_many_classes_and_epochs_stay_light(tmp_path: Path, report: dict[str, Any], prepared: Prepared) -> None:
+def test_very_many_classes_and_epochs_stay_light(tmp_path: Path, report: dict[str, Any], prepared: PreparedCorpus) -> None:
     labels = [f"speaker {number}" for number in range(600)]
     report["labels"] = labels
     report["confusion"] = np.eye(600, dtype=int).tolist()
@@ -276,13 +275,13 @@ def test_very_many_classes_and_epochs_stay_light(tmp_path: Path, report: dict[st
     assert all(f"<td>{label}</td>" in text for label in labels)
 
 
-def test_a_model_without_epochs_has_no_curves(tmp_path: Path, report: dict[str, Any], prepared: Prepared) -> None:
+def test_a_model_without_epochs_has_no_curves(tmp_path: Path, report: dict[str, Any], prepared: PreparedCorpus) -> None:
     assert 'id="learning"' in written(tmp_path, report, prepared).read_text(encoding="utf-8")
     report["curves"] = {name: [] for name in report["curves"]}
     assert 'id="learning"' not in written(tmp_path, report, prepared).read_text(encoding="utf-8")
 
 
-def test_a_page_that_fails_leaves_the_old_one(tmp_path: Path, report: dict[str, Any], prepared: Prepared) -> None:
+def test_a_page_that_fails_leaves_the_old_one(tmp_path: Path, report: dict[str, Any], prepared: PreparedCorpus) -> None:
     before = written(tmp_path, report, prepared).read_bytes()
     del report["split"]["described"]
     with pytest.raises(jinja2.UndefinedError, match="described"):
@@ -310,7 +309,7 @@ def test_ticks_are_few_round_and_reach_over_the_largest(largest: float) -> None:
 
 
 def test_curves_without_validation_show_the_training_loss_alone(
-    tmp_path: Path, report: dict[str, Any], prepared: Prepared
+    tmp_path: Path, report: dict[str, Any], prepared: PreparedCorpus
 ) -> None:
     report["curves"] = {
         name: [{**row, "valid": None, "loss": math.nan if row["epoch"] == 2 else row["loss"]} for row in rows]
@@ -324,7 +323,7 @@ def test_curves_without_validation_show_the_training_loss_alone(
 
 
 def test_the_accuracy_at_every_coverage_is_drawn_and_told(
-    tmp_path: Path, report: dict[str, Any], prepared: Prepared
+    tmp_path: Path, report: dict[str, Any], prepared: PreparedCorpus
 ) -> None:
     drawn = plots.coverage(report)
     assert drawn is not None
@@ -340,7 +339,7 @@ def test_the_accuracy_at_every_coverage_is_drawn_and_told(
 @pytest.mark.parametrize("kind", ["classes", "mistakes"])
 @pytest.mark.parametrize("threshold", [0.9, None])
 def test_what_refusing_is_worth_is_told_with_strange_names_as_text(
-    kind: str, threshold: float | None, tmp_path: Path, report: dict[str, Any], prepared: Prepared
+    kind: str, threshold: float | None, tmp_path: Path, report: dict[str, Any], prepared: PreparedCorpus
 ) -> None:
     figure = {"value": 0.04, "low": 0.01, "high": 0.08}
     report["unknown"] = {
@@ -365,7 +364,7 @@ def test_what_refusing_is_worth_is_told_with_strange_names_as_text(
 
 
 def test_seconds_heard_stand_beside_the_same_clips_whole(
-    tmp_path: Path, report: dict[str, Any], prepared: Prepared
+    tmp_path: Path, report: dict[str, Any], prepared: PreparedCorpus
 ) -> None:
     whole = {"value": 0.83, "low": 0.7, "high": 0.9}
     report["heard"] = [
@@ -376,7 +375,7 @@ def test_seconds_heard_stand_beside_the_same_clips_whole(
 
 
 def test_a_report_from_before_there_was_any_of_that_is_rendered(
-    tmp_path: Path, report: dict[str, Any], prepared: Prepared
+    tmp_path: Path, report: dict[str, Any], prepared: PreparedCorpus
 ) -> None:
     for key in ("coverage", "unknown", "heard"):
         del report[key]
@@ -384,7 +383,7 @@ def test_a_report_from_before_there_was_any_of_that_is_rendered(
     assert not any(f'id="{name}"' in text for name in ("unknown", "heard")) and 'id="confidence"' in text
 
 
-def test_the_baseline_is_not_compared_with_itself(tmp_path: Path, report: dict[str, Any], prepared: Prepared) -> None:
+def test_the_baseline_is_not_compared_with_itself(tmp_path: Path, report: dict[str, Any], prepared: PreparedCorpus) -> None:
     report["baseline"]["is_this_model"] = True
     bars = [bar for card in page._cards(report) for bar in card.bars]
     assert {bar.who for bar in bars} == {"this model", "commonest class"}

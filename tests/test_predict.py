@@ -18,7 +18,7 @@ from auricle import recipe as recipes
 from auricle.audio import long_recordings
 from auricle.cli.main import main
 from auricle.inference import predictor, writer
-from auricle.training.cross_validation import ProgressReporter
+from auricle.training.progress import ProgressReporter
 from auricle.training.run import run
 from tests.conftest import RATE, tone, write_corpus
 

@@ -29,7 +29,7 @@ from auricle.errors import AuricleError, RunError, UsageError
 from auricle.evaluation.model_card import card
 from auricle.hub.push import Wishes, pack, send
 from auricle.hub.redact import Local, without_paths
-from auricle.training.cross_validation import ProgressReporter
+from auricle.training.progress import ProgressReporter
 from auricle.training.run import run
 from tests.conftest import write_corpus
 

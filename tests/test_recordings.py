@@ -11,7 +11,7 @@ import pytest
 from auricle import recipe as recipes
 from auricle.corpus.read import read_index
 from auricle.preparation.prepare import inspect
-from auricle.training.cross_validation import ProgressReporter
+from auricle.training.progress import ProgressReporter
 from auricle.training.run import run
 
 pytestmark = pytest.mark.recordings

@@ -15,7 +15,7 @@ from auricle import recipe as recipes
 from auricle.errors import DataError, UsageError
 from auricle.evaluation.evaluate import evaluate
 from auricle.recipe import Recipe
-from auricle.training.cross_validation import ProgressReporter
+from auricle.training.progress import ProgressReporter
 from auricle.training.run import run
 from tests.conftest import RATE
 
@@ -115,8 +115,8 @@ def test_bad_clips_are_set_aside_and_strict_refuses_them(corpus: Path, tmp_path:
 
 def test_a_random_split_on_groups_says_what_it_is_worth(corpus: Path, tmp_path: Path) -> None:
     report = run(corpus, recipes.load("baseline", ["data.split=random"]), tmp_path / "run", ProgressReporter())
-    assert any("stand on both sides" in caution for caution in report["cautions"])
-    assert "stand on both sides" in (tmp_path / "run" / "report.html").read_text()
+    assert any("are on both sides" in caution for caution in report["cautions"])
+    assert "are on both sides" in (tmp_path / "run" / "report.html").read_text()
 
 
 def test_a_mislabelled_clip_is_doubted(corpus: Path, tmp_path: Path) -> None:
@@ -130,7 +130,7 @@ def test_a_run_folder_is_not_overwritten_nor_resumed_with_another_recipe(corpus:
     run(corpus, recipes.load("baseline"), out, ProgressReporter())
     with pytest.raises(UsageError, match="exists already"):
         run(corpus, recipes.load("baseline"), out, ProgressReporter())
-    with pytest.raises(UsageError, match=r"begun with another recipe \(section train differs\)"):
+    with pytest.raises(UsageError, match=r"started with another recipe \(section train differs\)"):
         run(corpus, recipes.load("baseline", ["train.seed=9"]), out, ProgressReporter(), resume=True)
     before = (out / "report.json").read_bytes()
     run(corpus, recipes.load("baseline"), out, ProgressReporter(), resume=True)
@@ -139,11 +139,11 @@ def test_a_run_folder_is_not_overwritten_nor_resumed_with_another_recipe(corpus:
 
 KILLS = {
     "while preparing": "from auricle.audio import store\nstore._record = kill",
-    "after the first epoch": "from auricle.training import loop\nloop.Watch._emit = after(loop.Watch._emit, 1)",
+    "after the first epoch": "from auricle.training import loop\nloop.ProgressCallback._emit = after(loop.ProgressCallback._emit, 1)",
     "while a checkpoint is written": (
         "from auricle.training import loop\nloop.AudioTrainer._save_scaler = after(loop.AudioTrainer._save_scaler, 2)"
     ),
-    "before the report": "from auricle import run as running\nrunning.reporting.build = kill",
+    "before the report": "from auricle.training import outcome\noutcome.reporting.build = kill",
 }
 KILLER = """
 import os, signal, sys
@@ -159,9 +159,9 @@ def after(function, calls):
     return counted
 {patch}
 from auricle import recipe
-from auricle.folds import Listener
-from auricle.run import run
-run({corpus!r}, recipe.load({recipe!r}), Path({out!r}), Listener())
+from auricle.training.progress import ProgressReporter
+from auricle.training.run import run
+run({corpus!r}, recipe.load({recipe!r}), Path({out!r}), ProgressReporter())
 """
 
 

@@ -13,7 +13,7 @@ from auricle.errors import UsageError
 from auricle.evaluation.scoring import Scores
 from auricle.evaluation.seeds import spread
 from auricle.recipe import Recipe
-from auricle.training.cross_validation import ProgressReporter
+from auricle.training.progress import ProgressReporter
 from auricle.training.run import run
 
 

@@ -116,7 +116,7 @@ def test_copies_in_another_group_are_not_trained_on_and_do_not_join_the_groups()
 def test_a_random_split_on_groups_is_done_and_says_what_it_is_worth() -> None:
     split = splits.make(index(), Data(split="random"))
     assert not split.grouped
-    assert "10 of 10 speakers stand on both sides" in split.notes[0]
+    assert "10 of 10 speakers are on both sides" in split.notes[0]
 
 
 def test_a_saved_split_comes_back_and_passes_over_quarantined_clips(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from auricle.evaluation.scoring import Scores
 from auricle.inference.classifier import load
 from auricle.models.load import save_model
 from auricle.preparation.windows import from_arrays
-from auricle.training.cross_validation import ProgressReporter
+from auricle.training.progress import ProgressReporter
 from auricle.training.run import run
 from tests.conftest import write_corpus
 from tests.test_encoders import folder

@@ -12,7 +12,7 @@ import pytest
 from auricle import recipe as recipes
 from auricle.errors import RunError
 from auricle.training import tracking
-from auricle.training.cross_validation import ProgressReporter
+from auricle.training.progress import ProgressReporter
 from auricle.training.run import run
 
 

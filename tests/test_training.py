@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -10,12 +11,15 @@ import torch
 
 from auricle.models.families import cnn
 from auricle.models.load import build_model
+from auricle.preparation.prepare import LabelledClips
 from auricle.preparation.windows import AudioSource, from_arrays
 from auricle.recipe import Recipe, parse
+from auricle.run_folder import RunFolder
 from auricle.training import schedule
 from auricle.training import train as training
-from auricle.training.loop import Epoch
-from auricle.training.task import LabelledClips, whole
+from auricle.training.fold import TrainingSummary
+from auricle.training.progress import Epoch
+from auricle.training.task import waveform_task
 from tests.conftest import PITCHES, RATE, tone
 
 LABELS = tuple(PITCHES)
@@ -55,7 +59,7 @@ def train(settings: Recipe, folder: Path, stop_after: int | None = None) -> tupl
             raise KeyboardInterrupt
 
     try:
-        training.train(model, settings, whole(model, settings, LEARN, CHOOSE), folder, listen)
+        training.train(model, settings, waveform_task(model, settings, LEARN, CHOOSE), RunFolder(folder), listen)
     except KeyboardInterrupt:
         assert stop_after is not None
     return model, epochs
@@ -67,12 +71,12 @@ def fit(
     choose: LabelledClips,
     folder: Path,
     judged: Callable[[], dict[str, float]] | None = None,
-) -> training.Trained:
-    """Train; `judged` takes the place of judging the validation clips."""
-    course = whole(model, settings, LEARN, choose)
+) -> TrainingSummary:
+    """Train; `judged` gives the metrics of the validation clips."""
+    task = waveform_task(model, settings, LEARN, choose)
     if judged is not None:
-        course = replace(course, validate=judged)
-    return training.train(model, settings, course, folder, lambda _: None)
+        task = replace(task, validation=SimpleNamespace(metrics=judged))
+    return training.train(model, settings, task, RunFolder(folder), lambda _: None)
 
 
 def same(a: cnn.Model, b: cnn.Model) -> bool:
@@ -143,14 +147,14 @@ def test_the_best_validation_epoch_is_kept_and_of_equals_the_one_with_the_lower_
         accuracy, loss = next(told)
         return {"balanced_accuracy": accuracy, "log_loss": loss}
 
-    assert fit(model, recipe(), CHOOSE, tmp_path, judged).chosen == best
+    assert fit(model, recipe(), CHOOSE, tmp_path, judged).chosen_epoch == best
     assert all(torch.equal(value, kept[best - 1][name]) for name, value in model.state_dict().items())
 
 
 def test_without_validation_the_last_epoch_is_kept(tmp_path: Path) -> None:
     model = build_model(recipe(), LABELS)
     nothing = LabelledClips(from_arrays([]), np.zeros(0, np.int64))
-    assert fit(model, recipe(), nothing, tmp_path).chosen == 4
+    assert fit(model, recipe(), nothing, tmp_path).chosen_epoch == 4
 
 
 def test_it_learns(tmp_path: Path) -> None:
@@ -168,7 +172,7 @@ def test_early_stopping_stops(tmp_path: Path) -> None:
         tmp_path,
         lambda: {"balanced_accuracy": 0.5, "log_loss": 1.0},
     )
-    assert trained.epochs == 3 and trained.chosen == 1
+    assert trained.epochs == 3 and trained.chosen_epoch == 1
 
 
 def test_out_of_memory_halves_the_batch_and_doubles_the_accumulation(
@@ -184,7 +188,7 @@ def test_out_of_memory_halves_the_batch_and_doubles_the_accumulation(
     monkeypatch.setattr(cnn.Model, "forward", small)
     settings = recipe(batch_size=6)
     trained = fit(build_model(settings, LABELS), settings, CHOOSE, tmp_path)
-    assert (trained.batch_size, trained.accumulation) == (2, 4)
+    assert (trained.batch_size, trained.gradient_accumulation_steps) == (2, 4)
     assert trained.steps == 4 * 3
 
 

@@ -13,7 +13,7 @@ from auricle import recipe as recipes
 from auricle.audio.recordings import Recording, recordings
 from auricle.cli.main import main
 from auricle.errors import DataError, RunError, UsageError
-from auricle.training.cross_validation import ProgressReporter
+from auricle.training.progress import ProgressReporter
 from auricle.training.run import run
 from auricle.voices.encoder import open_encoder
 from auricle.voices.enrol import named_cohort

@@ -10,11 +10,11 @@ from typing import Any
 from auricle import recipe as recipes
 from auricle.audio import synth
 from auricle.errors import UsageError
-from auricle.training.cross_validation import ProgressReporter
+from auricle.training.progress import ProgressReporter
 from auricle.training.run import run
 
 
-def demo(folder: Path, listener: ProgressReporter, *, seed: int = 0) -> dict[str, Any]:
+def demo(folder: Path, reporter: ProgressReporter, *, seed: int = 0) -> dict[str, Any]:
     """Synthesise, train, judge; the report gains `planted`: how many planted faults it names, and which it misses."""
     corpus, out = folder / "corpus", folder / "run"
     marker = folder / ".auricle-demo"
@@ -24,9 +24,9 @@ def demo(folder: Path, listener: ProgressReporter, *, seed: int = 0) -> dict[str
         shutil.rmtree(old, ignore_errors=True)
     folder.mkdir(parents=True, exist_ok=True)
     marker.touch()
-    listener.say(f"Making a small corpus with planted faults in {corpus} …")
+    reporter.message(f"Making a small corpus with planted faults in {corpus} …")
     planted = synth.make(corpus, seed=seed)
-    report = run(corpus, recipes.load("demo"), out, listener)
+    report = run(corpus, recipes.load("demo"), out, reporter)
     return {**report, "planted": compare(planted, report)}
 
 

@@ -1,11 +1,18 @@
-"""The run folder: every file that `auricle train` leaves behind, named once.
+"""The run folder: every file that `auricle train` writes, named once, and how a file is written.
 
-In: the folder's path. Out: the path of each file in it. A fold of several has a folder of its own, laid out alike.
+In: the folder's path. Out: the path of each file in it. Each of several folds has a folder with the same layout. Every
+write is atomic: a file is complete or absent, also after the process was killed.
 """
 
+import json
+import os
 import re
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from auricle.errors import RunError
 
@@ -126,6 +133,32 @@ class RunFolder:
     def repetition(self, seed: int) -> "RunFolder":
         """The folder of the same split trained from another seed."""
         return RunFolder(self.path / "seeds" / f"{seed:02d}")
+
+
+@contextmanager
+def atomic_write(path: Path) -> Iterator[Path]:
+    """Give a temporary path for a file or a folder, and move it to `path` when the block ends without an error."""
+    partial = path.with_name(f".{path.stem}.{os.getpid()}.partial{path.suffix}")
+    try:
+        yield partial
+        if partial.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+        os.replace(partial, path)
+    finally:
+        if partial.is_dir():
+            shutil.rmtree(partial)
+        partial.unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write UTF-8 text atomically."""
+    with atomic_write(path) as partial:
+        partial.write_text(text, encoding="utf-8")
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Write JSON for people and programs atomically."""
+    write_text(path, json.dumps(content, indent=1, ensure_ascii=False))
 
 
 def model_folder(folder: Path) -> Path:

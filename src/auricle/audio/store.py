@@ -25,6 +25,7 @@ from auricle.corpus import tree
 from auricle.corpus.clip import Clip
 from auricle.errors import DataError
 from auricle.parallel import Progress, parallel_map
+from auricle.run_folder import atomic_write
 
 # Raised when shards are laid out otherwise, or when their content is made otherwise.
 FORMAT = 3
@@ -175,24 +176,23 @@ def shard_clips(clips: int) -> int:
 
 
 def _write(job: tuple[Path, Sequence[Clip]], settings: Settings) -> int:
-    """Write one shard under a name of its own and rename it when it is whole; returns its number of clips."""
+    """Write one shard; returns its number of clips."""
     path, clips = job
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
-        with pa.OSFile(str(partial), "wb") as sink, pa.ipc.new_file(sink, _SCHEMA) as writer:
-            rows: list[Heard] = []
-            held = 0
-            for heard in survey(clips, settings, keep=True):
-                rows.append(heard)
-                held += heard.samples.nbytes if heard.samples is not None else 0
-                if held >= BATCH_BYTES:
-                    writer.write_batch(_record(rows))
-                    rows, held = [], 0
-            if rows:
+    with (
+        atomic_write(path) as partial,
+        pa.OSFile(str(partial), "wb") as sink,
+        pa.ipc.new_file(sink, _SCHEMA) as writer,
+    ):
+        rows: list[Heard] = []
+        held = 0
+        for heard in survey(clips, settings, keep=True):
+            rows.append(heard)
+            held += heard.samples.nbytes if heard.samples is not None else 0
+            if held >= BATCH_BYTES:
                 writer.write_batch(_record(rows))
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
+                rows, held = [], 0
+        if rows:
+            writer.write_batch(_record(rows))
     return len(clips)
 
 

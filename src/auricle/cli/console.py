@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from auricle.preparation.prepare import Inspected
+from auricle.preparation.prepare import Inspection
 
 MOST_ROWS = 20
 
@@ -75,7 +75,7 @@ class Screen:
         self.console.print()
 
 
-def show_inspection(screen: Screen, found: Inspected) -> None:
+def show_inspection(screen: Screen, found: Inspection) -> None:
     """What is in the corpus, what is wrong with it, and how it would be divided."""
     audit = found.audit
     length = audit.durations
@@ -113,11 +113,11 @@ def show_inspection(screen: Screen, found: Inspected) -> None:
     for note in audit.notes:
         screen.say(f"! {note}")
     if found.split is not None:
-        screen.say(f"Split: {found.split.described}.")
+        screen.say(f"Split: {found.split.description}.")
         for note in found.split.notes:
             screen.say(f"! {note}")
     else:
-        screen.say(f"! It cannot be divided as asked: {found.no_split}")
+        screen.say(f"! It cannot be divided as asked: {found.split_error}")
 
 
 def show_report(screen: Screen, report: dict[str, Any]) -> None:

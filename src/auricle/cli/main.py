@@ -65,7 +65,7 @@ def _inspect(options: argparse.Namespace) -> int:
     screen.finish()
     if options.json:
         clips = [{"id": clip.id, "label": clip.label, "group": clip.group, "fold": clip.fold} for clip in found.index]
-        split = found.split and {"kind": found.split.kind, "described": found.split.described}
+        split = found.split and {"kind": found.split.kind, "described": found.split.description}
         about = {
             "description": found.index.description,
             "num_features": found.index.num_features,
@@ -87,7 +87,7 @@ def _train(options: argparse.Namespace) -> int:
     if options.resume and options.out is None:
         raise UsageError("--resume received no run folder. Name the one to go on with: --out RUN.")
     quiet_libraries()
-    from auricle.training.cross_validation import ProgressReporter
+    from auricle.training.progress import ProgressReporter
     from auricle.training.run import run
 
     out = options.out or _free_folder(Path("runs"), f"{_stem(options.data)}-{recipe.name}")
@@ -167,7 +167,7 @@ def _push(options: argparse.Namespace) -> int:
 def _demo(options: argparse.Namespace) -> int:
     from auricle.cli import console
     from auricle.demo import demo
-    from auricle.training.cross_validation import ProgressReporter
+    from auricle.training.progress import ProgressReporter
 
     quiet_libraries()
     screen = console.Screen(options.json)

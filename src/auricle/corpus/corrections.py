@@ -136,8 +136,7 @@ def write(path: Path, corrections: Iterable[Fix]) -> None:
     # A link stays one: what it leads to is written.
     path = path.resolve()
     others = list(dict.fromkeys(column for fix in corrections for column, _ in fix.others))
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    with partial.open("w", encoding="utf-8", newline="") as file:
+    with atomic_write(path) as partial, partial.open("w", encoding="utf-8", newline="") as file:
         rows = csv.writer(file)
         rows.writerow((*COLUMNS, *others))
         for fix in corrections:
@@ -145,7 +144,6 @@ def write(path: Path, corrections: Iterable[Fix]) -> None:
             rows.writerow((fix.id, fix.label, fix.was, fix.comment, *(own.get(column, "") for column in others)))
         file.flush()
         os.fsync(file.fileno())
-    os.replace(partial, path)
 
 
 def _text(path: Path) -> str:

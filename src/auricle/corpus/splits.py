@@ -1,8 +1,8 @@
-"""Who trains, who chooses, who judges: splits that no group crosses.
+"""Training, validation and test parts that no group crosses.
 
-In: an Index, the recipe's data section, and sets of clips that belong together because they sound the same. Out: a
-Split of one or more folds, saved as JSON by clip id, checked again whenever it is loaded. Clips are dealt out in
-units (a group, or a set of duplicates) so that each part gets its share of every class.
+In: an Index, the recipe's data section, and sets of duplicate clips. Out: a Split of one or more folds, saved as JSON by
+clip id and checked whenever it is loaded. Clips are assigned in units (a group, or a set of duplicates) so that each part
+gets its share of every class.
 """
 
 import json
@@ -16,6 +16,7 @@ import numpy as np
 from auricle.corpus.clip import Clip, Index
 from auricle.errors import DataError, UsageError, unknown
 from auricle.recipe import Data
+from auricle.run_folder import write_json
 
 PARTS = ("train", "valid", "test")
 KINDS = ("auto", "predefined", "holdout", "folds", "leave-one-group-out", "random")
@@ -23,7 +24,7 @@ KINDS = ("auto", "predefined", "holdout", "folds", "leave-one-group-out", "rando
 
 @dataclass(frozen=True)
 class Fold:
-    """The clip ids of one training and its judgement. `valid` may be empty: then nothing is chosen."""
+    """The clip ids of one training and its test. `valid` may be empty: then the last epoch is used."""
 
     name: str
     train: tuple[str, ...]
@@ -33,27 +34,27 @@ class Fold:
 
 @dataclass(frozen=True)
 class Split:
-    """How a corpus was divided, in words and in ids. `grouped` says that no group crosses from training to test."""
+    """How a corpus is divided, in words and in ids. With `grouped`, no group crosses from training to test."""
 
     kind: str
-    described: str
+    description: str
     grouped: bool
     folds: tuple[Fold, ...]
     notes: tuple[str, ...] = ()
 
     def save(self, path: Path) -> None:
-        path.write_text(json.dumps(asdict(self), indent=1, ensure_ascii=False), encoding="utf-8")
+        write_json(path, asdict(self))
 
 
 def make(
     index: Index, data: Data, duplicate_groups: Iterable[Iterable[str]] = (), quarantined: Collection[str] = ()
 ) -> Split:
-    """Divide a corpus as the recipe asks.
+    """Divide a corpus as the recipe's data section names it.
 
-    `index` holds the usable clips; `quarantined` the ids that a split file may name and that are then passed over.
-    `linked` holds sets of clip ids that must not stand on both sides: near or exact duplicates. Those without a group
-    are kept together; those of several groups are not trained on where one is tested. Raises UsageError for a split
-    that is not known, DataError for one that this corpus does not allow.
+    `index` holds the usable clips; a split file may also name `quarantined` ids, which are skipped. `duplicate_groups`
+    holds sets of ids of near or exact duplicates: those without a group stay on one side; those of several groups are not
+    trained on where one is tested. Raises UsageError for an unknown split, DataError for one that this corpus does not
+    allow.
     """
     kind = data.split
     if kind.endswith(".json"):
@@ -80,7 +81,7 @@ def make(
 
 
 def drop_test_duplicates(split: Split, duplicate_groups: list[set[str]]) -> Split:
-    """Pass over training clips that sound the same as a test clip of another group, and say how many."""
+    """Drop training clips with the same audio as a test clip of another group, and note how many."""
     folds, most = [], 0
     for fold in split.folds:
         tested = {id for ids in duplicate_groups if ids & set(fold.test) for id in ids}
@@ -91,18 +92,18 @@ def drop_test_duplicates(split: Split, duplicate_groups: list[set[str]]) -> Spli
         folds.append(replace(fold, train=train, valid=valid))
     if not most:
         return split
-    note = f"Up to {most} clips per fold are not trained on, because a clip of another group sounds the same."
+    note = f"Up to {most} clips per fold are not trained on, because a clip of another group has the same audio."
     return replace(split, folds=tuple(folds), notes=(*split.notes, note))
 
 
-def whole(index: Index, data: Data, duplicate_groups: Iterable[Iterable[str]]) -> Fold:
-    """All clips to learn from, less a validation share, and none to judge: for the model that is kept after folds."""
+def all_clips(index: Index, data: Data, duplicate_groups: Iterable[Iterable[str]]) -> Fold:
+    """All clips for training and validation, and none for testing: the fold of the final model after several folds."""
     train, valid = split_validation(list(index), data, [set(ids) for ids in duplicate_groups])
     return Fold("all", _ids(train), _ids(valid), ())
 
 
-def shuffled(index: Index, data: Data, duplicate_groups: Iterable[Iterable[str]], folds: int = 5) -> list[Fold]:
-    """Folds that ignore groups, so that every clip is judged once by a model that knows its group but not itself."""
+def ungrouped(index: Index, data: Data, duplicate_groups: Iterable[Iterable[str]], folds: int = 5) -> list[Fold]:
+    """Folds that ignore groups: every clip is tested once by a model trained on its group but not on the clip."""
     units = _units([replace(clip, group=None) for clip in index], [set(ids) for ids in duplicate_groups])
     folds = min(folds, len(units))
     parts = assign_stratified(units, (1 / folds,) * folds, data.seed, needed=range(folds))
@@ -128,10 +129,10 @@ def load(path: Path, index: Index, quarantined: Collection[str] = ()) -> Split:
             '"test": [ids]}]}, with the clip ids that `auricle inspect --json` lists.'
         ) from error
     crossing = max((len(crossing_groups(index, fold)) for fold in folds), default=0)
-    notes = (f"{crossing} {index.group_name}s stand on both sides of this split.",) if crossing else ()
-    described = str(content.get("described") or f"the split in {path.name}")
+    notes = (f"{crossing} {index.group_name}s are on both sides of this split.",) if crossing else ()
+    description = str(content.get("description") or f"the split in {path.name}")
     grouped = index.has_groups and not crossing
-    split = Split(str(content.get("kind", "file")), described, grouped, folds, tuple(content.get("notes", notes)))
+    split = Split(str(content.get("kind", "file")), description, grouped, folds, tuple(content.get("notes", notes)))
     _check(split, index)
     return split
 
@@ -158,10 +159,10 @@ def _predefined(index: Index, data: Data, duplicate_groups: list[set[str]]) -> S
         rest = [clip for other, clips in by_fold.items() if other != name for clip in clips]
         train, valid = split_validation(rest, data, duplicate_groups)
         folds.append(Fold(name, _ids(train), _ids(valid), _ids(by_fold[name])))
-    described = f"the corpus' own {len(folds)} folds, each tested once by a model trained on the others"
+    description = f"the corpus' own {len(folds)} folds, each tested once by a model trained on the others"
     crossing = sum(len(crossing_groups(index, fold)) for fold in folds)
     notes = (f"{crossing} {index.group_name}s cross the corpus' own folds.",) if crossing else ()
-    return Split("predefined", described, index.has_groups and not crossing, tuple(folds), notes)
+    return Split("predefined", description, index.has_groups and not crossing, tuple(folds), notes)
 
 
 def _predefined_holdout(
@@ -170,34 +171,23 @@ def _predefined_holdout(
     test = by_fold.get("test") or by_fold["valid"]
     valid = by_fold.get("valid", []) if "test" in by_fold else []
     train = by_fold.get("train", [])
-    described = "the corpus' own training and test parts"
+    description = "the corpus' own training and test parts"
     if valid:
-        described = "the corpus' own training, validation and test parts"
+        description = "the corpus' own training, validation and test parts"
     else:
         train, valid = split_validation(train, data, duplicate_groups)
     fold = Fold("test", _ids(train), _ids(valid), _ids(test))
     crossing = crossing_groups(index, fold)
-    notes = (f"{len(crossing)} {index.group_name}s stand on both sides of the corpus' own split.",) if crossing else ()
-    return Split("predefined", described, index.has_groups and not crossing, (fold,), notes)
+    notes = (f"{len(crossing)} {index.group_name}s are on both sides of the corpus' own split.",) if crossing else ()
+    return Split("predefined", description, index.has_groups and not crossing, (fold,), notes)
 
 
 def _holdout(index: Index, data: Data, duplicate_groups: list[set[str]]) -> Split:
-    clips = list(index)
-    units = _units(clips, duplicate_groups)
-    parts = assign_stratified(
-        units,
-        (1 - data.validation_size - data.test_size, data.validation_size, data.test_size),
-        data.seed,
-        needed=(0, 2),
-    )
-    fold = Fold("test", *(_ids(part) for part in parts))
-    shares = " / ".join(f"{len(part)}" for part in parts)
-    if index.has_groups:
-        described = f"grouped by {index.group_name} and stratified by class: {shares} clips to train / validate / test"
-    else:
-        described = f"stratified by class: {shares} clips to train / validate / test"
-    notes = () if parts[1] or not data.validation_size else ("Too few groups to set some apart for validation.",)
-    return Split("holdout", described, index.has_groups, (fold,), notes)
+    fold, sizes = _three_parts(_units(list(index), duplicate_groups), data)
+    grouped = f"grouped by {index.group_name} and " if index.has_groups else ""
+    description = f"{grouped}stratified by class: {sizes}"
+    notes = () if fold.valid or not data.validation_size else ("Too few groups for a validation part.",)
+    return Split("holdout", description, index.has_groups, (fold,), notes)
 
 
 def _folds(index: Index, data: Data, duplicate_groups: list[set[str]]) -> Split:
@@ -229,40 +219,39 @@ def _leave_one_group_out(index: Index, data: Data, duplicate_groups: list[set[st
         test = [clip for clip in index if clip.group == group]
         train, valid = split_validation([clip for clip in index if clip.group != group], data, duplicate_groups)
         folds.append(Fold(group, _ids(train), _ids(valid), _ids(test)))
-    described = f"leave one {index.group_name} out: {len(groups)} folds, each tested by a model that never heard it"
-    return Split("leave-one-group-out", described, True, tuple(folds))
+    description = f"leave one {index.group_name} out: {len(groups)} folds, each tested by a model not trained on it"
+    return Split("leave-one-group-out", description, True, tuple(folds))
 
 
 def _random(index: Index, data: Data) -> Split:
-    units = [[clip] for clip in index]
-    parts = assign_stratified(
-        units,
-        (1 - data.validation_size - data.test_size, data.validation_size, data.test_size),
-        data.seed,
-        needed=(0, 2),
-    )
-    fold = Fold("test", *(_ids(part) for part in parts))
-    shares = " / ".join(str(len(part)) for part in parts)
-    described = f"random, stratified by class, groups ignored: {shares} clips to train / validate / test"
+    fold, sizes = _three_parts([[clip] for clip in index], data)
+    description = f"random, stratified by class, groups ignored: {sizes}"
     crossing = crossing_groups(index, fold)
     notes: tuple[str, ...] = ()
     if crossing:
         total = len({clip.group for clip in index})
         notes = (
-            f"Asked for by hand: {len(crossing)} of {total} {index.group_name}s stand on both sides, so the figures "
-            f"say how well this model knows these {index.group_name}s, not how it does on new ones. Expect them to be "
-            "too high.",
+            f"data.split=random ignores groups: {len(crossing)} of {total} {index.group_name}s are on both sides, so the "
+            f"figures hold for these {index.group_name}s and are too high for new ones.",
         )
-    return Split("random", described, False, (fold,), notes)
+    return Split("random", description, False, (fold,), notes)
+
+
+def _three_parts(units: Sequence[Sequence[Clip]], data: Data) -> tuple[Fold, str]:
+    """One fold of training, validation and test clips, and its sizes in words."""
+    shares = (1 - data.validation_size - data.test_size, data.validation_size, data.test_size)
+    parts = assign_stratified(units, shares, data.seed, needed=(0, 2))
+    sizes = " / ".join(str(len(part)) for part in parts)
+    return Fold("test", *(_ids(part) for part in parts)), f"{sizes} clips to train / validate / test"
 
 
 def assign_stratified(
     units: Sequence[Sequence[Clip]], shares: Sequence[float], seed: int, needed: Iterable[int]
 ) -> list[list[Clip]]:
-    """Deal units out to parts so that each part gets its share of every class.
+    """Assign units to parts so that each part gets its share of every class.
 
     Large units go first, to the part where they raise the sum of squared fill ratios least (the convex potential whose
-    minimum is an even fill). Parts in `needed` never stay empty while a unit can be spared. The seed breaks ties.
+    minimum is an even fill). Parts in `needed` are empty only where there are too few units. The seed breaks ties.
     """
     classes = {label: number for number, label in enumerate(sorted({clip.label for unit in units for clip in unit}))}
     counts = np.zeros((len(units), len(classes)))
@@ -288,7 +277,7 @@ def assign_stratified(
 
 
 def split_validation(clips: list[Clip], data: Data, duplicate_groups: list[set[str]]) -> tuple[list[Clip], list[Clip]]:
-    """Set a validation share apart from training clips, by whole units."""
+    """Split a validation share off training clips, by whole units."""
     if not data.validation_size:
         return clips, []
     train, valid = assign_stratified(
@@ -298,7 +287,7 @@ def split_validation(clips: list[Clip], data: Data, duplicate_groups: list[set[s
 
 
 def _units(clips: Sequence[Clip], duplicate_groups: Iterable[set[str]]) -> list[list[Clip]]:
-    """Clips that must stay together: one group, or, where they have none, linked as duplicates.
+    """Clips that must stay together: those of a group, or duplicates without a group.
 
     Duplicates of two groups do not join these: a few copies would make one unit of half the corpus.
     """
@@ -334,7 +323,7 @@ def _ids(clips: Iterable[Clip]) -> tuple[str, ...]:
 
 
 def _check(split: Split, index: Index) -> None:
-    """Refuse a split that cannot judge: unknown or repeated clips, empty parts, fewer than two classes to learn."""
+    """Refuse a split with unknown or repeated clips, empty parts, or fewer than two classes to train on."""
     label_of = {clip.id: clip.label for clip in index}
     if not split.folds:
         raise DataError("The split has no folds. It needs at least one with training and test clips.")
@@ -343,13 +332,13 @@ def _check(split: Split, index: Index) -> None:
         repeated = [id for id, count in Counter(ids).items() if count > 1]
         if repeated:
             raise DataError(
-                f"Fold '{fold.name}': clip '{repeated[0]}' stands in more than one part. Each clip has one."
+                f"Fold '{fold.name}': clip '{repeated[0]}' is in more than one part. Put it in one."
             )
-        strange = [id for id in ids if id not in label_of]
-        if strange:
+        unknown_ids = [id for id in ids if id not in label_of]
+        if unknown_ids:
             raise DataError(
-                f"Fold '{fold.name}' names clip '{strange[0]}', which the usable corpus does not hold "
-                f"({len(strange)} such). Make the split again, or mend the file."
+                f"Fold '{fold.name}' names clip '{unknown_ids[0]}', which the usable corpus does not hold "
+                f"({len(unknown_ids)} such). Make the split again, or correct the file."
             )
         for part in ("train", "test"):
             if not getattr(fold, part):

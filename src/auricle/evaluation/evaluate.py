@@ -26,9 +26,8 @@ from auricle.evaluation.rejection import Draws, RejectionReport, by_threshold
 from auricle.evaluation.scoring import Scores
 from auricle.models.load import load_model
 from auricle.parallel import Progress
-from auricle.preparation.batches import from_store
 from auricle.preparation.prepare import read
-from auricle.preparation.windows import AudioSource
+from auricle.preparation.windows import AudioSource, from_store
 from auricle.recipe import Recipe
 from auricle.run_folder import model_folder
 

@@ -254,7 +254,7 @@ def _folds(evidence: ReportInputs) -> list[dict[str, Any]]:
 def _split(split: Split) -> dict[str, Any]:
     return {
         "kind": split.kind,
-        "described": split.described,
+        "described": split.description,
         "grouped": split.grouped,
         "notes": list(split.notes),
         "folds": len(split.folds),

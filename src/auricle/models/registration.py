@@ -12,8 +12,12 @@ import pkgutil
 import sys
 from collections.abc import Sequence
 from types import ModuleType
+from typing import TYPE_CHECKING, Any
 
 from auricle.errors import MissingExtra, UsageError, unknown
+
+if TYPE_CHECKING:
+    from auricle.recipe import Recipe
 
 _AUTO = "transformers.models.auto.modeling_auto"
 
@@ -72,6 +76,20 @@ def family(name: str) -> ModuleType:
         if error.name and error.name.partition(".")[0] in ("torch", "transformers", "sklearn"):
             raise MissingExtra("Training and running models", "train") from error
         raise
+
+
+def parse_options(recipe: "Recipe") -> Any:
+    """The options of the recipe's family, as its own type. Raises UsageError for an unknown family or option."""
+    import pydantic
+
+    from auricle.recipe import explain
+
+    module = family(recipe.model.family)
+    try:
+        return module.Options.model_validate(recipe.model.options)
+    except pydantic.ValidationError as error:
+        problems = explain(error, module.Options)
+        raise UsageError(f"model section, family '{recipe.model.family}': {problems}") from error
 
 
 def family_of(model_type: str) -> ModuleType | None:

@@ -1,10 +1,9 @@
-"""What is wrong with a corpus, before anything is learnt from it.
+"""What is wrong with a corpus, before anything is trained on it.
 
-In: an Index and the facts of its clips. Out: an Audit that names every bad file with its reason, every duplicate and
-conflict, every leak across the split, and what is lopsided. Quarantined clips stay out of training and testing alike.
+In: an Index and a ClipInfo of each clip. Out: an Audit that names every bad file with its reason, every duplicate and
+conflict, every leak across the split, and every imbalance. Quarantined clips are neither trained nor tested on.
 """
 
-import json
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -17,6 +16,7 @@ from auricle.audio.inspect import ClipInfo
 from auricle.corpus.clip import Excluded, Index
 from auricle.corpus.read import rare_labels, similar_labels
 from auricle.corpus.splits import Split
+from auricle.run_folder import write_json
 
 ODD_RATIO = 20.0
 CONFOUND_SHARE = 0.9
@@ -33,7 +33,7 @@ class Fault:
 
 @dataclass(frozen=True)
 class Duplicate:
-    """Clips with the same sound. `kind` is exact (the decoded samples agree) or near (the fingerprints do)."""
+    """Clips with the same audio. `kind` is exact (the decoded samples agree) or near (the fingerprints do)."""
 
     kind: str
     ids: tuple[str, ...]
@@ -47,7 +47,7 @@ class Duplicate:
 
 @dataclass(frozen=True)
 class Leak:
-    """One sound on both sides of a fold."""
+    """The same audio on both sides of a fold."""
 
     fold: str
     trained: str
@@ -57,7 +57,7 @@ class Leak:
 
 @dataclass(frozen=True)
 class Durations:
-    """Seconds: the whole, and where the clips lie."""
+    """Seconds of all clips together, and of the shortest, median and longest clip."""
 
     total: float
     shortest: float
@@ -67,7 +67,7 @@ class Durations:
 
 @dataclass(frozen=True)
 class Audit:
-    """Everything the audit found, in the order that a person would ask for it."""
+    """Everything the audit found, in the order that a person would read it."""
 
     clips: int
     usable: int
@@ -91,7 +91,7 @@ class Audit:
 
     @property
     def duplicate_groups(self) -> list[tuple[str, ...]]:
-        """Sets of clips that sound the same and so must stay on one side of a split."""
+        """Sets of clips with the same audio, which must stay on one side of a split."""
         return [duplicate.ids for duplicate in self.duplicates]
 
     @property
@@ -100,7 +100,7 @@ class Audit:
         return max(self.classes.values()) / min(self.classes.values()) if self.classes else 1.0
 
     def save(self, path: Path) -> None:
-        path.write_text(json.dumps(self.as_json(), indent=1, ensure_ascii=False), encoding="utf-8")
+        write_json(path, self.as_json())
 
     def as_json(self) -> dict[str, object]:
         """Plain data for programs."""
@@ -110,33 +110,33 @@ class Audit:
         return {**content, "imbalance": self.imbalance}
 
 
-def judge(index: Index, facts: Sequence[ClipInfo]) -> Audit:
-    """Weigh the facts of all clips, given in the Index's order."""
-    duplicates = _duplicates(index, facts)
-    found = [Fault(clip.id, finding.kind, finding.detail) for clip in facts for finding in clip.findings]
-    quarantined = [fault for fault in found if fault.kind in quality.QUARANTINED]
+def audit(index: Index, clips: Sequence[ClipInfo]) -> Audit:
+    """Audit all clips, given in the Index's order."""
+    duplicates = _duplicates(index, clips)
+    faults = [Fault(clip.id, finding.kind, finding.detail) for clip in clips for finding in clip.findings]
+    quarantined = [fault for fault in faults if fault.kind in quality.QUARANTINED]
     quarantined += _conflicts(duplicates, {fault.id for fault in quarantined})
-    out = {fault.id for fault in quarantined}
-    usable = [clip.id not in out for clip in index]
-    kept = index.select(usable)
-    good = [clip for clip, keep in zip(facts, usable, strict=True) if keep]
-    warnings = [fault for fault in found if fault.kind not in quality.QUARANTINED and fault.id not in out]
-    warnings += _odd_lengths(good)
+    excluded = {fault.id for fault in quarantined}
+    is_usable = [clip.id not in excluded for clip in index]
+    usable = index.select(is_usable)
+    usable_clips = [clip for clip, keep in zip(clips, is_usable, strict=True) if keep]
+    warnings = [fault for fault in faults if fault.kind not in quality.QUARANTINED and fault.id not in excluded]
+    warnings += _odd_lengths(usable_clips)
     return Audit(
         clips=len(index),
-        usable=len(kept),
+        usable=len(usable),
         quarantined=tuple(quarantined),
         warnings=tuple(warnings),
         duplicates=tuple(duplicates),
         leaks=(),
-        classes=dict(Counter(clip.label for clip in sorted(kept, key=lambda clip: clip.label))),
-        groups=len({clip.group for clip in kept if clip.group is not None}),
+        classes=dict(Counter(clip.label for clip in sorted(usable, key=lambda clip: clip.label))),
+        groups=len({clip.group for clip in usable if clip.group is not None}),
         group_name=index.group_name,
-        durations=_durations(good),
-        sample_rates=_counts(str(clip.sample_rate) for clip in good),
-        channels=_counts(str(clip.channels) for clip in good),
-        containers=_counts(clip.container for clip in good),
-        notes=tuple(_notes(index, kept, good)),
+        durations=_durations(usable_clips),
+        sample_rates=_counts(str(clip.sample_rate) for clip in usable_clips),
+        channels=_counts(str(clip.channels) for clip in usable_clips),
+        containers=_counts(clip.container for clip in usable_clips),
+        notes=tuple(_notes(index, usable, usable_clips)),
         excluded=index.excluded,
     )
 
@@ -147,52 +147,52 @@ def with_leaks(audit: Audit, split: Split) -> Audit:
     for fold in split.folds:
         tested, trained = set(fold.test), {*fold.train, *fold.valid}
         for duplicate in audit.duplicates:
-            inside = [id for id in duplicate.ids if id in tested]
-            outside = [id for id in duplicate.ids if id in trained]
-            if inside and outside:
-                leaks.append(Leak(fold.name, outside[0], inside[0], duplicate.kind))
+            in_test = [id for id in duplicate.ids if id in tested]
+            in_training = [id for id in duplicate.ids if id in trained]
+            if in_test and in_training:
+                leaks.append(Leak(fold.name, in_training[0], in_test[0], duplicate.kind))
     return replace(audit, leaks=tuple(leaks))
 
 
-def _duplicates(index: Index, facts: Sequence[ClipInfo]) -> list[Duplicate]:
-    """Exact duplicates by the hash of the sound, then near ones by fingerprint, as connected sets."""
+def _duplicates(index: Index, clips: Sequence[ClipInfo]) -> list[Duplicate]:
+    """Exact duplicates by the hash of the audio, then near ones by fingerprint, as connected sets."""
     label_of = {clip.id: clip.label for clip in index}
     by_hash: dict[str, list[str]] = defaultdict(list)
-    for clip in facts:
+    for clip in clips:
         if clip.usable:
             by_hash[clip.sound_hash].append(clip.id)
     exact = [ids for ids in by_hash.values() if len(ids) > 1]
     rows = [Duplicate("exact", tuple(ids), tuple(label_of[id] for id in ids), 1.0) for ids in exact]
     first_of = {id: ids[0] for ids in exact for id in ids}
-    alone = [clip for clip in facts if clip.usable and first_of.get(clip.id, clip.id) == clip.id]
-    for match in fingerprint.near_duplicates([clip.fingerprint for clip in alone]):
-        pair = (alone[match.a].id, alone[match.b].id)
+    distinct = [clip for clip in clips if clip.usable and first_of.get(clip.id, clip.id) == clip.id]
+    for match in fingerprint.near_duplicates([clip.fingerprint for clip in distinct]):
+        pair = (distinct[match.a].id, distinct[match.b].id)
         rows.append(Duplicate("near", pair, tuple(label_of[id] for id in pair), match.similarity))
     return rows
 
 
-def _conflicts(duplicates: Iterable[Duplicate], out: set[str]) -> list[Fault]:
-    """One sound under two labels teaches nothing but a contradiction: all its exact copies are set aside."""
+def _conflicts(duplicates: Iterable[Duplicate], quarantined: set[str]) -> list[Fault]:
+    """One recording under two labels contradicts itself: all its exact copies are excluded."""
     rows = []
     for duplicate in duplicates:
         if duplicate.kind != "exact" or not duplicate.conflict:
             continue
         names = ", ".join(f"'{id}' ({label})" for id, label in zip(duplicate.ids, duplicate.labels, strict=True))
-        rows += [Fault(id, "conflict", f"the same sound under several labels: {names}") for id in duplicate.ids]
-    return [row for row in rows if row.id not in out]
+        rows += [Fault(id, "conflict", f"the same audio under several labels: {names}") for id in duplicate.ids]
+    return [row for row in rows if row.id not in quarantined]
 
 
-def _odd_lengths(facts: Sequence[ClipInfo]) -> list[Fault]:
-    median = float(np.median([clip.seconds for clip in facts])) if facts else 0.0
+def _odd_lengths(clips: Sequence[ClipInfo]) -> list[Fault]:
+    median = float(np.median([clip.seconds for clip in clips])) if clips else 0.0
     rows = []
-    for clip in facts:
+    for clip in clips:
         if clip.seconds > ODD_RATIO * median or clip.seconds < median / ODD_RATIO:
             rows.append(Fault(clip.id, "odd length", f"{clip.seconds:.2f} s, where the median is {median:.2f} s"))
     return rows
 
 
-def _durations(facts: Sequence[ClipInfo]) -> Durations:
-    seconds = [clip.seconds for clip in facts] or [0.0]
+def _durations(clips: Sequence[ClipInfo]) -> Durations:
+    seconds = [clip.seconds for clip in clips] or [0.0]
     return Durations(float(np.sum(seconds)), float(np.min(seconds)), float(np.median(seconds)), float(np.max(seconds)))
 
 
@@ -200,35 +200,37 @@ def _counts(values: Iterable[str]) -> dict[str, int]:
     return dict(Counter(values).most_common())
 
 
-def _notes(index: Index, kept: Index, facts: Sequence[ClipInfo]) -> list[str]:
+def _notes(index: Index, usable: Index, clips: Sequence[ClipInfo]) -> list[str]:
     notes = []
     for names in similar_labels(index):
         quoted = " and ".join(f"'{name}'" for name in names)
         notes.append(f"The labels {quoted} differ only by case, blanks or punctuation: are they one class?")
-    for label in rare_labels(kept):
-        notes.append(f"The class '{label}' has a single usable clip: it cannot be both learnt and tested.")
-    lost = sorted(set(index.labels) - set(kept.labels))
-    notes += [f"The class '{label}' has no usable clip left." for label in lost]
-    notes += _confounds(kept, facts, "sample rate", lambda clip: f"{clip.sample_rate} Hz")
-    notes += _confounds(kept, facts, "number of channels", lambda clip: str(clip.channels))
-    notes += _confounds(kept, facts, "file format", lambda clip: clip.container)
+    for label in rare_labels(usable):
+        notes.append(f"The class '{label}' has a single usable clip: training and testing need one each.")
+    empty = sorted(set(index.labels) - set(usable.labels))
+    notes += [f"The class '{label}' has no usable clip." for label in empty]
+    notes += _confounds(usable, clips, "sample rate", lambda clip: f"{clip.sample_rate} Hz")
+    notes += _confounds(usable, clips, "number of channels", lambda clip: str(clip.channels))
+    notes += _confounds(usable, clips, "file format", lambda clip: clip.container)
     return notes
 
 
-def _confounds(kept: Index, facts: Sequence[ClipInfo], what: str, value_of: Callable[[ClipInfo], str]) -> list[str]:
-    """Name classes that a property of the files gives away: a model may learn the recorder and not the sound."""
+def _confounds(
+    usable: Index, clips: Sequence[ClipInfo], name: str, value_of: Callable[[ClipInfo], str]
+) -> list[str]:
+    """Name classes that a property of the files identifies: a model may learn the recorder and not the sound."""
     values: dict[str, Counter[str]] = defaultdict(Counter)
-    for clip, fact in zip(kept, facts, strict=True):
-        values[clip.label][value_of(fact)] += 1
+    for clip, info in zip(usable, clips, strict=True):
+        values[clip.label][value_of(info)] += 1
     whole = sum(values.values(), Counter())
     notes = []
     for label, counts in sorted(values.items()):
         value, most = counts.most_common(1)[0]
-        rest = whole.total() - counts.total()
+        others = whole.total() - counts.total()
         elsewhere = whole[value] - most
-        if rest and most >= CONFOUND_SHARE * counts.total() and elsewhere <= (1 - CONFOUND_SHARE) * rest:
+        if others and most >= CONFOUND_SHARE * counts.total() and elsewhere <= (1 - CONFOUND_SHARE) * others:
             notes.append(
-                f"The {what} gives the class '{label}' away: {value} in {most} of its {counts.total()} clips, and in "
-                f"{elsewhere} of the {rest} others. A model may learn that and not the sound."
+                f"The {name} gives the class '{label}' away: {value} in {most} of its {counts.total()} clips, and in "
+                f"{elsewhere} of the {others} others. A model may learn that and not the sound."
             )
     return notes

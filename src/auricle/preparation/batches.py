@@ -1,8 +1,7 @@
-"""From stored clips to the tensors that a model eats.
+"""From stored clips to the tensors that a model takes.
 
-Training: random crops in batches that follow from (seed, epoch, clip) alone, so that a resumed run sees what it would
-have seen. Evaluation: whole clips or overlapping windows, sorted by length, in batches bounded by their padded
-seconds. Samples stay int16 until the batch is built.
+In: clips and their classes. Out: random crops in batches that follow from (seed, epoch, clip) alone, so that a resumed
+run gets the same batches as one that was never interrupted. Samples stay int16 until the batch is built.
 """
 
 from collections.abc import Iterator, Sequence
@@ -14,16 +13,9 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset, Sampler
 
-from auricle.audio.store import Store
 from auricle.preparation.windows import AudioSource, padded
 
 BUCKET_BATCHES = 32
-
-
-def from_store(store: Store, positions: Sequence[int]) -> AudioSource:
-    """Some clips of a store, in the order of `positions`."""
-    lengths = np.array([store.frames(position) for position in positions], dtype=np.int64)
-    return AudioSource(lengths, lambda number: store.samples(positions[number]))
 
 
 def build(pieces: Sequence[np.ndarray]) -> tuple[Tensor, Tensor | None]:
@@ -45,42 +37,43 @@ def mask_of(lengths: Tensor, samples: int) -> Tensor | None:
 
 @dataclass(frozen=True)
 class CropSample:
-    """One clip of one training batch: the seed decides where its crop begins, the batch's share how long it is."""
+    """One clip of one training batch: the seed decides where its crop begins, length_fraction how long it is."""
 
-    number: int
+    clip: int
     seed: tuple[int, ...]
-    share: float = 1.0
+    length_fraction: float = 1.0
 
 
 class TrainClips(Dataset[dict[str, Any]]):
-    """The training clips: a Draw gives one crop of its samples and the clip's class.
+    """The training clips: a CropSample gives one random crop and the clip's class.
 
-    Crops are `crop` samples long, or, by the draw's share, between `least` and that: clips of one batch have one share.
+    Crops are `crop` samples long or, by the sample's length_fraction, between `min_crop` and that; it is the same for
+    all clips of a batch.
     """
 
-    def __init__(self, sounds: AudioSource, labels: np.ndarray, crop: int | None, least: int | None = None) -> None:
-        self.sounds = sounds
+    def __init__(self, audio: AudioSource, labels: np.ndarray, crop: int | None, min_crop: int | None = None) -> None:
+        self.audio = audio
         self.labels = labels
         self.crop = crop
-        self.least = crop if least is None else least
+        self.min_crop = crop if min_crop is None else min_crop
 
     def __len__(self) -> int:
-        return len(self.sounds)
+        return len(self.audio)
 
     @property
     def lengths(self) -> np.ndarray:
-        """How long each clip is when it is cropped, in samples: (clips,)."""
-        lengths = self.sounds.lengths
+        """The longest crop of each clip, in samples: (clips,)."""
+        lengths = self.audio.lengths
         return lengths if self.crop is None else np.minimum(lengths, self.crop)
 
-    def __getitem__(self, draw: CropSample) -> dict[str, Any]:
-        samples = self.sounds.get(draw.number)
-        if self.crop is not None and self.least is not None:
-            crop = round(self.least + draw.share * (self.crop - self.least))
+    def __getitem__(self, sample: CropSample) -> dict[str, Any]:
+        samples = self.audio.get(sample.clip)
+        if self.crop is not None and self.min_crop is not None:
+            crop = round(self.min_crop + sample.length_fraction * (self.crop - self.min_crop))
             if samples.shape[-1] > crop:
-                start = int(np.random.default_rng(draw.seed).integers(samples.shape[-1] - crop + 1))
+                start = int(np.random.default_rng(sample.seed).integers(samples.shape[-1] - crop + 1))
                 samples = samples[:, start : start + crop]
-        return {"samples": samples, "label": int(self.labels[draw.number])}
+        return {"samples": samples, "label": int(self.labels[sample.clip])}
 
 
 def collate(items: Sequence[dict[str, Any]]) -> dict[str, Tensor]:
@@ -93,10 +86,10 @@ def collate(items: Sequence[dict[str, Any]]) -> dict[str, Tensor]:
 
 
 class EpochBatches(Sampler[list[CropSample]]):
-    """The batches of one epoch, decided by the seed and the epoch.
+    """The batches of one epoch, which follow from the seed and the epoch alone.
 
     Clips are shuffled, then sorted by their cropped length within buckets of some batches, and the batches are shuffled
-    again. With `balanced`, as many draws are made with replacement, every class as likely as any other.
+    again. With `balanced`, as many clips are sampled with replacement, each class with equal probability.
     """
 
     def __init__(self, lengths: np.ndarray, labels: np.ndarray, batch_size: int, seed: int, balanced: bool) -> None:
@@ -114,28 +107,28 @@ class EpochBatches(Sampler[list[CropSample]]):
         self.epoch = epoch
 
     def __iter__(self) -> Iterator[list[CropSample]]:
-        random = np.random.default_rng((self.seed, self.epoch))
-        # A stream of its own: what is drawn beside it does not depend on whether lengths are drawn.
-        shares = np.random.default_rng((self.seed, self.epoch, 1))
-        order = self._draws(random)
+        generator = np.random.default_rng((self.seed, self.epoch))
+        # A generator of its own: the other random numbers do not depend on whether crop lengths are random.
+        length_generator = np.random.default_rng((self.seed, self.epoch, 1))
+        order = self._order(generator)
         bucket = self.batch_size * BUCKET_BATCHES
         batches = []
         for first in range(0, len(order), bucket):
             part = order[first : first + bucket]
             part = part[np.argsort(self.lengths[part], kind="stable")]
             batches += [part[at : at + self.batch_size] for at in range(0, len(part), self.batch_size)]
-        place = 0
-        for number in random.permutation(len(batches)):
-            draws, share = [], float(shares.random())
+        position = 0
+        for number in generator.permutation(len(batches)):
+            samples, fraction = [], float(length_generator.random())
             for clip in batches[number]:
-                draws.append(CropSample(int(clip), (self.seed, self.epoch, place), share))
-                place += 1
-            yield draws
+                samples.append(CropSample(int(clip), (self.seed, self.epoch, position), fraction))
+                position += 1
+            yield samples
 
-    def _draws(self, random: np.random.Generator) -> np.ndarray:
+    def _order(self, generator: np.random.Generator) -> np.ndarray:
         count = len(self.lengths)
         if not self.balanced:
-            return random.permutation(count)
+            return generator.permutation(count)
         sizes = np.bincount(self.labels)
         weight = 1.0 / sizes[self.labels]
-        return random.choice(count, size=count, replace=True, p=weight / weight.sum())
+        return generator.choice(count, size=count, replace=True, p=weight / weight.sum())

@@ -1,14 +1,17 @@
-"""From a path to all that training needs: what is there, what is wrong with it, how it is divided, how it sounds.
+"""From a path to all that training needs: read the corpus, decode it once, audit it, split it.
 
-In: DATA and a recipe. Out: a Prepared corpus. Inspecting is the same way without the store. Nothing is written but the
-decoded store in the cache.
+In: DATA and a recipe. Out: a PreparedCorpus. `inspect` does the same without keeping the audio. Only the decoded store in
+the cache is written. Nothing here imports torch: recordings are decoded in forked processes, which are to be small.
 """
 
-import time
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
+from typing import Any
 
-from auricle import errors
+import numpy as np
+
 from auricle.audio.inspect import commonest_rate, inspect_clips
 from auricle.audio.settings import Settings
 from auricle.audio.store import Store
@@ -17,164 +20,210 @@ from auricle.corpus import corrections, splits
 from auricle.corpus.clip import Index
 from auricle.corpus.read import rare_labels, read_index
 from auricle.corpus.splits import Split
-from auricle.errors import DataError, UsageError
+from auricle.errors import DataError, UsageError, unknown
 from auricle.parallel import Progress
-from auricle.preparation import audit as auditing
-from auricle.preparation.audit import Audit
+from auricle.preparation.audit import Audit, audit, with_leaks
+from auricle.preparation.windows import AudioSource, from_store
 from auricle.recipe import REFUSED, Recipe
 
 FALLBACK_RATE = 16_000
-# Precomputed features come every 10 ms, as good as everywhere.
+# Precomputed features come every 10 ms almost everywhere.
 FRAME_RATE = 100
 
 
 @dataclass(frozen=True)
-class Inspected:
-    """What `auricle inspect` knows; `split` is how training would divide the corpus; `no_split` says why it cannot."""
+class Inspection:
+    """What `auricle inspect` reports. `split` is what training would use; without one, `split_error` has the reason."""
 
     index: Index
     audit: Audit
     split: Split | None
-    no_split: str
+    split_error: str
 
 
 @dataclass(frozen=True)
-class Prepared:
-    """A corpus ready to be learnt from. `index` holds all clips in the store's order, `kept` the usable ones to learn
-    and be tested on, `unknown` the usable ones of classes that are never learnt.
+class LabelledClips:
+    """Clips to train or validate on, and each one's class: labels (clips,) int64."""
+
+    audio: AudioSource
+    labels: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.audio)
+
+
+@dataclass(frozen=True)
+class PreparedCorpus:
+    """A corpus ready for training. `index` holds all clips in the store's order, `usable` those to train and test on,
+    `held_out` the usable ones of classes that are never trained on.
     """
 
     index: Index
-    kept: Index
-    unknown: Index
+    usable: Index
+    held_out: Index
     audit: Audit
     split: Split
     store: Store
     recipe: Recipe
-    seconds: float
 
     @property
     def labels(self) -> tuple[str, ...]:
-        return self.kept.labels
+        return self.usable.labels
 
-    @property
+    @cached_property
     def positions(self) -> dict[str, int]:
-        """Each usable clip's place in the store, by id."""
-        out = self.audit.quarantined_ids
-        return {clip.id: place for place, clip in enumerate(self.index) if clip.id not in out}
+        """The position of each usable clip in the store, by id."""
+        quarantined = self.audit.quarantined_ids
+        return {clip.id: position for position, clip in enumerate(self.index) if clip.id not in quarantined}
+
+    @cached_property
+    def _class_of(self) -> dict[str, int]:
+        number = {label: number for number, label in enumerate(self.labels)}
+        return {clip.id: number[clip.label] for clip in self.usable}
+
+    @cached_property
+    def _group_of(self) -> dict[str, str | None]:
+        return {clip.id: clip.group for clip in self.usable}
+
+    def audio(self, ids: Sequence[str]) -> AudioSource:
+        """The audio of some clips, in their order."""
+        return from_store(self.store, [self.positions[id] for id in ids])
+
+    def classes(self, ids: Sequence[str]) -> np.ndarray:
+        """The class numbers of some usable clips: (clips,) int64."""
+        return np.array([self._class_of[id] for id in ids], dtype=np.int64)
+
+    def groups(self, ids: Sequence[str]) -> tuple[str | None, ...]:
+        return tuple(self._group_of[id] for id in ids)
+
+    def seconds(self, ids: Sequence[str]) -> np.ndarray:
+        """The durations of some clips: (clips,) float64."""
+        return np.array([self.store.facts[self.positions[id]].seconds for id in ids])
+
+    def labelled(self, ids: Sequence[str]) -> LabelledClips:
+        return LabelledClips(self.audio(ids), self.classes(ids))
+
+    def with_train(self, **values: Any) -> "PreparedCorpus":
+        """The same corpus with some keys of the recipe's train section changed."""
+        return replace(self, recipe=self.recipe.replace("train", **values))
 
 
 def read(data: str | Path, recipe: Recipe) -> Index:
-    """Read the corpus that a recipe names the reader and columns of, with its labels put right where it names fixes."""
+    """Read the corpus as the recipe's data section names it, and apply its table of corrections."""
     source = recipe.data
-    index = read_index(data, source.reader, source.reader_options, label=source.label, group=source.group, fold=source.fold)
+    index = read_index(
+        data, source.reader, source.reader_options, label=source.label, group=source.group, fold=source.fold
+    )
     if source.corrections is None:
         return index
     index, fixed = corrections.apply(index, source.corrections)
     return replace(index, description=f"{index.description}; {fixed.described}")
 
 
-def inspect(data: str | Path, recipe: Recipe, progress: Progress) -> Inspected:
-    """Look at every clip without keeping the sound: flat memory at any size."""
+def inspect(data: str | Path, recipe: Recipe, progress: Progress) -> Inspection:
+    """Inspect every clip without keeping the audio: flat memory at any size."""
     index = read(data, recipe)
-    recipe = _with_frames(recipe, index)
-    _check_unknown(index, recipe)
+    recipe = for_corpus(recipe, index)
     settings = _settings(recipe, recipe.audio.sample_rate or FALLBACK_RATE)
-    facts = inspect_clips(index.clips, settings, progress)
-    audit = auditing.judge(index, facts)
-    kept, unknown = _usable(index, audit, recipe)
+    found = audit(index, inspect_clips(index.clips, settings, progress))
+    usable, held_out = _usable(index, found, recipe)
     try:
-        split = splits.make(kept, recipe.data, audit.duplicate_groups, _passed_over(audit, unknown))
+        split = _split(usable, held_out, found, recipe)
     except (DataError, UsageError) as error:
-        return Inspected(index, audit, None, str(error))
-    return Inspected(index, auditing.with_leaks(audit, split), split, "")
+        return Inspection(index, found, None, str(error))
+    return Inspection(index, with_leaks(found, split), split, "")
 
 
-def prepare(data: str | Path, recipe: Recipe, progress: Progress) -> Prepared:
-    """Read, decode once, audit and split. Raises DataError when too little is usable, or, if strict, not all is."""
-    start = time.perf_counter()
-    index = read(data, recipe)
-    recipe = _with_frames(recipe, index)
-    _check_unknown(index, recipe)
-    rate = recipe.audio.sample_rate
-    if rate is None:
+def prepare(index: Index, recipe: Recipe, progress: Progress) -> PreparedCorpus:
+    """Decode once, audit and split what `read` gave.
+
+    Raises DataError when too little is usable, or, with data.strict, when anything is not.
+    """
+    recipe = for_corpus(recipe, index)
+    if recipe.audio.sample_rate is None:
         rate = commonest_rate(list(index), _settings(recipe, FALLBACK_RATE))
         recipe = recipe.replace("audio", sample_rate=rate)
-    store = prepare_store(index.clips, _settings(recipe, rate), progress=progress)
-    audit = auditing.judge(index, store.facts)
-    if recipe.data.strict and audit.quarantined:
-        listed = "; ".join(f"'{fault.id}' is {fault.kind} ({fault.detail})" for fault in audit.quarantined[:5])
-        raise DataError(
-            f"{len(audit.quarantined)} of {len(index)} clips are unusable and strict was asked for: {listed}"
-            f"{' …' if len(audit.quarantined) > 5 else ''}. Mend or remove them, or train without --strict."
-        )
-    kept, unknown = _usable(index, audit, recipe)
-    if len(kept.labels) < 2:
-        raise DataError(
-            f"{len(kept)} of {len(index)} clips are usable, in {len(kept.labels)} classes, and a classifier needs two. "
-            "`auricle inspect` says what is wrong with the others."
-        )
-    lonely = rare_labels(kept)
-    if lonely:
-        named = ", ".join(f"'{label}'" for label in lonely[:5])
-        raise DataError(
-            f"A class needs two usable clips or more, one to learn from and one to be tested on; a single one have: "
-            f"{named}{' …' if len(lonely) > 5 else ''}. Add recordings of them, or take them out of the corpus."
-        )
-    if recipe.data.held_out_classes and not len(unknown):
-        raise DataError(
-            "None of the clips of the classes in data.held_out_classes is usable. `auricle inspect` says why."
-        )
-    split = splits.make(kept, recipe.data, audit.duplicate_groups, _passed_over(audit, unknown))
-    audit = auditing.with_leaks(audit, split)
-    return Prepared(index, kept, unknown, audit, split, store, recipe, time.perf_counter() - start)
+    assert recipe.audio.sample_rate is not None
+    store = prepare_store(index.clips, _settings(recipe, recipe.audio.sample_rate), progress=progress)
+    found = audit(index, store.facts)
+    usable, held_out = _usable(index, found, recipe)
+    _check_usable(index, usable, held_out, found, recipe)
+    split = _split(usable, held_out, found, recipe)
+    return PreparedCorpus(index, usable, held_out, with_leaks(found, split), split, store, recipe)
 
 
-def _check_unknown(index: Index, recipe: Recipe) -> None:
-    """Refuse to hold out what is no class or all but one, and a class that is called as refused clips are."""
+def for_corpus(recipe: Recipe, index: Index) -> Recipe:
+    """Fill in what reading the corpus decides: the width and frame rate of precomputed features.
+
+    Raises UsageError where the recipe asks for another kind of input than the corpus holds, or for held-out classes that
+    the corpus does not allow.
+    """
+    _check_held_out(index, recipe)
+    requested = recipe.audio.num_features
+    if requested == index.num_features:
+        return recipe if requested is None or recipe.audio.sample_rate else recipe.replace("audio", sample_rate=FRAME_RATE)
+    if requested is None:
+        return recipe.replace("audio", num_features=index.num_features, sample_rate=FRAME_RATE)
+    content = "audio" if index.num_features is None else f"{index.num_features} precomputed features per frame"
+    raise UsageError(f"audio.num_features is {requested}, and '{index.origin}' holds {content}. Set it to null.")
+
+
+def _check_held_out(index: Index, recipe: Recipe) -> None:
+    """Refuse to hold out what is no class or all but one, and a class with the name of the answer for rejected clips."""
     held_out = set(recipe.data.held_out_classes)
     for name in recipe.data.held_out_classes:
         if name not in index.labels:
-            raise UsageError(f"data.held_out_classes: {errors.unknown('class', name, index.labels)}")
+            raise UsageError(f"data.held_out_classes: {unknown('class', name, index.labels)}")
     known = [label for label in index.labels if label not in held_out]
     if held_out and len(known) < 2:
         raise UsageError(
-            f"data.held_out_classes holds out {len(held_out)} of {len(index.labels)} classes, and a classifier needs two to "
-            "know. Hold out fewer."
+            f"data.held_out_classes holds out {len(held_out)} of {len(index.labels)} classes, and a classifier needs two "
+            "to train on. Hold out fewer."
         )
     if REFUSED in known and (held_out or recipe.evaluate.max_false_accept_rate is not None):
         raise UsageError(
-            f"The corpus has a class '{REFUSED}', and so is called what the model refuses to name. Put it in "
-            "data.held_out_classes, rename it by data.corrections, or leave data.held_out_classes and evaluate.max_false_accept_rate empty."
+            f"The corpus has a class '{REFUSED}', which is also the model's answer for clips that it rejects. Add it to "
+            "data.held_out_classes, rename it by data.corrections, or leave data.held_out_classes and "
+            "evaluate.max_false_accept_rate empty."
         )
 
 
-def _usable(index: Index, audit: Audit, recipe: Recipe) -> tuple[Index, Index]:
-    """The usable clips of classes to be known, and those of classes that are never learnt."""
-    out, held_out = audit.quarantined_ids, set(recipe.data.held_out_classes)
-    kept = index.select([clip.id not in out and clip.label not in held_out for clip in index])
-    return kept, index.select([clip.id not in out and clip.label in held_out for clip in index])
+def _usable(index: Index, found: Audit, recipe: Recipe) -> tuple[Index, Index]:
+    """The usable clips to train and test on, and those of held-out classes."""
+    quarantined, held_out = found.quarantined_ids, set(recipe.data.held_out_classes)
+    usable = index.select([clip.id not in quarantined for clip in index])
+    is_held_out = [clip.label in held_out for clip in usable]
+    return usable.select([not held for held in is_held_out]), usable.select(is_held_out)
 
 
-def _passed_over(audit: Audit, unknown: Index) -> frozenset[str]:
-    """Clips that a split file may name and that are in no part."""
-    return audit.quarantined_ids | {clip.id for clip in unknown}
+def _check_usable(index: Index, usable: Index, held_out: Index, found: Audit, recipe: Recipe) -> None:
+    """Raise DataError where the usable clips do not make a classifier, or the recipe is strict and some are not."""
+    if recipe.data.strict and found.quarantined:
+        listed = "; ".join(f"'{fault.id}' is {fault.kind} ({fault.detail})" for fault in found.quarantined[:5])
+        raise DataError(
+            f"{len(found.quarantined)} of {len(index)} clips are unusable, and data.strict is true: {listed}"
+            f"{' …' if len(found.quarantined) > 5 else ''}. Repair or remove them, or train without --strict."
+        )
+    if len(usable.labels) < 2:
+        raise DataError(
+            f"{len(usable)} of {len(index)} clips are usable, in {len(usable.labels)} classes, and a classifier needs "
+            "two. `auricle inspect` lists what is wrong with the others."
+        )
+    rare = rare_labels(usable)
+    if rare:
+        names = ", ".join(f"'{label}'" for label in rare[:5])
+        raise DataError(
+            "A class needs two usable clips or more, one to train on and one to test on; these have a single one: "
+            f"{names}{' …' if len(rare) > 5 else ''}. Add recordings of them, or remove them from the corpus."
+        )
+    if recipe.data.held_out_classes and not len(held_out):
+        raise DataError("No clip of the classes in data.held_out_classes is usable. `auricle inspect` lists the reasons.")
 
 
-def _with_frames(recipe: Recipe, index: Index) -> Recipe:
-    """The recipe with the width and rate of precomputed features, where the corpus holds these: its own rate is of sound.
-
-    Raises UsageError where the recipe asks for frames of another width, or the corpus holds sound.
-    """
-    asked = recipe.audio.num_features
-    if asked == index.num_features:
-        return recipe if asked is None or recipe.audio.sample_rate else recipe.replace("audio", sample_rate=FRAME_RATE)
-    if asked is None:
-        return recipe.replace("audio", num_features=index.num_features, sample_rate=FRAME_RATE)
-    there = "sound" if index.num_features is None else f"precomputed features of {index.num_features} bands"
-    raise UsageError(
-        f"audio.num_features is {asked}, and '{index.origin}' holds {there}. Leave audio.num_features null."
-    )
+def _split(usable: Index, held_out: Index, found: Audit, recipe: Recipe) -> Split:
+    """Divide the usable clips; a split file may name quarantined and held-out ones, which are in no part."""
+    excluded = found.quarantined_ids | {clip.id for clip in held_out}
+    return splits.make(usable, recipe.data, found.duplicate_groups, excluded)
 
 
 def _settings(recipe: Recipe, sample_rate: int) -> Settings:

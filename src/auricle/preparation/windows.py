@@ -9,6 +9,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from auricle.audio.store import Store
+
 FULL_SCALE = 32768.0
 
 
@@ -29,6 +31,12 @@ class AudioSource:
 def from_arrays(arrays: Sequence[np.ndarray]) -> AudioSource:
     """Clips in memory: arrays as `Sounds` has them."""
     return AudioSource(np.array([array.shape[-1] for array in arrays], dtype=np.int64), lambda number: arrays[number])
+
+
+def from_store(store: Store, positions: Sequence[int]) -> AudioSource:
+    """Some clips of a store, in the order of `positions`."""
+    lengths = np.array([store.frames(position) for position in positions], dtype=np.int64)
+    return AudioSource(lengths, lambda number: store.samples(positions[number]))
 
 
 @dataclass(frozen=True)

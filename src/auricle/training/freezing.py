@@ -1,8 +1,8 @@
-"""What of a pretrained model is trained, from which epoch on, and how fast.
+"""Which parts of a pretrained model are trained, from which epoch on, and at which learning rate.
 
-In: a model of the pretrained family and its options. Out: a Learner, which is what `Trainer` trains: it holds the whole
-model and shows only what is ever trained. What is frozen always runs in evaluation mode and without gradients, so that
-computing it in every step or once for all is the same.
+In: a model of the pretrained family and its options. Out: a PartiallyFrozenModel, which `Trainer` trains: it holds the
+whole model, and its state is the trained part. The frozen part always runs in evaluation mode and without gradients, so
+computing it in every step or once gives the same.
 """
 
 from collections.abc import Collection, Mapping
@@ -20,7 +20,7 @@ from auricle.models.families.pretrained import Freeze, Model, Options, State, To
 
 @dataclass(frozen=True)
 class Stage:
-    """From `first_epoch` (counted from 1) on, the parts from place `depth` up are trained, at `learning_rate`."""
+    """From `first_epoch` (counted from 1) on, the parts from `depth` up are trained, at `learning_rate`."""
 
     first_epoch: int
     depth: int
@@ -29,7 +29,7 @@ class Stage:
 
 @dataclass(frozen=True)
 class Plan:
-    """The stages of a training. `depth` is the lowest that any of them trains: what lies below never changes."""
+    """The stages of a training. `depth` is the lowest that any of them trains: the parts below never change."""
 
     stages: tuple[Stage, ...]
     layer_decay: float
@@ -48,9 +48,9 @@ class Plan:
 
 
 def plan(model: Model, options: Options, learning_rate: float) -> Plan:
-    """Turn the recipe's freezing, which the family has checked, into stages."""
+    """Turn the freezing options into stages."""
     layers = len(model.encoder.layers)
-    # The embedding takes no adapters, so with adapters it is frozen whatever is asked.
+    # The embedding takes no adapters, so with adapters it is always frozen.
     lowest = -1 if options.lora is None else 1
     stages = [
         Stage(stage.from_epoch, max(lowest, _depth(stage.freeze, layers)), stage.learning_rate or learning_rate)
@@ -60,36 +60,36 @@ def plan(model: Model, options: Options, learning_rate: float) -> Plan:
 
 
 def _depth(freeze: Freeze, layers: int) -> int:
-    """The lowest place that is trained."""
+    """The lowest depth that is trained."""
     if not isinstance(freeze, Top):
         return {"none": -1, "features": 0, "all": 1 + layers}[freeze]
     return 1 + layers - freeze.top
 
 
 class PartiallyFrozenModel(nn.Module):
-    """What is trained of a model. Its state is the part that is ever trained, and nothing else."""
+    """A model of which only a part is trained. Its state is the part that any stage trains."""
 
     def __init__(self, model: Model, plan: Plan) -> None:
         super().__init__()
         self.model = model
         self.plan = plan
         self.stage = plan.stages[0]
-        # Positions that a stock model holds fixed, and whatever stands beside adapters, stay as they are.
+        # A stock model may have fixed position embeddings, and adapters leave their layers unchanged.
         weights = list(model.network.named_parameters())
         self.fixed = frozenset(name for name, weight in weights if not weight.requires_grad)
-        self.places = {name: place(model.encoder, name) for name, _ in weights if name not in self.fixed}
+        self.depths = {name: place(model.encoder, name) for name, _ in weights if name not in self.fixed}
         self.begin(1)
 
     def begin(self, epoch: int) -> None:
         """Enter the stage that an epoch, counted from 1, belongs to."""
         self.stage = self.plan.at(epoch)
         for name, weight in self.model.network.named_parameters():
-            if name in self.places:
-                weight.requires_grad_(self.places[name] >= self.stage.depth)
+            if name in self.depths:
+                weight.requires_grad_(self.depths[name] >= self.stage.depth)
         self.train(self.training)
 
     def train(self, mode: bool = True) -> "PartiallyFrozenModel":
-        """Set the mode; what is frozen in this stage stays in evaluation mode."""
+        """Set the mode; the parts that this stage freezes stay in evaluation mode."""
         super().train(mode)
         for name, module in self.model.network.named_modules():
             module.training = mode and place(self.model.encoder, name) >= self.stage.depth
@@ -103,14 +103,14 @@ class PartiallyFrozenModel(nn.Module):
         rows: Tensor | None = None,
         frames: Tensor | None = None,
     ) -> SequenceClassifierOutput:
-        """Give logits and loss, from waveforms as a model takes them or from rows (batch, rows, width) of a prefix."""
-        model, stage, learns = self.model, self.stage, torch.is_grad_enabled()
+        """Give logits and loss, from waveforms or from rows (batch, rows, width) of frozen features."""
+        model, stage, is_training = self.model, self.stage, torch.is_grad_enabled()
         if rows is not None:
             assert frames is not None, "rows come with their numbers of frames"
-            state = unpacked(model, rows, frames, prefix_depth(model, self.plan))
+            state = unpack_state(model, rows, frames, frozen_depth(model, self.plan))
         else:
             assert input_values is not None, "a batch has waveforms or rows"
-            with torch.set_grad_enabled(learns and stage.depth < 0):
+            with torch.set_grad_enabled(is_training and stage.depth < 0):
                 state = model.hear(input_values, attention_mask)
         with torch.no_grad():
             state = model.advance(state, max(min(stage.depth, model.fixed_depths), state.depth))
@@ -118,47 +118,47 @@ class PartiallyFrozenModel(nn.Module):
         return SequenceClassifierOutput(loss=None if labels is None else model.loss(logits, labels), logits=logits)
 
     def state_dict(self, *args: Any, **named: Any) -> dict[str, Any]:  # type: ignore[override]
-        """The weights that are ever trained, and statistics beside them; checkpoints hold these."""
-        found = super().state_dict(*args, **named)
-        return {name: value for name, value in found.items() if self._learns(name.removeprefix("model.network."))}
+        """The weights and statistics of the trained part; checkpoints hold these."""
+        state = super().state_dict(*args, **named)
+        return {name: value for name, value in state.items() if self._is_trained(name.removeprefix("model.network."))}
 
     def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
-        """Take up what `state_dict` gave; what is frozen is not expected. Raises RuntimeError for strange names."""
-        found = super().load_state_dict(state_dict, strict=False, assign=assign)
-        missing = [name for name in found.missing_keys if self._learns(name.removeprefix("model.network."))]
-        if strict and (missing or found.unexpected_keys):
-            raise RuntimeError(f"The checkpoint lacks {missing[:3]} and has {found.unexpected_keys[:3]} too many.")
-        return type(found)(missing, found.unexpected_keys)
+        """Load what `state_dict` gave. Raises RuntimeError for missing and unknown names."""
+        keys = super().load_state_dict(state_dict, strict=False, assign=assign)
+        missing = [name for name in keys.missing_keys if self._is_trained(name.removeprefix("model.network."))]
+        if strict and (missing or keys.unexpected_keys):
+            raise RuntimeError(f"The checkpoint lacks {missing[:3]} and has {keys.unexpected_keys[:3]} too many.")
+        return type(keys)(missing, keys.unexpected_keys)
 
-    def _learns(self, name: str) -> bool:
+    def _is_trained(self, name: str) -> bool:
         return name not in self.fixed and place(self.model.encoder, name) >= self.plan.depth
 
-    def groups(self, decayed: Collection[str], weight_decay: float) -> list[dict[str, Any]]:
+    def parameter_groups(self, decayed: Collection[str], weight_decay: float) -> list[dict[str, Any]]:
         """Parameter groups for the optimiser: their `scale` of the learning rate falls from layer to layer downwards.
 
         `decayed` names the weights that weight decay applies to.
         """
-        found: dict[tuple[float, float], list[nn.Parameter]] = {}
+        groups: dict[tuple[float, float], list[nn.Parameter]] = {}
         head = len(self.model.encoder.layers) + 1
         for name, weight in self.model.network.named_parameters():
-            if self.places.get(name, -2) >= self.plan.depth:
-                scale = self.plan.layer_decay ** (head - self.places[name])
+            if self.depths.get(name, -2) >= self.plan.depth:
+                scale = self.plan.layer_decay ** (head - self.depths[name])
                 key = (scale, weight_decay if f"model.network.{name}" in decayed else 0.0)
-                found.setdefault(key, []).append(weight)
-        return [{"params": weights, "scale": scale, "weight_decay": decay} for (scale, decay), weights in found.items()]
+                groups.setdefault(key, []).append(weight)
+        return [{"params": weights, "scale": scale, "weight_decay": decay} for (scale, decay), weights in groups.items()]
 
 
-def prefix_depth(model: Model, plan: Plan) -> int | None:
-    """The depth up to which the model is frozen and can be computed once; None when it begins at the waveform.
+def frozen_depth(model: Model, plan: Plan) -> int | None:
+    """The depth up to which the model is frozen and can be computed once; None where training begins at the waveform.
 
-    Log-mel has no weights and can be computed once even where everything is trained.
+    Log-mel has no weights and can be computed once even where everything else is trained.
     """
     if plan.depth < 0 and model.encoder.front_name is not None:
         return None
     return min(max(plan.depth, 0), model.fixed_depths)
 
 
-def packed(model: Model, state: State) -> Tensor:
+def pack_state(model: Model, state: State) -> Tensor:
     """One tensor (batch, rows, width) of a state: its summaries, then its frames."""
     parts = [summary[:, None] for summary in state.summaries]
     if state.hidden is not None:
@@ -166,54 +166,54 @@ def packed(model: Model, state: State) -> Tensor:
     return torch.cat([part.to(parts[-1].dtype) for part in parts], 1)
 
 
-def unpacked(model: Model, rows: Tensor, frames: Tensor, depth: int | None) -> State:
-    """The state that `packed` made the rows from."""
-    assert depth is not None, "rows are only made where something is frozen"
-    count = summaries(model, depth)
+def unpack_state(model: Model, rows: Tensor, frames: Tensor, depth: int | None) -> State:
+    """The state of rows that `pack_state` gave."""
+    assert depth is not None, "there are rows only where something is frozen"
+    count = summary_count(model, depth)
     hidden = rows[:, count:] if depth < model.depths else None
     return State(depth, hidden, frames, tuple(rows[:, number] for number in range(count)))
 
 
-def summaries(model: Model, depth: int) -> int:
-    """How many summaries a state of this depth holds."""
+def summary_count(model: Model, depth: int) -> int:
+    """The number of summaries in a state of this depth."""
     if model.weighted:
         return depth
     return 1 if depth == model.depths else 0
 
 
 @dataclass(frozen=True)
-class Row:
-    """One line of the table of what is trained; `first_epoch` is None for what never is."""
+class PartSummary:
+    """A part of the model and its number of weights; `first_epoch` is None where it is never trained."""
 
     part: str
     weights: int
     first_epoch: int | None
 
 
-def table(learner: PartiallyFrozenModel) -> list[Row]:
-    """What is trained and from when: convolutions, embedding, each layer, head, with their numbers of weights."""
+def summarize(model: PartiallyFrozenModel) -> list[PartSummary]:
+    """Summarize convolutions, embedding, each layer and the head: weights, and the first epoch that trains them."""
     counts: dict[tuple[str, int | None], int] = {}
     weights = [
-        (place(learner.model.encoder, name), name, weight) for name, weight in learner.model.network.named_parameters()
+        (place(model.model.encoder, name), name, weight) for name, weight in model.model.network.named_parameters()
     ]
-    for where, name, weight in sorted(weights, key=lambda row: row[0]):
-        starts = [stage.first_epoch for stage in learner.plan.stages if learner.places.get(name, -2) >= stage.depth]
-        key = (_title(name, where, learner.model), min(starts, default=None))
+    for depth, name, weight in sorted(weights, key=lambda row: row[0]):
+        starts = [stage.first_epoch for stage in model.plan.stages if model.depths.get(name, -2) >= stage.depth]
+        key = (_title(name, depth, model.model), min(starts, default=None))
         counts[key] = counts.get(key, 0) + weight.numel()
-    return [Row(part, count, epoch) for (part, epoch), count in counts.items()]
+    return [PartSummary(part, count, epoch) for (part, epoch), count in counts.items()]
 
 
-def _title(name: str, where: int, model: Model) -> str:
-    if where > len(model.encoder.layers):
+def _title(name: str, depth: int, model: Model) -> str:
+    if depth > len(model.encoder.layers):
         return "head"
     if "lora_" in name:
-        return f"adapters, layer {where}"
-    return {-1: "convolutions", 0: "embedding"}.get(where, f"layer {where}")
+        return f"adapters, layer {depth}"
+    return {-1: "convolutions", 0: "embedding"}.get(depth, f"layer {depth}")
 
 
-def adapt(model: Model, options: Options, plan: Plan) -> Any:
-    """Put low-rank adapters into the layers that are trained; returns what `merge` takes. Raises MissingExtra."""
-    assert options.lora is not None, "only a recipe with adapters adapts"
+def add_adapters(model: Model, options: Options, plan: Plan) -> Any:
+    """Put low-rank adapters into the trained layers; returns what `merge_adapters` takes. Raises MissingExtra."""
+    assert options.lora is not None, "the recipe has adapters"
     try:
         from peft import LoraConfig, LoraModel
     except ModuleNotFoundError as error:
@@ -233,6 +233,6 @@ def adapt(model: Model, options: Options, plan: Plan) -> Any:
     return adapters
 
 
-def merge(adapters: Any) -> None:
-    """Add what the adapters learnt to the weights they stand beside, and take them out."""
+def merge_adapters(adapters: Any) -> None:
+    """Add the adapters to the weights of their layers, and remove them."""
     adapters.merge_and_unload()

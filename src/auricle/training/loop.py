@@ -1,13 +1,13 @@
-"""The few places where our training differs from `Trainer`'s: its batches, its validation, its seeds, its averages.
+"""Where our training differs from `Trainer`'s: its batches, its validation, its seeds, its averaged weights.
 
-Validation goes through `scoring.score` like every other judgement. Before each step the global generator is seeded from
-the run's seed and the step's number: nothing random depends on what happened before.
+Before each step the global generator is seeded from the run's seed and the step's number: nothing random depends on what
+happened before, so a resumed run repeats the steps of one that was never interrupted.
 """
 
 import json
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -25,30 +25,17 @@ from auricle.preparation.batches import EpochBatches
 from auricle.recipe import Recipe
 from auricle.training import schedule
 from auricle.training.freezing import PartiallyFrozenModel
+from auricle.training.progress import Epoch
 from auricle.training.task import TrainingTask
 
 AVERAGE_FILE = "average.safetensors"
-# What the best epoch is chosen by: the recipe's metric, and between equals the lower loss.
-CHOICE = "choice"
-TIE = 1e-6
-
-
-@dataclass(frozen=True)
-class Epoch:
-    """One line of history. `valid` holds the validation metrics, None without a validation part."""
-
-    epoch: int
-    epochs: int
-    loss: float
-    learning_rate: float
-    valid: dict[str, float] | None
-    seconds: float
-    clips_per_second: float
-    seconds_left: float
+# The best epoch has the best metric of the recipe, and between equals the lower loss.
+SELECTION_METRIC = "selection_metric"
+TIE_WEIGHT = 1e-6
 
 
 class ProgressCallback(TrainerCallback):
-    """Times the epochs and passes each one on, to history.jsonl and to whoever listens."""
+    """Times the epochs and passes each one on, to history.jsonl and to `on_epoch`."""
 
     def __init__(self, clips: int, epochs: int, path: Path, on_epoch: Callable[[Epoch], None]) -> None:
         self.clips = clips
@@ -86,8 +73,8 @@ class ProgressCallback(TrainerCallback):
     def on_evaluate(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, metrics: dict[str, float], **_: Any
     ) -> None:
-        passed = (f"eval_{CHOICE}", "epoch")
-        self._emit(state, {name.removeprefix("eval_"): value for name, value in metrics.items() if name not in passed})
+        skipped = (f"eval_{SELECTION_METRIC}", "epoch")
+        self._emit(state, {name.removeprefix("eval_"): value for name, value in metrics.items() if name not in skipped})
 
     def _emit(self, state: TrainerState, valid: dict[str, float] | None) -> None:
         done = round(state.epoch or 0)
@@ -107,21 +94,21 @@ class ProgressCallback(TrainerCallback):
         self.on_epoch(epoch)
 
 
-class Stages(TrainerCallback):
-    """Tells a Learner which epoch begins, so that it trains what the epoch's stage trains."""
+class StageCallback(TrainerCallback):
+    """Lets a PartiallyFrozenModel train what the stage of each epoch trains."""
 
-    def __init__(self, learner: PartiallyFrozenModel) -> None:
-        self.learner = learner
+    def __init__(self, model: PartiallyFrozenModel) -> None:
+        self.model = model
 
     def on_epoch_begin(self, args: TrainingArguments, state: TrainerState, *_: Any, **__: Any) -> None:
-        self.learner.begin(1 + int(state.epoch or 0))
+        self.model.begin(1 + int(state.epoch or 0))
 
 
-class Progress(TrainerCallback):
-    """Tells heads with a margin how far training is: theirs may rise in its first part."""
+class MarginWarmup(TrainerCallback):
+    """Gives heads with a margin the progress of training: the margin may rise in its first part."""
 
-    def __init__(self, learner: nn.Module) -> None:
-        self.heads = [module for module in learner.modules() if isinstance(module, MarginSoftmax)]
+    def __init__(self, model: nn.Module) -> None:
+        self.heads = [module for module in model.modules() if isinstance(module, MarginSoftmax)]
 
     def on_step_begin(self, args: TrainingArguments, state: TrainerState, *_: Any, **__: Any) -> None:
         for head in self.heads:
@@ -132,7 +119,7 @@ class Progress(TrainerCallback):
             head.progress = 1.0
 
 
-class Average(TrainerCallback):
+class WeightAverage(TrainerCallback):
     """The exponential moving average of all floating-point weights and statistics, warmed up over the first steps."""
 
     def __init__(self, model: nn.Module, decay: float) -> None:
@@ -142,7 +129,7 @@ class Average(TrainerCallback):
         }
 
     def load(self, checkpoint: Path) -> None:
-        """Take up the average that a checkpoint holds."""
+        """Load the average from a checkpoint."""
         self.weights = load_file(checkpoint / AVERAGE_FILE)
 
     def on_step_end(
@@ -155,24 +142,24 @@ class Average(TrainerCallback):
                 value.lerp_(current[name].to(value.device), 1 - decay)
 
 
-def _choice(found: dict[str, float], metric: str) -> float:
+def _selection_metric(metrics: dict[str, float], name: str) -> float:
     """The number that is largest in the best epoch."""
-    if metric == "log_loss":
-        return -found[metric]
-    return found[metric] - TIE * found["log_loss"]
+    if name == "log_loss":
+        return -metrics[name]
+    return metrics[name] - TIE_WEIGHT * metrics["log_loss"]
 
 
 class AudioTrainer(Trainer):
-    """`Trainer` with our batches, schedule and validation. `validate` is None when there is no validation part."""
+    """`Trainer` with our batches, schedule and validation."""
 
     def __init__(
         self,
         *,
         args: TrainingArguments,
-        course: TrainingTask,
+        task: TrainingTask,
         batches: EpochBatches,
         recipe: Recipe,
-        watch: ProgressCallback,
+        progress: ProgressCallback,
     ) -> None:
         optimizer = None
         if recipe.train.optimizer == "adam":
@@ -181,25 +168,25 @@ class AudioTrainer(Trainer):
         self.optimizer: Any
         self.control: TrainerControl
         super().__init__(
-            model=course.learner,
+            model=task.trained_model,
             args=args,
-            train_dataset=course.clips,
-            eval_dataset=course.clips if course.validate else None,
-            data_collator=course.collate,
-            callbacks=[watch],
+            train_dataset=task.clips,
+            eval_dataset=task.clips if task.validation else None,
+            data_collator=task.collate,
+            callbacks=[progress],
             optimizer_cls_and_kwargs=optimizer,
         )
         self.remove_callback(PrinterCallback)
-        self.watch = watch
+        self.progress = progress
         self.batches = batches
         self.settings = recipe.train
-        self.course = course
-        self.average = Average(course.learner, recipe.train.ema_decay) if recipe.train.ema_decay else None
+        self.task = task
+        self.average = WeightAverage(task.trained_model, recipe.train.ema_decay) if recipe.train.ema_decay else None
         if self.average is not None:
             self.add_callback(self.average)
-        self.add_callback(Progress(course.learner))
-        if isinstance(course.learner, PartiallyFrozenModel):
-            self.add_callback(Stages(course.learner))
+        self.add_callback(MarginWarmup(task.trained_model))
+        if isinstance(task.trained_model, PartiallyFrozenModel):
+            self.add_callback(StageCallback(task.trained_model))
         self._step = -1
         self._part = 0
 
@@ -207,25 +194,25 @@ class AudioTrainer(Trainer):
         loader: DataLoader[Any] = DataLoader(
             self.train_dataset,
             batch_sampler=self.batches,
-            collate_fn=self.course.collate,
+            collate_fn=self.task.collate,
             pin_memory=self.args.dataloader_pin_memory,
         )
         return self.accelerator.prepare(loader)
 
     def create_optimizer(self, *_: Any, **__: Any) -> Any:
-        """For a Learner, one group of weights for each scale of the learning rate; what `Trainer` does for the rest."""
+        """One group of weights for each scale of the learning rate, where a model is partially frozen; else the default."""
         if self.optimizer is None and isinstance(self.model, PartiallyFrozenModel):
-            made, named = self.get_optimizer_cls_and_kwargs(self.args, self.model)
-            groups = self.model.groups(set(self.get_decay_parameter_names(self.model)), self.args.weight_decay)
+            optimizer_class, options = self.get_optimizer_cls_and_kwargs(self.args, self.model)
+            groups = self.model.parameter_groups(set(self.get_decay_parameter_names(self.model)), self.args.weight_decay)
             for group in groups:
-                group["lr"] = named["lr"] * group["scale"]
-            self.optimizer = made(groups, **named)
+                group["lr"] = options["lr"] * group["scale"]
+            self.optimizer = optimizer_class(groups, **options)
         return self.optimizer or super().create_optimizer()
 
     def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
         if self.lr_scheduler is None:
             optimizer = optimizer or self.optimizer
-            plan = self.course.plan
+            plan = self.task.plan
             if plan is not None and plan.is_staged(self.settings.learning_rate):
                 starts = [stage.first_epoch - 1 for stage in plan.stages]
                 rates = [stage.learning_rate / self.settings.learning_rate for stage in plan.stages]
@@ -245,28 +232,28 @@ class AudioTrainer(Trainer):
         return super().training_step(model, inputs, num_items_in_batch)
 
     def evaluate(self, *_: Any, **__: Any) -> dict[str, float]:
-        """Judge the validation part with the averaged weights where there are any."""
-        validate = self.course.validate
-        assert validate is not None, "Trainer evaluates only when a validation part was given"
+        """Validate with the averaged weights where there are any."""
+        validation = self.task.validation
+        assert validation is not None, "Trainer evaluates only when a validation part was given"
         raw = {name: value.clone() for name, value in self.model.state_dict().items()} if self.average else None
         self.use_average()
-        found = validate()
+        found = validation.metrics()
         if raw is not None:
             self.model.load_state_dict(raw)
         metrics = {f"eval_{name}": value for name, value in found.items()}
         self.log(dict(metrics))
-        metrics[f"eval_{CHOICE}"] = _choice(found, self.settings.metric_for_best_model)
+        metrics[f"eval_{SELECTION_METRIC}"] = _selection_metric(found, self.settings.metric_for_best_model)
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
-        """Write the weights and, where one is kept, their average; both are there before trainer_state.json is."""
+        """Write the weights and, where there is one, their average; trainer_state.json is written after both."""
         super().save_model(output_dir, _internal_call=_internal_call)
         if self.average is not None and self.args.should_save:
             weights = {name: value.contiguous() for name, value in self.average.weights.items()}
             save_file(weights, Path(output_dir or str(self.args.output_dir)) / AVERAGE_FILE)
 
     def use_average(self) -> None:
-        """Put the averaged weights into the model, where an average is kept."""
+        """Put the averaged weights into the model, where there are any."""
         if self.average is not None:
             self.model.load_state_dict(self.average.weights, strict=False)

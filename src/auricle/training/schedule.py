@@ -1,4 +1,4 @@
-"""How the learning rate moves: one-cycle, cosine or linear, all with a warm-up share."""
+"""Learning rate schedules: one-cycle, cosine or linear, all with warm-up."""
 
 import bisect
 import math
@@ -30,7 +30,7 @@ def make(optimizer: torch.optim.Optimizer, train: Train, steps: int) -> LRSchedu
 def staged(
     optimizer: torch.optim.Optimizer, train: Train, steps: int, starts: Sequence[int], rates: Sequence[float]
 ) -> LRScheduler:
-    """Build a schedule that begins anew in every stage.
+    """Build a schedule that restarts in every stage.
 
     Stage i runs from epoch starts[i] (counted from 0) to the next one's and multiplies every group's own rate by
     rates[i]. One-cycle is linear here, without its momentum.
@@ -48,8 +48,7 @@ def staged(
 def _shape(train: Train, progress: float) -> float:
     """The share of the full rate at a progress from 0 to 1.
 
-    A step takes the rate of its own middle, so that not even the single step of a short training is lost to a rate of
-    zero.
+    A step has the rate of its own middle, so that even the single step of a short training has a rate above zero.
     """
     progress = min(progress, 1.0)
     if progress < train.warmup_ratio:

@@ -1,12 +1,13 @@
-"""One fold's lesson, whatever the family: what is trained, on which batches, and how it is judged.
+"""What `Trainer` trains, on which batches, and how it is validated, the same for every family.
 
-In: a model, clips to learn and to choose from, the recipe; of a pretrained model also its plan and prefix. Out: a
-Course, all that `train` needs to know. A model that is trained whole is its own learner.
+In: a model, training and validation clips, the recipe; of a pretrained model also its plan and frozen features. Out: a
+TrainingTask, all that `train` needs.
 """
 
+import contextlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -18,99 +19,132 @@ from auricle.evaluation import metrics, scoring
 from auricle.models import precision, torch_runtime
 from auricle.preparation import batches
 from auricle.preparation.batches import TrainClips
-from auricle.preparation.windows import AudioSource, Window
+from auricle.preparation.prepare import LabelledClips
+from auricle.preparation.windows import Window
 from auricle.recipe import Recipe
 from auricle.training import frozen_features
 from auricle.training.freezing import PartiallyFrozenModel, Plan
-from auricle.training.frozen_features import FrozenFeatureClips, FrozenFeatures, View
+from auricle.training.frozen_features import ClipView, FrozenFeatureClips, FrozenFeatures
 
 
-@dataclass(frozen=True)
-class LabelledClips:
-    """Clips to learn or to choose from, and each one's class: labels (clips,) int64."""
+class Validation(Protocol):
+    """The validation clips, scored by the model as it is now."""
 
-    sounds: AudioSource
-    labels: np.ndarray
+    def logits(self) -> np.ndarray:
+        """Logits (clips, classes)."""
 
-    def __len__(self) -> int:
-        return len(self.sounds)
+    def metrics(self) -> dict[str, float]:
+        """Every metric of these logits, by name."""
 
 
 @dataclass(frozen=True)
 class TrainingTask:
-    """What `Trainer` trains and on what. `validate` is None without a validation part; `plan` where all is trained.
+    """What `Trainer` trains and on what. `validation` is None without validation clips, `plan` where all is trained."""
 
-    `score` gives the validation clips' logits (clips, classes), by whose metrics `validate` answers.
-    """
-
-    learner: nn.Module
+    trained_model: nn.Module
     clips: Dataset[dict[str, Any]]
     lengths: np.ndarray
     labels: np.ndarray
     collate: Callable[[Sequence[dict[str, Any]]], dict[str, Tensor]]
-    validate: Callable[[], dict[str, float]] | None
+    validation: Validation | None
     plan: Plan | None = None
-    score: Callable[[], np.ndarray] | None = None
 
 
-def whole(
-    model: PreTrainedModel, recipe: Recipe, learn: LabelledClips, choose: LabelledClips, plan: Plan | None = None
+@dataclass(frozen=True)
+class WaveformValidation:
+    """Validation on whole clips or windows. Large encoders are validated in the precision of their training."""
+
+    model: PreTrainedModel
+    clips: LabelledClips
+    recipe: Recipe
+    is_mixed_precision: bool
+
+    def logits(self) -> np.ndarray:
+        with _autocast(self.model, self.is_mixed_precision):
+            return scoring.score(self.model, self.clips.audio, batch_seconds=self.recipe.evaluate.batch_seconds)
+
+    def metrics(self) -> dict[str, float]:
+        return _metrics(self.clips.labels, self.logits(), self.recipe)
+
+
+@dataclass(frozen=True)
+class FrozenFeatureValidation:
+    """Validation from what the frozen part gave; `clips` are positions in it."""
+
+    model: PartiallyFrozenModel
+    features: FrozenFeatures
+    clips: Sequence[int]
+    labels: np.ndarray
+    recipe: Recipe
+
+    def logits(self) -> np.ndarray:
+        config = self.model.model.config
+        windows = scoring.windows_of(config, self.features.lengths[list(self.clips)])
+        batch_samples = round(self.recipe.evaluate.batch_seconds * config.sample_rate)
+        is_mixed_precision = precision.is_bf16(self.recipe.train.precision)
+        with _autocast(self.model.model, is_mixed_precision), torch_runtime.judging(self.model):
+            return scoring.over(windows, batch_samples, self._window_logits)
+
+    def _window_logits(self, batch: Sequence[Window]) -> np.ndarray:
+        views = [ClipView(self.clips[window.clip], window.start, window.stop) for window in batch]
+        device = next(self.model.parameters()).device
+        return torch_runtime.plain(self.model(**self.features.batch(views, device)).logits)
+
+    def metrics(self) -> dict[str, float]:
+        return _metrics(self.labels, self.logits(), self.recipe)
+
+
+def waveform_task(
+    model: PreTrainedModel, recipe: Recipe, train: LabelledClips, validation: LabelledClips, plan: Plan | None = None
 ) -> TrainingTask:
-    """Learn from waveforms: random crops in training, whole clips or windows in validation."""
-    rate, least = model.config.sample_rate, recipe.train.min_crop_seconds
-    clips = TrainClips(learn.sounds, learn.labels, crop(recipe, rate), round(least * rate) if least else None)
-    learner = model if plan is None else PartiallyFrozenModel(model, plan)
+    """Train on waveforms: random crops in training, whole clips or windows in validation."""
+    rate, min_seconds = model.config.sample_rate, recipe.train.min_crop_seconds
+    clips = TrainClips(
+        train.audio, train.labels, crop_samples(recipe, rate), round(min_seconds * rate) if min_seconds else None
+    )
+    is_mixed_precision = plan is not None and precision.is_bf16(recipe.train.precision)
+    return TrainingTask(
+        model if plan is None else PartiallyFrozenModel(model, plan),
+        clips,
+        clips.lengths,
+        train.labels,
+        batches.collate,
+        WaveformValidation(model, validation, recipe, is_mixed_precision) if len(validation) else None,
+        plan,
+    )
 
-    def score() -> np.ndarray:
-        with _autocast(model, recipe, plan is not None):
-            return scoring.score(model, choose.sounds, batch_seconds=recipe.evaluate.batch_seconds)
 
-    if not len(choose):
-        return TrainingTask(learner, clips, clips.lengths, learn.labels, batches.collate, None, plan)
-    judge = _judge(score, choose.labels, recipe)
-    return TrainingTask(learner, clips, clips.lengths, learn.labels, batches.collate, judge, plan, score)
-
-
-def from_prefix(
+def frozen_feature_task(
     model: Any,
     recipe: Recipe,
     plan: Plan,
-    computed: FrozenFeatures,
-    learn: tuple[Sequence[int], np.ndarray],
-    choose: tuple[Sequence[int], np.ndarray],
+    features: FrozenFeatures,
+    train: tuple[Sequence[int], np.ndarray],
+    validation: tuple[Sequence[int], np.ndarray],
 ) -> TrainingTask:
-    """Learn from what the frozen part gave. `learn` and `choose` are clips by their places in it, and their classes."""
-    learner = PartiallyFrozenModel(model, plan)
-    clips = FrozenFeatureClips(computed, *learn)
-    asked, truth = choose
-
-    def score() -> np.ndarray:
-        cut = scoring.windows_of(model.config, computed.lengths[list(asked)])
-
-        def answer(batch: Sequence[Window]) -> np.ndarray:
-            views = [View(asked[window.clip], window.start, window.stop) for window in batch]
-            device = next(learner.parameters()).device
-            return torch_runtime.plain(learner(**computed.batch(views, device)).logits)
-
-        with _autocast(model, recipe, True), torch_runtime.judging(learner):
-            return scoring.over(cut, round(recipe.evaluate.batch_seconds * model.config.sample_rate), answer)
-
-    if not len(asked):
-        return TrainingTask(learner, clips, clips.lengths, learn[1], frozen_features.collate, None, plan)
-    judge = _judge(score, truth, recipe)
-    return TrainingTask(learner, clips, clips.lengths, learn[1], frozen_features.collate, judge, plan, score)
+    """Train on frozen features. `train` and `validation` are clips by their positions in these, and their classes."""
+    trained_model = PartiallyFrozenModel(model, plan)
+    clips = FrozenFeatureClips(features, *train)
+    return TrainingTask(
+        trained_model,
+        clips,
+        clips.lengths,
+        train[1],
+        frozen_features.collate,
+        FrozenFeatureValidation(trained_model, features, *validation, recipe) if len(validation[0]) else None,
+        plan,
+    )
 
 
-def crop(recipe: Recipe, sample_rate: int) -> int | None:
+def crop_samples(recipe: Recipe, sample_rate: int) -> int | None:
     """The recipe's training crop in samples."""
     return round(recipe.train.crop_seconds * sample_rate) if recipe.train.crop_seconds else None
 
 
-def _judge(score: Callable[[], np.ndarray], labels: np.ndarray, recipe: Recipe) -> Callable[[], dict[str, float]]:
-    return lambda: metrics.measure(metrics.judge(labels, score(), recipe.evaluate.top_k))
+def _metrics(labels: np.ndarray, logits: np.ndarray, recipe: Recipe) -> dict[str, float]:
+    return metrics.measure(metrics.judge(labels, logits, recipe.evaluate.top_k))
 
 
-def _autocast(model: Any, recipe: Recipe, wanted: bool) -> Any:
-    """Judge large encoders in the precision of their training, and small networks in the one they will answer in."""
+def _autocast(model: Any, is_mixed_precision: bool) -> contextlib.AbstractContextManager[None]:
     device = next(model.parameters()).device.type
-    return torch.autocast(device, torch.bfloat16, enabled=wanted and precision.is_bf16(recipe.train.precision))
+    return torch.autocast(device, torch.bfloat16, enabled=is_mixed_precision)

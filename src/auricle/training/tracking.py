@@ -12,7 +12,7 @@ import os
 import re
 import secrets
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -31,18 +31,6 @@ def run_name(folder: Path) -> str:
     """The name of a training's tracked run: its run folder's, and within that which fold and seed it is."""
     inner = _inner(folder)
     return f"{_root(folder).name}{inner}"
-
-
-def followed(train_fold: Callable[..., Any], recipe: Recipe) -> Callable[..., Any]:
-    """The same training of a fold into a folder, each time as a tracked run of its own."""
-    if recipe.train.report_to == "none":
-        return train_fold
-
-    def train_followed(fold: Any, folder: Path, listener: Any) -> Any:
-        with _following(recipe, folder):
-            return train_fold(fold, folder, listener)
-
-    return train_followed
 
 
 def finish(recipe: Recipe, folder: Path, report: Mapping[str, Any]) -> None:
@@ -77,10 +65,13 @@ def confusions(report: Mapping[str, Any]) -> list[list[Any]]:
 
 
 @contextlib.contextmanager
-def _following(recipe: Recipe, folder: Path) -> Iterator[None]:
-    """Open a tracked run for what is trained inside; that of the kept model stays open for its test metrics."""
+def tracked(recipe: Recipe, folder: Path) -> Iterator[None]:
+    """Open a tracked run for the training inside; that of the run's own model stays open for its test metrics."""
     folder = folder.absolute()
     tracker = recipe.train.report_to
+    if tracker == "none":
+        yield
+        return
     if tracker == "wandb":
         _open_wandb(recipe, folder)
     elif tracker == "mlflow":

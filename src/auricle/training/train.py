@@ -5,14 +5,12 @@ checkpoints and history.jsonl in the fold's folder. Every random draw of a step 
 number, so a run that was killed and resumed ends in the same weights as one that was not.
 """
 
-import importlib.util
 import json
 import logging
 import math
 import shutil
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -20,90 +18,77 @@ import torch
 from safetensors.torch import load_file
 from transformers import EarlyStoppingCallback, PreTrainedModel, TrainingArguments
 
-from auricle.errors import MissingExtra, RunError
+from auricle.errors import RunError
 from auricle.models import precision
 from auricle.preparation.batches import EpochBatches, build
-from auricle.recipe import Recipe, Train
+from auricle.preparation.prepare import LabelledClips
+from auricle.recipe import Recipe
+from auricle.run_folder import RunFolder
 from auricle.training import tracking
-from auricle.training.loop import AVERAGE_FILE, CHOICE, AudioTrainer, Epoch, ProgressCallback
-from auricle.training.task import LabelledClips, TrainingTask
+from auricle.training.fold import TrainingSummary
+from auricle.training.loop import AVERAGE_FILE, SELECTION_METRIC, AudioTrainer, ProgressCallback
+from auricle.training.progress import Epoch
+from auricle.training.task import TrainingTask
 
-CALIBRATION_CLIPS = 1000
+NORMALIZATION_CLIPS = 1000
 _log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
-class Trained:
-    """What training did. `chosen` is the epoch whose weights were kept, counted from 1; `seconds` is this session's.
-
-    `temperature` is what the logits of the finished model are divided by.
-    """
-
-    epochs: int
-    chosen: int
-    steps: int
-    batch_size: int
-    accumulation: int
-    seconds: float = field(compare=False)
-    clips_per_second: float = field(compare=False)
-    temperature: float = 1.0
-
-
 def train(
-    model: PreTrainedModel, recipe: Recipe, course: TrainingTask, folder: Path, on_epoch: Callable[[Epoch], None]
-) -> Trained:
-    """Train the course's learner in place and leave the model with the chosen weights.
+    model: PreTrainedModel, recipe: Recipe, task: TrainingTask, folder: RunFolder, on_epoch: Callable[[Epoch], None]
+) -> TrainingSummary:
+    """Train in place and leave the model with the weights of the chosen epoch.
 
-    Checkpoints that are whole are taken up again. On out-of-memory the batch halves and the accumulation doubles, so
-    the effective batch stays. Raises RunError when a single clip does not fit.
+    Training resumes from the newest complete checkpoint. On out-of-memory the batch halves and the accumulation doubles,
+    so the effective batch stays. Raises RunError when a single clip does not fit.
     """
     start = time.perf_counter()
-    # The layout that convolutions learn fastest in; the saved weights have the usual one again.
+    # The memory layout in which convolutions train fastest; the saved weights have the usual one.
     model.to(memory_format=torch.channels_last)
     batch_size, accumulation = recipe.train.batch_size, recipe.train.gradient_accumulation_steps
-    fresh = {name: value.clone() for name, value in course.learner.state_dict().items()}
+    initial = {name: value.clone() for name, value in task.trained_model.state_dict().items()}
     while True:
         try:
-            trainer = _trainer(model, recipe, course, folder, on_epoch, batch_size, accumulation)
-            checkpoint = last_checkpoint(folder / "checkpoints")
-            _truncate_history(folder / "history.jsonl", checkpoint)
+            trainer = _trainer(model, recipe, task, folder, on_epoch, batch_size, accumulation)
+            checkpoint = last_checkpoint(folder.checkpoints)
+            _truncate_history(folder.history, checkpoint)
             if checkpoint and trainer.average is not None:
                 trainer.average.load(checkpoint)
             trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
             break
         except (RuntimeError, MemoryError) as error:
-            if not _out_of_memory(error):
+            if not _is_out_of_memory(error):
                 raise
             if batch_size == 1:
                 raise RunError(
-                    "Memory does not suffice for one clip at a time. Set train.crop_seconds lower, or take a smaller "
-                    "model."
+                    "There is too little memory for one clip at a time. Set train.crop_seconds lower, or choose a "
+                    "smaller model."
                 ) from error
             batch_size, accumulation = -(-batch_size // 2), accumulation * 2
-            _log.warning("Out of memory: going on with batches of %d, accumulated %d times.", batch_size, accumulation)
-            course.learner.load_state_dict(fresh)
-    chosen = _keep_chosen(trainer, recipe, course.validate is not None)
-    # Training in bf16 leaves its cast around the model's forward; from here on it answers as its folder will.
-    trainer.accelerator.unwrap_model(course.learner, keep_fp32_wrapper=False)
+            _log.warning("Out of memory: retrying with batches of %d, accumulated %d times.", batch_size, accumulation)
+            task.trained_model.load_state_dict(initial)
+    chosen_epoch = _load_chosen(trainer, recipe, task.validation is not None)
+    # Training in bf16 leaves its cast around the model's forward; from here on it computes as its folder will.
+    trainer.accelerator.unwrap_model(task.trained_model, keep_fp32_wrapper=False)
     model.to(memory_format=torch.contiguous_format)
-    return Trained(
+    return TrainingSummary(
         epochs=math.ceil(trainer.state.epoch or 0),
-        chosen=chosen,
+        chosen_epoch=chosen_epoch,
         steps=trainer.state.global_step,
         batch_size=batch_size,
-        accumulation=accumulation,
+        gradient_accumulation_steps=accumulation,
         seconds=time.perf_counter() - start,
-        clips_per_second=trainer.watch.clips_per_second,
+        clips_per_second=trainer.progress.clips_per_second,
     )
 
 
-def fit_normalization(model: PreTrainedModel, learn: LabelledClips, batch_seconds: float) -> None:
-    """Let the front end take its statistics from at most CALIBRATION_CLIPS evenly spaced training clips."""
-    places = np.unique(np.linspace(0, len(learn) - 1, min(len(learn), CALIBRATION_CLIPS)).astype(int))
+def fit_normalization(model: PreTrainedModel, clips: LabelledClips, batch_seconds: float) -> None:
+    """Fit the front end's statistics to at most NORMALIZATION_CLIPS evenly spaced training clips."""
+    positions = np.unique(np.linspace(0, len(clips) - 1, min(len(clips), NORMALIZATION_CLIPS)).astype(int))
     size = max(1, round(batch_seconds / 8))
     batches = (
-        build([learn.sounds.get(int(place)) for place in places[first : first + size]])
-        for first in range(0, len(places), size)
+        build([clips.audio.get(int(position)) for position in positions[first : first + size]])
+        for first in range(0, len(positions), size)
     )
     model.fit_normalization(batches)
 
@@ -115,9 +100,9 @@ def class_weights(labels: np.ndarray, classes: int) -> torch.Tensor:
 
 
 def last_checkpoint(folder: Path) -> Path | None:
-    """The newest whole checkpoint. trainer_state.json is written last, so one that can be read vouches for the rest."""
-    found = sorted(folder.glob("checkpoint-*"), key=lambda path: int(path.name.rpartition("-")[2]), reverse=True)
-    for path in found:
+    """The newest complete checkpoint: trainer_state.json is written last. Incomplete ones are deleted."""
+    newest_first = sorted(folder.glob("checkpoint-*"), key=lambda path: int(path.name.rpartition("-")[2]), reverse=True)
+    for path in newest_first:
         try:
             json.loads((path / "trainer_state.json").read_text(encoding="utf-8"))
             return path
@@ -129,8 +114,8 @@ def last_checkpoint(folder: Path) -> Path | None:
 def _trainer(
     model: PreTrainedModel,
     recipe: Recipe,
-    course: TrainingTask,
-    folder: Path,
+    task: TrainingTask,
+    folder: RunFolder,
     on_epoch: Callable[[Epoch], None],
     batch_size: int,
     accumulation: int,
@@ -139,44 +124,45 @@ def _trainer(
     model.augment = recipe.augment
     model.label_smoothing = settings.label_smoothing_factor
     classes = model.config.num_labels
-    model.class_weights = class_weights(course.labels, classes) if settings.class_balance == "loss" else None
+    model.class_weights = class_weights(task.labels, classes) if settings.class_balance == "loss" else None
     balanced = settings.class_balance == "sampling"
     trainer = AudioTrainer(
-        args=_arguments(recipe, folder, batch_size, accumulation, course.validate is not None),
-        course=course,
-        batches=EpochBatches(course.lengths, course.labels, batch_size, settings.seed, balanced),
+        args=_arguments(recipe, folder, batch_size, accumulation, task.validation is not None),
+        task=task,
+        batches=EpochBatches(task.lengths, task.labels, batch_size, settings.seed, balanced),
         recipe=recipe,
-        watch=ProgressCallback(len(course.labels), settings.epochs, folder / "history.jsonl", on_epoch),
+        progress=ProgressCallback(len(task.labels), settings.epochs, folder.history, on_epoch),
     )
-    if settings.early_stopping_patience is not None and course.validate is not None:
+    if settings.early_stopping_patience is not None and task.validation is not None:
         trainer.add_callback(EarlyStoppingCallback(early_stopping_patience=settings.early_stopping_patience))
     return trainer
 
 
-def _arguments(recipe: Recipe, folder: Path, batch_size: int, accumulation: int, validated: bool) -> TrainingArguments:
+def _arguments(
+    recipe: Recipe, folder: RunFolder, batch_size: int, accumulation: int, is_validated: bool
+) -> TrainingArguments:
     settings = recipe.train
-    best = validated and settings.load_best_model_at_end
     return TrainingArguments(
-        output_dir=str(folder / "checkpoints"),
+        output_dir=str(folder.checkpoints),
         num_train_epochs=settings.epochs,
         per_device_train_batch_size=batch_size,
         gradient_accumulation_steps=accumulation,
         learning_rate=settings.learning_rate,
         weight_decay=settings.weight_decay,
         max_grad_norm=settings.max_grad_norm,
-        eval_strategy="epoch" if validated else "no",
+        eval_strategy="epoch" if is_validated else "no",
         save_strategy="epoch",
         save_total_limit=2,
         logging_strategy="epoch",
         logging_nan_inf_filter=False,
-        load_best_model_at_end=best,
-        metric_for_best_model=CHOICE if validated else None,
+        load_best_model_at_end=is_validated and settings.load_best_model_at_end,
+        metric_for_best_model=SELECTION_METRIC if is_validated else None,
         greater_is_better=True,
         bf16=precision.is_bf16(settings.precision),
         seed=settings.seed,
         use_cpu=not torch.accelerator.is_available(),
         report_to=[] if settings.report_to == "none" else [settings.report_to],
-        run_name=tracking.run_name(folder),
+        run_name=tracking.run_name(folder.path),
         project=tracking.PROJECT,
         remove_unused_columns=False,
         disable_tqdm=True,
@@ -184,16 +170,10 @@ def _arguments(recipe: Recipe, folder: Path, batch_size: int, accumulation: int,
     )
 
 
-def check_tracker(train: Train) -> None:
-    """Raise MissingExtra when the tracker that a recipe names is not installed, before any work is done."""
-    if train.report_to != "none" and importlib.util.find_spec(train.report_to) is None:
-        raise MissingExtra(f"Tracking with {train.report_to}", "track")
-
-
-def _keep_chosen(trainer: AudioTrainer, recipe: Recipe, validated: bool) -> int:
+def _load_chosen(trainer: AudioTrainer, recipe: Recipe, is_validated: bool) -> int:
     """Leave the model with the weights of the chosen epoch; returns its number, counted from 1."""
     steps_an_epoch = max(1, trainer.state.max_steps // recipe.train.epochs)
-    best = trainer.state.best_model_checkpoint if validated and recipe.train.load_best_model_at_end else None
+    best = trainer.state.best_model_checkpoint if is_validated and recipe.train.load_best_model_at_end else None
     if best is None:
         trainer.use_average()
         return math.ceil(trainer.state.global_step / steps_an_epoch)
@@ -204,25 +184,25 @@ def _keep_chosen(trainer: AudioTrainer, recipe: Recipe, validated: bool) -> int:
 
 
 def _truncate_history(path: Path, checkpoint: Path | None) -> None:
-    """Drop the epochs after the checkpoint that training goes on from: they will be run again."""
+    """Drop the epochs after the checkpoint that training resumes from: they will run again."""
     if not path.is_file():
         return
     epoch = 0.0
     if checkpoint is not None:
         epoch = json.loads((checkpoint / "trainer_state.json").read_text(encoding="utf-8"))["epoch"]
     lines = path.read_text(encoding="utf-8").splitlines()
-    kept = [line for line in lines if _epoch_of(line) <= round(epoch)]
-    path.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
+    complete = [line for line in lines if _epoch_of(line) <= round(epoch)]
+    path.write_text("".join(f"{line}\n" for line in complete), encoding="utf-8")
 
 
 def _epoch_of(line: str) -> float:
-    """The epoch of a history line; a line cut off by a kill counts as one to be dropped."""
+    """The epoch of a line of history; a line that a kill cut off counts as one to drop."""
     try:
         return float(json.loads(line)["epoch"])
     except (json.JSONDecodeError, KeyError):
         return math.inf
 
 
-def _out_of_memory(error: BaseException) -> bool:
+def _is_out_of_memory(error: BaseException) -> bool:
     text = str(error)
     return isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in text

@@ -23,8 +23,8 @@ from auricle.models.features.ridge import LIMIT, WITHIN_RANK, fit, rbf_kernel
 from auricle.models.layers import masking
 from auricle.models.layers.front_end import waveforms_as_they_are
 
-# It can take precomputed features in place of sound.
-FRAMES = True
+TRAINING = "closed_form"
+TAKES_FEATURES = True
 # Values summarised at once.
 CHUNK = 2**18
 

@@ -26,6 +26,9 @@ from auricle.models.layers.masked_batch_norm import BatchNorm
 from auricle.models.layers.pooling import Pooling, PoolingKind
 from auricle.recipe import Augment
 
+TRAINING = "gradient"
+TAKES_FEATURES = False
+
 
 class Options(pydantic.BaseModel):
     """What a recipe may say beside `family: cnn`. `pooling: null` is the size's own."""

@@ -26,9 +26,10 @@ from auricle.models.layers.masked_batch_norm import BatchNorm
 from auricle.models.layers.pooling import Pooling, PoolingKind
 from auricle.recipe import Augment
 
-# Besides sound, the frames of a corpus that brings them along.
-FRAMES = True
 HOP_SECONDS, FRAME_SECONDS = 0.010, 0.025
+
+TRAINING = "gradient"
+TAKES_FEATURES = True
 
 
 class Options(pydantic.BaseModel):

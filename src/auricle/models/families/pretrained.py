@@ -27,6 +27,9 @@ from auricle.models.layers.heads import Head
 from auricle.models.layers.pooling import PoolingKind
 from auricle.recipe import Augment, Recipe
 
+TRAINING = "fine_tuning"
+TAKES_FEATURES = False
+
 
 class Top(pydantic.BaseModel):
     """Train the head and the top so many layers."""
@@ -114,13 +117,12 @@ class Options(pydantic.BaseModel):
         return self
 
 
-def settle(recipe: Recipe) -> Recipe:
+def resolve(recipe: Recipe, options: Options) -> Recipe:
     """Fill in what the checkpoint decides: the sampling rate, and windows where its clips have a greatest length.
 
     Raises UsageError for a rate other than the checkpoint's, for stereo, for what this family cannot augment, and for
     freezing that the checkpoint or the number of epochs forbids.
     """
-    options = Options.model_validate(recipe.model.options)
     config = read_config(options.checkpoint, options.revision)
     extractor = read_extractor(options.checkpoint, config, options.preprocessor, options.revision)
     rate = int(extractor.sampling_rate)

@@ -1,0 +1,235 @@
+"""From a prepared corpus to the report: all trainings of a run, the baseline to compare with, and what is written of them.
+
+In: a PreparedCorpus and its resolved recipe. Out: models, scores, report.json, report.html, cost.json, the model card. This
+module imports torch, `run` does not.
+"""
+
+import json
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from auricle.corpus import splits
+from auricle.corpus.splits import Fold
+from auricle.evaluation import duration, open_set, scoring
+from auricle.evaluation import report as reporting
+from auricle.evaluation.model_card import card, dataset_of
+from auricle.evaluation.page import write_page
+from auricle.evaluation.rejection import Draws, RejectionReport, by_classes, by_mistakes
+from auricle.evaluation.scoring import Scores
+from auricle.evaluation.seeds import spread
+from auricle.models.precision import native_bf16
+from auricle.parallel import cores
+from auricle.preparation.prepare import PreparedCorpus
+from auricle.recipe import Model
+from auricle.run_folder import RunFolder, write_json, write_text
+from auricle.training import tracking
+from auricle.training.closed_form import ClosedFormTraining
+from auricle.training.cross_validation import (
+    FoldResult,
+    prepare_training,
+    score_test_clips,
+    scores_of,
+    train_again,
+    train_all,
+)
+from auricle.training.fold import FoldData, Training
+from auricle.training.progress import ProgressReporter
+from auricle.training.resolve import ResolvedRecipe, resolve
+
+# Suspecting labels takes five more fits, whose cost grows with the cube of the clips: seconds up to here.
+SUSPECT_CLIPS = 4000
+
+
+def train_and_report(
+    corpus: PreparedCorpus,
+    resolved: ResolvedRecipe,
+    folder: RunFolder,
+    reporter: ProgressReporter,
+    prepare_seconds: float,
+) -> dict[str, Any]:
+    """Train all models of a run and write everything about them; returns the report."""
+    recipe = resolved.recipe
+    start = time.perf_counter()
+    training = prepare_training(corpus, resolved, reporter)
+    shared_seconds = time.perf_counter() - start
+    results = train_all(corpus, folder, training, reporter)
+    repetitions = {
+        seed: _repeat(corpus, resolved, seed, folder, reporter)
+        for seed in range(recipe.train.seed + 1, recipe.train.seed + recipe.train.seeds)
+    }
+    everything = [*results, *(result for repeated in repetitions.values() for result in repeated)]
+    baseline, suspects = _baseline(corpus, folder, training, reporter)
+    cost: dict[str, float | None] = {
+        "prepare_seconds": prepare_seconds,
+        "shared_seconds": shared_seconds,
+        "train_seconds": sum(result.summary.seconds for result in everything),
+        "run_seconds": time.perf_counter() - start,
+        "clips_per_second": float(np.mean([result.summary.clips_per_second for result in results])),
+        "peak_memory_mb": peak_memory_mb(),
+    }
+    tested = [result for result in results if result.scores is not None]
+    scores = _test_scores(results)
+    scores.save(folder.scores)
+    report = reporting.build(
+        reporting.ReportInputs(
+            index=corpus.index,
+            audit=corpus.audit,
+            split=corpus.split,
+            recipe=recipe,
+            scores=scores,
+            majority=_majority(corpus),
+            baseline=scores if recipe.model.family == "baseline" else baseline,
+            suspect_labels=suspects,
+            refusal=_rejection(corpus, results, scores),
+            cuts=_joined([result.center_crops for result in tested]),
+            trained_seconds=_trained_seconds(corpus, resolved),
+            curves={result.name: result.history for result in tested},
+            chosen={result.name: result.summary.chosen_epoch for result in tested},
+            model=_describe(results[-1]),
+            work=_work(corpus, everything),
+            hardware=hardware(),
+        )
+    )
+    if repetitions:
+        repeated = [_test_scores(results) for results in repetitions.values()]
+        report["seeds"] = spread([recipe.train.seed, *repetitions], [scores, *repeated], recipe.evaluate.top_k)
+    write_json(folder.report, report)
+    write_json(folder.cost, cost)
+    write_text(folder.model_card, card(report, cost, dataset=dataset_of(corpus.index)))
+    write_page(folder.report_page, report, cost, corpus.store, corpus.positions)
+    tracking.finish(recipe, folder.path, report)
+    return report
+
+
+def _repeat(
+    corpus: PreparedCorpus, resolved: ResolvedRecipe, seed: int, folder: RunFolder, reporter: ProgressReporter
+) -> list[FoldResult]:
+    """Train the folds of the same split from another seed; a closed-form family uses it for its inner folds."""
+    reporter.message(f"The same split, trained from seed {seed}.")
+    corpus = corpus.with_train(seed=seed)
+    training = prepare_training(corpus, replace(resolved, recipe=corpus.recipe), reporter)
+    return train_again(corpus, folder.repetition(seed), training, reporter)
+
+
+def _baseline(
+    corpus: PreparedCorpus, folder: RunFolder, training: Training, reporter: ProgressReporter
+) -> tuple[Scores, Scores | None]:
+    """The instant baseline on the same split; and on folds that ignore groups, by which labels are suspected.
+
+    A model that was trained on a clip's group but not on the clip may suspect its label; one that was not may not.
+    """
+    has_suspects = len(corpus.usable) <= SUSPECT_CLIPS
+    if not folder.baseline_scores.is_file():
+        if corpus.recipe.model.family != "baseline":
+            reporter.message("The instant baseline, on the same split.")
+            resolved = resolve(corpus.recipe.model_copy(update={"model": Model(family="baseline")}))
+            corpus = replace(corpus, recipe=resolved.recipe)
+            training = ClosedFormTraining.prepare(corpus, resolved.options)
+        if has_suspects:
+            folds = splits.ungrouped(corpus.usable, corpus.recipe.data, corpus.audit.duplicate_groups)
+            _cross_validate(corpus, folds, training, folder).save(folder.suspect_scores)
+        _cross_validate(corpus, corpus.split.folds, training, folder).save(folder.baseline_scores)
+    return Scores.load(folder.baseline_scores), Scores.load(folder.suspect_scores) if has_suspects else None
+
+
+def _cross_validate(
+    corpus: PreparedCorpus, folds: Sequence[Fold], training: ClosedFormTraining, folder: RunFolder
+) -> Scores:
+    """Out-of-fold scores, without saving the models."""
+    parts = []
+    for fold in folds:
+        trained = training.train(FoldData(corpus, fold, folder, ProgressReporter()))
+        parts.append(score_test_clips(corpus, fold, training.scorer(trained, folder.model)))
+    return scoring.join(parts)
+
+
+def _test_scores(results: Sequence[FoldResult]) -> Scores:
+    return scoring.join([result.scores for result in results if result.scores is not None])
+
+
+def _joined(parts: Sequence[Scores | None]) -> Scores | None:
+    """The scores of several folds as one; None where there are none."""
+    present = [part for part in parts if part is not None]
+    return scoring.join(present) if present else None
+
+
+def _rejection(corpus: PreparedCorpus, results: Sequence[FoldResult], scores: Scores) -> RejectionReport | None:
+    """How well rejection works, where the recipe wants a threshold. The last result is the run's own model."""
+    recipe = corpus.recipe
+    target = open_set.wanted(recipe)
+    if target is None:
+        return None
+    draws = Draws(recipe.evaluate.bootstrap_resamples, recipe.train.seed, corpus.index.group_name)
+    own = results[-1].out_of_set
+    if own is None:
+        return by_mistakes(scores, _joined([result.validation for result in results]), target, draws)
+    tested = [result.out_of_set for result in results if result.scores is not None and result.out_of_set is not None]
+    return by_classes(scores, open_set.join(tested), own, target, draws)
+
+
+def _trained_seconds(corpus: PreparedCorpus, resolved: ResolvedRecipe) -> dict[str, tuple[float, float]]:
+    """The shortest and longest input of each fold's training; closed-form families take whole clips."""
+    crop = None if resolved.training == "closed_form" else corpus.recipe.train.crop_seconds
+    return {fold.name: duration.stretches(corpus.seconds(fold.train), crop) for fold in corpus.split.folds}
+
+
+def _majority(corpus: PreparedCorpus) -> Scores:
+    """Always answering the commonest training class: log priors as logits."""
+    parts = []
+    for fold in corpus.split.folds:
+        counts = np.bincount(corpus.classes(fold.train), minlength=len(corpus.labels))
+        priors = np.log((counts + 1) / (counts + 1).sum()).astype(np.float32)
+        parts.append(scores_of(corpus, fold.test, np.tile(priors, (len(fold.test), 1)), fold.name))
+    return scoring.join(parts)
+
+
+def _describe(result: FoldResult) -> dict[str, Any]:
+    config = json.loads(result.folder.model_config.read_text(encoding="utf-8"))
+    return {
+        "type": config["model_type"],
+        "base_model": config.get("base_model"),
+        "pretrained": "base_model" in config,
+        "parameters": result.parameters,
+        "temperature": result.summary.temperature,
+        "sample_rate": config["sample_rate"],
+        "channels": config["channels"],
+        "num_features": config.get("num_features"),
+    }
+
+
+def _work(corpus: PreparedCorpus, results: Sequence[FoldResult]) -> dict[str, Any]:
+    last = results[-1].summary
+    return {
+        "audio_seconds": corpus.audit.durations.total,
+        "trainings": len(results),
+        "epochs": sum(result.summary.epochs for result in results),
+        "steps": sum(result.summary.steps for result in results),
+        "batch_size": last.batch_size * last.gradient_accumulation_steps,
+    }
+
+
+def peak_memory_mb() -> float | None:
+    """The most memory that this process has used, in MB; None where the system does not report it."""
+    try:
+        import resource
+    except ModuleNotFoundError:
+        return None
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+def hardware() -> dict[str, Any]:
+    """The machine, as far as it matters for speed."""
+    name = "unknown processor"
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+        name = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), name)
+    except OSError:
+        pass
+    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
+    return {"processor": name, "cores": cores(), "accelerator": gpu, "bf16": native_bf16()}
