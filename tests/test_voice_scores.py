@@ -10,13 +10,14 @@ from scipy.stats import norm
 from sklearn.metrics import roc_curve
 
 from auricle.errors import DataError
+from auricle.evaluation.intervals import Interval, Resamples
 from auricle.voices import error_rates, score_norm
-from auricle.voices.error_rates import Trials
 from auricle.voices.score_norm import Cohort
+from auricle.voices.trials import Trials, read_trials, speakers_of
 
 
 def people(speakers: int, clips: int, seed: int, width: int = 24, spread: float = 0.7) -> tuple[np.ndarray, np.ndarray]:
-    """Vectors (speakers * clips, width) of length 1: a random centre each, all drawn to one side."""
+    """Vectors (speakers * clips, width) of length 1: a random centre each, all shifted to one side."""
     random = np.random.default_rng(seed)
     centres = random.normal(0, 1, (speakers, 1, width)) + 1.5 * np.eye(width)[0]
     rows = (centres + random.normal(0, spread, (speakers, clips, width))).reshape(-1, width)
@@ -28,97 +29,97 @@ def cohort_of(speakers: int = 30, clips: int = 5, seed: int = 0) -> Cohort:
     return Cohort(rows, tuple(f"c{number}" for number in whose), tuple(f"clip {number}" for number in range(len(rows))))
 
 
-def slow_level(vector: np.ndarray, cohort: np.ndarray) -> tuple[float, float]:
-    """The mean and deviation of the nearest, by the definition."""
+def slow_statistics(vector: np.ndarray, cohort: np.ndarray) -> tuple[float, float]:
+    """The mean and deviation of the highest scores, by the definition."""
     found = np.sort(cohort @ vector)[::-1]
     size = min(len(found), int(np.clip(round(0.2 * len(found)), 20, 300)))
     return found[:size].mean(), found[:size].std()
 
 
 def slow_score(left: np.ndarray, right: np.ndarray, against: np.ndarray, cohort: Cohort) -> float:
-    """The normalised score of two vectors, whose nearest are looked for in `against`."""
+    """The normalised score of two vectors, normalised against the highest scores of `against`."""
     whose = np.array(cohort.speakers)
     among = [
-        slow_level(row, cohort.vectors[whose != speaker])[1] ** 2
-        for row, speaker in zip(cohort.vectors, whose, strict=True)
+        slow_statistics(row, cohort.embeddings[whose != speaker])[1] ** 2
+        for row, speaker in zip(cohort.embeddings, whose, strict=True)
     ]
     count = len(set(cohort.speakers))
     sides = []
     for side in (left, right):
-        mean, own = slow_level(side, against)
+        mean, own = slow_statistics(side, against)
         deviation = np.sqrt(
-            (count * own**2 + score_norm.COMMON_PEOPLE * np.mean(among)) / (count + score_norm.COMMON_PEOPLE)
+            (count * own**2 + score_norm.PRIOR_SPEAKERS * np.mean(among)) / (count + score_norm.PRIOR_SPEAKERS)
         )
         sides.append((left @ right - mean) / deviation)
     return float(np.mean(sides))
 
 
-@pytest.mark.parametrize("common", [0, 30])
-def test_normalisation_is_the_published_one_with_a_steadier_deviation(
-    common: int, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("prior", [0, 30])
+def test_normalisation_is_the_published_one_with_a_shrunken_deviation(
+    prior: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """With COMMON_PEOPLE at 0 it is the published one as it is."""
-    monkeypatch.setattr(score_norm, "COMMON_PEOPLE", common)
+    """With PRIOR_SPEAKERS at 0 it is the published one as it is."""
+    monkeypatch.setattr(score_norm, "PRIOR_SPEAKERS", prior)
     cohort = cohort_of()
     left, right = people(3, 1, 1)[0], people(4, 1, 2)[0]
-    found = score_norm.normalise(left, right, cohort)
+    found = score_norm.as_norm(left, right, cohort)
     for row, ours in enumerate(left):
         for column, theirs in enumerate(right):
-            assert found[row, column] == pytest.approx(slow_score(ours, theirs, cohort.vectors, cohort))
+            assert found[row, column] == pytest.approx(slow_score(ours, theirs, cohort.embeddings, cohort))
 
 
-def test_the_common_deviation_helps_where_the_cohort_has_few_people(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_pooled_deviation_helps_where_the_cohort_has_few_people(monkeypatch: pytest.MonkeyPatch) -> None:
     found: dict[int, list[float]] = {0: [], 30: []}
-    for common, rates in found.items():
-        monkeypatch.setattr(score_norm, "COMMON_PEOPLE", common)
+    for prior, rates in found.items():
+        monkeypatch.setattr(score_norm, "PRIOR_SPEAKERS", prior)
         for seed in range(3):
             rows, whose = people(60, 4, 11 + seed)
             pairs = all_pairs(whose)
-            judged = score_norm.normalise(rows, rows, cohort_of(3, 8, 12 + seed))[pairs.left, pairs.right]
-            rates.append(error_rates.eer(judged, pairs.target))
+            scored = score_norm.as_norm(rows, rows, cohort_of(3, 8, 12 + seed))[pairs.left, pairs.right]
+            rates.append(error_rates.eer(scored, pairs.target))
     assert np.mean(found[30]) < 0.75 * np.mean(found[0])
 
 
 def test_an_impostor_is_normalised_as_if_it_were_not_in_the_cohort() -> None:
     cohort = cohort_of(40, 4)
     voice = people(1, 1, 5)[0]
-    strange = cohort.impostors_of(("c3",), ("clip 20",))[None]
-    assert sorted({cohort.speakers[place] for place in np.flatnonzero(~strange[0])}) == ["c3", "c5"]
-    found = score_norm.impostors(voice, strange, cohort)
-    assert np.isnan(found[0][~strange[0]]).all()
-    for place in np.flatnonzero(strange[0])[::7]:
-        without = cohort.select(strange[0] & (np.array(cohort.speakers) != cohort.speakers[place]))
-        expected = slow_score(voice[0], cohort.vectors[place], without.vectors, cohort)
-        assert found[0, place] == pytest.approx(expected)
+    impostors = cohort.impostor_mask(("c3",), ("clip 20",))[None]
+    assert sorted({cohort.speakers[index] for index in np.flatnonzero(~impostors[0])}) == ["c3", "c5"]
+    found = score_norm.impostor_scores(voice, impostors, cohort)
+    assert np.isnan(found[0][~impostors[0]]).all()
+    for index in np.flatnonzero(impostors[0])[::7]:
+        without = cohort.select(impostors[0] & (np.array(cohort.speakers) != cohort.speakers[index]))
+        expected = slow_score(voice[0], cohort.embeddings[index], without.embeddings, cohort)
+        assert found[0, index] == pytest.approx(expected)
 
 
-def test_the_share_of_strangers_above_the_threshold_is_the_one_asked_for() -> None:
-    """Of strangers that no cohort holds, over many voices: claims against each voice, and against the best of all."""
+def test_the_false_accept_rate_above_the_threshold_is_the_requested_one() -> None:
+    """Of impostors outside the cohort, over many voices: against each voice, and against the best of all."""
     cohort = cohort_of(100, 5)
-    voices, out_of_set = people(20, 1, 3)[0], people(400, 2, 4)[0]
-    strange = np.ones((len(voices), len(cohort)), bool)
-    claims = score_norm.impostors(voices, strange, cohort)
-    reached = score_norm.normalise(voices, out_of_set, cohort)
+    voices, impostor_tests = people(20, 1, 3)[0], people(400, 2, 4)[0]
+    impostors = np.ones((len(voices), len(cohort)), bool)
+    claims = score_norm.impostor_scores(voices, impostors, cohort)
+    scores = score_norm.as_norm(voices, impostor_tests, cohort)
     for share in (0.02, 0.1):
         limits = [score_norm.threshold(row, share) for row in claims]
         assert all(limit is not None for limit in limits)
-        assert np.mean(reached > np.array(limits)[:, None]) == pytest.approx(share, rel=0.4)
+        assert np.mean(scores > np.array(limits)[:, None]) == pytest.approx(share, rel=0.4)
         best = score_norm.threshold(claims.max(0), share)
-        assert best is not None and np.mean(reached.max(0) > best) == pytest.approx(share, rel=0.5)
+        assert best is not None and np.mean(scores.max(0) > best) == pytest.approx(share, rel=0.5)
         assert best > np.mean(limits)
 
 
-def test_a_voice_in_the_cohort_is_known_by_its_own_clips() -> None:
-    """The enrolled person's own cohort clips are no strangers: they count on neither side."""
+def test_a_voice_in_the_cohort_is_accepted_by_its_own_clips() -> None:
+    """The enrolled speaker's own cohort clips are no impostors: they count on neither side."""
     cohort = cohort_of(30, 5)
     own = np.flatnonzero(np.array(cohort.speakers) == "c7")
-    voice, test = score_norm.voice(cohort.vectors[own[:3]])[None], cohort.vectors[own[3:]]
-    strange = cohort.impostors_of(("c7",), ())[None]
-    limit = score_norm.threshold(score_norm.impostors(voice, strange, cohort), 0.01)
-    assert limit is not None and (score_norm.normalise(voice, test, cohort, strange) > limit).all()
+    voice, test = score_norm.mean_embedding(cohort.embeddings[own[:3]])[None], cohort.embeddings[own[3:]]
+    impostors = cohort.impostor_mask(("c7",), ())[None]
+    limit = score_norm.threshold(score_norm.impostor_scores(voice, impostors, cohort), 0.01)
+    assert limit is not None and (score_norm.as_norm(voice, test, cohort, impostors) > limit).all()
 
 
-def test_a_threshold_needs_strangers_and_lets_no_more_through_than_asked() -> None:
+def test_a_threshold_needs_impostors_and_accepts_no_more_than_requested() -> None:
     assert score_norm.threshold(np.array([1.0] * 9 + [np.nan]), 0.01) is None
     assert score_norm.threshold(np.arange(20.0), 0.01) == 19.0
     for share in (0.01, 0.05, 0.2, 0.5):
@@ -129,10 +130,10 @@ def test_a_threshold_needs_strangers_and_lets_no_more_through_than_asked() -> No
 
 def test_a_voice_is_the_normalised_mean() -> None:
     rows = people(1, 6, 0)[0]
-    np.testing.assert_allclose(score_norm.voice(rows), rows.mean(0) / np.linalg.norm(rows.mean(0)), atol=1e-6)
+    np.testing.assert_allclose(score_norm.mean_embedding(rows), rows.mean(0) / np.linalg.norm(rows.mean(0)), atol=1e-6)
 
 
-def drawn(seed: int, count: int, apart: float, digits: int | None = None) -> tuple[np.ndarray, np.ndarray]:
+def random_scores(seed: int, count: int, apart: float, digits: int | None = None) -> tuple[np.ndarray, np.ndarray]:
     random = np.random.default_rng(seed)
     target = random.uniform(size=count) < 0.3
     found = random.normal(0, 1, count) + apart * target
@@ -142,7 +143,7 @@ def drawn(seed: int, count: int, apart: float, digits: int | None = None) -> tup
 @pytest.mark.parametrize("digits", [None, 1, 0])
 @pytest.mark.parametrize("seed", range(4))
 def test_error_rates_are_those_of_scikit_learns_curve(seed: int, digits: int | None) -> None:
-    found, target = drawn(seed, 400, 1.5, digits)
+    found, target = random_scores(seed, 400, 1.5, digits)
     weight = np.random.default_rng(seed).integers(0, 4, len(found)).astype(float)
     for counted in (None, weight):
         alarm, hit, _ = roc_curve(target, found, drop_intermediate=False, sample_weight=counted)
@@ -153,8 +154,8 @@ def test_error_rates_are_those_of_scikit_learns_curve(seed: int, digits: int | N
             assert error_rates.min_dcf(found, target, p_target, counted) == pytest.approx(cost, abs=1e-12)
 
 
-def test_a_weight_is_so_many_trials() -> None:
-    found, target = drawn(1, 200, 1.0, 1)
+def test_a_weight_counts_as_repeated_trials() -> None:
+    found, target = random_scores(1, 200, 1.0, 1)
     weight = np.random.default_rng(2).integers(0, 3, 200)
     again, twice = np.repeat(found, weight), np.repeat(target, weight)
     assert error_rates.eer(found, target, weight) == pytest.approx(error_rates.eer(again, twice))
@@ -164,7 +165,7 @@ def test_a_weight_is_so_many_trials() -> None:
 def test_two_gaussians_have_the_error_rate_of_the_closed_form() -> None:
     """Two normal distributions d apart are equally often wrong at Φ(-d / 2)."""
     for apart in (1.0, 2.0, 3.0):
-        found, target = drawn(0, 400_000, apart)
+        found, target = random_scores(0, 400_000, apart)
         assert error_rates.eer(found, target) == pytest.approx(norm.cdf(-apart / 2), abs=0.003)
     grid = np.linspace(-6, 9, 20_001)
     cost = 0.05 * norm.cdf(grid, 3.0) + 0.95 * norm.sf(grid)
@@ -181,7 +182,7 @@ def test_the_ends_of_the_scale(found: list[float], equal: float, cost: float) ->
 
 
 def test_one_kind_of_trial_alone_has_no_error_rate() -> None:
-    with pytest.raises(DataError, match="received 3 of the former and 0"):
+    with pytest.raises(DataError, match="received 3 target and 0 non-target"):
         error_rates.eer(np.arange(3.0), np.ones(3, bool))
 
 
@@ -191,35 +192,42 @@ def all_pairs(whose: np.ndarray) -> Trials:
     return Trials(files, left, right, whose[left] == whose[right])
 
 
+def intervals_of(
+    scores: np.ndarray, trials: Trials, speakers: tuple[str, ...] | None
+) -> tuple[dict[str, Interval], Resamples]:
+    units, name = (trials.files, "file") if speakers is None else (speakers, "speaker")
+    return error_rates.error_rate_intervals(scores, trials.target, trials.left, trials.right, units, name)
+
+
 def test_intervals_over_speakers_are_as_wide_as_the_truth_is(monkeypatch: pytest.MonkeyPatch) -> None:
     """Of twenty samples of twelve speakers most intervals hold the rate of all speakers."""
     monkeypatch.setattr(error_rates, "RESAMPLES", 200)
     rows, whose = people(400, 3, 0, spread=1.3)
     world = all_pairs(whose)
     true = error_rates.eer(np.einsum("tw,tw->t", rows[world.left], rows[world.right]), world.target)
-    held = 0
-    for place in range(0, 240, 12):
-        part = slice(place * 3, (place + 12) * 3)
+    covered = 0
+    for index in range(0, 240, 12):
+        part = slice(index * 3, (index + 12) * 3)
         some = all_pairs(whose[part])
         found = np.einsum("tw,tw->t", rows[part][some.left], rows[part][some.right])
-        figures, over = error_rates.measured(found, some, error_rates.speakers(some))
-        assert (over.unit, over.units) == ("speaker", 12)
-        held += figures["eer"].low <= true <= figures["eer"].high
-    assert held >= 16
+        figures, over = intervals_of(found, some, speakers_of(some))
+        assert over.units == 12
+        covered += figures["eer"].low <= true <= figures["eer"].high
+    assert covered >= 16
 
 
-def test_without_speakers_files_are_drawn() -> None:
+def test_without_speakers_files_are_resampled() -> None:
     rows, whose = people(5, 4, 2, spread=1.0)
     pairs = all_pairs(whose)
-    figures, over = error_rates.measured(np.einsum("tw,tw->t", rows[pairs.left], rows[pairs.right]), pairs, None)
-    assert (over.unit, over.units) == ("file", 20) and set(figures) == {"eer", "min_dcf_0.01", "min_dcf_0.05"}
+    figures, over = intervals_of(np.einsum("tw,tw->t", rows[pairs.left], rows[pairs.right]), pairs, None)
+    assert over.units == 20 and set(figures) == {"eer", "min_dcf_0.01", "min_dcf_0.05"}
 
 
 def test_intervals_are_the_same_each_time_and_hold_the_value() -> None:
     rows, whose = people(10, 4, 1, spread=1.0)
     pairs = all_pairs(whose)
     found = np.einsum("tw,tw->t", rows[pairs.left], rows[pairs.right])
-    first, second = (error_rates.measured(found, pairs, error_rates.speakers(pairs))[0] for _ in range(2))
+    first, second = (intervals_of(found, pairs, speakers_of(pairs))[0] for _ in range(2))
     assert first == second
     assert all(figure.low <= figure.value <= figure.high for figure in first.values())
 
@@ -234,27 +242,27 @@ def test_intervals_are_the_same_each_time_and_hold_the_value() -> None:
 )
 def test_a_list_is_read_in_its_usual_forms(text: str, tmp_path: Path) -> None:
     (tmp_path / "list.txt").write_text(text)
-    found = error_rates.read(tmp_path / "list.txt")
+    found = read_trials(tmp_path / "list.txt")
     assert found.files == ("id1/a.wav", "id1/b.wav", "id2/c.wav")
     assert found.left.tolist() == [0, 0] and found.right.tolist() == [1, 2] and found.target.tolist() == [True, False]
-    assert error_rates.speakers(found) == ("id1", "id1", "id2")
+    assert speakers_of(found) == ("id1", "id1", "id2")
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "message"),
     [("", "no trials"), ("1 a b\n1 a\n", "line 2 is '1 a'"), ("1 a b\nmaybe a b\n", "line 2 is 'maybe a b'")],
 )
-def test_a_list_that_is_none_is_refused_with_its_line(text: str, said: str, tmp_path: Path) -> None:
+def test_a_malformed_list_is_refused_with_its_line(text: str, message: str, tmp_path: Path) -> None:
     (tmp_path / "list.txt").write_text(text)
-    with pytest.raises(DataError, match=said):
-        error_rates.read(tmp_path / "list.txt")
+    with pytest.raises(DataError, match=message):
+        read_trials(tmp_path / "list.txt")
 
 
 def test_speakers_are_known_only_where_folders_agree_with_the_trials() -> None:
     def of(*rows: tuple[str, str, bool]) -> tuple[str, ...] | None:
         names = list(dict.fromkeys(name for row in rows for name in row[:2]))
         left, right = (np.array([names.index(row[side]) for row in rows]) for side in (0, 1))
-        return error_rates.speakers(Trials(tuple(names), left, right, np.array([row[2] for row in rows])))
+        return speakers_of(Trials(tuple(names), left, right, np.array([row[2] for row in rows])))
 
     assert of(("x/s1/a", "x/s1/b", True), ("x/s1/a", "x/s2/c", False)) == ("s1", "s1", "s2")
     assert of(("s1/a", "s2/b", True), ("s1/a", "s2/c", False)) is None

@@ -1,4 +1,4 @@
-"""Voices from the command line and from Python: enrol, identify, verify, list, remove, judge trials."""
+"""Voices from the command line and from Python: enrol, identify, verify, list, remove, evaluate trials."""
 
 import json
 import shutil
@@ -15,12 +15,12 @@ from auricle.cli.main import main
 from auricle.errors import DataError, RunError, UsageError
 from auricle.training.progress import ProgressReporter
 from auricle.training.run import run
-from auricle.voices.encoder import open_encoder
-from auricle.voices.enrol import named_cohort
-from auricle.voices.identify import desk
+from auricle.voices.cohort import cohort_from_data
+from auricle.voices.encoder import load_encoder
+from auricle.voices.identify import load_matcher
 
 RATE = 8000
-TRAINED, NEW, STRANGERS = range(12), range(120, 123), range(200, 206)
+TRAINED, NEW, IMPOSTORS = range(12), range(120, 123), range(200, 206)
 
 
 def speech(speaker: int, number: int, seconds: float = 0.8) -> np.ndarray:
@@ -48,33 +48,33 @@ def write(folder: Path, speakers: range, count: int) -> Path:
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with a run of the baseline on twelve speakers, recordings of three new ones, and of strangers."""
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a run of the baseline on twelve speakers, recordings of three new ones, and of impostors."""
     folder = tmp_path_factory.mktemp("voices")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("AURICLE_CACHE", str(folder / "cache"))
         run(write(folder / "corpus", TRAINED, 8), recipes.load("baseline"), folder / "run", ProgressReporter())
     write(folder / "new", NEW, 6)
-    write(folder / "strangers", STRANGERS, 4)
+    write(folder / "impostors", IMPOSTORS, 4)
     return folder
 
 
 @pytest.fixture(scope="module")
-def store(place: Path) -> Path:
+def store(folder: Path) -> Path:
     """A store with the first three recordings of each new speaker."""
-    path = place / "voices.db"
+    path = folder / "voices.db"
     for speaker in NEW:
-        files = [str(place / "new" / f"s{speaker}" / f"{number}.wav") for number in range(3)]
+        files = [str(folder / "new" / f"s{speaker}" / f"{number}.wav") for number in range(3)]
         first = speaker == NEW[0]
-        run, share = (place / "run", 0.05) if first else (None, None)
+        run, share = (folder / "run", 0.05) if first else (None, None)
         done = auricle.enrol(path, f"s{speaker}", files, run=run, max_false_accept_rate=share)
         assert done.enrolled is not None and done.enrolled.clips == 3 and not done.failed and not done.notes
         assert done.cohort >= 60 and done.max_false_accept_rate == 0.05
     return path
 
 
-def files(place: Path, speaker: int) -> list[str]:
-    return [str(place / "new" / f"s{speaker}" / f"{number}.wav") for number in range(3, 6)]
+def files(folder: Path, speaker: int) -> list[str]:
+    return [str(folder / "new" / f"s{speaker}" / f"{number}.wav") for number in range(3, 6)]
 
 
 def wrong(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
@@ -82,26 +82,28 @@ def wrong(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
         code = main(arguments)
     except SystemExit as stop:
         code = int(stop.code or 0)
-    said = capsys.readouterr()
-    assert code == 2 and "Traceback" not in said.err, said.out
-    return said.err
+    output = capsys.readouterr()
+    assert code == 2 and "Traceback" not in output.err, output.out
+    return output.err
 
 
-def test_who_was_enrolled_is_identified_and_strangers_are_unknown(place: Path, store: Path) -> None:
+def test_enrolled_speakers_are_identified_and_impostors_are_unknown(folder: Path, store: Path) -> None:
     for speaker in NEW:
-        assert [row.voice for row in auricle.identify(store, files(place, speaker))] == [f"s{speaker}"] * 3
-    out_of_set = list(auricle.identify(store, [str(place / "strangers")]))
-    assert len(out_of_set) == 24 and sum(row.voice is not None for row in out_of_set) <= 3
-    assert all(len(row.matches) == 3 and row.accepted is not None for row in out_of_set)
+        assert [row.voice for row in auricle.identify(store, files(folder, speaker))] == [f"s{speaker}"] * 3
+    impostors = list(auricle.identify(store, [str(folder / "impostors")]))
+    assert len(impostors) == 24 and sum(row.voice is not None for row in impostors) <= 3
+    assert all(len(row.matches) == 3 and row.accepted is not None for row in impostors)
 
 
-def test_identify_prints_names_scores_and_unknown(place: Path, store: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    mine, other = files(place, NEW[1])[1], str(place / "strangers" / "s200" / "0.wav")
+def test_identify_prints_names_scores_and_unknown(
+    folder: Path, store: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    mine, other = files(folder, NEW[1])[1], str(folder / "impostors" / "s200" / "0.wav")
     assert main(["identify", str(store), mine, other]) == 0
     first, second = capsys.readouterr().out.splitlines()
     assert first.startswith(f"{mine}\ts121\ts121 ") and "threshold" in first
     assert second.startswith(f"{other}\tunknown\t")
-    assert main(["identify", str(store), mine, str(place / "no.wav"), "--json"]) == 1
+    assert main(["identify", str(store), mine, str(folder / "no.wav"), "--json"]) == 1
     found = json.loads(capsys.readouterr().out)
     assert found["normalised"] and found["max_false_accept_rate"] == 0.05 and found["threshold"] > 0
     good, bad = found["files"]
@@ -110,42 +112,42 @@ def test_identify_prints_names_scores_and_unknown(place: Path, store: Path, caps
 
 
 def test_verify_ends_with_0_only_where_all_are_accepted(
-    place: Path, store: Path, capsys: pytest.CaptureFixture[str]
+    folder: Path, store: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main(["verify", str(store), "s120", *files(place, 120)]) == 0
+    assert main(["verify", str(store), "s120", *files(folder, 120)]) == 0
     assert capsys.readouterr().out.count("\taccepted\t") == 3
-    assert main(["verify", str(store), "s120", *files(place, 120), *files(place, 121)]) == 1
+    assert main(["verify", str(store), "s120", *files(folder, 120), *files(folder, 121)]) == 1
     out = capsys.readouterr().out
     assert out.count("\taccepted\t") == 3 and out.count("\trejected\t") == 3
-    assert main(["verify", str(store), "s120", str(place / "no.wav"), "--json"]) == 1
+    assert main(["verify", str(store), "s120", str(folder / "no.wav"), "--json"]) == 1
     found = json.loads(capsys.readouterr().out)
     assert found["files"][0]["error"] and found["files"][0]["accepted"] is None
-    assert "No voice named 's12O'. Did you mean" in wrong(capsys, "verify", str(store), "s12O", files(place, 120)[0])
+    assert "No voice named 's12O'. Did you mean" in wrong(capsys, "verify", str(store), "s12O", files(folder, 120)[0])
 
 
-def test_the_same_sound_is_said_and_kept_once_in_any_lossless_file(
-    place: Path, store: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+def test_the_same_audio_is_reported_and_stored_once_in_any_lossless_file(
+    folder: Path, store: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     mine = shutil.copy(store, tmp_path / "voices.db")
-    samples, rate = soundfile.read(place / "new" / "s120" / "0.wav", dtype="int16")
+    samples, rate = soundfile.read(folder / "new" / "s120" / "0.wav", dtype="int16")
     soundfile.write(tmp_path / "copy.flac", samples, rate)
     (tmp_path / "bad.wav").write_bytes(b"garbage")
-    asked = [str(tmp_path / "copy.flac"), str(tmp_path / "bad.wav"), files(place, 120)[0]]
-    assert main(["enrol", str(mine), "s120", *asked, "--json"]) == 1
+    arguments = [str(tmp_path / "copy.flac"), str(tmp_path / "bad.wav"), files(folder, 120)[0]]
+    assert main(["enrol", str(mine), "s120", *arguments, "--json"]) == 1
     done = json.loads(capsys.readouterr().out)
-    assert (done["added"], done["known"], done["clips"]) == ([asked[2]], [asked[0]], 4)
-    assert [row["file"] for row in done["failed"]] == [asked[1]]
-    assert main(["enrol", str(mine), "s120", *asked]) == 1
+    assert (done["added"], done["duplicates"], done["clips"]) == ([arguments[2]], [arguments[0]], 4)
+    assert [row["file"] for row in done["failed"]] == [arguments[1]]
+    assert main(["enrol", str(mine), "s120", *arguments]) == 1
     out = capsys.readouterr().out
-    assert "0 added, 4 clips in all" in out and out.count("has the same sound already") == 2 and "FAILED" in out
+    assert "0 added, 4 clips in all" in out and out.count("already has this audio") == 2 and "FAILED" in out
 
 
-def test_nothing_is_written_where_nothing_was_heard(
-    place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+def test_nothing_is_written_where_nothing_was_decoded(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "bad.wav").write_bytes(b"garbage")
-    asked = ["enrol", str(tmp_path / "voices.db"), "Anna", str(tmp_path / "bad.wav"), "--run", str(place / "run")]
-    assert main(asked) == 1
+    arguments = ["enrol", str(tmp_path / "voices.db"), "Anna", str(tmp_path / "bad.wav"), "--run", str(folder / "run")]
+    assert main(arguments) == 1
     assert "Nothing was enrolled" in capsys.readouterr().out and not (tmp_path / "voices.db").exists()
 
 
@@ -160,84 +162,86 @@ def test_voices_are_listed_and_removed(store: Path, tmp_path: Path, capsys: pyte
 
 
 def test_a_store_needs_its_own_model(
-    place: Path, store: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    folder: Path, store: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert "--run RUN" in wrong(capsys, "enrol", str(tmp_path / "new.db"), "Anna", files(place, 120)[0])
-    other = shutil.copytree(place / "run" / "model", tmp_path / "other")
+    assert "--run RUN" in wrong(capsys, "enrol", str(tmp_path / "new.db"), "Anna", files(folder, 120)[0])
+    other = shutil.copytree(folder / "run" / "model", tmp_path / "other")
     config = json.loads((other / "config.json").read_text())
     (other / "config.json").write_text(json.dumps({**config, "initializer_range": 0.5}))
     for command in (["enrol", str(store), "Anna"], ["identify", str(store)], ["verify", str(store), "s120"]):
-        assert "another model" in wrong(capsys, *command, files(place, 120)[0], "--run", str(other))
+        assert "another model" in wrong(capsys, *command, files(folder, 120)[0], "--run", str(other))
 
 
 def test_a_run_that_moved_is_named_again(
-    place: Path, store: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    folder: Path, store: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     mine = shutil.copy(store, tmp_path / "voices.db")
-    shutil.copytree(place / "run" / "model", tmp_path / "first")
-    auricle.enrol(mine, "Anna", files(place, 122), run=tmp_path / "first")
+    shutil.copytree(folder / "run" / "model", tmp_path / "first")
+    auricle.enrol(mine, "Anna", files(folder, 122), run=tmp_path / "first")
     (tmp_path / "first").rename(tmp_path / "second")
-    assert "is not there" in wrong(capsys, "identify", str(mine), files(place, 120)[0])
-    assert main(["identify", str(mine), files(place, 120)[0], "--run", str(tmp_path / "second")]) == 0
-    auricle.enrol(mine, "Anna", files(place, 122), run=tmp_path / "second")
-    assert main(["identify", str(mine), files(place, 120)[0]]) == 0
+    assert "is not there" in wrong(capsys, "identify", str(mine), files(folder, 120)[0])
+    assert main(["identify", str(mine), files(folder, 120)[0], "--run", str(tmp_path / "second")]) == 0
+    auricle.enrol(mine, "Anna", files(folder, 122), run=tmp_path / "second")
+    assert main(["identify", str(mine), files(folder, 120)[0]]) == 0
 
 
 def test_without_a_cohort_there_are_scores_and_no_threshold(
-    place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    model, mine = shutil.copytree(place / "run" / "model", tmp_path / "model"), str(tmp_path / "voices.db")
-    assert main(["enrol", mine, "Anna", *files(place, 120), "--run", str(model)]) == 0
+    model, mine = shutil.copytree(folder / "run" / "model", tmp_path / "model"), str(tmp_path / "voices.db")
+    assert main(["enrol", mine, "Anna", *files(folder, 120), "--run", str(model)]) == 0
     assert "no threshold" in capsys.readouterr().out
-    assert main(["identify", mine, files(place, 120)[0]]) == 0
+    assert main(["identify", mine, files(folder, 120)[0]]) == 0
     out = capsys.readouterr().out
     assert "nothing is accepted" in out and "Anna 0." in out
-    assert main(["verify", mine, "Anna", files(place, 120)[0], "--json"]) == 1
+    assert main(["verify", mine, "Anna", files(folder, 120)[0], "--json"]) == 1
     found = json.loads(capsys.readouterr().out)
     assert found["threshold"] is None and not found["normalised"] and found["files"][0]["accepted"] is None
     assert 0.5 < found["files"][0]["scores"][0]["score"] <= 1
-    cohort = ["--cohort", str(place / "corpus"), "--false-accept", "0.05"]
-    assert main(["enrol", mine, "Anna", files(place, 120)[1], *cohort, "--json"]) == 0
+    cohort = ["--cohort", str(folder / "corpus"), "--max-false-accept-rate", "0.05"]
+    assert main(["enrol", mine, "Anna", files(folder, 120)[1], *cohort, "--json"]) == 0
     done = json.loads(capsys.readouterr().out)
     assert done["cohort"]["clips"] == 96 and done["max_false_accept_rate"] == 0.05 and done["clips"] == 3
-    assert main(["verify", mine, "Anna", files(place, 120)[0]]) == 0
+    assert main(["verify", mine, "Anna", files(folder, 120)[0]]) == 0
 
 
-def test_a_speaker_that_the_model_was_trained_on_can_be_enrolled(place: Path, tmp_path: Path) -> None:
-    """Its own training clips stand in the run's cohort, and count as no strangers: by name, and by what they hold."""
+def test_a_speaker_that_the_model_was_trained_on_can_be_enrolled(folder: Path, tmp_path: Path) -> None:
+    """Its own training clips are in the run's cohort, and count as no impostors: by name, and by their audio."""
     for name in ("s3", "Someone"):
         mine = tmp_path / f"{name}.db"
-        clips = [str(place / "corpus" / "s3" / f"{number}.wav") for number in range(8)]
-        auricle.enrol(mine, name, clips[:4], run=place / "run")
+        clips = [str(folder / "corpus" / "s3" / f"{number}.wav") for number in range(8)]
+        auricle.enrol(mine, name, clips[:4], run=folder / "run")
         assert all(row.accepted for row in auricle.verify(mine, name, clips[4:]))
-        assert not any(row.accepted for row in auricle.verify(mine, name, [str(place / "corpus" / "s4")]))
-        (note,) = desk(mine, name).notes
-        assert "0.01 cannot be told from 55 clips of strangers" in note
+        assert not any(row.accepted for row in auricle.verify(mine, name, [str(folder / "corpus" / "s4")]))
+        (note,) = load_matcher(mine, name).notes
+        assert "55 impostor clips cannot measure a false-accept rate of 0.01" in note
 
 
 @pytest.mark.parametrize("share", ["0", "1", "-0.5"])
-def test_a_share_of_false_accepts_lies_between_0_and_1(
-    share: str, place: Path, store: Path, capsys: pytest.CaptureFixture[str]
+def test_a_false_accept_rate_lies_between_0_and_1(
+    share: str, folder: Path, store: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert "between 0 and 1" in wrong(capsys, "enrol", str(store), "A", files(place, 120)[0], f"--false-accept={share}")
+    assert "between 0 and 1" in wrong(
+        capsys, "enrol", str(store), "A", files(folder, 120)[0], f"--max-false-accept-rate={share}"
+    )
 
 
-def test_a_cohort_of_too_few_people_is_refused(place: Path) -> None:
-    encoder = open_encoder(place / "run")
+def test_a_cohort_of_too_few_people_is_refused(folder: Path) -> None:
+    encoder = load_encoder(folder / "run")
     with pytest.raises(UsageError, match="10 or more"):
-        named_cohort(encoder, str(place / "new" / "s120"))
-    found = named_cohort(encoder, str(place / "new")).cohort
+        cohort_from_data(encoder, str(folder / "new" / "s120"))
+    found = cohort_from_data(encoder, str(folder / "new")).cohort
     assert found is not None and len(found) == 18
     assert [Path(speaker).name for speaker in found.speakers[::6]] == ["s120", "s121", "s122"]
 
 
-def test_vectors_have_length_1_and_do_not_depend_on_company(place: Path) -> None:
-    classifier = auricle.load(place / "run", "float32")
-    asked = [*recordings([str(place / "new")]), Recording("no.wav", "no.wav")]
-    found = list(classifier.embeddings(asked))
-    assert [row.name for row in found] == [row.name for row in asked]
+def test_embeddings_have_length_1_and_do_not_depend_on_the_batch(folder: Path) -> None:
+    classifier = auricle.load(folder / "run", "float32")
+    arguments = [*recordings([str(folder / "new")]), Recording("no.wav", "no.wav")]
+    found = list(classifier.embeddings(arguments))
+    assert [row.name for row in found] == [row.name for row in arguments]
     assert found[-1].error is not None and found[-1].vector.shape == (0,)
-    for row, recording in zip(found[:-1:5], asked[:-1:5], strict=True):
+    for row, recording in zip(found[:-1:5], arguments[:-1:5], strict=True):
         (alone,) = classifier.embeddings([recording])
         assert np.linalg.norm(row.vector) == pytest.approx(1, abs=1e-6) and row.vector.dtype == np.float32
         np.testing.assert_allclose(alone.vector, row.vector, atol=1e-4)
@@ -247,16 +251,16 @@ def test_vectors_have_length_1_and_do_not_depend_on_company(place: Path) -> None
 def trial_list(folder: Path, name: str = "list.txt") -> Path:
     """All pairs of the recordings in folders of speakers, in VoxCeleb's form."""
     names = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*.wav"))
-    pairs = [(left, right) for place, left in enumerate(names) for right in names[place + 1 :]]
+    pairs = [(left, right) for index, left in enumerate(names) for right in names[index + 1 :]]
     lines = [f"{int(left.split('/')[0] == right.split('/')[0])} {left} {right}" for left, right in pairs]
     (folder / name).write_text("\n".join(lines))
     return folder / name
 
 
-def test_trials_are_judged_with_and_without_a_cohort(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    listed = trial_list(place / "strangers")
-    asked = ["trials", str(place / "run"), str(listed), "--cohort", str(place / "corpus")]
-    assert main([*asked, "--json"]) == 0
+def test_trials_are_evaluated_with_and_without_a_cohort(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    trial_file = trial_list(folder / "impostors")
+    arguments = ["trials", str(folder / "run"), str(trial_file), "--cohort", str(folder / "corpus")]
+    assert main([*arguments, "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
     assert (found["trials"], found["targets"], found["files"]) == (276, 36, 24)
     assert found["interval"] == {"unit": "speaker", "units": 6, "level": 0.95} and not found["failed"]
@@ -265,41 +269,43 @@ def test_trials_are_judged_with_and_without_a_cohort(place: Path, capsys: pytest
         assert set(figures) == {"eer", "min_dcf_0.01", "min_dcf_0.05"}
         assert all(0 <= row["low"] <= row["value"] <= row["high"] for row in figures.values())
         assert figures["eer"]["value"] < 0.2
-    assert main(asked) == 0
+    assert main(arguments) == 0
     out = capsys.readouterr().out
-    assert "36 trials of one speaker, 240 of two; intervals over 6 speakers" in out and "Normalised by 96 clips" in out
+    assert "36 target and 240 non-target trials; intervals over 6 speakers" in out and "Normalised by 96 clips" in out
 
 
-def test_a_cohort_leaves_out_who_is_judged(place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    listed = trial_list(place / "strangers")
-    everyone = shutil.copytree(place / "corpus", tmp_path / "everyone")
-    shutil.copytree(place / "strangers", everyone, dirs_exist_ok=True)
-    assert main(["trials", str(place / "run"), str(listed), "--cohort", str(everyone), "--json"]) == 0
-    found = json.loads(capsys.readouterr().out)
-    assert any("24 clips of the cohort are of the judged speakers" in note for note in found["notes"])
-    said = wrong(capsys, "trials", str(place / "run"), str(listed), "--cohort", str(place / "strangers"))
-    assert "of the speakers that are judged" in said
-
-
-def test_trials_with_files_that_cannot_be_heard_are_counted(
-    place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+def test_a_cohort_excludes_the_evaluated_speakers(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    listed = tmp_path / "list.txt"
-    listed.write_text((trial_list(place / "strangers").read_text()) + "\n1 s200/0.wav s200/gone.wav")
-    assert main(["trials", str(place / "run"), str(listed), "--root", str(place / "strangers"), "--json"]) == 1
+    trial_file = trial_list(folder / "impostors")
+    everyone = shutil.copytree(folder / "corpus", tmp_path / "everyone")
+    shutil.copytree(folder / "impostors", everyone, dirs_exist_ok=True)
+    assert main(["trials", str(folder / "run"), str(trial_file), "--cohort", str(everyone), "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
-    assert found["left_out"] == 1 and found["trials"] == 276
+    assert any("24 clips of the cohort are of the evaluated speakers" in note for note in found["notes"])
+    output = wrong(capsys, "trials", str(folder / "run"), str(trial_file), "--cohort", str(folder / "impostors"))
+    assert "of the evaluated speakers" in output
+
+
+def test_trials_with_files_that_cannot_be_decoded_are_counted(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    trial_file = tmp_path / "list.txt"
+    trial_file.write_text((trial_list(folder / "impostors").read_text()) + "\n1 s200/0.wav s200/gone.wav")
+    assert main(["trials", str(folder / "run"), str(trial_file), "--root", str(folder / "impostors"), "--json"]) == 1
+    found = json.loads(capsys.readouterr().out)
+    assert found["excluded"] == 1 and found["trials"] == 276
     assert [row["file"] for row in found["failed"]] == ["s200/gone.wav"]
-    assert "--root" in wrong(capsys, "trials", str(place / "run"), str(listed))
-    assert "no folder" in wrong(capsys, "trials", str(place / "run"), str(listed), "--root", str(listed))
+    assert "--root" in wrong(capsys, "trials", str(folder / "run"), str(trial_file))
+    assert "no folder" in wrong(capsys, "trials", str(folder / "run"), str(trial_file), "--root", str(trial_file))
 
 
-def test_errors_in_python_are_auricles_own(place: Path, tmp_path: Path) -> None:
+def test_python_raises_auricles_own_errors(folder: Path, tmp_path: Path) -> None:
     with pytest.raises(DataError, match="no store at"):
         auricle.identify(tmp_path / "none.db", ["a.wav"])
     with pytest.raises(RunError, match="no run folder"):
         auricle.enrol(tmp_path / "none.db", "Anna", ["a.wav"], run=tmp_path / "none")
-    with auricle.Store.create(tmp_path / "voices.db", open_encoder(place / "run").origin) as store:
+    with auricle.VoiceStore.create(tmp_path / "voices.db", load_encoder(folder / "run").id) as store:
         assert store.read().voices == ()
     with pytest.raises(DataError, match="holds no voices"):
         auricle.identify(tmp_path / "voices.db", ["a.wav"])

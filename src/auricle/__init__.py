@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from auricle.recipe import Recipe
     from auricle.voices.enrol import enrol
     from auricle.voices.identify import identify, verify
-    from auricle.voices.store import Store
+    from auricle.voices.store import VoiceStore
 
 __version__ = "0.1.0"
 
@@ -27,7 +27,7 @@ __all__ = [
     "Clip",
     "Index",
     "Recipe",
-    "Store",
+    "VoiceStore",
     "__version__",
     "enrol",
     "identify",
@@ -43,7 +43,7 @@ _HOME = {
     "Clip": "auricle.corpus.clip",
     "Index": "auricle.corpus.clip",
     "Recipe": "auricle.recipe",
-    "Store": "auricle.voices.store",
+    "VoiceStore": "auricle.voices.store",
     "enrol": "auricle.voices.enrol",
     "identify": "auricle.voices.identify",
     "load": "auricle.inference.classifier",

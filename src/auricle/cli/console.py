@@ -3,13 +3,16 @@
 import shutil
 import sys
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 from auricle.preparation.prepare import Inspection
+
+if TYPE_CHECKING:
+    from auricle.voices.trials import TrialsReport
 
 MOST_ROWS = 20
 
@@ -228,71 +231,71 @@ def show_shipment(screen: Screen, shipment: dict[str, Any]) -> None:
 
 
 def show_enrolment(screen: Screen, done: dict[str, Any]) -> None:
-    """What `auricle enrol` added, and what scores will be normalised by."""
+    """What `auricle enrol` added, and the cohort that will normalise scores."""
     if done["voice"] is not None:
         clips = done["clips"]
         screen.say(f"Enrolled '{done['voice']}': {len(done['added'])} added, {clips} clip{'s' * (clips != 1)} in all.")
-    for name in done["known"]:
-        screen.say(f"! {name}: this voice has the same sound already; it is kept once.")
+    for name in done["duplicates"]:
+        screen.say(f"! {name}: this voice already has this audio; it is stored once.")
     for row in done["failed"]:
         screen.line(row["file"], f"FAILED: {row['error']}")
     for row in done["warnings"]:
         screen.say(f"! {row['file']}: {row['warning']}")
     if done["cohort"]["clips"]:
-        screen.say(f"Cohort: {done['cohort']['described']}. False accepts: {done['false_accept']:g} of strangers.")
+        rate = done["max_false_accept_rate"]
+        screen.say(f"Cohort: {done['cohort']['description']}. Maximum false-accept rate: {rate:g}.")
     for note in done["notes"]:
         screen.say(f"! {note}")
 
 
-def show_finding(screen: Screen, row: dict[str, Any], threshold: float | None, claimed: str | None, top: int) -> None:
+def show_decision(screen: Screen, row: dict[str, Any], threshold: float | None, claimed: str | None, top: int) -> None:
     """One line of `auricle identify`, or of `auricle verify` where a voice was `claimed`."""
     if row["error"] is not None:
         screen.line(row["file"], f"FAILED: {row['error']}")
         return
-    told = "   ".join(
+    scores = "   ".join(
         f"{match['voice']} {match['score']:.2f}" if match["score"] is not None else f"{match['voice']} no score"
         for match in row["scores"][:top]
     )
     note = f"   ({'; '.join(row['warnings'])})" if row["warnings"] else ""
     if threshold is None:
-        screen.line(row["file"], told + note)
+        screen.line(row["file"], scores + note)
         return
     refused = "unknown" if claimed is None else "rejected"
     verdict = (row["voice"] if claimed is None else "accepted") if row["accepted"] else refused
-    screen.line(row["file"], verdict, f"{told}   (threshold {threshold:.2f}){note}")
+    screen.line(row["file"], verdict, f"{scores}   (threshold {threshold:.2f}){note}")
 
 
-def show_voices(screen: Screen, held: dict[str, Any]) -> None:
-    """What a store holds."""
-    if held["removed"] is not None:
-        screen.say(f"Removed '{held['removed']}'.")
-    rows = [(row["voice"], str(row["clips"]), _duration(row["seconds"])) for row in held["voices"]]
-    screen.table(f"{len(rows)} voices, heard by {held['run']}", ("voice", "clips", "sound"), rows)
-    cohort = held["cohort"]["described"] or "none, hence no threshold"
-    screen.say(f"Cohort: {cohort}. False accepts: {held['false_accept']:g} of strangers.")
+def show_voices(screen: Screen, listing: dict[str, Any]) -> None:
+    """The voices of a store."""
+    if listing["removed"] is not None:
+        screen.say(f"Removed '{listing['removed']}'.")
+    rows = [(row["voice"], str(row["clips"]), _duration(row["seconds"])) for row in listing["voices"]]
+    screen.table(f"{len(rows)} voices, encoded by {listing['run']}", ("voice", "clips", "duration"), rows)
+    cohort = listing["cohort"]["description"] or "none, hence no threshold"
+    screen.say(f"Cohort: {cohort}. Maximum false-accept rate: {listing['max_false_accept_rate']:g}.")
 
 
-def show_trials(screen: Screen, found: dict[str, Any]) -> None:
+def show_trials(screen: Screen, report: "TrialsReport") -> None:
     """The error rates of `auricle trials`."""
-    interval = found["interval"]
     rows = [
-        (kind, name.replace("_", " "), f"{figure['value']:.4f}", f"{figure['low']:.4f} to {figure['high']:.4f}")
-        for kind, figures in found["metrics"].items()
-        for name, figure in figures.items()
+        (score, name.replace("_", " "), f"{rate.value:.4f}", f"{rate.low:.4f} to {rate.high:.4f}")
+        for score, rates in report.metrics.items()
+        for name, rate in rates.items()
     ]
     screen.table(
-        f"{found['targets']} trials of one speaker, {found['nontargets']} of two; "
-        f"intervals over {interval['units']} {interval['unit']}s",
+        f"{report.targets} target and {report.nontargets} non-target trials; "
+        f"intervals over {report.interval.units} {report.interval.unit}s",
         ("score", "metric", "value", "95 % interval"),
         rows,
     )
-    if found["cohort"]:
-        screen.say(f"Normalised by {found['cohort']}.")
-    if found["left_out"]:
-        screen.say(f"! {found['left_out']} trials are left out: {len(found['failed'])} files cannot be heard.")
-    for row in found["failed"][:MOST_ROWS]:
-        screen.line(row["file"], f"FAILED: {row['error']}")
-    for note in found["notes"]:
+    if report.cohort:
+        screen.say(f"Normalised by {report.cohort}.")
+    if report.excluded:
+        screen.say(f"! Excluded {report.excluded} trials: {len(report.failed)} files cannot be decoded.")
+    for name, error in report.failed[:MOST_ROWS]:
+        screen.line(name, f"FAILED: {error}")
+    for note in report.notes:
         screen.say(f"! {note}")
 
 

@@ -1,1 +1,1 @@
-"""Voices: enrol someone new, find out who speaks, verify a claim, judge verification on a list of trials."""
+"""Speaker verification: enrol a voice, identify a speaker, verify a claim, evaluate an encoder on a list of trials."""

@@ -1,42 +1,54 @@
-"""What turns recordings into vectors: a trained run, or a stock checkpoint made for telling speakers apart.
+"""Speaker encoders: what turns recordings into embeddings.
 
-In: a folder. Out: an Encoder, with the hash of what it is. Vectors of two models cannot be compared, and a folder's
-name says little: the hash does. Models run in float32, so that a voice enrolled on one machine is known on another.
+In: a run folder, a model folder, or a local transformers checkpoint `…ForXVector` (wav2vec 2.0, WavLM, UniSpeech-SAT,
+data2vec). Out: an Encoder with the hash of its weights and configs: embeddings of two models cannot be compared, and a
+folder's name does not identify a model. Encoders run in float32, so that every machine gives the same embeddings.
 """
 
 import hashlib
+import json
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from auricle.audio.recordings import Recording
+import numpy as np
+import torch
+from transformers import AutoFeatureExtractor, AutoModelForAudioXVector
+
+from auricle.audio.recordings import MAX_SECONDS, Heard, Recording, hear
+from auricle.audio.settings import Settings
 from auricle.errors import RunError
-from auricle.inference.classifier import Embedded, load
+from auricle.inference.classifier import Embedded, embedded
+from auricle.inference.classifier import load as load_classifier
+from auricle.preparation.windows import FULL_SCALE
 from auricle.run_folder import model_folder
-from auricle.voices import xvector
-from auricle.voices.store import Origin
+from auricle.voices.store import EncoderId
 
-# What decides a vector beside the weights.
+WINDOW_SECONDS = 30.0
+# What decides an embedding apart from the weights.
 _CONFIGS = ("config.json", "preprocessor_config.json")
+# Only pretraining uses these weights; a checkpoint may lack them.
+_PRETRAINING_ONLY = ("masked_spec_embed", "objective.", "classifier.")
 
 
 @dataclass(frozen=True)
 class Encoder:
-    """A model that gives vectors. `run` is the folder that was named."""
+    """A model that gives embeddings. `run` is the folder that the user named."""
 
     run: Path
-    origin: Origin
+    id: EncoderId
     embeddings: Callable[[Iterable[Recording]], Iterator[Embedded]]
 
 
-def open_encoder(run: str | Path) -> Encoder:
-    """Open a run folder, a model folder, or a local checkpoint `…ForXVector`. Raises RunError for anything else."""
+def load_encoder(run: str | Path) -> Encoder:
+    """Load a run folder, a model folder, or a local checkpoint `…ForXVector`. Raises RunError for anything else."""
     run = Path(run).expanduser().absolute()
     folder = model_folder(run)
-    origin = Origin(str(run), fingerprint(folder))
-    if xvector.opens(folder):
-        return Encoder(run, origin, xvector.load(folder).embeddings)
-    return Encoder(run, origin, load(folder, "float32", runtime="torch").embeddings)
+    encoder_id = EncoderId(str(run), fingerprint(folder))
+    if is_xvector(folder):
+        return Encoder(run, encoder_id, load_xvector(folder).embeddings)
+    return Encoder(run, encoder_id, load_classifier(folder, "float32", runtime="torch").embeddings)
 
 
 def fingerprint(folder: Path) -> str:
@@ -44,8 +56,84 @@ def fingerprint(folder: Path) -> str:
     weights = sorted(folder.glob("*.safetensors"))
     if not weights:
         raise RunError(f"'{folder}' has no model.safetensors: the model was not saved completely. Train it again.")
-    found = hashlib.sha256()
+    digest = hashlib.sha256()
     for path in [*(folder / name for name in _CONFIGS if (folder / name).is_file()), *weights]:
         with path.open("rb") as file:
-            found.update(f"{path.name} {hashlib.file_digest(file, 'sha256').hexdigest()}\n".encode())
-    return found.hexdigest()
+            digest.update(f"{path.name} {hashlib.file_digest(file, 'sha256').hexdigest()}\n".encode())
+    return digest.hexdigest()
+
+
+class XVectorEncoder:
+    """A stock checkpoint with an x-vector head.
+
+    It encodes each recording alone, in windows of bounded length, and averages their x-vectors weighted by duration:
+    the stock masks do not keep padding out of the layers before the pooling.
+    """
+
+    def __init__(self, network: Any, extractor: Any) -> None:
+        self.network = network.eval()
+        self.extractor = extractor
+        self.settings = Settings(int(extractor.sampling_rate), 1, 0.0, MAX_SECONDS)
+
+    @property
+    def min_samples(self) -> int:
+        """The fewest samples that it can encode: two frames where it pools, since one has no standard deviation."""
+        config = self.network.config
+        frames = 2 + sum((size - 1) * step for size, step in zip(config.tdnn_kernel, config.tdnn_dilation, strict=True))
+        for size, step in zip(reversed(config.conv_kernel), reversed(config.conv_stride), strict=True):
+            frames = (frames - 1) * step + size
+        return int(frames)
+
+    def embeddings(self, recordings: Iterable[Recording]) -> Iterator[Embedded]:
+        """Give the embedding of each of many recordings, in order, with bounded memory."""
+        for chunk in hear(recordings, self.settings):
+            usable = [self._reject_short(decoded) for decoded in chunk]
+            rows = [self._encode(decoded.samples) for decoded in usable if decoded.error is None]
+            yield from embedded(usable, np.array(rows, np.float32), self.settings.sample_rate)
+
+    def _reject_short(self, decoded: Heard) -> Heard:
+        rate, samples = self.settings.sample_rate, decoded.samples.shape[-1]
+        if not 0 < samples < self.min_samples:
+            return decoded
+        note = f"short: it lasts {samples / rate:.2f} s, and this encoder needs {self.min_samples / rate:.2f} s"
+        return Heard(decoded.name, decoded.samples[:, :0], (*decoded.notes, note))
+
+    def _encode(self, samples: np.ndarray) -> np.ndarray:
+        """The x-vector (width,) of int16 samples (1, frames)."""
+        windows = np.array_split(samples[0], -(-samples.shape[-1] // round(WINDOW_SECONDS * self.settings.sample_rate)))
+        rows = []
+        for window in windows:
+            values = self.extractor(
+                window.astype(np.float32) / FULL_SCALE, sampling_rate=self.settings.sample_rate, return_tensors="pt"
+            ).input_values
+            with torch.inference_mode():
+                xvector = self.network(values.to(self.network.device)).embeddings[0]
+            rows.append(xvector.float().cpu().numpy())
+        return np.average(rows, axis=0, weights=[len(window) for window in windows])
+
+
+def is_xvector(folder: Path) -> bool:
+    """Whether a model folder holds an x-vector checkpoint, by its config."""
+    try:
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    architectures = config.get("architectures") if isinstance(config, dict) else None
+    return any(str(name).endswith("ForXVector") for name in architectures or ())
+
+
+def load_xvector(folder: Path) -> XVectorEncoder:
+    """Load a local checkpoint. Raises RunError for one without safetensors, preprocessor settings or some weights."""
+    try:
+        network, loading = AutoModelForAudioXVector.from_pretrained(
+            folder, dtype=torch.float32, use_safetensors=True, local_files_only=True, output_loading_info=True
+        )
+        extractor = AutoFeatureExtractor.from_pretrained(folder, local_files_only=True)
+    except (OSError, ValueError, KeyError, RuntimeError) as error:
+        raise RunError(f"'{folder}' cannot be loaded as an x-vector encoder: {error}") from error
+    missing = [name for name in sorted(loading["missing_keys"]) if not name.endswith(_PRETRAINING_ONLY[0])]
+    missing = [name for name in missing if not name.startswith(_PRETRAINING_ONLY[1:])]
+    if missing or network.main_input_name != "input_values":
+        why = f"its weights lack '{missing[0]}'" if missing else "it does not take waveforms"
+        raise RunError(f"'{folder}' cannot be loaded as an x-vector encoder: {why}. Name another checkpoint.")
+    return XVectorEncoder(network.to("cuda" if torch.cuda.is_available() else "cpu"), extractor)

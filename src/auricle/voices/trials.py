@@ -1,126 +1,224 @@
-"""Judge a model's vectors by a list of trials.
+"""Evaluate a speaker encoder on a list of verification trials.
 
-In: a run, a list, perhaps a cohort. Out: EER and minDCF with intervals, of plain cosines and, with a cohort, of
-normalised scores. Each file is heard once, however many trials it is in.
+In: a run, a trial list, optionally a cohort. Out: TrialsReport: EER and minDCF with intervals, of plain cosines and,
+with a cohort, of normalised scores. Each file is encoded once, however many trials it is in.
 """
 
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from auricle.audio.recordings import Recording
 from auricle.errors import DataError, UsageError
+from auricle.evaluation.intervals import Interval
 from auricle.parallel import Progress
-from auricle.voices import error_rates, score_norm
-from auricle.voices.encoder import open_encoder
-from auricle.voices.enrol import Gathered, named_cohort
-from auricle.voices.error_rates import Trials
-from auricle.voices.score_norm import MIN_COHORT, MIN_SPEAKERS, Cohort
+from auricle.voices import score_norm
+from auricle.voices.cohort import CohortSelection, cohort_from_data, speaker_folders
+from auricle.voices.encoder import load_encoder
+from auricle.voices.error_rates import error_rate_intervals
+from auricle.voices.score_norm import MIN_COHORT_CLIPS, MIN_COHORT_SPEAKERS, Cohort
 
-# Trials scored at once.
-_BLOCK = 100_000
+# Trials, and embeddings, scored at once.
+_TRIAL_BLOCK, _EMBEDDING_BLOCK = 100_000, 1000
+_TARGET_WORDS = {"1": True, "0": False, "target": True, "nontarget": False, "tgt": True, "imp": False}
+_LIST_FORMAT = "Each line holds two files and, first or last, 1 or 0 (or target or nontarget)."
 
 
-def judge(
+@dataclass(frozen=True, eq=False)
+class Trials:
+    """Pairs of files: `files` once each; for each trial the indices of its two, and whether one speaker is in both."""
+
+    files: tuple[str, ...]
+    left: np.ndarray
+    right: np.ndarray
+    target: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.target)
+
+    def select(self, keep: np.ndarray) -> "Trials":
+        """The trials for which `keep` (trials,) bool is true, of the same files."""
+        return Trials(self.files, self.left[keep], self.right[keep], self.target[keep])
+
+
+@dataclass(frozen=True)
+class IntervalInfo:
+    """What the intervals resample: `unit` is speaker or file, of which there are `units`."""
+
+    unit: str
+    units: int
+    level: float = 0.95
+
+
+@dataclass(frozen=True)
+class TrialsReport:
+    """The error rates of an encoder. `metrics` has cosine and, with a cohort, normalised, each with EER and minDCFs.
+
+    `excluded` counts trials with a file in `failed` (file, reason); `trials` counts the others.
+    """
+
+    trials: int
+    targets: int
+    nontargets: int
+    files: int
+    cohort: str
+    interval: IntervalInfo
+    metrics: dict[str, dict[str, Interval]]
+    excluded: int
+    failed: tuple[tuple[str, str], ...]
+    notes: tuple[str, ...]
+
+
+def evaluate_trials(
     run: str | Path,
-    listed: str | Path,
+    trial_list: str | Path,
     progress: Progress,
     *,
     root: str | Path | None = None,
     cohort: str | None = None,
-) -> dict[str, Any]:
-    """Hear the files of a list, below `root` (default: the list's folder), and measure. Plain data, ready for JSON.
+) -> TrialsReport:
+    """Encode the files of a list, below `root` (default: the list's folder), and measure the error rates.
 
-    Trials with a file that cannot be heard are left out and counted. Raises DataError for a list that is none or of
-    which no trials of both kinds are left, RunError for no model, UsageError for no cohort.
+    Raises DataError for a malformed list, and where no target or no non-target trials are left; RunError for a folder
+    that holds no model; UsageError for an unusable cohort.
     """
-    listed = Path(listed)
-    asked = error_rates.read(listed)
-    root = listed.parent if root is None else Path(root)
+    trial_list = Path(trial_list)
+    trials = read_trials(trial_list)
+    root = trial_list.parent if root is None else Path(root)
     if not root.is_dir():
         raise UsageError(f"--root received '{root}', which is no folder. Name the folder that the list's files lie in.")
-    encoder = open_encoder(run)
-    heard = []
-    for clip in encoder.embeddings(Recording(name, str(root / name)) for name in asked.files):
-        heard.append(clip)
-        progress(len(heard), len(asked.files))
-    good = np.array([clip.error is None for clip in heard])
-    if not good.any():
+    encoder = load_encoder(run)
+    clips = []
+    for clip in encoder.embeddings(Recording(name, str(root / name)) for name in trials.files):
+        clips.append(clip)
+        progress(len(clips), len(trials.files))
+    decoded = np.array([clip.error is None for clip in clips])
+    if not decoded.any():
         raise DataError(
-            f"None of the {len(heard)} files of '{listed}' can be heard below '{root}': {heard[0].error}. Name their "
-            "folder by --root."
+            f"None of the {len(clips)} files of '{trial_list}' can be decoded below '{root}': {clips[0].error}. Name "
+            "their folder: --root FOLDER."
         )
-    width = next(len(clip.vector) for clip in heard if clip.error is None)
-    vectors = np.stack([clip.vector if clip.error is None else np.zeros(width, np.float32) for clip in heard])
-    kept = asked.select(good[asked.left] & good[asked.right])
-    speakers = error_rates.speakers(asked)
-    plain = _each(kept, vectors, None)
-    figures, drawn = error_rates.measured(plain, kept, speakers)
-    measures = {"cosine": figures}
-    notes = _told(speakers)
-    found = Gathered(None, "", ()) if cohort is None else named_cohort(encoder, cohort)
-    if found.cohort is not None:
-        out_of_set, more = _strangers(found.cohort, [clip.content for clip in heard], speakers)
-        notes += [*found.notes, *more]
-        measures["normalised"] = error_rates.measured(_each(kept, vectors, out_of_set), kept, speakers)[0]
-    failed = [{"file": clip.name, "error": clip.error} for clip in heard if clip.error is not None]
-    return {
-        "trials": len(kept),
-        "targets": int(kept.target.sum()),
-        "nontargets": int((~kept.target).sum()),
-        "files": len(heard),
-        "cohort": found.named,
-        "interval": {"unit": drawn.unit, "units": drawn.units, "level": 0.95},
-        "metrics": {kind: {name: asdict(one) for name, one in rows.items()} for kind, rows in measures.items()},
-        "left_out": len(asked) - len(kept),
-        "failed": failed,
-        "notes": notes,
-    }
+    width = next(len(clip.vector) for clip in clips if clip.error is None)
+    embeddings = np.stack([clip.vector if clip.error is None else np.zeros(width, np.float32) for clip in clips])
+    usable = trials.select(decoded[trials.left] & decoded[trials.right])
+    speakers = speakers_of(trials)
+    unit = "file" if speakers is None else "speaker"
+
+    def rates(scores: np.ndarray) -> tuple[dict[str, Interval], int]:
+        units = trials.files if speakers is None else speakers
+        metrics, resamples = error_rate_intervals(scores, usable.target, usable.left, usable.right, units, unit)
+        return metrics, resamples.units
+
+    notes = [] if speakers is not None else ["The list's folders do not name speakers: intervals resample files."]
+    cosine, units = rates(_scores(usable, embeddings, None))
+    metrics = {"cosine": cosine}
+    selection = CohortSelection() if cohort is None else cohort_from_data(encoder, cohort)
+    if selection.cohort is not None:
+        impostors, more = _without_evaluated(selection.cohort, [clip.content for clip in clips], speakers)
+        notes += [*selection.notes, *more]
+        metrics["normalised"] = rates(_scores(usable, embeddings, impostors))[0]
+    return TrialsReport(
+        trials=len(usable),
+        targets=int(usable.target.sum()),
+        nontargets=int((~usable.target).sum()),
+        files=len(clips),
+        cohort=selection.description,
+        interval=IntervalInfo(unit, units),
+        metrics=metrics,
+        excluded=len(trials) - len(usable),
+        failed=tuple((clip.name, clip.error) for clip in clips if clip.error is not None),
+        notes=tuple(notes),
+    )
 
 
-def _each(kept: Trials, vectors: np.ndarray, cohort: Cohort | None) -> np.ndarray:
-    """The score of each trial (trials,)."""
-    out = np.concatenate(
-        [
-            np.einsum("tw,tw->t", vectors[kept.left[at : at + _BLOCK]], vectors[kept.right[at : at + _BLOCK]])
-            for at in range(0, max(1, len(kept)), _BLOCK)
-        ]
+def _scores(trials: Trials, embeddings: np.ndarray, cohort: Cohort | None) -> np.ndarray:
+    """The score of each trial (trials,): a cosine, or an AS-norm score against the cohort."""
+    blocks = [slice(first, first + _TRIAL_BLOCK) for first in range(0, max(1, len(trials)), _TRIAL_BLOCK)]
+    cosines = np.concatenate(
+        [np.einsum("tw,tw->t", embeddings[trials.left[rows]], embeddings[trials.right[rows]]) for rows in blocks]
     ).astype(np.float64)
     if cohort is None:
-        return out
+        return cosines
     parts = [
-        cohort.steadied(score_norm.level(score_norm.cosines(vectors[at : at + 1000], cohort.vectors)))
-        for at in range(0, len(vectors), 1000)
+        cohort.shrink(
+            score_norm.top_statistics(
+                score_norm.cosines(embeddings[first : first + _EMBEDDING_BLOCK], cohort.embeddings)
+            )
+        )
+        for first in range(0, len(embeddings), _EMBEDDING_BLOCK)
     ]
     mean = np.concatenate([part.mean for part in parts])
     deviation = np.concatenate([part.deviation for part in parts])
-    sides = [(out - mean[side]) / deviation[side] for side in (kept.left, kept.right)]
+    sides = [(cosines - mean[side]) / deviation[side] for side in (trials.left, trials.right)]
     return np.asarray((sides[0] + sides[1]) / 2)
 
 
-def _strangers(cohort: Cohort, contents: list[str], speakers: Sequence[str] | None) -> tuple[Cohort, list[str]]:
-    """The cohort without the speakers that are judged, and what is to be told of it."""
+def _without_evaluated(
+    cohort: Cohort, content_hashes: list[str], speakers: Sequence[str] | None
+) -> tuple[Cohort, list[str]]:
+    """The cohort without the speakers of the trials, and notes for the user."""
     names = {Path(speaker).name for speaker in cohort.speakers} & set(speakers or ())
     known = {speaker for speaker in cohort.speakers if Path(speaker).name in names}
-    strange = cohort.impostors_of(known, contents)
-    if strange.all():
+    impostors = cohort.impostor_mask(known, content_hashes)
+    if impostors.all():
         return cohort, []
-    left = cohort.select(strange)
-    if len(left) < MIN_COHORT or len(set(left.speakers)) < MIN_SPEAKERS:
+    remaining = cohort.select(impostors)
+    removed = len(cohort) - len(remaining)
+    if len(remaining) < MIN_COHORT_CLIPS or len(set(remaining.speakers)) < MIN_COHORT_SPEAKERS:
         raise UsageError(
-            f"Of the {len(cohort)} clips of the cohort, {len(cohort) - len(left)} are of the speakers that are judged. "
-            "Name recordings of other people by --cohort."
+            f"{removed} of the {len(cohort)} cohort clips are of the evaluated speakers. Name recordings of other "
+            "people: --cohort DATA."
         )
-    return left, [f"{len(cohort) - len(left)} clips of the cohort are of the judged speakers and left out of it."]
+    return remaining, [f"{removed} clips of the cohort are of the evaluated speakers and were excluded from it."]
 
 
-def _told(speakers: Sequence[str] | None) -> list[str]:
-    if speakers is not None:
-        return []
-    return [
-        "The folders of the list do not tell who speaks: intervals are drawn over files, as if each were a speaker of "
-        "its own."
-    ]
+def read_trials(path: Path) -> Trials:
+    """Read a trial list: two files and 1 or 0, target or nontarget, first (as in VoxCeleb) or last on each line.
+
+    Raises DataError for anything else, with the first malformed line.
+    """
+    try:
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"'{path}' cannot be read as a trial list: {error}.") from error
+    rows = [(number, _columns(line)) for number, line in enumerate(lines, start=1) if line.strip()]
+    if not rows:
+        raise DataError(f"'{path}' holds no trials. {_LIST_FORMAT}")
+    malformed = [(number, row) for number, row in rows if len(row) != 3][:1]
+    for column in (0, -1) if not malformed else ():
+        unknown = [(number, row) for number, row in rows if row[column].lower() not in _TARGET_WORDS][:1]
+        if not unknown:
+            return _trials([row for _, row in rows], column)
+        # The column that stays valid for longer is the one that was meant.
+        malformed = max(malformed, unknown)
+    number, row = malformed[0]
+    raise DataError(f"'{path}' is no trial list: line {number} is '{' '.join(row)}'. {_LIST_FORMAT}")
+
+
+def _columns(line: str) -> list[str]:
+    """A line's columns: between tabs where it has any, so that names may hold blanks."""
+    return [part.strip() for part in line.strip().split("\t")] if "\t" in line else line.split()
+
+
+def _trials(rows: Sequence[list[str]], target_column: int) -> Trials:
+    target = np.array([_TARGET_WORDS[row[target_column].lower()] for row in rows])
+    pairs = [row[1:] if target_column == 0 else row[:-1] for row in rows]
+    numbers = {name: number for number, name in enumerate(dict.fromkeys(name for pair in pairs for name in pair))}
+    indices = np.array([[numbers[name] for name in pair] for pair in pairs])
+    return Trials(tuple(numbers), indices[:, 0], indices[:, 1], target)
+
+
+def speakers_of(trials: Trials) -> tuple[str, ...] | None:
+    """The speaker of each file: its top folder, below those that all files share.
+
+    None where files lie in no folders, or where the folders contradict the trials.
+    """
+    folders = speaker_folders(trials.files)
+    if folders is None:
+        return None
+    names = np.array([folder[-1] for folder in folders])
+    if not np.array_equal(names[trials.left] == names[trials.right], trials.target):
+        return None
+    return tuple(str(name) for name in names)
