@@ -69,7 +69,7 @@ def store(folder: Path) -> Path:
         run, share = (folder / "run", 0.05) if first else (None, None)
         done = auricle.enrol(path, f"s{speaker}", files, run=run, max_false_accept_rate=share)
         assert done.enrolled is not None and done.enrolled.clips == 3 and not done.failed and not done.notes
-        assert done.cohort >= 60 and done.max_false_accept_rate == 0.05
+        assert done.cohort_clips >= 60 and done.max_false_accept_rate == 0.05
     return path
 
 

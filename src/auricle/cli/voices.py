@@ -84,7 +84,7 @@ def _enrol(options: argparse.Namespace) -> int:
         "added": list(done.enrolled.added) if done.enrolled else [],
         "duplicates": list(done.enrolled.duplicates) if done.enrolled else [],
         "clips": done.enrolled.clips if done.enrolled else 0,
-        "cohort": {"clips": done.cohort_clips, "description": done.cohort},
+        "cohort": {"clips": done.cohort_clips, "description": done.cohort_description},
         "max_false_accept_rate": done.max_false_accept_rate,
         "failed": [{"file": name, "error": why} for name, why in done.failed],
         "warnings": [{"file": name, "warning": why} for name, why in done.warnings],

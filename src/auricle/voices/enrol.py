@@ -19,14 +19,14 @@ from auricle.voices.store import EnrolledClip, EnrolledVoice, VoiceStore, is_sto
 class Enrolment:
     """What `enrol` did. `enrolled` is None where no file could be decoded; `failed` are files and reasons.
 
-    `cohort_clips` and `cohort` say what scores are normalised against.
+    `cohort_clips` and `cohort_description` say what scores are normalised against.
     """
 
     enrolled: EnrolledVoice | None
     failed: tuple[tuple[str, str], ...]
     warnings: tuple[tuple[str, str], ...]
     cohort_clips: int
-    cohort: str
+    cohort_description: str
     max_false_accept_rate: float
     notes: tuple[str, ...]
 
