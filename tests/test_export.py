@@ -18,10 +18,10 @@ from auricle.audio import recordings as files
 from auricle.cli.main import main
 from auricle.errors import RunError, UsageError
 from auricle.evaluation import scoring
-from auricle.export import onnx as exporting
-from auricle.export.onnx import Narrow, export, measured
-from auricle.export.parity import agreement
-from auricle.export.quantize import narrow
+from auricle.export import onnx as onnx_export
+from auricle.export.onnx import export
+from auricle.export.parity import check_parity
+from auricle.export.quantize import Int8Result, compare_int8, quantize
 from auricle.export.trace import OUTPUTS, trace
 from auricle.inference.classifier import Classifier
 from auricle.models.onnx_runtime import OnnxModel
@@ -66,38 +66,40 @@ def cheap() -> tuple[Any, OnnxModel, Path, set[str]]:
     return model, *traced(model)
 
 
-def apart(ours: np.ndarray, theirs: np.ndarray) -> float:
+def max_difference(ours: np.ndarray, theirs: np.ndarray) -> float:
     return float(np.abs(scoring.softmax(ours) - scoring.softmax(theirs)).max())
 
 
-def agrees(model: Any, graph: OnnxModel, clips: list[np.ndarray]) -> None:
+def check_agreement(model: Any, graph: OnnxModel, clips: list[np.ndarray]) -> None:
     """Alone, in a padded batch, behind longer padding that is no silence: the graph gives what the model gives."""
     expected, vectors = (
         judge(model, from_arrays(clips), batch_seconds=1000) for judge in (scoring.score, scoring.vectors)
     )
     assert expected.std(0).max() > 0.1, "answers that do not differ prove nothing"
-    assert apart(scoring.score(graph, from_arrays(clips), batch_seconds=1000), expected) < 1e-4
+    assert max_difference(scoring.score(graph, from_arrays(clips), batch_seconds=1000), expected) < 1e-4
     assert np.abs(scoring.vectors(graph, from_arrays(clips), batch_seconds=1000) - vectors).max() < 1e-4
     for clip in (2, 0, len(clips) - 1):
         assert (
-            apart(scoring.score(graph, from_arrays([clips[clip]]), batch_seconds=1000), expected[clip : clip + 1])
+            max_difference(
+                scoring.score(graph, from_arrays([clips[clip]]), batch_seconds=1000), expected[clip : clip + 1]
+            )
             < 1e-4
         )
     scale = 32768 if clips[0].dtype == np.int16 else 1
     first = clips[0].astype(np.float32) / scale
     dirty = np.concatenate([first, np.full((len(first), 7_777), 0.7, np.float32)], 1)
     values = dirty[None] if len(dirty) > 1 else dirty
-    assert apart(graph.logits(values, np.array([first.shape[-1]])), expected[:1]) < 1e-4
+    assert max_difference(graph.logits(values, np.array([first.shape[-1]])), expected[:1]) < 1e-4
 
 
-def answers_whatever_it_hears(model: Any, graph: OnnxModel) -> None:
+def check_extreme_inputs(model: Any, graph: OnnxModel) -> None:
     """The shortest clip, silence and full scale."""
     for values in (*(np.full((1, count), 0.3, np.float32) for count in (1, 16, 80, 500)), np.zeros((1, RATE))):
         values = values.astype(np.float32)
         with torch.inference_mode():
             expected = model(torch.from_numpy(values)).logits.numpy()
         found = graph.logits(values, np.array([values.shape[-1]]))
-        assert np.isfinite(found).all() and apart(found, expected) < 1e-4
+        assert np.isfinite(found).all() and max_difference(found, expected) < 1e-4
     assert np.isfinite(graph.logits(np.ones((2, RATE), np.float32), np.array([RATE, 1]))).all()
 
 
@@ -105,11 +107,11 @@ def answers_whatever_it_hears(model: Any, graph: OnnxModel) -> None:
 def test_a_graph_answers_as_its_model(name: str, options: dict[str, object]) -> None:
     model = build(name, options)
     graph, _, _ = traced(model)
-    agrees(model, graph, arrays())
-    answers_whatever_it_hears(model, graph)
+    check_agreement(model, graph, arrays())
+    check_extreme_inputs(model, graph)
 
 
-def test_a_graph_of_ready_frames_and_one_of_two_channels_answer_as_their_models() -> None:
+def test_a_graph_of_precomputed_features_and_one_of_two_channels_answer_as_their_models() -> None:
     settings = {"audio": {"sample_rate": 100, "num_features": BANDS}, "model": {"family": "baseline"}}
     from auricle.models.load import build_model
 
@@ -120,11 +122,11 @@ def test_a_graph_of_ready_frames_and_one_of_two_channels_answer_as_their_models(
     model.solve(embedded, np.arange(9) % 3, groups=None, class_weighted=False, seed=0)
     graph, _, products = traced(model.eval())
     assert graph.config.num_features == BANDS and not products
-    agrees(model, graph, clips)
+    check_agreement(model, graph, clips)
     stereo = build("cnn", {"size": "tutorial"}, channels=2)
     graph, _, _ = traced(stereo)
     clips = [np.concatenate([clip, clip[:, ::-1]]) for clip in arrays()]
-    agrees(stereo, graph, clips)
+    check_agreement(stereo, graph, clips)
 
 
 @pytest.mark.recordings
@@ -134,29 +136,39 @@ def test_every_kind_of_model_agrees_with_its_export_on_real_clips(
 ) -> None:
     model = build(name, options)
     graph, _, _ = traced(model)
-    agrees(model, graph, arrays())
-    answers_whatever_it_hears(model, graph)
+    check_agreement(model, graph, arrays())
+    check_extreme_inputs(model, graph)
     some = files.recordings(sorted(map(str, (recordings / "emodb").glob("*.wav")))[::20])
     clips = [clip.samples for chunk in files.hear(some, Classifier(model).settings) for clip in chunk]
-    assert agreement(model, graph, from_arrays(clips)).difference < 1e-4
+    assert check_parity(model, graph, from_arrays(clips)).max_difference < 1e-4
 
 
-def test_the_file_says_what_its_model_says() -> None:
+def test_the_metadata_holds_the_models_settings() -> None:
     model = build("conformer", {"size": "tutorial"})
     model.apply_temperature(1.7)
     config = model.config
     config.threshold, config.max_false_accept_rate, config.window_seconds, config.clip_seconds = 0.61, 0.05, 2.0, 1.25
     graph, _, _ = traced(model)
-    told = graph.config
-    assert told.labels == LABELS and told.id2label == config.id2label and told.num_labels == 3
-    assert (told.sample_rate, told.channels, told.num_features, told.model_type) == (RATE, 1, None, "auricle-conformer")
-    assert (told.temperature, told.threshold, told.max_false_accept_rate) == (1.7, 0.61, 0.05)
-    assert (told.window_seconds, told.overlap, told.clip_seconds, told.precision) == (2.0, 0.5, 1.25, "float32")
+    metadata = graph.config
+    assert metadata.labels == LABELS and metadata.id2label == config.id2label and metadata.num_labels == 3
+    assert (metadata.sample_rate, metadata.channels, metadata.num_features, metadata.model_type) == (
+        RATE,
+        1,
+        None,
+        "auricle-conformer",
+    )
+    assert (metadata.temperature, metadata.threshold, metadata.max_false_accept_rate) == (1.7, 0.61, 0.05)
+    assert (metadata.window_seconds, metadata.overlap, metadata.clip_seconds, metadata.precision) == (
+        2.0,
+        0.5,
+        1.25,
+        "float32",
+    )
     assert tuple(output.name for output in graph.session.get_outputs()) == OUTPUTS
     values, lengths = np.zeros((2, RATE), np.float32), np.array([RATE, 500])
     probabilities = graph.session.run(["probabilities"], {"waveform": values, "lengths": lengths})[0]
     assert np.abs(probabilities - scoring.softmax(graph.logits(values, lengths))).max() < 1e-6
-    agrees(model, graph, arrays())  # windows are averaged alike
+    check_agreement(model, graph, arrays())  # windows are averaged alike
 
 
 @pytest.fixture(scope="module")
@@ -175,9 +187,9 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_an_exported_folder_answers_without_pytorch(trained: Path) -> None:
     corpus = trained.parent / "corpus"
     facts = json.loads((trained / "onnx" / "export.json").read_text())
-    assert (
-        facts["checked"]["clips"] >= 4 and facts["checked"]["difference"] < 1e-4 and min(facts["checked"]["rates"]) > 0
-    )
+    parity = facts["parity"]
+    assert parity["clips"] >= 4 and parity["max_difference"] < 1e-4
+    assert min(parity["pytorch_clips_per_second"], parity["onnx_clips_per_second"]) > 0
     assert "| `waveform` (in) |" in (trained / "onnx" / "README.md").read_text()
     code = (
         "import sys, json\n"
@@ -210,7 +222,7 @@ def test_the_command_line_answers_from_an_exported_folder_without_pytorch(traine
     assert json.loads(done.stdout)["error"] is None
 
 
-def test_a_graph_that_answers_otherwise_is_refused_and_the_former_export_stays(
+def test_a_graph_that_differs_is_refused_and_the_former_export_stays(
     trained: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     before = {path.name: path.read_bytes() for path in (trained / "onnx").iterdir()}
@@ -218,15 +230,15 @@ def test_a_graph_that_answers_otherwise_is_refused_and_the_former_export_stays(
     off = np.array([0.01, 0.0, 0.0])
     monkeypatch.setattr(OnnxModel, "logits", lambda graph, values, lengths: plain(graph, values, lengths) + off)
     assert main(["export", str(trained), "--onnx"]) == 2
-    said = capsys.readouterr().err
-    assert "differs by up to 0.00" in said or "e-03" in said
-    assert "0.0001 is allowed" in said and "Traceback" not in said
+    message = capsys.readouterr().err
+    assert "differs by up to 0.00" in message or "e-03" in message
+    assert "0.0001 is allowed" in message and "Traceback" not in message
     assert {path.name: path.read_bytes() for path in (trained / "onnx").iterdir()} == before
     assert not list(trained.glob(".onnx-*"))
 
 
 @pytest.mark.parametrize(
-    ("rates", "accuracy", "refused"),
+    ("rates", "accuracies", "refused"),
     [
         ((10.0, 20.0), (0.90, 0.895), None),
         ((10.0, 9.0), (0.90, 0.95), "not 1.05 times as fast on this machine"),
@@ -235,37 +247,41 @@ def test_a_graph_that_answers_otherwise_is_refused_and_the_former_export_stays(
 )
 def test_int8_is_kept_where_it_is_faster_and_as_good_and_refused_with_the_measurement(
     rates: tuple[float, float],
-    accuracy: tuple[float, float],
+    accuracies: tuple[float, float],
     refused: str | None,
     trained: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(exporting, "measured", lambda *_: Narrow(200, accuracy, rates, 0.01))
+    result = Int8Result(200, *accuracies, *rates, max_difference=0.01, tolerance=0.01)
+    monkeypatch.setattr(onnx_export, "compare_int8", lambda *_: result)
     if refused is None:
-        facts = export(trained, tmp_path / "out", int8=True)
-        assert facts["precision"] == "int8" and facts["int8"]["loss"] == pytest.approx(0.005)
+        exported = export(trained, tmp_path / "out", int8=True)
+        assert exported.precision == "int8" and exported.int8 is not None
+        assert exported.int8.accuracy_loss == pytest.approx(0.005)
+        facts = json.loads((tmp_path / "out" / "export.json").read_text())
+        assert facts["precision"] == "int8" and facts["int8"]["int8_accuracy"] == 0.895
         assert OnnxModel.open(tmp_path / "out").config.precision == "int8"
         return
     with pytest.raises(RunError, match=refused) as error:
         export(trained, tmp_path / "out", int8=True)
-    assert f"{rates[1]:.1f} clips/s" in str(error.value) and f"{accuracy[1]:.3f}" in str(error.value)
+    assert f"{rates[1]:.1f} clips/s" in str(error.value) and f"{accuracies[1]:.3f}" in str(error.value)
     assert not (tmp_path / "out").exists()
 
 
 def test_int8_of_a_small_network_is_measured_and_answers_for_each_clip_alone(tmp_path: Path) -> None:
     model, graph, path, products = cheap()
     assert len(products) >= 4
-    narrow(path, tmp_path / "model.onnx", products)
+    quantize(path, tmp_path / "model.onnx", products)
     small = OnnxModel.open(tmp_path)
     clips = from_arrays(arrays())
-    found = measured(graph, small, clips, np.arange(len(clips)) % 3)
-    assert found.clips == 12 and 1e-6 < found.difference < 0.1 and min(found.rates) > 0
+    found = compare_int8(graph, small, clips, np.arange(len(clips)) % 3, 0.01)
+    assert found.clips == 12 and 1e-6 < found.max_difference < 0.1 and found.speedup > 0
     together = scoring.score(small, clips, batch_seconds=1000)
     alone = np.concatenate([scoring.score(small, from_arrays([clip]), batch_seconds=1000) for clip in arrays()])
     assert (together == alone).all()
     assert small.config.labels == graph.config.labels and small.config.precision == "int8"
-    assert apart(scoring.score(model, clips, batch_seconds=1000), together) < 0.1
+    assert max_difference(scoring.score(model, clips, batch_seconds=1000), together) < 0.1
 
 
 def test_what_is_no_export_is_refused(tmp_path: Path, trained: Path) -> None:
@@ -287,8 +303,8 @@ def test_without_clips_to_compare_on_an_export_asks_for_some(trained: Path, tmp_
     folder, wav = trained / "model", str(next((trained.parent / "corpus").rglob("*.wav")))
     with pytest.raises(RunError, match=r"none can be opened.*--check FILE"):
         export(folder, tmp_path / "out")
-    facts = export(folder, tmp_path / "out", check=[wav])
-    assert facts["checked"]["clips"] == 1 and auricle.load(tmp_path / "out")(wav).error is None
+    exported = export(folder, tmp_path / "out", check=[wav])
+    assert exported.parity.clips == 1 and auricle.load(tmp_path / "out")(wav).error is None
     with pytest.raises(UsageError, match="something other than an export"):
         export(trained, trained.parent / "corpus")
 

@@ -1,6 +1,7 @@
 """The command that exports a model. As `cli`: parse, call, print."""
 
 import argparse
+import json
 from pathlib import Path
 from typing import Any
 
@@ -9,30 +10,30 @@ from auricle.cli.options import command, print_json, quiet_libraries
 
 def declare(commands: Any) -> None:
     """Add the command to the parser."""
-    export = command(commands, "export", _export, "write a model that answers without PyTorch")
+    export = command(commands, "export", _export, "export a model to ONNX, to run without PyTorch")
     export.add_argument("run", type=Path, metavar="RUN", help="a run folder or a model folder")
-    export.add_argument("--onnx", action="store_true", help="as ONNX, the one format there is")
+    export.add_argument("--onnx", action="store_true", help="ONNX, the only format")
     export.add_argument(
         "--int8",
         action="store_true",
-        help="with 8-bit products; refused where that is slower here or loses accuracy",
+        help="use 8-bit integer products; refused if slower on this machine or less accurate",
     )
     export.add_argument(
         "--tolerance",
         type=float,
         default=0.01,
         metavar="SHARE",
-        help="the accuracy that int8 may lose on the validation clips (default: 0.01)",
+        help="accuracy that int8 may lose on the validation clips (default: 0.01)",
     )
     export.add_argument(
-        "--out", type=Path, metavar="FOLDER", help="where (default: RUN/onnx, or RUN/onnx-int8 with --int8)"
+        "--out", type=Path, metavar="FOLDER", help="output folder (default: RUN/onnx, or RUN/onnx-int8 with --int8)"
     )
     export.add_argument(
         "--check",
         nargs="+",
         default=[],
         metavar="FILE",
-        help="recordings to compare with PyTorch on (default: the run's own validation and test clips)",
+        help="recordings for the comparison with PyTorch (default: the run's validation and test clips)",
     )
 
 
@@ -46,11 +47,11 @@ def _export(options: argparse.Namespace) -> int:
     from auricle.export.onnx import export
 
     screen = console.Screen(options.json)
-    found = export(
+    result = export(
         options.run, options.out, check=options.check, int8=options.int8, tolerance=options.tolerance, say=screen.say
     )
     if options.json:
-        print_json(found)
+        print_json({**json.loads(result.to_json()), "out": str(result.out)})
     else:
-        screen.say(f"Exported: {found['out']}")
+        screen.say(f"Exported: {result.out}")
     return 0

@@ -1,1 +1,1 @@
-"""Exported models: ONNX graphs with their front end inside, checked against PyTorch on real clips."""
+"""Export models as ONNX graphs with their front end inside, checked against PyTorch on real clips."""

@@ -1,66 +1,100 @@
-"""The card of an exported folder: what the file takes and gives, how to run it, and how good the model is.
+"""The model card of an exported folder: the graph's inputs and outputs, how to run it, and how good the model is.
 
-In: what export.json says. Out: README.md as text.
+In: the graph's metadata, the checks, and a summary of the run's report. Out: README.md as text.
 """
 
-from collections.abc import Mapping
-from typing import Any
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+from auricle.evaluation.intervals import Interval
+from auricle.export.parity import ParityResult
+from auricle.export.quantize import Int8Result
+from auricle.models.onnx_runtime import OnnxMetadata
+from auricle.run_folder import RunFolder
 
 
-def card(facts: Mapping[str, Any]) -> str:
+@dataclass(frozen=True)
+class ReportSummary:
+    """How good the run's model is, on what, and under which terms its corpus is."""
+
+    name: str
+    metrics: dict[str, Interval]
+    test_clips: int
+    split: str
+    corpus: str
+    license: str | None
+    citation: str | None
+
+    @classmethod
+    def of_run(cls, run: Path) -> "ReportSummary | None":
+        """The summary of a run's report; None for a bare model folder."""
+        path = RunFolder(run).report
+        if not path.is_file():
+            return None
+        report = json.loads(path.read_text(encoding="utf-8"))
+        return cls(
+            name=report["name"],
+            metrics={name: Interval(**figure) for name, figure in report["metrics"].items()},
+            test_clips=report["test_clips"],
+            split=report["split"]["described"],
+            corpus=report["corpus"]["description"],
+            license=report["corpus"]["license"],
+            citation=report["corpus"].get("citation"),
+        )
+
+
+def card(model: OnnxMetadata, parity: ParityResult, int8: Int8Result | None, report: ReportSummary | None) -> str:
     """Write the card."""
-    told = facts["model"]
-    parts = [f"# {told['model_type']}, as ONNX", _what(told, facts["precision"]), _how(told), _checked(facts)]
-    if report := facts.get("report"):
+    parts = [f"# {model.model_type}, as ONNX", _interface(model), _usage(model), _checks(parity, int8)]
+    if report is not None:
         parts.append(_quality(report))
     return "\n\n".join(parts) + "\n"
 
 
-def _what(told: Mapping[str, Any], precision: str) -> str:
-    if told["num_features"]:
-        shape, what = (
-            f"(batch, {told['num_features']}, frames)",
-            f"precomputed features, {told['sample_rate']} a second",
-        )
+def _interface(model: OnnxMetadata) -> str:
+    classes = len(model.labels)
+    if model.num_features:
+        shape = f"(batch, {model.num_features}, frames)"
+        content = f"precomputed features, {model.sample_rate} frames per second"
     else:
-        shape = "(batch, samples)" if told["channels"] == 1 else f"(batch, {told['channels']}, samples)"
-        what = f"sound in [-1, 1] at {told['sample_rate']} Hz"
-    classes = len(told["labels"])
+        shape = "(batch, samples)" if model.channels == 1 else f"(batch, {model.channels}, samples)"
+        content = f"audio in [-1, 1] at {model.sample_rate} Hz"
     lines = [
-        "`model.onnx` takes sound and gives probabilities; mel, normalisation and temperature are inside.",
+        "`model.onnx` takes audio and gives probabilities; mel, normalisation and temperature are inside.",
         "",
-        "| name | shape | what |",
+        "| name | shape | content |",
         "| --- | --- | --- |",
-        f"| `waveform` (in) | {shape} float32 | {what}, padded with zeros on the right |",
-        "| `lengths` (in) | (batch,) int64 | how much of each row is real |",
+        f"| `waveform` (in) | {shape} float32 | {content}, padded with zeros on the right |",
+        "| `lengths` (in) | (batch,) int64 | the length of each row without its padding |",
         f"| `probabilities` | (batch, {classes}) float32 | of the labels, in their order |",
-        f"| `logits` | (batch, {classes}) float32 | their logarithms, up to a constant |",
-        "| `embedding` | (batch, width) float32 | a vector of length 1, to be compared by angle |",
+        f"| `logits` | (batch, {classes}) float32 | log-probabilities, up to a constant |",
+        "| `embedding` | (batch, width) float32 | a vector of length 1, to be compared by cosine |",
         "",
-        "Labels: " + ", ".join(_escaped(str(label)) for label in told["labels"]) + ".",
-        "The metadata of the file holds them, and all else that is needed, each as JSON.",
+        "Labels: " + ", ".join(_escaped(str(label)) for label in model.labels) + ".",
+        "The file's metadata holds them and every other setting, each as JSON.",
     ]
-    if told["window_seconds"]:
+    if model.window_seconds:
         lines.append(
-            f"Clips longer than {told['window_seconds']:g} s go in as windows of that length that overlap by "
-            f"{told['overlap'] * 100:g} %; the logits of a clip are the mean over its windows."
+            f"Clips longer than {model.window_seconds:g} s are scored in windows of that length that overlap by "
+            f"{model.overlap * 100:g} %; the logits of a clip are the mean over its windows."
         )
-    if told["threshold"] is not None:
+    if model.threshold is not None:
         lines.append(
-            f"Where the greatest probability is below {told['threshold']:.4f} (`threshold`) the answer is `unknown`."
+            f"Where the greatest probability is below {model.threshold:.4f} (`threshold`) the answer is `unknown`."
         )
-    if precision == "int8":
+    if model.precision == "int8":
         lines.append(
-            "Its products are of 8-bit integers, scaled by all that is given at once: give it clip by clip, as auricle "
-            "does, and a clip's answer is its own."
+            "Its products use 8-bit integers, scaled by the whole input: run it clip by clip, as auricle does, so that "
+            "a clip's answer depends on that clip alone."
         )
     return "\n".join(lines)
 
 
-def _how(told: Mapping[str, Any]) -> str:
-    shape = f"1, {told['num_features']}, 100" if told["num_features"] else f"1, {told['sample_rate']}"
-    if told["channels"] == 2:
-        shape = f"1, 2, {told['sample_rate']}"
+def _usage(model: OnnxMetadata) -> str:
+    shape = f"1, {model.num_features}, 100" if model.num_features else f"1, {model.sample_rate}"
+    if model.channels == 2:
+        shape = f"1, 2, {model.sample_rate}"
     return "\n".join(
         [
             "With auricle (`pip install 'auricle[onnx]'`), which opens any recording:",
@@ -85,35 +119,33 @@ def _how(told: Mapping[str, Any]) -> str:
     )
 
 
-def _checked(facts: Mapping[str, Any]) -> str:
-    checked = facts["checked"]
-    told = (
-        f"Checked on {checked['clips']} clips against PyTorch when it was made: no probability differed by more than "
-        f"{checked['difference']:.1e}."
+def _checks(parity: ParityResult, int8: Int8Result | None) -> str:
+    text = (
+        f"Checked on {parity.clips} clips against PyTorch at export: no probability differed by more than "
+        f"{parity.max_difference:.1e}."
     )
-    if small := facts.get("int8"):
-        told += (
-            f" That was in float32. In int8, on {small['clips']} validation clips, accuracy is "
-            f"{small['accuracy'][1]:.3f} against {small['accuracy'][0]:.3f}, and {small['rates'][1]:.1f} clips are "
-            f"answered for in a second against {small['rates'][0]:.1f}."
-        )
-    return told
+    return text if int8 is None else f"{text} That was in float32. Then, {int8.description}."
 
 
-def _quality(report: Mapping[str, Any]) -> str:
-    """The headline figures with their intervals, what they were measured on, and where the sound came from."""
+def _quality(report: ReportSummary) -> str:
+    """The headline metrics with their intervals, what they were measured on, and the corpus."""
     rows = [
-        f"| {name.replace('_', ' ')} | {figure['value']:.3f} | {figure['low']:.3f} to {figure['high']:.3f} |"
-        for name, figure in report["metrics"].items()
+        f"| {name.replace('_', ' ')} | {metric.value:.3f} | {metric.low:.3f} to {metric.high:.3f} |"
+        for name, metric in report.metrics.items()
     ]
-    corpus, licence = report["corpus"], report["corpus"]["license"] or "not stated"
-    lines = ["## How good the model is", "", "| metric | value | 95 % interval |", "| --- | --- | --- |", *rows, ""]
-    lines.append(
-        f"Measured in float32 on {report['test_clips']} test clips; {_escaped(report['split']['described'])}. Learnt "
-        f"from {_escaped(corpus['recognised'])}. Licence of the recordings: {_escaped(licence)}."
+    return "\n".join(
+        [
+            "## How good the model is",
+            "",
+            "| metric | value | 95 % interval |",
+            "| --- | --- | --- |",
+            *rows,
+            "",
+            f"Measured in float32 on {report.test_clips} test clips; {_escaped(report.split)}. Trained on "
+            f"{_escaped(report.corpus)}. Licence of the recordings: {_escaped(report.license or 'not stated')}.",
+            "Other recordings may score lower; the model card of the run says more.",
+        ]
     )
-    lines.append("Recordings unlike these may be answered for worse; the model card of the run says more.")
-    return "\n".join(lines)
 
 
 def _escaped(text: str) -> str:

@@ -1,7 +1,7 @@
-"""Two models beside each other on the same clips: how far their answers differ, and which is the faster one.
+"""Compare two models on the same clips: how far their answers differ, and how fast each is.
 
-In: models, of PyTorch or exported, and Sounds. Out: figures. The sides take turns, so that a machine that slows down
-meets both; of their times the least counts, for whatever else the machine does only adds to it.
+In: models, of PyTorch or exported, and AudioSources. Out: ParityResult. The models alternate, so that a machine that
+slows down affects both, and the fastest round counts, since other load only adds time.
 """
 
 import time
@@ -11,58 +11,57 @@ from typing import Any
 
 import numpy as np
 
-from auricle.evaluation import scoring
 from auricle.evaluation.scoring import score, softmax
 from auricle.preparation.windows import AudioSource, from_arrays
 
 BATCH_SECONDS = 60.0
-# So many clips are also answered for one by one: company must change nothing.
-ALONE = 8
+# So many clips are scored once more one by one: a batch must not change an answer.
+UNBATCHED_CLIPS = 8
 
 
 @dataclass(frozen=True)
-class Agreement:
-    """How near the second side's probabilities are to the first's, and how many clips a second each answers for.
+class ParityResult:
+    """How close an exported model's probabilities are to PyTorch's, and how many clips each scores per second.
 
-    difference is the greatest of any probability; same, how many clips have the same likeliest class.
+    `max_difference` is the greatest of any probability; `same_label_clips` counts clips with the same top class.
     """
 
     clips: int
-    difference: float
-    same: int
-    rates: tuple[float, float]
+    max_difference: float
+    same_label_clips: int
+    pytorch_clips_per_second: float
+    onnx_clips_per_second: float
 
 
-def agreement(first: Any, second: Any, sounds: AudioSource, rounds: int = 1) -> Agreement:
-    """Compare whole clips in padded batches, and some of the second side's alone."""
-    (ours, theirs), seconds = race((first, second), sounds, rounds)
-    ours, theirs = softmax(ours), softmax(theirs)
-    few = range(0, len(sounds), max(1, len(sounds) // ALONE))
-    alone = np.concatenate(
-        [score(second, from_arrays([sounds.get(clip)]), batch_seconds=BATCH_SECONDS) for clip in few]
+def check_parity(pytorch: Any, onnx: Any, clips: AudioSource, rounds: int = 1) -> ParityResult:
+    """Compare whole clips in padded batches, and some of the exported model's one by one."""
+    (expected, actual), rates = time_models((pytorch, onnx), clips, rounds)
+    expected, actual = softmax(expected), softmax(actual)
+    few = range(0, len(clips), max(1, len(clips) // UNBATCHED_CLIPS))
+    unbatched = np.concatenate(
+        [score(onnx, from_arrays([clips.get(clip)]), batch_seconds=BATCH_SECONDS) for clip in few]
     )
-    difference = max(np.abs(ours - theirs).max(), np.abs(ours[list(few)] - softmax(alone)).max())
-    rates = (len(sounds) / seconds[0], len(sounds) / seconds[1])
-    # A NaN is no agreement, and no comparison would find it.
+    difference = max(np.abs(expected - actual).max(), np.abs(expected[list(few)] - softmax(unbatched)).max())
+    # NaN would pass every comparison.
     difference = float("inf") if np.isnan(difference) else float(difference)
-    return Agreement(len(sounds), difference, int((ours.argmax(1) == theirs.argmax(1)).sum()), rates)
+    return ParityResult(len(clips), difference, int((expected.argmax(1) == actual.argmax(1)).sum()), *rates)
 
 
-def race(sides: Sequence[Any], sounds: AudioSource, rounds: int) -> tuple[list[np.ndarray], list[float]]:
-    """The logits (clips, classes) of each side, and the least of its seconds over the rounds.
+def time_models(models: Sequence[Any], clips: AudioSource, rounds: int) -> tuple[list[np.ndarray], list[float]]:
+    """The logits (clips, classes) of each model, and the clips per second of its fastest round.
 
-    Before the clock starts each side answers for the shortest and the longest clip.
+    Before the clock starts each model scores the shortest and the longest clip.
     """
-    ends = [sounds.get(int(place)) for place in (sounds.lengths.argmin(), sounds.lengths.argmax())]
-    for side in sides:
-        scoring.score(side, from_arrays(ends), batch_seconds=BATCH_SECONDS)
-    rows: list[np.ndarray] = []
-    taken: list[list[float]] = [[] for _ in sides]
-    for turn in range(rounds):
-        for side, seconds in zip(sides, taken, strict=True):
+    ends = [clips.get(int(index)) for index in (clips.lengths.argmin(), clips.lengths.argmax())]
+    for model in models:
+        score(model, from_arrays(ends), batch_seconds=BATCH_SECONDS)
+    logits: list[np.ndarray] = []
+    seconds = [float("inf")] * len(models)
+    for number in range(rounds):
+        for index, model in enumerate(models):
             start = time.perf_counter()
-            logits = scoring.score(side, sounds, batch_seconds=BATCH_SECONDS)
-            seconds.append(time.perf_counter() - start)
-            if turn == 0:
-                rows.append(logits)
-    return rows, [min(seconds) for seconds in taken]
+            rows = score(model, clips, batch_seconds=BATCH_SECONDS)
+            seconds[index] = min(seconds[index], time.perf_counter() - start)
+            if number == 0:
+                logits.append(rows)
+    return logits, [len(clips) / least for least in seconds]

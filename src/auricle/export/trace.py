@@ -1,8 +1,8 @@
-"""From a model of PyTorch to a graph in a file: waveforms in, probabilities, logits and a vector out.
+"""Trace a PyTorch model into an ONNX graph: waveforms in, probabilities, logits and an embedding out.
 
-In: a model in evaluation mode. Out: model.onnx, for batches and lengths of any size, with what its config says in the
-metadata. torch's own exporter traces it; its optimiser is not used, because it takes an addend of 1e-9 for zero, and so
-removes the floors that keep the logarithm of silence finite.
+In: a model in evaluation mode. Out: model.onnx, for batches and lengths of any size, with the model's settings in its
+metadata. torch's own exporter traces it, without its optimiser, which treats an addend of 1e-9 as zero, and so removes
+the floors that keep the logarithm of silence finite.
 """
 
 import contextlib
@@ -21,46 +21,48 @@ from torch.nn.utils import parametrize
 from auricle import __version__
 from auricle.errors import MissingExtra
 from auricle.models.layers import masking
-from auricle.models.onnx_runtime import About
+from auricle.models.onnx_runtime import OnnxMetadata
 
 INPUTS, OUTPUTS = ("waveform", "lengths"), ("probabilities", "logits", "embedding")
-# A file of this format holds no more than 2 GB; the weights of a larger model lie beside it.
-ONE_FILE_BYTES = 1_900_000_000
-SOME_SECONDS = 1.3
+# A file of this format holds at most 2 GB; a larger model gets its weights in a second file.
+MAX_FILE_BYTES = 1_900_000_000
+EXAMPLE_SECONDS = 1.3
+# Operations that move a weight's elements and compute nothing.
+_RESHAPING = ("Transpose", "Reshape", "Slice", "Split", "Concat", "Identity", "Squeeze", "Unsqueeze")
 
 
-class Whole(nn.Module):
-    """A model with all that it answers. The graph's inputs are named as the arguments of `forward`."""
+class ExportWrapper(nn.Module):
+    """A model with all of its outputs. The graph's inputs are named as the arguments of `forward`."""
 
     def __init__(self, model: Any) -> None:
         super().__init__()
         self.model = model
-        ensemble_member = getattr(model, "beside", None)
-        self.ensemble_member = ensemble_member if ensemble_member is not None and ensemble_member.is_fitted else None
+        member = getattr(model, "ensemble_member", None)
+        self.ensemble_member = member if member is not None and member.is_fitted else None
 
     def forward(self, waveform: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Give probabilities and logits (batch, classes), and vectors (batch, width) to be compared by angle."""
+        """Give probabilities and logits (batch, classes), and embeddings (batch, width) to be compared by cosine."""
         mask = masking.real(lengths, waveform.shape[-1]).long()
-        own = self.model.embed(waveform, mask)
-        vector = _unit(self.model, own)
+        embedding = self.model.embed(waveform, mask)
+        vector = _unit(self.model, embedding)
         if self.ensemble_member is None:
-            logits = self.model.judge(own)
+            logits = self.model.judge(embedding)
         else:
-            theirs = self.ensemble_member.embed(waveform, mask)
-            logits = self.model.judge(own, theirs)
-            vector = F.normalize(torch.cat([vector, _unit(self.ensemble_member, theirs)], -1), dim=-1)
+            member_embedding = self.ensemble_member.embed(waveform, mask)
+            logits = self.model.judge(embedding, member_embedding)
+            vector = F.normalize(torch.cat([vector, _unit(self.ensemble_member, member_embedding)], -1), dim=-1)
         return logits.softmax(-1), logits, vector
 
 
 def _unit(model: Any, own: Tensor) -> Tensor:
-    """What `running.vectors` makes of a model's own vectors."""
+    """What `torch_runtime.vectors` makes of a model's own embeddings."""
     return F.normalize((model.standard(own) if hasattr(model, "standard") else own).float(), dim=-1)
 
 
-def about(model: Any, precision: str = "float32") -> About:
-    """What the file has to say of a model."""
+def metadata_of(model: Any, precision: str = "float32") -> OnnxMetadata:
+    """The settings of a model, as the file's metadata."""
     config = model.config
-    return About(
+    return OnnxMetadata(
         auricle=__version__,
         labels=tuple(config.id2label[number] for number in range(config.num_labels)),
         model_type=config.model_type,
@@ -79,25 +81,25 @@ def about(model: Any, precision: str = "float32") -> About:
 
 
 def trace(model: Any, path: Path) -> set[str]:
-    """Write a model, on the processor and in evaluation mode, to a file; returns the names of its learnt products.
+    """Write a model, on the CPU and in evaluation mode, to a file; returns the names of its weight products.
 
-    These are the nodes that multiply by what training found, behind the front end. Weights that are made anew from
-    their norm at every call become plain ones, in the model too. Raises MissingExtra.
+    These are the nodes that multiply by trained weights, after the front end. Parametrized weights become plain ones,
+    in the model too. Raises MissingExtra.
     """
     try:
         import onnx_ir
-        import onnxscript  # noqa: F401  torch's exporter needs it, and says so in another language
+        import onnxscript  # noqa: F401  torch's exporter needs it, and its own message does not name the extra
     except ModuleNotFoundError as error:
         raise MissingExtra("Exporting a model", "export") from error
     for module in model.modules():
         if parametrize.is_parametrized(module):
             parametrize.remove_parametrizations(module, "weight")
-    told = about(model)
+    metadata = metadata_of(model)
     batch, length = torch.export.Dim.DYNAMIC, torch.export.Dim.DYNAMIC
-    example = _example(told)
-    with torch.no_grad(), _quietly():
+    example = _example(metadata)
+    with torch.no_grad(), _quiet_exporter():
         program = torch.onnx.export(
-            Whole(model).eval(),
+            ExportWrapper(model).eval(),
             example,
             dynamo=True,
             optimize=False,
@@ -106,38 +108,39 @@ def trace(model: Any, path: Path) -> set[str]:
             output_names=list(OUTPUTS),
             dynamic_shapes={"waveform": {0: batch, example[0].dim() - 1: length}, "lengths": {0: batch}},
         )
-        assert program is not None, "torch gives a program where it is asked for one"
-        learnt = _learnt(program.model, {f"model.{name}" for name in _weights(model)})
-        _tidy(program.model)
-    program.model.metadata_props.update(told.written())
+        assert program is not None, "torch returns a program when dynamo is set"
+        products = _weight_products(program.model, {f"model.{name}" for name in _quantizable_weights(model)})
+        _simplify(program.model)
+    program.model.metadata_props.update(metadata.to_metadata())
     weights = [value.const_value for value in program.model.graph.initializers.values()]
     size = sum(weight.nbytes for weight in weights if weight is not None)
-    ensemble_member = f"{path.name}.data" if size > ONE_FILE_BYTES else None
-    onnx_ir.save(program.model, path, external_data=ensemble_member)
-    return learnt
+    onnx_ir.save(program.model, path, external_data=f"{path.name}.data" if size > MAX_FILE_BYTES else None)
+    return products
 
 
-def _example(told: About) -> tuple[Tensor, Tensor]:
-    """Two clips of unlike length: noise, so that no branch that silence takes is the one that is traced."""
+def _example(metadata: OnnxMetadata) -> tuple[Tensor, Tensor]:
+    """Two clips of different lengths: noise, so that tracing follows no branch that only silence takes."""
     generator = torch.Generator().manual_seed(0)
-    size = round(SOME_SECONDS * told.sample_rate)
-    middle = (told.num_features,) if told.num_features else (told.channels,) if told.channels > 1 else ()
+    size = round(EXAMPLE_SECONDS * metadata.sample_rate)
+    middle: tuple[int, ...] = (metadata.channels,) if metadata.channels > 1 else ()
+    if metadata.num_features:
+        middle = (metadata.num_features,)
     return 0.1 * torch.randn(2, *middle, size, generator=generator), torch.tensor([size, size * 3 // 4])
 
 
-def _tidy(graph_model: Any) -> None:
-    """Fold what is constant, share what occurs twice, drop what nobody reads, and forget the shapes in between.
+def _simplify(graph_model: Any) -> None:
+    """Fold constants, share duplicates, remove unused nodes, and drop intermediate shapes.
 
-    These name each size by a formula, and ONNX Runtime takes two sizes for one where a formula's remainder differs.
+    Shapes name each size by a formula, and ONNX Runtime confuses two sizes where a formula's remainder differs.
     """
     import onnxscript.optimizer
     from onnx_ir.passes import common
 
     passes: Any = common
     passes.InlinePass()(graph_model)
-    # Weights too are turned round once, and not at every call: no limit of size.
+    # No size limit: weights too are transposed once, not at every call.
     onnxscript.optimizer.fold_constants(graph_model, input_size_limit=sys.maxsize, output_size_limit=sys.maxsize)
-    for tidy in (
+    for simplify in (
         passes.RemoveUnusedNodesPass(),
         passes.RemoveUnusedFunctionsPass(),
         passes.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0),
@@ -146,53 +149,52 @@ def _tidy(graph_model: Any) -> None:
         passes.RemoveUnusedNodesPass(),
         passes.RemoveUnusedOpsetsPass(),
     ):
-        tidy(graph_model)
-    kept = set(map(id, graph_model.graph.outputs))
+        simplify(graph_model)
+    outputs = set(map(id, graph_model.graph.outputs))
     for node in graph_model.graph.all_nodes():
-        # torch notes at every node where in our files it came from; that is nobody's business.
+        # torch records at every node the source file it came from, with the paths of this machine.
         node.metadata_props.clear()
         for value in node.outputs:
             value.metadata_props.clear()
-            if id(value) not in kept:
+            if id(value) not in outputs:
                 value.shape = None
 
 
-def _weights(model: Any) -> list[str]:
-    """The names of the weights behind the front end.
+def _quantizable_weights(model: Any) -> list[str]:
+    """The names of the weights after the front end.
 
-    What hears the waveform is not for 8 bits: there they change 4 labels of 10 of HuBERT-base's, and in all later
-    layers together 1 of 28 (EmoDB, random weights).
+    The layers that read the waveform do not tolerate 8 bits: there they change 4 labels of 10 of HuBERT-base's, and in
+    all later layers together 1 of 28 (EmoDB, random weights).
     """
     front = getattr(getattr(model, "encoder", None), "front_name", None)
     names = [name for name, _ in model.named_parameters()]
     return names if front is None else [name for name in names if not name.startswith(f"network.{front}.")]
 
 
-def _learnt(graph_model: Any, weights: set[str]) -> set[str]:
-    """The names of the products that have a learnt weight on one side, as it is or turned round."""
-    found = set()
-    for node in graph_model.graph.all_nodes():
-        if node.op_type in ("MatMul", "Gemm") and any(_is_learnt(value, weights) for value in node.inputs[:2]):
-            found.add(node.name)
-    return found
+def _weight_products(graph_model: Any, weights: set[str]) -> set[str]:
+    """The names of the products that have a weight on one side, as it is or transposed."""
+    return {
+        node.name
+        for node in graph_model.graph.all_nodes()
+        if node.op_type in ("MatMul", "Gemm") and any(_is_weight(value, weights) for value in node.inputs[:2])
+    }
 
 
-def _is_learnt(value: Any, weights: set[str]) -> bool:
-    """Whether a value is a weight, or made of weights alone by moving them about."""
+def _is_weight(value: Any, weights: set[str]) -> bool:
+    """Whether a value is a weight, or a rearrangement of one."""
     if value is None:
         return False
     if value.is_initializer():
         return value.name in weights
-    made = value.producer()
-    moving = ("Transpose", "Reshape", "Slice", "Split", "Concat", "Identity", "Squeeze", "Unsqueeze")
-    return made is not None and made.op_type in moving and _is_learnt(made.inputs[0], weights)
+    node = value.producer()
+    return node is not None and node.op_type in _RESHAPING and _is_weight(node.inputs[0], weights)
 
 
 @contextlib.contextmanager
-def _quietly() -> Iterator[None]:
-    """Keep the exporter's remarks on itself away: on vision models, on its own deprecations, on what it folds."""
+def _quiet_exporter() -> Iterator[None]:
+    """Silence the exporter's own messages: on vision models, on its deprecations, on what it folds."""
     loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "onnx_ir")]
-    before = [logger.level for logger in loggers]
+    levels = [logger.level for logger in loggers]
     for logger in loggers:
         logger.setLevel(logging.ERROR)
     try:
@@ -200,5 +202,5 @@ def _quietly() -> Iterator[None]:
             warnings.simplefilter("ignore")
             yield
     finally:
-        for logger, level in zip(loggers, before, strict=True):
+        for logger, level in zip(loggers, levels, strict=True):
             logger.setLevel(level)

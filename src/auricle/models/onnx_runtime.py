@@ -21,7 +21,7 @@ FILE = "model.onnx"
 
 
 @dataclass(frozen=True)
-class About:
+class OnnxMetadata:
     """What the file says of the model in it; seconds, hertz and probabilities. `auricle` is the version that wrote it.
 
     `batch_seconds` of padded sound are answered fastest. Of the `temperature` the logits know already.
@@ -50,13 +50,13 @@ class About:
     def id2label(self) -> dict[int, str]:
         return dict(enumerate(self.labels))
 
-    def written(self) -> dict[str, str]:
+    def to_metadata(self) -> dict[str, str]:
         """As a file's metadata has it: a text of JSON for each name."""
         return {field.name: json.dumps(getattr(self, field.name), ensure_ascii=False) for field in fields(self)}
 
     @classmethod
-    def read(cls, metadata: Mapping[str, str], path: Path) -> "About":
-        """Read what `written` gave. Raises RunError for the metadata of any other file."""
+    def from_metadata(cls, metadata: Mapping[str, str], path: Path) -> "OnnxMetadata":
+        """Read what `to_metadata` wrote. Raises RunError for the metadata of any other file."""
         known = {field.name for field in fields(cls)}
         try:
             found = {name: json.loads(text) for name, text in metadata.items() if name in known}
@@ -71,7 +71,7 @@ class About:
 class OnnxModel:
     """An exported model. `config` has the names that the configs of PyTorch's models have."""
 
-    def __init__(self, session: Any, about: About) -> None:
+    def __init__(self, session: Any, about: OnnxMetadata) -> None:
         self.session = session
         self.config = about
         self.batch_seconds = about.batch_seconds or float("inf")
@@ -102,7 +102,7 @@ class OnnxModel:
             known.NoSuchFile,
         ) as error:
             raise RunError(f"'{path}' is no model that ONNX Runtime can open: {_first_line(error)}") from error
-        return cls(session, About.read(session.get_modelmeta().custom_metadata_map, path))
+        return cls(session, OnnxMetadata.from_metadata(session.get_modelmeta().custom_metadata_map, path))
 
     def logits(self, values: np.ndarray, lengths: np.ndarray) -> np.ndarray:
         """Logits (batch, classes) float32 of values (batch, [channels,] samples) and their lengths (batch,)."""
