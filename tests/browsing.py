@@ -28,7 +28,7 @@ def chromium(*flags: str) -> Iterator[Any]:
     options.binary_location = program
     for flag in (*FLAGS.split(), *flags):
         options.add_argument(f"--{flag}")
-    options.set_capability("goog:loggingPrefs", {"performance": "ALL"})
+    options.set_capability("goog:loggingPrefs", {"performance": "ALL", "browser": "ALL"})
     window = webdriver.Chrome(options=options, service=webdriver.ChromeService(driver))
     try:
         window.set_page_load_timeout(WAIT)

@@ -14,7 +14,7 @@ from auricle import recipe as recipes
 from auricle.inference.classifier import Classifier
 from auricle.models.load import build_model
 from auricle.serving.limits import Limits
-from auricle.serving.serve import Draining, Served, ask, guarded
+from auricle.serving.serve import GracefulServer, ServerConfig, create_service, secure_app
 from auricle.serving.service import Asking
 from tests.conftest import RATE
 
@@ -25,7 +25,7 @@ LABELS = ("high", "low", "noise")
 class Service:
     """A service that runs, and a client of it."""
 
-    asking: Asking
+    inference: Asking
     client: httpx.Client
     port: int
 
@@ -51,8 +51,9 @@ def small_classifier(kind: type[Classifier] = Classifier) -> Classifier:
 def service(classifier: Classifier, limits: Limits | None = None, token: str | None = None) -> Iterator[Service]:
     """Serve a classifier on a free port until the end of the block."""
     limits = limits or Limits()
-    asking = ask(classifier, limits, "small")
-    server = Draining(guarded(asking, Served(token=token, limits=limits), lambda app, asking: None), asking)
+    inference = create_service(classifier, limits, "small")
+    app = secure_app(inference, ServerConfig(token=token, limits=limits), lambda app, service: None)
+    server = GracefulServer(app, inference)
     listener = socket.create_server(("127.0.0.1", 0))
     thread = threading.Thread(target=server.run, args=([listener],))
     thread.start()
@@ -61,7 +62,7 @@ def service(classifier: Classifier, limits: Limits | None = None, token: str | N
         with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=60, trust_env=False) as client:
             while client.get("/readyz").status_code != 200:
                 time.sleep(0.01)
-            yield Service(asking, client, port)
+            yield Service(inference, client, port)
     finally:
         server.should_exit = True
         thread.join()

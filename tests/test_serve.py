@@ -1,8 +1,11 @@
 """The service over HTTP: its answers are the classifier's, its limits hold, and it stops without losing anything."""
 
+import base64
 import contextlib
+import hashlib
 import io
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -28,6 +31,7 @@ from auricle.inference.predictor import WindowSpec, moments
 from auricle.models.load import save_model
 from auricle.serving import serve as service_module
 from auricle.serving.limits import Limits
+from tests.browsing import Page, asked_for, chromium, wait_for
 from tests.conftest import RATE, tone
 from tests.services import LABELS, Service, Slow, service, small_classifier
 
@@ -101,7 +105,7 @@ def batch_sizes(served: Service) -> list[float]:
 
 def test_windows_and_events_are_those_of_the_timeline(served: Service, classifier: Classifier) -> None:
     content = sound(3.3, "high", 4)
-    query = {"windows": 1.0, "hop": 0.5, "events": True, "on": 0.3, "off": 0.2, "min_seconds": 0.1}
+    query = {"windows": 1.0, "hop": 0.5, "events": True, "onset": 0.3, "offset": 0.2, "min_seconds": 0.1}
     answer = served.client.post("/v1/classify", params=query, content=content).json()
     direct = list(moments(classifier, iter([samples_of(content)]), WindowSpec(1.0, 0.5)))
     assert [(one["start"], one["end"]) for one in answer["windows"]] == [(one.start, one.end) for one in direct]
@@ -116,7 +120,7 @@ def test_vectors_are_the_classifiers(served: Service, classifier: Classifier) ->
     content = sound(0.7, "noise", 3)
     answer = served.client.post("/v1/embed", content=content).json()
     expected = classifier.vectors([samples_of(content)])[0]
-    np.testing.assert_allclose(answer["vector"], expected / np.linalg.norm(expected), atol=1e-5)
+    np.testing.assert_allclose(answer["embedding"], expected / np.linalg.norm(expected), atol=1e-5)
 
 
 def test_raw_pcm_is_heard_as_the_file_that_holds_it(served: Service) -> None:
@@ -124,10 +128,10 @@ def test_raw_pcm_is_heard_as_the_file_that_holds_it(served: Service) -> None:
     expected = chances(served.client.post("/v1/classify", content=content))
     pcm = samples_of(content)[0]
     big = {"content-type": f"audio/L16; rate={RATE}; channels=1"}
-    forms = {"s16le": pcm.astype("<i2"), "s16be": pcm.astype(">i2"), "f32le": (pcm / 32768).astype("<f4")}
-    assert chances(served.client.post("/v1/classify", content=forms["s16be"].tobytes(), headers=big)) == expected
-    for form, values in forms.items():
-        query = {"rate": RATE, "form": form}
+    encodings = {"s16le": pcm.astype("<i2"), "s16be": pcm.astype(">i2"), "f32le": (pcm / 32768).astype("<f4")}
+    assert chances(served.client.post("/v1/classify", content=encodings["s16be"].tobytes(), headers=big)) == expected
+    for encoding, values in encodings.items():
+        query = {"sample_rate": RATE, "encoding": encoding}
         given = chances(served.client.post("/v1/classify", params=query, content=values.tobytes()))
         assert given == pytest.approx(expected, abs=1e-6)
     stereo = {"content-type": f"audio/L16;rate={RATE};channels=2"}
@@ -151,7 +155,7 @@ def test_raw_pcm_is_heard_as_the_file_that_holds_it(served: Service) -> None:
 def test_what_cannot_be_answered_is_refused_by_name(served: Service, content: bytes, expected: tuple[int, str]) -> None:
     assert kind_of(served.client.post("/v1/classify", content=content)) == expected
     assert kind_of(served.client.post("/v1/embed", files={"file": ("sound.wav", content)})) == expected
-    assert served.asking.held_bytes == 0 and served.asking.under_way == 0
+    assert served.inference.held_bytes == 0 and served.inference.under_way == 0
 
 
 def test_a_body_that_does_not_state_its_length_is_bounded_too(served: Service) -> None:
@@ -168,11 +172,11 @@ def test_a_body_that_does_not_state_its_length_is_bounded_too(served: Service) -
         ({"content": b"a", "headers": {"content-type": "multipart/form-data"}}, (400, "body")),
         ({"files": {"sound": b"a"}}, (400, "body")),
         ({"content": b"a", "params": {"top": 0}}, (400, "query")),
-        ({"content": b"a", "params": {"on": "nan"}}, (400, "query")),
-        ({"content": sound(), "params": {"events": 1, "on": 0.2, "off": 0.4}}, (400, "query")),
+        ({"content": b"a", "params": {"onset": "nan"}}, (400, "query")),
+        ({"content": sound(), "params": {"events": 1, "onset": 0.2, "offset": 0.4}}, (400, "query")),
         ({"content": sound(), "params": {"windows": 1, "hop": 2}}, (400, "query")),
         ({"content": sound(3), "params": {"windows": 0.001}}, (400, "query")),
-        ({"content": b"ab", "params": {"rate": 7}}, (400, "query")),
+        ({"content": b"ab", "params": {"sample_rate": 7}}, (400, "query")),
     ],
 )
 def test_wrong_questions_are_told_what_is_allowed(
@@ -247,7 +251,7 @@ def test_a_full_service_says_so_at_once_and_answers_those_inside() -> None:
 def test_all_bodies_together_are_bounded(classifier: Classifier) -> None:
     with service(classifier, Limits(held_bytes=5_000)) as running:
         assert kind_of(running.client.post("/v1/classify", content=b"x" * 6_000)) == (429, "memory")
-        assert running.asking.held_bytes == 0
+        assert running.inference.held_bytes == 0
 
 
 def test_the_token_opens_the_model_and_nothing_else_does(classifier: Classifier) -> None:
@@ -301,12 +305,46 @@ def test_nothing_that_is_sent_reaches_a_disk(served: Service, tmp_path: Path, mo
     assert not list(tmp_path.iterdir()) and not Path("/tmp/evil.wav").exists()
 
 
-def test_the_documentation_needs_no_other_place(served: Service) -> None:
-    page = served.client.get("/docs").text
-    paths = served.client.get("/openapi.json").json()["paths"]
-    assert set(paths) == {"/v1/classify", "/v1/embed", "/v1/labels", "/healthz", "/readyz", "/metrics"}
-    assert all(path in page for path in paths)
-    assert "<script" not in page and "https://" not in page
+PATHS = {"/v1/classify", "/v1/embed", "/v1/labels", "/healthz", "/readyz", "/metrics"}
+
+
+def test_the_documentation_loads_only_its_own_files(served: Service) -> None:
+    assert set(served.client.get("/openapi.json").json()["paths"]) == PATHS
+    answer = served.client.get("/docs")
+    assert "//" not in answer.text, "it names another host"
+    linked = re.findall(r"(?:href|src)=\"([^\"]*)\"|url: '([^']*)'", answer.text)
+    files = ["".join(pair) for pair in linked]
+    assert len(files) == 4 and {"openapi.json", "docs/swagger-ui-bundle.js", "docs/swagger-ui.css"} < set(files)
+    for file in files:
+        found = served.client.get(f"/{file}")
+        assert found.status_code == 200 and len(found.content) > 1000, file
+    assert served.client.get("/docs/redoc.standalone.js").status_code == 404
+
+
+def test_the_documentation_runs_no_script_but_its_own(served: Service) -> None:
+    answer = served.client.get("/docs")
+    policies = answer.headers.get_list("content-security-policy")
+    assert len(policies) == 2 and "script-src 'self' 'unsafe-inline'" in policies[1]  # the server's own holds as well
+    scripts = re.findall(r"<script>(.*?)</script>", answer.text, re.DOTALL)
+    digest = base64.b64encode(hashlib.sha256(scripts[0].encode()).digest()).decode()
+    assert len(scripts) == 1 and f"script-src 'self' 'sha256-{digest}';" in policies[0]
+    assert "default-src 'none'" in policies[0] and "unsafe-eval" not in policies[0] and "http" not in policies[0]
+    assert len(served.client.get("/openapi.json").headers.get_list("content-security-policy")) == 1
+
+
+def test_the_documentation_shows_the_operations(served: Service) -> None:
+    with chromium() as browser:
+        page = Page(browser, f"http://127.0.0.1:{served.port}/docs", ".opblock")
+        assert {path.replace("\u200b", "") for path in page.texts(".opblock-summary-path")} == PATHS
+        requests = asked_for(browser)
+        assert len(requests) > 3
+        assert all(url.startswith((f"http://127.0.0.1:{served.port}/", "data:")) for url in requests)
+        assert [entry["message"] for entry in browser.get_log("browser")] == []
+        page.click("#operations-default-readyz .opblock-summary-control")
+        wait_for(lambda: page.texts("#operations-default-readyz .try-out__btn"))
+        page.click("#operations-default-readyz .try-out__btn")
+        page.click("#operations-default-readyz .execute")
+        wait_for(lambda: '"ready"' in page.text("#operations-default-readyz .live-responses-table"))
 
 
 @pytest.mark.parametrize(
@@ -410,7 +448,7 @@ def test_sound_counts_as_what_it_takes_and_not_as_what_it_was_packed_into() -> N
     with service(small_classifier(), Limits(held_bytes=60 * RATE)) as running:
         assert kind_of(running.client.post("/v1/classify", content=silence.getvalue())) == (429, "memory")
         assert running.client.post("/v1/classify", content=sound()).status_code == 200
-        assert running.asking.held_bytes == 0
+        assert running.inference.held_bytes == 0
 
 
 def test_the_answer_for_a_long_sound_does_not_depend_on_the_windows_that_are_asked_for(

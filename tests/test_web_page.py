@@ -1,4 +1,4 @@
-"""The page of a served model, driven in a browser; and its parts: the gate, the ear, what is shown."""
+"""The page of a served model, driven in a browser; and its parts: upload guard, stream buffer, rendering."""
 
 import asyncio
 import base64
@@ -31,12 +31,12 @@ from auricle.serving import render
 from auricle.serving.microphone import Ear, as_file
 from auricle.serving.render import Row
 from auricle.serving.service import Told, Window
-from auricle.serving.waveform import sight
+from auricle.serving.waveform import draw_waveform
 from tests.browsing import WAIT, Page, asked_for, chromium, wait_for
 from tests.conftest import RATE, tone, write_corpus
 
 TOKEN = "a-token-of-some-length"
-READY = "#known summary"
+READY = "#labels summary"
 # What is heard in the long recording, three seconds of each.
 HEARD = ("low", "noise", "high", "low", "noise", "high")
 
@@ -167,20 +167,23 @@ def name_of(page: Page) -> str:
     return page.text("#result .name").split(" ")[0]
 
 
-def test_a_dropped_sound_is_named_seen_and_heard(served: Served, sounds: AudioSource, browser: Any) -> None:
+def test_an_uploaded_file_is_classified_shown_and_playable(served: Served, sounds: AudioSource, browser: Any) -> None:
     page = Page(browser, served.url, READY)
-    assert page.texts("#known li") == ["high", "low", "noise"]
-    send(page, "#drop", sounds.short)
+    assert page.texts("#labels li") == ["high", "low", "noise"]
+    send(page, "#file", sounds.short)
     wait_for(lambda: page.text("#result .label") == "low")
     assert page.text("#result header .name") == "short.wav · 0.50 s"
-    assert page.texts("#result .choices .name")[0] == "low" and len(page.texts("#result .choices li")) == 3
-    shares = [float(text.removesuffix(" %")) for text in page.texts("#result .choices .share")]
+    assert (
+        page.texts("#result .probabilities .class-name")[0] == "low"
+        and len(page.texts("#result .probabilities li")) == 3
+    )
+    shares = [float(text.removesuffix(" %")) for text in page.texts("#result .probabilities .percent")]
     assert sum(shares) == pytest.approx(100, abs=0.2) and shares == sorted(shares, reverse=True)
-    seen = "const one = document.querySelector('#result .picture img'); return one.complete && one.naturalWidth"
+    seen = "const one = document.querySelector('#result .spectrogram img'); return one.complete && one.naturalWidth"
     assert wait_for(lambda: browser.execute_script(seen)) > 20
     long = "return document.querySelector('#result audio').duration"
     assert wait_for(lambda: browser.execute_script(long)) == pytest.approx(0.5, abs=0.15)
-    assert not page.texts("#result .line") and not page.texts("#result .events")
+    assert not page.texts("#result .track") and not page.texts("#result .events")
     assert served.files() == []
 
 
@@ -188,46 +191,46 @@ def test_a_long_recording_has_a_timeline_and_the_whole_of_it_is_unknown(
     served: Served, sounds: AudioSource, browser: Any
 ) -> None:
     page = Page(browser, served.url, READY)
-    send(page, "#drop", sounds.long)
+    send(page, "#file", sounds.long)
     wait_for(lambda: page.text("#result .label") == "Unknown")
-    assert "Nothing that the model knows is likely enough." in page.text("#result .remark")
-    assert sorted(page.texts("#result .line span")) == sorted(set(HEARD))
+    assert "No class reaches the threshold" in page.text("#result .note")
+    assert sorted(page.texts("#result .track span")) == sorted(set(HEARD))
     rows = page.texts("#result .events tbody tr")
     found = [(row.split()[-3], float(row.split()[1])) for row in rows if row.split()[-3] in HEARD]
     for place, label in enumerate(HEARD):
         assert any(one == label and abs(at - 3 * place) <= 1 for one, at in found), (label, found)
-    assert len(page.texts("#result .line i")) == len(rows)
+    assert len(page.texts("#result .track i")) == len(rows)
     page.click("#result .events tbody tr:nth-child(3) button")
     at = float(rows[2].split()[1])
     playing = "const sound = document.querySelector('#result audio'); return !sound.paused && sound.currentTime"
     assert at <= wait_for(lambda: browser.execute_script(playing)) < at + 3
 
 
-def test_what_is_wrong_with_a_sound_is_said_in_a_sentence(served: Served, sounds: AudioSource, browser: Any) -> None:
+def test_what_is_wrong_with_a_file_is_one_sentence(served: Served, sounds: AudioSource, browser: Any) -> None:
     page = Page(browser, served.url, READY)
-    send(page, "#drop", sounds.bad)
+    send(page, "#file", sounds.bad)
     wait_for(lambda: name_of(page) == "bad.wav")
-    assert page.text("#result .label") == "No answer"
-    assert page.text("#result .silent").startswith("unreadable its content is no sound that is known")
-    send(page, "#drop", sounds.endless)
+    assert page.text("#result .label") == "No prediction"
+    assert page.text("#result .failure").startswith("unreadable its content is no sound that is known")
+    send(page, "#file", sounds.endless)
     wait_for(lambda: name_of(page) == "endless.wav")
-    assert page.text("#result .silent") == "long it lasts more than the 60 s that are allowed"
-    send(page, "#drop", sounds.cut)
+    assert page.text("#result .failure") == "long it lasts more than the 60 s that are allowed"
+    send(page, "#file", sounds.cut)
     wait_for(lambda: name_of(page) == "cut.wav")
-    assert page.text("#result .label") == "low" and page.text("#result .remark").startswith("truncated")
+    assert page.text("#result .label") == "low" and page.text("#result .note").startswith("truncated")
     assert "Traceback" not in browser.page_source and served.files() == []
 
 
 def test_many_files_give_a_table_that_can_be_saved(served: Served, sounds: AudioSource, browser: Any) -> None:
     page = Page(browser, served.url, READY)
     tab(page, "Batch")
-    send(page, "#drop-many", sounds.short, sounds.long, sounds.bad, sounds.cut)
-    wait_for(lambda: page.texts("#answers .save"))
-    assert page.text("#answers .counts").startswith("4 of 4 done, 1 not answered")
-    link = browser.find_element("css selector", "#answers .save")
+    send(page, "#batch-files", sounds.short, sounds.long, sounds.bad, sounds.cut)
+    wait_for(lambda: page.texts("#batch-result .save"))
+    assert page.text("#batch-result .counts").startswith("4 of 4 done, 1 failed")
+    link = browser.find_element("css selector", "#batch-result .save")
     content = base64.b64decode(link.get_attribute("href").partition("base64,")[2]).decode()
     rows = list(csv.DictReader(io.StringIO(content)))
-    assert link.get_attribute("download") == "answers.csv"
+    assert link.get_attribute("download") == "predictions.csv"
     assert [(row["file"], row["label"]) for row in rows] == [
         ("short.wav", "low"),
         ("long.wav", "unknown"),
@@ -239,27 +242,27 @@ def test_many_files_give_a_table_that_can_be_saved(served: Served, sounds: Audio
     assert rows[3]["note"].startswith("truncated") and served.files() == []
 
 
-def test_a_microphone_is_answered_while_it_hears(served: Served, browser: Any) -> None:
+def test_the_microphone_is_classified_while_it_records(served: Served, browser: Any) -> None:
     page = Page(browser, served.url, READY)
     tab(page, "Live")
     press(page, "#microphone", "Record")
-    wait_for(lambda: page.text("#now .label") == "low")
-    said = page.text("#now .latency")
-    assert "comes every 0.5 s" in said and 0.5 <= float(said.split("was ready ")[1].split(" s ")[0]) < 3
-    wait_for(lambda: page.text("#now .label") == "noise")
-    wait_for(lambda: any("noise" in row for row in page.texts("#now tbody tr")))
+    wait_for(lambda: page.text("#live-result .label") == "low")
+    said = page.text("#live-result .status")
+    assert "follows every 0.5 s" in said and 0.5 <= float(said.split("Latency: ")[1].split(" s")[0]) < 3
+    wait_for(lambda: page.text("#live-result .label") == "noise")
+    wait_for(lambda: any("noise" in row for row in page.texts("#live-result tbody tr")))
     press(page, "#microphone", "Stop")
-    wait_for(lambda: page.text("#now .soft").startswith("Stopped after"))
-    heard = [row.split()[-3] for row in reversed(page.texts("#now tbody tr"))]
+    wait_for(lambda: page.text("#live-result .soft").startswith("Stopped after"))
+    heard = [row.split()[-3] for row in reversed(page.texts("#live-result tbody tr"))]
     assert heard[:2] == ["low", "noise"]
 
 
 def test_a_recording_of_the_microphone_is_answered(served: Served, browser: Any) -> None:
     page, before = Page(browser, served.url, READY), set(served.files())
-    press(page, "#record", "Record")
-    wait_for(lambda: "Stop" in page.texts("#record button"))
+    press(page, "#recording", "Record")
+    wait_for(lambda: "Stop" in page.texts("#recording button"))
     time.sleep(1.5)
-    press(page, "#record", "Stop")
+    press(page, "#recording", "Stop")
     wait_for(lambda: page.text("#result .label") == "low")
     wait_for(lambda: not set(served.files()) - before)
 
@@ -269,7 +272,7 @@ def test_keys_reach_every_control_and_each_has_a_name(served: Served, sounds: Au
     from selenium.webdriver.common.keys import Keys
 
     page = Page(browser, served.url, READY)
-    send(page, "#drop", sounds.long)
+    send(page, "#file", sounds.long)
     wait_for(lambda: page.texts("#result .events button"))
     browser.execute_script("document.querySelector('button[role=tab]').focus()")
     name = (
@@ -284,12 +287,12 @@ def test_keys_reach_every_control_and_each_has_a_name(served: Served, sounds: Au
             break
     names = [one for one, _ in reached]
     assert browser.execute_script("return document.querySelector('#result[aria-live], #result [aria-live]') !== null")
-    wanted = ["Batch", "Live", "About", "Click to upload or drop files", "Record", "The model knows 3 labels"]
+    wanted = ["Batch", "Live", "Model card", "Click to upload or drop files", "Record", "3 labels"]
     assert [name for name in names if name in wanted] == wanted and names[-1].startswith("Play from 0 s: low")
-    assert all(name and is_shown for name, is_shown in reached if name != "The sound as the model heard it")
+    assert all(name and is_shown for name, is_shown in reached if name != "Audio as the model receives it")
     browser.execute_script("document.querySelectorAll('button[role=tab]')[1].focus()")
     ActionChains(browser).send_keys(Keys.ENTER).perform()
-    wait_for(lambda: browser.find_element("css selector", "#drop-many").is_displayed())
+    wait_for(lambda: browser.find_element("css selector", "#batch-files").is_displayed())
 
 
 def test_the_page_fits_a_phone(served: Served, sounds: AudioSource, browser: Any) -> None:
@@ -298,16 +301,18 @@ def test_the_page_fits_a_phone(served: Served, sounds: AudioSource, browser: Any
     try:
         page = Page(browser, served.url, READY)
         width = "return document.documentElement.scrollWidth"
-        send(page, "#drop", sounds.long)
-        wait_for(lambda: page.texts("#result .line"))
+        send(page, "#file", sounds.long)
+        wait_for(lambda: page.texts("#result .track"))
         assert browser.execute_script(width) <= 360
-        small = "return [...document.querySelectorAll('#result .choices .name')].map(one => one.scrollWidth)"
+        small = (
+            "return [...document.querySelectorAll('#result .probabilities .class-name')].map(one => one.scrollWidth)"
+        )
         assert min(browser.execute_script(small)) > 60
         tab(page, "Batch")
-        send(page, "#drop-many", sounds.short, sounds.bad)
-        wait_for(lambda: page.texts("#answers .save"))
+        send(page, "#batch-files", sounds.short, sounds.bad)
+        wait_for(lambda: page.texts("#batch-result .save"))
         assert browser.execute_script(width) <= 360
-        for name in ("Live", "About", "Report"):
+        for name in ("Live", "Model card", "Report"):
             tab(page, name)
             assert browser.execute_script(width) <= 360
     finally:
@@ -316,9 +321,9 @@ def test_the_page_fits_a_phone(served: Served, sounds: AudioSource, browser: Any
 
 def test_the_card_and_the_report_are_there_to_read(served: Served, browser: Any) -> None:
     page = Page(browser, served.url, READY)
-    tab(page, "About")
-    wait_for(lambda: "What it learnt from" in page.text("#card"))
-    assert "license:" not in page.text("#card")  # the header is for programs
+    tab(page, "Model card")
+    wait_for(lambda: "What it learnt from" in page.text("#model-card"))
+    assert "license:" not in page.text("#model-card")  # the header is for programs
     tab(page, "Report")
     frame = wait_for(lambda: browser.find_elements("css selector", "#report iframe"))[0]
     browser.switch_to.frame(frame)
@@ -329,7 +334,7 @@ def test_the_card_and_the_report_are_there_to_read(served: Served, browser: Any)
 def test_nothing_is_fetched_from_elsewhere(served: Served, sounds: AudioSource, browser: Any) -> None:
     asked_for(browser)
     page = Page(browser, served.url, READY)
-    send(page, "#drop", sounds.short)
+    send(page, "#file", sounds.short)
     wait_for(lambda: page.text("#result .label") == "low")
     asked = asked_for(browser)
     assert len(asked) > 10
@@ -345,14 +350,14 @@ def test_the_service_answers_beside_its_page(served: Served, sounds: AudioSource
 @pytest.mark.parametrize(
     "path", ["file=/etc/hostname", "file/etc/hostname", "proxy=http://localhost", "info/../vibe-code", "monitoring"]
 )
-def test_the_page_has_no_door_to_files_or_addresses(served: Served, path: str) -> None:
+def test_the_page_has_no_route_to_files_or_addresses(served: Served, path: str) -> None:
     assert answered(f"{served.url}gradio_api/{path}")[0] == 404
 
 
 def question(served: Served, file: Any) -> tuple[int, str]:
     """Ask as the page does, about a file of one's own choosing; status and what the page would hear."""
     config = json.loads(answered(f"{served.url}config")[1])
-    drop = next(one["id"] for one in config["components"] if one["props"].get("elem_id") == "drop")
+    drop = next(one["id"] for one in config["components"] if one["props"].get("elem_id") == "file")
     number = next(one["id"] for one in config["dependencies"] if [drop, "upload"] in [list(t) for t in one["targets"]])
     file_data = {"path": file, "meta": {"_type": "gradio.FileData"}}
     asked = {"data": [file_data], "fn_index": number, "session_hash": "stranger"}
@@ -363,16 +368,16 @@ def question(served: Served, file: Any) -> tuple[int, str]:
     return status, answered(f"{served.url}gradio_api/queue/data?session_hash=stranger")[1].decode()
 
 
-def test_a_visitor_can_name_neither_a_file_of_the_server_nor_an_address(served: Served, sounds: AudioSource) -> None:
+def test_a_visitor_can_name_neither_a_server_file_nor_an_address(served: Served, sounds: AudioSource) -> None:
     folder = next(served.temporary.iterdir())
     around = str(folder / ".." / ".." / "said.json")
     for path in (str(sounds.short), "/etc/hostname", "https://127.0.0.1/sound.wav", around, "said.json", 7, {}):
-        assert question(served, path) == (400, "A question may name files that were sent, and nothing else.")
+        assert question(served, path) == (400, "A request may name only uploaded files.")
     status, said = question(served, str(folder / "gone.wav"))
-    assert status == 200 and "The file was gone" in said
+    assert status == 200 and "has expired" in said
 
 
-def test_more_than_is_allowed_is_not_taken(served: Served) -> None:
+def test_an_upload_over_the_limit_is_rejected(served: Served) -> None:
     before = set(served.files())
     upload = f"{served.url}gradio_api/upload"
     headers = {"content-type": "multipart/form-data; boundary=x"}
@@ -381,22 +386,22 @@ def test_more_than_is_allowed_is_not_taken(served: Served) -> None:
     assert set(served.files()) == before
 
 
-def test_what_nobody_reads_is_swept_away(tmp_path: Path) -> None:
-    from auricle.serving.upload_guard import keep, sweep
+def test_unread_uploads_are_removed(tmp_path: Path) -> None:
+    from auricle.serving.upload_guard import postpone_expiry, remove_expired
 
     for name in ("old", "kept"):
         (tmp_path / name).mkdir()
         (tmp_path / name / "a.wav").write_bytes(b"sound")
     time.sleep(0.3)
-    keep([str(tmp_path / "kept" / "a.wav"), str(tmp_path / "gone.wav")])
-    sweep(tmp_path, 0.2)
+    postpone_expiry([str(tmp_path / "kept" / "a.wav"), str(tmp_path / "gone.wav")])
+    remove_expired(tmp_path, 0.2)
     assert [path.name for path in tmp_path.iterdir()] == ["kept"]
-    sweep(tmp_path, 0.0)
+    remove_expired(tmp_path, 0.0)
     assert list(tmp_path.rglob("*.wav")) == []
 
 
 def test_uploads_are_bounded_though_nobody_says_their_size(tmp_path: Path) -> None:
-    from auricle.serving.upload_guard import Gate
+    from auricle.serving.upload_guard import UploadGuard
 
     said: list[int] = []
 
@@ -412,53 +417,53 @@ def test_uploads_are_bounded_though_nobody_says_their_size(tmp_path: Path) -> No
         if message["type"] == "http.response.start":
             said.append(message["status"])
 
-    gate = Gate(reading, tmp_path, 1000, lambda: False)
+    guard = UploadGuard(reading, tmp_path, 1000, lambda: False)
     scope = {"type": "http", "method": "POST", "path": "/gradio_api/upload", "headers": []}
-    asyncio.run(gate(scope, endless, send))
+    asyncio.run(guard(scope, endless, send))
 
     async def together() -> None:
-        await asyncio.gather(*(gate(scope, endless, send) for _ in range(5)))
+        await asyncio.gather(*(guard(scope, endless, send) for _ in range(5)))
 
     # Of a size that nobody says the most is promised, four bodies; twelve may be on their way.
     asyncio.run(together())
     assert sorted(said) == [413, 413, 413, 413, 429, 429]
     said.clear()
     (tmp_path / "unread").write_bytes(bytes(8001))
-    asyncio.run(gate(scope, endless, send))
-    asyncio.run(gate({**scope, "path": "/gradio_api/queue/join"}, endless, send))
-    assert said == [429, 413] and gate.uploads == gate.promised == 0
+    asyncio.run(guard(scope, endless, send))
+    asyncio.run(guard({**scope, "path": "/gradio_api/queue/join"}, endless, send))
+    assert said == [429, 413] and guard.uploads == guard.reserved_bytes == 0
 
 
-def test_strangers_names_are_text_in_every_piece() -> None:
+def test_names_are_escaped_in_every_template() -> None:
     hostile = "<b onclick=x>'\"&"
     answer = Answer(hostile, (Choice(hostile, 0.9), Choice("dog", 0.1)), 3.0, (f"clipped: {hostile}",))
     windows = tuple(Window(at, at + 1, np.array([0.9, 0.1])) for at in (0.0, 1.0, 2.0))
     events = (Event(hostile, 0.0, 3.0, 0.9),)
     found = Told(answer, windows, events, np.full((1, 3 * RATE), 1000, np.int16), RATE)
-    rows = [render.row(hostile, answer), Row(hostile, note=hostile, failed=True)]
+    rows = [render.batch_row(hostile, answer), Row(hostile, note=hostile, failed=True)]
     pieces = [
-        render.told(found, (hostile, "dog"), None),
-        render.refused(hostile, hostile, hostile),
-        render.table(rows, 2),
-        render.moment(answer, events, hostile),
-        render.known([hostile], hostile),
+        render.render_prediction(found, (hostile, "dog"), None),
+        render.render_error(hostile, hostile, hostile),
+        render.render_batch(rows, 2),
+        render.render_live(answer, events, hostile),
+        render.render_labels([hostile], hostile),
     ]
     for piece in pieces:
         assert "<b onclick" not in piece and "&lt;b onclick" in piece
 
 
 @pytest.mark.parametrize(("rate", "played"), [(8000, 10.0), (44100, 5.0)])
-def test_of_a_very_long_sound_the_beginning_is_played(rate: int, played: float) -> None:
+def test_the_start_of_a_very_long_recording_is_playable(rate: int, played: float) -> None:
     sound = np.tile(tone("low", 1.0, 3, rate), 12).astype(np.float32)
-    found = sight(sound, rate, 80_000)
+    found = draw_waveform(sound, rate, 80_000)
     content = base64.b64decode(found.audio.partition("base64,")[2])
-    assert found.seconds == 12 and found.played == pytest.approx(played, abs=0.01)
+    assert found.seconds == 12 and found.playable_seconds == pytest.approx(played, abs=0.01)
     assert soundfile.info(io.BytesIO(content)).duration == pytest.approx(played, abs=0.1)
 
 
-def test_of_many_windows_the_likeliest_of_each_few_is_drawn() -> None:
+def test_a_track_of_many_windows_shows_the_highest_of_each_few() -> None:
     windows = [Window(at, at + 1.0, np.array([0.0, 1.0] if at == 777 else [1.0, 0.0])) for at in range(2000)]
-    dog = next(line for line in render.lines(windows, (), ("cat", "dog"), 2000.0) if line.label == "dog")
+    dog = next(line for line in render.tracks(windows, (), ("cat", "dog"), 2000.0) if line.label == "dog")
     points = [tuple(map(float, point.split(","))) for point in dog.points.split(" ")]
     assert len(points) < 500 and dog.bars == ()
     assert [x for x, y in points if y == 0] == [pytest.approx(1000 * 777.5 / 2000, abs=2)]
@@ -504,7 +509,7 @@ def test_a_late_visitor_is_answered_about_the_latest_windows(run: Path) -> None:
     assert ear.seconds == 20 and len(ear.newest()) == ear.size
 
 
-def test_with_a_token_the_page_wants_it_and_the_service_ends_soon_though_it_is_open(
+def test_with_a_token_the_page_requires_login_and_an_open_page_does_not_block_the_shutdown(
     start: Callable[..., Served], sounds: AudioSource, browser: Any
 ) -> None:
     served = start(AURICLE_TOKEN=TOKEN)
@@ -516,7 +521,7 @@ def test_with_a_token_the_page_wants_it_and_the_service_ends_soon_though_it_is_o
     page.type("input:not([type=password]), textarea", "anybody")
     page.type("input[type=password]", TOKEN + "\n")
     wait_for(lambda: page.texts(READY))
-    send(page, "#drop", sounds.short)
+    send(page, "#file", sounds.short)
     wait_for(lambda: page.text("#result .label") == "low")
     served.process.send_signal(signal.SIGTERM)
     begun = time.monotonic()

@@ -51,9 +51,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 _EXTRA_OF = {name: "train" for name in ("torch", "transformers", "accelerate", "sklearn", "jinja2", "PIL", "datasets")}
-_EXTRA_OF |= {name: "demo" for name in ("gradio", "fastapi", "starlette", "uvicorn")}
+_EXTRA_OF |= {name: "demo" for name in ("filelock", "gradio", "fastapi", "starlette", "uvicorn")}
 _EXTRA_OF |= {name: "export" for name in ("onnx", "onnxscript")}
-_EXTRA_OF |= {name: "serve" for name in ("batched", "prometheus_client", "python_multipart")}
+_EXTRA_OF |= {name: "serve" for name in ("batched", "fastapi_offline", "prometheus_client", "python_multipart")}
 
 
 def _inspect(options: argparse.Namespace) -> int:
@@ -119,29 +119,31 @@ def _evaluate(options: argparse.Namespace) -> int:
 
 def _listen(options: argparse.Namespace) -> int:
     from auricle.cli import console
-    from auricle.serving.gradio_environment import closed
+    from auricle.serving.gradio_host import gradio_environment
 
     screen = console.Screen(options.json)
 
-    def opened(address: str) -> None:
+    def on_ready(url: str) -> None:
         if options.json:
-            print_json({"url": address, "fixes": str(options.corrections)})
-        screen.say(f"Listen at {address}. Marks go to {options.corrections}. Ctrl-C ends it.")
+            print_json({"url": url, "corrections": str(options.corrections)})
+        screen.say(f"Open {url}. Corrections are saved to {options.corrections}. Stop with Ctrl-C.")
         if not local_server.is_loopback(options.host):
-            screen.say(f"! Whoever can reach {options.host} can hear these recordings and change the marks.")
+            screen.say(f"! Everyone who can reach {options.host} can play these recordings and change the corrections.")
         sys.stdout.flush()
         if options.browser:
-            webbrowser.open(address)
+            webbrowser.open(url)
 
-    with closed(), contextlib.suppress(KeyboardInterrupt):
+    with gradio_environment(), contextlib.suppress(KeyboardInterrupt):
         from auricle.labelling import page
         from auricle.serving import local_server
 
-        reading = ["--recipe", options.recipe] if options.recipe != _DEFAULT_RECIPE else []
-        reading += ["--reader", options.reader] if options.reader else []
-        reading += [word for setting in options.set for word in ("--set", setting)]
-        asked = page.Asked(options.corrections, options.run, options.host, options.port, options.seed, tuple(reading))
-        page.listen(options.data, _recipe(options), asked, screen.progress, opened)
+        corpus_options = ["--recipe", options.recipe] if options.recipe != _DEFAULT_RECIPE else []
+        corpus_options += ["--reader", options.reader] if options.reader else []
+        corpus_options += [word for setting in options.set for word in ("--set", setting)]
+        listen_options = page.ListenOptions(
+            options.corrections, options.run, options.host, options.port, options.seed, tuple(corpus_options)
+        )
+        page.listen(options.data, _recipe(options), listen_options, screen.progress, on_ready)
     return 0
 
 
@@ -240,7 +242,7 @@ def _parser() -> _Parser:
     inspect.add_argument("data", metavar="DATA", help=_DATA_HELP)
     _recipe_options(inspect)
     _fixes_option(inspect)
-    _listen_options(command(commands, "listen", _listen, "hear labelled clips in a page, and mark wrong labels"))
+    _listen_options(command(commands, "listen", _listen, "play labelled clips in a web page, and correct wrong labels"))
 
     train = command(commands, "train", _train, "train a classifier and report how good it is")
     train.add_argument("data", metavar="DATA", help=_DATA_HELP)
@@ -274,13 +276,13 @@ def _listen_options(listen: argparse.ArgumentParser) -> None:
         type=Path,
         default=Path("corrections.csv"),
         metavar="FILE",
-        help="where marks go (default: corrections.csv)",
+        help="where corrections are saved (default: corrections.csv)",
     )
-    listen.add_argument("--run", type=Path, metavar="RUN", help="a run folder: its doubted labels are findings too")
+    listen.add_argument("--run", type=Path, metavar="RUN", help="a run folder: show its suspect labels as findings")
     listen.add_argument("--port", type=int, default=7860, help="the page's port, 0 for any free one (default: 7860)")
     listen.add_argument("--host", default="127.0.0.1", help="the address to serve (default: 127.0.0.1, this machine)")
     listen.add_argument("--no-browser", dest="browser", action="store_false", help="do not open the page")
-    listen.add_argument("--seed", type=int, default=0, help="another seed, another order of clips")
+    listen.add_argument("--seed", type=int, default=0, help="the seed of the random order of clips (default: 0)")
 
 
 def _push_options(push: argparse.ArgumentParser) -> None:

@@ -23,7 +23,7 @@ from markupsafe import Markup
 
 from auricle.audio.image import picture, player
 from auricle.audio.store import Store
-from auricle.evaluation import plots
+from auricle.evaluation import html, plots
 
 HEARD_SECONDS = 10.0
 DOUBTS = 12
@@ -150,13 +150,7 @@ def write_page(
 
 
 def _environment() -> jinja2.Environment:
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("auricle.evaluation"),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
+    environment = html.environment("auricle.evaluation")
     environment.filters.update(percent=_percent, bound=_bound, amount=_amount, duration=_duration, place=_place)
     return environment
 

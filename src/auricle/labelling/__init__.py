@@ -1,1 +1,1 @@
-"""The listening page: play labelled clips, correct wrong labels."""
+"""The listening page: play labelled clips and correct wrong labels."""

@@ -1,8 +1,8 @@
-"""One clip as a piece of a page: what it is, what it looks like, and its sound.
+"""One clip as HTML: its metadata, waveform, spectrogram and a player.
 
-In: a Clip, which is decoded here and now, and what is remarked on it. Out: HTML that holds picture and sound as data
-URIs, so that no file of the corpus is copied or served. Names and labels are strangers' text: Jinja escapes them. A
-recording that cannot be heard is shown with the reason.
+In: a Clip, which is decoded here, and its notes. Out: HTML that holds image and audio as data URIs, so that no file of
+the corpus is copied or served. Names and labels are untrusted text: Jinja escapes them. A recording that cannot be
+decoded is shown with the reason.
 """
 
 from collections.abc import Sequence
@@ -15,48 +15,49 @@ from auricle.audio.inspect import open_clip
 from auricle.audio.settings import Settings
 from auricle.corpus.clip import Clip
 from auricle.errors import AudioError
-from auricle.labelling.selection import Remark
-from auricle.serving.fragments import template
-from auricle.serving.waveform import Sight, sight
+from auricle.evaluation import html
+from auricle.labelling.selection import Note
+from auricle.serving.waveform import Waveform, draw_waveform
 
-# Judging a label takes seconds, and what a browser is sent stays under a megabyte.
-HEARD_SECONDS = 60.0
+# Checking a label takes seconds, and a minute of audio is less than a megabyte to send.
+PREVIEW_SECONDS = 60.0
 
 
 @dataclass(frozen=True)
-class Shown:
-    """The start of a clip, and how it was recorded."""
+class Preview:
+    """The start of a clip, and its recording's format. `complete`: it is the whole clip."""
 
-    sight: Sight
-    whole: bool
+    waveform: Waveform
+    complete: bool
     sample_rate: int
     channels: int
 
 
-def card(clip: Clip, notes: Sequence[Remark], group_name: str) -> str:
+def render_clip(clip: Clip, notes: Sequence[Note], group_name: str) -> str:
     """The HTML of one clip; never raises for a bad recording."""
     try:
-        heard, reason = hear(clip), ""
+        preview, reason = load_preview(clip), ""
     except AudioError as error:
-        heard, reason = None, str(error)
-    return template("clip.html").render(clip=clip, notes=notes, group_name=group_name, heard=heard, reason=reason)
+        preview, reason = None, str(error)
+    template = html.environment("auricle.labelling", "auricle.serving").get_template("clip.html")
+    return template.render(clip=clip, notes=notes, group_name=group_name, preview=preview, reason=reason)
 
 
-def hear(clip: Clip) -> Shown:
-    """Decode the first minute of a clip, mixed to one channel. Raises AudioError where there is nothing to hear."""
+def load_preview(clip: Clip) -> Preview:
+    """Decode the first minute of a clip, mixed to one channel. Raises AudioError if it cannot be decoded."""
     start = clip.start or 0.0
-    last = start + HEARD_SECONDS
-    cut = clip.end is None or clip.end > last
-    # A clip that a recipe calls too short or too long can be heard all the same.
-    bounds = Settings(sample_rate=0, channels=1, min_seconds=0.0, max_seconds=2 * HEARD_SECONDS)
-    opened = open_clip(replace(clip, end=last) if cut else clip, bounds)
-    sound = opened.sound
-    if sound is None:
-        raise AudioError(opened.findings[0].kind, opened.findings[0].detail)
-    mono = resample(sound, sound.sample_rate, 1)[0].astype(np.float32) / 32768
-    return Shown(
-        sight=sight(mono, sound.sample_rate),
-        whole=not cut or sound.seconds < HEARD_SECONDS,
-        sample_rate=sound.sample_rate,
-        channels=len(sound.samples),
+    end = start + PREVIEW_SECONDS
+    truncated = clip.end is None or clip.end > end
+    # A clip that is too short or too long for a recipe can still be played.
+    bounds = Settings(sample_rate=0, channels=1, min_seconds=0.0, max_seconds=2 * PREVIEW_SECONDS)
+    decoded = open_clip(replace(clip, end=end) if truncated else clip, bounds)
+    audio = decoded.sound
+    if audio is None:
+        raise AudioError(decoded.findings[0].kind, decoded.findings[0].detail)
+    mono = resample(audio, audio.sample_rate, 1)[0].astype(np.float32) / 32768
+    return Preview(
+        waveform=draw_waveform(mono, audio.sample_rate),
+        complete=not truncated or audio.seconds < PREVIEW_SECONDS,
+        sample_rate=audio.sample_rate,
+        channels=len(audio.samples),
     )

@@ -1,12 +1,10 @@
-"""The listening page: hear random labelled clips, see what is remarked on them, and mark wrong labels.
+"""The listening page: play random labelled clips, see their findings, and correct wrong labels.
 
-In: a Desk. Out: a Gradio page as an ASGI application. Gradio's counting, its history of runs and its web fonts are off,
-and no file can be had through it: a clip's sound and picture travel inside the page. Importing this needs the extra
-`demo`, and belongs inside `environment.closed`.
+In: a Session. Out: a Gradio page as an ASGI application, which serves no file: a clip's audio and image are part of the
+page. Importing this needs the extra `demo`; do it inside `gradio_environment`.
 """
 
 import html
-import os
 import shlex
 from collections import Counter
 from collections.abc import Callable
@@ -18,37 +16,36 @@ from typing import Any
 
 import fastapi
 import gradio as gr
-from starlette.middleware import Middleware
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 
 from auricle.corpus.clip import Clip
 from auricle.corpus.corrections import Fix
 from auricle.errors import AuricleError, DataError, UsageError
 from auricle.labelling import selection
-from auricle.labelling.clip_view import card
-from auricle.labelling.corrections_file import Marks
-from auricle.labelling.selection import Choice
-from auricle.labelling.session import Desk, View
+from auricle.labelling.clip_view import render_clip
+from auricle.labelling.corrections_file import CorrectionsFile
+from auricle.labelling.selection import Filter
+from auricle.labelling.session import Session, View
 from auricle.parallel import Progress
 from auricle.preparation.prepare import inspect
 from auricle.recipe import Recipe
-from auricle.serving.local_server import LOOPBACK_NAMES, Application, claim, is_loopback, serve
-from auricle.serving.upload_guard import Gate
+from auricle.serving import gradio_host, local_server
+from auricle.serving.local_server import LOOPBACK_NAMES, Application
 
-HEADERS = ("clip", "was", "is", "comment")
-LEFT_OUT = "(left out)"
+HEADERS = ("Clip", "Label in the corpus", "Correct label", "Comment")
+EXCLUDED = "(excluded)"
 ALL = ""
-# Answers come at once, and nobody else is to call these by name.
-QUICK: dict[str, Any] = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
+# These calls are quick, and only the page itself makes them.
+DIRECT: dict[str, Any] = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
 
 Move = Callable[[View], View]
 
 
 @dataclass(frozen=True)
-class Asked:
-    """What a listener asks for: the file of marks, perhaps a run whose doubts are findings too, and where to serve.
+class ListenOptions:
+    """The corrections file, a run whose suspect labels become findings, and where to serve.
 
-    `reading` are the options by which the corpus was read, which training will need as well.
+    `corpus_options` are the options that read the corpus; training needs the same ones.
     """
 
     corrections: Path
@@ -56,86 +53,85 @@ class Asked:
     host: str = "127.0.0.1"
     port: int = 0
     seed: int = 0
-    reading: tuple[str, ...] = ()
+    corpus_options: tuple[str, ...] = ()
 
 
-def listen(data: str | Path, recipe: Recipe, asked: Asked, progress: Progress, opened: Callable[[str], None]) -> None:
-    """Inspect a corpus and serve the page until it is stopped; `opened` gets its address.
+def listen(
+    data: str | Path, recipe: Recipe, options: ListenOptions, progress: Progress, on_ready: Callable[[str], None]
+) -> None:
+    """Inspect a corpus and serve the page until it is stopped; `on_ready` receives its URL.
 
-    Raises DataError for a corpus that cannot be read, or, if strict, not in whole; UsageError for fixes in the recipe,
-    a file of marks that cannot be written, or an address that cannot be had; RunError for a run without a report.
+    Raises DataError for a corpus that cannot be read, or, if strict, has unusable clips; UsageError for corrections in
+    the recipe, a corrections file that cannot be written, or an unavailable address; RunError for a run without a
+    report.
     """
     if recipe.data.corrections is not None:
         raise UsageError(
-            f"data.corrections is '{recipe.data.corrections}', but marks are made on the corpus' own labels. To go on with that "
-            "file, name it with --corrections alone."
+            f"data.corrections is '{recipe.data.corrections}', but this page corrects the corpus' own labels. To "
+            f"continue with that file, use --corrections {recipe.data.corrections} alone."
         )
-    with claim(asked.host, asked.port) as listener:
-        found = inspect(data, recipe, progress)
-        if found.index.num_features is not None:
+    with local_server.bind(options.host, options.port) as listener:
+        inspected = inspect(data, recipe, progress)
+        if inspected.index.num_features is not None:
             raise UsageError(
-                f"'{data}' holds precomputed features, which cannot be played: there is nothing to listen to. "
-                "`auricle inspect` says what is in it."
+                f"'{data}' contains precomputed features, which cannot be played. `auricle inspect {data}` lists its "
+                "contents."
             )
-        if recipe.data.strict and found.audit.quarantined:
-            first = found.audit.quarantined[0]
+        if recipe.data.strict and inspected.audit.quarantined:
+            first = inspected.audit.quarantined[0]
             raise DataError(
-                f"{len(found.audit.quarantined)} clips are unusable and strict was asked for; the first is "
-                f"'{first.id}': {first.kind} ({first.detail}). Listen without --strict to see them all."
+                f"{len(inspected.audit.quarantined)} clips are unusable, and --strict allows none; the first is "
+                f"'{first.id}': {first.kind} ({first.detail}). Remove --strict to see them all."
             )
-        desk = Desk(
-            found.index,
-            selection.remarks_of(found.audit, asked.run),
-            Marks(asked.corrections, found.index),
-            selection.shuffled(len(found.index), asked.seed),
-            asked.reading,
+        session = Session(
+            inspected.index,
+            selection.collect_notes(inspected.audit, options.run),
+            CorrectionsFile(options.corrections, inspected.index),
+            selection.shuffle(len(inspected.index), options.seed),
+            options.corpus_options,
         )
-        serve(application(desk, is_loopback(asked.host)), listener, opened)
+        local_server.run(create_app(session, local_server.is_loopback(options.host)), listener, on_ready)
 
 
-def application(desk: Desk, private: bool) -> Application:
-    """The page as an application. A private one answers to this machine's own names only: a stranger's page in the same
-    browser could otherwise reach it under a name that it lets point here."""
+def create_app(session: Session, local_only: bool) -> Application:
+    """The page as an application. With `local_only` it answers only to this machine's own host names: otherwise a page
+    of another site could reach it by DNS rebinding."""
     app = fastapi.FastAPI(openapi_url=None)
-    if private:
+    if local_only:
         app.add_middleware(TrustedHostMiddleware, allowed_hosts=LOOPBACK_NAMES)
-    theme = gr.themes.Default(
-        font=("system-ui", "sans-serif"), font_mono=("ui-monospace", "monospace"), primary_hue="blue"
-    )
-    css = resources.files("auricle.serving").joinpath("templates/listen.css").read_text(encoding="utf-8")
-    folder = Path(os.environ["GRADIO_TEMP_DIR"])
-    gate = Middleware(Gate, folder=folder, body_bytes=0, is_stopping=lambda: False)  # nothing to upload
-    closed: dict[str, Any] = {"run_history": False, "footer_links": [], "ssr_mode": False, "max_file_size": 1}
-    closed["app_kwargs"] = {"middleware": [gate]}
-    mounted: Application = gr.mount_gradio_app(app, page(desk), "/", theme=theme, css=css, **closed)
-    return mounted
+    stylesheets = [
+        resources.files("auricle.serving") / "templates" / "page.css",
+        resources.files("auricle.labelling") / "templates" / "listen.css",
+    ]
+    gradio_host.mount(app, page(session), stylesheets)
+    return app
 
 
-def page(desk: Desk) -> gr.Blocks:
-    """Lay the page out and say what its controls do."""
+def page(session: Session) -> gr.Blocks:
+    """Build the page and connect its controls."""
     with gr.Blocks(title="auricle listen", analytics_enabled=False) as blocks:
         view = gr.State(View())
-        gr.HTML(f"<h1>Listen</h1><p>{html.escape(desk.index.description)}</p>", elem_id="title")
+        gr.HTML(
+            f"<h1>Review labels</h1><p id='description'>{html.escape(session.index.description)}</p>", elem_id="title"
+        )
         with gr.Row():
-            filters = _filters(desk)
+            filters = _filters(session)
         with gr.Row(equal_height=False):
             with gr.Column(scale=5):
-                place = gr.HTML(elem_id="place")
-                shown = gr.HTML(elem_id="clip")
+                position = gr.HTML(elem_id="position")
+                clip = gr.HTML(elem_id="clip")
                 with gr.Row():
                     previous = gr.Button("← Previous", elem_id="previous")
-                    another = gr.Button("Draw another", variant="primary", elem_id="another")
+                    random = gr.Button("Random clip", variant="primary", elem_id="random")
                     following = gr.Button("Next →", elem_id="next")
             with gr.Column(scale=2, min_width=300):
                 status = gr.HTML(elem_id="status")
-                words = (
-                    gr.Dropdown(None, label="Its right label", allow_custom_value=True, elem_id="right-label"),
-                    gr.Textbox(label="Comment (optional)", elem_id="comment"),
-                )
-                mark = gr.Button("Mark this label", variant="primary", elem_id="mark")
-                leave = gr.Button("Leave this clip out", elem_id="leave-out")
-                undo = gr.Button("Undo the mark", elem_id="undo")
-        heading = gr.HTML(elem_id="marks-heading")
+                label = gr.Dropdown(None, label="Correct label", allow_custom_value=True, elem_id="correct-label")
+                comment = gr.Textbox(label="Comment (optional)", elem_id="comment")
+                save = gr.Button("Save correction", variant="primary", elem_id="save")
+                exclude = gr.Button("Exclude this clip", elem_id="exclude")
+                undo = gr.Button("Undo correction", elem_id="undo")
+        heading = gr.HTML(elem_id="corrections-heading")
         table = gr.Dataframe(
             headers=list(HEADERS),
             type="array",
@@ -143,133 +139,136 @@ def page(desk: Desk) -> gr.Blocks:
             wrap=True,
             visible=False,
             buttons=[],
-            elem_id="marks",
+            elem_id="corrections",
         )
 
-        told = [*words, undo, status, heading, table]
-        moved = [view, shown, place, *told]
-        blocks.load(partial(_move, desk, desk.drawn), view, moved, **QUICK)
-        another.click(partial(_move, desk, desk.drawn), view, moved, **QUICK)
-        following.click(partial(_move, desk, partial(desk.stepped, by=1)), view, moved, **QUICK)
-        previous.click(partial(_move, desk, partial(desk.stepped, by=-1)), view, moved, **QUICK)
-        for one in filters:
-            one.input(partial(_narrow, desk), [view, *filters], moved, **QUICK)
-        mark.click(partial(_mark, desk), [view, *words], told, **QUICK)
-        leave.click(partial(_leave_out, desk), [view, words[1]], told, **QUICK)
-        undo.click(partial(_undo, desk), view, told, **QUICK)
+        changed = [label, comment, undo, status, heading, table]
+        everything = [view, clip, position, *changed]
+        blocks.load(partial(_move, session, session.random), view, everything, **DIRECT)
+        random.click(partial(_move, session, session.random), view, everything, **DIRECT)
+        following.click(partial(_move, session, partial(session.step, step=1)), view, everything, **DIRECT)
+        previous.click(partial(_move, session, partial(session.step, step=-1)), view, everything, **DIRECT)
+        for control in filters:
+            control.input(partial(_apply_filter, session), [view, *filters], everything, **DIRECT)
+        save.click(partial(_save, session), [view, label, comment], changed, **DIRECT)
+        exclude.click(partial(_exclude, session), [view, comment], changed, **DIRECT)
+        undo.click(partial(_undo, session), view, changed, **DIRECT)
 
-        def jump(view: View, event: gr.SelectData) -> list[Any]:
-            return _move(desk, partial(desk.jumped, id=event.row_value[0]), view)
+        def go_to_row(view: View, event: gr.SelectData) -> list[Any]:
+            return _move(session, partial(session.go_to, id=event.row_value[0]), view)
 
-        table.select(jump, view, moved, **QUICK)
+        table.select(go_to_row, view, everything, **DIRECT)
     return blocks
 
 
-def _filters(desk: Desk) -> list[gr.Dropdown]:
-    """The class, the group where there are groups, and the finding; each with its number of clips."""
-    labels = Counter(clip.label for clip in desk.index)
-    groups = Counter(clip.group for clip in desk.index if clip.group is not None)
-    found = selection.kinds(desk.notes)
-    findings = {selection.ANY_FINDING: len(desk.notes)} if found else {}
+def _filters(session: Session) -> list[gr.Dropdown]:
+    """Class, group (if there are groups) and finding; each choice with its number of clips."""
+    labels = Counter(clip.label for clip in session.index)
+    groups = Counter(clip.group for clip in session.index if clip.group is not None)
+    counts = selection.count_clips(session.notes)
+    findings = {selection.ANY_FINDING: len(session.notes)} if counts else {}
+    group_name = session.index.group_name
     return [
-        _filter("Class", "every class", dict(sorted(labels.items())), "class"),
-        _filter(
-            desk.index.group_name.capitalize(), f"every {desk.index.group_name}", dict(sorted(groups.items())), "group"
-        ),
-        _filter("Finding", "with or without a finding", findings | found, "finding", selection.MARKED),
+        _dropdown("Class", "all classes", dict(sorted(labels.items())), "class"),
+        _dropdown(group_name.capitalize(), f"every {group_name}", dict(sorted(groups.items())), "group"),
+        _dropdown("Finding", "with or without findings", findings | counts, "finding", selection.CORRECTED),
     ]
 
 
-def _filter(title: str, every: str, counts: dict[str, int], id: str, *others: str) -> gr.Dropdown:
-    choices = [(every, ALL), *((f"{name} ({count})", name) for name, count in counts.items())]
+def _dropdown(title: str, default: str, counts: dict[str, int], id: str, *others: str) -> gr.Dropdown:
+    choices = [(default, ALL), *((f"{name} ({count})", name) for name, count in counts.items())]
     choices += [(name, name) for name in others]
-    return gr.Dropdown(choices, value=ALL, label=title, visible=len(choices) > 1, elem_id=f"by-{id}")
+    return gr.Dropdown(choices, value=ALL, label=title, visible=len(choices) > 1, elem_id=f"filter-{id}")
 
 
-def _narrow(desk: Desk, view: View, label: str, group: str, finding: str) -> list[Any]:
-    return _move(desk, lambda view: desk.narrowed(view, Choice(label or None, group or None, finding or None)), view)
+def _apply_filter(session: Session, view: View, label: str, group: str, finding: str) -> list[Any]:
+    filter = Filter(label or None, group or None, finding or None)
+    return _move(session, partial(session.apply_filter, filter=filter), view)
 
 
-def _move(desk: Desk, move: Move, view: View) -> list[Any]:
-    """Go to another clip; everything on the page is new."""
+def _move(session: Session, move: Move, view: View) -> list[Any]:
+    """Go to another clip and update the whole page."""
     try:
         view = move(view)
-        chosen = desk.chosen(view)
+        selected = session.selected(view)
     except AuricleError as error:
-        return [view, gr.skip(), gr.skip(), *_told(desk, view, error)]
-    clip = desk.clip(view)
+        return [view, gr.skip(), gr.skip(), *_update(session, view, error)]
+    clip = session.clip(view)
     if clip is None:
-        return [view, "<p>No clip is like that. Choose otherwise.</p>", "", *_told(desk, view)]
-    place = "From the table of marks"
-    if view.at in chosen:
-        place = f"{chosen.index(view.at) + 1} of {len(chosen)} in the order of the corpus"
-    return [view, card(clip, desk.notes.get(clip.id, ()), desk.index.group_name), place, *_told(desk, view)]
+        return [view, "<p>No clip matches these filters. Change them.</p>", "", *_update(session, view)]
+    position = "From the table of corrections"
+    if view.position in selected:
+        position = f"{selected.index(view.position) + 1} of {len(selected)} in corpus order"
+    notes = session.notes.get(clip.id, ())
+    return [view, render_clip(clip, notes, session.index.group_name), position, *_update(session, view)]
 
 
-def _mark(desk: Desk, view: View, label: str | None, comment: str) -> list[Any]:
+def _save(session: Session, view: View, label: str | None, comment: str) -> list[Any]:
     if not label or not label.strip():
-        return _told(desk, view, "Choose or type the right label first, or leave this clip out.")
-    return _change(desk, view, lambda clip: desk.marks.put(clip, label, comment))
+        return _update(session, view, "Choose or type the correct label first, or exclude this clip.")
+    return _change(session, view, lambda clip: session.corrections.save(clip, label, comment))
 
 
-def _leave_out(desk: Desk, view: View, comment: str) -> list[Any]:
-    return _change(desk, view, lambda clip: desk.marks.put(clip, "", comment))
+def _exclude(session: Session, view: View, comment: str) -> list[Any]:
+    return _change(session, view, lambda clip: session.corrections.save(clip, "", comment))
 
 
-def _undo(desk: Desk, view: View) -> list[Any]:
-    return _change(desk, view, lambda clip: desk.marks.undo(clip.id))
+def _undo(session: Session, view: View) -> list[Any]:
+    return _change(session, view, lambda clip: session.corrections.undo(clip.id))
 
 
-def _change(desk: Desk, view: View, change: Callable[[Clip], object]) -> list[Any]:
-    """Change the mark of the clip that is shown; what cannot be done is said on the page."""
-    clip = desk.clip(view)
+def _change(session: Session, view: View, change: Callable[[Clip], object]) -> list[Any]:
+    """Change the current clip's correction; show on the page why it failed, if it did."""
+    clip = session.clip(view)
     try:
         if clip is not None:
             change(clip)
     except (AuricleError, OSError) as error:
-        return _told(desk, view, error)
-    return _told(desk, view)
+        return _update(session, view, error)
+    return _update(session, view)
 
 
-def _told(desk: Desk, view: View, refusal: Exception | str = "") -> list[Any]:
-    """What depends on the marks: right label, comment, undo, status, heading, table. After a refusal they stay."""
+def _update(session: Session, view: View, error: Exception | str = "") -> list[Any]:
+    """Label, comment, undo button, status, heading and table. After an error only the status changes."""
     try:
-        marks = desk.marks.all()
-    except AuricleError as error:
-        # The clip may be another one by now: what was written of the former must not be marked on it.
-        said = f"<p class='refused'>{html.escape(str(error))}</p>"
-        return [gr.Dropdown(value=None), "", gr.skip(), said, gr.skip(), gr.skip()]
-    if refusal:
-        said = f"<p class='refused'>{html.escape(str(refusal))}</p>"
-        return [gr.skip(), gr.skip(), gr.skip(), said, gr.skip(), gr.skip()]
-    clip = desk.clip(view)
-    fix = marks.get(clip.id) if clip else None
-    labels = sorted({*desk.index.labels, *(fix.label for fix in marks.values() if fix.label)})
-    rows = [[fix.id, fix.was, fix.label or LEFT_OUT, fix.comment] for fix in reversed(marks.values())]
+        corrections = session.corrections.read()
+    except AuricleError as damaged:
+        # The clip may have changed: the previous clip's input must not be saved for it.
+        return [gr.Dropdown(value=None), "", gr.skip(), _alert(damaged), gr.skip(), gr.skip()]
+    if error:
+        return [gr.skip(), gr.skip(), gr.skip(), _alert(error), gr.skip(), gr.skip()]
+    clip = session.clip(view)
+    current = corrections.get(clip.id) if clip else None
+    labels = sorted({*session.index.labels, *(row.label for row in corrections.values() if row.label)})
+    rows = [[row.id, row.was, row.label or EXCLUDED, row.comment] for row in reversed(corrections.values())]
     return [
-        gr.Dropdown(choices=labels, value=(fix.label or None) if fix else None),
-        fix.comment if fix else "",
-        gr.Button(interactive=fix is not None),
-        _status(fix),
-        _heading(desk, len(marks)),
+        gr.Dropdown(choices=labels, value=(current.label or None) if current else None),
+        current.comment if current else "",
+        gr.Button(interactive=current is not None),
+        _status(current),
+        _heading(session, len(corrections)),
         gr.Dataframe(value=rows, visible=bool(rows)),
     ]
 
 
-def _status(fix: Fix | None) -> str:
-    if fix is None:
-        return "<p class='soft'>Is the label right? If it is, go on. If not:</p>"
-    became = f"<b>{html.escape(fix.label)}</b>" if fix.label else "<b>left out</b>"
-    return f"<p class='marked'>Marked: {html.escape(fix.was)} → {became}</p>"
+def _alert(error: Exception | str) -> str:
+    return f"<p class='alert' role='alert'>{html.escape(str(error))}</p>"
 
 
-def _heading(desk: Desk, count: int) -> str:
-    path = html.escape(shlex.quote(str(desk.marks.path)))
+def _status(correction: Fix | None) -> str:
+    if correction is None:
+        return "<p class='soft'>Is the label correct? If not, correct it here.</p>"
+    label = f"<b>{html.escape(correction.label)}</b>" if correction.label else "<b>excluded</b>"
+    return f"<p class='corrected'>Corrected: {html.escape(correction.was)} → {label}</p>"
+
+
+def _heading(session: Session, count: int) -> str:
+    path = html.escape(shlex.quote(str(session.corrections.path)))
     if not count:
-        return f"<h3>No marks yet</h3><p class='soft'>They will be saved in <code>{path}</code> as they are made.</p>"
-    data = html.escape(shlex.join([desk.index.origin, *desk.reading]))
-    marks = "1 mark" if count == 1 else f"{count} marks"
+        return f"<h3>No corrections yet</h3><p class='soft'>Each one is saved to <code>{path}</code> at once.</p>"
+    data = html.escape(shlex.join([session.index.origin, *session.corpus_options]))
+    corrections = "1 correction" if count == 1 else f"{count} corrections"
     return (
-        f"<h3>{marks} in <code>{path}</code></h3>"
-        f"<p class='soft'>Learn with them: <code>auricle train {data} --corrections {path}</code></p>"
+        f"<h3>{corrections} in <code>{path}</code></h3>"
+        f"<p class='soft'>Train with them: <code>auricle train {data} --corrections {path}</code></p>"
     )

@@ -1,7 +1,7 @@
-"""Which clips to listen to: chosen by class, group and finding, drawn at random or stepped through.
+"""Which clips to show: filtered by class, group and finding, in random or corpus order.
 
-In: an Index, its Audit and, if there is one, the report of a run. Out: what is remarked on each clip, and positions in
-the Index. Chance comes from one shuffled order of all clips, so that nothing is drawn twice before all are heard.
+In: an Index, its Audit and, if there is one, the report of a run. Out: notes on each clip, and positions in the Index.
+One shuffled order of all clips is the only randomness, so that no clip repeats before all were shown.
 """
 
 import json
@@ -15,117 +15,116 @@ import numpy as np
 from auricle.corpus.clip import Index
 from auricle.errors import RunError
 from auricle.preparation.audit import Audit
+from auricle.run_folder import RunFolder
 
 ANY_FINDING = "any finding"
-MARKED = "marked"
-NAMED = 5
+CORRECTED = "corrected"
+MAX_NAMED = 5
 
 
 @dataclass(frozen=True)
-class Remark:
-    """What is known against a clip: the kind of finding, and how it shows."""
+class Note:
+    """One finding on a clip: its kind, and the details."""
 
     kind: str
     detail: str
 
 
-Remarks = Mapping[str, Sequence[Remark]]
+Notes = Mapping[str, Sequence[Note]]
 
 
 @dataclass(frozen=True)
-class Choice:
-    """The clips that are wanted; None wants all. `finding` is a remark's kind, or ANY_FINDING, or MARKED."""
+class Filter:
+    """Which clips to show; None allows all. `finding` is the kind of a note, ANY_FINDING or CORRECTED."""
 
     label: str | None = None
     group: str | None = None
     finding: str | None = None
 
 
-def remarks_of(audit: Audit, run: Path | None = None) -> dict[str, list[Remark]]:
-    """What the audit found on each clip, by id; with a run folder, also the labels it doubts and its worst mistakes.
+def collect_notes(audit: Audit, run: Path | None = None) -> dict[str, list[Note]]:
+    """The audit's findings on each clip, by id; with a run folder, also its suspect labels and worst mistakes.
 
     Raises RunError for a folder without a report.
     """
-    found: dict[str, list[Remark]] = defaultdict(list)
+    notes: dict[str, list[Note]] = defaultdict(list)
     for fault in (*audit.quarantined, *audit.warnings):
-        found[fault.id].append(Remark(fault.kind, fault.detail))
+        notes[fault.id].append(Note(fault.kind, fault.detail))
     for row in audit.duplicates:
-        kind = "same sound" if row.kind == "exact" else "nearly the same sound"
-        kind += ", other label" if row.conflict else ""
-        alike = "" if row.kind == "exact" else f"{row.similarity:.0%} alike: "
+        kind = "duplicate" if row.kind == "exact" else "near duplicate"
+        kind += ", different label" if row.conflict else ""
+        similarity = "" if row.kind == "exact" else f"{row.similarity:.0%} similar: "
         for id in row.ids:
-            if any(note.kind == "conflict" for note in found[id]):
-                continue  # the audit has named the others
-            others = [f"'{one}' ({label})" for one, label in zip(row.ids, row.labels, strict=True) if one != id]
-            more = f" and {len(others) - NAMED} more" if len(others) > NAMED else ""
-            found[id].append(Remark(kind, alike + ", ".join(others[:NAMED]) + more))
+            if any(note.kind == "conflict" for note in notes[id]):
+                continue  # that note names the other clips
+            others = [f"'{other}' ({label})" for other, label in zip(row.ids, row.labels, strict=True) if other != id]
+            more = f" and {len(others) - MAX_NAMED} more" if len(others) > MAX_NAMED else ""
+            notes[id].append(Note(kind, similarity + ", ".join(others[:MAX_NAMED]) + more))
     for leak in audit.leaks:
-        found[leak.tested].append(
-            Remark("leak", f"in fold {leak.fold}, '{leak.trained}' sounds the same and is learnt")
-        )
+        notes[leak.tested].append(Note("leak", f"test clip of fold {leak.fold}; '{leak.trained}' is its duplicate"))
     if run is not None:
-        for id, note in _reported(run):
-            found[id].append(note)
-    return dict(found)
+        for id, note in _report_notes(run):
+            notes[id].append(note)
+    return dict(notes)
 
 
-def _reported(run: Path) -> Iterable[tuple[str, Remark]]:
+def _report_notes(run: Path) -> Iterable[tuple[str, Note]]:
     try:
-        report = json.loads((run / "report.json").read_text(encoding="utf-8"))
+        report = json.loads(RunFolder(run).report.read_text(encoding="utf-8"))
     except OSError as error:
         raise RunError(
-            f"'{run}' holds no report.json ({error.strerror}). Name the folder of a finished `auricle train`."
+            f"'{run}' has no report.json ({error.strerror}). Name the folder of a finished `auricle train`."
         ) from error
-    for kind, rows in (("doubted label", report["doubted"]), ("mistaken", report["mistakes"])):
+    for kind, rows in (("suspect label", report["doubted"]), ("misclassified", report["mistakes"])):
         for row in rows:
-            yield row["id"], Remark(kind, f"heard as '{row['predicted']}' with {row['probability']:.0%}")
+            yield row["id"], Note(kind, f"predicted '{row['predicted']}' with {row['probability']:.0%}")
 
 
-def choose(index: Index, notes: Remarks, choice: Choice, marked: Collection[str] = ()) -> list[int]:
-    """The positions of the clips that are wanted, in the corpus' order. `marked` are the ids with a mark."""
+def select(index: Index, notes: Notes, filter: Filter, corrected: Collection[str] = ()) -> list[int]:
+    """The positions of the clips that a filter allows, in corpus order. `corrected` are the ids with a correction."""
     return [
-        place
-        for place, clip in enumerate(index)
-        if choice.label in (None, clip.label)
-        and choice.group in (None, clip.group)
-        and _wanted(notes.get(clip.id, ()), choice.finding, clip.id in marked)
+        position
+        for position, clip in enumerate(index)
+        if filter.label in (None, clip.label)
+        and filter.group in (None, clip.group)
+        and _matches(notes.get(clip.id, ()), filter.finding, clip.id in corrected)
     ]
 
 
-def _wanted(notes: Sequence[Remark], finding: str | None, is_marked: bool) -> bool:
+def _matches(notes: Sequence[Note], finding: str | None, is_corrected: bool) -> bool:
     if finding is None:
         return True
-    if finding == MARKED:
-        return is_marked
+    if finding == CORRECTED:
+        return is_corrected
     return bool(notes) if finding == ANY_FINDING else any(note.kind == finding for note in notes)
 
 
-def kinds(notes: Remarks) -> dict[str, int]:
-    """How many clips have each kind of finding, the commonest first."""
-    counts = Counter(kind for found in notes.values() for kind in {note.kind for note in found})
+def count_clips(notes: Notes) -> dict[str, int]:
+    """The number of clips with each kind of finding, the most frequent first."""
+    counts = Counter(kind for clip_notes in notes.values() for kind in {note.kind for note in clip_notes})
     return dict(sorted(counts.items(), key=lambda pair: (-pair[1], pair[0])))
 
 
-def shuffled(clips: int, seed: int) -> list[int]:
-    """The order in which clips are drawn."""
-    return [int(place) for place in np.random.default_rng(seed).permutation(clips)]
+def shuffle(clips: int, seed: int) -> list[int]:
+    """A random order of all clips."""
+    return [int(position) for position in np.random.default_rng(seed).permutation(clips)]
 
 
-def draw(chosen: Sequence[int], order: Sequence[int], turn: int) -> tuple[int, int]:
-    """The next of the chosen positions in the shuffled order, from place `turn` on; and the place after it.
+def next_random(selected: Sequence[int], order: Sequence[int], start: int) -> tuple[int, int]:
+    """The next selected position in the shuffled order, from index `start` on; and the index after it.
 
-    `chosen` holds one position or more.
+    `selected` holds one position or more.
     """
-    wanted = set(chosen)
-    for ahead in range(len(order)):
-        place = (turn + ahead) % len(order)
-        if order[place] in wanted:
-            return order[place], place + 1
-    raise AssertionError("nothing was chosen")
+    allowed = set(selected)
+    for step in range(len(order)):
+        index = (start + step) % len(order)
+        if order[index] in allowed:
+            return order[index], index + 1
+    raise AssertionError("nothing is selected")
 
 
-def step(chosen: Sequence[int], at: int, by: int) -> int:
-    """The chosen position after (`by` 1) or before (-1) another, round and round. `chosen` is sorted, and not empty."""
-    if by > 0:
-        return next((place for place in chosen if place > at), chosen[0])
-    return next((place for place in reversed(chosen) if place < at), chosen[-1])
+def neighbour(selected: Sequence[int], position: int, step: int) -> int:
+    """The selected position after (`step` 1) or before (-1) another, cyclically. `selected` is sorted and not empty."""
+    if step > 0:
+        return next((other for other in selected if other > position), selected[0])
+    return next((other for other in reversed(selected) if other < position), selected[-1])

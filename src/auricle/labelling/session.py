@@ -1,6 +1,6 @@
-"""What the listening page knows, without the page: the corpus, its marks, and what each visitor looks at.
+"""The state of the listening page, without the page: the corpus, its corrections, and each visitor's position.
 
-In: an Index, the remarks on its clips, the file of marks. Out: Views, each the step from one clip to another.
+In: an Index, the notes on its clips, the corrections file. Out: Views, each one step from another.
 """
 
 from collections.abc import Sequence
@@ -8,58 +8,59 @@ from dataclasses import dataclass, field, replace
 
 from auricle.corpus.clip import Clip, Index
 from auricle.labelling import selection
-from auricle.labelling.corrections_file import Marks
-from auricle.labelling.selection import Choice, Remarks
+from auricle.labelling.corrections_file import CorrectionsFile
+from auricle.labelling.selection import Filter, Notes
 
 
 @dataclass(frozen=True)
 class View:
-    """What one visitor looks at: a choice of clips, a position in the Index, and a place in the shuffled order."""
+    """What one visitor sees: a filter, a position in the Index, and how far the shuffled order is used."""
 
-    choice: Choice = field(default_factory=Choice)
-    at: int | None = None
-    turn: int = 0
+    filter: Filter = field(default_factory=Filter)
+    position: int | None = None
+    next_index: int = 0
 
 
 @dataclass(frozen=True)
-class Desk:
-    """What all visitors share. `order` is the shuffled order in which clips are drawn, `reading` how they were read."""
+class Session:
+    """What all visitors share. `order` is the shuffled order; `corpus_options` are the options that read the corpus."""
 
     index: Index
-    notes: Remarks
-    marks: Marks
+    notes: Notes
+    corrections: CorrectionsFile
     order: Sequence[int]
-    reading: Sequence[str] = ()
+    corpus_options: Sequence[str] = ()
 
-    def chosen(self, view: View) -> list[int]:
-        """The positions that a view's choice allows."""
-        marked = self.marks.all() if view.choice.finding == selection.MARKED else ()
-        return selection.choose(self.index, self.notes, view.choice, marked)
+    def selected(self, view: View) -> list[int]:
+        """The positions that a view's filter allows."""
+        corrected = self.corrections.read() if view.filter.finding == selection.CORRECTED else ()
+        return selection.select(self.index, self.notes, view.filter, corrected)
 
     def clip(self, view: View) -> Clip | None:
-        """The clip that is looked at, if any is."""
-        return None if view.at is None else self.index.clips[view.at]
+        """The current clip, if there is one."""
+        return None if view.position is None else self.index.clips[view.position]
 
-    def drawn(self, view: View) -> View:
-        """Go to the next clip by chance; to none where the choice has none."""
-        chosen = self.chosen(view)
-        if not chosen:
-            return replace(view, at=None)
-        at, turn = selection.draw(chosen, self.order, view.turn)
-        return replace(view, at=at, turn=turn)
+    def random(self, view: View) -> View:
+        """Go to a random clip; to none if the filter allows none."""
+        selected = self.selected(view)
+        if not selected:
+            return replace(view, position=None)
+        position, next_index = selection.next_random(selected, self.order, view.next_index)
+        return replace(view, position=position, next_index=next_index)
 
-    def stepped(self, view: View, by: int) -> View:
-        """Go to the next (1) or the previous (-1) clip of the choice."""
-        chosen = self.chosen(view)
-        if not chosen or view.at is None:
-            return self.drawn(view)
-        return replace(view, at=selection.step(chosen, view.at, by))
+    def step(self, view: View, step: int) -> View:
+        """Go to the next (1) or the previous (-1) clip that the filter allows."""
+        selected = self.selected(view)
+        if not selected or view.position is None:
+            return self.random(view)
+        return replace(view, position=selection.neighbour(selected, view.position, step))
 
-    def narrowed(self, view: View, choice: Choice) -> View:
-        """Choose otherwise; a clip that the new choice allows stays."""
-        view = replace(view, choice=choice)
-        return view if view.at in self.chosen(view) else self.drawn(view)
+    def apply_filter(self, view: View, filter: Filter) -> View:
+        """Change the filter; stay at the current clip if the new filter allows it."""
+        view = replace(view, filter=filter)
+        return view if view.position in self.selected(view) else self.random(view)
 
-    def jumped(self, view: View, id: str) -> View:
-        """Go to a clip by its id, whatever the choice; stay where there is no such clip."""
-        return replace(view, at=next((place for place, clip in enumerate(self.index) if clip.id == id), view.at))
+    def go_to(self, view: View, id: str) -> View:
+        """Go to a clip by its id, whatever the filter; stay if there is no such clip."""
+        position = next((position for position, clip in enumerate(self.index) if clip.id == id), view.position)
+        return replace(view, position=position)

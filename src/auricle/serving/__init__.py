@@ -1,1 +1,1 @@
-"""Pages for people, served from this machine. Gradio is imported only when one is asked for."""
+"""The HTTP service of a model and its web page. Gradio is imported only where a page is served."""

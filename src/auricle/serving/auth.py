@@ -1,6 +1,6 @@
-"""The door before the routes: who may come in, how many came, and how long they stayed.
+"""Authentication by a bearer token, and the count of all requests.
 
-In: every request. Out: the same to the application, where its token is right; counted in the metrics. Plain ASGI: it
+In: every request. Out: the same to the application, if its token is right; counted in the metrics. Plain ASGI: it
 neither reads nor buffers bodies.
 """
 
@@ -15,58 +15,58 @@ from auricle.serving.local_server import Application, Message, Send
 from auricle.serving.service import Asking
 
 ROUTES = ("/v1/classify", "/v1/embed", "/v1/labels", "/healthz", "/readyz", "/metrics", "/openapi.json", "/docs")
-CLOSED = ("/v1/", "/metrics")
-UNKNOWN_ROUTE = "other"
+PROTECTED = ("/v1/", "/metrics")
+OTHER_ROUTE = "other"
 
 
-class Guard:
-    """An ASGI application before another. With a token, the model's routes and the metrics want it."""
+class AuthMiddleware:
+    """An ASGI application before another. With a token, the model's routes and the metrics require it."""
 
-    def __init__(self, application: Application, asking: Asking, token: str | None) -> None:
-        self._application = application
-        self._asking = asking
+    def __init__(self, app: Application, service: Asking, token: str | None) -> None:
+        self._app = app
+        self._service = service
         self._expected = None if token is None else f"Bearer {token}".encode()
 
     async def __call__(self, scope: Message, receive: Any, send: Send) -> None:
         if scope["type"] != "http":
-            await self._application(scope, receive, send)
+            await self._app(scope, receive, send)
             return
-        start, path, metrics = time.perf_counter(), scope["path"], self._asking.metrics
-        route = path if path in ROUTES else UNKNOWN_ROUTE
+        start, path, metrics = time.perf_counter(), scope["path"], self._service.metrics
+        route = path if path in ROUTES else OTHER_ROUTE
 
-        async def sending(message: Message) -> None:
+        async def counting_send(message: Message) -> None:
             if message["type"] == "http.response.start":
                 metrics.requests.labels(route, str(message["status"])).inc()
-                if self._asking.stopping:
+                if self._service.stopping:
                     message["headers"] = [*message.get("headers", ()), (b"connection", b"close")]
             await send(message)
 
-        if path.startswith(CLOSED) and not self._knows(scope):
+        if path.startswith(PROTECTED) and not self._is_authorized(scope):
             metrics.rejected.labels("token").inc()
-            await _unauthorised(sending)
+            await _unauthorized(counting_send)
         else:
-            await self._application(scope, receive, sending)
+            await self._app(scope, receive, counting_send)
         metrics.seconds.labels(route).observe(time.perf_counter() - start)
 
-    def _knows(self, scope: Message) -> bool:
+    def _is_authorized(self, scope: Message) -> bool:
         if self._expected is None:
             return True
-        given = next((value for name, value in scope["headers"] if name == b"authorization"), b"")
-        return hmac.compare_digest(given, self._expected)
+        received = next((value for name, value in scope["headers"] if name == b"authorization"), b"")
+        return hmac.compare_digest(received, self._expected)
 
 
-def document(app: fastapi.FastAPI) -> None:
-    """Say in the application's OpenAPI document which routes want the token."""
-    told = app.openapi()
-    told.setdefault("components", {})["securitySchemes"] = {"token": {"type": "http", "scheme": "bearer"}}
-    for path, methods in told["paths"].items():
-        if path.startswith(CLOSED):
+def add_security_scheme(app: fastapi.FastAPI) -> None:
+    """Mark the protected routes in the application's OpenAPI document."""
+    document = app.openapi()
+    document.setdefault("components", {})["securitySchemes"] = {"token": {"type": "http", "scheme": "bearer"}}
+    for path, methods in document["paths"].items():
+        if path.startswith(PROTECTED):
             for operation in methods.values():
                 operation["security"] = [{"token": []}]
 
 
-async def _unauthorised(send: Send) -> None:
-    error = {"kind": "token", "detail": "The service wants its token: 'Authorization: Bearer …'."}
+async def _unauthorized(send: Send) -> None:
+    error = {"kind": "token", "detail": "The token is missing or wrong. Send 'Authorization: Bearer TOKEN'."}
     body = json.dumps({"error": error}).encode()
     headers = [
         (b"content-type", b"application/json"),

@@ -1,7 +1,7 @@
-"""A web application on this machine, closed to the outside.
+"""A web server that is closed to the outside.
 
 In: an ASGI application and an address. Out: a server that runs until it is stopped. By default only this machine can
-reach it; its pages may fetch nothing from elsewhere and tell nothing to anyone.
+reach it. Its pages load nothing from other hosts and send nothing to them.
 """
 
 import ipaddress
@@ -13,7 +13,7 @@ import uvicorn
 
 from auricle.errors import UsageError
 
-# Everything comes from this server or lies in the page itself. Gradio's pages hold scripts, and build some.
+# Everything comes from this server or is part of the page. Gradio's pages contain inline scripts and create some.
 POLICY = (
     "default-src 'self' data: blob:; script-src 'self' 'unsafe-inline' 'unsafe-eval'; "
     "style-src 'self' 'unsafe-inline'; worker-src 'self' blob:; object-src 'none'; base-uri 'self'; "
@@ -31,26 +31,31 @@ Send = Callable[[Message], Awaitable[None]]
 Application = Callable[[Message, Any, Send], Awaitable[None]]
 
 
-def claim(host: str, port: int) -> socket.socket:
-    """Take an address before the work that it is for; port 0 takes any free one.
+def bind(host: str, port: int) -> socket.socket:
+    """Bind an address before the work that it is for; port 0 takes any free one.
 
-    Raises UsageError when the address cannot be had.
+    Raises UsageError when the address is unavailable.
     """
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
         return socket.create_server((host, port), family=family)
     except (OSError, OverflowError) as error:
         raise UsageError(
-            f"'{host}' port {port} cannot be served: {getattr(error, 'strerror', None) or error}. "
+            f"'{host}' port {port} is unavailable: {getattr(error, 'strerror', None) or error}. "
             "Choose another --port (0 takes any free one), or --host 127.0.0.1."
         ) from error
 
 
-def serve(application: Application, listener: socket.socket, opened: Callable[[str], None]) -> None:
-    """Serve until Ctrl-C; `opened` gets the address once a browser may ask for it."""
+def url_of(listener: socket.socket) -> str:
+    """The URL of a bound address."""
     host, port = listener.getsockname()[:2]
-    config = uvicorn.Config(sealed(application), log_level="warning", timeout_graceful_shutdown=1)
-    opened(f"http://{f'[{host}]' if ':' in host else host}:{port}/")
+    return f"http://{f'[{host}]' if ':' in host else host}:{port}/"
+
+
+def run(app: Application, listener: socket.socket, on_ready: Callable[[str], None]) -> None:
+    """Serve until Ctrl-C; `on_ready` receives the URL once a browser may open it."""
+    config = uvicorn.Config(with_security_headers(app), log_level="warning", timeout_graceful_shutdown=1)
+    on_ready(url_of(listener))
     uvicorn.Server(config).run(sockets=[listener])
 
 
@@ -62,15 +67,15 @@ def is_loopback(host: str) -> bool:
         return host == "localhost"
 
 
-def sealed(application: Application) -> Application:
-    """The same application, whose every answer carries the security policy."""
+def with_security_headers(app: Application) -> Application:
+    """The same application with the security headers on every response. A response may add a stricter policy."""
 
-    async def answer(scope: Message, receive: Any, send: Send) -> None:
-        async def sending(message: Message) -> None:
+    async def respond(scope: Message, receive: Any, send: Send) -> None:
+        async def send_with_headers(message: Message) -> None:
             if message["type"] == "http.response.start":
                 message["headers"] = [*message.get("headers", ()), *HEADERS]
             await send(message)
 
-        await application(scope, receive, sending)
+        await app(scope, receive, send_with_headers)
 
-    return answer
+    return respond

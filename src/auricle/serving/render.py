@@ -1,8 +1,8 @@
-"""What a model said of a sound, as pieces of a page.
+"""Predictions as HTML.
 
-In: what it told, or why it refused. Out: HTML in which every name and label is escaped: the answer with its
-probabilities, waveform and spectrogram, the probabilities and events of a long sound over time, and a table of many
-files with its CSV. Everything that can be played or saved lies in the page itself.
+In: predictions, or why a file has none. Out: HTML in which every name and label is escaped: class probabilities with
+waveform and spectrogram, the timeline of a long recording with its events, and a table of many files with its CSV.
+Everything that can be played or saved is part of the page.
 """
 
 import base64
@@ -13,26 +13,28 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from auricle.evaluation import html
 from auricle.inference.classifier import Answer
 from auricle.inference.events import Event
-from auricle.serving.fragments import template
 from auricle.serving.service import Told, Window
-from auricle.serving.waveform import clock, sight
+from auricle.serving.waveform import draw_waveform, format_time
 
-SHOWN_CHOICES = 5
-SHOWN_LINES = 8
-SHOWN_EVENTS = 200
-SHOWN_LATEST = 10
-# Points of a line of probabilities: a screen has few more columns.
+MAX_CHOICES = 5
+MAX_TRACKS = 8
+# Without events the timeline shows the most probable labels.
+MIN_TRACKS = 3
+MAX_EVENTS = 200
+LATEST_EVENTS = 10
+# Points of a track: a screen has few more columns.
 POINTS = 400
-# What can be played is sent with the page: five minutes at 16 kHz are about 1.5 MB.
-PLAYED_SAMPLES = 5_000_000
+# The player's audio is sent with the page: five minutes at 16 kHz are about 1.5 MB.
+MAX_PLAYABLE_SAMPLES = 5_000_000
 COLUMNS = ("file", "label", "probability", "seconds", "note")
 
 
 @dataclass(frozen=True)
-class Bar:
-    """An event on a line: its left edge and width in percent of it, and what it says when pointed at."""
+class EventBar:
+    """An event on a track: its left edge and width in percent, and its tooltip."""
 
     left: float
     width: float
@@ -40,18 +42,18 @@ class Bar:
 
 
 @dataclass(frozen=True)
-class Line:
-    """One label over time: the points of its probabilities in a box of 1000 by 100, and its events."""
+class Track:
+    """One label over time: its probabilities as points in a box of 1000 by 100, and its events."""
 
     label: str
     points: str
-    bars: tuple[Bar, ...]
-    described: str
+    bars: tuple[EventBar, ...]
+    description: str
 
 
 @dataclass(frozen=True)
 class Row:
-    """One of many files: what was answered, or why it was not. `seconds` is None where nothing was heard."""
+    """One file of a batch: its prediction, or why it has none. `seconds` is None if it was not decoded."""
 
     file: str
     label: str = ""
@@ -61,101 +63,107 @@ class Row:
     failed: bool = False
 
 
-def told(found: Told, labels: Sequence[str], threshold: float | None) -> str:
-    """The HTML of one answer. `labels` are the model's, in order, and `threshold` what an answer needs, if anything."""
-    seconds = found.answer.seconds
-    seen = None  # precomputed features can be neither seen nor heard
-    if found.samples.dtype == np.int16:
-        mono = found.samples.mean(axis=0, dtype=np.float32) / 32768
-        seen = sight(mono, found.sample_rate, PLAYED_SAMPLES)
-    events = [(_at(event.start, seconds), _at(event.end, seconds), event) for event in found.events[:SHOWN_EVENTS]]
-    return template("told.html").render(
-        answer=found.answer,
-        choices=found.answer.choices[:SHOWN_CHOICES],
-        warnings=[_parted(warning) for warning in found.answer.warnings],
+def render_prediction(prediction: Told, labels: Sequence[str], threshold: float | None) -> str:
+    """The HTML of one prediction. `labels` are the model's, in order; `threshold` is its threshold, if it has one."""
+    answer = prediction.answer
+    waveform = None  # precomputed features can be neither drawn nor played
+    if prediction.samples.dtype == np.int16:
+        mono = prediction.samples.mean(axis=0, dtype=np.float32) / 32768
+        waveform = draw_waveform(mono, prediction.sample_rate, MAX_PLAYABLE_SAMPLES)
+    events = [
+        (_time(event.start, answer.seconds), _time(event.end, answer.seconds), event)
+        for event in prediction.events[:MAX_EVENTS]
+    ]
+    return _render(
+        "prediction.html",
+        answer=answer,
+        choices=answer.choices[:MAX_CHOICES],
+        warnings=[_split_warning(warning) for warning in answer.warnings],
         threshold=threshold,
-        sight=seen,
-        length=_length(seconds),
-        played=_length(seen.played) if seen else "",
-        lines=lines(found.windows, found.events, labels, seconds),
+        waveform=waveform,
+        duration=_duration(answer.seconds),
+        playable=_duration(waveform.playable_seconds) if waveform else "",
+        tracks=tracks(prediction.windows, prediction.events, labels, answer.seconds),
         events=events,
-        more=max(0, len(found.events) - SHOWN_EVENTS),
-        is_long=len(found.windows) > 1,
+        more_events=max(0, len(prediction.events) - MAX_EVENTS),
+        has_timeline=len(prediction.windows) > 1,
     )
 
 
-def refused(name: str, why: str, kind: str = "") -> str:
-    """The HTML for a sound that was not answered: what is wrong with it, in a sentence."""
-    return template("refused.html").render(name=name, why=why, kind=kind)
+def render_error(name: str, detail: str, kind: str = "") -> str:
+    """The HTML for a file without a prediction: what is wrong with it, in a sentence."""
+    return _render("error.html", name=name, detail=detail, kind=kind)
 
 
-def lines(windows: Sequence[Window], events: Sequence[Event], labels: Sequence[str], seconds: float) -> list[Line]:
-    """The labels that matter over time: those with events by their time, then the likeliest, to eight in all."""
+def tracks(windows: Sequence[Window], events: Sequence[Event], labels: Sequence[str], seconds: float) -> list[Track]:
+    """The tracks of a timeline: labels with events in order of time, then the most probable others."""
     if len(windows) < 2:
         return []
     table = np.stack([window.probabilities for window in windows])
-    heard = list(dict.fromkeys(event.label for event in events))
-    likeliest = [labels[place] for place in np.argsort(-table.max(axis=0), kind="stable")]
-    others = [label for label in likeliest if label not in heard]
-    shown = [*heard[:SHOWN_LINES], *others[: max(0, min(SHOWN_LINES, 3) - len(heard))]]
-    places = {label: place for place, label in enumerate(labels)}
+    detected = list(dict.fromkeys(event.label for event in events))[:MAX_TRACKS]
+    ranking = [labels[position] for position in np.argsort(-table.max(axis=0), kind="stable")]
+    others = [label for label in ranking if label not in detected]
+    shown = [*detected, *others[: max(0, MIN_TRACKS - len(detected))]]
+    positions = {label: position for position, label in enumerate(labels)}
     return [
-        _line(label, table[:, places[label]], windows, [event for event in events if event.label == label], seconds)
+        _track(label, table[:, positions[label]], windows, [event for event in events if event.label == label], seconds)
         for label in shown
     ]
 
 
-def _line(label: str, likely: np.ndarray, windows: Sequence[Window], events: Sequence[Event], seconds: float) -> Line:
-    """Draw each window at its middle; of many windows the likeliest of each few."""
-    few = -(-len(windows) // POINTS)
+def _track(
+    label: str, probabilities: np.ndarray, windows: Sequence[Window], events: Sequence[Event], seconds: float
+) -> Track:
+    """Draw each window at its middle; where several share a point, the highest."""
+    size = -(-len(windows) // POINTS)
     middles = [1000 * (window.start + window.end) / 2 / seconds for window in windows]
     points = [
-        (float(np.mean(middles[first : first + few])), 100 - 100 * float(likely[first : first + few].max()))
-        for first in range(0, len(windows), few)
+        (float(np.mean(middles[first : first + size])), 100 - 100 * float(probabilities[first : first + size].max()))
+        for first in range(0, len(windows), size)
     ]
-    outline = [(0.0, points[0][1]), *points, (1000.0, points[-1][1])]
-    outline = [(0.0, 100.0), *outline, (1000.0, 100.0)]
+    outline = [(0.0, 100.0), (0.0, points[0][1]), *points, (1000.0, points[-1][1]), (1000.0, 100.0)]
+    times = [
+        f"{_time(event.start, seconds)} to {_time(event.end, seconds)}, {event.probability:.0%}" for event in events
+    ]
     bars = tuple(
-        Bar(
-            100 * event.start / seconds,
-            100 * (event.end - event.start) / seconds,
-            f"{label}, {_at(event.start, seconds)} to {_at(event.end, seconds)}, {event.probability:.0%}",
-        )
-        for event in events
+        EventBar(100 * event.start / seconds, 100 * (event.end - event.start) / seconds, f"{label}, {text}")
+        for event, text in zip(events, times, strict=True)
     )
-    said = "; ".join(bar.text.removeprefix(f"{label}, ") for bar in bars[:10]) or "no event"
-    return Line(label, " ".join(f"{x:.1f},{y:.1f}" for x, y in outline), bars, f"{label} over time: {said}")
+    description = f"{label} over time: {'; '.join(times[:10]) or 'no event'}"
+    return Track(label, " ".join(f"{x:.1f},{y:.1f}" for x, y in outline), bars, description)
 
 
-def row(name: str, answer: Answer) -> Row:
-    """What a table says of an answer."""
+def batch_row(name: str, answer: Answer) -> Row:
+    """A prediction as a row of the batch table."""
     return Row(name, answer.label or "", answer.probability, answer.seconds, "; ".join(answer.warnings))
 
 
-def table(rows: Sequence[Row], expected: int) -> str:
-    """The HTML of a table of files, and the link that saves it; `expected` is how many there will be."""
+def render_batch(rows: Sequence[Row], expected: int) -> str:
+    """The HTML of the batch table and the link that saves it; `expected` is the number of files."""
     failed = sum(row.failed for row in rows)
-    return template("table.html").render(
-        rows=rows, expected=expected, failed=failed, columns=COLUMNS, link=_uri("text/csv", _csv(rows))
-    )
+    link = _data_uri("text/csv", _csv(rows))
+    return _render("batch.html", rows=rows, expected=expected, failed=failed, columns=COLUMNS, link=link)
 
 
-def moment(answer: Answer | None, events: Sequence[Event], said: str, choices: int = SHOWN_CHOICES) -> str:
-    """The HTML of what is heard now, and of the latest events, the newest first."""
+def render_live(answer: Answer | None, events: Sequence[Event], status: str) -> str:
+    """The HTML of the latest window's prediction and of the latest events, the newest first."""
     newest = [(f"{event.start:.1f} s", f"{event.end:.1f} s", event) for event in reversed(events)]
-    return template("moment.html").render(
-        answer=answer, choices=answer.choices[:choices] if answer else (), events=newest[:SHOWN_LATEST], said=said
-    )
+    choices = answer.choices[:MAX_CHOICES] if answer else ()
+    return _render("live.html", answer=answer, choices=choices, events=newest[:LATEST_EVENTS], status=status)
 
 
-def known(labels: Sequence[str], limit: str) -> str:
-    """The HTML that says which labels the model can answer with, and what a file may be."""
-    return template("known.html").render(labels=labels, limit=limit)
+def render_labels(labels: Sequence[str], limit: str) -> str:
+    """The HTML that lists the model's labels and the limits of a file."""
+    return _render("labels.html", labels=labels, limit=limit)
 
 
-def report(page: str) -> str:
-    """The HTML that shows a whole page, closed off from this one, and the link that saves it."""
-    return template("framed.html").render(page=page, link=_uri("text/html", page))
+def render_report(page: str) -> str:
+    """The HTML that shows a report in a sandboxed frame, and the link that saves it."""
+    return _render("report_frame.html", page=page, link=_data_uri("text/html", page))
+
+
+def _render(template: str, **values: object) -> str:
+    return html.environment("auricle.serving").get_template(template).render(values)
 
 
 def _csv(rows: Sequence[Row]) -> str:
@@ -170,19 +178,19 @@ def _csv(rows: Sequence[Row]) -> str:
     return file.getvalue()
 
 
-def _uri(mime: str, text: str) -> str:
+def _data_uri(mime: str, text: str) -> str:
     return f"data:{mime};charset=utf-8;base64,{base64.b64encode(text.encode()).decode()}"
 
 
-def _at(place: float, seconds: float) -> str:
-    return clock(round(place, 2), seconds)
+def _time(time: float, seconds: float) -> str:
+    return format_time(round(time, 2), seconds)
 
 
-def _parted(warning: str) -> tuple[str, str]:
-    """A warning as its kind and what was seen."""
-    kind, parted, detail = warning.partition(": ")
-    return (kind, detail) if parted else ("", warning)
+def _split_warning(warning: str) -> tuple[str, str]:
+    """A warning as its kind and its detail."""
+    kind, separator, detail = warning.partition(": ")
+    return (kind, detail) if separator else ("", warning)
 
 
-def _length(seconds: float) -> str:
-    return f"{seconds:.2f} s" if seconds < 60 else clock(seconds, seconds)
+def _duration(seconds: float) -> str:
+    return f"{seconds:.2f} s" if seconds < 60 else format_time(seconds, seconds)

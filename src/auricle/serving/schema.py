@@ -1,4 +1,4 @@
-"""The shapes of what the service says, for its documentation: what OpenAPI promises, the routes keep."""
+"""The JSON bodies of the service's answers. The OpenAPI document is generated from them, and the routes return them."""
 
 from typing import Any
 
@@ -7,26 +7,26 @@ from pydantic import BaseModel, Field
 from auricle.serving.body import FIELD, FORM
 
 
-class Choice(BaseModel):
-    """One class and its probability."""
+class ClassProbability(BaseModel):
+    """A class and its probability."""
 
     label: str
     probability: float = Field(ge=0, le=1.000001)
 
 
-class Window(BaseModel):
-    """What is heard in a stretch, in seconds from the start: the likeliest classes."""
+class WindowPrediction(BaseModel):
+    """The prediction for a window, in seconds from the start of the recording."""
 
     start: float
     end: float
     label: str
     probability: float
     unknown: bool
-    choices: list[Choice]
+    choices: list[ClassProbability]
 
 
-class Event(BaseModel):
-    """A stretch, in seconds from the start, in which a class is heard."""
+class DetectedEvent(BaseModel):
+    """A detected event, in seconds from the start of the recording."""
 
     label: str
     start: float
@@ -34,32 +34,32 @@ class Event(BaseModel):
     probability: float
 
 
-class Classified(BaseModel):
-    """What a sound is. `unknown`: the likeliest class is not likely enough, and `label` is 'unknown'."""
+class Classification(BaseModel):
+    """The predicted class. If `unknown` is true, no class reached the threshold, and `label` is 'unknown'."""
 
     label: str
     probability: float
     unknown: bool
-    choices: list[Choice]
+    choices: list[ClassProbability]
     seconds: float
     warnings: list[str]
     model: str
-    windows: list[Window] | None = None
-    events: list[Event] | None = None
+    windows: list[WindowPrediction] | None = None
+    events: list[DetectedEvent] | None = None
 
 
-class Embedded(BaseModel):
-    """What a sound sounds like to the model: a vector of length 1. `content` is a hash of the samples heard."""
+class Embedding(BaseModel):
+    """An embedding of length 1. `content_hash` identifies the decoded samples."""
 
-    vector: list[float]
-    content: str
+    embedding: list[float]
+    content_hash: str
     seconds: float
     warnings: list[str]
     model: str
 
 
-class Labels(BaseModel):
-    """What the model knows, and how it hears. Below `threshold` an answer is 'unknown'; null where it never is."""
+class ModelInfo(BaseModel):
+    """The model's labels and input format. Below `threshold` the answer is 'unknown'; null turns that off."""
 
     labels: list[str]
     model: str
@@ -71,57 +71,57 @@ class Labels(BaseModel):
     max_seconds: float
 
 
-class State(BaseModel):
-    """Whether the service is alive, or ready."""
+class Status(BaseModel):
+    """The state of the service."""
 
     status: str
 
 
-class Fault(BaseModel):
-    """Why there is no answer: one word for programs, a sentence for people."""
+class ErrorInfo(BaseModel):
+    """An error: a code for programs and a sentence for people."""
 
     kind: str
     detail: str
 
 
-class Error(BaseModel):
-    """The body of every answer that is none."""
+class ErrorBody(BaseModel):
+    """The body of every error."""
 
-    error: Fault
+    error: ErrorInfo
 
 
-REFUSALS = {
-    400: "The query or the form of the body is wrong.",
-    401: "The service has a token, and the request has another or none.",
-    408: "The body came too slowly.",
+ERRORS = {
+    400: "The query or the form in the body is invalid.",
+    401: "The token is missing or wrong.",
+    408: "The body arrived too slowly.",
     413: "The body is too large.",
-    415: "The body is of a type that is no sound.",
-    422: "The sound cannot be used; `kind` names its fault: unreadable, empty, truncated, nan, long, channels, rate.",
-    429: "Too many requests are under way. `Retry-After` says when to try again.",
+    415: "The media type of the body is not audio.",
+    422: "The audio cannot be used. `kind` is one of: unreadable, empty, truncated, nan, long, channels, rate.",
+    429: "The service is at its limit. `Retry-After` gives the seconds to wait.",
     503: "Too many connections are open.",
-    504: "There was no answer in time.",
+    504: "The deadline passed before the answer was ready.",
 }
-RETRY = {"Retry-After": {"description": "Seconds to wait.", "schema": {"type": "integer"}}}
+RETRY_AFTER = {"Retry-After": {"description": "Seconds to wait.", "schema": {"type": "integer"}}}
 
 
-def refusals(*statuses: int) -> dict[int | str, dict[str, Any]]:
-    """The answers with these statuses, for a route's documentation."""
-    told: dict[int | str, dict[str, Any]] = {
-        status: {"model": Error, "description": REFUSALS[status]} for status in statuses
+def error_responses(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    """The OpenAPI description of a route's errors."""
+    responses: dict[int | str, dict[str, Any]] = {
+        status: {"model": ErrorBody, "description": ERRORS[status]} for status in statuses
     }
-    if 429 in told:
-        told[429]["headers"] = RETRY
-    if 503 in told:
-        told[503] = {"description": REFUSALS[503], "content": {"text/plain": {"schema": {"type": "string"}}}}
-    return told
+    if 429 in responses:
+        responses[429]["headers"] = RETRY_AFTER
+    if 503 in responses:
+        responses[503] = {"description": ERRORS[503], "content": {"text/plain": {"schema": {"type": "string"}}}}
+    return responses
 
 
 _BINARY = {"type": "string", "format": "binary"}
-BODY = {
+AUDIO_BODY = {
     "requestBody": {
         "required": True,
-        "description": "A sound file, as it is or in a form; its content alone says what it is. Or raw PCM: as "
-        "audio/L16 with rate and channels, or with `rate` in the query.",
+        "description": "An audio file, sent as the body or as a form field. The format is detected from the content. "
+        "Raw PCM is sent as audio/L16 with rate and channels, or with `sample_rate` in the query.",
         "content": {
             "application/octet-stream": {"schema": _BINARY},
             FORM: {"schema": {"type": "object", "required": [FIELD], "properties": {FIELD: _BINARY}}},

@@ -1,7 +1,7 @@
-"""A model served over HTTP, from the first connection to the last answer.
+"""Serve a model over HTTP, with a graceful shutdown.
 
-In: a model folder, an address and limits. Out: a server that runs until it is told to stop; then it takes no new
-connection, answers every request that came, and ends. A second signal ends it at once.
+In: a model folder, an address and limits. Out: a server that runs until it receives a signal; then it accepts no new
+connection, answers every request that it accepted, and ends. A second signal ends it at once.
 """
 
 import asyncio
@@ -22,30 +22,37 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from auricle.errors import UsageError
 from auricle.inference.classifier import Classifier, Runtime, load
-from auricle.serving.app import application
-from auricle.serving.auth import Guard, document
+from auricle.serving.app import create_app
+from auricle.serving.auth import AuthMiddleware, add_security_scheme
 from auricle.serving.batching import Scorer
 from auricle.serving.limits import Limits
-from auricle.serving.local_server import LOOPBACK_NAMES, Application, claim, is_loopback, sealed
+from auricle.serving.local_server import (
+    LOOPBACK_NAMES,
+    Application,
+    bind,
+    is_loopback,
+    url_of,
+    with_security_headers,
+)
 from auricle.serving.metrics import Metrics
 from auricle.serving.service import Asking
 
-# While it stops, a connection that is open and idle may still bring a request for so long: it may be on its way.
+# During shutdown an idle connection may still carry a request that was sent before the signal.
 LINGER_SECONDS = 1.0
 KEEP_ALIVE_SECONDS = 15
-# A request's head is small; whoever needs longer for it keeps a connection that others want.
+# The head of a request is small; a client that needs longer blocks a connection.
 HEAD_SECONDS = 10.0
-# Many more connections than requests: most are idle between two requests, and a refusal needs one too.
+# Many more connections than requests: most are idle between two requests, and an error response needs one too.
 CONNECTIONS = 4096
 
-Mount = Callable[[fastapi.FastAPI, Asking], None]
+MountPage = Callable[[fastapi.FastAPI, Asking], None]
 
 
 @dataclass(frozen=True)
-class Served:
-    """What is asked of a service: where it listens, its token, and what it takes. Port 0 is any free one.
+class ServerConfig:
+    """Where a service listens, its token, how it runs the model, and its limits. Port 0 takes any free one.
 
-    `open_to_all` lets others than this machine ask without a token.
+    `open_to_all` lets other machines use the service without a token.
     """
 
     host: str = "127.0.0.1"
@@ -58,51 +65,51 @@ class Served:
     limits: Limits = field(default_factory=Limits)
 
 
-def serve(run: Path, asked: Served, opened: Callable[[str], None], mount: Mount) -> None:
-    """Open a run, model or exported folder and serve it until a signal; `opened` gets the address.
+def serve(run: Path, config: ServerConfig, on_ready: Callable[[str], None], mount_page: MountPage) -> None:
+    """Serve a run, model or exported folder until a signal; `on_ready` receives the URL.
 
-    `mount` may add pages to the application. Raises UsageError for an address that cannot be had, or that others can
-    reach without a token; RunError for a folder that is no model.
+    `mount_page` may add pages to the application. Raises UsageError for an address that is unavailable, or that other
+    machines can reach without a token; RunError for a folder without a model.
     """
-    if asked.token is None and not asked.open_to_all and not is_loopback(asked.host):
+    if config.token is None and not config.open_to_all and not is_loopback(config.host):
         raise UsageError(
-            f"--host received '{asked.host}', which other machines can reach, and there is no token. Set one in "
-            "AURICLE_TOKEN or with --token-file, or let everybody in with --open."
+            f"--host received '{config.host}', which other machines can reach, and there is no token. Set one in "
+            "AURICLE_TOKEN or with --token-file, or allow everyone with --open."
         )
-    with claim(asked.host, asked.port) as listener:
-        classifier = load(run, asked.precision, refuse=asked.refuse, runtime=asked.runtime)
-        asking = ask(classifier, asked.limits, run.resolve().name)
-        app = guarded(asking, asked, mount)
-        host, port = listener.getsockname()[:2]
-        opened(f"http://{f'[{host}]' if ':' in host else host}:{port}/")
-        Draining(app, asking).run(sockets=[listener])
+    with bind(config.host, config.port) as listener:
+        classifier = load(run, config.precision, refuse=config.refuse, runtime=config.runtime)
+        service = create_service(classifier, config.limits, run.resolve().name)
+        app = secure_app(service, config, mount_page)
+        on_ready(url_of(listener))
+        GracefulServer(app, service).run(sockets=[listener])
 
 
-def ask(classifier: Classifier, limits: Limits, name: str) -> Asking:
-    """Put a model behind its queue."""
+def create_service(classifier: Classifier, limits: Limits, name: str) -> Asking:
+    """Create the inference service of a model."""
     metrics = Metrics()
     return Asking(classifier, limits, Scorer(classifier, limits, metrics), metrics, name)
 
 
-def guarded(asking: Asking, asked: Served, mount: Mount) -> Application:
-    """The application with its pages, behind its door."""
-    app = application(asking)
-    mount(app, asking)
-    if asked.token is not None:
-        document(app)
-    # A page elsewhere, open in a browser of this machine, must not reach the service under a name of its own.
-    names = LOOPBACK_NAMES if is_loopback(asked.host) else ["*"]
-    return sealed(TrustedHostMiddleware(Guard(app, asking, asked.token), allowed_hosts=names))
+def secure_app(service: Asking, config: ServerConfig, mount_page: MountPage) -> Application:
+    """The application with its pages, behind authentication, host check and security headers."""
+    app = create_app(service)
+    mount_page(app, service)
+    if config.token is not None:
+        add_security_scheme(app)
+    # DNS rebinding: a page of another site must not reach a local service under a host name of its own.
+    names = LOOPBACK_NAMES if is_loopback(config.host) else ["*"]
+    authenticated = AuthMiddleware(app, service, config.token)
+    return with_security_headers(TrustedHostMiddleware(authenticated, allowed_hosts=names))
 
 
-class Draining(uvicorn.Server):
-    """A server that loses nothing when it stops."""
+class GracefulServer(uvicorn.Server):
+    """A server that loses no request when it stops."""
 
-    def __init__(self, app: Application, asking: Asking) -> None:
-        limits = asking.limits
+    def __init__(self, app: Application, service: Asking) -> None:
+        limits = service.limits
         config = uvicorn.Config(
             app,
-            http=Line,
+            http=TimeoutProtocol,
             log_level="warning",
             access_log=False,
             server_header=False,
@@ -114,78 +121,81 @@ class Draining(uvicorn.Server):
             timeout_graceful_shutdown=round(limits.deadline) + 5,
         )
         super().__init__(config)
-        self._asking = asking
+        self._service = service
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        """Begin to stop; a second signal ends the process."""
+        """Start the shutdown; a second signal ends the process."""
         if self.should_exit:
             os._exit(128 + signal.Signals(sig).value)
-        self._asking.stopping = True
+        self._service.stopping = True
         self.should_exit = True
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """Close the door, answer whom it let in, and end.
+        """Stop accepting connections, answer the requests in progress, and end.
 
-        From the signal on every answer says that its connection closes, so that those in use end by themselves.
+        After the signal every response carries 'Connection: close', so that open connections end by themselves.
         """
-        late = [line for listener in sockets or [] for line in _waiting(listener)]
+        pending = [connection for listener in sockets or [] for connection in _accept_pending(listener)]
         for server in self.servers:
             server.close()
         for listener in sockets or []:
             listener.close()
-        for line in late:
-            await asyncio.get_running_loop().connect_accepted_socket(self._protocol, line)
+        for connection in pending:
+            await asyncio.get_running_loop().connect_accepted_socket(self._protocol, connection)
         end = time.monotonic() + LINGER_SECONDS
         while self.server_state.connections and time.monotonic() < end:
             await asyncio.sleep(0.02)
         await super().shutdown(sockets)
 
     def _protocol(self) -> asyncio.Protocol:
-        """What uvicorn makes for a connection that it accepts by itself."""
-        made: asyncio.Protocol = self.config.http_protocol_class(  # type: ignore[call-arg]
+        """The protocol that uvicorn creates for a connection that it accepts itself."""
+        protocol: asyncio.Protocol = self.config.http_protocol_class(  # type: ignore[call-arg]
             config=self.config, server_state=self.server_state, app_state=self.lifespan.state
         )
-        return made
+        return protocol
 
 
-class Line(HttpToolsProtocol):
-    """A connection that is closed when the head of a request takes too long."""
+class TimeoutProtocol(HttpToolsProtocol):
+    """A connection that closes when the head of a request takes too long. uvicorn's timeout covers idle ones only."""
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """Begin to wait for the first request."""
+        """Start the timer for the first request."""
         super().connection_made(transport)
-        self._late: asyncio.TimerHandle | None = None
-        self._wait()
+        self._timer: asyncio.TimerHandle | None = None
+        self._update_timer()
 
     def data_received(self, data: bytes) -> None:
-        """Wait on, if this was no whole head; uvicorn itself only waits where nothing comes at all."""
+        """Stop the timer if the head is complete."""
         super().data_received(data)
-        self._wait()
+        self._update_timer()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Wait no more."""
+        """Stop the timer."""
         super().connection_lost(exc)
-        self._wait()
+        self._update_timer()
 
-    def _wait(self) -> None:
-        wants_head = not self.transport.is_closing() and (self.cycle is None or self.cycle.response_complete)
-        if wants_head and self._late is None:
-            self._late = self.loop.call_later(HEAD_SECONDS, self._give_up)
-        elif not wants_head and self._late is not None:
-            self._late.cancel()
-            self._late = None
+    def _is_waiting(self) -> bool:
+        return self.cycle is None or self.cycle.response_complete
 
-    def _give_up(self) -> None:
-        self._late = None
-        if self.cycle is None or self.cycle.response_complete:
+    def _update_timer(self) -> None:
+        needs_timer = self._is_waiting() and not self.transport.is_closing()
+        if needs_timer and self._timer is None:
+            self._timer = self.loop.call_later(HEAD_SECONDS, self._time_out)
+        elif not needs_timer and self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _time_out(self) -> None:
+        self._timer = None
+        if self._is_waiting():
             self.transport.close()
 
 
-def _waiting(listener: socket.socket) -> Iterator[socket.socket]:
-    """Accept the connections that wait at a door: where it is closed before them, the system cuts them off."""
+def _accept_pending(listener: socket.socket) -> Iterator[socket.socket]:
+    """Accept the connections in the backlog: the system resets them when the listener closes."""
     listener.setblocking(False)
     with contextlib.suppress(BlockingIOError):
         while True:
-            line, _ = listener.accept()
-            line.setblocking(False)
-            yield line
+            connection, _ = listener.accept()
+            connection.setblocking(False)
+            yield connection

@@ -1,8 +1,8 @@
-"""What of Gradio's own doors stays open, and how much may come in by them.
+"""A guard before Gradio: it limits what visitors may request and upload.
 
-In: requests to the page. Out: the few routes that the page needs reach Gradio; its other routes do not exist, a body
-has a bound, and a request names no file or address of its own choosing. What is sent lies in Gradio's folder only until
-it is read; what nobody reads is swept away.
+In: requests to the page. Out: only the routes that the page needs reach Gradio. Bodies are bounded, and a request
+can name no file or address except an uploaded file. An upload stays in Gradio's folder only until it is read; one that
+is never read is removed.
 """
 
 import asyncio
@@ -17,8 +17,8 @@ from typing import Any
 
 from auricle.serving.local_server import Application, Message, Send
 
-# The page itself, what it is built of, signing in, sending a file, and asking for an answer.
-OPEN = re.compile(
+# The page, its assets, the login, uploads, and calls of the page's own functions.
+ALLOWED = re.compile(
     r"/|/(config|theme\.css|favicon\.ico|manifest\.json|robots\.txt|login|logout)/?|/(assets|static|svelte)/.+"
     r"|/gradio_api/(upload|upload_progress|queue/join|queue/data|heartbeat/\w+|startup-events|app_id|login_check|user"
     r"|token|run/predict|reset|cancel|theme\.css|info|stream/\w+(/close)?)/?"
@@ -26,39 +26,39 @@ OPEN = re.compile(
 UPLOAD = "/gradio_api/upload"
 HEARTBEAT = "/gradio_api/heartbeat/"
 STREAMS = (HEARTBEAT, "/gradio_api/queue/data")
-# A service that stops lets pages have the answers that they wait for, if they come within so long.
+# During shutdown pages still receive the answers that are ready within this time.
 STREAM_SECONDS = 5.0
-STEP_SECONDS = 0.25
-QUESTION_BYTES = 1 << 20
-KEPT_SECONDS = 120.0
-MOST_UPLOADS = 64
+POLL_SECONDS = 0.25
+MAX_CALL_BYTES = 1 << 20
+EXPIRY_SECONDS = 120.0
+MAX_UPLOADS = 64
 UPLOAD_SECONDS = 120.0
-# So many of the largest files may be sent at once; and so many times that may be on its way and lie there to be read.
-UPLOADED_BODIES = 4
-UPLOADED_AND_LYING = 3
+# An upload may hold this many files of the largest size; all uploads in progress and on disk, three times as many.
+MAX_FILES = 4
+MAX_PENDING = 3
 
 
-class _TooMuch(Exception):
-    """More was sent than was promised."""
+class _TooLarge(Exception):
+    """An upload exceeds its declared size."""
 
 
-class Gate:
-    """An ASGI application before Gradio's, whose files lie in `folder`. A file may have `body_bytes`, 0 for none."""
+class UploadGuard:
+    """An ASGI application before Gradio's, which stores uploads in `folder`. `max_file_bytes` is 0 for no uploads."""
 
-    def __init__(self, app: Application, folder: Path, body_bytes: int, is_stopping: Callable[[], bool]) -> None:
+    def __init__(self, app: Application, folder: Path, max_file_bytes: int, is_stopping: Callable[[], bool]) -> None:
         self.app = app
         self.folder = folder
-        self.body_bytes = body_bytes
+        self.max_file_bytes = max_file_bytes
         self.is_stopping = is_stopping
         self.uploads = 0
-        self.promised = 0
-        self.is_sweeping = False
+        self.reserved_bytes = 0
+        self.cleanup_scheduled = False
 
     async def __call__(self, scope: Message, receive: Any, send: Send) -> None:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
-        elif not OPEN.fullmatch(scope["path"]):
-            await _say(send, 404, "There is no such page.")
+        elif not ALLOWED.fullmatch(scope["path"]):
+            await _respond(send, 404, "This page does not exist.")
         elif scope["path"].startswith(STREAMS):
             await self._stream(scope, receive, send)
         elif scope["method"] != "POST":
@@ -66,114 +66,113 @@ class Gate:
         elif scope["path"].rstrip("/") == UPLOAD:
             await self._upload(scope, receive, send)
         else:
-            await self._question(scope, receive, send)
+            await self._call(scope, receive, send)
 
     async def _upload(self, scope: Message, receive: Any, send: Send) -> None:
-        """Let files pass while they fit: one by one, together, beside others under way and those that wait."""
-        most = UPLOADED_BODIES * self.body_bytes
-        promised = _declared(scope) or most
-        if promised > most:
-            await _say(send, 413, f"More than {most} bytes were sent at once.")
+        """Accept an upload if it fits beside the uploads in progress and the files on disk."""
+        limit = MAX_FILES * self.max_file_bytes
+        size = _content_length(scope) or limit
+        if size > limit:
+            await _respond(send, 413, f"The upload is larger than {limit} bytes. Send fewer or smaller files.")
             return
-        # Room is taken before anything is waited for: others ask at the same time.
+        # Reserve before the first await: other uploads arrive at the same time.
         self.uploads += 1
-        self.promised += promised
+        self.reserved_bytes += size
         try:
-            lying = await asyncio.to_thread(_bytes_in, self.folder)
-            if self.uploads > MOST_UPLOADS or self.promised + lying > UPLOADED_AND_LYING * most:
-                await _say(send, 429, "Too many files are being sent just now. Try again.")
+            on_disk = await asyncio.to_thread(_bytes_in, self.folder)
+            if self.uploads > MAX_UPLOADS or self.reserved_bytes + on_disk > MAX_PENDING * limit:
+                await _respond(send, 429, "The server's upload limit is reached; retry later.")
             else:
-                await self._within(promised, scope, receive, send)
+                await self._receive_upload(size, scope, receive, send)
         finally:
             self.uploads -= 1
-            self.promised -= promised
+            self.reserved_bytes -= size
 
-    async def _within(self, promised: int, scope: Message, receive: Any, send: Send) -> None:
-        """Let no more bytes in than were promised, nor for longer than allowed."""
+    async def _receive_upload(self, limit: int, scope: Message, receive: Any, send: Send) -> None:
+        """Pass an upload on while it stays within its size and the time limit."""
         size = 0
 
-        async def counted() -> Message:
+        async def counting_receive() -> Message:
             nonlocal size
             message: Message = await receive()
             size += len(message.get("body", b""))
-            if size > promised:
-                raise _TooMuch
+            if size > limit:
+                raise _TooLarge
             return message
 
         try:
             async with asyncio.timeout(UPLOAD_SECONDS):
-                await self.app(scope, counted, send)
-        except _TooMuch:
-            await _say(send, 413, "More bytes were sent than there is room for.")
+                await self.app(scope, counting_receive, send)
+        except _TooLarge:
+            await _respond(send, 413, f"The upload is larger than {limit} bytes.")
         except TimeoutError:
-            await _say(send, 408, f"The files did not come within {UPLOAD_SECONDS:g} s.")
+            await _respond(send, 408, f"The upload took more than {UPLOAD_SECONDS:g} s.")
         finally:
-            if not self.is_sweeping:
-                self.is_sweeping = True
-                asyncio.get_running_loop().call_later(KEPT_SECONDS, self._sweep)
+            if not self.cleanup_scheduled:
+                self.cleanup_scheduled = True
+                asyncio.get_running_loop().call_later(EXPIRY_SECONDS, self._clean_up)
 
-    def _sweep(self) -> None:
-        """Sweep, and once more later while anything lies there."""
-        sweep(self.folder)
-        self.is_sweeping = any(path.is_file() for path in self.folder.rglob("*"))
-        if self.is_sweeping:
-            asyncio.get_running_loop().call_later(KEPT_SECONDS, self._sweep)
+    def _clean_up(self) -> None:
+        """Remove expired files, and do so again later while any file is left."""
+        remove_expired(self.folder)
+        self.cleanup_scheduled = any(path.is_file() for path in self.folder.rglob("*"))
+        if self.cleanup_scheduled:
+            asyncio.get_running_loop().call_later(EXPIRY_SECONDS, self._clean_up)
 
     async def _stream(self, scope: Message, receive: Any, send: Send) -> None:
-        """Let a page listen for as long as it is open, but not keep a service that stops from ending."""
-        answer = asyncio.ensure_future(self.app(scope, receive, send))
-        patience = 0.0 if scope["path"].startswith(HEARTBEAT) else STREAM_SECONDS
+        """Keep an event stream open as long as its page is, but do not let it block a shutdown."""
+        stream = asyncio.ensure_future(self.app(scope, receive, send))
+        grace = 0.0 if scope["path"].startswith(HEARTBEAT) else STREAM_SECONDS
         try:
-            while not answer.done() and patience >= 0:
-                await asyncio.wait([answer], timeout=STEP_SECONDS)
-                patience -= STEP_SECONDS if self.is_stopping() else 0.0
+            while not stream.done() and grace >= 0:
+                await asyncio.wait([stream], timeout=POLL_SECONDS)
+                grace -= POLL_SECONDS if self.is_stopping() else 0.0
         finally:
-            was_cut = answer.cancel()
+            was_cancelled = stream.cancel()
             with contextlib.suppress(asyncio.CancelledError):
-                await answer
-        if was_cut:
-            with contextlib.suppress(OSError, RuntimeError):  # the answer may have ended on its own after all
+                await stream
+        if was_cancelled:
+            with contextlib.suppress(OSError, RuntimeError):  # the stream may have ended on its own meanwhile
                 await send({"type": "http.response.body", "body": b"", "more_body": False})
 
-    async def _question(self, scope: Message, receive: Any, send: Send) -> None:
-        """Read a small body in whole, see that it names only files that were sent, and hand it on."""
-        if _declared(scope) > QUESTION_BYTES:
-            await _say(send, 413, f"A question may have {QUESTION_BYTES} bytes.")
-            return
-        body, more = bytearray(), True
-        while more:
+    async def _call(self, scope: Message, receive: Any, send: Send) -> None:
+        """Read the small body of a call, check that it names only uploaded files, and pass it on."""
+        body, more = bytearray(), _content_length(scope) <= MAX_CALL_BYTES
+        too_large = not more
+        while more and not too_large:
             message = await receive()
             if message["type"] != "http.request":
                 return
             body += message.get("body", b"")
             more = message.get("more_body", False)
-            if len(body) > QUESTION_BYTES:
-                await _say(send, 413, f"A question may have {QUESTION_BYTES} bytes.")
-                return
-        try:
-            # Handed on as it was understood here, so that Gradio cannot read it otherwise.
-            asked = json.dumps(_checked(body, self.folder)).encode() if _is_json(scope, body) else bytes(body)
-        except (ValueError, RecursionError) as error:
-            await _say(send, 400, str(error))
+            too_large = len(body) > MAX_CALL_BYTES
+        if too_large:
+            await _respond(send, 413, f"The request is larger than {MAX_CALL_BYTES} bytes.")
             return
-        unread: list[Message] = [{"type": "http.request", "body": asked, "more_body": False}]
-        await self.app(scope, lambda: _next(unread, receive), send)
+        try:
+            # Pass on the parsed JSON, so that Gradio cannot parse it differently.
+            checked = json.dumps(_checked(body, self.folder)).encode() if _is_json(scope, body) else bytes(body)
+        except (ValueError, RecursionError) as error:
+            await _respond(send, 400, str(error))
+            return
+        unread: list[Message] = [{"type": "http.request", "body": checked, "more_body": False}]
+        await self.app(scope, lambda: _next_message(unread, receive), send)
 
 
-async def taken(path: str) -> bytes:
-    """The content of a file that was sent; it is gone from the folder. Raises FileNotFoundError for one that is."""
-    return await asyncio.to_thread(_take, Path(path))
+async def read_upload(path: str) -> bytes:
+    """Read an uploaded file and remove it. Raises FileNotFoundError if it was removed already."""
+    return await asyncio.to_thread(_read_and_remove, Path(path))
 
 
-def keep(paths: Iterable[str]) -> None:
-    """Say that files are still to be read: the broom passes them over for a while."""
+def postpone_expiry(paths: Iterable[str]) -> None:
+    """Restart the expiry time of files that are still to be read."""
     for path in paths:
         with contextlib.suppress(OSError):
             os.utime(path)
 
 
-def sweep(folder: Path, seconds: float = KEPT_SECONDS) -> None:
-    """Remove what nobody has read for so long, and empty folders."""
+def remove_expired(folder: Path, seconds: float = EXPIRY_SECONDS) -> None:
+    """Remove files that were not read within this time, and empty folders."""
     oldest = time.time() - seconds
     for path in sorted(folder.rglob("*"), reverse=True):
         with contextlib.suppress(OSError):
@@ -191,7 +190,7 @@ def _bytes_in(folder: Path) -> int:
     return total
 
 
-def _take(path: Path) -> bytes:
+def _read_and_remove(path: Path) -> bytes:
     content = path.read_bytes()
     with contextlib.suppress(OSError):
         path.unlink()
@@ -199,41 +198,41 @@ def _take(path: Path) -> bytes:
     return content
 
 
-async def _next(unread: list[Message], receive: Any) -> Message:
+async def _next_message(unread: list[Message], receive: Any) -> Message:
     message: Message = unread.pop() if unread else await receive()
     return message
 
 
-def _declared(scope: Message) -> int:
+def _content_length(scope: Message) -> int:
     length = dict(scope["headers"]).get(b"content-length", b"0")
     return int(length) if length.isdigit() else 0
 
 
 def _is_json(scope: Message, body: bytearray) -> bool:
-    """Signing in is a form, and some questions are empty; everything else is JSON, or nothing that is understood."""
+    """The login sends a form, and some calls have no body; everything else must be JSON."""
     return bool(body) and not scope["path"].startswith("/login")
 
 
 def _checked(body: bytearray, folder: Path) -> Any:
-    """A JSON body in which every 'path' lies in a folder. Raises ValueError for any other.
+    """Parse a JSON body in which every 'path' lies in a folder. Raises ValueError for any other.
 
-    A mounted Gradio does not look at this itself: a visitor could have any file of the server read, or any address.
+    A mounted Gradio does not check this: a visitor could make it read any file of the server, or any address.
     """
-    asked = json.loads(body)
-    pending, inside = [asked], folder.resolve()
+    content = json.loads(body)
+    pending, allowed = [content], folder.resolve()
     while pending:
-        one = pending.pop()
-        if isinstance(one, dict):
-            path = one.get("path")
-            if path is not None and not (isinstance(path, str) and Path(path).resolve().is_relative_to(inside)):
-                raise ValueError("A question may name files that were sent, and nothing else.")
-            pending.extend(one.values())
-        elif isinstance(one, list):
-            pending.extend(one)
-    return asked
+        value = pending.pop()
+        if isinstance(value, dict):
+            path = value.get("path")
+            if path is not None and not (isinstance(path, str) and Path(path).resolve().is_relative_to(allowed)):
+                raise ValueError("A request may name only uploaded files.")
+            pending.extend(value.values())
+        elif isinstance(value, list):
+            pending.extend(value)
+    return content
 
 
-async def _say(send: Send, status: int, text: str) -> None:
+async def _respond(send: Send, status: int, text: str) -> None:
     headers = [(b"content-type", b"text/plain; charset=utf-8"), (b"connection", b"close")]
     await send({"type": "http.response.start", "status": status, "headers": headers})
     await send({"type": "http.response.body", "body": text.encode()})
