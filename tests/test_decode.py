@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from auricle.audio.decode import Sound, decode, resample
+from auricle.audio.decode import DecodedAudio, decode, resample
 from auricle.audio.quality import KINDS, find, sound_hash
 from auricle.audio.sniff import sniff
 from auricle.errors import AudioError
@@ -282,33 +282,33 @@ def test_a_resampled_tone_is_the_tone_at_the_new_rate(rate):
     def tone(at):
         return 0.5 * np.sin(2 * np.pi * 1_234 * np.arange(at) / at + 0.3)
 
-    sound = Sound(tone(rate)[None].astype(np.float32), rate, "wav")
+    sound = DecodedAudio(tone(rate)[None].astype(np.float32), rate, "wav")
     inside = slice(RATE // 10, -RATE // 10)
     np.testing.assert_allclose(resample(sound, RATE, 1)[0, inside] / 32768.0, tone(RATE)[inside], atol=3e-5)
 
 
 def test_what_the_new_rate_cannot_hold_is_removed():
     time = np.arange(44_100) / 44_100
-    sound = Sound(0.5 * np.sin(2 * np.pi * 9_500 * time)[None].astype(np.float32), 44_100, "wav")
+    sound = DecodedAudio(0.5 * np.sin(2 * np.pi * 9_500 * time)[None].astype(np.float32), 44_100, "wav")
     assert np.abs(resample(sound, RATE, 1)[0, 1_600:-1_600]).max() <= 2
 
 
 def test_mono_is_the_mean_of_all_channels():
     samples = np.array([[100, -200, 30000], [300, -400, 30000], [500, 0, 30000]], np.int16)
-    np.testing.assert_array_equal(resample(Sound(samples, RATE, "wav"), RATE, 1), [[300, -200, 30000]])
-    assert resample(Sound(samples, RATE, "wav"), RATE, 2).shape == (1, 3)
-    np.testing.assert_array_equal(resample(Sound(samples[:2], RATE, "wav"), RATE, 2), samples[:2])
+    np.testing.assert_array_equal(resample(DecodedAudio(samples, RATE, "wav"), RATE, 1), [[300, -200, 30000]])
+    assert resample(DecodedAudio(samples, RATE, "wav"), RATE, 2).shape == (1, 3)
+    np.testing.assert_array_equal(resample(DecodedAudio(samples[:2], RATE, "wav"), RATE, 2), samples[:2])
 
 
 def test_overshoot_is_clipped_not_wrapped():
-    sound = Sound(np.array([[1.5, -1.5, 1.0, -1.0, 0.5]], np.float32), RATE, "wav")
+    sound = DecodedAudio(np.array([[1.5, -1.5, 1.0, -1.0, 0.5]], np.float32), RATE, "wav")
     np.testing.assert_array_equal(resample(sound, RATE, 1), [[32767, -32768, 32767, -32768, 16384]])
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf, 1e30])
 def test_samples_that_are_no_numbers_are_refused(value):
     with pytest.raises(AudioError, match="nan"):
-        resample(Sound(np.array([[0.0, value]], np.float32), RATE, "wav"), 8_000, 1)
+        resample(DecodedAudio(np.array([[0.0, value]], np.float32), RATE, "wav"), 8_000, 1)
 
 
 def test_sniffing_never_fails_on_any_prefix():

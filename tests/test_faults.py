@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from auricle.audio.decode import Sound, decode
+from auricle.audio.decode import DecodedAudio, decode
 from auricle.audio.quality import KINDS, QUARANTINED, find, sound_hash
 
 RATE = 16_000
@@ -17,7 +17,7 @@ def noise(level=0.1, size=RATE, seed=0):
 
 
 def kinds(samples, container="wav", name="a.wav", truncated=None):
-    sound = Sound(samples, RATE, container, truncated)
+    sound = DecodedAudio(samples, RATE, container, truncated)
     found = find(sound, name=name, min_seconds=0.05, max_seconds=10)
     assert {finding.kind for finding in found} <= set(KINDS)
     return [finding.kind for finding in found]
@@ -76,7 +76,7 @@ def test_clipping_counts_every_sample_of_a_plateau_and_no_pairs():
     samples[0, 100:102] = 32767
     samples[0, 300:307] = -32768
     samples[0, 500] = 32767
-    found = find(Sound(samples, RATE, "wav"), name="a.wav", min_seconds=0, max_seconds=10)
+    found = find(DecodedAudio(samples, RATE, "wav"), name="a.wav", min_seconds=0, max_seconds=10)
     assert [finding.detail for finding in found] == ["0.7% of its samples lie on plateaus at full scale"]
 
 
@@ -120,7 +120,7 @@ def encode(samples, form, subtype="PCM_16"):
 def test_the_same_pcm_has_the_same_hash_in_any_container(channels):
     samples = integers(np.concatenate([noise(seed=seed) for seed in range(channels)]))
     hashes = {sound_hash(encode(samples, form)) for form in ("WAV", "FLAC", "AIFF", "AU", "CAF")}
-    as_floats = Sound((samples / 32768.0).astype(np.float32), RATE, "wav")
+    as_floats = DecodedAudio((samples / 32768.0).astype(np.float32), RATE, "wav")
     assert hashes == {sound_hash(as_floats)}
 
 
@@ -129,15 +129,15 @@ def test_another_sample_level_rate_or_shape_has_another_hash():
     other = samples.copy()
     other[0, 5] += 1
     sounds = [
-        Sound(samples, RATE, "wav"),
-        Sound(other, RATE, "wav"),
-        Sound(samples // 2, RATE, "wav"),
-        Sound(samples, 8_000, "wav"),
-        Sound(samples.reshape(1, -1), RATE, "wav"),
+        DecodedAudio(samples, RATE, "wav"),
+        DecodedAudio(other, RATE, "wav"),
+        DecodedAudio(samples // 2, RATE, "wav"),
+        DecodedAudio(samples, 8_000, "wav"),
+        DecodedAudio(samples.reshape(1, -1), RATE, "wav"),
     ]
     assert len({sound_hash(sound) for sound in sounds}) == len(sounds)
 
 
 def test_hashing_survives_what_is_no_number():
     samples = np.array([[np.nan, np.inf, -np.inf, 3e38, 0.5]], np.float32)
-    assert len(sound_hash(Sound(samples, RATE, "wav"))) == 32
+    assert len(sound_hash(DecodedAudio(samples, RATE, "wav"))) == 32

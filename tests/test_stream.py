@@ -12,7 +12,7 @@ import pytest
 import soundfile
 
 from auricle.audio import stream
-from auricle.audio.decode import decode, resample
+from auricle.audio.decode import DecodedAudio, convert, decode, resample
 from auricle.audio.quality import Finding
 from auricle.audio.settings import Settings
 from auricle.errors import AudioError
@@ -55,11 +55,25 @@ def written(folder: Path, form: str, rate: int = 44_100, channels: int = 2) -> P
 
 @pytest.mark.parametrize("form", ["wav", "flac", "ogg", "mp3", "aiff", "w64", "m4a", "webm"])
 @pytest.mark.parametrize("wanted", [settings(), settings(44_100, 2), settings(48_000, 2)], ids=str)
-def test_a_stream_is_the_whole_file_up_to_the_resamplers_rounding(form: str, wanted: Settings, tmp_path: Path) -> None:
+def test_a_stream_is_the_whole_file_to_the_last_bit(form: str, wanted: Settings, tmp_path: Path) -> None:
     path = written(tmp_path, form)
     expected, found = whole(path.read_bytes(), wanted), streamed(str(path), wanted)
     assert found.dtype == np.int16 and found.shape == expected.shape
-    assert np.abs(found.astype(int) - expected).max() <= 1
+    # mpg123 does not repeat its last bit.
+    assert np.abs(found.astype(int) - expected).max() <= (1 if form == "mp3" else 0)
+
+
+@pytest.mark.parametrize(("source", "target"), [(44_100, 16_000), (8000, 48_000), (12_345, 22_050), (16_000, 16_000)])
+@pytest.mark.parametrize("channels", [1, 2])
+def test_resampling_block_by_block_gives_the_bits_of_resampling_at_once(
+    source: int, target: int, channels: int
+) -> None:
+    random = np.random.default_rng(source)
+    samples = random.normal(0, 0.3, (channels, 300_000)).astype(np.float32)
+    expected = resample(DecodedAudio(samples, source, ""), target, channels)
+    edges = [0, *np.sort(random.integers(0, 300_000, 9)), 300_000]
+    blocks = (samples[:, first:last] for first, last in itertools.pairwise(edges))
+    assert np.array_equal(np.concatenate(list(convert(blocks, source, target, channels)), axis=1), expected)
 
 
 def test_sixteen_bits_at_the_right_rate_pass_through_exactly(tmp_path: Path) -> None:
@@ -153,7 +167,7 @@ class Endless(io.RawIOBase):
         return False
 
 
-def test_a_pipe_of_unknown_length_is_heard_as_it_comes() -> None:
+def test_a_pipe_of_unknown_length_is_decoded_as_it_comes() -> None:
     file = Endless()
     blocks = stream.blocks(file, settings())  # type: ignore[arg-type]
     first = [next(blocks) for _ in range(5)]
@@ -170,11 +184,11 @@ def test_a_header_that_declares_hours_takes_no_memory(tmp_path: Path) -> None:
     assert found[0].kind == "truncated"
 
 
-@pytest.mark.parametrize("form", ["s16le", "f32le"])
-def test_raw_samples_are_heard_in_blocks_that_split_frames(form: stream.Form) -> None:
+@pytest.mark.parametrize("encoding", ["s16le", "f32le"])
+def test_raw_samples_are_decoded_in_blocks_that_split_frames(encoding: stream.Encoding) -> None:
     sound = np.stack([tone("low", 2.0, seed, 44_100) for seed in range(2)], axis=1)
     counts = np.rint(sound * 32767).astype("<i2")
-    content = counts.tobytes() if form == "s16le" else (counts / np.float32(32768)).astype("<f4").tobytes()
+    content = counts.tobytes() if encoding == "s16le" else (counts / np.float32(32768)).astype("<f4").tobytes()
 
     class Drip(io.BufferedIOBase):
         def __init__(self) -> None:
@@ -185,7 +199,7 @@ def test_raw_samples_are_heard_in_blocks_that_split_frames(form: stream.Form) ->
             return self._content.read(min(size, next(self._sizes)))
 
     wanted = settings(16_000, 1)
-    found = np.concatenate(list(stream.pcm(Drip(), 44_100, 2, form, wanted)), axis=1)
+    found = np.concatenate(list(stream.pcm(Drip(), 44_100, 2, encoding, wanted)), axis=1)
     file = io.BytesIO()
     soundfile.write(file, counts, 44_100, format="WAV")
     expected = whole(file.getvalue(), wanted)

@@ -22,7 +22,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from auricle.audio.decode import Sound, resample
+from auricle.audio.decode import DecodedAudio, resample
 from auricle.cli.main import main
 from auricle.evaluation.scoring import softmax
 from auricle.inference.classifier import Answer, Choice, load
@@ -211,7 +211,7 @@ def test_what_is_wrong_with_a_file_is_one_sentence(served: Served, sounds: Audio
     send(page, "#file", sounds.bad)
     wait_for(lambda: name_of(page) == "bad.wav")
     assert page.text("#result .label") == "No prediction"
-    assert page.text("#result .failure").startswith("unreadable its content is no sound that is known")
+    assert page.text("#result .failure").startswith("unreadable its content is no audio format that is known")
     send(page, "#file", sounds.endless)
     wait_for(lambda: name_of(page) == "endless.wav")
     assert page.text("#result .failure") == "long it lasts more than the 60 s that are allowed"
@@ -481,7 +481,7 @@ def test_an_ear_cuts_a_stream_into_the_windows_of_the_whole(run: Path, rate: int
             windows.append((number, samples.copy()))
             ear.answered(number, samples, softmax(classifier.logits([samples[None]]))[0])
     assert [number for number, _ in windows] == list(range(len(windows))) and len(windows) >= 7
-    whole = resample(Sound((sound * 32767).astype(np.int16)[None], rate, "wav"), RATE, 1)[0]
+    whole = resample(DecodedAudio((sound * 32767).astype(np.int16)[None], rate, "wav"), RATE, 1)[0]
     for number, samples in windows:
         assert np.abs(samples - whole[number * ear.hop :][: ear.size].astype(int)).max() <= 40
     ear.finish()

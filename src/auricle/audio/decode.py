@@ -1,14 +1,14 @@
-"""From the bytes of an audio file to samples.
+"""From an audio file to samples: the whole content at once, or blocks of any recording, in a model's form.
 
-In: the whole content of a file, whatever it is called. Out: a Sound, or an AudioError that names the fault. 16-bit PCM
+In: the content of a file, whatever it is called. Out: DecodedAudio, or an AudioError that names the fault. 16-bit PCM
 is taken as it lies; libsndfile opens the other common formats (on ogg it is as fast as FFmpeg or faster, and its result
 the same to 4e-7); FFmpeg, through PyAV, opens the rest. What a header declares is never trusted with memory.
 """
 
+import contextlib
 import io
-import itertools
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,25 +16,22 @@ import numpy as np
 import soundfile
 import soxr
 
-from auricle.audio import decoders
-from auricle.audio.sniff import cut_short, sniff, wav_layout
+from auricle.audio.decoders import LOUDEST, Decoder, open_decoders
+from auricle.audio.sniff import sniff
 from auricle.errors import AudioError
 
 # An hour in stereo at 48 kHz is 0.35e9 values. Beyond this, a file that decodes to silence could fill the memory.
 MAX_VALUES = 1 << 29
-# One read of at most so many values, unless the content is long enough to hold more.
+# One block has at most so many values, unless the content is long enough to hold more.
 _BLOCK_VALUES = 1 << 20
-
-# The seconds that are wanted, from and to, how many are allowed, and how many values of all channels.
-_Window = tuple[float, float | None, float, int]
 
 
 @dataclass(frozen=True, eq=False)
-class Sound:
+class DecodedAudio:
     """One decoded recording.
 
     samples: (channels, frames), int16 where that is exact, else float32 in [-1, 1]. `container` is what the content
-    is, whatever its name says. `truncated` says why the content is judged cut short; None where it is whole, or where
+    is, whatever its name says. `truncated` says why the content was cut short; None where it is complete, or where
     its format cannot tell.
     """
 
@@ -49,32 +46,13 @@ class Sound:
 
 
 @dataclass(frozen=True)
-class _Stretch:
-    """The frames that are wanted: [first, last), last None for the end, and no more than `limit` of them."""
+class _Section:
+    """The seconds to decode, `end` None for the end of the recording, and the bounds on what may be decoded."""
 
-    first: int
-    last: int | None
-    limit: int
+    start: float
+    end: float | None
     max_seconds: float
-
-    def take(self, blocks: Iterator[np.ndarray], skip: int) -> list[np.ndarray]:
-        """Keep what lies in the stretch of (channels, frames) blocks, whose first frame is number `skip`."""
-        kept: list[np.ndarray] = []
-        at, count = skip, 0
-        for block in blocks:
-            piece = block[:, max(self.first - at, 0) : None if self.last is None else max(self.last - at, 0)]
-            at += block.shape[1]
-            count += piece.shape[1]
-            if count > self.limit:
-                raise AudioError("long", f"it lasts more than the {self.max_seconds:g} s that are allowed")
-            if piece.shape[1]:
-                kept.append(piece)
-            if self.last is not None and at >= self.last:
-                break
-        return kept
-
-    def filled_by(self, frames: int) -> bool:
-        return self.last is not None and frames >= self.last - self.first
+    max_values: int
 
 
 def decode(
@@ -85,140 +63,153 @@ def decode(
     max_seconds: float = 3600,
     max_values: int = MAX_VALUES,
     name: str = "",
-) -> Sound:
-    """Decode a file's content, or the stretch from `start` to `end` seconds of it.
+) -> DecodedAudio:
+    """Decode a file's content, or the section from `start` to `end` seconds of it.
 
     `max_seconds` bounds what is decoded, `max_values` the samples of all channels together; `name` is only used in
-    messages. A cut file gives what is left of it, with `truncated` set, unless the stretch lies before the cut.
+    messages. A truncated file gives what is left of it, with `truncated` set, unless the section lies before the cut.
     Threads scale: the decoders release the interpreter lock.
 
     Raises AudioError: 'unreadable', 'empty' (no samples), 'truncated' (a header and nothing behind it) or 'long'.
     """
     try:
-        return _decode(content, (start or 0.0, end, max_seconds, max_values))
+        return _decode(content, _Section(start or 0.0, end, max_seconds, max_values))
     except AudioError as error:
         raise AudioError(error.kind, f"'{name}': {error.detail}" if name else error.detail) from error.__cause__
 
 
-def _decode(content: bytes, window: _Window) -> Sound:
+def _decode(content: bytes, section: _Section) -> DecodedAudio:
     if not content:
         raise AudioError("empty", "the file has no bytes")
     if not content.strip(b"\0"):
         raise AudioError("unreadable", f"all of its {len(content)} bytes are zero")
-    start, end, *_ = window
-    if not 0.0 <= start < (math.inf if end is None else end):
+    if not 0.0 <= section.start < (math.inf if section.end is None else section.end):
         raise AudioError(
-            "empty", f"nothing lies from {start:g} s to {end} s; give a start of 0 or more and a later end"
+            "empty",
+            f"nothing lies from {section.start:g} s to {section.end} s; give a start of 0 or more and a later end",
         )
-    container = sniff(content)
-    sound = _plain_wav(content, window) if container == "wav" else None
-    if sound is None and container in decoders.SNDFILE:
-        sound = _with_sndfile(content, container, window)
-    if sound is None:
-        sound = _with_av(content, container, window)
-    if sound.samples.shape[1] == 0:
-        if sound.truncated:
-            raise AudioError("truncated", sound.truncated)
-        raise AudioError("empty", "it holds no samples" + (f" after {start:g} s" if start else ""))
-    return sound
+    audio = _first_decodable(content, section)
+    if audio.samples.shape[1] == 0:
+        if audio.truncated:
+            raise AudioError("truncated", audio.truncated)
+        raise AudioError("empty", "it holds no samples" + (f" after {section.start:g} s" if section.start else ""))
+    return audio
 
 
-def _stretch(window: _Window, sample_rate: int, channels: int) -> _Stretch:
-    """Turn seconds into frames, once the rate and the channels are known and believable."""
-    decoders.believable(sample_rate, channels)
-    start, end, max_seconds, max_values = window
-    limit = min(int(max_seconds * sample_rate), max_values // channels)
-    last = None if end is None else round(end * sample_rate)
-    return _Stretch(round(start * sample_rate), last, limit, min(max_seconds, limit / sample_rate))
+def _first_decodable(content: bytes, section: _Section) -> DecodedAudio:
+    """Decode with the first decoder that comes to the end."""
+    with contextlib.ExitStack() as closing:
+        for decoder in open_decoders(io.BytesIO(content), content, sniff(content), closing):
+            with contextlib.suppress(soundfile.LibsndfileError):
+                return _collect(decoder, len(content), section)
+    raise AssertionError("FFmpeg, the last decoder, raises no error of libsndfile")
 
 
-def _sound(
-    content: bytes, container: str, pieces: list[np.ndarray], stretch: _Stretch, sample_rate: int, cut: str | None
-) -> Sound:
+def _collect(decoder: Decoder, size: int, section: _Section) -> DecodedAudio:
+    """Join a decoder's blocks within the section."""
+    rate, channels = decoder.sample_rate, decoder.channels
+    first = round(section.start * rate)
+    wanted = math.inf if section.end is None else round(section.end * rate) - first
+    limit = min(int(section.max_seconds * rate), section.max_values // channels)
+    pieces, count = [], 0
+    # No block is longer than the limit and the one frame by which a file shows that it has too many.
+    for block in decoder.blocks(first, max(1, min(limit + 1, max(_BLOCK_VALUES, 32 * size) // channels))):
+        piece = block if count + block.shape[1] <= wanted else block[:, : int(wanted) - count]
+        count += piece.shape[1]
+        if count > limit:
+            raise AudioError("long", f"it lasts more than the {min(section.max_seconds, limit / rate):g} s that are allowed")
+        pieces.append(piece)
+        if count >= wanted:
+            break
+    pieces = pieces or [np.zeros((channels, 0), np.int16)]
     samples = pieces[0] if len(pieces) == 1 else np.concatenate(pieces, axis=1)
-    whole = stretch.filled_by(samples.shape[1])
-    return Sound(np.ascontiguousarray(samples), sample_rate, container, None if whole else cut)
+    truncated = decoder.truncation(first + count) if count < wanted else None
+    return DecodedAudio(np.ascontiguousarray(samples), rate, decoder.container, truncated)
 
 
-def _plain_wav(content: bytes, window: _Window) -> Sound | None:
-    """Take 16-bit PCM as it lies in the file; None where a decoder must look."""
-    layout = wav_layout(content)
-    if layout is None or not layout.plain:
-        return None
-    stretch = _stretch(window, layout.sample_rate, layout.channels)
-    frames = layout.available // layout.block_align
-    flat = np.frombuffer(content, "<i2", frames * layout.channels, layout.offset)
-    block = flat.reshape(frames, layout.channels).T
-    pieces = stretch.take(iter([block]), 0) or [block[:, :0]]
-    return _sound(content, "wav", pieces, stretch, layout.sample_rate, cut_short(content, "wav", frames))
-
-
-def _with_sndfile(content: bytes, container: str, window: _Window) -> Sound | None:
-    """Decode with libsndfile; None where it cannot open the content, which FFmpeg may."""
-    file = decoders.open_sndfile(io.BytesIO(content), content, container)
-    if file is None:
-        return None
-    with file:
-        stretch = _stretch(window, file.samplerate, file.channels)
-        dtype = decoders.sndfile_dtype(file)
-        try:
-            if stretch.first >= file.frames > 0:
-                return Sound(np.zeros((file.channels, 0), dtype), file.samplerate, container, None)
-            first = file.seek(stretch.first) if stretch.first else 0
-            pieces = stretch.take(
-                decoders.sndfile_blocks(file, _block_frames(file, len(content), stretch.limit)), first
-            )
-        except soundfile.LibsndfileError:
-            return None
-        frames = first + sum(piece.shape[1] for piece in pieces)
-        pieces = pieces or [np.zeros((file.channels, 0), dtype)]
-        return _sound(content, container, pieces, stretch, file.samplerate, cut_short(content, container, frames))
-
-
-def _block_frames(file: soundfile.SoundFile, size: int, limit: int) -> int:
-    """Frames of one read. Most files are one block; a header that lies costs one block.
-
-    No block is longer than `limit` frames and the one by which a file shows that it has too many.
-    """
-    return max(1, min(int(file.frames), limit + 1, max(_BLOCK_VALUES, 32 * size) // int(file.channels)))
-
-
-def _with_av(content: bytes, container: str, window: _Window) -> Sound:
-    """Decode the first sound track with FFmpeg. An error in mid-stream ends the sound there."""
-    try:
-        with decoders.open_av(io.BytesIO(content)) as file:
-            return _av_sound(content, container or file.format.name.split(",")[0], file, window)
-    except decoders.AV_ERRORS as error:
-        raise decoders.not_opened(content, container, error) from error
-
-
-def _av_sound(content: bytes, container: str, file: Any, window: _Window) -> Sound:
-    track = decoders.sound_track(file)
-    broken: list[str] = []
-    blocks = decoders.av_blocks(file, track, broken)
-    first = next(blocks, None)
-    if first is None:
-        raise AudioError("unreadable", broken[0] if broken else "no frame of its sound track can be decoded")
-    stretch = _stretch(window, track.sample_rate, len(first))
-    pieces = stretch.take(itertools.chain([first], blocks), 0) or [first[:, :0]]
-    frames = stretch.first + sum(piece.shape[1] for piece in pieces)
-    cut = broken[0] if broken else cut_short(content, container, frames) or decoders.av_cut(file, track, frames)
-    return _sound(content, container, pieces, stretch, track.sample_rate, cut)
-
-
-def resample(sound: Sound, sample_rate: int, channels: int) -> np.ndarray:
-    """Bring a sound to one rate and channel count: (1 or 2, frames) int16, rounded and clipped.
+def resample(audio: DecodedAudio, sample_rate: int, channels: int) -> np.ndarray:
+    """Convert a recording to one rate and channel count: (1 or 2, frames) int16, rounded and clipped.
 
     `channels` 1 takes the mean of all channels. 2 keeps mono and stereo as they are; more than two are mixed to mono,
-    as nothing tells which is left. 16-bit sound that is already there passes through exactly. Resampling is soxr's HQ
+    as nothing tells which is left. 16-bit samples that are already there pass through exactly. Resampling is soxr's HQ
     (20-bit precision, linear phase), outside the interpreter lock.
 
-    Raises AudioError 'nan' for samples that are no numbers, or absurdly large.
+    Raises AudioError 'nan' for samples that are not finite, or absurdly large.
     """
-    samples = decoders.mixed(sound.samples, channels)
-    if samples.dtype == np.int16 and sound.sample_rate == sample_rate:
-        return samples
-    scaled = decoders.scaled(samples, sound.samples.dtype)
-    if sound.sample_rate != sample_rate:
-        scaled = soxr.resample(scaled.T, sound.sample_rate, sample_rate, quality="HQ").T
-    return decoders.rounded(scaled)
+    samples = _mixed(audio.samples, channels)
+    if audio.sample_rate == sample_rate:
+        return _rounded(samples, audio.samples.dtype)
+    scaled = _scaled(samples, audio.samples.dtype)
+    # Bit for bit what `convert` gives, in half of the time.
+    return _clipped(soxr.resample(scaled.T, audio.sample_rate, sample_rate, quality="HQ").T)
+
+
+def convert(blocks: Iterable[np.ndarray], source_rate: int, sample_rate: int, channels: int) -> Iterator[np.ndarray]:
+    """Convert a stream of blocks as `resample` converts a recording; empty blocks are left out.
+
+    Raises AudioError 'nan' behind the last block that is converted.
+    """
+    converter = Converter(source_rate, sample_rate, channels)
+    fault: AudioError | None = None
+    for block in blocks:
+        try:
+            converted = converter.convert(block)
+        except AudioError as error:
+            fault = error
+            break
+        if converted.shape[1]:
+            yield converted
+    rest = converter.flush()
+    if rest.shape[1]:
+        yield rest
+    if fault is not None:
+        raise fault
+
+
+class Converter:
+    """Converts one recording block by block; what the resampler holds back comes with the next block, or `flush`."""
+
+    def __init__(self, source_rate: int, sample_rate: int, channels: int) -> None:
+        self.source_rate = source_rate
+        self._sample_rate, self._channels = sample_rate, channels
+        self._resampler: Any = None
+        self._width = 1
+
+    def convert(self, block: np.ndarray) -> np.ndarray:
+        """Convert samples (any, frames) to int16 (1 or 2, samples). Raises AudioError 'nan'."""
+        samples = _mixed(block, self._channels)
+        if self.source_rate == self._sample_rate:
+            return _rounded(samples, block.dtype)
+        if self._resampler is None:
+            self._width = len(samples)
+            self._resampler = soxr.ResampleStream(self.source_rate, self._sample_rate, self._width, "float32", "HQ")
+        return _clipped(self._resampler.resample_chunk(np.ascontiguousarray(_scaled(samples, block.dtype).T)).T)
+
+    def flush(self) -> np.ndarray:
+        """The samples that the resampler held back."""
+        if self._resampler is None:
+            return np.zeros((1, 0), np.int16)
+        return _clipped(self._resampler.resample_chunk(np.zeros((0, self._width), np.float32), last=True).T)
+
+
+def _mixed(samples: np.ndarray, channels: int) -> np.ndarray:
+    """Mix (any, frames) to as many channels as `resample` gives. What fits stays as it is."""
+    if samples.size and not (samples.min() > -LOUDEST and samples.max() < LOUDEST):
+        raise AudioError("nan", f"some samples are not finite, or beyond {LOUDEST:g} times full scale")
+    if len(samples) > channels or len(samples) > 2:
+        return np.asarray(samples.mean(axis=0, keepdims=True, dtype=np.float32))
+    return samples
+
+
+def _scaled(samples: np.ndarray, dtype: np.dtype) -> np.ndarray:
+    """Mixed samples as float32 with full scale at 32768; `dtype` is what they were before they were mixed."""
+    return samples.astype(np.float32) if dtype == np.int16 else samples * np.float32(32768.0)
+
+
+def _rounded(samples: np.ndarray, dtype: np.dtype) -> np.ndarray:
+    return samples if samples.dtype == np.int16 else _clipped(_scaled(samples, dtype))
+
+
+def _clipped(values: np.ndarray) -> np.ndarray:
+    """Values with full scale at 32768 as contiguous int16, rounded and clipped."""
+    return np.ascontiguousarray(np.clip(np.rint(values), -32768.0, 32767.0).astype(np.int16))

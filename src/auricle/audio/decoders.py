@@ -1,18 +1,20 @@
-"""What libsndfile and FFmpeg are asked, and how their samples are brought to one form.
+"""Open audio with libsndfile or FFmpeg and yield its samples in one form.
 
-In: an open file and what its first bytes say that it is. Out: blocks of samples (channels, frames), int16 where that is
-exact, else float32 in [-1, 1]. The whole content at once and a stream of any length are decoded by the same functions.
+In: a file and its content, or as much of that as is there. Out: Decoders, whose blocks are (channels, frames), int16
+where that is exact, else float32 in [-1, 1]. A file in memory and a stream of any length go through the same Decoder.
 """
 
+import contextlib
 import io
+import itertools
 from collections.abc import Iterator
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, Protocol
 
 import av
 import numpy as np
 import soundfile
 
-from auricle.audio.sniff import Content, cut_short
+from auricle.audio.sniff import Content, WavLayout, cut_short, wav_layout
 from auricle.errors import AudioError
 
 # Rates that recorders use reach from telephone sensors to ultrasound; anything else is a damaged header.
@@ -33,12 +35,179 @@ _DEMUXERS = (
 # These declare their tracks' true durations. Elsewhere FFmpeg estimates them.
 _TIMED = frozenset({"mov", "asf", "matroska"})
 _DURATION_SLACK = 0.25
+# FFmpeg decodes some thousand samples at a time; its frames are joined until they last so long.
+_JOINED_SECONDS = 1.0
 # What PyAV raises for content that FFmpeg cannot follow.
-AV_ERRORS = (av.FFmpegError, ValueError)
+_AV_ERRORS = (av.FFmpegError, ValueError)
 
 
-class _Steady(io.RawIOBase):
-    """A file that stays where it is when a damaged header sends libsndfile to a place before its beginning.
+class Decoder(Protocol):
+    """An opened recording."""
+
+    container: str
+    sample_rate: int
+    channels: int
+
+    def blocks(self, first: int, frames: int) -> Iterator[np.ndarray]:
+        """Yield (channels, frames) from frame `first` to the end, at most `frames` at a time.
+
+        Raises LibsndfileError where libsndfile gives up; FFmpeg may then decode what libsndfile cannot.
+        """
+        ...
+
+    def truncation(self, frames: int) -> str | None:
+        """Say why the content was cut short, once `frames` were decoded; None if it is complete or cannot tell."""
+        ...
+
+
+def open_decoders(
+    file: BinaryIO, content: Content, container: str, closing: contextlib.ExitStack
+) -> Iterator[Decoder]:
+    """Open a file with each decoder that can, the most exact one first. `closing` closes them.
+
+    `content` is all of a file that can seek, else its beginning; a file that cannot seek is opened once. Raises
+    AudioError 'unreadable' or 'truncated' where FFmpeg, the last one, cannot open it.
+    """
+    layout = wav_layout(content) if container == "wav" else None
+    if layout is not None and layout.plain:
+        yield _PlainWav(file, content, layout)
+    if container in SNDFILE and file.seekable():
+        opened = _open_sndfile(file, content, container)
+        if opened is not None:
+            yield _Sndfile(closing.enter_context(opened), content, container)
+        file.seek(0)
+    yield _Ffmpeg(file, content, container, closing)
+
+
+class _PlainWav:
+    """16-bit PCM, taken as it lies in the file."""
+
+    container = "wav"
+
+    def __init__(self, file: BinaryIO, content: Content, layout: WavLayout) -> None:
+        check_format(layout.sample_rate, layout.channels)
+        self.sample_rate, self.channels = layout.sample_rate, layout.channels
+        self._file, self._content, self._layout = file, content, layout
+        self._missing = 0.0
+
+    def blocks(self, first: int, frames: int) -> Iterator[np.ndarray]:
+        layout = self._layout
+        if self._file.seekable():
+            skipped = min(first * layout.block_align, layout.available)
+            self._file.seek(layout.offset + skipped)
+            self._missing = layout.available - skipped
+        else:
+            self._file.read(layout.offset)
+            self._missing = float("inf") if layout.declared is None else layout.declared
+        yield from whole_frames(self._pieces(frames * layout.block_align), self.channels, "<i2")
+
+    def _pieces(self, size: int) -> Iterator[bytes]:
+        while self._missing > 0 and (piece := self._file.read(int(min(size, self._missing)))):
+            self._missing -= len(piece)
+            yield piece
+
+    def truncation(self, frames: int) -> str | None:
+        if self._file.seekable():
+            return cut_short(self._content, self.container, frames)
+        is_missing = 0 < self._missing < float("inf")
+        return f"its header declares {self._missing:.0f} bytes more" if is_missing else None
+
+
+def whole_frames(pieces: Iterator[bytes], channels: int, dtype: str) -> Iterator[np.ndarray]:
+    """Yield interleaved samples as (channels, frames); half a frame at the end is dropped."""
+    width = np.dtype(dtype).itemsize * channels
+    rest = b""
+    for piece in pieces:
+        piece = rest + piece if rest else piece
+        end = len(piece) - len(piece) % width
+        rest = piece[end:]
+        if end:
+            yield np.frombuffer(piece, dtype, end // width * channels).reshape(-1, channels).T
+
+
+class _Sndfile:
+    """What libsndfile decodes."""
+
+    def __init__(self, file: soundfile.SoundFile, content: Content, container: str) -> None:
+        check_format(file.samplerate, file.channels)
+        self.container, self.sample_rate, self.channels = container, int(file.samplerate), int(file.channels)
+        self._file, self._content = file, content
+        self._is_past_end = False
+
+    def blocks(self, first: int, frames: int) -> Iterator[np.ndarray]:
+        declared = int(self._file.frames)
+        self._is_past_end = first >= declared > 0
+        if self._is_past_end:
+            return
+        if first:
+            self._file.seek(first)
+        # Most files are one block. A header that lies about its length costs one block.
+        frames = max(1, min(frames, declared))
+        dtype = "int16" if self._file.subtype in _EXACT_IN_16 else "float32"
+        while len(block := self._file.read(frames, dtype=dtype, always_2d=True)):
+            yield block.T
+
+    def truncation(self, frames: int) -> str | None:
+        return None if self._is_past_end else cut_short(self._content, self.container, frames)
+
+
+class _Ffmpeg:
+    """The first audio track of what FFmpeg opens. An error in mid-stream ends it there."""
+
+    def __init__(self, file: BinaryIO, content: Content, container: str, closing: contextlib.ExitStack) -> None:
+        try:
+            options = {"format_whitelist": _DEMUXERS}
+            self._opened = closing.enter_context(av.open(file, metadata_errors="ignore", container_options=options))
+            self._track = _audio_track(self._opened)
+        except _AV_ERRORS as error:
+            raise _not_opened(content, container, error) from error
+        self.container = container or self._opened.format.name.split(",")[0]
+        # Of a pipe only the beginning is there to be looked at.
+        self._content = content if file.seekable() else None
+        self._error: str | None = None
+        self._decoded = self._decode()
+        block = next(self._decoded, None)
+        if block is None:
+            raise AudioError("unreadable", self._error or "no frame of its audio track can be decoded")
+        self.sample_rate, self.channels = int(self._track.sample_rate), len(block)
+        check_format(self.sample_rate, self.channels)
+        self._decoded = itertools.chain([block], self._decoded)
+
+    def blocks(self, first: int, frames: int) -> Iterator[np.ndarray]:
+        frames = max(1, min(frames, round(_JOINED_SECONDS * self.sample_rate)))
+        waiting: list[np.ndarray] = []
+        for block in self._decoded:
+            skipped = min(first, block.shape[1])
+            first -= skipped
+            waiting.append(block[:, skipped:])
+            if sum(each.shape[1] for each in waiting) >= frames:
+                yield np.concatenate(waiting, axis=1)
+                waiting = []
+        if waiting:
+            yield np.concatenate(waiting, axis=1)
+
+    def truncation(self, frames: int) -> str | None:
+        cut = cut_short(self._content, self.container, frames) if self._content is not None else None
+        return self._error or cut or _av_cut(self._opened, self._track, frames)
+
+    def _decode(self) -> Iterator[np.ndarray]:
+        """Yield FFmpeg's frames; `_error` says why they end early, if they do."""
+        form: tuple[int, int] | None = None
+        frames = 0
+        try:
+            for frame in self._opened.decode(self._track):
+                form = form or (frame.sample_rate, frame.layout.nb_channels)
+                if (frame.sample_rate, frame.layout.nb_channels) != form:
+                    self._error = f"its rate or channels change after {frames / form[0]:.2f} s"
+                    return
+                frames += frame.samples
+                yield _planar(frame)
+        except _AV_ERRORS as error:
+            self._error = stopped(frames / form[0] if form else 0.0, error)
+
+
+class _SteadyFile(io.RawIOBase):
+    """A file that stays where it is when a damaged header sends libsndfile to a position before its beginning.
 
     soundfile calls `seek` from C, where an exception can only be printed.
     """
@@ -63,7 +232,7 @@ class _Steady(io.RawIOBase):
         return self._file.tell()
 
 
-def believable(sample_rate: int, channels: int) -> None:
+def check_format(sample_rate: int, channels: int) -> None:
     """Raise AudioError 'unreadable' for a rate or a number of channels that only a damaged header declares."""
     if not RATES[0] <= sample_rate <= RATES[1] or channels < 1:
         raise AudioError(
@@ -72,67 +241,29 @@ def believable(sample_rate: int, channels: int) -> None:
         )
 
 
-def open_sndfile(file: BinaryIO, content: Content, container: str) -> soundfile.SoundFile | None:
+def _open_sndfile(file: BinaryIO, content: Content, container: str) -> soundfile.SoundFile | None:
     """Open with libsndfile; None where it cannot, and FFmpeg may."""
     if container == "mp3" and cut_short(content, container, 0):
         return None  # libsndfile's mp3 decoder writes about such files to the terminal
     try:
-        return soundfile.SoundFile(_Steady(file))
+        return soundfile.SoundFile(_SteadyFile(file))
     except soundfile.LibsndfileError:
         return None
 
 
-def sndfile_dtype(file: soundfile.SoundFile) -> str:
-    """int16 where every sample is exact in it, else float32."""
-    return "int16" if file.subtype in _EXACT_IN_16 else "float32"
-
-
-def sndfile_blocks(file: soundfile.SoundFile, frames: int) -> Iterator[np.ndarray]:
-    """Read (channels, frames) blocks to the real end, whatever the header declares."""
-    dtype = sndfile_dtype(file)
-    while True:
-        block = file.read(frames, dtype=dtype, always_2d=True)
-        if not len(block):
-            return
-        yield block.T
-
-
-def open_av(file: BinaryIO) -> Any:
-    """Open with FFmpeg, as a context manager. Raises one of AV_ERRORS where it cannot."""
-    return av.open(file, metadata_errors="ignore", container_options={"format_whitelist": _DEMUXERS})
-
-
-def not_opened(content: Content, container: str, error: Exception) -> AudioError:
-    """Why FFmpeg, asked last, could not open the content either."""
+def _not_opened(content: Content, container: str, error: Exception) -> AudioError:
+    """Why FFmpeg, the last decoder, could not open the content either."""
     cut = cut_short(content, container, 0)
     if cut:
         return AudioError("truncated", f"{cut}; what is left cannot be decoded")
-    what = f"its content begins like {container}, but" if container else "its content is no sound that is known:"
-    return AudioError("unreadable", f"{what} FFmpeg says '{_reason(error)}'")
+    what = f"its content begins like {container}, but" if container else "its content is no audio format that is known:"
+    return AudioError("unreadable", f"{what} FFmpeg reports '{_reason(error)}'")
 
 
-def sound_track(file: Any) -> Any:
-    """The first sound track of what `open_av` opened. Raises AudioError 'unreadable' where there is none."""
+def _audio_track(file: Any) -> Any:
     if not file.streams.audio:
-        raise AudioError("unreadable", f"it holds no sound track (it is {file.format.long_name})")
+        raise AudioError("unreadable", f"it holds no audio track (it is {file.format.long_name})")
     return file.streams.audio[0]
-
-
-def av_blocks(file: Any, track: Any, broken: list[str]) -> Iterator[np.ndarray]:
-    """Yield the track as (channels, frames) blocks; say in `broken` why it ends early, if it does."""
-    form: tuple[int, int] | None = None
-    frames = 0
-    try:
-        for frame in file.decode(track):
-            form = form or (frame.sample_rate, frame.layout.nb_channels)
-            if (frame.sample_rate, frame.layout.nb_channels) != form:
-                broken.append(f"its rate or channels change after {frames / form[0]:.2f} s")
-                return
-            frames += frame.samples
-            yield _planar(frame)
-    except AV_ERRORS as error:
-        seconds = frames / form[0] if form else 0.0
-        broken.append(stopped(seconds, error))
 
 
 def stopped(seconds: float, error: Exception) -> str:
@@ -152,7 +283,7 @@ def _planar(frame: Any) -> np.ndarray:
     return values if values.dtype == np.int16 else values.astype(np.float32, copy=False)
 
 
-def av_cut(file: Any, track: Any, frames: int) -> str | None:
+def _av_cut(file: Any, track: Any, frames: int) -> str | None:
     """Compare with the declared duration, where the format has one."""
     if not _TIMED.intersection(file.format.name.split(",")):
         return None
@@ -162,33 +293,11 @@ def av_cut(file: Any, track: Any, frames: int) -> str | None:
         declared = file.duration / av.time_base
     else:
         return None
-    found = frames / track.sample_rate
-    if found >= declared - _DURATION_SLACK:
+    decoded = frames / track.sample_rate
+    if decoded >= declared - _DURATION_SLACK:
         return None
-    return f"its header declares {declared:.2f} s, {found:.2f} s can be decoded"
+    return f"its header declares {declared:.2f} s, {decoded:.2f} s can be decoded"
 
 
 def _reason(error: Exception) -> str:
     return getattr(error, "strerror", None) or str(error)
-
-
-def mixed(samples: np.ndarray, channels: int) -> np.ndarray:
-    """Bring (any, frames) to as many channels as are wanted: see `decode.resample`. What fits stays as it is.
-
-    Raises AudioError 'nan' for samples that are no numbers, or absurdly large.
-    """
-    if samples.size and not (samples.min() > -LOUDEST and samples.max() < LOUDEST):
-        raise AudioError("nan", f"some samples are no finite numbers, or beyond {LOUDEST:g} times full scale")
-    if len(samples) > channels or len(samples) > 2:
-        return np.asarray(samples.mean(axis=0, keepdims=True, dtype=np.float32))
-    return samples
-
-
-def scaled(samples: np.ndarray, dtype: np.dtype) -> np.ndarray:
-    """Mixed samples as float32 with full scale at 32768; `dtype` is what they were before they were mixed."""
-    return samples.astype(np.float32) if dtype == np.int16 else samples * np.float32(32768.0)
-
-
-def rounded(values: np.ndarray) -> np.ndarray:
-    """Values with full scale at 32768 as contiguous int16, rounded and clipped."""
-    return np.ascontiguousarray(np.clip(np.rint(values), -32768.0, 32767.0).astype(np.int16))

@@ -1,6 +1,6 @@
 """Precomputed features, such as log-mel, that take the place of sound: PyTorch's `.pt` files, opened without trust.
 
-In: the content of a file and what the corpus says of it. Out: a Sound whose channels are the bands and whose rate is
+In: the content of a file and what the corpus says of it. Out: DecodedAudio whose channels are the bands and whose rate is
 frames per second, so that everything behind it goes one way; or an AudioError that names the fault. Nothing that a file
 holds is executed (`weights_only`), and what it may take of memory is bounded by its own size before it is opened.
 """
@@ -14,7 +14,7 @@ import zipfile
 
 import numpy as np
 
-from auricle.audio.decode import Sound
+from auricle.audio.decode import DecodedAudio
 from auricle.audio.decoders import LOUDEST
 from auricle.audio.quality import Finding
 from auricle.audio.sniff import sniff
@@ -41,7 +41,7 @@ def most_bytes(num_features: int, frame_rate: int, max_seconds: float) -> int:
     return math.ceil(max_seconds * frame_rate) * num_features * WIDEST_BYTES + SLACK_BYTES
 
 
-def open_frames(content: bytes, *, num_features: int, frame_rate: int, max_seconds: float) -> Sound:
+def open_frames(content: bytes, *, num_features: int, frame_rate: int, max_seconds: float) -> DecodedAudio:
     """Open a `.pt` file of a float tensor (frames, bands): float32 samples (bands, frames) as they are, unscaled.
 
     Raises AudioError: 'unreadable' (no tensor, or nothing that may be opened), 'mismatch' (of another type, shape or
@@ -60,10 +60,10 @@ def open_frames(content: bytes, *, num_features: int, frame_rate: int, max_secon
     # Wider numbers that float32 cannot hold become infinite, and are found by that.
     with np.errstate(over="ignore", invalid="ignore"):
         samples = np.ascontiguousarray(values.T, np.float32)
-    return Sound(samples, frame_rate, CONTAINER)
+    return DecodedAudio(samples, frame_rate, CONTAINER)
 
 
-def find(sound: Sound, *, declared: str | None, min_seconds: float) -> tuple[Finding, ...]:
+def find(sound: DecodedAudio, *, declared: str | None, min_seconds: float) -> tuple[Finding, ...]:
     """Say everything that is wrong with opened frames; `declared` is the number that the corpus' table promises."""
     findings = []
     frames = sound.samples.shape[1]
@@ -79,7 +79,7 @@ def find(sound: Sound, *, declared: str | None, min_seconds: float) -> tuple[Fin
     return tuple(findings)
 
 
-def content_hash(sound: Sound) -> str:
+def content_hash(sound: DecodedAudio) -> str:
     """Hash the values, whatever file they came in: 32 hexadecimal digits. Torch writes a file's name into the file."""
     digest = hashlib.sha256(f"{CONTAINER} {sound.samples.shape} ".encode())
     digest.update(sound.samples.data)

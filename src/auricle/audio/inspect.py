@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from auricle.audio import decode, fingerprint, frames, quality
-from auricle.audio.decode import Sound
+from auricle.audio.decode import DecodedAudio
 from auricle.audio.quality import Finding
 from auricle.audio.settings import Settings
 from auricle.corpus import tree
@@ -59,7 +59,7 @@ class Heard:
 class DecodedClip:
     """A decoded clip and what is wrong with it; `sound` is None where nothing could be decoded."""
 
-    sound: Sound | None
+    sound: DecodedAudio | None
     findings: tuple[Finding, ...]
 
 
@@ -94,7 +94,7 @@ def _open_frames(clip: Clip, settings: Settings, num_features: int, content: byt
     )
 
 
-def as_heard(sound: Sound, settings: Settings) -> np.ndarray:
+def as_heard(sound: DecodedAudio, settings: Settings) -> np.ndarray:
     """What a model is given: int16 (channels, samples) at the settings' rate, or float32 (bands, frames) as they are.
 
     Raises AudioError 'nan' for samples that are no numbers, or absurdly large.

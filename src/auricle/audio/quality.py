@@ -1,6 +1,6 @@
 """What is wrong with a recording, in words that the audit, the store and prediction share.
 
-In: a decoded Sound and the name of its file. Out: findings, each of a kind in KINDS; and a hash by which the same
+In: DecodedAudio and the name of its file. Out: findings, each of a kind in KINDS; and a hash by which the same
 samples in two containers are known as one. A few passes over the samples, and no copies of them.
 """
 
@@ -13,7 +13,7 @@ from types import MappingProxyType
 
 import numpy as np
 
-from auricle.audio.decode import Sound
+from auricle.audio.decode import DecodedAudio
 from auricle.audio.decoders import LOUDEST
 
 KINDS: Mapping[str, str] = MappingProxyType(
@@ -83,7 +83,7 @@ class Finding:
     detail: str
 
 
-def find(sound: Sound, *, name: str, min_seconds: float, max_seconds: float) -> tuple[Finding, ...]:
+def find(sound: DecodedAudio, *, name: str, min_seconds: float, max_seconds: float) -> tuple[Finding, ...]:
     """Say everything that is wrong with a decoded recording; an empty tuple for a sound one.
 
     `name` is the file's name, for its extension. Durations are in seconds, the bounds themselves allowed.
@@ -146,7 +146,7 @@ def _plateaus(samples: np.ndarray, full_scale: float) -> int:
     return count
 
 
-def sound_hash(sound: Sound) -> str:
+def sound_hash(sound: DecodedAudio) -> str:
     """Hash the samples, whatever container they came in: 32 hexadecimal digits (SHA-256 over 16-bit samples, cut).
 
     The same PCM in wav, flac or aiff gives the same hash; a lossy codec or another level does not.

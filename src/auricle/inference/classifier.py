@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from auricle.audio.decode import Sound
+from auricle.audio.decode import DecodedAudio
 from auricle.audio.inspect import DecodedClip
 from auricle.audio.long_recordings import Long, hear_all
 from auricle.audio.recordings import MAX_SECONDS, Heard, Recording, hear, heard_of
@@ -122,14 +122,14 @@ class Classifier:
         A model of precomputed features takes (bands, frames) and their rate. Raises UsageError for another width or rate.
         """
         num_features = self.settings.num_features
-        sound = Sound(np.atleast_2d(samples), sample_rate, "array", None)
+        sound = DecodedAudio(np.atleast_2d(samples), sample_rate, "array", None)
         if num_features is not None:
             if (len(sound.samples), sample_rate) != (num_features, self.settings.sample_rate):
                 raise UsageError(
                     f"The model takes frames of {num_features} bands at {self.settings.sample_rate} a second, and received "
                     f"{sound.samples.shape} at {sample_rate}. Make them as those that it learnt from."
                 )
-            sound = Sound(np.asarray(samples, np.float32), sample_rate, "array", None)
+            sound = DecodedAudio(np.asarray(samples, np.float32), sample_rate, "array", None)
         return self._answer_all([heard_of("array", DecodedClip(sound, ()), self.settings)])[0]
 
     def answers(self, recordings: Iterable[Recording]) -> Iterator[Answer]:

@@ -10,7 +10,7 @@ from pathlib import PurePath
 import numpy as np
 
 from auricle.audio import decode, quality
-from auricle.audio.decode import Sound
+from auricle.audio.decode import DecodedAudio
 from auricle.audio.inspect import DecodedClip, as_heard, open_clip
 from auricle.audio.recordings import DEAF, Heard
 from auricle.audio.settings import Settings
@@ -63,14 +63,14 @@ def _opened(content: bytes, name: str, settings: Settings, limits: Limits, pcm: 
     return DecodedClip(sound, quality.find(sound, name=name, min_seconds=0.0, max_seconds=limits.seconds))
 
 
-def _check(sound: Sound, limits: Limits) -> None:
+def _check(sound: DecodedAudio, limits: Limits) -> None:
     if len(sound.samples) > limits.channels:
         raise Refused("channels", f"it has {len(sound.samples)} channels, and {limits.channels} are allowed")
     if sound.sample_rate > limits.sample_rate:
         raise Refused("rate", f"it has {sound.sample_rate} Hz, and {limits.sample_rate} Hz are allowed")
 
 
-def _raw(content: bytes, pcm: Pcm, limits: Limits) -> Sound:
+def _raw(content: bytes, pcm: Pcm, limits: Limits) -> DecodedAudio:
     """Raw PCM as a sound. A last frame that is not whole is left out."""
     kind = np.dtype(FORMS[pcm.form])
     frames = len(content) // (kind.itemsize * pcm.channels)
@@ -80,4 +80,4 @@ def _raw(content: bytes, pcm: Pcm, limits: Limits) -> Sound:
         raise Refused("long", f"it lasts more than the {limits.seconds:g} s that are allowed")
     flat = np.frombuffer(content, kind, frames * pcm.channels).reshape(frames, pcm.channels)
     samples = np.ascontiguousarray(flat.T, kind.newbyteorder("="))
-    return Sound(samples, pcm.sample_rate, "raw")
+    return DecodedAudio(samples, pcm.sample_rate, "raw")
