@@ -172,3 +172,23 @@ def model_folder(folder: Path) -> Path:
         f"'{folder}' is neither a run folder (with model/config.json in it) nor a model folder (with config.json). "
         "If its training was interrupted, continue with `auricle train DATA --out RUN --resume`."
     )
+
+
+def has_model(folder: Path) -> bool:
+    """Whether it is a run folder or a model folder, with a model for PyTorch."""
+    return any((candidate / "config.json").is_file() for candidate in (RunFolder(folder).model, folder))
+
+
+def exported_model(folder: Path) -> Path | None:
+    """The model.onnx that a run folder or an exported folder holds, None where there is none."""
+    candidates = (folder / "model.onnx", RunFolder(folder).exported / "model.onnx")
+    return next((candidate for candidate in candidates if candidate.is_file()), None)
+
+
+def check_model(folder: Path, runtime: str = "auto") -> None:
+    """Raise RunError for a folder without a model for the runtime: auto, torch or onnx."""
+    exported = exported_model(folder)
+    if runtime == "onnx" and exported is None:
+        raise RunError(f"'{folder}' holds no exported model (model.onnx). `auricle export {folder} --onnx` writes one.")
+    if runtime == "torch" or exported is None:
+        model_folder(folder)

@@ -11,13 +11,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from auricle.audio import decode, fingerprint, frames, quality
-from auricle.audio.decode import DecodedAudio
+from auricle.audio import fingerprint, frames, quality
 from auricle.audio.quality import Finding
+from auricle.audio.recordings import DecodedClip, decode_source, model_input
 from auricle.audio.settings import Settings
-from auricle.corpus import tree
 from auricle.corpus.clip import Clip
-from auricle.errors import AudioError, DataError
 from auricle.parallel import Progress, parallel_map
 
 PART_CLIPS = 32
@@ -55,61 +53,22 @@ class Heard:
     samples: np.ndarray | None
 
 
-@dataclass(frozen=True)
-class DecodedClip:
-    """A decoded clip and what is wrong with it; `sound` is None where nothing could be decoded."""
-
-    sound: DecodedAudio | None
-    findings: tuple[Finding, ...]
-
-
-def open_clip(clip: Clip, settings: Settings, content: bytes | None = None) -> DecodedClip:
-    """Decode one clip and look for faults. Never raises for a bad recording: the fault is in the findings.
-
-    `content` stands for the source's bytes where they are already at hand.
-    """
-    name = clip.id.partition("#")[0]
-    try:
-        if settings.num_features is not None:
-            return _open_frames(clip, settings, settings.num_features, content)
-        content = tree.read_bytes(clip.source) if content is None else content
-        sound = decode.decode(content, start=clip.start, end=clip.end, max_seconds=settings.max_seconds, name=name)
-    except AudioError as error:
-        frames_instead = settings.num_features is None and name.endswith(frames.SUFFIX) and error.kind == "unreadable"
-        hint = "; a .pt file may hold precomputed features, and sound is wanted here" if frames_instead else ""
-        return DecodedClip(None, (Finding(error.kind, error.detail + hint),))
-    except (OSError, DataError) as error:
-        return DecodedClip(None, (Finding("unreadable", f"the file cannot be opened: {error}"),))
-    found = quality.find(sound, name=name, min_seconds=settings.min_seconds, max_seconds=settings.max_seconds)
-    return DecodedClip(sound, found)
-
-
-def _open_frames(clip: Clip, settings: Settings, num_features: int, content: bytes | None) -> DecodedClip:
-    rate, longest = settings.sample_rate, settings.max_seconds
-    if content is None:
-        content = tree.read_bytes(clip.source, frames.most_bytes(num_features, rate, longest))
-    sound = frames.open_frames(content, num_features=num_features, frame_rate=rate, max_seconds=longest)
-    return DecodedClip(
-        sound, frames.find(sound, declared=clip.meta.get(DECLARED_FRAMES), min_seconds=settings.min_seconds)
+def open_clip(clip: Clip, settings: Settings) -> DecodedClip:
+    """Decode one clip and look for faults. Never raises for a bad recording: the fault is in the findings."""
+    return decode_source(
+        clip.source,
+        settings,
+        name=clip.id.partition("#")[0],
+        start=clip.start,
+        end=clip.end,
+        declared_frames=clip.meta.get(DECLARED_FRAMES),
     )
-
-
-def as_heard(sound: DecodedAudio, settings: Settings) -> np.ndarray:
-    """What a model is given: int16 (channels, samples) at the settings' rate, or float32 (bands, frames) as they are.
-
-    Raises AudioError 'nan' for samples that are no numbers, or absurdly large.
-    """
-    if settings.num_features is not None:
-        if not np.isfinite(sound.samples).all():
-            raise AudioError("nan", "some values of the frames are no finite numbers")
-        return sound.samples
-    return decode.resample(sound, settings.sample_rate, settings.channels)
 
 
 def look(clip: Clip, settings: Settings, keep: bool) -> Heard:
     """Take the facts of one clip and, with `keep`, its samples as the model will hear them."""
     opened = open_clip(clip, settings)
-    sound = opened.sound
+    sound = opened.audio
     if sound is None:
         return Heard(ClipInfo(clip.id, 0.0, 0, 0, "", opened.findings, "", _NO_PRINT), None)
     damaged = any(finding.kind == "nan" for finding in opened.findings)
@@ -132,7 +91,7 @@ def look(clip: Clip, settings: Settings, keep: bool) -> Heard:
     )
     if not keep or not facts.usable:
         return Heard(facts, None)
-    return Heard(facts, as_heard(sound, settings))
+    return Heard(facts, model_input(sound, settings))
 
 
 def survey(clips: Iterable[Clip], settings: Settings, *, keep: bool) -> Iterator[Heard]:

@@ -1,38 +1,48 @@
-"""What is to be answered for, and how a model hears it.
+"""The one reader of recordings: files, folders, archives, globs and lists to samples in a model's form.
 
-In: files, folders, archives, globs, lists. Out: their samples as a model of some settings hears them, in order, decoded
-ahead in threads; one that cannot be heard comes with the reason. Memory is bounded by the seconds decoded at a time,
-not by the number of files.
+In: names, in order. Out, in that order: decoded recordings, read ahead in threads; short ones whole, in chunks, a long
+one as a stream of blocks. Memory is bounded by the seconds decoded at a time, whatever the length and the number of
+the files. A recording that cannot be decoded comes with its error.
 """
 
 import collections
+import io
 import itertools
 import json
 import sys
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
+from typing import BinaryIO, cast
 
 import numpy as np
 
-from auricle.audio.frames import SUFFIX as FRAMES_SUFFIX
-from auricle.audio.inspect import DecodedClip, as_heard, open_clip
+from auricle.audio import decode, frames, quality, stream
+from auricle.audio.decode import DecodedAudio
+from auricle.audio.quality import Finding
 from auricle.audio.settings import Settings
 from auricle.corpus import tree
 from auricle.corpus.archive import is_archive
-from auricle.corpus.clip import Clip
-from auricle.errors import DataError, UsageError
+from auricle.errors import AudioError, DataError, UsageError
 from auricle.parallel import cores
 
 MAX_SECONDS = 6 * 3600.0
 CHUNK_SECONDS = 600.0
 CHUNK_FILES = 256
+# A recording that is no longer is decoded and classified whole.
+WHOLE_SECONDS = 600.0
+# What is larger is not read at once. Ten minutes of MP3 are smaller.
+WHOLE_BYTES = 12 << 20
+# Files that are read ahead for each core.
+_AHEAD = 2
+# These faults leave nothing to classify; a recording with any other fault is classified, with a warning.
+FATAL = frozenset({"unreadable", "empty", "nan"})
 
 
 @dataclass(frozen=True)
 class Recording:
-    """A file to be answered for: its name, the source that opens it, and the seconds in it, None for its two ends."""
+    """A file to classify: its name, the source that opens it, and the seconds in it, None for its two ends."""
 
     name: str
     source: str
@@ -40,24 +50,52 @@ class Recording:
     end: float | None = None
 
 
-@dataclass(frozen=True, eq=False)
-class Heard:
-    """A recording as a model hears it: int16 samples (channels, frames), none where `notes` say that it is deaf."""
+@dataclass(frozen=True)
+class DecodedClip:
+    """A decoded clip and what is wrong with it; `audio` is None where nothing could be decoded."""
+
+    audio: DecodedAudio | None
+    findings: tuple[Finding, ...]
+
+
+@dataclass(eq=False)
+class DecodedRecording:
+    """A recording in a model's form: blocks of int16 (channels, samples), or of float32 (num_features, frames).
+
+    A whole recording is one block. One that `is_long` may have many, which are decoded once, as they are taken; its
+    `seconds` and `warnings` are complete when the blocks are at their end. `error` says why there are no samples.
+    """
 
     name: str
-    samples: np.ndarray
-    notes: tuple[str, ...]
+    blocks: Iterable[np.ndarray]
+    seconds: float = 0.0
+    warnings: tuple[str, ...] = ()
+    error: str | None = None
+    is_long: bool = False
 
     @property
-    def error(self) -> str | None:
-        return None if self.samples.shape[-1] else ("; ".join(self.notes) or "empty: no samples")
+    def samples(self) -> np.ndarray:
+        """The samples of a recording that was decoded whole."""
+        (samples,) = self.blocks
+        return samples
+
+
+def whole_recording(
+    name: str, samples: np.ndarray, settings: Settings, warnings: tuple[str, ...] = ()
+) -> DecodedRecording:
+    """A recording in memory, in the settings' form; without samples the warnings are its error."""
+    if not samples.shape[-1]:
+        return DecodedRecording(name, (), error="; ".join(warnings) or "empty: no samples")
+    seconds = samples.shape[-1] / settings.sample_rate
+    is_long = settings.num_features is None and seconds > WHOLE_SECONDS
+    return DecodedRecording(name, (samples,), seconds, warnings, is_long=is_long)
 
 
 def recordings(inputs: Iterable[str]) -> Iterator[Recording]:
-    """Expand files, folders, archives, globs and '-' (a recording on standard input) into what is to be answered.
+    """Expand files, folders, archives, globs and '-' (a recording on standard input) into recordings.
 
-    A list of utterances (a .json file that has them) gives these, by the names that it has for them. A name that does
-    not exist is passed on: it gets an answer that says so.
+    A .json file lists utterances, and gives these by the names that it has for them. A name that does not exist is
+    passed on: its prediction has the error.
     """
     for name in inputs:
         path = Path(name)
@@ -68,11 +106,11 @@ def recordings(inputs: Iterable[str]) -> Iterator[Recording]:
                 listed = tree.open_tree(name)
             except DataError as error:
                 raise UsageError(str(error)) from error
-            found = [member for member in listed.names if tree.is_audio(member)]
-            found = found or [member for member in listed.names if member.endswith(FRAMES_SUFFIX)]
-            if not found:
+            members = [member for member in listed.names if tree.is_audio(member)]
+            members = members or [member for member in listed.names if member.endswith(frames.SUFFIX)]
+            if not members:
                 raise UsageError(f"'{name}' holds no audio files. Give files, folders, archives or globs that do.")
-            yield from (Recording(f"{name.rstrip('/')}/{member}", listed.source(member)) for member in found)
+            yield from (Recording(f"{name.rstrip('/')}/{member}", listed.source(member)) for member in members)
         elif path.suffix == ".json":
             yield from listed_utterances(path)
         else:
@@ -80,30 +118,42 @@ def recordings(inputs: Iterable[str]) -> Iterator[Recording]:
 
 
 def listed_utterances(path: Path) -> Iterator[Recording]:
-    """The utterances that a testdata.json lists, in its order; their files lie beside it.
+    """Read the utterances that a testdata.json lists, in its order, from files in its folder.
 
     Raises UsageError for a file that is no such list, or names files elsewhere.
     """
-    wanted = '{"utterances": [{"feature_path": "uttr-….pt"}, …]}'
+    example = '{"utterances": [{"feature_path": "uttr-….pt"}, …]}'
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
         names = [row["feature_path"] for row in content["utterances"]]
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UsageError(f"'{path}' is no list of utterances ({error!r}). It needs {wanted}.") from error
+        raise UsageError(f"'{path}' is no list of utterances ({error!r}). It needs {example}.") from error
     for name in names:
-        place = PurePosixPath(name) if isinstance(name, str) else None
-        if place is None or place.is_absolute() or ".." in place.parts:
-            raise UsageError(f"'{path}' lists {name!r}, and files beside it are allowed: {wanted}.")
-        yield Recording(name, str(path.parent / place))
+        relative = PurePosixPath(name) if isinstance(name, str) else None
+        if relative is None or relative.is_absolute() or ".." in relative.parts:
+            raise UsageError(f"'{path}' lists {name!r}. Files in its own folder are allowed: {example}.")
+        yield Recording(name, str(path.parent / relative))
 
 
-def hear(recordings: Iterable[Recording], settings: Settings) -> Iterator[list[Heard]]:
-    """Decode many files, in order, in chunks that are bounded in seconds and in number."""
-    chunk: list[Heard] = []
+def read_recordings(
+    recordings: Iterable[Recording], settings: Settings, *, whole: bool = False
+) -> Iterator[list[DecodedRecording]]:
+    """Decode recordings in order, in chunks that are bounded in seconds and in number.
+
+    A long recording is a chunk of its own, and is decoded while its blocks are taken: take all of them before the next
+    chunk. With `whole` every recording is decoded whole, as precomputed features always are.
+    """
+    chunk: list[DecodedRecording] = []
     seconds = 0.0
-    for recording, opened in _opened(recordings, settings):
-        chunk.append(heard_of(recording.name, opened, settings))
-        seconds += chunk[-1].samples.shape[-1] / settings.sample_rate
+    for recording in _in_order(recordings, settings, whole):
+        if recording.is_long and not whole:
+            if chunk:
+                yield chunk
+            chunk, seconds = [], 0.0
+            yield [recording]
+            continue
+        chunk.append(recording)
+        seconds += recording.seconds
         if seconds >= CHUNK_SECONDS or len(chunk) >= CHUNK_FILES:
             yield chunk
             chunk, seconds = [], 0.0
@@ -111,33 +161,155 @@ def hear(recordings: Iterable[Recording], settings: Settings) -> Iterator[list[H
         yield chunk
 
 
-# With these there is nothing to be heard; a clip with any other fault is answered, with a warning.
-DEAF = frozenset({"unreadable", "empty", "nan"})
+def decode_source(
+    source: str,
+    settings: Settings,
+    *,
+    name: str,
+    start: float | None = None,
+    end: float | None = None,
+    content: bytes | None = None,
+    declared_frames: str | None = None,
+) -> DecodedClip:
+    """Decode one source, or a section of it, and look for faults. A bad recording never raises: it has findings.
+
+    `content` stands for the source's bytes where they are already at hand. `declared_frames` is how many frames of
+    precomputed features the corpus promises.
+    """
+    try:
+        if settings.num_features is not None:
+            return _decode_features(source, settings, settings.num_features, content, declared_frames)
+        content = tree.read_bytes(source) if content is None else content
+        audio = decode.decode(content, start=start, end=end, max_seconds=settings.max_seconds, name=name)
+    except AudioError as error:
+        is_features = settings.num_features is None and name.endswith(frames.SUFFIX) and error.kind == "unreadable"
+        hint = "; a .pt file may hold precomputed features, and audio is needed here" if is_features else ""
+        return DecodedClip(None, (Finding(error.kind, error.detail + hint),))
+    except (OSError, DataError) as error:
+        return DecodedClip(None, (Finding("unreadable", f"the file cannot be opened: {error}"),))
+    findings = quality.find(audio, name=name, min_seconds=settings.min_seconds, max_seconds=settings.max_seconds)
+    return DecodedClip(audio, findings)
 
 
-def heard_of(name: str, opened: DecodedClip, settings: Settings) -> Heard:
-    notes = tuple(f"{finding.kind}: {finding.detail}" for finding in opened.findings)
-    if opened.sound is None or any(finding.kind in DEAF for finding in opened.findings):
-        return Heard(name, np.zeros((1, 0), np.int16), notes)
-    return Heard(name, as_heard(opened.sound, settings), notes)
+def _decode_features(
+    source: str, settings: Settings, num_features: int, content: bytes | None, declared_frames: str | None
+) -> DecodedClip:
+    rate, longest = settings.sample_rate, settings.max_seconds
+    if content is None:
+        content = tree.read_bytes(source, frames.most_bytes(num_features, rate, longest))
+    features = frames.open_frames(content, num_features=num_features, frame_rate=rate, max_seconds=longest)
+    return DecodedClip(features, frames.find(features, declared=declared_frames, min_seconds=settings.min_seconds))
 
 
-def _opened(recordings: Iterable[Recording], settings: Settings) -> Iterator[tuple[Recording, DecodedClip]]:
-    """Decode ahead in threads, a few files per core at a time, in order."""
-    workers = cores()
-    with ThreadPoolExecutor(workers, thread_name_prefix="auricle-open") as pool:
-        pending: collections.deque[tuple[Recording, Future[DecodedClip]]] = collections.deque()
+def model_input(audio: DecodedAudio, settings: Settings) -> np.ndarray:
+    """Convert to the settings' form: int16 (channels, samples) at their rate, or float32 (num_features, frames).
+
+    Raises AudioError 'nan' for samples that are not finite, or absurdly large.
+    """
+    if settings.num_features is not None:
+        if not np.isfinite(audio.samples).all():
+            raise AudioError("nan", "some values of the frames are not finite")
+        return audio.samples
+    return decode.resample(audio, settings.sample_rate, settings.channels)
+
+
+def convert_clip(name: str, clip: DecodedClip, settings: Settings) -> DecodedRecording:
+    """Convert a decoded clip to the settings' form; its findings become warnings, or its error."""
+    warnings = tuple(f"{finding.kind}: {finding.detail}" for finding in clip.findings)
+    if clip.audio is None or any(finding.kind in FATAL for finding in clip.findings):
+        return whole_recording(name, np.zeros((1, 0), np.int16), settings, warnings)
+    return whole_recording(name, model_input(clip.audio, settings), settings, warnings)
+
+
+def _in_order(recordings: Iterable[Recording], settings: Settings, whole: bool) -> Iterator[DecodedRecording]:
+    """Read ahead what is short; what turns out to be long is streamed when it is next."""
+    with ThreadPoolExecutor(cores(), thread_name_prefix="auricle-decode") as pool:
         remaining = iter(recordings)
-        for recording in itertools.islice(remaining, workers * 4):
-            pending.append((recording, pool.submit(_open, recording, settings)))
+        pending: collections.deque[tuple[Recording, Future[DecodedRecording | BinaryIO | str]]] = collections.deque()
+        for recording in itertools.islice(remaining, cores() * _AHEAD):
+            pending.append((recording, pool.submit(_read_ahead, recording, settings, whole)))
         while pending:
             recording, future = pending.popleft()
-            opened = future.result()
+            result = future.result()
             for following in itertools.islice(remaining, 1):
-                pending.append((following, pool.submit(_open, following, settings)))
-            yield recording, opened
+                pending.append((following, pool.submit(_read_ahead, following, settings, whole)))
+            yield result if isinstance(result, DecodedRecording) else _streamed(recording.name, result, settings)
 
 
-def _open(recording: Recording, settings: Settings) -> DecodedClip:
-    clip = Clip(recording.name, recording.source, "", start=recording.start, end=recording.end)
-    return open_clip(clip, settings, content=sys.stdin.buffer.read() if recording.source == "-" else None)
+def _read_ahead(recording: Recording, settings: Settings, whole: bool) -> DecodedRecording | BinaryIO | str:
+    """Decode the recording, if it is short; else return what it can be streamed from."""
+    source: BinaryIO | str = recording.source
+    content: bytes | None = None
+    if whole or settings.num_features is not None or recording.start is not None or recording.end is not None:
+        content = sys.stdin.buffer.read() if source == "-" else None
+        return convert_clip(recording.name, _decode(recording, settings, content), settings)
+    if source == "-":
+        content = _first_bytes(sys.stdin.buffer)
+        if len(content) > WHOLE_BYTES:
+            return cast(BinaryIO, stream.JoinedFile(content, sys.stdin.buffer))
+        source = io.BytesIO(content)
+    elif (tree.size_of(recording.source) or 0) > WHOLE_BYTES:
+        return source
+    clip = _decode(recording, replace(settings, max_seconds=WHOLE_SECONDS), content)
+    is_long = clip.audio is None and any(finding.kind == "long" for finding in clip.findings)
+    return source if is_long else convert_clip(recording.name, clip, settings)
+
+
+def _decode(recording: Recording, settings: Settings, content: bytes | None) -> DecodedClip:
+    name, start, end = recording.name.partition("#")[0], recording.start, recording.end
+    return decode_source(recording.source, settings, name=name, start=start, end=end, content=content)
+
+
+def _first_bytes(file: BinaryIO) -> bytes:
+    """The first bytes of a pipe, one more than WHOLE_BYTES at most."""
+    content = b""
+    while len(content) <= WHOLE_BYTES and (piece := file.read(WHOLE_BYTES + 1 - len(content))):
+        content += piece
+    return content
+
+
+def _streamed(name: str, source: BinaryIO | str, settings: Settings) -> DecodedRecording:
+    """Stream a recording; one that proves to be short, or cannot be decoded, comes whole."""
+    findings: list[Finding] = []
+    blocks = stream.blocks(source, settings, findings)
+    first: collections.deque[np.ndarray] = collections.deque()
+    count = 0
+    try:
+        for block in blocks:
+            first.append(block)
+            count += block.shape[1]
+            if count > WHOLE_SECONDS * settings.sample_rate:
+                recording = DecodedRecording(name, (), is_long=True)
+                recording.blocks = _watched(recording, itertools.chain(_drained(first), blocks), settings, findings)
+                return recording
+    except AudioError as error:
+        return DecodedRecording(name, (), error=f"{error.kind}: {error.detail}")
+    except (OSError, DataError) as error:
+        return DecodedRecording(name, (), error=f"unreadable: the file cannot be opened: {error}")
+    audio = DecodedAudio(np.concatenate(first, axis=1), settings.sample_rate, "", None)
+    faults = quality.find(audio, name="", min_seconds=0.0, max_seconds=WHOLE_SECONDS)
+    return convert_clip(name, DecodedClip(audio, (*findings, *faults)), settings)
+
+
+def _drained(first: collections.deque[np.ndarray]) -> Iterator[np.ndarray]:
+    """The first blocks, none of them held any longer than it is needed."""
+    while first:
+        yield first.popleft()
+
+
+def _watched(
+    recording: DecodedRecording, blocks: Iterable[np.ndarray], settings: Settings, findings: list[Finding]
+) -> Iterator[np.ndarray]:
+    """Pass blocks on and complete the recording at their end. A source that breaks off ends there."""
+    count, peak = 0, 0
+    try:
+        for block in blocks:
+            count += block.shape[1]
+            peak = max(peak, int(block.max()), -int(block.min()))
+            yield block
+    except (OSError, AudioError, DataError) as error:
+        findings.append(Finding("truncated", f"reading stops after {count / settings.sample_rate:.2f} s: {error}"))
+    if peak < quality.SILENT_PEAK * 32768:
+        findings.append(Finding("silent", "nothing in it is louder than -80 dBFS"))
+    recording.seconds = count / settings.sample_rate
+    recording.warnings = tuple(f"{finding.kind}: {finding.detail}" for finding in findings)

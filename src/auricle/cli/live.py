@@ -6,12 +6,13 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from auricle import run_folder
 from auricle.cli.options import command, quiet_libraries
-from auricle.cli.predict import event_options, rules_of, seconds_of
+from auricle.cli.predict import event_options, event_rules, seconds_option
 from auricle.errors import UsageError
 
 if TYPE_CHECKING:
-    from auricle.inference.live import Said
+    from auricle.inference.live import Message
 
 # Of a window. A finer hop gives sharper edges, and costs more: it leaves room for a window that takes twice as long.
 _HOP, _ROOM = 0.125, 2.0
@@ -24,19 +25,19 @@ _EXAMPLES = """Feed it from a recorder:
 
 def declare(commands: Any) -> None:
     """Add the command to the parser."""
-    live = command(commands, "listen-live", _listen_live, "name sounds as they happen, from raw samples on stdin")
+    live = command(commands, "listen-live", _listen_live, "detect events as they happen, in raw samples on stdin")
     live.formatter_class = argparse.RawDescriptionHelpFormatter
     live.epilog = _EXAMPLES
     live.add_argument("run", type=Path, metavar="RUN", help="a run folder, model folder or exported folder")
-    live.add_argument("--rate", type=int, default=16_000, metavar="HZ", help="of what comes in (default: 16000)")
-    live.add_argument("--channels", type=int, default=1, help="of what comes in, interleaved (default: 1)")
-    live.add_argument("--form", choices=("s16le", "f32le"), default="s16le", help="of a sample (default: s16le)")
-    live.add_argument("--window", type=seconds_of, metavar="SECONDS", help="heard at once (default: the model's own)")
+    live.add_argument("--rate", type=int, default=16_000, metavar="HZ", help="sample rate of the input (default: 16000)")
+    live.add_argument("--channels", type=int, default=1, help="channels of the input, interleaved (default: 1)")
+    live.add_argument("--encoding", choices=("s16le", "f32le"), default="s16le", help="sample format (default: s16le)")
+    live.add_argument("--window", type=seconds_option, metavar="SECONDS", help="length of a window (default: the model's own)")
     live.add_argument(
-        "--hop", type=seconds_of, metavar="SECONDS", help="from one window to the next (default: 1/8 of it)"
+        "--hop", type=seconds_option, metavar="SECONDS", help="from one window to the next (default: 1/8 of it)"
     )
     live.add_argument(
-        "--no-unknown", dest="refuse", action="store_false", help="name a class even where the model is not sure enough"
+        "--no-unknown", dest="refuse", action="store_false", help="name a class even below the model's threshold"
     )
     live.add_argument(
         "--precision", choices=("auto", "float32", "bf16"), default="auto", help="of large encoders (default: auto)"
@@ -48,44 +49,45 @@ def declare(commands: Any) -> None:
 
 
 def _listen_live(options: argparse.Namespace) -> int:
+    rules = event_rules(options)
+    run_folder.check_model(options.run, options.runtime)
     from auricle.audio import stream
     from auricle.inference.classifier import load
     from auricle.inference.live import latency, listen
-    from auricle.inference.predictor import WindowSpec
+    from auricle.preparation.windows import WindowSpec
 
-    rules = rules_of(options)
     quiet_libraries()
     classifier = load(options.run, options.precision, refuse=options.refuse, runtime=options.runtime)
     if classifier.settings.num_features is not None:
         raise UsageError(
-            "listen-live received a model of precomputed features, and sound is what comes in. Use another model."
+            "listen-live received a model of precomputed features, and its input is audio. Use a model of audio."
         )
     window = options.window or classifier.window_seconds
-    cut = WindowSpec(window, options.hop or window * _HOP)
-    if cut.hop > cut.seconds:
-        raise UsageError(f"--hop received {cut.hop:g}, and windows are {window:g} s long. Allowed: up to that.")
-    blocks = stream.pcm(sys.stdin.buffer, options.rate, options.channels, options.form, classifier.settings)  # type: ignore[arg-type]  # a BufferedReader
-    bound = latency(classifier, cut, rules)
-    if options.hop is None and cut.hop < _ROOM * bound.scoring:
-        cut = WindowSpec(window, min(window, _ROOM * bound.scoring))
-        bound = latency(classifier, cut, rules)
+    spec = WindowSpec(window, options.hop or window * _HOP)
+    if spec.hop > spec.seconds:
+        raise UsageError(f"--hop received {spec.hop:g}, and windows are {window:g} s long. Allowed: up to that.")
+    blocks = stream.pcm(sys.stdin.buffer, options.rate, options.channels, options.encoding, classifier.settings)  # type: ignore[arg-type]  # a BufferedReader
+    bound = latency(classifier, spec, rules)
+    if options.hop is None and spec.hop < _ROOM * bound.scoring:
+        spec = WindowSpec(window, min(window, _ROOM * bound.scoring))
+        bound = latency(classifier, spec, rules)
     if options.json:
-        known = {"rate": options.rate, "channels": options.channels, "window": cut.seconds, "hop": cut.hop}
-        known |= {"begin_within": bound.begin, "end_within": bound.end, "scoring": bound.scoring}
-        _line(json.dumps({"said": "listening", **{name: round(value, 3) for name, value in known.items()}}))
+        fields: dict[str, float] = {"rate": options.rate, "channels": options.channels, "window": spec.seconds, "hop": spec.hop}
+        fields |= {"begin_within": bound.begin, "end_within": bound.end, "scoring": bound.scoring}
+        _line(json.dumps({"type": "listening", **{name: round(value, 3) for name, value in fields.items()}}))
     else:
         _line(
-            f"Listening: {options.rate} Hz, {options.channels} channel(s), {options.form}; windows of {cut.seconds:g} "
-            f"s, one every {cut.hop:g} s, {bound.scoring * 1000:.0f} ms to score each."
+            f"Listening: {options.rate} Hz, {options.channels} channel(s), {options.encoding}; windows of {spec.seconds:g} "
+            f"s, one every {spec.hop:g} s, {bound.scoring * 1000:.0f} ms to score each."
         )
-        _line(f"An event is named at most {bound.begin:.1f} s after it begins, its end {bound.end:.1f} s after it.")
-        if bound.scoring > cut.hop:
+        _line(f"An event is reported at most {bound.begin:.1f} s after it begins, its end {bound.end:.1f} s after it.")
+        if bound.scoring > spec.hop:
             _line(
-                "! Scoring is slower than the sound comes: windows will be skipped, and lines come later than that. "
+                "! Scoring is slower than the audio comes: windows will be skipped, and lines come later than that. "
                 f"Try --hop {_ROOM * bound.scoring:.2g}."
             )
-    for said in listen(classifier, blocks, cut, rules):
-        _line(json.dumps(_as_json(said), ensure_ascii=False) if options.json else _told(said))
+    for message in listen(classifier, blocks, spec, rules):
+        _line(json.dumps(_as_json(message), ensure_ascii=False) if options.json else _as_text(message))
     return 0
 
 
@@ -93,24 +95,24 @@ def _line(text: str) -> None:
     print(text, flush=True)
 
 
-def _told(said: "Said") -> str:
-    event = said.event
+def _as_text(message: "Message") -> str:
+    event = message.event
     if event is None:
-        if said.kind == "skipped":
-            return f"! {said.windows} windows skipped: scoring is slower than the sound comes. A longer --hop helps."
-        return f"{said.seconds:.1f} s heard in {said.windows} windows."
-    if said.kind == "begin":
-        return f"begin  {event.start:9.2f} s             {event.label}  (said {said.after:.1f} s after)"
+        if message.kind == "skipped":
+            return f"! {message.windows} windows skipped: scoring is slower than the audio comes. A longer --hop helps."
+        return f"{message.seconds:.1f} s in {message.windows} windows."
+    if message.kind == "begin":
+        return f"begin  {event.start:9.2f} s             {event.label}  ({message.after:.1f} s after)"
     return (
         f"end    {event.start:9.2f} - {event.end:.2f} s   {event.label} {event.probability * 100:.0f} %  "
-        f"(said {said.after:.1f} s after)"
+        f"({message.after:.1f} s after)"
     )
 
 
-def _as_json(said: "Said") -> dict[str, Any]:
-    event = said.event
+def _as_json(message: "Message") -> dict[str, Any]:
+    event = message.event
     if event is None:
-        return {"said": said.kind, "windows": said.windows, "seconds": round(said.seconds, 3)}
-    times = {"start": round(event.start, 3)} | ({"end": round(event.end, 3)} if said.kind == "end" else {})
-    known = {"probability": round(event.probability, 6), "after": round(said.after, 3)}
-    return {"said": said.kind, "label": event.label, **times, **known}
+        return {"type": message.kind, "windows": message.windows, "seconds": round(message.seconds, 3)}
+    times = {"start": round(event.start, 3)} | ({"end": round(event.end, 3)} if message.kind == "end" else {})
+    fields = {"probability": round(event.probability, 6), "after": round(message.after, 3)}
+    return {"type": message.kind, "label": event.label, **times, **fields}

@@ -1,4 +1,4 @@
-"""The command `predict`: name what is heard in recordings, whole, window by window, or as events. As `cli`: no logic.
+"""The command `predict`: classify recordings, whole, window by window, or as events. As `cli`: no logic.
 
 Exit codes as everywhere: 1 where some recordings failed.
 """
@@ -9,13 +9,16 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from auricle import run_folder
 from auricle.cli.options import command, quiet_libraries
 from auricle.errors import UsageError
+from auricle.inference.events import EventRules
+from auricle.inference.formats import FORMATS, SINGLE, RowFormat, View
+from auricle.inference.writer import Output
 
 if TYPE_CHECKING:
     from auricle.inference.classifier import Classifier
-    from auricle.inference.formats import View
-    from auricle.inference.predictor import WindowSpec
+    from auricle.preparation.windows import WindowSpec
 
 TABLE_CHOICES = 3
 _KINDS = ("table", "csv", "jsonl", "submission", "audacity", "vtt")
@@ -26,7 +29,7 @@ _WINDOWS_HOP, _EVENTS_HOP = 0.5, 0.125
 
 def declare(commands: Any) -> None:
     """Add the command to the parser."""
-    predict = command(commands, "predict", _predict, "name what is heard in recordings")
+    predict = command(commands, "predict", _predict, "classify recordings")
     predict.add_argument("run", type=Path, metavar="RUN", help="a run folder or a model folder")
     predict.add_argument(
         "files",
@@ -34,15 +37,15 @@ def declare(commands: Any) -> None:
         metavar="FILE",
         help="files, folders, archives, globs, testdata.json, or - for standard input",
     )
-    predict.add_argument("--top", type=_positive, default=TABLE_CHOICES, metavar="K", help="how many classes to name")
+    predict.add_argument("--top", type=_positive, default=TABLE_CHOICES, metavar="K", help="how many classes to list")
     predict.add_argument(
         "--out", type=str, metavar="FILE", help="write a .csv, .jsonl, .txt (Audacity) or .vtt file, or a FOLDER/"
     )
-    predict.add_argument("--resume", action="store_true", help="go on with the interrupted job of --out")
+    predict.add_argument("--resume", action="store_true", help="resume the interrupted job of --out")
     predict.add_argument(
-        "--no-unknown", dest="refuse", action="store_false", help="name a class even where the model is not sure enough"
+        "--no-unknown", dest="refuse", action="store_false", help="name a class even below the model's threshold"
     )
-    predict.add_argument("--format", choices=_KINDS, help="of the rows (default: by the ending of --out, else table)")
+    predict.add_argument("--format", choices=_KINDS, help="row format (default: by the ending of --out, else table)")
     predict.add_argument(
         "--precision", choices=("auto", "float32", "bf16"), default="auto", help="of large encoders (default: auto)"
     )
@@ -57,67 +60,65 @@ def _timeline_options(predict: argparse.ArgumentParser) -> None:
     timeline = predict.add_argument_group("recordings as a timeline")
     timeline.add_argument(
         "--windows",
-        type=seconds_of,
+        type=seconds_option,
         nargs="?",
         const=0.0,
         metavar="SECONDS",
         help="a row for each window; how long windows are (default: the model's own), with --events too",
     )
     timeline.add_argument("--events", action="store_true", help="a row for each event: label, start, end, probability")
-    timeline.add_argument("--hop", type=seconds_of, metavar="SECONDS", help="from one window to the next")
+    timeline.add_argument("--hop", type=seconds_option, metavar="SECONDS", help="from one window to the next")
     event_options(timeline)
 
 
 def event_options(group: Any) -> None:
-    """When an event begins and ends, for every command that finds events."""
-    group.add_argument("--on", type=float, metavar="P", help="the probability at which an event begins")
-    group.add_argument("--off", type=float, metavar="P", help="the probability below which it ends")
-    group.add_argument("--min-seconds", type=float, metavar="SECONDS", help="shorter events are dropped")
-    group.add_argument("--gap", dest="gap_seconds", type=float, metavar="SECONDS", help="shorter gaps are bridged")
-    group.add_argument("--floor", type=float, metavar="DBFS", help="quieter sound (RMS) is no event")
+    """When an event begins and ends, for every command that detects events."""
+    group.add_argument("--onset", type=float, metavar="P", help="an event begins at this probability")
+    group.add_argument("--offset", type=float, metavar="P", help="an event ends below this probability")
+    group.add_argument("--min-seconds", type=float, metavar="SECONDS", help="drop shorter events")
+    group.add_argument("--max-gap", type=float, metavar="SECONDS", help="merge events with a shorter gap between them")
+    group.add_argument("--min-level", type=float, metavar="DBFS", help="no event where the audio is quieter (RMS)")
 
 
-def rules_of(options: argparse.Namespace) -> Any:
-    """The Rules that the options ask for; what they leave open is as in `events`."""
-    from auricle.inference.events import EventRules
-
-    names = ("on", "off", "min_seconds", "gap_seconds", "floor")
+def event_rules(options: argparse.Namespace) -> EventRules:
+    """The rules that the options give; what they leave open is as in `events`."""
+    names = ("onset", "offset", "min_seconds", "max_gap", "min_level")
     given = {name: getattr(options, name) for name in names if getattr(options, name) is not None}
-    if "on" in given and "off" not in given:
-        given["off"] = min(EventRules.off, given["on"])
+    if "onset" in given and "offset" not in given:
+        given["offset"] = min(EventRules.offset, given["onset"])
     return EventRules(**given)
 
 
 def _predict(options: argparse.Namespace) -> int:
+    view: View = "events" if options.events else "windows" if options.windows is not None else "recordings"
+    out, kind = _destination(options, view)
+    rules = event_rules(options)
+    run_folder.check_model(options.run, options.runtime)
     from auricle.audio.recordings import recordings
     from auricle.inference.classifier import load
-    from auricle.inference.formats import SINGLE, Form
-    from auricle.inference.job import Job, job_of
-    from auricle.inference.writer import Output
+    from auricle.inference.job import Job, job_id
 
-    view: View = "events" if options.events else "windows" if options.windows is not None else "answers"
-    out, kind = _destination(options, view)
-    rules = rules_of(options)
     quiet_libraries()
     classifier = load(options.run, options.precision, refuse=options.refuse, runtime=options.runtime)
-    form = Form(view, kind, min(options.top, len(classifier.labels)))
-    cut = _cut(options, view, classifier)
-    wish = {"form": form, "cut": cut, "rules": rules, "precision": options.precision, "refuse": options.refuse}
-    found = recordings(options.files)
+    row_format = RowFormat(view, kind, min(options.top, len(classifier.labels)))
+    spec = None if view == "recordings" else _window_spec(options, view, classifier)
+    listed = recordings(options.files)
     ending = SINGLE.get(kind) if out is not None and _is_folder(options.out) else None
     if kind in SINGLE and ending is None:
-        first = list(itertools.islice(found, 2))
+        first = list(itertools.islice(listed, 2))
         if len(first) > 1:
             raise UsageError(
                 f"--format {kind} received several recordings, and each needs a file of its own. Name a folder: --out "
                 "FOLDER/, or choose csv or jsonl."
             )
-        found = itertools.chain(first, found)
-    job = job_of(options.run, classifier, {**wish, "files": options.files, "out": options.out}) if out else ""
-    output = Output(out, form.heading, job=job, ending=ending, resume=options.resume)
+        listed = itertools.chain(first, listed)
+    wanted = {"format": row_format, "spec": spec or classifier.window_spec, "rules": rules, "refuse": options.refuse}
+    wanted |= {"precision": options.precision, "files": options.files, "out": options.out}
+    job = job_id(options.run, classifier, wanted) if out else ""
+    output = Output(out, row_format.heading, job=job, ending=ending, resume=options.resume)
     failed, keep = None, True
     try:
-        failed = Job(classifier, form, cut, rules, output, _tell).run(found)
+        failed = Job(classifier, row_format, spec, rules, output, _notify).run(listed)
     except KeyboardInterrupt:
         return 130
     except UsageError:
@@ -125,16 +126,16 @@ def _predict(options: argparse.Namespace) -> int:
         raise
     except OSError as error:
         raise UsageError(
-            f"--out received '{options.out}', and writing failed: {error.strerror or error}. Make room, or name "
-            "another place."
+            f"--out received '{options.out}', and writing failed: {error.strerror or error}. Free some disk space, or "
+            "name another file."
         ) from error
     finally:
-        if failed is None and output.leave(keep=keep) and keep:
-            _tell("stopped. The same command with --resume goes on from there.")
+        if failed is None and output.abandon(keep=keep) and keep:
+            _notify("stopped. Resume with the same command and --resume.")
     return 1 if failed else 0
 
 
-def _tell(sentence: str) -> None:
+def _notify(sentence: str) -> None:
     print(f"auricle: {sentence}", file=sys.stderr)
 
 
@@ -142,16 +143,14 @@ def _is_folder(out: str) -> bool:
     return out.endswith("/") or Path(out).is_dir()
 
 
-def _destination(options: argparse.Namespace, view: "View") -> tuple[Path | None, str]:
-    """Where rows go, and their format: what --format says, else --json, else the ending of --out."""
-    from auricle.inference.formats import FORMATS, SINGLE
-
+def _destination(options: argparse.Namespace, view: View) -> tuple[Path | None, str]:
+    """Where rows go, and their format: --format, else --json, else the ending of --out."""
     if options.json and options.format not in (None, "jsonl"):
-        raise UsageError(f"--json received --format {options.format} beside it. Leave one of them away.")
+        raise UsageError(f"--json received --format {options.format} too. Remove one of them.")
     if options.resume and options.out is None:
-        raise UsageError("--resume received no file. Name the one to go on with: --out FILE.")
+        raise UsageError("--resume received no file. Name the file to resume: --out FILE.")
     if options.resume and "-" in options.files:
-        raise UsageError("--resume received '-', and standard input cannot be heard again. Name files.")
+        raise UsageError("--resume received '-', and standard input cannot be read again. Name files.")
     out = Path(options.out) if options.out is not None else None
     kind = options.format or ("jsonl" if options.json else None)
     if kind is None and out is not None:
@@ -168,18 +167,15 @@ def _destination(options: argparse.Namespace, view: "View") -> tuple[Path | None
     return out, str(kind)
 
 
-def _cut(options: argparse.Namespace, view: "View", classifier: "Classifier") -> "WindowSpec":
-    """The windows that are asked for, or the model's own."""
-    from auricle.inference.predictor import WindowSpec
+def _window_spec(options: argparse.Namespace, view: View, classifier: "Classifier") -> "WindowSpec":
+    """The windows of the options, or the model's own."""
+    from auricle.preparation.windows import WindowSpec
 
-    natural = classifier.window_seconds
-    if view == "answers":
-        return classifier.cut
     if classifier.settings.num_features is not None:
         raise UsageError(
-            "--windows and --events received a model of precomputed features. It answers for whole clips only."
+            "--windows and --events received a model of precomputed features. It classifies whole clips only."
         )
-    seconds = options.windows or natural
+    seconds = options.windows or classifier.window_seconds
     hop = options.hop or seconds * (_EVENTS_HOP if view == "events" else _WINDOWS_HOP)
     if hop > seconds:
         raise UsageError(f"--hop received {hop:g}, and windows are {seconds:g} s long. Allowed: up to that.")
@@ -192,8 +188,8 @@ def _positive(text: str) -> int:
     return int(text)
 
 
-def seconds_of(text: str) -> float:
-    """A number of seconds that a window or a hop can have, for argparse."""
+def seconds_option(text: str) -> float:
+    """Parse the seconds of a window or a hop, for argparse."""
     try:
         seconds = float(text)
     except ValueError:

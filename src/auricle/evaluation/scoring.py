@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from auricle.models.onnx_runtime import OnnxModel
-from auricle.preparation.windows import AudioSource, Window, by_length, padded, windows
+from auricle.preparation.windows import AudioSource, Window, by_length, cut_clips, padded
 
 
 @dataclass(frozen=True)
@@ -150,8 +150,10 @@ def _over_windows(
 def windows_of(config: Any, lengths: np.ndarray) -> list[Window]:
     """The windows that a model's config asks for, of clips of so many samples each."""
     seconds = getattr(config, "window_seconds", None)
-    size = round(seconds * config.sample_rate) if seconds else None
-    return windows(lengths, size, getattr(config, "overlap", 0.0))
+    if not seconds:
+        return cut_clips(lengths, None)
+    size = round(seconds * config.sample_rate)
+    return cut_clips(lengths, size, max(1, round(size * (1 - getattr(config, "overlap", 0.0)))))
 
 
 def over(cut: Sequence[Window], batch_samples: int, answer: Callable[[Sequence[Window]], np.ndarray]) -> np.ndarray:

@@ -1,7 +1,8 @@
-"""A trained model that answers: for files, for samples in memory, one or many.
+"""A trained model that predicts: for files, for samples in memory, one or many.
 
-In: a run, model or exported folder, then recordings of any format, rate and length. Out: one Answer or vector for each,
-in order; a file that cannot be heard gets one that says why. PyTorch is imported only where a model needs it.
+In: a run, model or exported folder, then recordings of any format, rate and length. Out: one Prediction or embedding
+for each, in order; a file that cannot be decoded gets one with the reason. PyTorch is imported only where a model needs
+it.
 """
 
 import hashlib
@@ -13,28 +14,40 @@ from typing import Any, Literal
 
 import numpy as np
 
+from auricle.audio import frames, quality
 from auricle.audio.decode import DecodedAudio
-from auricle.audio.inspect import DecodedClip
-from auricle.audio.long_recordings import Long, hear_all
-from auricle.audio.recordings import MAX_SECONDS, Heard, Recording, hear, heard_of
+from auricle.audio.decoders import RATES
+from auricle.audio.recordings import (
+    MAX_SECONDS,
+    DecodedClip,
+    DecodedRecording,
+    Recording,
+    convert_clip,
+    read_recordings,
+)
 from auricle.audio.settings import Settings
 from auricle.errors import MissingExtra, RunError, UsageError
 from auricle.evaluation import scoring
-from auricle.inference.predictor import WindowSpec, moments
+from auricle.inference.predictor import MeanLogits, ScoredWindow, score_recordings
 from auricle.models.onnx_runtime import OnnxModel
-from auricle.preparation.windows import from_arrays
+from auricle.preparation.windows import BATCH_SECONDS, WindowSpec, from_arrays
 from auricle.recipe import REFUSED
-from auricle.run_folder import model_folder
+from auricle.run_folder import check_model, exported_model, has_model, model_folder
 
-BATCH_SECONDS = 60.0
-# How long the windows of a long recording are where neither recipe nor training clips say it, and within which bounds.
+# How long the windows of a long recording are where neither recipe nor training clips define it, and its bounds.
 WINDOW_SECONDS, WINDOW_BOUNDS = 5.0, (1.0, 30.0)
+# Arrays with more channels, or peaks, are in another layout or scale than they should be.
+MAX_CHANNELS, MAX_PEAK = 64, 16.0
+_ARRAYS = (
+    "Accepted: mono (samples,) or channels first (channels, samples), floats in [-1, 1] or int16, for example "
+    "soundfile.read(file)[0].T."
+)
 
 Runtime = Literal["auto", "torch", "onnx"]
 
 
 @dataclass(frozen=True)
-class Choice:
+class LabelProbability:
     """One class and its probability."""
 
     label: str
@@ -42,14 +55,14 @@ class Choice:
 
 
 @dataclass(frozen=True)
-class Answer:
-    """What the model says of one recording. `choices` come best first; empty when `error` says why there are none.
+class Prediction:
+    """What the model predicts for one recording. `choices` come best first; empty where there is an `error`.
 
-    `unknown` says that the best choice is not likely enough to be named: then that is the label.
+    `unknown`: the best choice is below the model's threshold; `label` is then 'unknown'.
     """
 
     name: str
-    choices: tuple[Choice, ...]
+    choices: tuple[LabelProbability, ...]
     seconds: float
     warnings: tuple[str, ...] = ()
     error: str | None = None
@@ -68,10 +81,10 @@ class Answer:
 
 @dataclass(frozen=True, eq=False)
 class Embedded:
-    """What one recording sounds like to the model.
+    """The embedding of one recording.
 
-    vector (width,) float32 of length 1, empty when `error` says why there is none. `content` is a hash of the samples
-    that the model heard: the same sound under another name or in another lossless format has the same.
+    vector (width,) float32 of length 1, empty where there is an `error`. `content` is a hash of the samples in the
+    model's form: the same audio under another name or in another lossless format has the same.
     """
 
     name: str
@@ -83,14 +96,14 @@ class Embedded:
 
 
 class Classifier:
-    """A model folder, opened. Call it with a file name for one Answer.
+    """A loaded model. Call it with a file name for one Prediction.
 
-    `model` is one of PyTorch or an exported Graph. A model with a threshold may answer "unknown"; with `refuse` false
-    it names a class all the same.
+    `model` is PyTorch's or an OnnxModel. A model with a threshold may answer "unknown"; with `refuse` false it names a
+    class even then.
     """
 
     def __init__(self, model: Any, *, refuse: bool = True) -> None:
-        # Several threads may ask: none of them may find the model in training, or put it back there.
+        # Several threads may use it: none of them may find the model in training mode, or put it back there.
         self.model = model if isinstance(model, OnnxModel) else model.eval()
         config = model.config
         self.labels = tuple(config.id2label[number] for number in range(config.num_labels))
@@ -101,94 +114,135 @@ class Classifier:
 
     @property
     def window_seconds(self) -> float:
-        """How long a window of a long recording is: as in judging, else as a typical training clip."""
+        """How long a window of a long recording is: as in evaluation, else as a typical training clip."""
         if window := getattr(self.model.config, "window_seconds", None):
             return float(window)
         typical = getattr(self.model.config, "clip_seconds", None) or WINDOW_SECONDS
         return float(np.clip(typical, *WINDOW_BOUNDS))
 
     @property
-    def cut(self) -> WindowSpec:
-        """The windows of a long recording, as in judging."""
-        return WindowSpec(self.window_seconds, self.window_seconds * (1 - getattr(self.model.config, "overlap", 0.0)))
+    def window_spec(self) -> WindowSpec:
+        """How a long recording is cut, as in evaluation."""
+        overlap = getattr(self.model.config, "overlap", 0.0)
+        return WindowSpec(self.window_seconds, self.window_seconds * (1 - overlap))
 
-    def __call__(self, file: str | Path) -> Answer:
-        """Answer for one file."""
-        return next(self.answers([Recording(str(file), str(file))]))
+    def __call__(self, file: str | Path) -> Prediction:
+        """Classify one file."""
+        return next(self.predict([Recording(str(file), str(file))]))
 
-    def classify(self, samples: np.ndarray, sample_rate: int) -> Answer:
-        """Answer for samples in memory: float in [-1, 1] or int16, (frames,) or (channels, frames).
+    def classify(self, samples: np.ndarray, sample_rate: int) -> Prediction:
+        """Classify samples in memory: floats in [-1, 1] or int16, mono (samples,) or channels first (channels, samples).
 
-        A model of precomputed features takes (bands, frames) and their rate. Raises UsageError for another width or rate.
+        A model of precomputed features takes floats (num_features, frames) and their rate. Silence and other faults of
+        the audio are warnings, as for files. Raises UsageError for any other array or rate.
         """
-        num_features = self.settings.num_features
-        sound = DecodedAudio(np.atleast_2d(samples), sample_rate, "array", None)
-        if num_features is not None:
-            if (len(sound.samples), sample_rate) != (num_features, self.settings.sample_rate):
-                raise UsageError(
-                    f"The model takes frames of {num_features} bands at {self.settings.sample_rate} a second, and received "
-                    f"{sound.samples.shape} at {sample_rate}. Make them as those that it learnt from."
-                )
-            sound = DecodedAudio(np.asarray(samples, np.float32), sample_rate, "array", None)
-        return self._answer_all([heard_of("array", DecodedClip(sound, ()), self.settings)])[0]
+        (prediction,) = self._predict_chunk([convert_clip("array", self._clip(samples, sample_rate), self.settings)])
+        return prediction
 
-    def answers(self, recordings: Iterable[Recording]) -> Iterator[Answer]:
-        """Answer for many files, in order, with bounded memory; long ones by the mean over windows."""
-        for heard in hear_all(recordings, self.settings):
-            if isinstance(heard, Long):
-                mean = np.mean([moment.logits for moment in moments(self, heard.blocks, self.cut)], axis=0)
-                yield self.answer(heard.name, mean, heard.seconds, heard.notes)
-            else:
-                yield from self._answer_all(heard)
+    def predict(self, recordings: Iterable[Recording]) -> Iterator[Prediction]:
+        """Classify many files, in order, with bounded memory; long ones by the mean over windows."""
+        for chunk in read_recordings(recordings, self.settings):
+            yield from self._predict_chunk(chunk)
+
+    def score_windows(
+        self, recordings: Iterable[Recording], spec: WindowSpec
+    ) -> Iterator[tuple[DecodedRecording, Iterable[ScoredWindow]]]:
+        """Score the windows of many files, in order; take all windows of one before the next."""
+        for chunk in read_recordings(recordings, self.settings):
+            yield from score_recordings(self, chunk, spec)
 
     def embeddings(self, recordings: Iterable[Recording]) -> Iterator[Embedded]:
-        """Give the vector of each of many files, in order, with bounded memory."""
-        for chunk in hear(recordings, self.settings):
-            rows = self.vectors([heard.samples for heard in chunk if heard.error is None])
-            yield from embedded(chunk, rows, self.settings.sample_rate)
+        """Compute the embedding of each of many files, in order, with bounded memory."""
+        for chunk in read_recordings(recordings, self.settings, whole=True):
+            yield from embedded(chunk, self.vectors([one.samples for one in chunk if one.error is None]))
 
     def logits(self, samples: Sequence[np.ndarray]) -> np.ndarray:
-        """Logits (clips, classes) float32 of clips as `settings` say: int16 (channels, samples) or frames."""
+        """Logits (clips, classes) float32 of clips in the settings' form: int16 (channels, samples) or frames."""
         return self._rows(scoring.score, samples)
 
     def vectors(self, samples: Sequence[np.ndarray]) -> np.ndarray:
         """Vectors (clips, width) float32 to be compared by angle, of clips as `logits` takes them."""
         return self._rows(scoring.vectors, samples)
 
-    def _rows(self, judge: Callable[..., np.ndarray], samples: Sequence[np.ndarray]) -> np.ndarray:
+    def prediction(self, recording: DecodedRecording, logits: np.ndarray) -> Prediction:
+        """The prediction for a recording with these logits (classes,)."""
+        row = scoring.softmax(logits[None])[0]
+        choices = tuple(
+            LabelProbability(self.labels[index], float(row[index])) for index in np.argsort(-row, kind="stable")
+        )
+        unknown = self.threshold is not None and choices[0].probability < self.threshold
+        return Prediction(recording.name, choices, recording.seconds, recording.warnings, unknown=unknown)
+
+    def _rows(self, score: Callable[..., np.ndarray], samples: Sequence[np.ndarray]) -> np.ndarray:
         if not samples:
             return np.zeros((0, len(self.labels)), np.float32)
-        return judge(self.model, from_arrays(samples), batch_seconds=BATCH_SECONDS)
+        return score(self.model, from_arrays(samples), batch_seconds=BATCH_SECONDS)
 
-    def answer(self, name: str, logits: np.ndarray, seconds: float, notes: tuple[str, ...] = ()) -> Answer:
-        """Put a recording's logits (classes,) into words."""
-        row = scoring.softmax(logits[None])[0]
-        choices = tuple(Choice(self.labels[place], float(row[place])) for place in np.argsort(-row, kind="stable"))
-        unknown = self.threshold is not None and choices[0].probability < self.threshold
-        return Answer(name, choices, seconds, notes, unknown=unknown)
+    def _predict_chunk(self, chunk: Sequence[DecodedRecording]) -> Iterator[Prediction]:
+        for recording, windows in score_recordings(self, chunk):
+            mean = MeanLogits()
+            for window in windows:
+                mean.add(window.logits)
+            if recording.error is not None:
+                yield Prediction(recording.name, (), 0.0, error=recording.error)
+            else:
+                yield self.prediction(recording, mean.value)
 
-    def _answer_all(self, chunk: Sequence[Heard]) -> list[Answer]:
-        rows = iter(self.logits([heard.samples for heard in chunk if heard.error is None]))
-        answers = []
-        for heard in chunk:
-            if heard.error is not None:
-                answers.append(Answer(heard.name, (), 0.0, error=heard.error))
-                continue
-            seconds = heard.samples.shape[-1] / self.settings.sample_rate
-            answers.append(self.answer(heard.name, next(rows), seconds, heard.notes))
-        return answers
+    def _clip(self, samples: np.ndarray, sample_rate: int) -> DecodedClip:
+        """Check an array and look for faults of its audio."""
+        num_features = self.settings.num_features
+        if num_features is None:
+            audio = DecodedAudio(_checked_samples(samples, sample_rate), int(sample_rate), "array")
+            return DecodedClip(audio, quality.find(audio, name="", min_seconds=0.0, max_seconds=MAX_SECONDS))
+        values = np.asarray(samples)
+        shape, rate = values.shape, self.settings.sample_rate
+        if values.dtype.kind != "f" or len(shape) != 2 or shape[0] != num_features or not shape[1] or sample_rate != rate:
+            raise UsageError(
+                f"The model takes frames of {num_features} features at {rate} a second: floats ({num_features}, frames). "
+                f"It received {values.dtype} {shape} at {sample_rate}. Compute the features as for its training data."
+            )
+        if not np.isfinite(values).all():
+            raise UsageError(f"The model takes finite features; the {values.dtype} {shape} received has others.")
+        features = DecodedAudio(np.ascontiguousarray(values, np.float32), rate, frames.CONTAINER)
+        return DecodedClip(features, frames.find(features, declared=None, min_seconds=0.0))
 
 
-def embedded(chunk: Sequence[Heard], rows: np.ndarray, sample_rate: int) -> Iterator[Embedded]:
-    """Pair the recordings of a chunk with the vectors (clips that can be heard, width) of those that can."""
-    places = iter(range(len(rows)))
-    for heard in chunk:
-        if heard.error is not None:
-            yield Embedded(heard.name, np.zeros(0, np.float32), 0.0, error=heard.error)
+def _checked_samples(samples: np.ndarray, sample_rate: int) -> np.ndarray:
+    """An array as (channels, samples) in int16 or float32. Raises UsageError for one that is not accepted."""
+    values = np.asarray(samples)
+    shape, received = values.shape, f"An array received {values.dtype} of shape {values.shape}"
+    if not RATES[0] <= sample_rate <= RATES[1] or sample_rate != int(sample_rate):
+        raise UsageError(f"sample_rate received {sample_rate!r}. Accepted: hertz from {RATES[0]} to {RATES[1]}.")
+    if values.dtype.kind != "f" and values.dtype != np.int16:
+        raise UsageError(f"{received}. {_ARRAYS}")
+    if values.ndim not in (1, 2) or not values.size:
+        raise UsageError(f"{received}. {_ARRAYS}")
+    values = np.atleast_2d(values)
+    if len(values) > min(MAX_CHANNELS, values.shape[1]):
+        raise UsageError(f"{received}, that is {shape[0]} channels of {shape[1]} samples; transpose it. {_ARRAYS}")
+    if values.dtype == np.int16:
+        return np.ascontiguousarray(values, np.int16)
+    # Wider floats that float32 cannot hold become infinite, and are refused by that.
+    with np.errstate(over="ignore", invalid="ignore"):
+        values = np.ascontiguousarray(values, np.float32)
+        low, high = float(values.min()), float(values.max())
+    if not (low > -np.inf and high < np.inf):
+        raise UsageError(f"{received}, with values that are not finite. {_ARRAYS}")
+    if max(high, -low) > MAX_PEAK:
+        raise UsageError(f"{received}, with values from {low:g} to {high:g}; divide them by full scale. {_ARRAYS}")
+    return values
+
+
+def embedded(chunk: Sequence[DecodedRecording], rows: np.ndarray) -> Iterator[Embedded]:
+    """Pair the recordings of a chunk with the vectors (decoded clips, width) of those without an error."""
+    remaining = iter(rows)
+    for recording in chunk:
+        if recording.error is not None:
+            yield Embedded(recording.name, np.zeros(0, np.float32), 0.0, error=recording.error)
             continue
-        vector = _unit(rows[next(places)][None])[0].astype(np.float32)
-        content = hashlib.blake2b(heard.samples.tobytes(), digest_size=16).hexdigest()
-        yield Embedded(heard.name, vector, heard.samples.shape[-1] / sample_rate, content, heard.notes)
+        vector = _unit(next(remaining)[None])[0].astype(np.float32)
+        content = hashlib.blake2b(recording.samples.tobytes(), digest_size=16).hexdigest()
+        yield Embedded(recording.name, vector, recording.seconds, content, recording.warnings)
 
 
 def _unit(rows: np.ndarray) -> np.ndarray:
@@ -198,31 +252,19 @@ def _unit(rows: np.ndarray) -> np.ndarray:
 
 
 def load(folder: str | Path, precision: str = "auto", *, refuse: bool = True, runtime: Runtime = "auto") -> Classifier:
-    """Open a run folder, the model folder in it, or an exported folder. Raises RunError for anything else.
+    """Load a run folder, the model folder in it, or an exported folder. Raises RunError for anything else.
 
     `precision` is auto, float32 or bf16: see `load_model`. `refuse` lets a model with a threshold answer "unknown".
-    `runtime` torch runs the model folder, onnx the exported model; auto prefers PyTorch where both can be had.
+    `runtime` torch runs the model folder, onnx the exported model; auto prefers PyTorch where both are available.
     """
     folder = Path(folder)
+    check_model(folder, runtime)
     exported = exported_model(folder)
-    if runtime == "onnx" and exported is None:
-        raise RunError(f"'{folder}' holds no exported model (model.onnx). `auricle export {folder} --onnx` makes one.")
     has_torch = all(importlib.util.find_spec(name) is not None for name in ("torch", "transformers"))
-    if exported is not None and (runtime == "onnx" or (runtime == "auto" and not (has_torch and _has_model(folder)))):
+    if exported is not None and (runtime == "onnx" or (runtime == "auto" and not (has_torch and has_model(folder)))):
         return Classifier(OnnxModel.open(exported), refuse=refuse)
-    found = model_folder(folder)
     if not has_torch:
         raise MissingExtra(f"'{folder}' has no exported model; running it", "train")
     from auricle.models.load import load_model
 
-    return Classifier(load_model(found, precision), refuse=refuse)
-
-
-def exported_model(folder: Path) -> Path | None:
-    """The model.onnx that a run folder or an exported folder holds, None where there is none."""
-    places = (folder / "model.onnx", folder / "onnx" / "model.onnx")
-    return next((place for place in places if place.is_file()), None)
-
-
-def _has_model(folder: Path) -> bool:
-    return any((place / "config.json").is_file() for place in (folder / "model", folder))
+    return Classifier(load_model(model_folder(folder), precision), refuse=refuse)

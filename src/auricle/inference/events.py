@@ -1,53 +1,56 @@
-"""Overlapping windows merged into events: what was heard, from when to when, and how surely.
+"""Overlapping windows merged into events: a label, from when to when, with its probability.
 
-In: Moments in order of time. Out: Events. The probability of a cell (one hop of time) is the mean over the windows that
-cover its middle; an event begins where a class reaches `on`, and goes on until it falls below `off`. Unknown and quiet
-cells hold no event. Memory does not grow with time, and the state can be written down as JSON and taken up again.
+In: ScoredWindows in order of time. Out: Events. The probability of a cell (one hop of time) is the mean over the
+windows that cover its middle; an event begins where a class reaches `onset`, and goes on until it falls below `offset`.
+Unknown and quiet cells hold no event. Memory does not grow with time, and the state can be saved as JSON and restored.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any
-
-import numpy as np
+from typing import TYPE_CHECKING, Any
 
 from auricle.errors import UsageError
-from auricle.inference.predictor import LOWEST, ScoredWindow
 
-# A place that falls short of a cell's edge by rounding alone is on it.
+if TYPE_CHECKING:
+    from auricle.inference.predictor import ScoredWindow
+
+# The level of digital silence in dBFS, and of anything below it: half a bit of a 20-bit converter.
+MIN_LEVEL = -120.0
+# A time that falls short of a cell's edge by rounding alone is on it.
 _TINY = 1e-6
 
 
 @dataclass(frozen=True)
 class EventRules:
-    """When an event begins and ends, and which are kept.
+    """When an event begins and ends, and which are reported.
 
-    on, off: probabilities, `off` at most `on`. Events of one class with `gap_seconds` or less between them are one, and
-    those shorter than `min_seconds` are dropped. Cells whose RMS level is below `floor` dBFS are quiet.
+    onset, offset: probabilities, `offset` at most `onset`. Events of one class with `max_gap` seconds or less between
+    them are one, and those shorter than `min_seconds` are dropped. Cells whose RMS level is below `min_level` dBFS are
+    quiet.
     """
 
-    on: float = 0.5
-    off: float = 0.3
+    onset: float = 0.5
+    offset: float = 0.3
     min_seconds: float = 0.5
-    gap_seconds: float = 1.0
-    floor: float = -60.0
+    max_gap: float = 1.0
+    min_level: float = -60.0
 
     def __post_init__(self) -> None:
-        if not 0.0 < self.off <= self.on <= 1.0:
+        if not 0.0 < self.offset <= self.onset <= 1.0:
             raise UsageError(
-                f"An event received on {self.on:g} and off {self.off:g}. Allowed: 0 < off ≤ on ≤ 1; for example "
-                "--on 0.5 --off 0.3."
+                f"Events received onset {self.onset:g} and offset {self.offset:g}. Allowed: 0 < offset ≤ onset ≤ 1; "
+                "for example --onset 0.5 --offset 0.3."
             )
-        if self.min_seconds < 0 or self.gap_seconds < 0:
+        if self.min_seconds < 0 or self.max_gap < 0:
             raise UsageError(
-                f"An event received at least {self.min_seconds:g} s and gaps of {self.gap_seconds:g} s. "
+                f"Events received a shortest length of {self.min_seconds:g} s and gaps of {self.max_gap:g} s. "
                 "Allowed: 0 or more seconds."
             )
 
 
 @dataclass(frozen=True)
 class Event:
-    """What was heard from `start` to `end` seconds; `probability` is the mean over its cells."""
+    """A class detected from `start` to `end` seconds; `probability` is the mean over its cells."""
 
     label: str
     start: float
@@ -60,10 +63,10 @@ class Event:
 
 
 @dataclass
-class _Open:
+class _OpenEvent:
     """An event that has begun; `ended` once it is over, and only a gap may still be bridged."""
 
-    place: int
+    label: int
     start: float
     end: float
     total: float
@@ -73,10 +76,10 @@ class _Open:
 
 @dataclass
 class EventDetector:
-    """Makes events of Moments that come one after the other.
+    """Finds events in scored windows that come one after the other.
 
-    `threshold` is the probability below which the answer is unknown, None for never. The moments of one recording, all
-    of one Cut, go to one Merger.
+    `threshold` is the probability below which a window is unknown, None for never. The windows of one recording, all
+    of one WindowSpec, go to one EventDetector.
     """
 
     labels: Sequence[str]
@@ -89,22 +92,22 @@ class EventDetector:
     _counts: list[int] = field(default_factory=list)
     _levels: list[float] = field(default_factory=list)
     _last: list[float] = field(default_factory=list)  # the probabilities of the last window
-    _open: _Open | None = None
+    _open: _OpenEvent | None = None
 
     @property
     def current(self) -> Event | None:
-        """The event that goes on at the moment, as far as it is known and long enough to be kept."""
+        """The event that goes on now, as far as it is known and long enough to be reported."""
         going = self._open
         if going is None or going.ended or not self._is_long(going):
             return None
         return self._event(going)
 
-    def add(self, moment: ScoredWindow) -> list[Event]:
-        """Take the next window; returns the events that are over for good."""
-        self._hop, self._end = moment.hop, max(self._end, moment.end)
-        self._cover(moment)
+    def add(self, window: "ScoredWindow") -> list[Event]:
+        """Take the next window; returns the events that no later window can change."""
+        self._hop, self._end = window.hop, max(self._end, window.end)
+        self._cover(window)
         # The windows after this one begin a hop later, past the middle of its first cell.
-        return self._decide(moment.cell + 1)
+        return self._decide(window.cell + 1)
 
     def finish(self) -> list[Event]:
         """Say that no window follows; returns the events that were not over yet."""
@@ -114,25 +117,25 @@ class EventDetector:
         self._open = None
         return done
 
-    def _cover(self, moment: ScoredWindow) -> None:
+    def _cover(self, window: "ScoredWindow") -> None:
         """Add a window to the cells whose middle it covers."""
-        row = self._last = moment.probabilities.tolist()
-        for number, level in enumerate(moment.levels.tolist(), moment.cell):
-            place = number - self._next
-            if place < 0:
+        row = self._last = window.probabilities.tolist()
+        for number, level in enumerate(window.levels.tolist(), window.cell):
+            index = number - self._next
+            if index < 0:
                 continue
-            while place >= len(self._sums):
+            while index >= len(self._sums):
                 self._sums.append([0.0] * len(self.labels))
                 self._counts.append(0)
-                self._levels.append(LOWEST)
-            self._levels[place] = max(self._levels[place], level)
-            middle = (number + 0.5) * moment.hop
-            if moment.start - _TINY <= middle < moment.end + _TINY:
-                self._sums[place] = [sum + value for sum, value in zip(self._sums[place], row, strict=True)]
-                self._counts[place] += 1
+                self._levels.append(MIN_LEVEL)
+            self._levels[index] = max(self._levels[index], level)
+            middle = (number + 0.5) * window.hop
+            if window.start - _TINY <= middle < window.end + _TINY:
+                self._sums[index] = [sum + value for sum, value in zip(self._sums[index], row, strict=True)]
+                self._counts[index] += 1
 
     def _decide(self, upto: int) -> list[Event]:
-        """Settle the cells before number `upto`."""
+        """Decide the cells before number `upto`."""
         done: list[Event] = []
         while self._next < upto and self._sums:
             sums, count, level = self._sums.pop(0), self._counts.pop(0), self._levels.pop(0)
@@ -141,39 +144,39 @@ class EventDetector:
             self._next += 1
             # Only a recording's last cell may be too short for any window to cover its middle.
             row = [sum / count for sum in sums] if count else self._last
-            done += self._step(row if level >= self.rules.floor else None, start, end)
+            done += self._step(row if level >= self.rules.min_level else None, start, end)
         return done
 
     def _step(self, row: list[float] | None, start: float, end: float) -> Iterator[Event]:
-        """Take one cell's probabilities, None where it is quiet, and give the event that it ends for good."""
+        """Take one cell's probabilities, None where it is quiet, and give the event that it completes."""
         least = self.threshold or 0.0
-        best = int(np.argmax(row)) if row is not None else -1
-        begins = row is not None and row[best] >= max(self.rules.on, least)
+        best = row.index(max(row)) if row is not None else -1
+        begins = row is not None and row[best] >= max(self.rules.onset, least)
         going = self._open
         if going is not None:
-            own = row[going.place] if row is not None else 0.0
-            goes_on = own >= max(self.rules.off, least) and not (begins and best != going.place)
-            bridged = going.ended and begins and start - going.end <= self.rules.gap_seconds + _TINY
+            own = row[going.label] if row is not None else 0.0
+            goes_on = own >= max(self.rules.offset, least) and not (begins and best != going.label)
+            bridged = going.ended and begins and start - going.end <= self.rules.max_gap + _TINY
             if goes_on and (not going.ended or bridged):
                 going.end, going.total, going.cells, going.ended = end, going.total + own, going.cells + 1, False
                 return
             going.ended = True
-            if not begins and end - going.end < self.rules.gap_seconds + _TINY:
+            if not begins and end - going.end < self.rules.max_gap + _TINY:
                 return
             if self._is_long(going):
                 yield self._event(going)
             self._open = None
         if begins and row is not None:
-            self._open = _Open(best, start, end, row[best], 1)
+            self._open = _OpenEvent(best, start, end, row[best], 1)
 
-    def _is_long(self, going: _Open) -> bool:
+    def _is_long(self, going: _OpenEvent) -> bool:
         return going.end - going.start >= self.rules.min_seconds - _TINY
 
-    def _event(self, going: _Open) -> Event:
-        return Event(self.labels[going.place], going.start, going.end, going.total / going.cells)
+    def _event(self, going: _OpenEvent) -> Event:
+        return Event(self.labels[going.label], going.start, going.end, going.total / going.cells)
 
     def state(self) -> dict[str, Any]:
-        """Everything that `from_state` needs to go on, as JSON can hold it."""
+        """Everything that `from_state` needs to continue, as JSON can hold it."""
         going = self._open
         return {
             "next": self._next,
@@ -190,7 +193,7 @@ class EventDetector:
     def from_state(
         cls, state: dict[str, Any], labels: Sequence[str], threshold: float | None, rules: EventRules
     ) -> "EventDetector":
-        """Take up what `state` wrote down; labels, threshold and rules must be the same."""
+        """Restore what `state` gave; labels, threshold and rules must be the same."""
         return cls(
             labels,
             threshold,
@@ -202,15 +205,15 @@ class EventDetector:
             list(state["counts"]),
             list(state["levels"]),
             list(state["last"]),
-            None if state["open"] is None else _Open(**state["open"]),
+            None if state["open"] is None else _OpenEvent(**state["open"]),
         )
 
 
-def events(
-    moments: Iterable[ScoredWindow], labels: Sequence[str], threshold: float | None, rules: EventRules
+def find_events(
+    windows: Iterable["ScoredWindow"], labels: Sequence[str], threshold: float | None, rules: EventRules
 ) -> Iterator[Event]:
     """Merge all windows of one recording into events, in order of time."""
-    merger = EventDetector(labels, threshold, rules)
-    for moment in moments:
-        yield from merger.add(moment)
-    yield from merger.finish()
+    detector = EventDetector(labels, threshold, rules)
+    for window in windows:
+        yield from detector.add(window)
+    yield from detector.finish()

@@ -1,8 +1,8 @@
-"""Events as they happen: sound comes in, and a line goes out when an event begins and when it is over.
+"""Events as they happen: audio comes in, and a message goes out when an event begins and when it is over.
 
-In: blocks of samples that arrive in real time, and a Cut. Out: what is to be said, each with how long after the sound
-it is said. Windows are scored one by one, as soon as they are complete; where that is slower than the sound comes,
-windows are left out and counted.
+In: blocks of samples that arrive in real time, and a WindowSpec. Out: messages, each with how long after the audio it
+is sent. Windows are scored one by one, as soon as they are complete; where that is slower than the audio comes, windows
+are skipped and counted.
 """
 
 import bisect
@@ -20,21 +20,22 @@ import numpy as np
 from auricle.errors import AuricleError, DataError
 from auricle.inference.classifier import Classifier
 from auricle.inference.events import Event, EventDetector, EventRules
-from auricle.inference.predictor import WindowSpec, batches, moment
+from auricle.inference.predictor import window_batches
+from auricle.preparation.windows import WindowSpec
 
 # For a block of samples to fill, to be handed over and to be resampled.
 SLACK_SECONDS = 0.2
-# Scored before the first window, to know how long it takes.
+# Scored before the first window, to measure how long it takes.
 _TRIALS = 3
 _QUEUE_BLOCKS = 256
-# Sound that is further ahead of the clock than this comes from a file: it can wait, and nothing is left out.
+# Audio that is further ahead of the clock than this comes from a file: it can wait, and nothing is skipped.
 _AHEAD_SECONDS = 1.0
 _REMEMBERED_BLOCKS = 4096
 
 
 @dataclass(frozen=True)
 class Latency:
-    """How long after the sound it is said, in seconds, at most: that an event began, and that it is over.
+    """How long after the audio a message is sent, in seconds, at most: that an event began, and that it is over.
 
     `scoring` is what one window took, measured; a machine that is busy with something else may take longer.
     """
@@ -45,11 +46,11 @@ class Latency:
 
 
 @dataclass(frozen=True)
-class Said:
-    """One line: an event began or is over, or windows were skipped, or the sound came to its end.
+class Message:
+    """One line: an event began or is over, or windows were skipped, or the audio came to its end.
 
     `event` of one that began reaches as far as is known. `after` is how long ago its begin, or its end, came in. With
-    "skipped", `windows` were left out since the last such line; with "done", `seconds` were heard in `windows`.
+    "skipped", `windows` were skipped since the last such message; with "done", `seconds` came in, scored in `windows`.
     """
 
     kind: Literal["begin", "end", "skipped", "done"]
@@ -59,14 +60,14 @@ class Said:
     seconds: float = 0.0
 
 
-def latency(classifier: Classifier, cut: WindowSpec, rules: EventRules) -> Latency:
+def latency(classifier: Classifier, spec: WindowSpec, rules: EventRules) -> Latency:
     """Measure how long a window takes, and state the bounds that follow.
 
-    A cell of one hop is decided when the window that begins with it is complete. An event is said to begin when it is
-    long enough to be kept, and to be over when its gap can no longer be bridged.
+    A cell of one hop is decided when the window that begins with it is complete. The begin of an event is known when
+    it is long enough to be reported, its end when its gap can no longer be bridged.
     """
     rate = classifier.settings.sample_rate
-    size, hop = cut.samples(rate)
+    size, hop = spec.samples(rate)
     noise = np.random.default_rng(0).integers(-3000, 3000, (1, size), dtype=np.int16)
     classifier.logits([noise])
     times = []
@@ -78,59 +79,59 @@ def latency(classifier: Classifier, cut: WindowSpec, rules: EventRules) -> Laten
     # The window before may still be with the model.
     fixed = size / rate + 2 * scoring + SLACK_SECONDS
     cells = max(1, math.ceil(rules.min_seconds * rate / hop - 1e-6))
-    bridged = math.floor(rules.gap_seconds * rate / hop + 1e-6)
+    bridged = math.floor(rules.max_gap * rate / hop + 1e-6)
     return Latency(fixed + (cells - 1) * hop / rate, fixed + bridged * hop / rate, scoring)
 
 
-def listen(classifier: Classifier, blocks: Iterator[np.ndarray], cut: WindowSpec, rules: EventRules) -> Iterator[Said]:
-    """Say what is heard in a stream of int16 blocks (channels, samples) at the classifier's rate, until its end.
+def listen(
+    classifier: Classifier, blocks: Iterator[np.ndarray], spec: WindowSpec, rules: EventRules
+) -> Iterator[Message]:
+    """Detect events in a stream of int16 blocks (channels, samples) at the classifier's rate, until its end.
 
     A KeyboardInterrupt is taken for the end. An AuricleError of the stream is raised after the last event.
     """
-    ear = _Ear(blocks, classifier.settings.sample_rate)
-    merger = EventDetector(classifier.labels, classifier.threshold, rules)
     rate = classifier.settings.sample_rate
-    size, hop = cut.samples(rate)
-    heard = skipped = 0
+    buffer = StreamBuffer(blocks, rate)
+    detector = EventDetector(classifier.labels, classifier.threshold, rules)
+    scored = skipped = 0
     announced: float | None = None
     try:
-        for _, samples, begin, starts in batches(ear.blocks(), size, hop, 1):
-            start = starts[0]
-            if ear.is_late(start + size, hop):
+        for batch in window_batches(buffer.blocks(), spec, rate, 1):
+            if buffer.is_late(batch.starts[0] + batch.pieces[0].shape[1], batch.hop):
                 skipped += 1
                 continue
             if skipped:
-                yield Said("skipped", windows=skipped)
+                yield Message("skipped", windows=skipped)
                 skipped = 0
-            piece = samples[:, start - begin : start - begin + size]
-            heard += 1
-            for event in merger.add(moment(piece, start, hop, rate, classifier.logits([piece])[0])):
-                yield from _ended(event, announced, ear)
+            (window,) = batch.scored(classifier.logits(batch.pieces), rate)
+            scored += 1
+            for event in detector.add(window):
+                yield from _ended(event, announced, buffer)
                 announced = None
-            current = merger.current
+            current = detector.current
             if current is not None and current.start != announced:
                 announced = current.start
-                yield Said("begin", current, ear.since(current.start))
+                yield Message("begin", current, buffer.since(current.start))
     except KeyboardInterrupt:
         pass
     if skipped:
-        yield Said("skipped", windows=skipped)
-    for event in merger.finish():
-        yield from _ended(event, announced, ear)
+        yield Message("skipped", windows=skipped)
+    for event in detector.finish():
+        yield from _ended(event, announced, buffer)
         announced = None
-    yield Said("done", windows=heard, seconds=ear.received)
-    if ear.fault is not None:
-        raise ear.fault
+    yield Message("done", windows=scored, seconds=buffer.received)
+    if buffer.fault is not None:
+        raise buffer.fault
 
 
-def _ended(event: Event, announced: float | None, ear: "_Ear") -> Iterator[Said]:
-    """The line of an event that is over; first the one that it began, if it is known only now."""
+def _ended(event: Event, announced: float | None, buffer: "StreamBuffer") -> Iterator[Message]:
+    """The message of an event that is over; first the one that it began, if that is known only now."""
     if event.start != announced:
-        yield Said("begin", event, ear.since(event.start))
-    yield Said("end", event, ear.since(event.end))
+        yield Message("begin", event, buffer.since(event.start))
+    yield Message("end", event, buffer.since(event.end))
 
 
-class _Ear:
+class StreamBuffer:
     """Takes blocks in a thread of its own, so that a recorder never waits for the model, and notes when they came."""
 
     def __init__(self, blocks: Iterator[np.ndarray], sample_rate: int) -> None:
@@ -141,9 +142,9 @@ class _Ear:
         self._began = 0.0
         self.received = 0.0
         self.fault: AuricleError | None = None
-        threading.Thread(target=self._take, args=(blocks,), name="auricle-ear", daemon=True).start()
+        threading.Thread(target=self._receive, args=(blocks,), name="auricle-stream", daemon=True).start()
 
-    def _take(self, blocks: Iterator[np.ndarray]) -> None:
+    def _receive(self, blocks: Iterator[np.ndarray]) -> None:
         count = 0
         try:
             for block in blocks:
@@ -158,7 +159,7 @@ class _Ear:
         except AuricleError as error:
             self.fault = error
         except OSError as error:
-            self.fault = DataError(f"The sound cannot be read: {error}. Pipe raw samples in.")
+            self.fault = DataError(f"The audio cannot be read: {error}. Pipe raw samples in.")
         finally:
             self._queue.put(None)
 
@@ -167,14 +168,14 @@ class _Ear:
             yield block
 
     def is_late(self, upto: int, hop: int) -> bool:
-        """Whether a window up to sample `upto` waited so long, with newer ones behind it, that it is left out."""
+        """Whether a window up to sample `upto` waited so long, with newer ones behind it, that it is skipped."""
         newer = self.received - upto / self._rate > hop / self._rate
         is_live = self.received - (time.monotonic() - self._began) < _AHEAD_SECONDS
         return newer and is_live and self.since(upto / self._rate) > max(2 * hop / self._rate, SLACK_SECONDS)
 
     def since(self, seconds: float) -> float:
-        """How long ago a place in the stream came in."""
+        """How long ago the sample at so many seconds of the stream came in."""
         with self._lock:
             arrivals = list(self._arrivals)
-        place = bisect.bisect_left(arrivals, seconds - 1e-6, key=lambda arrival: arrival[0])
-        return time.monotonic() - arrivals[min(place, len(arrivals) - 1)][1]
+        index = bisect.bisect_left(arrivals, seconds - 1e-6, key=lambda arrival: arrival[0])
+        return time.monotonic() - arrivals[min(index, len(arrivals) - 1)][1]

@@ -1,39 +1,22 @@
-"""A recording of any length as a row of overlapping windows, each with the model's logits.
+"""The one predictor: recordings of any length as rows of windows, each with the model's logits.
 
-In: blocks of samples, as `audio.stream` gives them, and a Cut. Out: Moments in order of time. Memory is that of one
-batch of windows, however long the recording is; the tail is kept, for the last window ends where the recording ends.
+In: decoded recordings and a WindowSpec. Out: ScoredWindows in order of time; a recording's prediction is the mean over
+them. A short recording is one window, unless windows are asked for. Files, the HTTP service, its page, live audio and
+Python all come through here. Memory is that of one batch of windows, however long a recording is.
 """
 
-from collections.abc import Iterator, Sequence
+import itertools
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
 import numpy as np
 
+from auricle.audio.recordings import DecodedRecording
 from auricle.audio.settings import Settings
 from auricle.evaluation.scoring import softmax
-from auricle.preparation.windows import FULL_SCALE
-
-BATCH_SECONDS = 60.0
-# The level of digital silence, and of anything below it: half a bit of a 20-bit converter.
-LOWEST = -120.0
-
-
-@dataclass(frozen=True)
-class WindowSpec:
-    """How a recording is cut: windows of so many seconds, one every `hop` seconds. `hop` is at most `seconds`."""
-
-    seconds: float
-    hop: float
-
-    def samples(self, sample_rate: int) -> tuple[int, int]:
-        """The window and the hop in whole samples, one at least, the hop no longer than the window."""
-        size = max(1, round(self.seconds * sample_rate))
-        return size, min(size, max(1, round(self.hop * sample_rate)))
-
-    def batch(self, batch_seconds: float = BATCH_SECONDS) -> int:
-        """How many windows are scored at once: as many as fill `batch_seconds`, one at least."""
-        return max(1, int(batch_seconds / self.seconds))
+from auricle.inference.events import MIN_LEVEL
+from auricle.preparation.windows import FULL_SCALE, WindowSpec, window_starts
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,83 +45,164 @@ class ScoredWindow:
         return float(self.levels.max())
 
 
-class Judge(Protocol):
-    """What is asked of a Classifier here."""
+@dataclass(frozen=True, eq=False)
+class WindowBatch:
+    """Windows to score together: the number of the first, and the first sample and the samples of each."""
+
+    number: int
+    starts: tuple[int, ...]
+    pieces: tuple[np.ndarray, ...]
+    hop: int
+
+    def scored(self, rows: Iterable[np.ndarray], sample_rate: int) -> list[ScoredWindow]:
+        """Join the windows with their logits, rows (windows, classes)."""
+        return [
+            ScoredWindow(
+                start / sample_rate,
+                (start + piece.shape[1]) / sample_rate,
+                row,
+                self.hop / sample_rate,
+                start // self.hop,
+                _levels(piece, start, self.hop),
+            )
+            for start, piece, row in zip(self.starts, self.pieces, rows, strict=True)
+        ]
+
+    def after(self, skip: int) -> "WindowBatch":
+        """The batch without the windows whose number is below `skip`."""
+        gone = min(max(skip - self.number, 0), len(self.starts))
+        return WindowBatch(self.number + gone, self.starts[gone:], self.pieces[gone:], self.hop)
+
+
+class WindowCutter:
+    """Cuts a stream of samples into windows, and gives a batch of them as soon as its last sample is there.
+
+    `size` and `hop` are in samples. One hop before the next window is kept, for the last window may begin there.
+    """
+
+    def __init__(self, size: int, hop: int, per_batch: int = 1) -> None:
+        self.size, self.hop, self._per_batch = size, hop, per_batch
+        self._kept: list[np.ndarray] = []
+        self._begin = self._count = self._number = 0
+
+    @property
+    def received(self) -> int:
+        """How many samples came in."""
+        return self._begin + self._count
+
+    @property
+    def newest(self) -> np.ndarray:
+        """The last samples that came in, at most a window of them."""
+        return self._joined()[:, -self.size :]
+
+    def add(self, block: np.ndarray) -> Iterator[WindowBatch]:
+        """Take more samples (channels, frames), and give the batches that they complete."""
+        self._kept.append(block)
+        self._count += block.shape[1]
+        first = self._number
+        while self.received >= (self._number + self._per_batch - 1) * self.hop + self.size:
+            yield self._batch([(self._number + offset) * self.hop for offset in range(self._per_batch)])
+            self._number += self._per_batch
+        if self._number > first:
+            begin = (self._number - 1) * self.hop
+            self._kept = [self._joined()[:, begin - self._begin :].copy()]
+            self._begin, self._count = begin, self._kept[0].shape[1]
+
+    def finish(self) -> Iterator[WindowBatch]:
+        """No more samples come: give the windows that are left, the last of which ends where the samples end."""
+        covered = (self._number - 1) * self.hop + self.size if self._number else 0
+        starts = window_starts(self.received, self.size, self.hop, self._number * self.hop, covered)
+        if starts:
+            yield self._batch(starts)
+
+    def _joined(self) -> np.ndarray:
+        if len(self._kept) != 1:
+            self._kept = [np.concatenate(self._kept, axis=1)] if self._kept else [np.zeros((1, 0), np.int16)]
+        return self._kept[0]
+
+    def _batch(self, starts: Sequence[int]) -> WindowBatch:
+        samples = self._joined()
+        pieces = tuple(samples[:, start - self._begin : start - self._begin + self.size] for start in starts)
+        return WindowBatch(self._number, tuple(starts), pieces, self.hop)
+
+
+class WindowScorer(Protocol):
+    """What the predictor needs of a Classifier. `window_spec` is how a long recording is cut by default."""
 
     settings: Settings
+
+    @property
+    def window_spec(self) -> WindowSpec: ...
 
     def logits(self, samples: Sequence[np.ndarray]) -> np.ndarray: ...
 
 
-def moments(
-    classifier: Judge,
-    blocks: Iterator[np.ndarray],
-    cut: WindowSpec,
-    *,
-    skip: int = 0,
-    batch_seconds: float = BATCH_SECONDS,
-) -> Iterator[ScoredWindow]:
-    """Score a stream of int16 blocks (channels, samples) at the classifier's rate, window after window.
+class MeanLogits:
+    """The mean over windows, in constant memory. `total` (classes,) and `count` are its state."""
 
-    A recording shorter than a window is one window; an empty one has none. The first `skip` windows are not scored
-    and not given: with a multiple of `cut.batch()` the rest is the same to the last bit, for batches stay the same.
-    """
-    rate = classifier.settings.sample_rate
-    size, hop = cut.samples(rate)
-    per_batch = cut.batch(batch_seconds)
-    for first, samples, begin, starts in batches(blocks, size, hop, per_batch):
-        fresh = [start for number, start in enumerate(starts, first) if number >= skip]
-        pieces = [samples[:, start - begin : start - begin + size] for start in fresh]
-        for start, piece, row in zip(fresh, pieces, classifier.logits(pieces), strict=True):
-            yield moment(piece, start, hop, rate, row)
+    def __init__(self, total: Sequence[float] = (0.0,), count: int = 0) -> None:
+        self.total, self.count = np.array(total, np.float64), count
+
+    def add(self, logits: np.ndarray) -> None:
+        """Take the logits (classes,) of one more window."""
+        self.total = self.total + logits
+        self.count += 1
+
+    @property
+    def value(self) -> np.ndarray:
+        """The mean (classes,) in float32."""
+        return np.asarray((self.total / self.count).astype(np.float32))
 
 
-def moments_of(classifier: Judge, sounds: Sequence[np.ndarray], cut: WindowSpec) -> list[list[ScoredWindow]]:
-    """Score whole recordings (channels, samples), all together, so that short ones share batches."""
-    rate = classifier.settings.sample_rate
-    size, hop = cut.samples(rate)
-    places = [
-        (number, start) for number, sound in enumerate(sounds) for start in _starts(0, 0, sound.shape[1], size, hop)
-    ]
-    pieces = [sounds[number][:, start : start + size] for number, start in places]
-    found: list[list[ScoredWindow]] = [[] for _ in sounds]
-    for (number, start), piece, row in zip(places, pieces, classifier.logits(pieces), strict=True):
-        found[number].append(moment(piece, start, hop, rate, row))
-    return found
+def spec_for(scorer: WindowScorer, recording: DecodedRecording) -> WindowSpec:
+    """How a recording is cut for its prediction: a short one is one window."""
+    return scorer.window_spec if recording.is_long else WindowSpec(recording.seconds, recording.seconds)
 
 
-def batches(
-    blocks: Iterator[np.ndarray], size: int, hop: int, per_batch: int
-) -> Iterator[tuple[int, np.ndarray, int, list[int]]]:
-    """Group windows: the number of the first one, samples, the place of these in the recording, where windows start.
-
-    `size` and `hop` are in samples. A group is given as soon as its last sample is there. One hop before the next
-    window is kept, for the last window may begin there.
-    """
-    kept: list[np.ndarray] = []
-    begin = count = number = 0
+def window_batches(
+    blocks: Iterable[np.ndarray], spec: WindowSpec, sample_rate: int, per_batch: int
+) -> Iterator[WindowBatch]:
+    """Cut blocks (channels, samples) into batches of windows, as the samples come. No samples have no window."""
+    cutter = WindowCutter(*spec.samples(sample_rate), per_batch)
     for block in blocks:
-        kept.append(block)
-        count += block.shape[1]
-        while begin + count >= number * hop + (per_batch - 1) * hop + size:
-            samples = np.concatenate(kept, axis=1)
-            yield number, samples, begin, [(number + place) * hop for place in range(per_batch)]
-            number += per_batch
-            new_begin = (number - 1) * hop
-            kept = [samples[:, new_begin - begin :].copy()]
-            begin, count = new_begin, kept[0].shape[1]
-    total = begin + count
-    starts = _starts(number * hop, (number - 1) * hop + size if number else 0, total, size, hop)
-    if starts:
-        yield number, np.concatenate(kept, axis=1), begin, starts
+        yield from cutter.add(block)
+    yield from cutter.finish()
 
 
-def _starts(first: int, reached: int, total: int, size: int, hop: int) -> list[int]:
-    """Where the windows of `total` samples start, from sample `first` on; windows before it end at `reached`."""
-    starts = list(range(first, total - size + 1, hop))
-    if total > (starts[-1] + size if starts else reached):
-        starts.append(max(total - size, 0))
-    return starts
+def score_windows(
+    scorer: WindowScorer, blocks: Iterable[np.ndarray], spec: WindowSpec, *, skip: int = 0
+) -> Iterator[ScoredWindow]:
+    """Score a stream of blocks (channels, samples) in the scorer's form, window after window.
+
+    The first `skip` windows are neither scored nor given: with a multiple of `spec.batch()` the rest is the same to
+    the last bit, for batches stay the same.
+    """
+    rate = scorer.settings.sample_rate
+    for batch in window_batches(blocks, spec, rate, spec.batch()):
+        remaining = batch.after(skip)
+        yield from remaining.scored(scorer.logits(remaining.pieces), rate)
+
+
+def score_recordings(
+    scorer: WindowScorer, chunk: Sequence[DecodedRecording], spec: WindowSpec | None = None, *, skip: int = 0
+) -> Iterator[tuple[DecodedRecording, Iterable[ScoredWindow]]]:
+    """Give the recordings of a chunk, each with its scored windows; without `spec`, those for its prediction.
+
+    Short recordings are scored all together, so that they share batches. A long one is scored while its windows are
+    taken. `skip` is for a chunk of one long recording, as in `score_windows`.
+    """
+    if len(chunk) == 1 and chunk[0].is_long:
+        recording = chunk[0]
+        yield recording, score_windows(scorer, recording.blocks, spec or spec_for(scorer, recording), skip=skip)
+        return
+    rate = scorer.settings.sample_rate
+    batches = [
+        list(window_batches(recording.blocks, spec or spec_for(scorer, recording), rate, 1)) for recording in chunk
+    ]
+    rows = iter(scorer.logits([piece for own in batches for batch in own for piece in batch.pieces]))
+    for recording, own in zip(chunk, batches, strict=True):
+        scored = [batch.scored(itertools.islice(rows, len(batch.starts)), rate) for batch in own]
+        yield recording, [window for windows in scored for window in windows]
 
 
 def _levels(piece: np.ndarray, start: int, hop: int) -> np.ndarray:
@@ -148,12 +212,4 @@ def _levels(piece: np.ndarray, start: int, hop: int) -> np.ndarray:
     bounds = np.maximum(np.arange(first, len(power), hop), 0)
     sums = np.add.reduceat(power, bounds, dtype=np.float64)
     mean = sums / np.diff(np.append(bounds, len(power))) / FULL_SCALE**2
-    return np.asarray(10.0 * np.log10(np.maximum(mean, 10.0 ** (LOWEST / 10.0))))
-
-
-def moment(piece: np.ndarray, start: int, hop: int, sample_rate: int, logits: np.ndarray) -> ScoredWindow:
-    """The Moment of one window (channels, samples) that begins at sample `start`, where it was scored elsewhere."""
-    end = start + piece.shape[1]
-    return ScoredWindow(
-        start / sample_rate, end / sample_rate, logits, hop / sample_rate, start // hop, _levels(piece, start, hop)
-    )
+    return np.asarray(10.0 * np.log10(np.maximum(mean, 10.0 ** (MIN_LEVEL / 10.0))))

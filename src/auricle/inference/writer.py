@@ -1,7 +1,7 @@
-"""Where rows go, and how a job that was interrupted finds back to where it was.
+"""Where rows go, and how an interrupted job resumes.
 
 In: text, and now and then the state of the job. Out: lines on standard output; or a file, or a file for each recording
-in a folder, each of them whole or not there. Beside an unfinished file lies a journal: how much of it is valid, and the
+in a folder, each of them complete or absent. Next to an unfinished file is a journal: how much of it is valid, and the
 state that belongs to that. What follows the last entry is done again, to the same bytes.
 """
 
@@ -16,7 +16,7 @@ from typing import IO, Any
 
 from auricle.errors import UsageError
 
-# Writing to disk for good takes milliseconds; what is lost between two entries is done again.
+# Syncing to disk takes milliseconds; what is lost between two entries is done again.
 JOURNAL_SECONDS = 5.0
 # File systems take 255 bytes; the ending and a number must fit too.
 _NAME_BYTES = 200
@@ -25,8 +25,8 @@ _NAME_BYTES = 200
 class Output:
     """Rows for standard output (`out` None), a file, or with `ending` a folder that holds a file for each recording.
 
-    `job` is a text that tells one job from another: with `resume` only the same job is taken up, and `state` is what
-    was given to `checkpoint` last, None where nothing was left to take up. Raises UsageError for another job, and for a
+    `job` is a text that tells one job from another: with `resume` only the same job is resumed, and `state` is what
+    was given to `checkpoint` last, None where there is nothing to resume. Raises UsageError for another job, and for a
     file or folder that cannot be written.
     """
 
@@ -38,7 +38,7 @@ class Output:
         self._out = out
         self._file: IO[bytes] | None = None
         self._target: Path | None = None
-        self._finished: list[Path] = []  # files of a folder that are not yet on disk for good
+        self._finished: list[Path] = []  # files of a folder that are not yet synced to disk
         self._names: dict[str, int] = {}
         self._written = -float("inf")
         self._offset = 0
@@ -49,7 +49,7 @@ class Output:
             if ending is not None:
                 out.mkdir(exist_ok=True)
             self._journal = out.with_name(f".{out.name}.journal") if ending is None else out / ".auricle.journal"
-            self.state = self._taken_up() if resume else None
+            self.state = self._resume() if resume else None
             if ending is None:
                 self._open(out, self._offset if self.state is not None else None)
         except OSError as error:
@@ -57,31 +57,31 @@ class Output:
                 f"'{out}' cannot be written: {error.strerror}. Name a file in a folder that exists."
             ) from error
 
-    def _taken_up(self) -> dict[str, Any] | None:
+    def _resume(self) -> dict[str, Any] | None:
         try:
-            kept = json.loads(self._journal.read_text(encoding="utf-8"))
+            entry = json.loads(self._journal.read_text(encoding="utf-8"))
         except FileNotFoundError:
             return None
         except ValueError as error:
             raise UsageError(
                 f"'{self._journal}' is damaged ({error}). Run the command again without --resume."
             ) from error
-        if kept["job"] != self._job:
+        if entry["job"] != self._job:
             raise UsageError(
-                f"--resume received another job than the one that '{self._out}' was begun with: other recordings, "
-                "options, or another model. Give the same ones, or run it without --resume to begin anew."
+                f"--resume received another job than the one that started '{self._out}': other recordings, options, "
+                "or another model. Give the same ones, or run it without --resume to start over."
             )
-        self._offset = kept["offset"]
-        state: dict[str, Any] = kept["state"]
+        self._offset = entry["offset"]
+        state: dict[str, Any] = entry["state"]
         return state
 
     def begin(self, name: str, *, resumed: bool = False) -> None:
-        """Say that the rows of a recording follow; `resumed` where some of them were written earlier."""
+        """The rows of a recording follow; `resumed` where some of them were written earlier."""
         if self._out is not None and self._ending is not None:
             self._open(self._out / self.reserve(name), self._offset if resumed else None)
 
     def end(self, *, failed: bool = False) -> None:
-        """Say that a recording has no more rows. In a folder, one that failed has no file."""
+        """A recording has no more rows. In a folder, one that failed has no file."""
         if self._ending is None or self._file is None or self._target is None:
             return
         self._file.close()
@@ -111,7 +111,7 @@ class Output:
             self._file.write(text.encode())
 
     def checkpoint(self, state: dict[str, Any], *, now: bool = False) -> None:
-        """Note where the job stands, if it was not noted a short time ago. Everything written belongs to `state`."""
+        """Save the state of the job, if it was not saved a short time ago. Everything written belongs to `state`."""
         if self._out is None:
             sys.stdout.flush()
             return
@@ -135,7 +135,7 @@ class Output:
         self._written = time.monotonic()
 
     def finish(self) -> None:
-        """Give the file its name: the job is done."""
+        """The job is done: give the file its name."""
         if self._out is None:
             sys.stdout.flush()
             return
@@ -146,22 +146,22 @@ class Output:
             os.replace(_partial(self._target), self._target)
         self._journal.unlink(missing_ok=True)
 
-    def leave(self, *, keep: bool) -> bool:
-        """Let go of an unfinished job; returns whether it can be taken up, as `keep` wants where there is a journal."""
+    def abandon(self, *, keep: bool) -> bool:
+        """Close an unfinished job; returns whether it can be resumed, as it can with `keep` where there is a journal."""
         if self._out is None:
             return False
         if self._file is not None:
-            with contextlib.suppress(OSError):  # of a full disk, which was said
+            with contextlib.suppress(OSError):  # of a full disk, which was reported
                 self._file.close()
-        can = keep and self._journal.is_file()
-        if not can:
+        can_resume = keep and self._journal.is_file()
+        if not can_resume:
             self._journal.unlink(missing_ok=True)
             if self._target is not None:
                 _partial(self._target).unlink(missing_ok=True)
-        return can
+        return can_resume
 
     def _open(self, target: Path, offset: int | None) -> None:
-        """Open a target's partial file, cut where its journal says that it is valid, or anew."""
+        """Open a target's partial file, truncated to what its journal vouches for, or a new one."""
         self._target = target
         if offset is None:
             self._file = _partial(target).open("wb")

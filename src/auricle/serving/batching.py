@@ -1,8 +1,8 @@
 """Clips of many requests, scored together in as many threads as there are cores.
 
-In: samples as a model takes them, from the event loop. Out: rows. `batched` gathers what waits into batches and leaves
+In: samples in the model's form, from the event loop. Out: rows. `batched` gathers what waits into batches and leaves
 out what nobody waits for any more: it runs inside our own event loop and application, where litserve, mosec and Ray
-Serve bring servers of their own. How much may wait is decided before, in `asking`. Each thread has one core: threads of
+Serve bring servers of their own. How much may wait is decided before, in `service`. Each thread has one core: threads of
 one operation that wait for each other spin, and cost ten times the work where others use the machine too.
 """
 
@@ -36,7 +36,7 @@ class Waiting:
         return int(self.samples.shape[-1])
 
 
-class Lane:
+class WorkerQueue:
     """One thread that a model runs in, and the queue before it."""
 
     def __init__(self, rows: Rows, limits: Limits, metrics: Metrics, sample_rate: int) -> None:
@@ -57,8 +57,8 @@ class Lane:
         self.frames += len(waiting)
         self._metrics.queue_depth.inc()
         try:
-            found: np.ndarray = await self._queue(waiting)
-            return found
+            row: np.ndarray = await self._queue(waiting)
+            return row
         finally:
             self.frames -= len(waiting)
             self._metrics.queue_depth.dec()
@@ -73,23 +73,23 @@ class Lane:
             self._metrics.queue_seconds.observe(start - item.since)
         self._metrics.batch_clips.observe(len(items))
         loop = asyncio.get_running_loop()
-        found = await loop.run_in_executor(self._thread, self._rows, [item.samples for item in items])
+        rows = await loop.run_in_executor(self._thread, self._rows, [item.samples for item in items])
         self._metrics.batch_seconds.observe(time.perf_counter() - start)
-        return list(found)
+        return list(rows)
 
 
-class Scorer:
+class BatchScorer:
     """The threads that a model runs in. A clip goes where the least waits."""
 
     def __init__(self, classifier: Classifier, limits: Limits, metrics: Metrics) -> None:
         self._settings = classifier.settings
         threads = limits.threads or cores()
 
-        def lanes(rows: Rows, count: int) -> list[Lane]:
-            return [Lane(rows, limits, metrics, self._settings.sample_rate) for _ in range(count)]
+        def queues(rows: Rows, count: int) -> list[WorkerQueue]:
+            return [WorkerQueue(rows, limits, metrics, self._settings.sample_rate) for _ in range(count)]
 
-        self._logits = lanes(classifier.logits, threads)
-        self._vectors = lanes(classifier.vectors, 1)
+        self._logits = queues(classifier.logits, threads)
+        self._vectors = queues(classifier.vectors, 1)
 
     async def logits(self, clips: Sequence[np.ndarray]) -> np.ndarray:
         """Logits (clips, classes) of clips int16 (channels, samples), or of frames."""
@@ -103,28 +103,28 @@ class Scorer:
         """Score a little noise in every thread, so that nobody's request is the first."""
         shape = (self._settings.num_features or 1, max(1, round(WARM_SECONDS * self._settings.sample_rate)))
         noise = np.random.default_rng(0).normal(0.0, 0.1, shape)
-        is_sound = self._settings.num_features is None
-        clip = (noise * 32767).clip(-32768, 32767).astype(np.int16) if is_sound else noise.astype(np.float32)
-        await asyncio.gather(*(lane.row(clip) for lane in (*self._logits, *self._vectors)))
+        is_audio = self._settings.num_features is None
+        clip = (noise * 32767).clip(-32768, 32767).astype(np.int16) if is_audio else noise.astype(np.float32)
+        await asyncio.gather(*(queue.row(clip) for queue in (*self._logits, *self._vectors)))
 
     def close(self) -> None:
         """Let the threads end."""
-        for lane in (*self._logits, *self._vectors):
-            lane.close()
+        for queue in (*self._logits, *self._vectors):
+            queue.close()
 
 
-async def _spread(lanes: Sequence[Lane], clips: Sequence[np.ndarray]) -> np.ndarray:
+async def _spread(queues: Sequence[WorkerQueue], clips: Sequence[np.ndarray]) -> np.ndarray:
     """Let each clip wait where the least waits, and stack their rows."""
-    frames = [lane.frames for lane in lanes]
+    frames = [queue.frames for queue in queues]
     waiting = []
     for clip in clips:
-        place = frames.index(min(frames))
-        frames[place] += clip.shape[-1]
-        waiting.append(lanes[place].row(clip))
+        shortest = frames.index(min(frames))
+        frames[shortest] += clip.shape[-1]
+        waiting.append(queues[shortest].row(clip))
     return np.stack(await asyncio.gather(*waiting))
 
 
 def _one_core() -> None:
-    """PyTorch's number of threads is each thread's own; where it is not imported, nothing is to be set."""
+    """PyTorch's number of threads is each thread's own; where it is not imported, there is nothing to set."""
     if torch := sys.modules.get("torch"):
         torch.set_num_threads(1)

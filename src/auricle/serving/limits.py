@@ -1,7 +1,7 @@
-"""What a service takes, and how it says no.
+"""What a service accepts, and how it rejects a request.
 
-In: what an operator allows. Out: Limits, which the service, its page and its documentation read; and Refused, the one
-way in which a request is turned down, by HTTP and in the page alike.
+In: what an operator allows. Out: Limits, which the service, its page and its documentation read; and RequestError, the
+one way in which a request is rejected, by HTTP and in the page alike.
 """
 
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from auricle.errors import AuricleError, UsageError
 
 MIB = 1 << 20
-# The kinds of a Refused that are no faults of the audio, and the status that each has. Faults of audio are 422.
+# The kinds of a RequestError that are not faults of the audio, and the status of each. Faults of audio are 422.
 STATUS = {
     "query": 400,
     "body": 400,
@@ -23,8 +23,8 @@ STATUS = {
 }
 
 
-class Refused(AuricleError):
-    """A request that is not answered. `kind` is one of STATUS, a fault of `audio.faults`, 'channels' or 'rate'."""
+class RequestError(AuricleError):
+    """A request that is rejected. `kind` is one of STATUS, a kind of `audio.quality`, 'channels' or 'rate'."""
 
     def __init__(self, kind: str, detail: str) -> None:
         super().__init__(f"{kind}: {detail}")
@@ -37,7 +37,7 @@ class Refused(AuricleError):
 class Limits:
     """What one request may have, and all of them together. Bytes, seconds, hertz.
 
-    `requests` are under way at once, from their first byte on; one more is turned down at once. `held_bytes` bounds all
+    `requests` are in progress at once, from their first byte on; one more is rejected at once. `held_bytes` bounds all
     bodies together. A request that has no answer after `deadline` seconds is dropped, and its body must have come
     within `body_seconds`. `windows` is how many one answer may have; `threads`, which score, are as many as cores.
     """
@@ -64,5 +64,5 @@ class Limits:
 
     @property
     def values(self) -> int:
-        """How many samples of all channels one sound may decode to: as long as allowed, in stereo at 48 kHz."""
+        """How many samples of all channels one file may decode to: as long as allowed, in stereo at 48 kHz."""
         return round(self.seconds * 2 * 48_000)
