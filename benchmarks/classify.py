@@ -179,7 +179,7 @@ def in_batches(stock: Any, given: Any, batch: int) -> list[Chances]:
 def our_answers(classifier: Classifier, files: Sequence[str]) -> list[Chances]:
     """Answer as `auricle predict` does. Raises AuricleError for a file that it cannot answer for."""
     rows = []
-    for answer in classifier.answers(recordings(files)):
+    for answer in classifier.predict(recordings(files)):
         if answer.error is not None:
             raise AuricleError(f"auricle has no answer for '{answer.name}': {answer.error}")
         rows.append({choice.label: choice.probability for choice in answer.choices})

@@ -129,7 +129,7 @@ class Bench:
         self.path = f"/v1/classify?top={len(classifier.labels)}"
         is_half = is_bf16(options.precision) and classifier.model.config.model_type == "hubert"
         self.tolerance = TOLERANCE["bf16" if is_half else "float32"]
-        answers = list(classifier.answers(recordings([str(file) for file in files])))
+        answers = list(classifier.predict(recordings([str(file) for file in files])))
         self.clips = [
             {"path": str(file), "chances": {choice.label: choice.probability for choice in answer.choices}}
             for file, answer in zip(files, answers, strict=True)

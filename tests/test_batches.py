@@ -5,7 +5,7 @@ from collections import Counter
 import numpy as np
 
 from auricle.preparation.batches import EpochBatches, TrainClips, build, collate
-from auricle.preparation.windows import Window, by_length, from_arrays, windows
+from auricle.preparation.windows import Window, by_length, cut_clips, from_arrays
 
 
 def arrays(*lengths: int) -> list[np.ndarray]:
@@ -14,18 +14,18 @@ def arrays(*lengths: int) -> list[np.ndarray]:
 
 def test_windows_cover_every_sample_and_end_with_the_clip() -> None:
     for length in (1, 99, 100, 101, 250, 1000):
-        cut = windows(np.array([length]), 100, 0.5)
-        heard = np.zeros(length, bool)
+        cut = cut_clips(np.array([length]), 100, 50)
+        covered = np.zeros(length, bool)
         for window in cut:
-            heard[window.start : window.stop] = True
+            covered[window.start : window.stop] = True
             assert window.stop - window.start == min(100, length)
-        assert heard.all() and cut[-1].stop == length
-    assert windows(np.array([1000]), None, 0.5) == [Window(0, 0, 1000)]
+        assert covered.all() and cut[-1].stop == length
+    assert cut_clips(np.array([1000]), None) == [Window(0, 0, 1000)]
 
 
 def test_batches_by_length_stay_within_their_bound_and_lose_nothing() -> None:
     lengths = np.random.default_rng(0).integers(10, 3000, 200)
-    cut = windows(lengths, 1000, 0.25)
+    cut = cut_clips(lengths, 1000, 750)
     batches = list(by_length(cut, 8000))
     assert sorted((w for batch in batches for w in batch), key=str) == sorted(cut, key=str)
     for batch in batches:
@@ -34,7 +34,7 @@ def test_batches_by_length_stay_within_their_bound_and_lose_nothing() -> None:
 
 
 def test_a_clip_longer_than_the_bound_still_gets_a_batch() -> None:
-    assert list(by_length(windows(np.array([500]), None, 0), 100)) == [[Window(0, 0, 500)]]
+    assert list(by_length(cut_clips(np.array([500]), None), 100)) == [[Window(0, 0, 500)]]
 
 
 def test_building_pads_on_the_right_and_marks_what_is_real() -> None:

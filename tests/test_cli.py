@@ -121,7 +121,7 @@ def test_an_answer_does_not_depend_on_the_other_files(trained: Path, corpus: Pat
     from auricle.audio.recordings import recordings
 
     classifier = auricle.load(trained)
-    together = list(classifier.answers(recordings([str(corpus)])))
+    together = list(classifier.predict(recordings([str(corpus)])))
     for answer in together[::5]:
         alone = classifier(answer.name)
         for ours, theirs in zip(answer.choices, alone.choices, strict=True):

@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 
 from auricle.errors import UsageError
-from auricle.inference.events import Event, EventDetector, EventRules, events
+from auricle.inference.events import Event, EventDetector, EventRules, find_events
 from auricle.inference.predictor import ScoredWindow
 
 LABELS = ("dog", "rain", "engine")
 HOP = 0.5
-PLAIN = EventRules(on=0.5, off=0.3, min_seconds=0.0, gap_seconds=0.0, floor=-60.0)
+PLAIN = EventRules(onset=0.5, offset=0.3, min_seconds=0.0, max_gap=0.0, min_level=-60.0)
 
 
 def window(number: int, row: Sequence[float], size: int = 1, level: float = -20.0) -> ScoredWindow:
@@ -31,9 +31,9 @@ def cells(*dog: float, levels: Sequence[float] | None = None) -> list[ScoredWind
 
 
 def found(
-    moments: list[ScoredWindow], rules: EventRules = PLAIN, threshold: float | None = None
+    windows: list[ScoredWindow], rules: EventRules = PLAIN, threshold: float | None = None
 ) -> list[tuple[str, float, float]]:
-    return [(event.label, event.start, event.end) for event in events(moments, LABELS, threshold, rules)]
+    return [(event.label, event.start, event.end) for event in find_events(windows, LABELS, threshold, rules)]
 
 
 def test_an_event_begins_at_on_and_ends_below_off() -> None:
@@ -42,7 +42,7 @@ def test_an_event_begins_at_on_and_ends_below_off() -> None:
 
 
 def test_the_probability_is_the_mean_over_the_cells() -> None:
-    (event,) = events(cells(0.1, 0.9, 0.7, 0.5, 0.1), LABELS, None, EventRules(0.5, 0.3, 0.0, 0.0))
+    (event,) = find_events(cells(0.1, 0.9, 0.7, 0.5, 0.1), LABELS, None, EventRules(0.5, 0.3, 0.0, 0.0))
     assert event.probability == pytest.approx(0.7) and event.seconds == 1.5
 
 
@@ -55,7 +55,7 @@ def test_overlapping_windows_are_averaged_in_the_cells_that_they_cover() -> None
     ones = [window(n, (0.99, 0.005, 0.005) if n == 2 else (0.02, 0.49, 0.49), size=2) for n in range(6)]
     # Cells 2 and 3 are covered by the sure window and by one that is sure of the contrary.
     assert found(ones, EventRules(0.5, 0.4, 0.0, 0.0)) == [("dog", 1.0, 2.0)]
-    (event,) = events(ones, LABELS, None, EventRules(0.5, 0.4, 0.0, 0.0))
+    (event,) = find_events(ones, LABELS, None, EventRules(0.5, 0.4, 0.0, 0.0))
     assert event.probability == pytest.approx((0.99 + 0.02) / 2, abs=1e-6)
 
 
@@ -89,13 +89,13 @@ def test_the_tail_is_part_of_the_last_event() -> None:
 
 
 def test_events_are_known_as_soon_as_no_window_can_change_them() -> None:
-    merger = EventDetector(LABELS, None, PLAIN)
+    detector = EventDetector(LABELS, None, PLAIN)
     row = cells(0.9, 0.9, 0.1, 0.1)
-    assert merger.add(row[0]) == [] and merger.current == Event("dog", 0.0, 0.5, pytest.approx(0.9))
-    assert merger.add(row[1]) == []
-    (ended,) = merger.add(row[2])
-    assert (ended.start, ended.end) == (0.0, 1.0) and merger.current is None
-    assert merger.finish() == []
+    assert detector.add(row[0]) == [] and detector.current == Event("dog", 0.0, 0.5, pytest.approx(0.9))
+    assert detector.add(row[1]) == []
+    (ended,) = detector.add(row[2])
+    assert (ended.start, ended.end) == (0.0, 1.0) and detector.current is None
+    assert detector.finish() == []
 
 
 def test_a_state_through_json_goes_on_to_the_same_events_at_every_place() -> None:
@@ -104,27 +104,27 @@ def test_a_state_through_json_goes_on_to_the_same_events_at_every_place() -> Non
     rows = [
         window(n, random.dirichlet([0.3, 0.3, 0.3]), 3, random.choice([-20.0, -90.0], p=[0.8, 0.2])) for n in range(60)
     ]
-    whole = list(events(rows, LABELS, 0.5, rules))
+    whole = list(find_events(rows, LABELS, 0.5, rules))
     assert len(whole) > 5
     for place in range(0, len(rows), 7):
         first = EventDetector(LABELS, 0.5, rules)
-        before = [event for moment in rows[:place] for event in first.add(moment)]
+        before = [event for window in rows[:place] for event in first.add(window)]
         second = EventDetector.from_state(json.loads(json.dumps(first.state())), LABELS, 0.5, rules)
-        after = [event for moment in rows[place:] for event in second.add(moment)] + second.finish()
+        after = [event for window in rows[place:] for event in second.add(window)] + second.finish()
         assert before + after == whole
 
 
 def test_what_is_held_does_not_grow_with_time() -> None:
-    merger = EventDetector(LABELS, None, PLAIN)
+    detector = EventDetector(LABELS, None, PLAIN)
     sizes = []
     for number in range(500):
-        merger.add(window(number, (0.2, 0.4, 0.4), size=8))
-        sizes.append(len(json.dumps(merger.state())))
+        detector.add(window(number, (0.2, 0.4, 0.4), size=8))
+        sizes.append(len(json.dumps(detector.state())))
     assert max(sizes) < 1.2 * sizes[50]
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"on": 0.2}, {"off": 0.0}, {"on": 1.5}, {"min_seconds": -1.0}, {"gap_seconds": -1.0}]
+    "wrong", [{"onset": 0.2}, {"offset": 0.0}, {"onset": 1.5}, {"min_seconds": -1.0}, {"max_gap": -1.0}]
 )
 def test_impossible_rules_are_refused(wrong: dict[str, float]) -> None:
     with pytest.raises(UsageError, match="Allowed"):

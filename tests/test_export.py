@@ -139,7 +139,7 @@ def test_every_kind_of_model_agrees_with_its_export_on_real_clips(
     check_agreement(model, graph, arrays())
     check_extreme_inputs(model, graph)
     some = files.recordings(sorted(map(str, (recordings / "emodb").glob("*.wav")))[::20])
-    clips = [clip.samples for chunk in files.hear(some, Classifier(model).settings) for clip in chunk]
+    clips = [clip.samples for chunk in files.read_recordings(some, Classifier(model).settings, whole=True) for clip in chunk]
     assert check_parity(model, graph, from_arrays(clips)).max_difference < 1e-4
 
 
@@ -197,12 +197,12 @@ def test_an_exported_folder_answers_without_pytorch(trained: Path) -> None:
         "import auricle\n"
         "from auricle.audio.recordings import recordings\n"
         f"classifier = auricle.load({str(trained / 'onnx')!r})\n"
-        f"answers = classifier.answers(recordings([{str(corpus)!r}]))\n"
+        f"answers = classifier.predict(recordings([{str(corpus)!r}]))\n"
         "print(json.dumps([[one.name, {row.label: row.probability for row in one.choices}] for one in answers]))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    expected = {answer.name: answer for answer in auricle.load(trained).answers(files.recordings([str(corpus)]))}
+    expected = {answer.name: answer for answer in auricle.load(trained).predict(files.recordings([str(corpus)]))}
     rows = json.loads(done.stdout)
     assert len(rows) == len(expected) == 24
     for name, found in rows:

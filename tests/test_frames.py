@@ -17,8 +17,8 @@ import torch
 import auricle
 from auricle.audio import frames
 from auricle.audio import store as stores
-from auricle.audio.inspect import DecodedClip, open_clip
-from auricle.audio.recordings import recordings
+from auricle.audio.inspect import DECLARED_FRAMES, open_clip
+from auricle.audio.recordings import DecodedClip, decode_source, recordings
 from auricle.audio.settings import Settings
 from auricle.cli.main import main
 from auricle.corpus.clip import Clip
@@ -47,7 +47,8 @@ def saved(content: object, legacy: bool = False) -> bytes:
 
 
 def opened(content: bytes, meta: dict[str, str] | None = None, settings: Settings = SETTINGS) -> DecodedClip:
-    return open_clip(Clip("uttr.pt", "uttr.pt", "", meta=meta or {}), settings, content=content)
+    declared = (meta or {}).get(DECLARED_FRAMES)
+    return decode_source("uttr.pt", settings, name="uttr.pt", content=content, declared_frames=declared)
 
 
 def kinds(found: DecodedClip) -> list[str]:
@@ -73,15 +74,15 @@ def trained(speakers: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize("kind", [torch.float16, torch.float32, torch.float64])
 def test_floats_of_any_width_and_both_file_formats_are_opened_unscaled(kind: torch.dtype, legacy: bool) -> None:
     found = opened(saved(GOOD.to(kind), legacy), {"mel_len": "50"})
-    assert found.findings == () and found.sound is not None
-    assert found.sound.samples.dtype == np.float32 and found.sound.samples.flags.c_contiguous
-    assert (GOOD.to(kind).float().numpy() == found.sound.samples.T).all()
-    assert (found.sound.sample_rate, found.sound.seconds, found.sound.container) == (100, 0.5, "frames")
+    assert found.findings == () and found.audio is not None
+    assert found.audio.samples.dtype == np.float32 and found.audio.samples.flags.c_contiguous
+    assert (GOOD.to(kind).float().numpy() == found.audio.samples.T).all()
+    assert (found.audio.sample_rate, found.audio.seconds, found.audio.container) == (100, 0.5, "frames")
 
 
 def test_a_part_of_a_larger_tensor_is_opened_as_what_it_is() -> None:
     found = opened(saved(torch.cat([GOOD, GOOD + 1])[50:].requires_grad_()))
-    assert found.sound is not None and np.array_equal(found.sound.samples.T, (GOOD + 1).numpy())
+    assert found.audio is not None and np.array_equal(found.audio.samples.T, (GOOD + 1).numpy())
 
 
 BAD: dict[str, tuple[Callable[[], bytes], str, str]] = {
@@ -119,7 +120,7 @@ def test_each_kind_of_bad_frames_is_a_finding(name: str) -> None:
 def test_another_length_than_the_table_promises_is_a_finding() -> None:
     found = opened(saved(GOOD), {"mel_len": "49"})
     assert kinds(found) == ["mismatch"] and found.findings[0].detail.endswith("promises 49")
-    assert not frames.find(found.sound, declared=None, min_seconds=0) if found.sound else False
+    assert not frames.find(found.audio, declared=None, min_seconds=0) if found.audio else False
 
 
 class Malicious:
@@ -173,7 +174,7 @@ def test_damaged_files_are_findings_wherever_the_damage_is() -> None:
             for place in places:
                 damaged[place] = int(random.integers(256))
             found = opened(bytes(damaged[: None if random.integers(3) else int(random.integers(len(damaged)))]))
-            assert (found.sound is not None) or kinds(found)[0] in ("unreadable", "mismatch", "long", "empty")
+            assert (found.audio is not None) or kinds(found)[0] in ("unreadable", "mismatch", "long", "empty")
 
 
 def test_the_store_gives_back_the_very_frames(speakers: Path, tmp_path: Path) -> None:
@@ -195,7 +196,7 @@ def test_frames_in_an_archive_are_those_of_the_folder(speakers: Path, trained: P
     assert index.num_features == BANDS and len(kept) == len(plain) == 36
     assert all(np.array_equal(kept.samples(place), plain.samples(place)) for place in range(len(kept)))
     classifier = auricle.load(trained)
-    answers = list(classifier.answers(recordings([str(packed)])))
+    answers = list(classifier.predict(recordings([str(packed)])))
     assert len(answers) == 48 and not any(answer.error for answer in answers)
     small = Settings(100, 1, 0.05, 0.001, BANDS)
     assert all(facts.findings for facts in stores.prepare(index.clips, small, cache=tmp_path / "other").facts)
@@ -340,9 +341,9 @@ def test_sound_for_a_model_of_frames_is_an_answer_that_says_so(trained: Path, co
     path = next(speakers.glob("*.pt"))
     samples = torch.load(path, weights_only=True).T.numpy()
     assert classifier(path).choices == classifier.classify(samples, 100).choices
-    with pytest.raises(UsageError, match="40 bands at 100 a second"):
+    with pytest.raises(UsageError, match="40 features at 100 a second"):
         classifier.classify(tone("low", 0.5, 0), 8000)
-    with pytest.raises(AudioError, match="no finite numbers"):
+    with pytest.raises(UsageError, match="finite features"):
         classifier.classify(samples * np.float32(np.inf), 100)
 
 

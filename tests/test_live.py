@@ -19,13 +19,13 @@ from auricle import recipe as recipes
 from auricle.audio.settings import Settings
 from auricle.cli.main import main
 from auricle.inference.events import EventRules
-from auricle.inference.live import Said, latency, listen
-from auricle.inference.predictor import WindowSpec
+from auricle.inference.live import Message, latency, listen
+from auricle.preparation.windows import WindowSpec
 from auricle.training.progress import ProgressReporter
 from auricle.training.run import run
 from tests.conftest import RATE, tone, write_corpus
 
-PLAIN = EventRules(on=0.6, off=0.4, min_seconds=0.0, gap_seconds=0.0)
+PLAIN = EventRules(onset=0.6, offset=0.4, min_seconds=0.0, max_gap=0.0)
 
 
 class Loudness:
@@ -51,7 +51,7 @@ def pieces(levels: Sequence[int], seconds: float, pause: float) -> Iterator[np.n
         yield np.full((1, round(seconds * 1000)), level, np.int16)
 
 
-def said(classifier: Loudness, blocks: Iterator[np.ndarray], cut: WindowSpec, rules: EventRules = PLAIN) -> list[Said]:
+def said(classifier: Loudness, blocks: Iterator[np.ndarray], cut: WindowSpec, rules: EventRules = PLAIN) -> list[Message]:
     return list(listen(classifier, blocks, cut, rules))  # type: ignore[arg-type]
 
 
@@ -155,7 +155,7 @@ def test_sound_in_real_time_is_named_within_the_stated_latency(
     steady = np.concatenate([tone("high", 0.25, 1) for _ in range(4)])
     sound = np.concatenate([np.zeros(RATE), steady, np.zeros(round(1.5 * RATE))])
     lines = live(trained, sound, RATE, monkeypatch, capsys, "--window", "0.5", "--hop", "0.125")
-    assert [line["said"] for line in lines] == ["listening", "begin", "end", "done"]
+    assert [line["type"] for line in lines] == ["listening", "begin", "end", "done"]
     listening, begin, end, done = lines
     assert begin["label"] == end["label"] == "high"
     assert abs(end["start"] - 1.0) <= 0.375 and abs(end["end"] - 2.0) <= 0.375
@@ -175,8 +175,8 @@ def test_half_a_minute_of_real_sounds_gives_events_within_the_stated_latency(
     sound = np.concatenate([part for clip in heard for part in (clip, quiet)])
     lines = live(tmp_path / "run", sound, 44_100, monkeypatch, capsys)
     listening, done = lines[0], lines[-1]
-    assert done["said"] == "done" and done["seconds"] == pytest.approx(30.0)
-    begins, ends = ([line for line in lines if line["said"] == said] for said in ("begin", "end"))
+    assert done["type"] == "done" and done["seconds"] == pytest.approx(30.0)
+    begins, ends = ([line for line in lines if line["type"] == said] for said in ("begin", "end"))
     assert begins and len(begins) == len(ends)
     assert all(line["after"] <= listening["begin_within"] for line in begins)
     assert all(line["after"] <= listening["end_within"] for line in ends)

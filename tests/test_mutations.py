@@ -94,7 +94,7 @@ def test_every_damaged_file_gets_an_answer_or_a_reason_from_prediction(damaged: 
     settings = recipes.parse({"audio": {"sample_rate": RATE}, "model": {"size": "tutorial"}}, "test")
     classifier = Classifier(build_model(settings, ("a", "b")))
     start = time.perf_counter()
-    answers = list(classifier.answers(recordings([str(damaged)])))
+    answers = list(classifier.predict(recordings([str(damaged)])))
     assert len(answers) == COUNT
     for answer in answers:
         if answer.error is None:

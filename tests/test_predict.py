@@ -15,9 +15,10 @@ import pytest
 import soundfile
 
 from auricle import recipe as recipes
-from auricle.audio import long_recordings
+from auricle.audio import recordings
 from auricle.cli.main import main
-from auricle.inference import predictor, writer
+from auricle.inference import writer
+from auricle.preparation.windows import WindowSpec
 from auricle.training.progress import ProgressReporter
 from auricle.training.run import run
 from tests.conftest import RATE, tone, write_corpus
@@ -64,9 +65,9 @@ def refused(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
 @pytest.fixture
 def short_is_long(monkeypatch: pytest.MonkeyPatch) -> None:
     """Recordings of more than three seconds are streamed, in batches of two seconds."""
-    monkeypatch.setattr(long_recordings, "WHOLE_SECONDS", 3.0)
-    batch = predictor.WindowSpec.batch
-    monkeypatch.setattr(predictor.WindowSpec, "batch", lambda self, seconds=2.0: batch(self, min(seconds, 2.0)))
+    monkeypatch.setattr(recordings, "WHOLE_SECONDS", 3.0)
+    batch = WindowSpec.batch
+    monkeypatch.setattr(WindowSpec, "batch", lambda self, seconds=2.0: batch(self, min(seconds, 2.0)))
 
 
 @pytest.mark.parametrize("streamed", [False, True])
@@ -87,8 +88,8 @@ def test_a_streamed_recording_has_the_windows_of_a_whole_one(
 ) -> None:
     path = scene(tmp_path / "scene.wav", 2)
     assert main(["predict", str(trained), str(path), "--windows", "1", "--out", str(tmp_path / "whole.csv")]) == 0
-    monkeypatch.setattr(long_recordings, "WHOLE_BYTES", 1000)
-    monkeypatch.setattr(long_recordings, "WHOLE_SECONDS", 3.0)
+    monkeypatch.setattr(recordings, "WHOLE_BYTES", 1000)
+    monkeypatch.setattr(recordings, "WHOLE_SECONDS", 3.0)
     assert main(["predict", str(trained), str(path), "--windows", "1", "--out", str(tmp_path / "long.csv")]) == 0
     whole, long = (rows((tmp_path / name).read_text()) for name in ("whole.csv", "long.csv"))
     assert [float(row["start"]) for row in whole] == [0.5 * number for number in range(39)]
@@ -104,7 +105,7 @@ def test_a_file_too_large_to_be_read_at_once_but_short_gets_the_same_answer(
     soundfile.write(tmp_path / "a.wav", steady("high", 2.0, 0), RATE, subtype="PCM_16")
     assert main(["predict", str(trained), str(tmp_path / "a.wav"), "--json"]) == 0
     expected = capsys.readouterr().out
-    monkeypatch.setattr(long_recordings, "WHOLE_BYTES", 1000)
+    monkeypatch.setattr(recordings, "WHOLE_BYTES", 1000)
     assert main(["predict", str(trained), str(tmp_path / "a.wav"), "--json"]) == 0
     assert capsys.readouterr().out == expected
 
@@ -117,7 +118,7 @@ def test_a_long_recording_is_answered_by_the_mean_of_its_windows(
     assert main(["predict", str(trained), str(tmp_path / "long.wav"), "--json"]) == 0
     row = json.loads(capsys.readouterr().out)
     assert row["label"] == "high" and row["seconds"] == 20.25 and row["error"] is None
-    monkeypatch.setattr(long_recordings, "WHOLE_BYTES", 1000)
+    monkeypatch.setattr(recordings, "WHOLE_BYTES", 1000)
     monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO((tmp_path / "long.wav").read_bytes())))
     assert main(["predict", str(trained), "-", "--json"]) == 0
     assert json.loads(capsys.readouterr().out) == {**row, "file": "-"}
@@ -191,7 +192,7 @@ def test_what_cannot_be_is_refused_in_one_sentence(
     assert "one of events" in said("--format", "submission", "--events")
     assert "no file" in said("--resume")
     assert "up to that" in said("--events", "--windows", "1", "--hop", "2")
-    assert "off ≤ on" in said("--events", "--on", "0.3", "--off", "0.4")
+    assert "offset ≤ onset" in said("--events", "--onset", "0.3", "--offset", "0.4")
     assert "folder" in said("--events", "--format", "csv", "--out", f"{tmp_path}/")
     with pytest.raises(SystemExit):
         main(["predict", str(trained), "--windows", "a.wav"])
@@ -200,12 +201,14 @@ def test_what_cannot_be_is_refused_in_one_sentence(
 
 KILLED = """
 import os, signal, sys
-from auricle import hearing, output, timeline
-from auricle.cli import main
-hearing.WHOLE_SECONDS, hearing.CHUNK_FILES, output.JOURNAL_SECONDS = 3.0, 3, 0.0
-batch = timeline.Cut.batch
-timeline.Cut.batch = lambda self, seconds=2.0: batch(self, min(seconds, 2.0))
-noted, left = output.Output.checkpoint, [int(sys.argv[1])]
+from auricle.audio import recordings
+from auricle.cli.main import main
+from auricle.inference import writer
+from auricle.preparation.windows import WindowSpec
+recordings.WHOLE_SECONDS, recordings.CHUNK_FILES, writer.JOURNAL_SECONDS = 3.0, 3, 0.0
+batch = WindowSpec.batch
+WindowSpec.batch = lambda self, seconds=2.0: batch(self, min(seconds, 2.0))
+noted, left = writer.Output.checkpoint, [int(sys.argv[1])]
 def checkpoint(self, state, *, now=False):
     noted(self, state, now=now)
     self.write("what was written after the last note\\n")
@@ -215,7 +218,7 @@ def checkpoint(self, state, *, now=False):
         os.kill(os.getpid(), signal.SIGKILL)
     self._file.seek(-37, 1)
     self._file.truncate()
-output.Output.checkpoint = checkpoint
+writer.Output.checkpoint = checkpoint
 sys.exit(main(sys.argv[2:]))
 """
 
@@ -245,7 +248,7 @@ def test_a_job_killed_in_a_long_file_goes_on_to_the_same_bytes(trained: Path, tm
 def test_a_job_killed_in_a_tree_goes_on_and_refuses_another_one(
     trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(long_recordings, "CHUNK_FILES", 3)
+    monkeypatch.setattr(recordings, "CHUNK_FILES", 3)
     folder = write_corpus(tmp_path / "tree", per_class=20, seconds=0.2)
     (folder / "low" / "device0_bad.wav").write_bytes(b"garbage")
     scene(folder / "high" / "device9_long.wav")
@@ -305,7 +308,7 @@ def test_an_interrupted_job_says_how_to_go_on(
     trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(writer, "JOURNAL_SECONDS", 0.0)
-    monkeypatch.setattr(long_recordings, "CHUNK_FILES", 2)
+    monkeypatch.setattr(recordings, "CHUNK_FILES", 2)
     folder = write_corpus(tmp_path / "in")
     command = ["predict", str(trained), str(folder), "--out", str(tmp_path / "out.csv")]
     write, count = writer.Output.write, 0
@@ -319,9 +322,9 @@ def test_an_interrupted_job_says_how_to_go_on(
 
     monkeypatch.setattr(writer.Output, "write", stop)
     assert main(command) == 130
-    assert "--resume goes on" in capsys.readouterr().err and not (tmp_path / "out.csv").exists()
+    assert "Resume with the same command" in capsys.readouterr().err and not (tmp_path / "out.csv").exists()
     assert main([*command, "--resume"]) == 0
-    assert "behind 8 recordings" in capsys.readouterr().err
+    assert "after 8 recordings" in capsys.readouterr().err
     assert [row["label"] for row in rows((tmp_path / "out.csv").read_text())] == ["high"] * 8 + ["low"] * 8 + [
         "noise"
     ] * 8
@@ -331,9 +334,9 @@ def test_a_tree_is_answered_before_all_of_it_is_read(
     trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = write_corpus(tmp_path / "in", per_class=60, seconds=0.05)
-    monkeypatch.setattr(long_recordings, "CHUNK_FILES", 5)
+    monkeypatch.setattr(recordings, "CHUNK_FILES", 5)
     seen: list[int] = []
-    look, opened = long_recordings._look, [0]
+    look, opened = recordings._read_ahead, [0]
 
     def counted(*arguments: object) -> object:
         opened[0] += 1
@@ -342,7 +345,7 @@ def test_a_tree_is_answered_before_all_of_it_is_read(
     def noted(self: writer.Output, state: object, *, now: bool = False) -> None:
         seen.append(opened[0])
 
-    monkeypatch.setattr(long_recordings, "_look", counted)
+    monkeypatch.setattr(recordings, "_read_ahead", counted)
     monkeypatch.setattr(writer.Output, "checkpoint", noted)
     assert main(["predict", str(trained), str(folder), "--out", str(tmp_path / "out.csv")]) == 0
     assert seen[1] < 60 and seen[-1] == 180

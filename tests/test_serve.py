@@ -26,9 +26,10 @@ from prometheus_client.parser import text_string_to_metric_families
 from auricle.cli.main import main
 from auricle.evaluation.scoring import softmax
 from auricle.inference.classifier import Classifier
-from auricle.inference.events import EventRules, events
-from auricle.inference.predictor import WindowSpec, moments
+from auricle.inference.events import EventRules, find_events
+from auricle.inference.predictor import score_windows
 from auricle.models.load import save_model
+from auricle.preparation.windows import WindowSpec
 from auricle.serving import serve as service_module
 from auricle.serving.limits import Limits
 from tests.browsing import Page, asked_for, chromium, wait_for
@@ -107,11 +108,11 @@ def test_windows_and_events_are_those_of_the_timeline(served: Service, classifie
     content = sound(3.3, "high", 4)
     query = {"windows": 1.0, "hop": 0.5, "events": True, "onset": 0.3, "offset": 0.2, "min_seconds": 0.1}
     answer = served.client.post("/v1/classify", params=query, content=content).json()
-    direct = list(moments(classifier, iter([samples_of(content)]), WindowSpec(1.0, 0.5)))
+    direct = list(score_windows(classifier, iter([samples_of(content)]), WindowSpec(1.0, 0.5)))
     assert [(one["start"], one["end"]) for one in answer["windows"]] == [(one.start, one.end) for one in direct]
     for told, one in zip(answer["windows"], direct, strict=True):
         assert told["probability"] == pytest.approx(float(softmax(one.logits[None]).max()), abs=1e-4)
-    merged = list(events(direct, classifier.labels, None, EventRules(0.3, 0.2, 0.1)))
+    merged = list(find_events(direct, classifier.labels, None, EventRules(0.3, 0.2, 0.1)))
     assert merged and [one["label"] for one in answer["events"]] == [one.label for one in merged]
     assert answer["events"][0]["probability"] == pytest.approx(merged[0].probability, abs=1e-4)
 
@@ -454,13 +455,13 @@ def test_sound_counts_as_what_it_takes_and_not_as_what_it_was_packed_into() -> N
 def test_the_answer_for_a_long_sound_does_not_depend_on_the_windows_that_are_asked_for(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("auricle.serving.service.WHOLE_SECONDS", 2.0)
+    monkeypatch.setattr("auricle.audio.recordings.WHOLE_SECONDS", 2.0)
     classifier = small_classifier()
     classifier.model.config.window_seconds, classifier.model.config.overlap = 1.0, 0.25
     content = np.concatenate([samples_of(sound(3.0, label, 3)) for label in ("high", "noise")], 1)
     file = io.BytesIO()
     soundfile.write(file, content.T, RATE, format="WAV", subtype="PCM_16")
-    expected = softmax(np.mean([one.logits for one in moments(classifier, iter([content]), classifier.cut)], 0)[None])[
+    expected = softmax(np.mean([one.logits for one in score_windows(classifier, iter([content]), classifier.window_spec)], 0)[None])[
         0
     ]
     with service(classifier) as running:

@@ -25,7 +25,7 @@ import soundfile
 from auricle.audio.decode import DecodedAudio, resample
 from auricle.cli.main import main
 from auricle.evaluation.scoring import softmax
-from auricle.inference.classifier import Answer, Choice, load
+from auricle.inference.classifier import ClassProbability, Prediction, load
 from auricle.inference.events import Event
 from auricle.serving import render
 from auricle.serving.microphone import Ear, as_file

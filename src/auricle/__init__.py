@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from auricle.corpus.clip import Clip, Index
     from auricle.corpus.read import read_index
     from auricle.errors import AuricleError
-    from auricle.inference.classifier import Answer, Classifier, load
+    from auricle.inference.classifier import Classifier, Prediction, load
     from auricle.recipe import Recipe
     from auricle.voices.enrol import enrol
     from auricle.voices.identify import identify, verify
@@ -21,11 +21,11 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 __all__ = [
-    "Answer",
     "AuricleError",
     "Classifier",
     "Clip",
     "Index",
+    "Prediction",
     "Recipe",
     "VoiceStore",
     "__version__",
@@ -37,11 +37,11 @@ __all__ = [
 ]
 
 _HOME = {
-    "Answer": "auricle.inference.classifier",
     "AuricleError": "auricle.errors",
     "Classifier": "auricle.inference.classifier",
     "Clip": "auricle.corpus.clip",
     "Index": "auricle.corpus.clip",
+    "Prediction": "auricle.inference.classifier",
     "Recipe": "auricle.recipe",
     "VoiceStore": "auricle.voices.store",
     "enrol": "auricle.voices.enrol",

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     import fastapi
 
     from auricle.serving.limits import Limits
-    from auricle.serving.service import Asking
+    from auricle.serving.service import InferenceService
 
 TOKEN = "AURICLE_TOKEN"
 _MEBIBYTE = 1 << 20
@@ -106,7 +106,7 @@ def _limits(options: argparse.Namespace) -> "Limits":
 
 def _mount_page(
     options: argparse.Namespace, token: str | None, stack: contextlib.ExitStack
-) -> "Callable[[fastapi.FastAPI, Asking], None]":
+) -> "Callable[[fastapi.FastAPI, InferenceService], None]":
     """What mounts the web page, or a placeholder that gives the reason why there is none."""
     from auricle.serving.api_docs import add_placeholder
 

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
-from auricle.audio.recordings import Heard, Recording, hear, recordings
+from auricle.audio.recordings import DecodedRecording, Recording, read_recordings, recordings
 from auricle.corpus.clip import Clip, Index
 from auricle.corpus.splits import load as load_split
 from auricle.errors import RunError, UsageError
@@ -136,11 +136,11 @@ def _split_clips(run: Path, *, test: bool) -> list[Clip]:
     return [clip for clip in index if clip.id in ids]
 
 
-def _decode(clips: Sequence[Recording], classifier: Classifier, most: int) -> list[Heard]:
+def _decode(clips: Sequence[Recording], classifier: Classifier, most: int) -> list[DecodedRecording]:
     """Decode at most so many recordings, evenly spaced over the list."""
     count = min(most, len(clips))
     chosen = [clips[number * len(clips) // count] for number in range(count)]
-    return [clip for chunk in hear(chosen, classifier.settings) for clip in chunk]
+    return [clip for chunk in read_recordings(chosen, classifier.settings, whole=True) for clip in chunk]
 
 
 def _recording(clip: Clip) -> Recording:

@@ -47,7 +47,7 @@ Runtime = Literal["auto", "torch", "onnx"]
 
 
 @dataclass(frozen=True)
-class LabelProbability:
+class ClassProbability:
     """One class and its probability."""
 
     label: str
@@ -62,7 +62,7 @@ class Prediction:
     """
 
     name: str
-    choices: tuple[LabelProbability, ...]
+    choices: tuple[ClassProbability, ...]
     seconds: float
     warnings: tuple[str, ...] = ()
     error: str | None = None
@@ -168,10 +168,14 @@ class Classifier:
         """The prediction for a recording with these logits (classes,)."""
         row = scoring.softmax(logits[None])[0]
         choices = tuple(
-            LabelProbability(self.labels[index], float(row[index])) for index in np.argsort(-row, kind="stable")
+            ClassProbability(self.labels[index], float(row[index])) for index in np.argsort(-row, kind="stable")
         )
         unknown = self.threshold is not None and choices[0].probability < self.threshold
         return Prediction(recording.name, choices, recording.seconds, recording.warnings, unknown=unknown)
+
+    def window_prediction(self, name: str, window: ScoredWindow) -> Prediction:
+        """The prediction for one window of the recording `name`."""
+        return self.prediction(DecodedRecording(name, (), window.end - window.start), window.logits)
 
     def _rows(self, score: Callable[..., np.ndarray], samples: Sequence[np.ndarray]) -> np.ndarray:
         if not samples:

@@ -143,8 +143,7 @@ class _Rows:
         if job.format.view == "recordings":
             self.mean.add(window.logits)
         elif job.format.view == "windows":
-            alone = DecodedRecording(self.recording.name, (), window.end - window.start)
-            prediction = job.classifier.prediction(alone, window.logits)
+            prediction = job.classifier.window_prediction(self.recording.name, window)
             job.output.write(job.format.window(window.start, window.end, prediction))
         else:
             for event in self.events.add(window):

@@ -16,7 +16,7 @@ from auricle.audio.recordings import DecodedRecording
 from auricle.audio.settings import Settings
 from auricle.evaluation.scoring import softmax
 from auricle.inference.events import MIN_LEVEL
-from auricle.preparation.windows import FULL_SCALE, WindowSpec, window_starts
+from auricle.preparation.windows import BATCH_SECONDS, FULL_SCALE, WindowSpec, window_starts
 
 
 @dataclass(frozen=True, eq=False)
@@ -170,7 +170,12 @@ def window_batches(
 
 
 def score_windows(
-    scorer: WindowScorer, blocks: Iterable[np.ndarray], spec: WindowSpec, *, skip: int = 0
+    scorer: WindowScorer,
+    blocks: Iterable[np.ndarray],
+    spec: WindowSpec,
+    *,
+    skip: int = 0,
+    batch_seconds: float = BATCH_SECONDS,
 ) -> Iterator[ScoredWindow]:
     """Score a stream of blocks (channels, samples) in the scorer's form, window after window.
 
@@ -178,7 +183,7 @@ def score_windows(
     the last bit, for batches stay the same.
     """
     rate = scorer.settings.sample_rate
-    for batch in window_batches(blocks, spec, rate, spec.batch()):
+    for batch in window_batches(blocks, spec, rate, spec.batch(batch_seconds)):
         remaining = batch.after(skip)
         yield from remaining.scored(scorer.logits(remaining.pieces), rate)
 

@@ -51,7 +51,7 @@ def load_preview(clip: Clip) -> Preview:
     # A clip that is too short or too long for a recipe can still be played.
     bounds = Settings(sample_rate=0, channels=1, min_seconds=0.0, max_seconds=2 * PREVIEW_SECONDS)
     decoded = open_clip(replace(clip, end=end) if truncated else clip, bounds)
-    audio = decoded.sound
+    audio = decoded.audio
     if audio is None:
         raise AudioError(decoded.findings[0].kind, decoded.findings[0].detail)
     mono = resample(audio, audio.sample_rate, 1)[0].astype(np.float32) / 32768

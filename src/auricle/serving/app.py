@@ -21,13 +21,15 @@ from starlette.exceptions import HTTPException
 
 import auricle
 from auricle.errors import UsageError
+from auricle.inference.classifier import Prediction
 from auricle.inference.events import EventRules
+from auricle.inference.predictor import ScoredWindow
 from auricle.recipe import REFUSED
 from auricle.serving import body, schema
 from auricle.serving.api_docs import add_api_docs
 from auricle.serving.decode import Pcm
-from auricle.serving.limits import Refused
-from auricle.serving.service import Asking, Told, Wanted
+from auricle.serving.limits import RequestError
+from auricle.serving.service import InferenceService, Timeline, PredictOptions
 
 logger = logging.getLogger(__name__)
 
@@ -45,7 +47,7 @@ PcmChannels = Annotated[int, Query(description="Raw PCM: the number of channels.
 PcmEncoding = Annotated[Encoding, Query(description="Raw PCM: the sample format.")]
 
 
-def create_app(service: Asking) -> fastapi.FastAPI:
+def create_app(service: InferenceService) -> fastapi.FastAPI:
     """Create the application of a model. It warms the model up when it starts, and closes the service when it ends."""
     ready = asyncio.Event()
 
@@ -78,19 +80,19 @@ def create_app(service: Asking) -> fastapi.FastAPI:
     return app
 
 
-async def _warm_up(service: Asking, ready: asyncio.Event) -> None:
+async def _warm_up(service: InferenceService, ready: asyncio.Event) -> None:
     await service.scorer.warm()
     ready.set()
 
 
-def _check_warm_up(service: Asking, warm_up: "asyncio.Task[None]") -> None:
+def _check_warm_up(service: InferenceService, warm_up: "asyncio.Task[None]") -> None:
     """A model that fails on a little noise fails on everything: report it to the operator."""
     if not warm_up.cancelled() and (error := warm_up.exception()) is not None:
         service.is_broken = True
         logger.critical("The model failed its warm-up.", exc_info=error)
 
 
-def _add_classify(app: fastapi.FastAPI, service: Asking) -> None:
+def _add_classify(app: fastapi.FastAPI, service: InferenceService) -> None:
     @app.post(
         "/v1/classify",
         operation_id="classify",
@@ -105,10 +107,10 @@ def _add_classify(app: fastapi.FastAPI, service: Asking) -> None:
         windows: Annotated[Positive, Query(description="Also classify windows of this many seconds.")] = None,
         hop: Annotated[Positive, Query(description="Seconds between windows (default: half a window).")] = None,
         events: Annotated[bool, Query(description="Detect events.")] = False,
-        onset: Annotated[Probability, Query(description="An event starts at this probability.")] = EventRules.on,
+        onset: Annotated[Probability, Query(description="An event starts at this probability.")] = EventRules.onset,
         offset: Annotated[
             Probability | None,
-            Query(description=f"An event ends below this probability (default: {EventRules.off}, at most `onset`)."),
+            Query(description=f"An event ends below this probability (default: {EventRules.offset}, at most `onset`)."),
         ] = None,
         min_seconds: Annotated[
             float, Query(ge=0, le=3600, allow_inf_nan=False, description="Drop events shorter than this.")
@@ -118,18 +120,18 @@ def _add_classify(app: fastapi.FastAPI, service: Asking) -> None:
         encoding: PcmEncoding = "s16le",
     ) -> Response:
         try:
-            rules = EventRules(onset, min(onset, EventRules.off) if offset is None else offset, min_seconds)
+            rules = EventRules(onset, min(onset, EventRules.offset) if offset is None else offset, min_seconds)
         except UsageError as error:
-            raise Refused("query", str(error)) from error
-        options = Wanted(windows is not None, events, windows, hop, rules)
-        async with service.turn() as slot:
+            raise RequestError("query", str(error)) from error
+        options = PredictOptions(windows is not None, events, windows, hop, rules)
+        async with service.slot() as slot:
             upload = await body.read(request, slot, service.limits)
             pcm = _pcm(upload.pcm, sample_rate, channels, encoding)
-            prediction = await service.answer(slot, upload.content, upload.name, options, pcm)
-        return _json(_classification(service, prediction, options, top))
+            timeline = await service.predict(slot, upload.content, upload.name, options, pcm)
+        return _json(_classification(service, timeline, options, top))
 
 
-def _add_embed(app: fastapi.FastAPI, service: Asking) -> None:
+def _add_embed(app: fastapi.FastAPI, service: InferenceService) -> None:
     @app.post(
         "/v1/embed",
         operation_id="embed",
@@ -141,10 +143,10 @@ def _add_embed(app: fastapi.FastAPI, service: Asking) -> None:
     async def embed(
         request: Request, sample_rate: PcmRate = None, channels: PcmChannels = 1, encoding: PcmEncoding = "s16le"
     ) -> Response:
-        async with service.turn() as slot:
+        async with service.slot() as slot:
             upload = await body.read(request, slot, service.limits)
             pcm = _pcm(upload.pcm, sample_rate, channels, encoding)
-            embedded = await service.vector(slot, upload.content, upload.name, pcm)
+            embedded = await service.embed(slot, upload.content, upload.name, pcm)
         return _json(
             schema.Embedding(
                 embedding=embedded.vector.astype(float).tolist(),
@@ -156,7 +158,7 @@ def _add_embed(app: fastapi.FastAPI, service: Asking) -> None:
         )
 
 
-def _add_labels(app: fastapi.FastAPI, service: Asking) -> None:
+def _add_labels(app: fastapi.FastAPI, service: InferenceService) -> None:
     classifier, limits = service.classifier, service.limits
 
     @app.get(
@@ -181,7 +183,7 @@ def _add_labels(app: fastapi.FastAPI, service: Asking) -> None:
         )
 
 
-def _add_health(app: fastapi.FastAPI, service: Asking, ready: asyncio.Event) -> None:
+def _add_health(app: fastapi.FastAPI, service: InferenceService, ready: asyncio.Event) -> None:
     @app.get(
         "/healthz",
         operation_id="healthz",
@@ -206,7 +208,7 @@ def _add_health(app: fastapi.FastAPI, service: Asking, ready: asyncio.Event) -> 
         return JSONResponse({"status": status}, 200 if status == "ready" else 503)
 
 
-def _add_metrics(app: fastapi.FastAPI, service: Asking) -> None:
+def _add_metrics(app: fastapi.FastAPI, service: InferenceService) -> None:
     @app.get(
         "/metrics",
         operation_id="metrics",
@@ -218,7 +220,7 @@ def _add_metrics(app: fastapi.FastAPI, service: Asking) -> None:
         },
     )
     async def metrics() -> Response:
-        service.metrics.in_progress.set(service.under_way)
+        service.metrics.in_progress.set(service.in_progress)
         service.metrics.body_bytes.set(service.held_bytes)
         return Response(service.metrics.text(), media_type=service.metrics.content_type)
 
@@ -230,55 +232,52 @@ def _pcm(from_body: Pcm | None, sample_rate: int | None, channels: int, encoding
     return body.pcm(sample_rate, channels, encoding)
 
 
-def _classification(service: Asking, prediction: Told, options: Wanted, top: int) -> schema.Classification:
-    answer = prediction.answer
+def _classification(
+    service: InferenceService, timeline: Timeline, options: PredictOptions, top: int
+) -> schema.Classification:
+    prediction = timeline.prediction
+    windows = [_window(service, window, top) for window in timeline.windows]
+    events = [
+        schema.DetectedEvent(label=event.label, start=event.start, end=event.end, probability=event.probability)
+        for event in timeline.events
+    ]
     return schema.Classification(
-        label=str(answer.label),
-        probability=answer.probability,
-        unknown=answer.unknown,
-        choices=[
-            schema.ClassProbability(label=choice.label, probability=choice.probability)
-            for choice in answer.choices[:top]
-        ],
-        seconds=answer.seconds,
-        warnings=list(answer.warnings),
+        label=str(prediction.label),
+        probability=prediction.probability,
+        unknown=prediction.unknown,
+        choices=_choices(prediction, top),
+        seconds=prediction.seconds,
+        warnings=list(prediction.warnings),
         model=service.name,
-        windows=[_window(service, window.start, window.end, window.probabilities, top) for window in prediction.windows]
-        if options.windows
-        else None,
-        events=[
-            schema.DetectedEvent(label=event.label, start=event.start, end=event.end, probability=event.probability)
-            for event in prediction.events
-        ]
-        if options.events
-        else None,
+        windows=windows if options.windows else None,
+        events=events if options.events else None,
     )
 
 
-def _window(service: Asking, start: float, end: float, probabilities: np.ndarray, top: int) -> schema.WindowPrediction:
-    """A window's most probable classes."""
-    labels, threshold = service.classifier.labels, service.classifier.threshold
-    ranking: Sequence[int] = np.argsort(-probabilities, kind="stable")[:top].tolist()
-    best = float(probabilities[ranking[0]])
-    unknown = threshold is not None and best < threshold
+def _window(service: InferenceService, window: ScoredWindow, top: int) -> schema.WindowPrediction:
+    prediction = service.classifier.window_prediction("", window)
     return schema.WindowPrediction(
-        start=start,
-        end=end,
-        label=REFUSED if unknown else labels[ranking[0]],
-        probability=best,
-        unknown=unknown,
-        choices=[
-            schema.ClassProbability(label=labels[position], probability=float(probabilities[position]))
-            for position in ranking
-        ],
+        start=window.start,
+        end=window.end,
+        label=str(prediction.label),
+        probability=prediction.probability,
+        unknown=prediction.unknown,
+        choices=_choices(prediction, top),
     )
 
 
-def _add_error_handlers(app: fastapi.FastAPI, service: Asking) -> None:
+def _choices(prediction: Prediction, top: int) -> list[schema.ClassProbability]:
+    return [
+        schema.ClassProbability(label=choice.label, probability=choice.probability)
+        for choice in prediction.choices[:top]
+    ]
+
+
+def _add_error_handlers(app: fastapi.FastAPI, service: InferenceService) -> None:
     count_rejected: Callable[[str], Any] = service.metrics.rejected.labels
 
-    @app.exception_handler(Refused)
-    async def request_error(_: Request, error: Refused) -> Response:
+    @app.exception_handler(RequestError)
+    async def request_error(_: Request, error: RequestError) -> Response:
         count_rejected(error.kind).inc()
         headers = {"Retry-After": str(RETRY_SECONDS)} if error.status == 429 else {}
         return _error(error.status, error.kind, error.detail, headers)

@@ -12,7 +12,7 @@ from typing import Any
 import fastapi
 
 from auricle.serving.local_server import Application, Message, Send
-from auricle.serving.service import Asking
+from auricle.serving.service import InferenceService
 
 ROUTES = ("/v1/classify", "/v1/embed", "/v1/labels", "/healthz", "/readyz", "/metrics", "/openapi.json", "/docs")
 PROTECTED = ("/v1/", "/metrics")
@@ -22,7 +22,7 @@ OTHER_ROUTE = "other"
 class AuthMiddleware:
     """An ASGI application before another. With a token, the model's routes and the metrics require it."""
 
-    def __init__(self, app: Application, service: Asking, token: str | None) -> None:
+    def __init__(self, app: Application, service: InferenceService, token: str | None) -> None:
         self._app = app
         self._service = service
         self._expected = None if token is None else f"Bearer {token}".encode()

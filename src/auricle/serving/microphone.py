@@ -18,6 +18,7 @@ from auricle.preparation.windows import WindowSpec
 
 # A browser sends pieces of half a second; one much longer is no piece of a stream.
 PIECE_SECONDS = 30.0
+NAME = "microphone"
 # Of a visitor whose pieces come faster than they are scored, only so many of the latest windows are scored.
 MAX_PENDING_WINDOWS = 4
 SHOWN_EVENTS = 50
@@ -52,7 +53,7 @@ class MicrophoneStream:
 
     def add(self, piece: bytes, time: float) -> None:
         """Take one more piece, which came at so many seconds of a clock. Raises AudioError for one without audio."""
-        audio = decode(piece, max_seconds=PIECE_SECONDS, name="microphone")
+        audio = decode(piece, max_seconds=PIECE_SECONDS, name=NAME)
         if self._converter is None or self._converter.source_rate != audio.sample_rate:
             self._converter = Converter(audio.sample_rate, self.settings.sample_rate, 1)
         self._pending.extend(self._cutter.add(self._converter.convert(audio.samples)))
@@ -67,7 +68,7 @@ class MicrophoneStream:
 
     def newest(self) -> DecodedRecording:
         """The audio that came in last, at most a window of it: what can be scored before the first window is full."""
-        return whole_recording("microphone", self._cutter.newest, self.settings)
+        return whole_recording(NAME, self._cutter.newest, self.settings)
 
     def add_logits(self, window: WindowBatch, logits: np.ndarray) -> None:
         """Take the logits (classes,) of a window."""

@@ -17,23 +17,22 @@ from typing import Any
 
 import fastapi
 import gradio as gr
-import numpy as np
 
+from auricle.audio.recordings import whole_recording
 from auricle.errors import AudioError
-from auricle.inference.classifier import Answer
+from auricle.inference.classifier import Prediction
 from auricle.inference.events import Event
 from auricle.serving import gradio_host, render
-from auricle.serving.limits import Refused
-from auricle.serving.microphone import Ear, as_file
+from auricle.serving.limits import RequestError
+from auricle.serving.microphone import NAME, MicrophoneStream
 from auricle.serving.render import Row
-from auricle.serving.service import Asking, Wanted
+from auricle.serving.service import InferenceService
 from auricle.serving.upload_guard import EXPIRY_SECONDS, MAX_FILES, postpone_expiry, read_upload
 
 # Only the page itself calls these functions, for several visitors at a time.
 PRIVATE: dict[str, Any] = {"api_visibility": "private"}
 QUEUED: dict[str, Any] = {**PRIVATE, "concurrency_limit": 16}
 CHUNK_SECONDS = 0.5
-WHOLE_CLIP = Wanted()
 # A chunk that is later than this was lost, not slow.
 MAX_DELAY_SECONDS = 2.0
 # The batch table is sent again this often while it grows, and this many files of one visitor are in progress.
@@ -66,7 +65,7 @@ def documents(folder: Path) -> Documents:
     )
 
 
-def mount(app: fastapi.FastAPI, service: Asking, documents: Documents, token: str | None = None) -> None:
+def mount(app: fastapi.FastAPI, service: InferenceService, documents: Documents, token: str | None = None) -> None:
     """Mount the page at the root of a service, after its own routes. With a token, visitors log in with it."""
     templates = resources.files("auricle.serving") / "templates"
     gradio_host.mount(
@@ -79,7 +78,7 @@ def mount(app: fastapi.FastAPI, service: Asking, documents: Documents, token: st
     )
 
 
-def page(service: Asking, documents: Documents) -> gr.Blocks:
+def page(service: InferenceService, documents: Documents) -> gr.Blocks:
     """Build the page and connect its controls."""
     with gr.Blocks(
         title=f"auricle · {documents.name}", analytics_enabled=False, delete_cache=(30, round(EXPIRY_SECONDS))
@@ -104,7 +103,7 @@ def page(service: Asking, documents: Documents) -> gr.Blocks:
     return blocks
 
 
-def _classify_tab(service: Asking) -> None:
+def _classify_tab(service: InferenceService) -> None:
     limits = service.limits
     with gr.Row(equal_height=False, elem_classes="upload-row"):
         file = gr.File(label="Upload an audio file", type="filepath", height=140, elem_id="file")
@@ -125,7 +124,7 @@ def _classify_tab(service: Asking) -> None:
     recording.stop_recording(partial(_classify, service), recording, [recording, result], **options)
 
 
-def _batch_tab(service: Asking) -> None:
+def _batch_tab(service: InferenceService) -> None:
     files = gr.File(
         label="Upload audio files", file_count="multiple", type="filepath", height=140, elem_id="batch-files"
     )
@@ -134,7 +133,7 @@ def _batch_tab(service: Asking) -> None:
     files.upload(partial(_classify_batch, service), files, [files, result], show_progress="hidden", **QUEUED)
 
 
-def _live_tab(service: Asking) -> None:
+def _live_tab(service: InferenceService) -> None:
     stream = gr.State(None, time_to_live=3600)
     microphone = gr.Audio(
         label="Microphone", sources=["microphone"], type="filepath", streaming=True, buttons=[], elem_id="microphone"
@@ -155,24 +154,24 @@ def _live_tab(service: Asking) -> None:
     microphone.stop_recording(_finish_stream, stream, [stream, result], show_progress="hidden", **QUEUED)
 
 
-async def _classify(service: Asking, path: str | None) -> tuple[Any, Any]:
+async def _classify(service: InferenceService, path: str | None) -> tuple[Any, Any]:
     """Classify one uploaded file and clear the control."""
     if path is None:
         return gr.skip(), gr.skip()
     name = Path(path).name
     try:
-        prediction = await service.hear(await read_upload(path), name)
+        timeline = await service.predict_file(await read_upload(path), name)
         classifier = service.classifier
         return None, await asyncio.to_thread(
-            render.render_prediction, prediction, classifier.labels, classifier.threshold
+            render.render_prediction, timeline, classifier.labels, classifier.threshold
         )
     except FileNotFoundError:
         return None, render.render_error(name, EXPIRED)
-    except Refused as error:
+    except RequestError as error:
         return None, render.render_error(name, error.detail, error.kind)
 
 
-async def _classify_batch(service: Asking, paths: list[str] | None) -> AsyncIterator[tuple[Any, Any]]:
+async def _classify_batch(service: InferenceService, paths: list[str] | None) -> AsyncIterator[tuple[Any, Any]]:
     """Classify many files in order, a few at a time; the table grows as they finish."""
     paths = paths or []
     semaphore = asyncio.Semaphore(CONCURRENT_FILES)
@@ -197,64 +196,63 @@ async def _classify_batch(service: Asking, paths: list[str] | None) -> AsyncIter
             task.cancel()
 
 
-async def _classify_row(service: Asking, path: str) -> Row:
+async def _classify_row(service: InferenceService, path: str) -> Row:
     name = Path(path).name
     try:
         content = await read_upload(path)
         end = time.monotonic() + RETRY_SECONDS
         while True:
             try:
-                return render.batch_row(name, (await service.hear(content, name)).answer)
-            except Refused as error:
+                return render.batch_row(name, (await service.predict_file(content, name)).prediction)
+            except RequestError as error:
                 if error.status != 429 or time.monotonic() > end:
                     raise
             await asyncio.sleep(1)
     except FileNotFoundError:
         return Row(name, note=EXPIRED, failed=True)
-    except Refused as error:
+    except RequestError as error:
         return Row(name, note=str(error), failed=True)
 
 
-async def _classify_chunk(service: Asking, stream: Ear | None, path: str | None) -> tuple[Any, Any]:
+async def _classify_chunk(service: InferenceService, stream: MicrophoneStream | None, path: str | None) -> tuple[Any, Any]:
     """Classify the windows that the microphone's newest chunk completes, or what there is of the first window."""
     start = time.monotonic()
     if path is None:
         return gr.skip(), gr.skip()
     try:
-        stream = stream or Ear(service.classifier, CHUNK_SECONDS)
-        stream.hear(await read_upload(path), start)
-        answer = await _latest_answer(service, stream)
+        stream = stream or MicrophoneStream(service.classifier, CHUNK_SECONDS)
+        stream.add(await read_upload(path), start)
+        prediction = await _latest_prediction(service, stream)
     except FileNotFoundError:
         return gr.skip(), gr.skip()
-    except (AudioError, Refused) as error:
+    except (AudioError, RequestError) as error:
         return stream, render.render_live(None, (), str(error))
     latency = CHUNK_SECONDS + time.monotonic() - start
     status = (
         f"{stream.seconds:.1f} s received. Each prediction covers the last {stream.window_seconds:g} s; a new one "
-        f"follows every {stream.hop / stream.sample_rate:g} s. Latency: {latency:.2f} s."
+        f"follows every {stream.spec.hop:g} s. Latency: {latency:.2f} s."
     )
     if stream.missed > MAX_DELAY_SECONDS:
         status += f" The server is overloaded: about {stream.missed:.0f} s are missing, and event times lag by that."
-    return stream, render.render_live(answer, _events(stream), status)
+    return stream, render.render_live(prediction, _events(stream), status)
 
 
-async def _latest_answer(service: Asking, stream: Ear) -> Answer | None:
-    answer = None
-    for number, samples in stream.windows():
-        answer = (await service.hear(as_file(samples, stream.sample_rate), "microphone", WHOLE_CLIP)).answer
-        by_label = {choice.label: choice.probability for choice in answer.choices}
-        stream.answered(number, samples, np.array([by_label[label] for label in stream.labels]))
-    if answer is None and len(stream.newest()):
-        content = as_file(stream.newest(), stream.sample_rate)
-        answer = (await service.hear(content, "microphone", WHOLE_CLIP)).answer
-    return answer
+async def _latest_prediction(service: InferenceService, stream: MicrophoneStream) -> Prediction | None:
+    recording = None
+    for window in stream.windows():
+        recording = whole_recording(NAME, window.pieces[0], stream.settings)
+        logits = await service.predict_samples(recording)
+        stream.add_logits(window, logits)
+    if recording is None and (recording := stream.newest()).error is None:
+        logits = await service.predict_samples(recording)
+    return None if recording.error is not None else service.classifier.prediction(recording, logits)
 
 
-def _events(stream: Ear) -> list[Event]:
+def _events(stream: MicrophoneStream) -> list[Event]:
     return [*stream.events, *([stream.current] if stream.current else [])]
 
 
-def _finish_stream(stream: Ear | None) -> tuple[Any, Any]:
+def _finish_stream(stream: MicrophoneStream | None) -> tuple[Any, Any]:
     """End the last event with the recording."""
     if stream is None:
         return None, gr.skip()

@@ -14,9 +14,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from auricle.evaluation import html
-from auricle.inference.classifier import Answer
+from auricle.inference.classifier import Prediction
 from auricle.inference.events import Event
-from auricle.serving.service import Told, Window
+from auricle.inference.predictor import ScoredWindow
+from auricle.serving.service import Timeline
 from auricle.serving.waveform import draw_waveform, format_time
 
 MAX_CHOICES = 5
@@ -63,30 +64,30 @@ class Row:
     failed: bool = False
 
 
-def render_prediction(prediction: Told, labels: Sequence[str], threshold: float | None) -> str:
+def render_prediction(timeline: Timeline, labels: Sequence[str], threshold: float | None) -> str:
     """The HTML of one prediction. `labels` are the model's, in order; `threshold` is its threshold, if it has one."""
-    answer = prediction.answer
+    prediction = timeline.prediction
     waveform = None  # precomputed features can be neither drawn nor played
-    if prediction.samples.dtype == np.int16:
-        mono = prediction.samples.mean(axis=0, dtype=np.float32) / 32768
-        waveform = draw_waveform(mono, prediction.sample_rate, MAX_PLAYABLE_SAMPLES)
+    if timeline.samples.dtype == np.int16:
+        mono = timeline.samples.mean(axis=0, dtype=np.float32) / 32768
+        waveform = draw_waveform(mono, timeline.sample_rate, MAX_PLAYABLE_SAMPLES)
     events = [
-        (_time(event.start, answer.seconds), _time(event.end, answer.seconds), event)
-        for event in prediction.events[:MAX_EVENTS]
+        (_time(event.start, prediction.seconds), _time(event.end, prediction.seconds), event)
+        for event in timeline.events[:MAX_EVENTS]
     ]
     return _render(
         "prediction.html",
-        answer=answer,
-        choices=answer.choices[:MAX_CHOICES],
-        warnings=[_split_warning(warning) for warning in answer.warnings],
+        prediction=prediction,
+        choices=prediction.choices[:MAX_CHOICES],
+        warnings=[_split_warning(warning) for warning in prediction.warnings],
         threshold=threshold,
         waveform=waveform,
-        duration=_duration(answer.seconds),
+        duration=_duration(prediction.seconds),
         playable=_duration(waveform.playable_seconds) if waveform else "",
-        tracks=tracks(prediction.windows, prediction.events, labels, answer.seconds),
+        tracks=tracks(timeline.windows, timeline.events, labels, prediction.seconds),
         events=events,
-        more_events=max(0, len(prediction.events) - MAX_EVENTS),
-        has_timeline=len(prediction.windows) > 1,
+        more_events=max(0, len(timeline.events) - MAX_EVENTS),
+        has_timeline=len(timeline.windows) > 1,
     )
 
 
@@ -95,7 +96,7 @@ def render_error(name: str, detail: str, kind: str = "") -> str:
     return _render("error.html", name=name, detail=detail, kind=kind)
 
 
-def tracks(windows: Sequence[Window], events: Sequence[Event], labels: Sequence[str], seconds: float) -> list[Track]:
+def tracks(windows: Sequence[ScoredWindow], events: Sequence[Event], labels: Sequence[str], seconds: float) -> list[Track]:
     """The tracks of a timeline: labels with events in order of time, then the most probable others."""
     if len(windows) < 2:
         return []
@@ -112,7 +113,7 @@ def tracks(windows: Sequence[Window], events: Sequence[Event], labels: Sequence[
 
 
 def _track(
-    label: str, probabilities: np.ndarray, windows: Sequence[Window], events: Sequence[Event], seconds: float
+    label: str, probabilities: np.ndarray, windows: Sequence[ScoredWindow], events: Sequence[Event], seconds: float
 ) -> Track:
     """Draw each window at its middle; where several share a point, the highest."""
     size = -(-len(windows) // POINTS)
@@ -133,9 +134,9 @@ def _track(
     return Track(label, " ".join(f"{x:.1f},{y:.1f}" for x, y in outline), bars, description)
 
 
-def batch_row(name: str, answer: Answer) -> Row:
+def batch_row(name: str, prediction: Prediction) -> Row:
     """A prediction as a row of the batch table."""
-    return Row(name, answer.label or "", answer.probability, answer.seconds, "; ".join(answer.warnings))
+    return Row(name, prediction.label or "", prediction.probability, prediction.seconds, "; ".join(prediction.warnings))
 
 
 def render_batch(rows: Sequence[Row], expected: int) -> str:
@@ -145,11 +146,11 @@ def render_batch(rows: Sequence[Row], expected: int) -> str:
     return _render("batch.html", rows=rows, expected=expected, failed=failed, columns=COLUMNS, link=link)
 
 
-def render_live(answer: Answer | None, events: Sequence[Event], status: str) -> str:
+def render_live(prediction: Prediction | None, events: Sequence[Event], status: str) -> str:
     """The HTML of the latest window's prediction and of the latest events, the newest first."""
     newest = [(f"{event.start:.1f} s", f"{event.end:.1f} s", event) for event in reversed(events)]
-    choices = answer.choices[:MAX_CHOICES] if answer else ()
-    return _render("live.html", answer=answer, choices=choices, events=newest[:LATEST_EVENTS], status=status)
+    choices = prediction.choices[:MAX_CHOICES] if prediction else ()
+    return _render("live.html", prediction=prediction, choices=choices, events=newest[:LATEST_EVENTS], status=status)
 
 
 def render_labels(labels: Sequence[str], limit: str) -> str:

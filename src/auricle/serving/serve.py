@@ -24,7 +24,7 @@ from auricle.errors import UsageError
 from auricle.inference.classifier import Classifier, Runtime, load
 from auricle.serving.app import create_app
 from auricle.serving.auth import AuthMiddleware, add_security_scheme
-from auricle.serving.batching import Scorer
+from auricle.serving.batching import BatchScorer
 from auricle.serving.limits import Limits
 from auricle.serving.local_server import (
     LOOPBACK_NAMES,
@@ -35,7 +35,7 @@ from auricle.serving.local_server import (
     with_security_headers,
 )
 from auricle.serving.metrics import Metrics
-from auricle.serving.service import Asking
+from auricle.serving.service import InferenceService
 
 # During shutdown an idle connection may still carry a request that was sent before the signal.
 LINGER_SECONDS = 1.0
@@ -45,7 +45,7 @@ HEAD_SECONDS = 10.0
 # Many more connections than requests: most are idle between two requests, and an error response needs one too.
 CONNECTIONS = 4096
 
-MountPage = Callable[[fastapi.FastAPI, Asking], None]
+MountPage = Callable[[fastapi.FastAPI, InferenceService], None]
 
 
 @dataclass(frozen=True)
@@ -84,13 +84,13 @@ def serve(run: Path, config: ServerConfig, on_ready: Callable[[str], None], moun
         GracefulServer(app, service).run(sockets=[listener])
 
 
-def create_service(classifier: Classifier, limits: Limits, name: str) -> Asking:
+def create_service(classifier: Classifier, limits: Limits, name: str) -> InferenceService:
     """Create the inference service of a model."""
     metrics = Metrics()
-    return Asking(classifier, limits, Scorer(classifier, limits, metrics), metrics, name)
+    return InferenceService(classifier, limits, BatchScorer(classifier, limits, metrics), metrics, name)
 
 
-def secure_app(service: Asking, config: ServerConfig, mount_page: MountPage) -> Application:
+def secure_app(service: InferenceService, config: ServerConfig, mount_page: MountPage) -> Application:
     """The application with its pages, behind authentication, host check and security headers."""
     app = create_app(service)
     mount_page(app, service)
@@ -105,7 +105,7 @@ def secure_app(service: Asking, config: ServerConfig, mount_page: MountPage) -> 
 class GracefulServer(uvicorn.Server):
     """A server that loses no request when it stops."""
 
-    def __init__(self, app: Application, service: Asking) -> None:
+    def __init__(self, app: Application, service: InferenceService) -> None:
         limits = service.limits
         config = uvicorn.Config(
             app,

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from transformers import AutoFeatureExtractor, AutoModelForAudioXVector
 
-from auricle.audio.recordings import MAX_SECONDS, Heard, Recording, hear
+from auricle.audio.recordings import MAX_SECONDS, DecodedRecording, Recording, read_recordings, whole_recording
 from auricle.audio.settings import Settings
 from auricle.errors import RunError
 from auricle.inference.classifier import Embedded, embedded
@@ -86,17 +86,18 @@ class XVectorEncoder:
 
     def embeddings(self, recordings: Iterable[Recording]) -> Iterator[Embedded]:
         """Give the embedding of each of many recordings, in order, with bounded memory."""
-        for chunk in hear(recordings, self.settings):
+        for chunk in read_recordings(recordings, self.settings, whole=True):
             usable = [self._reject_short(decoded) for decoded in chunk]
             rows = [self._encode(decoded.samples) for decoded in usable if decoded.error is None]
-            yield from embedded(usable, np.array(rows, np.float32), self.settings.sample_rate)
+            yield from embedded(usable, np.array(rows, np.float32))
 
-    def _reject_short(self, decoded: Heard) -> Heard:
-        rate, samples = self.settings.sample_rate, decoded.samples.shape[-1]
+    def _reject_short(self, decoded: DecodedRecording) -> DecodedRecording:
+        rate = self.settings.sample_rate
+        samples = 0 if decoded.error is not None else decoded.samples.shape[-1]
         if not 0 < samples < self.min_samples:
             return decoded
         note = f"short: it lasts {samples / rate:.2f} s, and this encoder needs {self.min_samples / rate:.2f} s"
-        return Heard(decoded.name, decoded.samples[:, :0], (*decoded.notes, note))
+        return whole_recording(decoded.name, decoded.samples[:, :0], self.settings, (*decoded.warnings, note))
 
     def _encode(self, samples: np.ndarray) -> np.ndarray:
         """The x-vector (width,) of int16 samples (1, frames)."""

@@ -6,8 +6,10 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 import pytest
 
+from auricle.audio.recordings import whole_recording
 from auricle.audio.settings import Settings
-from auricle.inference.predictor import WindowSpec, moments, moments_of
+from auricle.inference.predictor import WindowCutter, score_recordings, score_windows, window_batches
+from auricle.preparation.windows import WindowSpec
 
 RATE = 1000
 
@@ -40,30 +42,32 @@ def test_windows_stand_on_a_grid_and_the_last_one_ends_where_the_recording_ends(
     seconds: float, cut: WindowSpec
 ) -> None:
     count = round(seconds * RATE)
-    found = list(moments(Means(), counted(count), cut, batch_seconds=3.0))
+    found = list(score_windows(Means(), counted(count), cut, batch_seconds=3.0))
     size, hop = cut.samples(RATE)
-    starts = [round(moment.start * RATE) for moment in found]
+    starts = [round(window.start * RATE) for window in found]
     grid = list(range(0, count - size + 1, hop))
     assert starts[: len(grid)] == grid and len(starts) - len(grid) <= 1
     assert round(found[-1].end * RATE) == count and all(b > a for a, b in itertools.pairwise(starts))
-    for moment in found:
-        first, last = round(moment.start * RATE), round(moment.end * RATE) - 1
-        assert (moment.logits[1], moment.logits[2]) == (first, last)
+    for window in found:
+        first, last = round(window.start * RATE), round(window.end * RATE) - 1
+        assert (window.logits[1], window.logits[2]) == (first, last)
         assert last - first + 1 == min(size, count)
 
 
 def test_a_stream_and_a_whole_recording_have_the_same_windows() -> None:
     sounds = [np.concatenate(list(counted(count)), axis=1) for count in (400, 5000, 7123)]
     cut = WindowSpec(1.0, 0.3)
-    for sound, found in zip(sounds, moments_of(Means(), sounds, cut), strict=True):
-        streamed = list(moments(Means(), iter([sound]), cut, batch_seconds=2.0))
+    chunk = [whole_recording(str(len(sound)), sound, Means.settings) for sound in sounds]
+    for sound, (_, windows) in zip(sounds, score_recordings(Means(), chunk, cut), strict=True):
+        found = list(windows)
+        streamed = list(score_windows(Means(), counted(sound.shape[1]), cut, batch_seconds=2.0))
         assert [(m.start, m.end, m.cell) for m in streamed] == [(m.start, m.end, m.cell) for m in found]
         assert all(np.array_equal(a.logits, b.logits) for a, b in zip(streamed, found, strict=True))
         assert all(np.allclose(a.levels, b.levels) for a, b in zip(streamed, found, strict=True))
 
 
 def test_nothing_has_no_window() -> None:
-    assert list(moments(Means(), iter([]), WindowSpec(1.0, 0.5))) == []
+    assert list(score_windows(Means(), iter([]), WindowSpec(1.0, 0.5))) == []
 
 
 def test_no_more_is_held_than_a_batch_of_windows() -> None:
@@ -75,18 +79,18 @@ def test_no_more_is_held_than_a_batch_of_windows() -> None:
             waiting.append(number)
             yield np.zeros((1, RATE), np.int16)
 
-    for moment in moments(judge, blocks(), WindowSpec(2.0, 0.5), batch_seconds=60.0):
+    for window in score_windows(judge, blocks(), WindowSpec(2.0, 0.5), batch_seconds=60.0):
         # What was read is a batch ahead of the window at most: 30 windows, half a second apart.
-        assert len(waiting) - moment.start <= 30 * 0.5 + 2 + 1
+        assert len(waiting) - window.start <= 30 * 0.5 + 2 + 1
     assert set(judge.batches[:-1]) == {30} and judge.longest <= 60 * RATE
 
 
 def test_skipped_windows_are_not_scored_and_the_others_keep_their_batches() -> None:
     cut = WindowSpec(1.0, 0.5)
     whole, rest = Means(), Means()
-    expected = list(moments(whole, counted(20_000), cut, batch_seconds=4.0))
+    expected = list(score_windows(whole, counted(20_000), cut, batch_seconds=4.0))
     skip = 3 * cut.batch(4.0)
-    found = list(moments(rest, counted(20_000, block=777), cut, skip=skip, batch_seconds=4.0))
+    found = list(score_windows(rest, counted(20_000, block=777), cut, skip=skip, batch_seconds=4.0))
     assert [m.start for m in found] == [m.start for m in expected[skip:]]
     assert [b for b in rest.batches if b] == whole.batches[3:]
 
@@ -94,7 +98,7 @@ def test_skipped_windows_are_not_scored_and_the_others_keep_their_batches() -> N
 def test_levels_are_those_of_cells_on_the_grid_of_hops() -> None:
     loud = np.full((1, 500), 16384, np.int16)
     sound = np.concatenate([np.zeros((1, 1000), np.int16), loud, np.zeros((1, 1800), np.int16)], axis=1)
-    found = list(moments(Means(), iter([sound]), WindowSpec(1.0, 0.5)))
+    found = list(score_windows(Means(), iter([sound]), WindowSpec(1.0, 0.5)))
     heard = {m.cell + place: level for m in found for place, level in enumerate(m.levels) if level > -100}
     assert set(heard) == {2} and heard[2] == pytest.approx(-6.02, abs=0.01)
     assert found[0].level == -120.0
@@ -103,5 +107,32 @@ def test_levels_are_those_of_cells_on_the_grid_of_hops() -> None:
 
 
 def test_probabilities_sum_to_one() -> None:
-    moment = next(moments(Means(), counted(1000), WindowSpec(1.0, 1.0)))
-    assert moment.probabilities.sum() == pytest.approx(1.0) and moment.probabilities.dtype == np.float64
+    window = next(score_windows(Means(), counted(1000), WindowSpec(1.0, 1.0)))
+    assert window.probabilities.sum() == pytest.approx(1.0) and window.probabilities.dtype == np.float64
+
+
+def test_a_short_recording_is_one_window_unless_windows_are_asked_for() -> None:
+    chunk = [whole_recording(str(count), np.full((1, count), 7, np.int16), Means.settings) for count in (300, 2500)]
+    chunk.insert(1, whole_recording("none", np.zeros((1, 0), np.int16), Means.settings, ("silent: nothing",)))
+    scorer = Means()
+    found = [(recording.name, list(windows)) for recording, windows in score_recordings(scorer, chunk)]
+    assert scorer.batches == [2], "short recordings share a batch"
+    assert [(name, [(w.start, w.end) for w in windows]) for name, windows in found] == [
+        ("300", [(0.0, 0.3)]),
+        ("none", []),
+        ("2500", [(0.0, 2.5)]),
+    ]
+    assert chunk[1].error == "silent: nothing"
+
+
+def test_a_stream_that_is_pushed_has_the_windows_of_one_that_is_pulled() -> None:
+    for per_batch in (1, 3):
+        cutter = WindowCutter(400, 150, per_batch)
+        pushed = [batch for block in counted(3210, 77) for batch in cutter.add(block)]
+        assert cutter.received == 3210 and cutter.newest[0].tolist() == list(range(2810, 3210))
+        pushed += cutter.finish()
+        pulled = window_batches(counted(3210, 1000), WindowSpec(0.4, 0.15), RATE, per_batch)
+        assert [(b.number, b.starts) for b in pushed] == [(b.number, b.starts) for b in pulled]
+        assert [piece[0, 0] for batch in pushed for piece in batch.pieces] == [
+            start for batch in pushed for start in batch.starts
+        ]
