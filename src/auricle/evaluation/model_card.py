@@ -199,7 +199,7 @@ def _faults(report: Mapping[str, Any]) -> list[str]:
 def _origin(report: Mapping[str, Any], license: str | None) -> list[str]:
     corpus = report["corpus"]
     told = (
-        f"{_escaped(corpus['recognised'])}. Licence of the recordings: {_escaped(corpus['license'] or 'not stated')}."
+        f"{_escaped(corpus['description'])}. Licence of the recordings: {_escaped(corpus['license'] or 'not stated')}."
     )
     if base := report["model"].get("base_model"):
         told += f" The weights began as those of `{_escaped(str(base))}`, whose licence holds as well."
