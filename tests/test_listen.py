@@ -110,7 +110,7 @@ def test_suspect_labels_of_a_run_are_findings(found: Inspection, tmp_path: Path)
     (tmp_path / "report.json").write_text(json.dumps({"doubted": [row], "mistakes": []}), encoding="utf-8")
     notes = selection.collect_notes(found.audit, tmp_path)
     assert notes["low/device1_001.wav"] == [Note("suspect label", "predicted 'high' with 97%")]
-    with pytest.raises(RunError, match=r"holds no report\.json"):
+    with pytest.raises(RunError, match=r"has no report\.json"):
         selection.collect_notes(found.audit, tmp_path / "nowhere")
 
 

@@ -173,10 +173,7 @@ def test_an_uploaded_file_is_classified_shown_and_playable(served: Served, sound
     send(page, "#file", sounds.short)
     wait_for(lambda: page.text("#result .label") == "low")
     assert page.text("#result header .name") == "short.wav · 0.50 s"
-    assert (
-        page.texts("#result .probabilities .class-name")[0] == "low"
-        and len(page.texts("#result .probabilities li")) == 3
-    )
+    assert page.texts("#result .class-name")[0] == "low" and len(page.texts("#result .probabilities li")) == 3
     shares = [float(text.removesuffix(" %")) for text in page.texts("#result .probabilities .percent")]
     assert sum(shares) == pytest.approx(100, abs=0.2) and shares == sorted(shares, reverse=True)
     seen = "const one = document.querySelector('#result .spectrogram img'); return one.complete && one.naturalWidth"
@@ -287,7 +284,7 @@ def test_keys_reach_every_control_and_each_has_a_name(served: Served, sounds: Au
             break
     names = [one for one, _ in reached]
     assert browser.execute_script("return document.querySelector('#result[aria-live], #result [aria-live]') !== null")
-    wanted = ["Batch", "Live", "Model card", "Click to upload or drop files", "Record", "3 labels"]
+    wanted = ["Batch", "Live", "About", "Click to upload or drop files", "Record", "3 labels"]
     assert [name for name in names if name in wanted] == wanted and names[-1].startswith("Play from 0 s: low")
     assert all(name and is_shown for name, is_shown in reached if name != "Audio as the model receives it")
     browser.execute_script("document.querySelectorAll('button[role=tab]')[1].focus()")
@@ -304,15 +301,13 @@ def test_the_page_fits_a_phone(served: Served, sounds: AudioSource, browser: Any
         send(page, "#file", sounds.long)
         wait_for(lambda: page.texts("#result .track"))
         assert browser.execute_script(width) <= 360
-        small = (
-            "return [...document.querySelectorAll('#result .probabilities .class-name')].map(one => one.scrollWidth)"
-        )
+        small = "return [...document.querySelectorAll('#result .class-name')].map(one => one.scrollWidth)"
         assert min(browser.execute_script(small)) > 60
         tab(page, "Batch")
         send(page, "#batch-files", sounds.short, sounds.bad)
         wait_for(lambda: page.texts("#batch-result .save"))
         assert browser.execute_script(width) <= 360
-        for name in ("Live", "Model card", "Report"):
+        for name in ("Live", "About", "Report"):
             tab(page, name)
             assert browser.execute_script(width) <= 360
     finally:
@@ -321,7 +316,7 @@ def test_the_page_fits_a_phone(served: Served, sounds: AudioSource, browser: Any
 
 def test_the_card_and_the_report_are_there_to_read(served: Served, browser: Any) -> None:
     page = Page(browser, served.url, READY)
-    tab(page, "Model card")
+    tab(page, "About")
     wait_for(lambda: "What it learnt from" in page.text("#model-card"))
     assert "license:" not in page.text("#model-card")  # the header is for programs
     tab(page, "Report")

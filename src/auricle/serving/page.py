@@ -92,7 +92,7 @@ def page(service: InferenceService, documents: Documents) -> gr.Blocks:
             if service.classifier.settings.num_features is None:
                 with gr.Tab("Live", id="live"):
                     _live_tab(service)
-            with gr.Tab("Model card", id="card"):
+            with gr.Tab("About", id="about"):
                 gr.Markdown(documents.card or "This model has no model card.", elem_id="model-card")
             if documents.report:
                 with gr.Tab("Report", id="report-tab") as tab:
