@@ -341,11 +341,11 @@ def test_the_documentation_shows_the_operations(served: Service) -> None:
         assert len(requests) > 3
         assert all(url.startswith((f"http://127.0.0.1:{served.port}/", "data:")) for url in requests)
         assert [entry["message"] for entry in browser.get_log("browser")] == []
-        page.click("#operations-default-readyz .opblock-summary-control")
-        wait_for(lambda: page.texts("#operations-default-readyz .try-out__btn"))
-        page.click("#operations-default-readyz .try-out__btn")
-        page.click("#operations-default-readyz .execute")
-        wait_for(lambda: '"ready"' in page.text("#operations-default-readyz .live-responses-table"))
+        page.click("#operations-Monitoring-readyz .opblock-summary-control")
+        wait_for(lambda: page.texts("#operations-Monitoring-readyz .try-out__btn"))
+        page.click("#operations-Monitoring-readyz .try-out__btn")
+        page.click("#operations-Monitoring-readyz .execute")
+        wait_for(lambda: '"ready"' in page.text("#operations-Monitoring-readyz .live-responses-table"))
 
 
 @pytest.mark.parametrize(

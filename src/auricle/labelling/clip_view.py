@@ -38,7 +38,8 @@ def render_clip(clip: Clip, notes: Sequence[Note], group_name: str) -> str:
     try:
         preview, reason = load_preview(clip), ""
     except AudioError as error:
-        preview, reason = None, str(error)
+        # A note of this kind gives the reason already.
+        preview, reason = None, "" if any(note.kind == error.kind for note in notes) else str(error)
     template = html.environment("auricle.labelling", "auricle.serving").get_template("clip.html")
     return template.render(clip=clip, notes=notes, group_name=group_name, preview=preview, reason=reason)
 

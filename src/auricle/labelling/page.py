@@ -121,9 +121,9 @@ def page(session: Session) -> gr.Blocks:
                 position = gr.HTML(elem_id="position")
                 clip = gr.HTML(elem_id="clip")
                 with gr.Row():
-                    previous = gr.Button("← Previous", elem_id="previous")
-                    random = gr.Button("Random clip", variant="primary", elem_id="random")
-                    following = gr.Button("Next →", elem_id="next")
+                    previous = gr.Button("← Previous", min_width=80, elem_id="previous")
+                    random = gr.Button("Random clip", variant="primary", min_width=80, elem_id="random")
+                    following = gr.Button("Next →", min_width=80, elem_id="next")
             with gr.Column(scale=2, min_width=300):
                 status = gr.HTML(elem_id="status")
                 label = gr.Dropdown(None, label="Correct label", allow_custom_value=True, elem_id="correct-label")
@@ -169,7 +169,7 @@ def _filters(session: Session) -> list[gr.Dropdown]:
     findings = {selection.ANY_FINDING: len(session.notes)} if counts else {}
     group_name = session.index.group_name
     return [
-        _dropdown("Class", "all classes", dict(sorted(labels.items())), "class"),
+        _dropdown("Class", "every class", dict(sorted(labels.items())), "class"),
         _dropdown(group_name.capitalize(), f"every {group_name}", dict(sorted(groups.items())), "group"),
         _dropdown("Finding", "with or without findings", findings | counts, "finding", selection.CORRECTED),
     ]

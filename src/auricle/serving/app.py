@@ -96,6 +96,7 @@ def _add_classify(app: fastapi.FastAPI, service: InferenceService) -> None:
     @app.post(
         "/v1/classify",
         operation_id="classify",
+        tags=["Inference"],
         summary="Classify audio",
         response_model=schema.Classification,
         responses=schema.error_responses(*AUDIO_ERRORS),
@@ -135,6 +136,7 @@ def _add_embed(app: fastapi.FastAPI, service: InferenceService) -> None:
     @app.post(
         "/v1/embed",
         operation_id="embed",
+        tags=["Inference"],
         summary="Compute an embedding",
         response_model=schema.Embedding,
         responses=schema.error_responses(*AUDIO_ERRORS),
@@ -164,6 +166,7 @@ def _add_labels(app: fastapi.FastAPI, service: InferenceService) -> None:
     @app.get(
         "/v1/labels",
         operation_id="labels",
+        tags=["Inference"],
         summary="List the model's labels and limits",
         response_model=schema.ModelInfo,
         responses=schema.error_responses(401, 503),
@@ -187,6 +190,7 @@ def _add_health(app: fastapi.FastAPI, service: InferenceService, ready: asyncio.
     @app.get(
         "/healthz",
         operation_id="healthz",
+        tags=["Monitoring"],
         summary="Liveness check",
         response_model=schema.Status,
         responses={503: {"model": schema.Status, "description": "The model is broken."}},
@@ -197,6 +201,7 @@ def _add_health(app: fastapi.FastAPI, service: InferenceService, ready: asyncio.
     @app.get(
         "/readyz",
         operation_id="readyz",
+        tags=["Monitoring"],
         summary="Readiness check",
         response_model=schema.Status,
         responses={
@@ -212,6 +217,7 @@ def _add_metrics(app: fastapi.FastAPI, service: InferenceService) -> None:
     @app.get(
         "/metrics",
         operation_id="metrics",
+        tags=["Monitoring"],
         summary="Metrics in Prometheus format",
         response_class=Response,
         responses={

@@ -116,7 +116,7 @@ def _classify_tab(service: InferenceService) -> None:
             visible=service.classifier.settings.num_features is None,
             elem_id="recording",
         )
-    limit = f"Maximum {limits.body_bytes / 1e6:.3g} MB and {limits.seconds / 60:.3g} minutes per file."
+    limit = f"Maximum {limits.body_bytes / (1 << 20):.3g} MiB and {limits.seconds / 60:.3g} minutes per file."
     gr.HTML(render.render_labels(service.classifier.labels, limit), elem_id="labels")
     result = gr.HTML(elem_id="result", js_on_load=LIVE_REGION)
     options: dict[str, Any] = {**QUEUED, "show_progress_on": result}
@@ -128,7 +128,7 @@ def _batch_tab(service: InferenceService) -> None:
     files = gr.File(
         label="Upload audio files", file_count="multiple", type="filepath", height=140, elem_id="batch-files"
     )
-    gr.HTML(f"<p class='soft'>Maximum {MAX_FILES * service.limits.body_bytes / 1e6:.3g} MB in total.</p>")
+    gr.HTML(f"<p class='soft'>Maximum {MAX_FILES * service.limits.body_bytes / (1 << 20):.3g} MiB in total.</p>")
     result = gr.HTML(elem_id="batch-result", js_on_load=LIVE_REGION)
     files.upload(partial(_classify_batch, service), files, [files, result], show_progress="hidden", **QUEUED)
 
