@@ -136,7 +136,7 @@ def write_page(
             balance=_balance(audit["classes"]),
             quarantined=_listings(audit["quarantined"], "kind"),
             warnings=_listings(audit["warnings"], "kind"),
-            excluded=_listings(audit["left_out"], "reason"),
+            excluded=_listings(audit["excluded"], "reason"),
             listed=LISTED,
             recipe=yaml.safe_dump(report["recipe"], sort_keys=False, allow_unicode=True),
             repo=repo,
