@@ -52,7 +52,7 @@ def auricle_side() -> Prepare:
 
     def prepare(clips: list[Clip], scratch: Path) -> int:
         settings = Settings(SAMPLE_RATE, 1, MIN_SECONDS, MAX_SECONDS)
-        return sum(facts.usable for facts in store.prepare(clips, settings, cache=scratch).facts)
+        return sum(info.usable for info in store.prepare(clips, settings, cache=scratch).clip_info)
 
     return prepare
 

@@ -35,7 +35,7 @@ def test_each_kind_of_bad_file_is_named_with_its_reason(corpus: Path) -> None:
         "unreadable": lambda path: path.write_bytes(b"no audio at all" * 50),
         "truncated": lambda path: path.write_bytes(good[: len(good) // 2]),
         "silent": lambda path: soundfile.write(path, np.zeros(RATE), RATE),
-        "dc": lambda path: soundfile.write(path, np.full(RATE, 0.3), RATE),
+        "constant": lambda path: soundfile.write(path, np.full(RATE, 0.3), RATE),
         "nan": lambda path: soundfile.write(path, np.where(time < 0.5, np.nan, 0.1), RATE, subtype="FLOAT"),
         "short": lambda path: soundfile.write(path, tone("high", 0.01, 1), RATE),
     }
@@ -56,7 +56,7 @@ def test_clipped_and_misnamed_clips_are_pointed_out_and_kept(corpus: Path) -> No
     found = audit(corpus)
     assert {(fault.kind, fault.id) for fault in found.warnings} == {
         ("clipped", "high/device0_900.wav"),
-        ("misnamed", "high/device1_901.wav"),
+        ("wrong_extension", "high/device1_901.wav"),
     }
     assert found.usable == 26
 

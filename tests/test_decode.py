@@ -12,7 +12,7 @@ import pytest
 import soundfile
 
 from auricle.audio.decode import DecodedAudio, decode, resample
-from auricle.audio.quality import KINDS, find, sound_hash
+from auricle.audio.quality import KINDS, audio_hash, check
 from auricle.audio.sniff import sniff
 from auricle.errors import AudioError
 
@@ -234,8 +234,8 @@ def test_damaged_bytes_give_a_sound_or_an_audio_error(name):
             continue
         assert sound.samples.ndim == 2 and sound.samples.size
         assert sound.samples.dtype in (np.int16, np.float32)
-        findings = find(sound, name=name, min_seconds=0, max_seconds=60)
-        assert len(sound_hash(sound)) == 32
+        findings = check(sound, name=name, min_seconds=0, max_seconds=60)
+        assert len(audio_hash(sound)) == 32
         if "nan" not in {finding.kind for finding in findings}:
             assert resample(sound, RATE, 1).dtype == np.int16
 
@@ -260,14 +260,14 @@ def test_threads_decode_what_one_does():
     results = {}
 
     def work(number):
-        results[number] = [sound_hash(decode(content)) for content in CONTENTS.values()]
+        results[number] = [audio_hash(decode(content)) for content in CONTENTS.values()]
 
     threads = [threading.Thread(target=work, args=(number,)) for number in range(4)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    expected = [sound_hash(decode(content)) for content in CONTENTS.values()]
+    expected = [audio_hash(decode(content)) for content in CONTENTS.values()]
     assert all(results[number] == expected for number in range(4))
 
 

@@ -88,22 +88,22 @@ def test_a_part_of_a_larger_tensor_is_opened_as_what_it_is() -> None:
 BAD: dict[str, tuple[Callable[[], bytes], str, str]] = {
     "no bytes": (lambda: b"", "empty", "no bytes"),
     "no frames": (lambda: saved(GOOD[:0]), "empty", "no frames"),
-    "text": (lambda: b"not a tensor at all", "unreadable", "damaged, or holds more than numbers"),
+    "text": (lambda: b"not a tensor at all", "unreadable", "damaged, or contains objects"),
     "zeros": (lambda: bytes(5000), "unreadable", ""),
     "a cut file": (lambda: saved(GOOD)[:3000], "unreadable", "damaged"),
-    "sound": (lambda: b"RIFF\x24\x00\x00\x00WAVEfmt " + bytes(40), "unreadable", "it is sound (wav)"),
-    "a list": (lambda: saved([GOOD]), "unreadable", "it holds a list"),
-    "a state": (lambda: saved({"frames": GOOD}), "unreadable", "it holds a dict"),
-    "integers": (lambda: saved(GOOD.long()), "mismatch", "its numbers are int64"),
-    "complex": (lambda: saved(GOOD.to(torch.complex64)), "mismatch", "complex64"),
-    "sparse": (lambda: saved(GOOD.to_sparse()), "mismatch", "sparse"),
-    "another width": (lambda: saved(GOOD[:, :39]), "mismatch", "(50, 39), and (frames, 40)"),
-    "bands first": (lambda: saved(GOOD.T), "mismatch", "(40, 50)"),
-    "one dimension": (lambda: saved(GOOD[0]), "mismatch", "(40,)"),
-    "a repeated number": (lambda: saved(torch.zeros(1, 1).expand(5000, BANDS)), "mismatch", "more than its"),
-    "not finite": (lambda: saved(GOOD / torch.zeros(50, 1)), "nan", "no finite numbers"),
-    "too large for float32": (lambda: saved(GOOD.double() * 1e300), "nan", "no finite numbers"),
-    "constant": (lambda: saved(GOOD * 0 - 20), "dc", "every value is -20"),
+    "sound": (lambda: b"RIFF\x24\x00\x00\x00WAVEfmt " + bytes(40), "unreadable", "it is audio (wav)"),
+    "a list": (lambda: saved([GOOD]), "unreadable", "it contains a list"),
+    "a state": (lambda: saved({"frames": GOOD}), "unreadable", "it contains a dict"),
+    "integers": (lambda: saved(GOOD.long()), "feature_mismatch", "its dtype is int64"),
+    "complex": (lambda: saved(GOOD.to(torch.complex64)), "feature_mismatch", "complex64"),
+    "sparse": (lambda: saved(GOOD.to_sparse()), "feature_mismatch", "sparse"),
+    "another width": (lambda: saved(GOOD[:, :39]), "feature_mismatch", "(50, 39), and (frames, 40)"),
+    "bands first": (lambda: saved(GOOD.T), "feature_mismatch", "(40, 50)"),
+    "one dimension": (lambda: saved(GOOD[0]), "feature_mismatch", "(40,)"),
+    "a repeated number": (lambda: saved(torch.zeros(1, 1).expand(5000, BANDS)), "feature_mismatch", "larger than its"),
+    "not finite": (lambda: saved(GOOD / torch.zeros(50, 1)), "nan", "not finite"),
+    "too large for float32": (lambda: saved(GOOD.double() * 1e300), "nan", "not finite"),
+    "constant": (lambda: saved(GOOD * 0 - 20), "constant", "every value is -20"),
     "too short": (lambda: saved(GOOD[:4]), "short", "0.040 s"),
     "too long": (lambda: saved(GOOD.repeat(121, 1)), "long", "6050 frames"),
     "far too long": (lambda: saved(torch.zeros(80_000, BANDS)), "long", "bytes"),
@@ -117,10 +117,10 @@ def test_each_kind_of_bad_frames_is_a_finding(name: str) -> None:
     assert kinds(found) == [kind] and said in found.findings[0].detail
 
 
-def test_another_length_than_the_table_promises_is_a_finding() -> None:
+def test_another_length_than_the_table_declares_is_a_finding() -> None:
     found = opened(saved(GOOD), {"mel_len": "49"})
-    assert kinds(found) == ["mismatch"] and found.findings[0].detail.endswith("promises 49")
-    assert not frames.find(found.audio, declared=None, min_seconds=0) if found.audio else False
+    assert kinds(found) == ["feature_mismatch"] and found.findings[0].detail.endswith("declares 49")
+    assert not frames.check(found.audio, declared=None, min_seconds=0) if found.audio else False
 
 
 class Malicious:
@@ -142,7 +142,7 @@ def test_a_malicious_pickle_is_not_executed(legacy: bool, tmp_path: Path) -> Non
         pickle.dumps(Malicious(harm)),
     ):
         found = opened(content)
-        assert kinds(found) == ["unreadable"] and "stranger's code" in found.findings[0].detail
+        assert kinds(found) == ["unreadable"] and "arbitrary code" in found.findings[0].detail
     assert not harm.exists()
     pickle.loads(pickle.dumps(Malicious(harm)))
     assert harm.exists()
@@ -174,7 +174,7 @@ def test_damaged_files_are_findings_wherever_the_damage_is() -> None:
             for place in places:
                 damaged[place] = int(random.integers(256))
             found = opened(bytes(damaged[: None if random.integers(3) else int(random.integers(len(damaged)))]))
-            assert (found.audio is not None) or kinds(found)[0] in ("unreadable", "mismatch", "long", "empty")
+            assert (found.audio is not None) or kinds(found)[0] in ("unreadable", "feature_mismatch", "long", "empty")
 
 
 def test_the_store_gives_back_the_very_frames(speakers: Path, tmp_path: Path) -> None:
@@ -185,7 +185,7 @@ def test_the_store_gives_back_the_very_frames(speakers: Path, tmp_path: Path) ->
         found = store.samples(place)
         assert found.dtype == np.float32 and np.array_equal(found.T, expected) and not found.flags.writeable
         assert store.frames(place) == len(expected) == int(clip.meta["mel_len"])
-        assert store.facts[place].seconds == len(expected) / 100
+        assert store.clip_info[place].seconds == len(expected) / 100
 
 
 def test_frames_in_an_archive_are_those_of_the_folder(speakers: Path, trained: Path, tmp_path: Path) -> None:
@@ -199,7 +199,7 @@ def test_frames_in_an_archive_are_those_of_the_folder(speakers: Path, trained: P
     answers = list(classifier.predict(recordings([str(packed)])))
     assert len(answers) == 48 and not any(answer.error for answer in answers)
     small = Settings(100, 1, 0.05, 0.001, BANDS)
-    assert all(facts.findings for facts in stores.prepare(index.clips, small, cache=tmp_path / "other").facts)
+    assert all(info.findings for info in stores.prepare(index.clips, small, cache=tmp_path / "other").clip_info)
 
 
 def test_bad_and_repeated_frames_are_in_the_audit(speakers: Path, tmp_path: Path) -> None:
@@ -218,7 +218,8 @@ def test_bad_and_repeated_frames_are_in_the_audit(speakers: Path, tmp_path: Path
     rows.append({"feature_path": "copy.pt", "mel_len": len(copied)})
     (corpus / "metadata.json").write_text(json.dumps(content))
     audit = inspect(corpus, load("baseline"), lambda *_: None).audit
-    named = {row["feature_path"]: kind for row, kind in zip(rows, ("unreadable", "mismatch", "mismatch"), strict=False)}
+    expected = ("unreadable", "feature_mismatch", "feature_mismatch")
+    named = {row["feature_path"]: kind for row, kind in zip(rows, expected, strict=False)}
     assert {fault.id: fault.kind for fault in audit.quarantined} == named
     assert [set(pair.ids) for pair in audit.duplicates] == [{rows[3]["feature_path"], "copy.pt"}]
 

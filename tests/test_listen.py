@@ -24,7 +24,7 @@ from auricle import recipe as recipes
 from auricle.cli.main import main
 from auricle.corpus import corrections
 from auricle.corpus.clip import Clip, Index
-from auricle.corpus.corrections import Fix
+from auricle.corpus.corrections import Correction
 from auricle.errors import DataError, RunError, UsageError
 from auricle.labelling import clip_view, selection
 from auricle.labelling.clip_view import load_preview, render_clip
@@ -153,7 +153,7 @@ def test_a_correction_is_in_the_file_at_once_and_a_second_start_continues(tmp_pa
     ]
     again = CorrectionsFile(path, index)
     again.save(index.clips[0], "wolf")
-    assert list(again.read().values()) == [Fix("cat0", "wolf", "cat"), Fix("dog1", "", "dog")]
+    assert list(again.read().values()) == [Correction("cat0", "wolf", "cat"), Correction("dog1", "", "dog")]
     assert again.undo("dog1") and not again.undo("dog1")
     assert rows_of(path)[1:] == [["cat0", "wolf", "cat", ""]]
 
@@ -168,7 +168,7 @@ def test_what_is_edited_by_hand_meanwhile_is_kept(tmp_path: Path) -> None:
 
 
 def test_corrections_of_another_corpus_and_unwritable_paths_are_errors(tmp_path: Path) -> None:
-    corrections.write(tmp_path / "corrections.csv", [Fix("fox", "dog", "cat")])
+    corrections.write(tmp_path / "corrections.csv", [Correction("fox", "dog", "cat")])
     with pytest.raises(DataError, match="no such clip"):
         CorrectionsFile(tmp_path / "corrections.csv", pets())
     with pytest.raises(UsageError, match="cannot be written"):
@@ -247,7 +247,7 @@ def test_listening_is_refused_where_it_cannot_begin(
     (corpus / "low" / "broken.wav").write_bytes(b"no sound")
     assert main([*command, "--port", "0", "--strict"]) == 2
     assert "'low/broken.wav': unreadable" in capsys.readouterr().err
-    corrections.write(tmp_path / "corrections.csv", [Fix("fox", "dog", "cat")])
+    corrections.write(tmp_path / "corrections.csv", [Correction("fox", "dog", "cat")])
     assert main([*command, "--port", "0"]) == 2
     assert "names 'fox'" in capsys.readouterr().err
 

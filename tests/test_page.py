@@ -106,7 +106,7 @@ def truth(prepared: PreparedCorpus) -> dict[str, Any]:
         true = np.array([prepared.labels.index(clips[id].label) for id in ids])
         logits = random.normal(0, 3, (len(ids), 3)).astype(np.float32)
         logits[np.arange(len(ids)), true] += skill
-        seconds = np.array([prepared.store.facts[prepared.positions[id]].seconds for id in ids])
+        seconds = np.array([prepared.store.clip_info[prepared.positions[id]].seconds for id in ids])
         folds = tuple(fold for _, fold in pairs)
         return Scores(prepared.labels, ids, true, logits, seconds, tuple(clips[id].group for id in ids), folds)
 

@@ -306,8 +306,8 @@ def test_noise_folders_and_stray_files_are_no_classes(tmp_path: Path) -> None:
     index = read_index(tmp_path)
     assert index.labels == ("a", "b") and len(index) == 40
     assert {item.name: item.reason for item in index.excluded} == {
-        "_noise_/": "1 recordings in a folder that is no class, by its name",
-        "stray.wav": "lies beside the class folders",
+        "_noise_/": "1 recordings in a folder that is not a class, by its name",
+        "stray.wav": "outside the class folders",
     }
 
 
@@ -433,8 +433,8 @@ TABLES: dict[str, Callable[[Path], object]] = {
 def test_every_kind_of_table_gives_the_same_clips(table: str, tmp_path: Path) -> None:
     _touch(tmp_path, "a.wav", "b.wav")
     TABLES[table](tmp_path / table)
-    alone, ensemble_member = read_index(tmp_path / table), read_index(tmp_path, "table")
-    assert alone.clips == ensemble_member.clips
+    alone, nearby = read_index(tmp_path / table), read_index(tmp_path, "table")
+    assert alone.clips == nearby.clips
     assert [clip.id for clip in alone] == ["a.wav#0.5-2", "a.wav#2-3.25", "b.wav"]
     first = alone.clips[0]
     assert (first.label, first.group, first.fold, first.start, first.end) == ("café", "s1", "valid", 0.5, 2.0)
@@ -442,7 +442,7 @@ def test_every_kind_of_table_gives_the_same_clips(table: str, tmp_path: Path) ->
     assert [item.reason for item in alone.excluded] == [
         "row 3 has no label",
         "row 5 repeats row 4",
-        "row 6 lists it, but it is not there",
+        "listed in row 6, but missing",
     ]
     assert "label 'Class'" in alone.description
 
@@ -450,7 +450,7 @@ def test_every_kind_of_table_gives_the_same_clips(table: str, tmp_path: Path) ->
 def test_a_table_without_labels_says_its_columns_and_takes_a_mapping(tmp_path: Path) -> None:
     _touch(tmp_path, "audio/a.wav", "audio/b.wav")
     _write(tmp_path, "list.csv", "wav,bird\na.wav,owl\nb,wren\n")
-    with pytest.raises(DataError, match=r"columns: wav, bird\..*option label=COLUMN"):
+    with pytest.raises(DataError, match=r"no label column \(columns: wav, bird\)\. Name it: `--label COLUMN`"):
         read_index(tmp_path, "table")
     index = read_index(tmp_path, "table", {"label": "bird"})
     assert [(clip.id, clip.label) for clip in index] == [("audio/a.wav", "owl"), ("audio/b.wav", "wren")]
@@ -474,12 +474,12 @@ def test_an_unreadable_table_does_not_hide_class_folders(tmp_path: Path) -> None
     assert read_index(tmp_path).reader == "folder"
 
 
-def test_two_labels_for_one_stretch_are_left_out_and_said(tmp_path: Path) -> None:
+def test_two_labels_for_one_segment_are_excluded_with_the_reason(tmp_path: Path) -> None:
     _touch(tmp_path, "a.wav", "b.wav")
     _write(tmp_path, "list.csv", "path,label\na.wav,x\nb.wav,y\na.wav,y\n")
     index = read_index(tmp_path / "list.csv")
     assert len(index) == 2
-    assert [item.reason for item in index.excluded] == ["row 3 says 'y', but row 1 said 'x'"]
+    assert [item.reason for item in index.excluded] == ["row 3 has the label 'y', but row 1 has 'x'"]
 
 
 def test_absolute_paths_are_read_and_ids_do_not_tell_where_they_lie(tmp_path: Path) -> None:

@@ -26,12 +26,12 @@ def reasons(index: Index) -> dict[str, str]:
 def test_hw4_yields_what_its_table_lists_and_says_what_it_leaves_out(tmp_path: Path) -> None:
     index = read_index(built("hw4", tmp_path))
     assert (
-        index.description == "Speakers as precomputed features: 6 clips, 2 speakers (precomputed features of 40 bands)"
+        index.description == "Speakers as precomputed features: 6 clips, 2 speakers (40 precomputed features per frame)"
     )
     assert index.num_features == 40 and not index.has_groups and not index.has_folds
     assert {clip.meta["mel_len"] for clip in index} == {"128"}
     assert reasons(index) == {
-        "testdata.json": "1 utterances to be named, without labels",
+        "testdata.json": "1 utterances to classify, without labels",
         "uttr-stray.pt": "listed in neither 'metadata.json' nor 'testdata.json'",
     }
 
@@ -45,8 +45,8 @@ def test_hw4_reports_rows_without_file_or_speaker_and_rows_given_twice(tmp_path:
     index = read_index(tmp_path)
     assert len(index) == 6
     assert reasons(index) == {
-        "testdata.json": "1 utterances to be named, without labels",
-        "no.pt": "listed in 'metadata.json', but not there",
+        "testdata.json": "1 utterances to classify, without labels",
+        "no.pt": "listed in 'metadata.json', but missing",
         "uttr-id100010.pt, listed again": "under 'id10002', and before under 'id10001'",
         "uttr-stray.pt": "its speaker 'id10003' is not in 'mapping.json'",
     }
@@ -61,13 +61,13 @@ def test_speakers_without_utterances_are_remarked(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "content", "said"),
     [
-        ("metadata.json", "{", "is no JSON"),
-        ("metadata.json", "[]", "lacks its part 'speakers', an object"),
+        ("metadata.json", "{", "is not JSON"),
+        ("metadata.json", "[]", "lacks its key 'speakers', an object"),
         ("metadata.json", '{"n_mels": 0, "speakers": {"id10001": [], "id10002": []}}', "no clips among"),
-        ("metadata.json", '{"n_mels": 40, "speakers": {"id10001": "uttr"}}', "The speaker 'id10001' is no list"),
-        ("metadata.json", '{"n_mels": 40, "speakers": {"id10001": [{"feature_path": 3}]}}', "row 0 of the speaker"),
-        ("mapping.json", '{"id2speaker": {}}', "lacks its part 'speaker2id'"),
-        ("testdata.json", '{"utterances": [{"mel_len": 3}]}', "row 0 of 'testdata.json'"),
+        ("metadata.json", '{"n_mels": 40, "speakers": {"id10001": "uttr"}}', "The speaker 'id10001' is not a list"),
+        ("metadata.json", '{"n_mels": 40, "speakers": {"id10001": [{"feature_path": 3}]}}', "Row 0 of the speaker"),
+        ("mapping.json", '{"id2speaker": {}}', "lacks its key 'speaker2id'"),
+        ("testdata.json", '{"utterances": [{"mel_len": 3}]}', "Row 0 of 'testdata.json'"),
     ],
 )
 def test_damaged_tables_are_named(name: str, content: str, said: str, tmp_path: Path) -> None:
@@ -153,5 +153,5 @@ def test_a_corpus_own_folds_stay_when_only_the_label_is_taken_from_a_column(tmp_
 
 
 def test_an_unknown_fold_column_names_the_nearest(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match=r"fold: oficial_split .* Did you mean 'official_split'"):
+    with pytest.raises(UsageError, match=r"data.fold is 'oficial_split'. .* Did you mean 'official_split'"):
         read_index(built("fsdd", tmp_path / "corpus"), fold="oficial_split")

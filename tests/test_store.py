@@ -13,7 +13,7 @@ import pytest
 import soundfile
 
 from auricle.audio import store as stores
-from auricle.audio.inspect import commonest_rate, inspect_clips
+from auricle.audio.inspect import inspect_clips, most_common_rate
 from auricle.audio.settings import Settings
 from auricle.corpus.read import read_index
 from auricle.errors import DataError
@@ -30,7 +30,7 @@ def test_samples_are_those_of_the_files(corpus: Path, tmp_path: Path) -> None:
         expected, _ = soundfile.read(clip.source, dtype="int16")
         assert (store.samples(position) == expected[None]).all()
         assert store.frames(position) == len(expected)
-        assert store.facts[position].id == clip.id
+        assert store.clip_info[position].id == clip.id
 
 
 def test_samples_are_views_into_the_map_and_cannot_be_written(corpus: Path, tmp_path: Path) -> None:
@@ -48,7 +48,7 @@ def test_a_second_preparation_decodes_nothing(corpus: Path, tmp_path: Path, monk
     monkeypatch.setattr(stores, "_write", lambda *_, **__: pytest.fail("decoded again"))
     again = stores.prepare(index.clips, SETTINGS, cache=tmp_path / "cache")
     assert all((first.samples(row) == again.samples(row)).all() for row in range(len(first)))
-    assert [fact.sound_hash for fact in first.facts] == [fact.sound_hash for fact in again.facts]
+    assert [info.audio_hash for info in first.clip_info] == [info.audio_hash for info in again.clip_info]
 
 
 def test_a_changed_file_another_rate_or_other_clips_make_another_store(corpus: Path) -> None:
@@ -66,18 +66,18 @@ def test_a_moved_corpus_finds_its_store_again(corpus: Path) -> None:
     assert stores.key(read_index(moved).clips, SETTINGS) == key
 
 
-def test_a_bad_clip_holds_its_place_with_no_samples(corpus: Path, tmp_path: Path) -> None:
+def test_a_bad_clip_keeps_its_position_without_samples(corpus: Path, tmp_path: Path) -> None:
     bad = corpus / "high" / "device9_999.wav"
     bad.write_bytes(b"RIFF nothing")
     index = read_index(corpus)
     store = stores.prepare(index.clips, SETTINGS, cache=tmp_path / "cache")
     place = [clip.id for clip in index].index("high/device9_999.wav")
     assert store.samples(place).shape[-1] == 0
-    assert not store.facts[place].usable and store.facts[place].findings[0].kind == "unreadable"
+    assert not store.clip_info[place].usable and store.clip_info[place].findings[0].kind == "unreadable"
 
 
 def test_many_shards_and_batches_keep_the_order(corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(stores, "LEAST_SHARD_CLIPS", 7)
+    monkeypatch.setattr(stores, "MIN_SHARD_CLIPS", 7)
     monkeypatch.setattr(stores, "BATCH_BYTES", 20_000)
     index = read_index(corpus)
     store = stores.prepare(index.clips, SETTINGS, cache=tmp_path / "cache")
@@ -86,7 +86,7 @@ def test_many_shards_and_batches_keep_the_order(corpus: Path, tmp_path: Path, mo
         assert (store.samples(position) == soundfile.read(clip.source, dtype="int16")[0]).all()
 
 
-def test_stereo_is_kept_or_mixed_as_asked(tmp_path: Path) -> None:
+def test_stereo_is_preserved_or_mixed_as_configured(tmp_path: Path) -> None:
     folder = tmp_path / "corpus"
     for label in "ab":
         (folder / label).mkdir(parents=True)
@@ -101,17 +101,18 @@ def test_stereo_is_kept_or_mixed_as_asked(tmp_path: Path) -> None:
     assert np.abs(mono.samples(0)[0] - expected.astype(float).mean(0)).max() <= 0.5
 
 
-def test_a_killed_preparation_goes_on_where_whole_shards_end(corpus: Path, tmp_path: Path) -> None:
-    """A process is killed in the midst of its second shard; only whole shards are left, and they are used."""
+def test_a_killed_preparation_resumes_after_its_complete_shards(corpus: Path, tmp_path: Path) -> None:
+    """A process is killed during its second shard; only complete shards remain, and they are used."""
     cache = tmp_path / "cache"
     code = (
-        "import sys, time\nfrom pathlib import Path\nfrom auricle.audio import store, survey\n"
-        "from auricle.corpus.read import read_index\nstore.LEAST_SHARD_CLIPS = 8\n"
-        "look = survey.look\nseen = []\n"
-        "def slow(*arguments):\n    seen.append(1)\n    if len(seen) > 10: print('now', flush=True); time.sleep(60)\n"
-        "    return look(*arguments)\nsurvey.look = slow\n"
+        "import sys, time\nfrom pathlib import Path\nfrom auricle.audio import store\n"
+        "from auricle.corpus.read import read_index\nstore.MIN_SHARD_CLIPS = 8\n"
+        "from auricle.audio.settings import Settings\nwhole = store.inspect_clip\nseen = []\n"
+        "def slow(*arguments, **options):\n"
+        "    seen.append(1)\n    if len(seen) > 10: print('now', flush=True); time.sleep(60)\n"
+        "    return whole(*arguments, **options)\nstore.inspect_clip = slow\n"
         f"clips = read_index({str(corpus)!r}).clips\n"
-        f"store.prepare(clips, survey.Settings(8000, 1, 0.05, 60), cache=Path({str(cache)!r}), workers=1)"
+        f"store.prepare(clips, Settings(8000, 1, 0.05, 60), cache=Path({str(cache)!r}), workers=1)"
     )
     process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE)
     assert process.stdout is not None and process.stdout.readline() == b"now\n"
@@ -123,7 +124,7 @@ def test_a_killed_preparation_goes_on_where_whole_shards_end(corpus: Path, tmp_p
     assert [path.name for path in folder.glob("shard-*.arrow")] == ["shard-00000.arrow"]
     stamp = (folder / "shard-00000.arrow").stat().st_mtime_ns
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(stores, "LEAST_SHARD_CLIPS", 8)
+        patch.setattr(stores, "MIN_SHARD_CLIPS", 8)
         store = stores.prepare(read_index(corpus).clips, SETTINGS, cache=cache)
     assert (folder / "shard-00000.arrow").stat().st_mtime_ns == stamp
     assert len(store) == 24 and all(store.frames(position) for position in range(24))
@@ -132,19 +133,19 @@ def test_a_killed_preparation_goes_on_where_whole_shards_end(corpus: Path, tmp_p
 def test_facts_keep_the_order_of_the_clips(corpus: Path) -> None:
     index = read_index(corpus)
     done = []
-    facts = inspect_clips(index.clips, SETTINGS, lambda number, total: done.append((number, total)))
-    assert [clip.id for clip in facts] == [clip.id for clip in index]
+    infos = inspect_clips(index.clips, SETTINGS, lambda number, total: done.append((number, total)))
+    assert [clip.id for clip in infos] == [clip.id for clip in index]
     assert done[-1] == (24, 24)
 
 
 def test_processes_give_what_one_process_gives(corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(stores, "LEAST_SHARD_CLIPS", 5)
+    monkeypatch.setattr(stores, "MIN_SHARD_CLIPS", 5)
     clips = read_index(corpus).clips
     one = stores.prepare(clips, SETTINGS, cache=tmp_path / "one", workers=1)
     three = stores.prepare(clips, SETTINGS, cache=tmp_path / "three", workers=3)
     for position in range(24):
         assert (one.samples(position) == three.samples(position)).all()
-        assert one.facts[position].sound_hash == three.facts[position].sound_hash
+        assert one.clip_info[position].audio_hash == three.clip_info[position].audio_hash
 
 
 def test_a_worker_that_is_killed_is_an_error_that_says_what_to_do() -> None:
@@ -156,6 +157,6 @@ def _kill_oneself(_: int) -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-def test_the_commonest_rate_wins(corpus: Path) -> None:
+def test_the_most_common_rate_wins(corpus: Path) -> None:
     soundfile.write(corpus / "high" / "device0_900.wav", np.random.default_rng(0).normal(0, 0.1, 44100), 44100)
-    assert commonest_rate(list(read_index(corpus)), SETTINGS) == 8000
+    assert most_common_rate(list(read_index(corpus)), SETTINGS) == 8000

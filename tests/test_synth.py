@@ -8,15 +8,15 @@ import soundfile
 
 from auricle.audio.decode import decode
 from auricle.audio.fingerprint import fingerprint, near_duplicates
-from auricle.audio.quality import find, sound_hash
-from auricle.audio.synth import DEVICES, SOUNDS, make, record
+from auricle.audio.quality import audio_hash, check
+from auricle.audio.synth import CLASSES, DEVICES, record, write_corpus
 from auricle.errors import AudioError
 
 
 @pytest.fixture(scope="module")
 def demo(tmp_path_factory):
     folder = tmp_path_factory.mktemp("demo")
-    return folder, make(folder, clips_per_class=6)
+    return folder, write_corpus(folder, clips_per_class=6)
 
 
 def kinds(path):
@@ -24,13 +24,13 @@ def kinds(path):
         sound = decode(path.read_bytes())
     except AudioError as error:
         return [error.kind]
-    return [finding.kind for finding in find(sound, name=path.name, min_seconds=0.5, max_seconds=10)]
+    return [finding.kind for finding in check(sound, name=path.name, min_seconds=0.5, max_seconds=10)]
 
 
 def test_every_class_has_clips_from_every_device(demo):
     folder, planted = demo
     faulty = {name for names in planted.faults.values() for name in names}
-    for name in SOUNDS:
+    for name in CLASSES:
         clips = [path for path in (folder / name).iterdir() if path.relative_to(folder).as_posix() not in faulty]
         assert len(clips) == 6
         assert {path.name.split("_")[0] for path in clips} == set(DEVICES)
@@ -50,7 +50,7 @@ def test_copies_are_copies_and_no_clip_is_another(demo):
     paths = [path for path in sorted(folder.glob("*/*")) if not kinds(path)]
     sounds = [decode(path.read_bytes()) for path in paths]
     names = [path.relative_to(folder).as_posix() for path in paths]
-    hashes = dict(zip(names, map(sound_hash, sounds), strict=True))
+    hashes = dict(zip(names, map(audio_hash, sounds), strict=True))
     for copy, original in planted.origins.items():
         assert (hashes[copy] == hashes[original]) == (copy not in planted.faults["near_duplicate"])
     found = near_duplicates([fingerprint(sound.samples, sound.sample_rate) for sound in sounds])
@@ -78,7 +78,7 @@ def test_the_plan_lies_beside_the_classes(demo):
 
 def test_the_same_seed_gives_the_same_files(demo, tmp_path):
     folder, _ = demo
-    make(tmp_path, clips_per_class=6)
+    write_corpus(tmp_path, clips_per_class=6)
     for path in folder.glob("*/*.wav"):
         assert path.read_bytes() == (tmp_path / path.relative_to(folder)).read_bytes()
 
@@ -88,7 +88,7 @@ def test_another_seed_gives_other_sounds():
     assert len(first) != len(second) or not np.array_equal(first, second)
 
 
-@pytest.mark.parametrize("name", SOUNDS)
+@pytest.mark.parametrize("name", CLASSES)
 @pytest.mark.parametrize("device", DEVICES)
 def test_a_recording_is_finite_audible_and_at_the_devices_rate(name, device):
     samples, rate = record(name, device, np.random.default_rng(7))

@@ -14,8 +14,9 @@ from pathlib import Path
 import pytest
 
 from auricle.corpus import archive
-from auricle.corpus.archive import MarkedGzip, close_archives
-from auricle.corpus.tree import Tree, identity, open_source, open_tree, read_bytes, recordings, unrepeated
+from auricle.corpus.archive import SeekableGzip, close_archives
+from auricle.corpus.layout import audio_files, drop_copies
+from auricle.corpus.tree import Tree, identity, open_source, open_tree, read_bytes
 from auricle.errors import AudioError, DataError
 
 FORMS = ("zip", "tar", "tar.gz", "tar.bz2", "tar.xz")
@@ -162,7 +163,7 @@ def test_a_cut_archive_is_refused(form: str, tmp_path: Path) -> None:
     path = _pack(tmp_path / f"c.{form}", FILES)
     content = path.read_bytes()
     path.write_bytes(content[: len(content) // 2])
-    with pytest.raises(DataError, match="no readable archive"):
+    with pytest.raises(DataError, match="not a readable archive"):
         open_tree(path)
 
 
@@ -205,24 +206,24 @@ def test_a_huge_member_takes_no_memory(tmp_path: Path, monkeypatch: pytest.Monke
 
 
 @pytest.mark.parametrize("parts", [1, 3])
-def test_marked_gzip_reads_anywhere_like_gzip(parts: int) -> None:
+def test_seekable_gzip_reads_anywhere_like_gzip(parts: int) -> None:
     content = random.Random(2).choices(b"abcdefgh", k=900_000)
     plain = bytes(content)
     step = len(plain) // parts
     packed = b"".join(gzip.compress(plain[n : n + step]) for n in range(0, len(plain), step)) + bytes(512)
-    stream = MarkedGzip(io.BytesIO(packed), stride=1 << 16)
+    stream = SeekableGzip(io.BytesIO(packed), spacing=1 << 16)
     rng = random.Random(3)
     for _ in range(200):
         offset, length = rng.randrange(len(plain) + 100), rng.randrange(5000)
         stream.seek(offset)
         assert stream.read(length) == plain[offset : offset + length]
-    assert len(stream._marks) > 5
+    assert len(stream._checkpoints) > 5
 
 
-def test_marked_gzip_goes_back_to_the_nearest_mark_only() -> None:
+def test_seekable_gzip_goes_back_to_the_nearest_checkpoint_only() -> None:
     plain = random.Random(2).randbytes(4 << 20)
     file = io.BytesIO(gzip.compress(plain))
-    stream = MarkedGzip(file, stride=1 << 18)
+    stream = SeekableGzip(file, spacing=1 << 18)
     stream.seek(len(plain) - 1)
     stream.read(1)
     taken: list[int] = []
@@ -230,17 +231,17 @@ def test_marked_gzip_goes_back_to_the_nearest_mark_only() -> None:
     file.read = lambda size=-1: (taken.append(size), real(size))[1]  # type: ignore[method-assign]
     stream.seek(2 << 20)
     stream.read(10)
-    assert sum(taken) <= (1 << 18) + 2 * MarkedGzip._CHUNK
+    assert sum(taken) <= (1 << 18) + 2 * SeekableGzip._CHUNK_BYTES
 
 
-def test_marks_stay_few(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(MarkedGzip, "_MAX_MARKS", 8)
+def test_checkpoints_stay_few(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(SeekableGzip, "_MAX_CHECKPOINTS", 8)
     plain = random.Random(4).randbytes(2 << 20)
-    stream = MarkedGzip(io.BytesIO(gzip.compress(plain)), stride=1 << 15)
+    stream = SeekableGzip(io.BytesIO(gzip.compress(plain)), spacing=1 << 15)
     for offset in (len(plain) - 5, 5, 1_000_000):
         stream.seek(offset)
         assert stream.read(5) == plain[offset : offset + 5]
-    assert 2 <= len(stream._marks) <= 8
+    assert 2 <= len(stream._checkpoints) <= 8
 
 
 def test_identity_follows_the_content_and_not_the_place(tmp_path: Path) -> None:
@@ -277,11 +278,11 @@ def test_patterns_and_single_files_are_trees(tmp_path: Path) -> None:
     ("make", "message"),
     [
         (lambda root: root / "gone", "no file or folder"),
-        (lambda root: root, "holds no files"),
+        (lambda root: root, "has no files"),
         (lambda root: root / "*.wav", "matches no file"),
-        (lambda root: _make(root, {"c.zip": b"PK\x03\x04 and no more"}) / "c.zip", "no readable archive"),
-        (lambda root: _make(root, {"c.tar.gz": b"<html>not found</html>"}) / "c.tar.gz", "no readable archive"),
-        (lambda root: _make(root, {"c.zip": b""}) / "c.zip", "no readable archive"),
+        (lambda root: _make(root, {"c.zip": b"PK\x03\x04 and no more"}) / "c.zip", "not a readable archive"),
+        (lambda root: _make(root, {"c.tar.gz": b"<html>not found</html>"}) / "c.tar.gz", "not a readable archive"),
+        (lambda root: _make(root, {"c.zip": b""}) / "c.zip", "not a readable archive"),
     ],
 )
 def test_what_cannot_be_listed_says_so(make: Callable[[Path], Path], message: str, tmp_path: Path) -> None:
@@ -301,7 +302,7 @@ def test_a_missing_file_is_one_bad_recording(tmp_path: Path) -> None:
     with pytest.raises(AudioError, match="unreadable"):
         open_source(str(tmp_path / "gone.wav"))
     tree = open_tree(_pack(tmp_path / "c.zip", {"a.wav": b"x"}))
-    with pytest.raises(AudioError, match="not in"):
+    with pytest.raises(AudioError, match="no longer, in"):
         read_bytes(tree.source("gone.wav"))
 
 
@@ -314,13 +315,13 @@ def test_text_drops_its_byte_order_mark_and_must_be_utf8(tmp_path: Path) -> None
 
 def test_other_files_are_summed_up_by_kind() -> None:
     tree = Tree("/x", ("a.WAV", "b.txt", "c.txt", "d"), (0, 0, 0, 0))
-    names, excluded = recordings(tree)
+    names, excluded = audio_files(tree)
     assert names == ["a.WAV"]
     assert [item.name for item in excluded] == ["d", "b.txt and 1 more '.txt'"]
 
 
 def test_the_uncompressed_copy_is_kept() -> None:
-    kept, excluded = unrepeated(["MP3/x.mp3", "WAV/x.wav", "more/x.wav", "y.flac"])
+    kept, excluded = drop_copies(["MP3/x.mp3", "WAV/x.wav", "more/x.wav", "y.flac"])
     assert kept == ["WAV/x.wav", "y.flac"]
     assert [item.name for item in excluded] == ["more/x.wav", "MP3/x.mp3"]
 

@@ -2,10 +2,10 @@
 
 AuricleError            the root: one clear message, no traceback on the command line
 ├── UsageError          a wrong option, recipe or argument: what was received, what is allowed, what to do
-├── DataError           a corpus that cannot be worked with (missing, empty, one class, no labels, unsafe archive)
-├── AudioError          one recording that cannot be used: `kind` names the fault, in the words of `audio.faults`
+├── DataError           a corpus that cannot be used (missing, empty, one class, no labels, unsafe archive)
+├── AudioError          one recording that cannot be used: `kind` is one of `audio.quality.KINDS`
 ├── RunError            a run or model folder that is missing, incomplete or of another kind
-└── MissingExtra        an optional dependency is absent: names the command that installs it
+└── MissingExtra        an optional dependency is missing: names the command that installs it
 """
 
 import difflib
@@ -13,7 +13,7 @@ from collections.abc import Iterable
 
 
 class AuricleError(Exception):
-    """The root of all errors that a user can cause and mend."""
+    """The root of all errors that a user can cause and fix."""
 
 
 class UsageError(AuricleError):
@@ -21,7 +21,7 @@ class UsageError(AuricleError):
 
 
 class DataError(AuricleError):
-    """A corpus that cannot be worked with."""
+    """A corpus that cannot be used."""
 
 
 class RunError(AuricleError):
@@ -36,7 +36,7 @@ class MissingExtra(AuricleError):
 
 
 class AudioError(AuricleError):
-    """One recording cannot be used. `kind` is one of `audio.faults.KINDS`."""
+    """One recording cannot be used. `kind` is one of `audio.quality.KINDS`."""
 
     def __init__(self, kind: str, detail: str) -> None:
         super().__init__(f"{kind}: {detail}")
@@ -45,8 +45,8 @@ class AudioError(AuricleError):
 
 
 def unknown(what: str, received: str, known: Iterable[str]) -> str:
-    """Say that a name is not known, offer the nearest one, and list what is."""
+    """A message for an unknown name: the nearest known name, and all known names."""
     names = sorted(known)
-    near = difflib.get_close_matches(received, names, n=1)
-    hint = f" Did you mean '{near[0]}'?" if near else ""
+    nearest = difflib.get_close_matches(received, names, n=1)
+    hint = f" Did you mean '{nearest[0]}'?" if nearest else ""
     return f"No {what} named '{received}'.{hint} Known: {', '.join(names)}."

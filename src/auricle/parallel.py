@@ -1,6 +1,6 @@
-"""Work on many parts, spread over processes, with results in order.
+"""The one process pool: apply a function to many parts in parallel, with results in order.
 
-In: a function and the parts to apply it to. Out: its results, in the order of the parts.
+In: a function and the parts. Out: the results, in the order of the parts.
 """
 
 import ctypes
@@ -15,19 +15,19 @@ from typing import TypeVar
 
 from auricle.errors import DataError
 
-# Called with how much is done and how much there is.
+# Called with the number of items done and the total.
 Progress = Callable[[int, int], None]
 Part = TypeVar("Part")
 Result = TypeVar("Result")
-# The most that glibc takes for either threshold.
+# The maximum that glibc accepts for either threshold.
 RETAINED_BYTES = 32 << 20
 
 
 def parallel_map(work: Callable[[Part], Result], parts: Sequence[Part], workers: int | None = None) -> Iterator[Result]:
-    """Do `work` on every part, in processes where that pays, and give the results in order.
+    """Apply `work` to every part, in forked processes if there are several cores and parts; results are in order.
 
-    Threads would wait for each other: a short recording is decoded in less time than the interpreter's lock changes
-    hands. A worker ends with its parent. Raises DataError when one is killed, as a system short of memory does.
+    Threads would wait for each other: decoding a short recording takes less time than handing over the interpreter
+    lock. A worker ends with its parent. Raises DataError when one is killed, as happens when memory runs out.
     """
     workers = min(workers or cores(), len(parts))
     if workers < 2 or "fork" not in multiprocessing.get_all_start_methods():
@@ -39,15 +39,16 @@ def parallel_map(work: Callable[[Part], Result], parts: Sequence[Part], workers:
             yield from pool.map(work, parts)
     except BrokenProcessPool as error:
         raise DataError(
-            "A process that was decoding recordings was ended from outside, as happens when memory runs out. What is "
-            "whole is kept: run the same command again, and it goes on from there."
+            "A worker process was killed, as happens when memory runs out. Completed work is saved: run the same "
+            "command again to resume."
         ) from error
 
 
 def _begin_worker() -> None:
-    """On Linux, let the worker end when its parent is killed, and let it keep the memory that it frees.
+    """On Linux: end the worker when its parent is killed, and let it reuse the memory that it frees.
 
-    Each clip takes and frees the same few large arrays; asking the system for them anew costs a tenth of the time.
+    Each clip allocates and frees the same few large arrays; requesting them from the system again takes a tenth of the
+    time.
     """
     if sys.platform != "linux":
         return

@@ -1,6 +1,6 @@
-"""How clips sound: the only package that opens audio.
+"""From files to samples: the only package that opens audio.
 
-`containers` names what bytes hold, `decode` turns them into samples, `frames` opens precomputed features that take the place of
-sound, `faults` says what is wrong, `fingerprint` finds the same recording twice, `store` keeps decoded corpora, `synth`
-makes the demo corpus.
+`sniff` detects file formats by content, `decode` and `stream` turn content into samples, `frames` opens precomputed
+features, `quality` finds problems, `fingerprint` finds duplicates, `store` holds decoded corpora, `synth` generates the
+demo corpus.
 """

@@ -1,9 +1,9 @@
 """Near-duplicates: the same recording at another level, rate or codec, or cut, among thousands of clips.
 
-In: samples. Out: a print per clip, about 1 kB a second, and the pairs of prints that are one recording. An index of
+In: samples. Out: a fingerprint per clip, about 1 kB per second, and the pairs that are one recording. An index of
 spectral landmarks (Wang, "An Industrial-Strength Audio Search Algorithm", 2003) proposes pairs and their offset; the
-signs of the waveforms below 2 kHz then decide. Sounds that only resemble each other, two rains or two takes of a word,
-share landmarks but no waveform. Everything is relative to the clip's own level.
+signs of the waveforms below 2 kHz then decide. Similar recordings, such as two of rain or two takes of a word, share
+landmarks but no waveform. Everything is relative to the clip's own level.
 """
 
 from collections.abc import Iterator, Sequence
@@ -18,32 +18,32 @@ from auricle.audio.decoders import LOUDEST
 RATE = 4_000
 # 64 ms windows 16 ms apart: fine enough for words of 0.2 s, coarse enough that a shift by half a hop moves few peaks.
 _WINDOW, _HOP = 256, 64
-# A print holds the first minutes only: 14 bits of frame number reach 262 s.
+# A fingerprint covers the first minutes only: 14 bits of frame number reach 262 s.
 _MAX_FRAMES = 1 << 14
 # A peak is the highest of its neighbourhood: 11 bins (170 Hz) by 13 frames (0.2 s), some 30 peaks a second in noise.
 _REACH_BINS, _REACH_FRAMES = 5, 6
 # Landmarks join a peak to the next few; more survive a codec that way than with its nearest neighbour alone.
 _NEXT, _FAN = 8, 4
-# Below this, relative to the loudest frame, a codec keeps noise rather than the recording.
+# Below this, relative to the loudest frame, a codec encodes noise rather than the recording.
 _QUIET = 10.0**-4.0
 
-# A landmark that so many others share says nothing; among 10,000 clips one has 20 namesakes by chance.
+# A landmark with so many equals is no evidence; among 10,000 clips, one has 20 equals by chance.
 _COMMON = 200
-# Three shared landmarks at one offset happen by chance, the oftener the more there are; a copy keeps a fifth or more.
+# Three shared landmarks at one offset occur by chance, more often the more there are; a copy shares a fifth or more.
 _MIN_VOTES, _PER_VOTE = 3, 50
-# Of so few landmarks, as a word of a third of a second has, two at one offset are worth a look.
+# With so few landmarks, as in a word of a third of a second, two at one offset are compared.
 _FEW = 20
 # Signs agree by 0.8 where waveforms correlate by 0.95 (arcsine law), by 0.65 at 0.85. Among 3,000 spoken digits, half a
 # second and less, two takes of a word agree by up to 0.81; no two recordings that share a second were above 0.52.
 _SIMILAR_SHORT, _SIMILAR_LONG = 0.82, 0.65
-# A periodic sound agrees with its own shifted self, so it must agree with the other by clearly more.
+# A periodic signal agrees with itself when shifted, so it must agree with another by clearly more.
 _MARGIN = 0.1
 _SELF_SHIFTS = (RATE // 20, RATE // 2)
 _MIN_ACTIVE = RATE // 10
-# Half a minute of signs decides as well as ten.
+# Half a minute of signs is enough evidence.
 _LONGEST = 1 << 17
-# Waveforms unpacked at a time; 5 s take 80 kB.
-_KEPT = 256
+# Unpacked waveforms in memory; 5 s take 80 kB.
+_MAX_UNPACKED = 256
 _MIN_OVERLAP = 0.6
 _BLOCK_FRAMES = 48
 _HANN = np.hanning(_WINDOW).astype(np.float32)
@@ -60,9 +60,9 @@ class Match:
 
 
 def fingerprint(samples: np.ndarray, sample_rate: int) -> np.ndarray:
-    """Make a clip's print: (channels, frames) int16 or float32 → (words,) uint32.
+    """Compute a clip's fingerprint: (channels, frames) int16 or float32 → (words,) uint32.
 
-    Level, polarity, rate and channel count leave no trace. A silent, damaged or very short clip has an empty print.
+    Invariant to level, polarity, rate and channel count. Empty for a silent, damaged or very short clip.
     """
     if not samples.size or not (samples.min() > -LOUDEST and samples.max() < LOUDEST):
         return np.zeros(0, np.uint32)
@@ -89,31 +89,31 @@ def _power(wave: np.ndarray) -> np.ndarray:
     return power
 
 
-def near_duplicates(prints: Sequence[np.ndarray]) -> list[Match]:
+def near_duplicates(fingerprints: Sequence[np.ndarray]) -> list[Match]:
     """Find the pairs that are one recording, in order of their numbers.
 
-    Tuned to report no pair that merely sounds alike: steady tones and machines, which agree with themselves at many
-    shifts, are passed over. Exact copies of such are known by `faults.sound_hash`. Memory is a few times that of the
-    prints; time grows with the landmarks that clips share, about linearly up to tens of thousands of clips.
+    Tuned against false positives: steady tones and machines, which agree with themselves at many shifts, are skipped;
+    `quality.audio_hash` finds their exact copies. Memory is a few times that of the fingerprints; time grows with the
+    landmarks that clips share, about linearly up to tens of thousands of clips.
     """
     signs: dict[int, _Wave] = {}
     matches = []
-    for a, candidates in _candidates([_unpack_landmarks(words) for words in prints]):
+    for a, candidates in _candidates([_unpack_landmarks(words) for words in fingerprints]):
         for b, frames in candidates:
             for number in (a, b):
                 if number not in signs:
-                    signs[number] = _unpack_wave(prints[number])
-            found = _compare(signs[a], signs[b], frames * _HOP)
-            if found is not None:
-                matches.append(Match(a, b, found[0], found[1] / RATE))
+                    signs[number] = _unpack_wave(fingerprints[number])
+            match = _compare(signs[a], signs[b], frames * _HOP)
+            if match is not None:
+                matches.append(Match(a, b, match[0], match[1] / RATE))
         signs.pop(a, None)
-        if len(signs) > _KEPT:
+        if len(signs) > _MAX_UNPACKED:
             signs.clear()
     return matches
 
 
 def _landmarks(power: np.ndarray, loudest: float) -> np.ndarray:
-    """Pairs of near peaks as words: 7 bits of frequency, 6 of its step, 5 of the step in time, 14 of the frame."""
+    """Pairs of nearby peaks as words: 7 bits of frequency, 6 of its step, 5 of the step in time, 14 of the frame."""
     highest = _running_max(_running_max(power, _REACH_FRAMES, axis=0), _REACH_BINS, axis=1)
     frame, band = np.nonzero((power == highest) & (power > loudest * _QUIET * 0.1))
     if len(frame) < 2:
@@ -132,7 +132,7 @@ def _landmarks(power: np.ndarray, loudest: float) -> np.ndarray:
 def _running_max(values: np.ndarray, reach: int, axis: int) -> np.ndarray:
     """The maximum over `reach` neighbours to either side; the edge has fewer.
 
-    Windows of 1, 2, 4 … places are doubled until two that overlap make up the whole.
+    Windows of 1, 2, 4 … values are doubled until two that overlap cover the whole.
     """
     values = values if axis == 0 else values.T
     size = len(values)
@@ -221,19 +221,19 @@ def _agreement(padded: np.ndarray, ours: np.ndarray, shift: int, half: int, leas
     quarter of a period at its upper end.
     """
     theirs = padded[shift : shift + len(ours)]
-    ensemble_member = padded[max(shift + half, 0) : shift + half + len(ours)]
-    if len(ensemble_member) < len(ours):
+    neighbour = padded[max(shift + half, 0) : shift + half + len(ours)]
+    if len(neighbour) < len(ours):
         return 0.0, 0.0
-    theirs = (theirs + ensemble_member) / 2 if half else theirs
-    sure = np.abs(theirs) == 1.0
-    compared = float(np.count_nonzero(ours[sure]))
+    theirs = (theirs + neighbour) / 2 if half else theirs
+    certain = np.abs(theirs) == 1.0
+    compared = float(np.count_nonzero(ours[certain]))
     if compared < (least / 2 if half else least):
         return 0.0, 0.0
-    return float(abs(theirs[sure] @ ours[sure])) / compared, compared
+    return float(abs(theirs[certain] @ ours[certain])) / compared, compared
 
 
 def _span(values: np.ndarray, start: int, size: int) -> np.ndarray:
-    """values[start : start + size] with zeros where there is nothing."""
+    """values[start : start + size], zero-padded outside."""
     inside = values[max(start, 0) : max(start + size, 0)]
     before = min(max(-start, 0), size)
     return np.pad(inside, (before, size - before - len(inside)))
@@ -245,8 +245,8 @@ def _candidates(landmarks: list[np.ndarray]) -> Iterator[tuple[int, list[tuple[i
     words = np.concatenate(landmarks) if landmarks else np.zeros(0, np.uint32)
     clips = np.repeat(np.arange(len(sizes), dtype=np.int32), sizes)
     order = np.argsort(words >> 14, kind="stable")
-    place = np.empty_like(order)
-    place[order] = np.arange(len(order))
+    rank = np.empty_like(order)
+    rank[order] = np.arange(len(order))
     keys = (words >> 14)[order]
     bounds = np.flatnonzero(np.diff(keys, prepend=-1, append=1 << 18).astype(bool)) if len(keys) else np.zeros(1, int)
     count = np.diff(bounds)
@@ -254,29 +254,29 @@ def _candidates(landmarks: list[np.ndarray]) -> Iterator[tuple[int, list[tuple[i
     frames, owners = (words & _MAX_FRAMES - 1).astype(np.int32)[order], clips[order]
     stops = np.cumsum(sizes)
     for a, (stop, size) in enumerate(zip(stops, sizes, strict=True)):
-        mine = place[stop - size : stop]
+        mine = rank[stop - size : stop]
         lengths = np.maximum(ends[mine] - mine - 1, 0)
         hits = np.repeat(mine + 1 - np.cumsum(lengths) + lengths, lengths) + np.arange(lengths.sum())
         others = owners[hits]
         offsets = np.repeat(frames[mine], lengths) - frames[hits]
         later = others > a
-        found = _votes(others[later], offsets[later])
-        yield a, [(b, at) for b, at, votes in found if votes >= _needed(min(size, int(sizes[b])))]
+        counted = _votes(others[later], offsets[later])
+        yield a, [(b, at) for b, at, votes in counted if votes >= _needed(min(size, int(sizes[b])))]
 
 
 def _needed(landmarks: int) -> int:
-    """How many votes a pair needs, by the landmarks of its poorer clip."""
+    """How many votes a pair needs, by the landmarks of the clip with fewer."""
     return _MIN_VOTES - 1 if landmarks < _FEW else _MIN_VOTES + landmarks // _PER_VOTE
 
 
 def _votes(others: np.ndarray, offsets: np.ndarray) -> list[tuple[int, int, int]]:
-    """The best offset of each clip that has enough hits at it or beside it: (number, offset, hits)."""
+    """The best offset of each clip with enough hits at it or next to it: (number, offset, hits)."""
     keys, counts = np.unique(others.astype(np.int64) << 16 | (offsets + (1 << 15)), return_counts=True)
-    ensemble_member = np.zeros_like(counts)
+    adjacent = np.zeros_like(counts)
     neighbours = np.diff(keys) == 1
-    ensemble_member[:-1] += counts[1:] * neighbours
-    ensemble_member[1:] += counts[:-1] * neighbours
-    total = counts + ensemble_member
+    adjacent[:-1] += counts[1:] * neighbours
+    adjacent[1:] += counts[:-1] * neighbours
+    total = counts + adjacent
     best: dict[int, tuple[int, int]] = {}
     for key, votes in zip(keys[total >= _MIN_VOTES - 1].tolist(), total[total >= _MIN_VOTES - 1].tolist(), strict=True):
         number, offset = key >> 16, (key & 0xFFFF) - (1 << 15)

@@ -1,12 +1,12 @@
-"""One look at every clip: decode it, say what is wrong with it, take its fingerprint.
+"""Inspect clips: decode each one, check its quality, compute its fingerprint.
 
-In: clips. Out, in their order and with flat memory: what each clip is (Facts) and, where it is to be kept, its sound as
-the model will hear it. Inspecting a corpus and preparing it for training are this same pass, spread over processes.
+In: clips. Out, in their order and with flat memory: a ClipInfo of each and, on request, its samples as a model's input.
+Inspecting a corpus and preparing it for training are this same pass, in parallel processes.
 """
 
 import collections
 import functools
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,15 +18,15 @@ from auricle.audio.settings import Settings
 from auricle.corpus.clip import Clip
 from auricle.parallel import Progress, parallel_map
 
-PART_CLIPS = 32
-_NO_PRINT = np.zeros(0, np.uint32)
-# The metadata by which a corpus promises how many frames a clip has.
+SHARD_CLIPS = 32
+_NO_FINGERPRINT = np.zeros(0, np.uint32)
+# The metadata with the declared number of frames of a clip.
 DECLARED_FRAMES = "mel_len"
 
 
 @dataclass(frozen=True)
 class ClipInfo:
-    """What one clip is. `fingerprint` is empty and the numbers are zero where nothing could be decoded."""
+    """A description of one clip. `fingerprint` is empty and the numbers are zero where nothing could be decoded."""
 
     id: str
     seconds: float
@@ -34,7 +34,7 @@ class ClipInfo:
     channels: int
     container: str
     findings: tuple[Finding, ...]
-    sound_hash: str
+    audio_hash: str
     fingerprint: np.ndarray
 
     @property
@@ -43,18 +43,18 @@ class ClipInfo:
 
 
 @dataclass(frozen=True)
-class Heard:
-    """A clip's facts and its samples at the settings' rate; None when it is not usable.
+class InspectedClip:
+    """A clip's info and its samples as a model's input; None where the clip is unusable, or they were not requested.
 
-    samples: int16 (channels, frames), or float32 (bands, frames) of precomputed features.
+    samples: int16 (channels, frames), or float32 (features, frames) of precomputed features.
     """
 
-    facts: ClipInfo
+    info: ClipInfo
     samples: np.ndarray | None
 
 
 def open_clip(clip: Clip, settings: Settings) -> DecodedClip:
-    """Decode one clip and look for faults. Never raises for a bad recording: the fault is in the findings."""
+    """Decode one clip and check its quality. Never raises for a bad recording: the problem is among the findings."""
     return decode_source(
         clip.source,
         settings,
@@ -65,60 +65,49 @@ def open_clip(clip: Clip, settings: Settings) -> DecodedClip:
     )
 
 
-def look(clip: Clip, settings: Settings, keep: bool) -> Heard:
-    """Take the facts of one clip and, with `keep`, its samples as the model will hear them."""
-    opened = open_clip(clip, settings)
-    sound = opened.audio
-    if sound is None:
-        return Heard(ClipInfo(clip.id, 0.0, 0, 0, "", opened.findings, "", _NO_PRINT), None)
-    damaged = any(finding.kind == "nan" for finding in opened.findings)
+def inspect_clip(clip: Clip, settings: Settings, *, with_samples: bool) -> InspectedClip:
+    """Decode one clip and describe it; `with_samples` adds its samples as a model's input."""
+    decoded = open_clip(clip, settings)
+    audio = decoded.audio
+    if audio is None:
+        return InspectedClip(ClipInfo(clip.id, 0.0, 0, 0, "", decoded.findings, "", _NO_FINGERPRINT), None)
+    digest, clip_fingerprint = "", _NO_FINGERPRINT
     if settings.num_features is not None:
-        sound_hash, print_ = frames.content_hash(sound), _NO_PRINT
-    elif damaged:
-        sound_hash, print_ = "", _NO_PRINT
-    else:
-        sound_hash = quality.sound_hash(sound)
-        print_ = fingerprint.fingerprint(sound.samples, sound.sample_rate)
-    facts = ClipInfo(
+        digest = frames.content_hash(audio)
+    elif not any(finding.kind == "nan" for finding in decoded.findings):
+        digest = quality.audio_hash(audio)
+        clip_fingerprint = fingerprint.fingerprint(audio.samples, audio.sample_rate)
+    info = ClipInfo(
         id=clip.id,
-        seconds=sound.seconds,
-        sample_rate=sound.sample_rate,
-        channels=1 if settings.num_features is not None else len(sound.samples),
-        container=sound.container,
-        findings=opened.findings,
-        sound_hash=sound_hash,
-        fingerprint=print_,
+        seconds=audio.seconds,
+        sample_rate=audio.sample_rate,
+        channels=1 if settings.num_features is not None else len(audio.samples),
+        container=audio.container,
+        findings=decoded.findings,
+        audio_hash=digest,
+        fingerprint=clip_fingerprint,
     )
-    if not keep or not facts.usable:
-        return Heard(facts, None)
-    return Heard(facts, model_input(sound, settings))
-
-
-def survey(clips: Iterable[Clip], settings: Settings, *, keep: bool) -> Iterator[Heard]:
-    """Look at clips one after the other, in this process."""
-    return (look(clip, settings, keep) for clip in clips)
+    return InspectedClip(info, model_input(audio, settings) if with_samples and info.usable else None)
 
 
 def inspect_clips(clips: Sequence[Clip], settings: Settings, progress: Progress) -> list[ClipInfo]:
-    """The facts of all clips, in order; the sound itself is let go at once, so memory stays flat."""
-    parts = [clips[first : first + PART_CLIPS] for first in range(0, len(clips), PART_CLIPS)]
-    facts: list[ClipInfo] = []
-    for found in parallel_map(functools.partial(_facts, settings=settings), parts):
-        facts += found
-        progress(len(facts), len(clips))
-    return facts
+    """Describe all clips, in order and in parallel; the samples are discarded at once, so memory stays flat."""
+    shards = [clips[first : first + SHARD_CLIPS] for first in range(0, len(clips), SHARD_CLIPS)]
+    infos: list[ClipInfo] = []
+    for shard in parallel_map(functools.partial(_infos, settings=settings), shards):
+        infos += shard
+        progress(len(infos), len(clips))
+    return infos
 
 
-def _facts(clips: Sequence[Clip], settings: Settings) -> list[ClipInfo]:
-    return [heard.facts for heard in survey(clips, settings, keep=False)]
-
-
-def commonest_rate(clips: list[Clip], settings: Settings, sample: int = 48) -> int:
+def most_common_rate(clips: Sequence[Clip], settings: Settings, sample: int = 48) -> int:
     """The sample rate in hertz that most of `sample` evenly spaced clips have; ties go to the higher."""
-    step = max(1, len(clips) // sample)
-    rates = collections.Counter(
-        heard.facts.sample_rate for heard in survey(clips[::step], settings, keep=False) if heard.facts.sample_rate
-    )
+    infos = _infos(clips[:: max(1, len(clips) // sample)], settings)
+    rates = collections.Counter(info.sample_rate for info in infos if info.sample_rate)
     if not rates:
         return settings.sample_rate
     return max(rates, key=lambda rate: (rates[rate], rate))
+
+
+def _infos(clips: Sequence[Clip], settings: Settings) -> list[ClipInfo]:
+    return [inspect_clip(clip, settings, with_samples=False).info for clip in clips]

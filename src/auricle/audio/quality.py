@@ -1,7 +1,7 @@
-"""What is wrong with a recording, in words that the audit, the store and prediction share.
+"""Quality checks of a recording, with the finding kinds that the audit, the store and prediction share.
 
-In: DecodedAudio and the name of its file. Out: findings, each of a kind in KINDS; and a hash by which the same
-samples in two containers are known as one. A few passes over the samples, and no copies of them.
+In: DecodedAudio and the name of its file. Out: findings, each of a kind in KINDS; and a hash that is equal for the same
+samples in different file formats. A few passes over the samples, and no copies of them.
 """
 
 import hashlib
@@ -18,32 +18,32 @@ from auricle.audio.decoders import LOUDEST
 
 KINDS: Mapping[str, str] = MappingProxyType(
     {
-        "unreadable": "no decoder understands the content",
-        "empty": "there are no samples",
+        "unreadable": "no decoder can read the content",
+        "empty": "it has no samples",
         "truncated": "the content was cut short",
         "silent": "nothing is louder than -80 dBFS",
-        "dc": "the signal is one constant value",
-        "nan": "some samples are no finite numbers, or absurdly large",
-        "short": "it is shorter than allowed",
-        "long": "it is longer than allowed",
-        "clipped": "peaks are cut off at full scale",
-        "misnamed": "the content is not what the file's name says",
-        "mismatch": "the content is not what the corpus says of it",
+        "constant": "the signal is one constant value",
+        "nan": "some samples are not finite, or implausibly large",
+        "short": "it is shorter than the minimum",
+        "long": "it is longer than the maximum",
+        "clipped": "its peaks are clipped at full scale",
+        "wrong_extension": "the content has another format than the file extension",
+        "feature_mismatch": "the precomputed features have another type, width or length than declared",
     }
 )
-# These teach nothing, or something false. A clipped or misnamed clip still holds its sound.
-QUARANTINED = frozenset(KINDS) - {"clipped", "misnamed"}
+# Not for training or testing. Clips that are clipped or have a wrong extension are still usable.
+QUARANTINED = frozenset(KINDS) - {"clipped", "wrong_extension"}
 
-# -80 dBFS: three steps of a 16-bit converter. Below it there is dither and converter noise, no recording.
+# -80 dBFS: three steps of a 16-bit converter. Below it there is only dither and converter noise.
 SILENT_PEAK = 1e-4
-# Codecs and resamplers move a cut-off peak by a fraction of a dB, so full scale is taken from -0.1 dBFS up.
+# Codecs and resamplers move a clipped peak by a fraction of a dB, so full scale starts at -0.1 dBFS.
 FULL_SCALE = 0.988
-# One lone sample at full scale is a well-set level; three in a row are a plateau.
+# A single sample at full scale is a well-set level; three in a row are a plateau.
 PLATEAU = 3
-# A plateau now and then is inaudible. From one sample in a thousand on, distortion is heard and seen in spectra.
+# Rare plateaus are inaudible. From one sample in a thousand on, distortion is audible and visible in spectra.
 CLIPPED_SHARE = 1e-3
 
-# Samples brought to 16 bits at a time: small enough to stay in the processor's cache.
+# Samples converted to 16 bits at a time: small enough for the processor's cache.
 _HASH_BLOCK = 16_384
 
 _WEBM = frozenset({"webm"})
@@ -77,38 +77,38 @@ _CONTAINERS: Mapping[str, frozenset[str]] = {
 
 @dataclass(frozen=True)
 class Finding:
-    """One fault of one recording: its kind, in the words of KINDS, and what was seen."""
+    """One quality problem of one recording: a kind of KINDS, and the measured detail."""
 
     kind: str
     detail: str
 
 
-def find(sound: DecodedAudio, *, name: str, min_seconds: float, max_seconds: float) -> tuple[Finding, ...]:
-    """Say everything that is wrong with a decoded recording; an empty tuple for a sound one.
+def check(audio: DecodedAudio, *, name: str, min_seconds: float, max_seconds: float) -> tuple[Finding, ...]:
+    """Find every quality problem of a decoded recording.
 
-    `name` is the file's name, for its extension. Durations are in seconds, the bounds themselves allowed.
+    `name` is the file's name, for its extension. Durations are in seconds, with the bounds allowed.
     """
     findings = []
-    if sound.truncated:
-        findings.append(Finding("truncated", sound.truncated))
-    if sound.seconds < min_seconds:
-        findings.append(Finding("short", f"{sound.seconds:.3f} s, at least {min_seconds:g} s are asked for"))
-    if sound.seconds > max_seconds:
-        findings.append(Finding("long", f"{sound.seconds:.1f} s, at most {max_seconds:g} s are allowed"))
-    if sound.samples.shape[1]:
-        # A signalling NaN, as a damaged float file may hold, warns of any arithmetic; it is found all the same.
+    if audio.truncated:
+        findings.append(Finding("truncated", audio.truncated))
+    if audio.seconds < min_seconds:
+        findings.append(Finding("short", f"{audio.seconds:.3f} s, the minimum is {min_seconds:g} s"))
+    if audio.seconds > max_seconds:
+        findings.append(Finding("long", f"{audio.seconds:.1f} s, the maximum is {max_seconds:g} s"))
+    if audio.samples.shape[1]:
+        # A signalling NaN, as damaged float files may have, makes any arithmetic warn; it is reported anyway.
         with np.errstate(invalid="ignore"):
-            level = _level(sound.samples)
+            level = _level(audio.samples)
         if level:
             findings.append(level)
     allowed = _CONTAINERS.get(PurePosixPath(name).suffix.lower())
-    if allowed and sound.container not in allowed:
-        findings.append(Finding("misnamed", f"'{name}' holds {sound.container}"))
+    if allowed and audio.container not in allowed:
+        findings.append(Finding("wrong_extension", f"'{name}' contains {audio.container}"))
     return tuple(findings)
 
 
 def _level(samples: np.ndarray) -> Finding | None:
-    """Name the fault that the extremes give away: nan, silent, dc or clipped; they exclude each other."""
+    """The problem that the extreme samples show, if any: nan, silent, constant or clipped, which exclude each other."""
     scale = 2.0**-15 if samples.dtype == np.int16 else 1.0
     low, high = samples.min(axis=1) * scale, samples.max(axis=1) * scale
     peak = float(max(high.max(), -low.min()))
@@ -121,7 +121,7 @@ def _level(samples: np.ndarray) -> Finding | None:
         level = f"{20 * math.log10(peak):.0f} dBFS" if peak else "digital silence"
         return Finding("silent", f"its peak is {level}")
     if float((high - low).max()) / 2 < SILENT_PEAK:
-        return Finding("dc", f"every sample is {peak:.4f} of full scale")
+        return Finding("constant", f"every sample is {peak:.4f} of full scale")
     if peak < FULL_SCALE:
         return None
     share = _plateaus(samples, FULL_SCALE / scale) / samples.size
@@ -146,13 +146,13 @@ def _plateaus(samples: np.ndarray, full_scale: float) -> int:
     return count
 
 
-def sound_hash(sound: DecodedAudio) -> str:
-    """Hash the samples, whatever container they came in: 32 hexadecimal digits (SHA-256 over 16-bit samples, cut).
+def audio_hash(audio: DecodedAudio) -> str:
+    """Hash the samples, whatever their file format: 32 hexadecimal digits (SHA-256 over 16-bit samples, truncated).
 
     The same PCM in wav, flac or aiff gives the same hash; a lossy codec or another level does not.
     """
-    samples = sound.samples
-    digest = hashlib.sha256(f"{sound.sample_rate} {len(samples)} ".encode())
+    samples = audio.samples
+    digest = hashlib.sha256(f"{audio.sample_rate} {len(samples)} ".encode())
     for channel in samples:
         for first in range(0, len(channel), _HASH_BLOCK):
             digest.update(_as_16_bit(channel[first : first + _HASH_BLOCK]).data)
@@ -160,7 +160,7 @@ def sound_hash(sound: DecodedAudio) -> str:
 
 
 def _as_16_bit(samples: np.ndarray) -> np.ndarray:
-    """Samples (frames,) as little-endian int16, full scale at 32768; what is no number becomes 0."""
+    """Samples (frames,) as little-endian int16, full scale at 32768; NaN becomes 0."""
     if samples.dtype != np.int16:
         scaled = np.clip(samples, -1.0, 1.0)
         if np.isnan(scaled.max(initial=0.0)):

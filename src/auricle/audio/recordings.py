@@ -187,7 +187,7 @@ def decode_source(
         return DecodedClip(None, (Finding(error.kind, error.detail + hint),))
     except (OSError, DataError) as error:
         return DecodedClip(None, (Finding("unreadable", f"the file cannot be opened: {error}"),))
-    findings = quality.find(audio, name=name, min_seconds=settings.min_seconds, max_seconds=settings.max_seconds)
+    findings = quality.check(audio, name=name, min_seconds=settings.min_seconds, max_seconds=settings.max_seconds)
     return DecodedClip(audio, findings)
 
 
@@ -196,9 +196,9 @@ def _decode_features(
 ) -> DecodedClip:
     rate, longest = settings.sample_rate, settings.max_seconds
     if content is None:
-        content = tree.read_bytes(source, frames.most_bytes(num_features, rate, longest))
-    features = frames.open_frames(content, num_features=num_features, frame_rate=rate, max_seconds=longest)
-    return DecodedClip(features, frames.find(features, declared=declared_frames, min_seconds=settings.min_seconds))
+        content = tree.read_bytes(source, frames.max_bytes(num_features, rate, longest))
+    features = frames.open_features(content, num_features=num_features, frame_rate=rate, max_seconds=longest)
+    return DecodedClip(features, frames.check(features, declared=declared_frames, min_seconds=settings.min_seconds))
 
 
 def model_input(audio: DecodedAudio, settings: Settings) -> np.ndarray:
@@ -287,7 +287,7 @@ def _streamed(name: str, source: BinaryIO | str, settings: Settings) -> DecodedR
     except (OSError, DataError) as error:
         return DecodedRecording(name, (), error=f"unreadable: the file cannot be opened: {error}")
     audio = DecodedAudio(np.concatenate(first, axis=1), settings.sample_rate, "", None)
-    faults = quality.find(audio, name="", min_seconds=0.0, max_seconds=WHOLE_SECONDS)
+    faults = quality.check(audio, name="", min_seconds=0.0, max_seconds=WHOLE_SECONDS)
     return convert_clip(name, DecodedClip(audio, (*findings, *faults)), settings)
 
 

@@ -5,9 +5,9 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Settings:
-    """How a corpus is heard: the key of its decoded store. `sample_rate` in hertz, lengths in seconds.
+    """The decoding settings of a corpus, which are part of its store's key. `sample_rate` in hertz, lengths in seconds.
 
-    With `bands`, sources hold precomputed features of that width in place of sound, and the rate is frames per second.
+    With `num_features`, sources have precomputed features of that width, and the rate is frames per second.
     """
 
     sample_rate: int

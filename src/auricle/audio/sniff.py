@@ -1,7 +1,7 @@
-"""What the bytes of an audio file say about themselves, before anything decodes them.
+"""Detect the format of an audio file, and truncation, from its bytes, before anything is decoded.
 
-In: the whole content of a file. Out: the container's name, by content and never by extension, and whether the content
-was cut short, where the format lets one know. Reads a few headers; never fails on damaged ones.
+In: the content of a file. Out: the container's name, by content and never by extension, and whether the content is
+truncated, where the format shows it. Reads a few headers; never fails on damaged ones.
 """
 
 import io
@@ -9,9 +9,9 @@ import struct
 from dataclasses import dataclass
 from typing import BinaryIO
 
-# Writers that stream cannot go back to fill in a size: ffmpeg leaves 0xFFFFFFFF, sox 0x7FFFF000, others zero.
+# Streaming writers cannot fill in a size afterwards: ffmpeg leaves 0xFFFFFFFF, sox 0x7FFFF000, others zero.
 _STREAMED = 0x7FFFF000
-# Careless writers declare the whole file's size, header included, as the size of its data.
+# Some writers declare the size of the whole file, header included, as the size of its data.
 _SLACK_BYTES = 64
 
 _PCM, _EXTENSIBLE = 0x0001, 0xFFFE
@@ -29,38 +29,38 @@ _AV_STARTS = {
 
 
 class LazyBytes:
-    """A long file in place of its bytes: only what is asked for is read. Where the file stands is not changed.
+    """A long file with the interface of bytes: only the requested slices are read. The file's position is restored.
 
-    `find` needs bounds, and `rfind` looks through the last pages of an ogg stream, 65,307 bytes each at most.
+    `find` needs bounds; `rfind` searches the last pages of an ogg stream, of 65,307 bytes each at most.
     """
 
     _TAIL = 1 << 17
 
     def __init__(self, file: BinaryIO) -> None:
         self._file = file
-        at = file.tell()
+        position = file.tell()
         self._size = file.seek(0, io.SEEK_END)
-        file.seek(at)
+        file.seek(position)
 
     def __len__(self) -> int:
         return self._size
 
     def __getitem__(self, part: slice) -> bytes:
         start, stop, _ = part.indices(self._size)
-        at = self._file.tell()
+        position = self._file.tell()
         self._file.seek(start)
         content = self._file.read(max(stop - start, 0))
-        self._file.seek(at)
+        self._file.seek(position)
         return content
 
-    def find(self, wanted: bytes, start: int, stop: int) -> int:
-        place = self[start:stop].find(wanted)
-        return place if place < 0 else place + start
+    def find(self, pattern: bytes, start: int, stop: int) -> int:
+        offset = self[start:stop].find(pattern)
+        return offset if offset < 0 else offset + start
 
-    def rfind(self, wanted: bytes) -> int:
+    def rfind(self, pattern: bytes) -> int:
         start = max(self._size - self._TAIL, 0)
-        place = self[start:].rfind(wanted)
-        return place if place < 0 else place + start
+        offset = self[start:].rfind(pattern)
+        return offset if offset < 0 else offset + start
 
 
 Content = bytes | LazyBytes
@@ -68,7 +68,7 @@ Content = bytes | LazyBytes
 
 @dataclass(frozen=True)
 class WavLayout:
-    """Where a WAV keeps its samples. `declared` is the data chunk's own size, None where its writer streamed."""
+    """Where a WAV file has its samples. `declared` is the data chunk's size, None from a streaming writer."""
 
     format_tag: int
     channels: int
@@ -81,13 +81,13 @@ class WavLayout:
 
     @property
     def plain(self) -> bool:
-        """Whether the samples are whole frames of 16-bit integers, to be taken as they lie."""
+        """Whether the samples are whole frames of 16-bit integers, which need no decoding."""
         whole = self.channels >= 1 and self.block_align == 2 * self.channels
         return self.format_tag == _PCM and self.bits == 16 and whole
 
 
 def sniff(content: Content) -> str:
-    """Name the container by its first bytes; an empty string where they are not known."""
+    """The container by its first bytes; an empty string for an unknown one."""
     head = content[:64]
     if head[:4] in (b"RIFF", b"RF64", b"BW64", b"RIFX"):
         return {b"WAVE": "wav", b"AVI ": "avi"}.get(head[8:12], "")
@@ -106,7 +106,7 @@ def sniff(content: Content) -> str:
 
 
 def _mpeg(content: Content) -> str:
-    """Tell mp3 from raw AAC and from FLAC behind an ID3 tag; empty for none of them."""
+    """Distinguish mp3, raw AAC and FLAC behind an ID3 tag; empty for none of them."""
     at = _after_id3(content)
     if content[at : at + 4] == b"fLaC":
         return "flac"
@@ -119,7 +119,7 @@ def _mpeg(content: Content) -> str:
 
 
 def _after_id3(content: Content) -> int:
-    """Where an ID3v2 tag ends (its size is four bytes of seven bits); zero without one."""
+    """The offset at which an ID3v2 tag ends (its size is four bytes of seven bits); zero without one."""
     if content[:3] != b"ID3" or len(content) < 10:
         return 0
     size = 0
@@ -129,7 +129,7 @@ def _after_id3(content: Content) -> int:
 
 
 def wav_layout(content: Content) -> WavLayout | None:
-    """Read a little-endian WAV's chunks up to its data; None where anything is out of the ordinary."""
+    """Parse the chunks of a little-endian WAV file up to its data; None where anything is unusual."""
     if content[:4] != b"RIFF" or content[8:12] != b"WAVE":
         return None
     (riff_size,) = struct.unpack("<I", content[4:8])
@@ -156,9 +156,9 @@ def wav_layout(content: Content) -> WavLayout | None:
 
 
 def cut_short(content: Content, container: str, frames: int) -> str | None:
-    """Say why the content must have been longer once; None where it is whole or the format cannot tell.
+    """The evidence that the content is truncated; None where it is complete, or the format does not show it.
 
-    frames: how many sample frames a decoder found in the content.
+    frames: how many sample frames a decoder read from the content.
     """
     if container == "wav":
         layout = wav_layout(content)
@@ -180,7 +180,7 @@ def cut_short(content: Content, container: str, frames: int) -> str | None:
 def _missing(declared: int | None, available: int) -> str | None:
     if declared is None or declared >= _STREAMED or declared <= available + _SLACK_BYTES:
         return None
-    return f"its header declares {declared} bytes of sound, the file has {max(available, 0)}"
+    return f"its header declares {declared} bytes of audio, the file has {max(available, 0)}"
 
 
 def _flac_cut(content: Content, frames: int) -> str | None:
@@ -196,14 +196,14 @@ def _flac_cut(content: Content, frames: int) -> str | None:
 
 
 def _ogg_cut(content: Content) -> str | None:
-    """The last page of a whole stream is complete and carries the end-of-stream flag (RFC 3533, 6)."""
+    """A complete stream ends with a complete page that carries the end-of-stream flag (RFC 3533, 6)."""
     at = content.rfind(b"OggS")
     page = content[at:]
     if len(page) < 27 or len(page) < 27 + page[26]:
-        return "its last page is cut"
+        return "its last page is truncated"
     size = 27 + page[26] + sum(page[27 : 27 + page[26]])
     if len(page) < size:
-        return "its last page is cut"
+        return "its last page is truncated"
     return None if page[5] & 4 else "its end-of-stream page is missing"
 
 

@@ -1,7 +1,7 @@
-"""One clip, and the Index that is a whole corpus of them.
+"""A clip, and the Index of all clips of a corpus.
 
-In: what a reader yields. Out: an immutable Index that is saved as Parquet beside a run, with the corpus' licence,
-citation and what was left out. Clips are names and labels only; the sound stays where it is until `audio` opens it.
+In: what a reader yields. Out: an immutable Index, which a run saves as Parquet, with the corpus's licence, its citation
+and what was excluded. A clip is a name and its labels only; `audio` opens the recording.
 """
 
 import json
@@ -15,11 +15,11 @@ import pyarrow.parquet as pq
 
 @dataclass(frozen=True)
 class Clip:
-    """One labelled stretch of one recording.
+    """One labelled segment of one recording.
 
-    `id` is unique in its corpus and does not depend on where the corpus lies. `source` is what
+    `id` is unique in its corpus and does not depend on the corpus's location. `source` is what
     `corpus.tree.open_source` opens: a path, a member of an archive, or a row of an Arrow file. `start` and `end` are
-    seconds in the recording; None is its beginning or its end. `fold` is the corpus' own: a fold's name, or "train",
+    seconds in the recording; None is its beginning or its end. `fold` is the corpus's own: a fold's name, or "train",
     "valid", "test".
     """
 
@@ -35,7 +35,7 @@ class Clip:
 
 @dataclass(frozen=True)
 class Excluded:
-    """A file of the corpus that is no clip, and why."""
+    """A file of the corpus that is not a clip, and the reason."""
 
     name: str
     reason: str
@@ -43,9 +43,9 @@ class Excluded:
 
 @dataclass(frozen=True)
 class Index:
-    """The clips of a corpus, in a fixed order, with what a reader knows of the whole.
+    """The clips of a corpus, in a fixed order, and what its reader knows about the corpus.
 
-    `bands` is the width of the precomputed features that the sources hold in place of sound; None for recordings.
+    `num_features` is the width of precomputed features, where the sources are these; None for recordings.
     """
 
     clips: tuple[Clip, ...]
@@ -78,7 +78,7 @@ class Index:
         return any(clip.fold is not None for clip in self.clips)
 
     def save(self, path: Path) -> None:
-        """Write the Index as one Parquet file; metadata columns are kept as JSON text."""
+        """Write the Index as one Parquet file; metadata is stored as JSON text."""
         columns = {
             "id": [clip.id for clip in self.clips],
             "source": [clip.source for clip in self.clips],
@@ -96,7 +96,7 @@ class Index:
             "license": self.license,
             "citation": self.citation,
             "group_name": self.group_name,
-            "left_out": [[item.name, item.reason] for item in self.excluded],
+            "excluded": [[item.name, item.reason] for item in self.excluded],
             "num_features": self.num_features,
         }
         table = pa.table(columns, schema=_SCHEMA).replace_schema_metadata({"auricle": json.dumps(about)})
@@ -109,12 +109,12 @@ class Index:
         about = json.loads((table.schema.metadata or {})[b"auricle"])
         rows = table.to_pylist()
         clips = tuple(Clip(**{**row, "meta": json.loads(row["meta"])}) for row in rows)
-        excluded = tuple(Excluded(name, reason) for name, reason in about.pop("left_out"))
+        excluded = tuple(Excluded(name, reason) for name, reason in about.pop("excluded"))
         return cls(clips=clips, excluded=excluded, **about)
 
-    def select(self, keep: Sequence[bool]) -> "Index":
-        """The same corpus with the clips for which `keep` is true."""
-        return replace(self, clips=tuple(clip for clip, kept in zip(self.clips, keep, strict=True) if kept))
+    def select(self, mask: Sequence[bool]) -> "Index":
+        """The same corpus with the clips for which `mask` is true."""
+        return replace(self, clips=tuple(clip for clip, selected in zip(self.clips, mask, strict=True) if selected))
 
 
 _SCHEMA = pa.schema(

@@ -1,7 +1,7 @@
-"""From a path to an Index: the layout is recognised or named, read, relabelled if asked, and checked.
+"""From a path to an Index: detect the layout or use the named reader, read, relabel if requested, and check.
 
-In: DATA, a reader's name or "auto", its options, and perhaps a metadata column to be label or group. Out: an Index
-with one sentence on what was recognised. The registry of readers is the folder `readers/`; they are imported on demand.
+In: DATA, a reader's name or "auto", its options, and optionally columns to use as label, group or fold. Out: an Index
+with a one-sentence description. The registry of readers is the folder `readers/`; they are imported on demand.
 """
 
 import importlib
@@ -20,21 +20,22 @@ from typing import Any
 from auricle.corpus import readers
 from auricle.corpus.archive import is_remote
 from auricle.corpus.clip import Clip, Excluded, Index
-from auricle.corpus.tree import Tree, is_audio, official_fold, open_tree
+from auricle.corpus.layout import official_fold
+from auricle.corpus.tree import Tree, is_audio, open_tree
 from auricle.errors import DataError, UsageError, unknown
 
-# Readers of general layouts, tried in this order after those of single corpora. `pattern` never recognises anything.
+# Readers of general layouts, tried in this order after those of single corpora. `pattern` never detects anything.
 GENERAL = ("hub", "table", "folder", "pattern")
 _HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
 
 
 def reader_names() -> list[str]:
-    """The readers that there are: the files of the folder `readers/`."""
+    """The available readers: the files of the folder `readers/`."""
     return sorted(module.name for module in pkgutil.iter_modules(readers.__path__))
 
 
 def load_reader(name: str) -> ModuleType:
-    """Import one reader. Raises UsageError with the nearest known name for an unknown one."""
+    """Import a reader. Raises UsageError for an unknown one, with the nearest known name."""
     if name not in reader_names():
         raise UsageError(unknown("reader", name, ["auto", *reader_names()]))
     return importlib.import_module(f"{readers.__name__}.{name}")
@@ -48,38 +49,39 @@ def read_index(
     group: str | None = None,
     fold: str | None = None,
 ) -> Index:
-    """Read a corpus of names and labels; no audio is opened.
+    """Read the names and labels of a corpus; no audio is opened.
 
-    `options` are the reader's own. `label`, `group` and `fold` take a metadata column instead, or "label", "group",
-    "fold"; parts called train, dev, testing and the like become "train", "valid", "test".
-    Raises UsageError for an unknown reader, option or column; DataError for data that is missing, not recognised, or
-    has no clips or one class only.
+    `options` are the reader's own. `label`, `group` and `fold` name the column to use: of the metadata, or "label",
+    "group", "fold" themselves. Folds called train, dev, testing and the like become "train", "valid", "test".
+    Raises UsageError for an unknown reader, option or column; DataError for data that is missing, of an unknown layout,
+    without clips or with one class only.
     """
     if reader != "auto":
         load_reader(reader)
     tree = _open(data, reader)
-    module = load_reader(reader if reader != "auto" else _recognise(tree))
+    module = load_reader(reader if reader != "auto" else _detect(tree))
     name = module.__name__.rpartition(".")[2]
     given = dict(options or {})
     _check_options(name, module, given)
+    label_name, group_name = getattr(module, "LABEL_NAME", "class"), getattr(module, "GROUP_NAME", "group")
+    if label and hasattr(module, "has_labels") and not module.has_labels(tree, **given):
+        given["label"], label_name, label = label, label, None
     items = list(module.read(tree, **given))
-    clips = [_cleaned(item) for item in items if isinstance(item, Clip)]
+    clips = [_normalized(item) for item in items if isinstance(item, Clip)]
     excluded = [item for item in items if isinstance(item, Excluded)]
     if not clips:
-        raise DataError(_nothing(tree, module.TITLE, excluded))
-    label_name, group_name = getattr(module, "LABEL_NAME", "class"), getattr(module, "GROUP_NAME", "group")
-    columns = _Columns(clips, label_name, group_name)
+        raise DataError(_no_clips(tree, module.TITLE, excluded))
     if label or group or fold:
-        clips, unlabelled = columns.repointed(clips, label, group, fold)
+        clips, unlabelled = _Columns(clips, label_name, group_name).assign(clips, label, group, fold)
         excluded += unlabelled
         label_name, group_name = label or label_name, group or group_name
     _check(clips, str(data), label_name)
-    note = module.note(tree, **given) if hasattr(module, "remark") else ""
+    note = module.note(tree, **given) if hasattr(module, "note") else ""
     return Index(
         clips=tuple(clips),
         reader=name,
         origin=str(data),
-        description=_sentence(module.TITLE, clips, label_name, group_name, note),
+        description=_describe(module.TITLE, clips, label_name, group_name, note),
         license=module.LICENSE,
         citation=module.CITATION,
         group_name=group_name,
@@ -89,7 +91,7 @@ def read_index(
 
 
 def similar_labels(index: Index) -> list[tuple[str, ...]]:
-    """Labels that differ only in case, blanks, dashes or underscores, and so are probably one class written twice."""
+    """Labels that differ only in case, blanks, dashes or underscores, so probably one class in two spellings."""
     alike: dict[str, list[str]] = {}
     for label in index.labels:
         alike.setdefault(re.sub(r"[\s_-]+", "", label).casefold(), []).append(label)
@@ -97,16 +99,16 @@ def similar_labels(index: Index) -> list[tuple[str, ...]]:
 
 
 def rare_labels(index: Index, fewer_than: int = 2) -> list[str]:
-    """Labels with too few clips to be learnt and tested: by default those with a single one."""
+    """Labels with too few clips to train and test on: by default those with a single one."""
     counts = Counter(clip.label for clip in index)
     return [label for label in index.labels if counts[label] < fewer_than]
 
 
 def _open(data: str | Path, reader: str) -> Tree:
-    """The tree; a name that is no path here but could be one on the Hub is left for the reader `hub` to look up."""
+    """The tree. A text that is no local path but may be a name on the Hub is left for the reader `hub` to look up."""
     text = str(data)
     is_name = _HUB_NAME.fullmatch(text) is not None and not Path(text).exists()
-    # 'data/esc10' beside a folder 'data' is a misspelt path, not the asking for a download.
+    # Where there is a folder 'data', 'data/esc10' is a misspelt path, not a request to download.
     if reader == "hub" and not Path(text).exists() and not is_remote(text):
         return Tree(text, (), (), scheme="hub")
     if reader == "auto" and is_name and not Path(text).parent.exists():
@@ -114,27 +116,27 @@ def _open(data: str | Path, reader: str) -> Tree:
     return open_tree(data)
 
 
-def _recognise(tree: Tree) -> str:
+def _detect(tree: Tree) -> str:
     if tree.scheme == "hub":
         return "hub"
     names = [name for name in reader_names() if name not in GENERAL]
     hits = [name for name in names if load_reader(name).detects(tree)]
     if len(hits) > 1:
-        raise DataError(f"'{tree.location}' could be any of {', '.join(hits)}. Say which with --reader {hits[0]}.")
+        raise DataError(f"'{tree.location}' could be any of {', '.join(hits)}. Name the layout: `--reader {hits[0]}`.")
     hits += [name for name in GENERAL if not hits and load_reader(name).detects(tree)]
     if not hits:
         suffixes = Counter(Path(name).suffix.lower() or "no suffix" for name in tree.names).most_common(5)
-        there = ", ".join(f"{count} {suffix}" for suffix, count in suffixes)
+        counts = ", ".join(f"{count} {suffix}" for suffix, count in suffixes)
         if tree.prefix and any(is_audio(name) for name in tree.names):
             only = Path(tree.prefix).name
             raise DataError(
-                f"'{tree.location}' holds a single class folder, '{only}' ({there}), and a classifier needs two "
-                "classes or more. Put each class in its own folder, or name the layout with --reader."
+                f"'{tree.location}' has a single class folder, '{only}' ({counts}), and a classifier needs two classes "
+                "or more. Put each class in its own folder, or name the layout with `--reader NAME`."
             )
         raise DataError(
-            f"The layout of '{tree.location}' is not recognised ({len(tree.names)} files: {there}; the first is "
+            f"The layout of '{tree.location}' is not recognised ({len(tree.names)} files: {counts}; the first is "
             f"'{tree.names[0]}'). Put each class in its own folder, add a metadata.csv with columns path and label, or "
-            f"name the layout with --reader: {', '.join(reader_names())}."
+            f"name the layout with `--reader NAME` (known: {', '.join(reader_names())})."
         )
     return hits[0]
 
@@ -142,51 +144,52 @@ def _recognise(tree: Tree) -> str:
 def _check_options(name: str, module: ModuleType, given: Mapping[str, Any]) -> None:
     parameters = inspect.signature(module.read).parameters.values()
     known = {item.name: item for item in parameters if item.kind is inspect.Parameter.KEYWORD_ONLY}
-    kinds = typing.get_type_hints(module.read)
+    types = typing.get_type_hints(module.read)
     for option, value in given.items():
         if not known:
-            raise UsageError(f"Reader '{name}' has no options, but received '{option}'. Leave it away.")
+            raise UsageError(f"Reader '{name}' has no options, but received '{option}'. Remove it.")
         if option not in known:
             raise UsageError(unknown(f"option of reader '{name}'", option, known))
-        if not isinstance(value, kinds[option]):
-            kind = getattr(kinds[option], "__name__", str(kinds[option]))
-            raise UsageError(f"Option '{option}' of reader '{name}' is {value!r}; it takes {kind}.")
+        if not isinstance(value, types[option]):
+            expected = getattr(types[option], "__name__", str(types[option]))
+            raise UsageError(f"Option '{option}' of reader '{name}' is {value!r}; it takes {expected}.")
     for option, item in known.items():
         if item.default is inspect.Parameter.empty and option not in given:
             raise UsageError(f"Reader '{name}' needs its option '{option}': {module.DESCRIBES}.")
 
 
-def _cleaned(clip: Clip) -> Clip:
-    """The clip with one spelling for accented letters: Mac and Windows compose them differently."""
+def _normalized(clip: Clip) -> Clip:
+    """The clip with one spelling for accented letters: macOS and Windows compose them differently."""
     label = unicodedata.normalize("NFC", clip.label.strip())
     group = clip.group and unicodedata.normalize("NFC", clip.group.strip())
     return clip if (label, group) == (clip.label, clip.group) else replace(clip, label=label, group=group or None)
 
 
 class _Columns:
-    """What can be taken for label or group: metadata, and the clips' own fields, by the reader's words for them too."""
+    """The columns that can be label, group or fold: metadata and the clips' own fields, also by the reader's names."""
 
     def __init__(self, clips: Iterable[Clip], label_name: str, group_name: str) -> None:
-        self.words = {"label": "label", "group": "group", "fold": "fold", label_name: "label", group_name: "group"}
+        self.fields = {"label": "label", "group": "group", "fold": "fold", label_name: "label", group_name: "group"}
         self.names = (label_name, group_name)
         self.meta = {name for clip in clips for name in clip.meta}
 
     def value(self, clip: Clip, column: str) -> str:
         if column in self.meta:
             return clip.meta.get(column, "")
-        return getattr(clip, self.words[column]) or ""
+        return getattr(clip, self.fields[column]) or ""
 
-    def repointed(
+    def assign(
         self, clips: Iterable[Clip], label: str | None, group: str | None, fold: str | None
     ) -> tuple[list[Clip], list[Excluded]]:
-        """Clips with another label, group or fold; the first two, as they were, become metadata.
+        """Clips with another label, group or fold; the previous label and group become metadata.
 
         Raises UsageError for an unknown column.
         """
-        for asked, column in (("label", label), ("group", group), ("fold", fold)):
-            if column is not None and column not in self.meta and column not in self.words:
-                raise UsageError(f"{asked}: {column} — " + unknown("column", column, {*self.meta, *self.words}))
-        kept, excluded = [], []
+        for field, column in (("label", label), ("group", group), ("fold", fold)):
+            if column is not None and column not in self.meta and column not in self.fields:
+                names = {*self.meta, *self.fields}
+                raise UsageError(f"data.{field} is '{column}'. {unknown('column', column, names)}")
+        labelled, excluded = [], []
         for clip in clips:
             new_label = self.value(clip, label) if label else clip.label
             new_group = self.value(clip, group) if group else clip.group or ""
@@ -195,13 +198,13 @@ class _Columns:
                 excluded.append(Excluded(clip.id, f"no value in '{label}'"))
                 continue
             old = {self.names[0]: clip.label} | ({self.names[1]: clip.group} if clip.group else {})
-            own_fold = official_fold(new_fold) or new_fold or None if fold else clip.fold
+            fold_name = official_fold(new_fold) or new_fold or None if fold else clip.fold
             meta = {**old, **clip.meta}
-            kept.append(replace(clip, label=new_label, group=new_group or None, fold=own_fold, meta=meta))
-        # Groups that are the classes themselves cannot be kept apart by a split: there would be nothing to learn.
-        if all(clip.group == clip.label for clip in kept):
-            kept = [replace(clip, group=None) for clip in kept]
-        return kept, excluded
+            labelled.append(replace(clip, label=new_label, group=new_group or None, fold=fold_name, meta=meta))
+        # A split cannot separate groups that are the classes themselves: no class would be left to train on.
+        if all(clip.group == clip.label for clip in labelled):
+            labelled = [replace(clip, group=None) for clip in labelled]
+        return labelled, excluded
 
 
 def _check(clips: Iterable[Clip], data: str, label_name: str) -> None:
@@ -210,18 +213,19 @@ def _check(clips: Iterable[Clip], data: str, label_name: str) -> None:
         raise DataError(f"'{data}' has one {label_name} only: '{min(labels)}'. A classifier needs at least two.")
     repeated = [name for name, count in Counter(clip.id for clip in clips).items() if count > 1]
     if repeated:
-        raise DataError(f"'{data}' gives two clips the name '{repeated[0]}'. Rename one of the files.")
+        raise DataError(f"'{data}' has two clips named '{repeated[0]}'. Rename one of the files.")
 
 
-def _nothing(tree: Tree, title: str, excluded: Iterable[Excluded]) -> str:
+def _no_clips(tree: Tree, title: str, excluded: Iterable[Excluded]) -> str:
     reasons = Counter(item.reason for item in excluded).most_common(3)
-    why = "; ".join(f"{reason} ({count} times)" for reason, count in reasons) or "no recordings at all"
+    why = "; ".join(f"{reason} ({count} times)" for reason, count in reasons) or "no recordings"
     return (
-        f"'{tree.location}', read as {title}, has no clips among {len(tree.names)} files: {why}. Try another --reader."
+        f"'{tree.location}', read as {title}, has no clips among {len(tree.names)} files: {why}. Try "
+        "another reader: `--reader NAME`."
     )
 
 
-def _sentence(title: str, clips: Iterable[Clip], label_name: str, group_name: str, note: str) -> str:
+def _describe(title: str, clips: Iterable[Clip], label_name: str, group_name: str, note: str) -> str:
     clips = list(clips)
     groups = {clip.group for clip in clips if clip.group is not None}
     folds = {clip.fold for clip in clips if clip.fold is not None}

@@ -1,9 +1,9 @@
-"""The files of a corpus, wherever they lie: a folder, an archive, a single table, a glob pattern or a remote store.
+"""The files of a corpus: in a folder, an archive, a single table, a glob pattern or a remote store.
 
-In: a path or URL. Out: a Tree, which lists names and sizes in one fixed order and gives each name a `source`: a text
-that `open_source` and `read_bytes` open later, from any process or thread. Archives are read in place, and no audio is
-decoded. A folder and an archive of it look the same: hidden and system files are skipped, and folders around everything
-are taken off the names.
+In: a path or URL. Out: a Tree, which lists names and sizes in a fixed order and gives each name a `source`: a text that
+`open_source` and `read_bytes` open later, from any process or thread. Archives are read in place, and no audio is
+decoded. A folder and an archive of it look the same: hidden and system files are skipped, and folders that contain
+everything are removed from the names.
 """
 
 import functools
@@ -12,10 +12,8 @@ import io
 import itertools
 import os
 import posixpath
-import re
 import tempfile
 import zlib
-from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,21 +32,14 @@ from auricle.corpus.archive import (
     open_location,
     stamp,
 )
-from auricle.corpus.clip import Excluded
 from auricle.errors import AudioError, DataError
 
-# What libsndfile and FFmpeg open, films with sound included.
+# What libsndfile and FFmpeg open, video with audio included.
 _SUFFIXES = """.wav .wave .w64 .rf64 .flac .ogg .oga .opus .mp3 .aiff .aif .aifc .au .snd .caf .sph .m4a .m4b .aac .mp4
     .webm .wma .amr .3gp .mka .mkv .mov .avi"""
 AUDIO_SUFFIXES = frozenset(_SUFFIXES.split())
 _SKIPPED_NAMES = frozenset(("__MACOSX", "Thumbs.db", "desktop.ini", "Icon\r"))
-_FOLDS = {
-    "train": "train training tr",
-    "valid": "valid validation val dev development",
-    "test": "test testing tst eval evaluation",
-}
-_FOLD_OF_WORD = {word: fold for fold, words in _FOLDS.items() for word in words.split()}
-_FINGERPRINT_BYTES = 4096
+_CHECKSUM_BYTES = 4096
 _SPOOL_BYTES = 16 << 20
 
 
@@ -56,7 +47,7 @@ _SPOOL_BYTES = 16 << 20
 class Tree:
     """A listing of a corpus. `names` are posix paths below `prefix`, sorted; `sizes` are their bytes, in that order.
 
-    `location` is the folder, the archive or the URL; `scheme` is "zip", "tar", "remote", "hub" (a name to be looked up)
+    `location` is the folder, the archive or the URL; `scheme` is "zip", "tar", "remote", "hub" (a name to look up)
     or "" for a folder.
     """
 
@@ -77,11 +68,11 @@ class Tree:
 
     @property
     def is_folder(self) -> bool:
-        """Whether the files are plain files of this machine."""
+        """Whether the files are local files."""
         return self.scheme == ""
 
     def source(self, name: str) -> str:
-        """The text by which `open_source` finds a file: a path, a URL, or "zip://MEMBER::ARCHIVE"."""
+        """The text that `open_source` opens: a path, a URL, or "zip://MEMBER::ARCHIVE"."""
         if self.is_archive:
             return f"{self.scheme}://{self.prefix}{name}::{self.location}"
         if self.scheme == "remote":
@@ -93,11 +84,8 @@ class Tree:
         return open_source(self.source(name))
 
     def read_text(self, name: str) -> str:
-        """A text file's content; a byte order mark is dropped. Raises DataError if it is not UTF-8."""
-        try:
-            return read_bytes(self.source(name)).decode("utf-8-sig")
-        except UnicodeDecodeError as error:
-            raise DataError(f"'{name}' in '{self.location}' is not UTF-8 text ({error}). Save it as UTF-8.") from error
+        """The content of a text file, as `decode_text` gives it."""
+        return decode_text(read_bytes(self.source(name)), f"'{name}' in '{self.location}'")
 
 
 def open_tree(data: str | Path) -> Tree:
@@ -110,8 +98,7 @@ def open_tree(data: str | Path) -> Tree:
         text = os.path.abspath(os.path.expanduser(text))
     if is_archive(text) and (is_remote(text) or os.path.isfile(text)):
         archive = open_archive(text)
-        found = {name: member.size for name, member in archive.members.items()}
-        return _listing(text, found.items(), archive.scheme)
+        return _listing(text, ((name, member.size) for name, member in archive.members.items()), archive.scheme)
     if is_remote(text):
         return _remote(text)
     if os.path.isdir(text):
@@ -122,14 +109,14 @@ def open_tree(data: str | Path) -> Tree:
         return _matched(text)
     raise DataError(
         f"There is no file or folder at '{data}'. Give a folder, an archive ({', '.join(SUFFIXES)}), a table, a quoted "
-        "glob pattern, or the name of a Hugging Face data set with --reader hub."
+        "glob pattern, or the name of a Hugging Face dataset with `--reader hub`."
     )
 
 
 def open_source(source: str) -> BinaryIO:
-    """Open what a `source` names: seekable; archive members and rows are wholly in memory. Safe from several threads.
+    """Open a `source`, seekable; archive members and rows are read into memory. Safe from several threads.
 
-    Raises AudioError ("unreadable" or "truncated") when one recording cannot be had, DataError when its archive cannot.
+    Raises AudioError ("unreadable" or "truncated") if the recording is unavailable, DataError if its archive is.
     """
     if _scheme(source):
         return io.BytesIO(read_bytes(source))
@@ -140,19 +127,19 @@ def open_source(source: str) -> BinaryIO:
 
 
 def open_stream(source: str) -> BinaryIO:
-    """Open as `open_source` does, with constant memory: a large archive member is written to a nameless file first."""
+    """Open as `open_source` does, with constant memory: a large archive member is written to an unnamed file first."""
     if _scheme(source) in ("zip", "tar"):
         member, archive = _member(source)
         spool = tempfile.SpooledTemporaryFile(max_size=_SPOOL_BYTES)  # noqa: SIM115 - the caller closes it
-        for piece in archive.pieces(member):
-            spool.write(piece)
+        for chunk in archive.chunks(member):
+            spool.write(chunk)
         spool.seek(0)
         return cast(BinaryIO, spool)
     return open_source(source)
 
 
 def size_of(source: str) -> int | None:
-    """The bytes that a source holds, None where that is not known before it is read, or it is not there."""
+    """The size of a source in bytes; None where it is missing, or its size is unknown before it is read."""
     scheme = _scheme(source)
     try:
         if scheme == "arrow" or source == "-":
@@ -169,9 +156,9 @@ def size_of(source: str) -> int | None:
 
 
 def state_of(source: str) -> str:
-    """A text that changes when a source does: of a file its size and time of change, of a member its identity.
+    """A text that changes when a source does: size and modification time of a file, identity of an archive member.
 
-    Quicker than `identity`, for nothing is read. Empty where there is no such source.
+    Faster than `identity`, because it reads nothing. Empty where the source is missing.
     """
     try:
         if _scheme(source) or is_remote(source):
@@ -181,29 +168,29 @@ def state_of(source: str) -> str:
         return ""
 
 
-def read_bytes(source: str, most: int = MAX_MEMBER_BYTES) -> bytes:
-    """The bytes that a `source` names, at most 2 GiB or `most`. Errors as in `open_source`."""
+def read_bytes(source: str, max_bytes: int = MAX_MEMBER_BYTES) -> bytes:
+    """The content of a `source`. Errors as in `open_source`, and AudioError for one of more than `max_bytes`."""
     scheme = _scheme(source)
     if scheme == "arrow":
         return _read_row(source)
     if scheme:
         member, archive = _member(source)
-        if archive.members[member].size > most:
-            raise AudioError("unreadable", f"'{member}' is over {most} bytes")
+        if archive.members[member].size > max_bytes:
+            raise AudioError("unreadable", f"'{member}' is over {max_bytes} bytes")
         return archive.read(member)
     with open_source(source) as file:
-        content = file.read(most + 1)
-    if len(content) > most:
-        raise AudioError("unreadable", f"'{source}' is over {most} bytes")
+        content = file.read(max_bytes + 1)
+    if len(content) > max_bytes:
+        raise AudioError("unreadable", f"'{source}' is over {max_bytes} bytes")
     return content
 
 
 def identity(source: str) -> str:
-    """A cheap text that changes when the content does and that does not depend on where the corpus lies.
+    """A cheap text that changes when the content does and that does not depend on the corpus's location.
 
-    Files: name, size, time of change and a checksum of three stretches, for files of one length written within a
-    second are common. Archive members: checksum and size (zip), or the archive's state and the place in it (tar).
-    Raises AudioError or DataError when the source is not there.
+    Files: name, size, modification time and a checksum of three sections, because files of equal size written within
+    one second are common. Archive members: checksum and size (zip), or the archive's state and the offset in it (tar).
+    Raises AudioError or DataError if the source is missing.
     """
     scheme = _scheme(source)
     if scheme == "arrow":
@@ -217,10 +204,18 @@ def identity(source: str) -> str:
     checksum = 0
     with open_source(source) as content:
         state = os.fstat(content.fileno())
-        for offset in (0, state.st_size // 2, state.st_size - _FINGERPRINT_BYTES):
+        for offset in (0, state.st_size // 2, state.st_size - _CHECKSUM_BYTES):
             content.seek(max(0, offset))
-            checksum = zlib.crc32(content.read(_FINGERPRINT_BYTES), checksum)
+            checksum = zlib.crc32(content.read(_CHECKSUM_BYTES), checksum)
     return f"file-{os.path.basename(source)}-{state.st_size}-{state.st_mtime_ns}-{checksum:08x}"
+
+
+def decode_text(content: bytes, where: str) -> str:
+    """UTF-8 text without its byte order mark. Raises DataError, which names the file by `where`, for other content."""
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise DataError(f"{where} is not UTF-8 text ({error}). Save it as UTF-8.") from error
 
 
 def arrow_source(file: str, column: str, row: int) -> str:
@@ -229,72 +224,20 @@ def arrow_source(file: str, column: str, row: int) -> str:
 
 
 def is_audio(name: str) -> bool:
-    """Whether a file is a recording by its name."""
+    """Whether a file is a recording, by its name."""
     return posixpath.splitext(name)[1].lower() in AUDIO_SUFFIXES
 
 
-def recordings(tree: Tree) -> tuple[list[str], list[Excluded]]:
-    """The names of a tree that are recordings, and what else is there, summed up by kind of file."""
-    others = Counter(posixpath.splitext(name)[1].lower() for name in tree.names if not is_audio(name))
-    first = {posixpath.splitext(name)[1].lower(): name for name in reversed(tree.names)}
-    excluded = []
-    for suffix, count in sorted(others.items()):
-        more = f" and {count - 1} more '{suffix}'" if count > 1 else ""
-        excluded.append(Excluded(first[suffix] + more, "no recording, by its name"))
-    return [name for name in tree.names if is_audio(name)], excluded
-
-
-def unrepeated(names: Iterable[str]) -> tuple[list[str], list[Excluded]]:
-    """Each file name once, whatever its folder and suffix: corpora come with copies as MP3 or in a second folder.
-
-    An uncompressed copy goes before a compressed one, then the first by name.
-    """
-    kept: dict[str, str] = {}
-    excluded = []
-    ranks = {".wav": 0, ".flac": 1}
-    for name in sorted(names, key=lambda name: (ranks.get(posixpath.splitext(name)[1].lower(), 2), name)):
-        first = kept.setdefault(posixpath.splitext(posixpath.basename(name))[0], name)
-        if first != name:
-            excluded.append(Excluded(name, f"the same clip as '{first}'"))
-    return sorted(kept.values()), excluded
-
-
-def mostly(tree: Tree, pattern: re.Pattern[str]) -> bool:
-    """Whether nine in ten of the recordings, and at least two, are named by a pattern (searched in the path)."""
-    names = [name for name in tree.names if is_audio(name)]
-    hits = sum(pattern.search(name) is not None for name in names)
-    return hits >= 2 and hits >= 0.9 * len(names)
-
-
-def named(
-    tree: Tree, pattern: re.Pattern[str], expected: str
-) -> tuple[list[tuple[str, re.Match[str]]], list[Excluded]]:
-    """The recordings that a pattern matches, with the match, each file once; and what is left out, with its reason.
-
-    `expected` says what the others are not: "EmoDB name, such as 03a01Fa.wav".
-    """
-    names, excluded = recordings(tree)
-    names, copies = unrepeated(names)
-    matches = [(name, pattern.search(name)) for name in names]
-    others = [Excluded(name, f"no {expected}") for name, match in matches if match is None]
-    return [(name, match) for name, match in matches if match is not None], [*excluded, *copies, *others]
-
-
-def official_fold(word: str) -> str | None:
-    """ "train", "valid" or "test" for the words that corpora use for them, else None."""
-    return _FOLD_OF_WORD.get(word.strip().lower())
-
-
-def _listing(location: str, found: Iterable[tuple[str, int]], scheme: str = "") -> Tree:
-    kept = sorted((name, size) for name, size in found if not _is_skipped(name))
-    if not kept:
-        raise DataError(f"'{location}' holds no files. Give a folder or archive with recordings.")
-    # The first and the last of sorted names differ where any two do.
-    ends = [name.split("/")[:-1] for name in (kept[0][0], kept[-1][0])]
+def _listing(location: str, files: Iterable[tuple[str, int]], scheme: str = "") -> Tree:
+    listed = sorted((name, size) for name, size in files if not _is_skipped(name))
+    if not listed:
+        raise DataError(f"'{location}' has no files. Give a folder or archive with recordings.")
+    # What the first and the last of sorted names share, all of them share.
+    ends = [name.split("/")[:-1] for name in (listed[0][0], listed[-1][0])]
     shared = itertools.takewhile(lambda pair: pair[0] == pair[1], zip(*ends, strict=False))
     prefix = "".join(f"{part}/" for part, _ in shared)
-    names = tuple(name[len(prefix) :] for name, _ in kept)
-    return Tree(location, names, tuple(size for _, size in kept), prefix, scheme)
+    names = tuple(name[len(prefix) :] for name, _ in listed)
+    return Tree(location, names, tuple(size for _, size in listed), prefix, scheme)
 
 
 def _is_skipped(name: str) -> bool:
@@ -302,10 +245,10 @@ def _is_skipped(name: str) -> bool:
 
 
 def _walk(root: str) -> Iterator[tuple[str, int]]:
-    """Names and sizes below a folder; linked folders are followed, but never round in a circle."""
-    waiting = [("", frozenset({os.path.realpath(root)}))]
-    while waiting:
-        below, above = waiting.pop()
+    """Names and sizes below a folder. Links to folders are followed, but never in a circle."""
+    pending = [("", frozenset({os.path.realpath(root)}))]
+    while pending:
+        below, above = pending.pop()
         with os.scandir(os.path.join(root, below)) as entries:
             for entry in entries:
                 name = f"{below}/{entry.name}" if below else entry.name
@@ -314,19 +257,19 @@ def _walk(root: str) -> Iterator[tuple[str, int]]:
                 if entry.is_dir():
                     real = os.path.realpath(entry.path) if entry.is_symlink() else entry.path
                     if real not in above:
-                        waiting.append((name, above | {real}))
+                        pending.append((name, above | {real}))
                 elif entry.is_file():
                     yield name, entry.stat().st_size
 
 
 def _matched(pattern: str) -> Tree:
-    """The files that a glob pattern finds, below the folder before its first wildcard."""
+    """The files that match a glob pattern, below the folder before its first wildcard."""
     paths = [path for path in glob.glob(pattern, recursive=True) if os.path.isfile(path)]
     if not paths:
-        raise DataError(f"The pattern '{pattern}' matches no file. Quote it, so that the shell leaves it alone.")
+        raise DataError(f"The pattern '{pattern}' matches no file. Check it, and quote it on the command line.")
     parts = pattern.split(os.sep)
-    plain = next(number for number, part in enumerate(parts) if glob.has_magic(part))
-    root = os.sep.join(parts[:plain]) or os.sep
+    first_wildcard = next(number for number, part in enumerate(parts) if glob.has_magic(part))
+    root = os.sep.join(parts[:first_wildcard]) or os.sep
     return _listing(root, ((Path(path).relative_to(root).as_posix(), os.path.getsize(path)) for path in paths))
 
 
@@ -336,15 +279,15 @@ def _remote(url: str) -> Tree:
         if filesystem.isfile(path):
             folder, _, name = url.rpartition("/")
             return Tree(folder, (name,), (int(filesystem.size(path) or 0),), scheme="remote")
-        found = filesystem.find(path, detail=True)
+        files = filesystem.find(path, detail=True)
     except OSError as error:
-        raise DataError(f"'{url}' cannot be listed: {error}. Check the URL and your rights to it.") from error
-    below = {posixpath.relpath(name, path): int(about.get("size") or 0) for name, about in found.items()}
-    return _listing(url, below.items(), "remote")
+        raise DataError(f"'{url}' cannot be listed: {error}. Check the URL and your access rights.") from error
+    sizes = ((posixpath.relpath(name, path), int(info.get("size") or 0)) for name, info in files.items())
+    return _listing(url, sizes, "remote")
 
 
 def _scheme(source: str) -> str:
-    """ "zip", "tar" or "arrow" for what lies inside another file, else nothing."""
+    """ "zip", "tar" or "arrow" for a source inside another file, else the empty text."""
     scheme, separator, _ = source.partition("://")
     return scheme if separator and scheme in ("zip", "tar", "arrow") else ""
 
@@ -353,7 +296,7 @@ def _member(source: str) -> tuple[str, Archive]:
     member, _, location = source.partition("://")[2].rpartition("::")
     archive = open_archive(location)
     if member not in archive.members:
-        raise AudioError("unreadable", f"'{member}' is not in '{location}' (any more)")
+        raise AudioError("unreadable", f"'{member}' is not, or no longer, in '{location}'")
     return member, archive
 
 
@@ -366,13 +309,13 @@ def _read_row(source: str) -> bytes:
     row, column, file = _row(source)
     content = arrow_table(file, stamp(file))[column][row].as_py()
     if not isinstance(content, dict) or not content.get("bytes"):
-        raise AudioError("unreadable", f"row {row} of '{file}' holds no bytes in its column '{column}'")
+        raise AudioError("unreadable", f"row {row} of '{file}' has no bytes in its column '{column}'")
     return bytes(content["bytes"])
 
 
 @functools.lru_cache(maxsize=64)
 def arrow_table(file: str, state: str) -> pa.Table:
-    """A memory-mapped Arrow file, kept open; `state` is its stamp. Rows are read from disk when they are asked for."""
+    """A memory-mapped Arrow file, which stays open; `state` is its stamp. Rows are read from disk on access."""
     try:
         mapped = pa.memory_map(file)
         try:
@@ -380,4 +323,4 @@ def arrow_table(file: str, state: str) -> pa.Table:
         except pa.ArrowInvalid:
             return pa.ipc.open_file(mapped).read_all()
     except (OSError, pa.ArrowInvalid) as error:
-        raise DataError(f"'{file}' is no readable Arrow file: {error}. Make or download the data set again.") from error
+        raise DataError(f"'{file}' is not a readable Arrow file: {error}. Download the dataset again.") from error

@@ -120,7 +120,7 @@ def _score(folder: Path, index: Index, ids: tuple[str, ...], recipe: Recipe, pro
     store = prepare_store(index.clips, settings, progress=progress)
     places = {clip.id: place for place, clip in enumerate(index)}
     clips = {clip.id: clip for clip in index}
-    usable = [id for id in ids if store.facts[places[id]].usable]
+    usable = [id for id in ids if store.clip_info[places[id]].usable]
     known, unknown = (tuple(id for id in usable if (clips[id].label in labels) is wanted) for wanted in (True, False))
     if not known:
         raise DataError(f"None of the {len(ids)} clips is usable. `auricle inspect` says why.")
@@ -138,7 +138,7 @@ def _score(folder: Path, index: Index, ids: tuple[str, ...], recipe: Recipe, pro
         ids=known,
         truth=np.array([number[clips[id].label] for id in known], dtype=np.int64),
         logits=said(sounds),
-        seconds=np.array([store.facts[places[id]].seconds for id in known]),
+        seconds=np.array([store.clip_info[places[id]].seconds for id in known]),
         groups=tuple(clips[id].group for id in known),
         folds=(fold,) * len(known),
     )

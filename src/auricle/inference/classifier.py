@@ -197,7 +197,7 @@ class Classifier:
         num_features = self.settings.num_features
         if num_features is None:
             audio = DecodedAudio(_checked_samples(samples, sample_rate), int(sample_rate), "array")
-            return DecodedClip(audio, quality.find(audio, name="", min_seconds=0.0, max_seconds=MAX_SECONDS))
+            return DecodedClip(audio, quality.check(audio, name="", min_seconds=0.0, max_seconds=MAX_SECONDS))
         values = np.asarray(samples)
         shape, rate = values.shape, self.settings.sample_rate
         if values.dtype.kind != "f" or len(shape) != 2 or shape[0] != num_features or not shape[1] or sample_rate != rate:
@@ -208,7 +208,7 @@ class Classifier:
         if not np.isfinite(values).all():
             raise UsageError(f"The model takes finite features; the {values.dtype} {shape} received has others.")
         features = DecodedAudio(np.ascontiguousarray(values, np.float32), rate, frames.CONTAINER)
-        return DecodedClip(features, frames.find(features, declared=None, min_seconds=0.0))
+        return DecodedClip(features, frames.check(features, declared=None, min_seconds=0.0))
 
 
 def _checked_samples(samples: np.ndarray, sample_rate: int) -> np.ndarray:

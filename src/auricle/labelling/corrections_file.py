@@ -12,7 +12,7 @@ from filelock import FileLock
 
 from auricle.corpus import corrections
 from auricle.corpus.clip import Clip, Index
-from auricle.corpus.corrections import Fix, plain
+from auricle.corpus.corrections import Correction, normalize_text
 from auricle.errors import UsageError
 
 
@@ -32,7 +32,7 @@ class CorrectionsFile:
         self._lock = FileLock(target.with_name(f".{target.name}.lock"))
         self.read()
 
-    def read(self) -> dict[str, Fix]:
+    def read(self) -> dict[str, Correction]:
         """All corrections by clip id, the oldest first. Raises DataError if the file was damaged meanwhile."""
         if not self.path.exists():
             return {}
@@ -40,12 +40,12 @@ class CorrectionsFile:
         corrections.check(self._index, rows, self.path)
         return {row.id: row for row in rows}
 
-    def save(self, clip: Clip, label: str, comment: str = "") -> Fix:
+    def save(self, clip: Clip, label: str, comment: str = "") -> Correction:
         """Save a clip's correct label; an empty label excludes the clip.
 
         Raises UsageError for the label that the clip has already, OSError if the file cannot be written.
         """
-        correction = Fix(clip.id, plain(label), plain(clip.label), plain(comment))
+        correction = Correction(clip.id, normalize_text(label), normalize_text(clip.label), normalize_text(comment))
         if correction.label == correction.was:
             raise UsageError(
                 f"This clip already has the label '{correction.was}'. Choose another, or undo its correction."

@@ -19,7 +19,7 @@ import gradio as gr
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 
 from auricle.corpus.clip import Clip
-from auricle.corpus.corrections import Fix
+from auricle.corpus.corrections import Correction
 from auricle.errors import AuricleError, DataError, UsageError
 from auricle.labelling import selection
 from auricle.labelling.clip_view import render_clip
@@ -255,7 +255,7 @@ def _alert(error: Exception | str) -> str:
     return f"<p class='alert' role='alert'>{html.escape(str(error))}</p>"
 
 
-def _status(correction: Fix | None) -> str:
+def _status(correction: Correction | None) -> str:
     if correction is None:
         return "<p class='soft'>Is the label correct? If not, correct it here.</p>"
     label = f"<b>{html.escape(correction.label)}</b>" if correction.label else "<b>excluded</b>"

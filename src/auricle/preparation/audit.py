@@ -160,7 +160,7 @@ def _duplicates(index: Index, clips: Sequence[ClipInfo]) -> list[Duplicate]:
     by_hash: dict[str, list[str]] = defaultdict(list)
     for clip in clips:
         if clip.usable:
-            by_hash[clip.sound_hash].append(clip.id)
+            by_hash[clip.audio_hash].append(clip.id)
     exact = [ids for ids in by_hash.values() if len(ids) > 1]
     rows = [Duplicate("exact", tuple(ids), tuple(label_of[id] for id in ids), 1.0) for ids in exact]
     first_of = {id: ids[0] for ids in exact for id in ids}

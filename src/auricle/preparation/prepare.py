@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from auricle.audio.inspect import commonest_rate, inspect_clips
+from auricle.audio.inspect import inspect_clips, most_common_rate
 from auricle.audio.settings import Settings
 from auricle.audio.store import Store
 from auricle.audio.store import prepare as prepare_store
@@ -98,7 +98,7 @@ class PreparedCorpus:
 
     def seconds(self, ids: Sequence[str]) -> np.ndarray:
         """The durations of some clips: (clips,) float64."""
-        return np.array([self.store.facts[self.positions[id]].seconds for id in ids])
+        return np.array([self.store.clip_info[self.positions[id]].seconds for id in ids])
 
     def labelled(self, ids: Sequence[str]) -> LabelledClips:
         return LabelledClips(self.audio(ids), self.classes(ids))
@@ -116,8 +116,8 @@ def read(data: str | Path, recipe: Recipe) -> Index:
     )
     if source.corrections is None:
         return index
-    index, fixed = corrections.apply(index, source.corrections)
-    return replace(index, description=f"{index.description}; {fixed.described}")
+    index, summary = corrections.apply(index, source.corrections)
+    return replace(index, description=f"{index.description}; {summary.description}")
 
 
 def inspect(data: str | Path, recipe: Recipe, progress: Progress) -> Inspection:
@@ -141,11 +141,11 @@ def prepare(index: Index, recipe: Recipe, progress: Progress) -> PreparedCorpus:
     """
     recipe = for_corpus(recipe, index)
     if recipe.audio.sample_rate is None:
-        rate = commonest_rate(list(index), _settings(recipe, FALLBACK_RATE))
+        rate = most_common_rate(list(index), _settings(recipe, FALLBACK_RATE))
         recipe = recipe.replace("audio", sample_rate=rate)
     assert recipe.audio.sample_rate is not None
     store = prepare_store(index.clips, _settings(recipe, recipe.audio.sample_rate), progress=progress)
-    found = audit(index, store.facts)
+    found = audit(index, store.clip_info)
     usable, held_out = _usable(index, found, recipe)
     _check_usable(index, usable, held_out, found, recipe)
     split = _split(usable, held_out, found, recipe)

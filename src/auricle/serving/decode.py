@@ -60,7 +60,7 @@ def _decoded(content: bytes, name: str, settings: Settings, limits: Limits, pcm:
         audio = _raw(content, pcm, limits)
     else:
         audio = decode.decode(content, max_seconds=limits.seconds, max_values=limits.values)
-    return DecodedClip(audio, quality.find(audio, name=name, min_seconds=0.0, max_seconds=limits.seconds))
+    return DecodedClip(audio, quality.check(audio, name=name, min_seconds=0.0, max_seconds=limits.seconds))
 
 
 def _check(audio: DecodedAudio, limits: Limits) -> None:

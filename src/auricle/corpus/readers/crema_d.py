@@ -1,21 +1,19 @@
 """CREMA-D: acted emotional speech of 91 actors, named ACTOR_SENTENCE_EMOTION_LEVEL.wav.
 
-In: a tree with such names, with VideoDemographics.csv or without. Out: clips with the emotion in words as label, the
-actor as group, and what the table says of the actor as metadata, so that results can be sliced by it.
+In: a tree with such names, and optionally VideoDemographics.csv. Out: clips with the emotion in words as label, the
+actor as group, and the actor's data in that table as metadata, so that results can be sliced by it.
 """
 
-import csv
-import io
-import posixpath
 import re
 from collections.abc import Iterator, Mapping
 
 from auricle.corpus.clip import Clip, Excluded
-from auricle.corpus.tree import Tree, mostly, recordings, unrepeated
-from auricle.errors import DataError
+from auricle.corpus.layout import find_file, match_names, names_match
+from auricle.corpus.tables import read_table
+from auricle.corpus.tree import Tree
 
 TITLE = "CREMA-D"
-DESCRIBES = "names of actor, sentence, emotion and level: 1001_DFA_ANG_XX.wav; VideoDemographics.csv if it is there"
+DESCRIBES = "names of actor, sentence, emotion and level: 1001_DFA_ANG_XX.wav; optionally VideoDemographics.csv"
 LICENSE = "ODbL 1.0 (database), DbCL 1.0 (contents)"
 CITATION = (
     "H. Cao, D. G. Cooper, M. K. Keutmann, R. C. Gur, A. Nenkova, R. Verma: CREMA-D: Crowd-sourced Emotional "
@@ -31,8 +29,8 @@ _COLUMNS = {"Age": "age", "Sex": "sex", "Race": "race", "Ethnicity": "ethnicity"
 
 
 def detects(tree: Tree) -> bool:
-    """Whether the recordings are named as CREMA-D's."""
-    return mostly(tree, _NAME)
+    """Whether the recordings have CREMA-D names."""
+    return names_match(tree, _NAME)
 
 
 def read(tree: Tree) -> Iterator[Clip | Excluded]:
@@ -40,26 +38,18 @@ def read(tree: Tree) -> Iterator[Clip | Excluded]:
 
     Raises DataError for a VideoDemographics.csv without its columns.
     """
-    names, excluded = recordings(tree)
-    names, copies = unrepeated(names)
-    yield from excluded + copies
+    matches, excluded = match_names(tree, _NAME, "CREMA-D name, such as 1001_DFA_ANG_XX.wav")
+    yield from excluded
     actors = _actors(tree)
-    for name in names:
-        match = _NAME.search(name)
-        if match is None:
-            yield Excluded(name, "no CREMA-D name, such as 1001_DFA_ANG_XX.wav")
-            continue
+    for name, match in matches:
         actor, sentence, emotion, level = match.groups()
         meta = {"sentence": sentence, "level": LEVELS.get(level, "unspecified"), **actors.get(actor, {})}
         yield Clip(name, tree.source(name), EMOTIONS[emotion], group=actor, meta=meta)
 
 
 def _actors(tree: Tree) -> Mapping[str, Mapping[str, str]]:
-    table = next((name for name in tree.names if posixpath.basename(name) == "VideoDemographics.csv"), None)
-    if table is None:
+    name = find_file(tree, "VideoDemographics.csv")
+    if name is None:
         return {}
-    rows = list(csv.DictReader(io.StringIO(tree.read_text(table))))
-    missing = {"ActorID", *_COLUMNS} - set(rows[0] if rows else ())
-    if missing:
-        raise DataError(f"'{table}' lacks the columns {', '.join(sorted(missing))}. Download it again, or remove it.")
-    return {row["ActorID"]: {ours: (row[theirs] or "").lower() for theirs, ours in _COLUMNS.items()} for row in rows}
+    rows = read_table(tree, name, required=("ActorID", *_COLUMNS)).rows
+    return {row["ActorID"]: {ours: row[theirs].lower() for theirs, ours in _COLUMNS.items()} for row in rows}

@@ -1,4 +1,4 @@
-"""EmoDB, the Berlin database of emotional speech: everything is in the file name, such as 03a01Fa.wav.
+"""EmoDB, the Berlin Database of Emotional Speech: file names such as 03a01Fa.wav say everything.
 
 In: a tree with such names. Out: clips with the emotion in English as label and the speaker as group.
 """
@@ -7,7 +7,8 @@ import re
 from collections.abc import Iterator
 
 from auricle.corpus.clip import Clip, Excluded
-from auricle.corpus.tree import Tree, mostly, named
+from auricle.corpus.layout import match_names, names_match
+from auricle.corpus.tree import Tree
 
 TITLE = "EmoDB"
 DESCRIBES = "names of speaker, sentence, emotion letter and version: 03a01Fa.wav (Berlin Database of Emotional Speech)"
@@ -46,13 +47,13 @@ _NAME = re.compile(r"(?:^|/)(\d\d)([a-z]\d\d)([WLEAFTN])([a-z]?)\.\w+$")
 
 
 def detects(tree: Tree) -> bool:
-    """Whether the recordings are named as EmoDB's."""
-    return mostly(tree, _NAME)
+    """Whether the recordings have EmoDB names."""
+    return names_match(tree, _NAME)
 
 
 def read(tree: Tree) -> Iterator[Clip | Excluded]:
     """Yield EmoDB's clips. Metadata: sentence, version, and the speaker's sex and age."""
-    matches, excluded = named(tree, _NAME, "EmoDB name, such as 03a01Fa.wav")
+    matches, excluded = match_names(tree, _NAME, "EmoDB name, such as 03a01Fa.wav")
     yield from excluded
     for name, match in matches:
         speaker, sentence, letter, version = match.groups()

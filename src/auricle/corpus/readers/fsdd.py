@@ -8,7 +8,8 @@ import re
 from collections.abc import Iterator
 
 from auricle.corpus.clip import Clip, Excluded
-from auricle.corpus.tree import Tree, mostly, named
+from auricle.corpus.layout import match_names, names_match
+from auricle.corpus.tree import Tree
 
 TITLE = "FSDD"
 DESCRIBES = "names of digit, speaker and index: 7_jackson_32.wav (Free Spoken Digit Dataset)"
@@ -22,13 +23,13 @@ _NAME = re.compile(r"(?:^|/)(\d)_([A-Za-z]+)_(\d+)\.\w+$")
 
 
 def detects(tree: Tree) -> bool:
-    """Whether the recordings are named as FSDD's."""
-    return mostly(tree, _NAME)
+    """Whether the recordings have FSDD names."""
+    return names_match(tree, _NAME)
 
 
 def read(tree: Tree) -> Iterator[Clip | Excluded]:
     """Yield FSDD's clips. Metadata: speaker, index, official_split."""
-    matches, excluded = named(tree, _NAME, "FSDD name, such as 7_jackson_32.wav")
+    matches, excluded = match_names(tree, _NAME, "FSDD name, such as 7_jackson_32.wav")
     yield from excluded
     for name, match in matches:
         digit, speaker, index = match.groups()

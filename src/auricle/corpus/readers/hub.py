@@ -1,8 +1,8 @@
-"""A Hugging Face data set: a name on the Hub, a folder of `save_to_disk`, or Parquet files with an audio column.
+"""A Hugging Face dataset: a name on the Hub, a folder of `save_to_disk`, or Parquet files with an audio column.
 
-In: a tree, or the name alone, which is the asking for the network. Out: a clip for each row; splits are folds, class
-numbers become names. Audio is never decoded here: a source points at the row of the Arrow file that `datasets` keeps,
-or at the file if the data set only names it.
+In: a tree, or the name alone, which permits the download. Out: a clip for each row; splits are folds, class numbers
+become names. Audio is never decoded here: a source refers to the row of the Arrow file that `datasets` stores, or to
+the file if the dataset only has its path.
 """
 
 import os
@@ -15,13 +15,14 @@ import pyarrow.parquet as pq
 
 from auricle.corpus.archive import stamp
 from auricle.corpus.clip import Clip, Excluded
-from auricle.corpus.tree import Tree, arrow_source, arrow_table, official_fold
+from auricle.corpus.layout import official_fold
+from auricle.corpus.tree import Tree, arrow_source, arrow_table
 from auricle.errors import DataError, MissingExtra, UsageError, unknown
 
-TITLE = "Hugging Face data set"
-DESCRIBES = "a data set on the Hub (user/name), a folder of save_to_disk, or Parquet files with an audio column"
-LICENSE = "see the data set's page"
-CITATION = "see the data set's page"
+TITLE = "Hugging Face dataset"
+DESCRIBES = "a dataset on the Hub (user/name), a folder of save_to_disk, or Parquet files with an audio column"
+LICENSE = "see the dataset's page"
+CITATION = "see the dataset's page"
 LABEL_NAME = "class"
 
 _STATE_FILES = ("state.json", "dataset_dict.json")
@@ -30,7 +31,7 @@ _GROUPS = ("group", "speaker_id", "speaker", "client_id", "actor", "artist", "fi
 
 
 def detects(tree: Tree) -> bool:
-    """Whether the tree is a name for the Hub, a folder of `save_to_disk`, or Parquet files with an audio column."""
+    """Whether the tree is a name on the Hub, a folder of `save_to_disk`, or Parquet files with an audio column."""
     if tree.scheme == "hub":
         return True
     if not tree.is_folder or not tree.names:
@@ -52,19 +53,19 @@ def read(
 ) -> Iterator[Clip | Excluded]:
     """Yield a clip for each row of each split. `config` and `revision` choose on the Hub; the rest name columns.
 
-    Raises MissingExtra without the package `datasets`; UsageError for an unknown column; DataError for a data set that
-    cannot be had, or has no column of audio or labels.
+    Raises MissingExtra without the package `datasets`; UsageError for an unknown column; DataError for a dataset that
+    is unavailable, or has no column of audio or labels.
     """
     for split, dataset in _load(tree, config, revision).items():
         yield from _rows(split, dataset, {"audio": audio, "label": label, "group": group})
 
 
 def _load(tree: Tree, config: str | None, revision: str | None) -> Mapping[str, Any]:
-    """The splits of a data set, by name."""
+    """The splits of a dataset, by name."""
     try:
         import datasets
     except ImportError as error:
-        raise MissingExtra("Reading Hugging Face data sets", "train") from error
+        raise MissingExtra("Reading Hugging Face datasets", "train") from error
     root = str(tree.root)
     try:
         if tree.scheme == "hub":
@@ -74,17 +75,17 @@ def _load(tree: Tree, config: str | None, revision: str | None) -> Mapping[str, 
         elif any(name.endswith(".parquet") for name in tree.names):
             loaded = datasets.load_dataset("parquet", data_files=_files_of_splits(tree))
         else:
-            raise DataError(f"'{tree.location}' is no Hugging Face data set: {DESCRIBES}.")
+            raise DataError(f"'{tree.location}' is not a Hugging Face dataset: {DESCRIBES}.")
     except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
         raise DataError(
-            f"The data set '{tree.location}' cannot be had: {error}. Check the name or path; the Hub needs the network "
-            "and, for a private or gated set, `hf auth login`."
+            f"The dataset '{tree.location}' is unavailable: {error}. Check the name or path; the Hub needs network "
+            "access and, for a private or gated dataset, `hf auth login`."
         ) from error
     return loaded if isinstance(loaded, datasets.DatasetDict) else {"": loaded}
 
 
 def _files_of_splits(tree: Tree) -> dict[str, list[str]]:
-    """Parquet files by split: they are named train-00000-of-00002.parquet, or lie in a folder of that name."""
+    """Parquet files by split: named as train-00000-of-00002.parquet, or in a folder with the split's name."""
     files: dict[str, list[str]] = {}
     for name in tree.names:
         if name.endswith(".parquet"):
@@ -94,13 +95,13 @@ def _files_of_splits(tree: Tree) -> dict[str, list[str]]:
     return files
 
 
-def _rows(split: str, dataset: Any, mapped: Mapping[str, str | None]) -> Iterator[Clip | Excluded]:
+def _rows(split: str, dataset: Any, columns: Mapping[str, str | None]) -> Iterator[Clip | Excluded]:
     schema = dataset.data.schema
-    audio = _chosen("audio", mapped["audio"], _audio_column(schema), schema.names)
-    label = _chosen("label", mapped["label"], _first(_LABELS, schema.names), schema.names)
-    group = mapped["group"] or _first(_GROUPS, schema.names)
+    audio = _choose("audio", columns["audio"], _audio_column(schema), schema.names)
+    label = _choose("label", columns["label"], _first(_LABELS, schema.names), schema.names)
+    group = columns["group"] or _first(_GROUPS, schema.names)
     if group is not None:
-        _chosen("group", group, None, schema.names)
+        _choose("group", group, None, schema.names)
     rest = [column for column in schema.names if column != audio and not _is_heavy(schema.field(column).type)]
     class_names = getattr(dataset.features[label], "names", None)
     fold = official_fold(split) if split else None
@@ -119,17 +120,17 @@ def _rows(split: str, dataset: Any, mapped: Mapping[str, str | None]) -> Iterato
 
 
 def _sources(dataset: Any, audio: str) -> Iterator[str | None]:
-    """Where the sound of each row lies, from the Arrow files themselves, so that no bytes are read."""
+    """The source of each row's audio, from the Arrow files themselves, so that no audio is read."""
     files = [item["filename"] for item in dataset.cache_files]
     if not files or dataset._indices is not None:
         raise DataError(
-            "The data set is not kept in Arrow files row by row. Save it with save_to_disk and give that folder."
+            "The dataset is not stored in Arrow files row by row. Save it with save_to_disk and give that folder."
         )
     for file in files:
         column = arrow_table(file, stamp(file))[audio]
-        embedded = pc.is_valid(pc.struct_field(column, "bytes")).to_pylist()
+        has_bytes = pc.is_valid(pc.struct_field(column, "bytes")).to_pylist()
         paths = pc.struct_field(column, "path").to_pylist()
-        for row, (inside, path) in enumerate(zip(embedded, paths, strict=True)):
+        for row, (inside, path) in enumerate(zip(has_bytes, paths, strict=True)):
             yield arrow_source(file, audio, row) if inside else path
 
 
@@ -139,15 +140,15 @@ def _values(dataset: Any, columns: Sequence[str]) -> Iterator[dict[str, str]]:
             yield {column: "" if value is None else str(value) for column, value in row.items()}
 
 
-def _chosen(meaning: str, asked: str | None, usual: str | None, columns: Sequence[str]) -> str:
-    if asked is not None and asked not in columns:
-        raise UsageError(f"Option {meaning}={asked}: " + unknown("column", asked, columns))
-    if asked is None and usual is None:
+def _choose(field: str, requested: str | None, usual: str | None, columns: Sequence[str]) -> str:
+    if requested is not None and requested not in columns:
+        raise UsageError(f"Reader option {field} is '{requested}'. " + unknown("column", requested, columns))
+    if requested is None and usual is None:
         raise DataError(
-            f"The data set has no column of {meaning} that is known by its name. Its columns: {', '.join(columns)}. "
-            f"Say which it is with option {meaning}=COLUMN."
+            f"The dataset has no {field} column with a usual name (columns: {', '.join(columns)}). Name it: `--set "
+            f"data.reader_options.{field}=COLUMN`."
         )
-    return asked or usual or ""
+    return requested or usual or ""
 
 
 def _first(usual: Sequence[str], columns: Sequence[str]) -> str | None:
@@ -171,4 +172,4 @@ def _parquet_schema(tree: Tree, name: str) -> pa.Schema:
         with tree.open(name) as file:
             return pq.read_schema(file)
     except pa.ArrowInvalid as error:
-        raise DataError(f"'{name}' in '{tree.location}' is no readable Parquet file: {error}.") from error
+        raise DataError(f"'{name}' in '{tree.location}' is not a readable Parquet file: {error}.") from error

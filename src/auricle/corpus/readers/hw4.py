@@ -1,8 +1,8 @@
-"""Speakers as ready log-mel frames: the layout of a university course's speaker task, from VoxCeleb.
+"""Speakers as precomputed log-mel features: the layout of HW4 of NTU's ML 2021 lecture, from VoxCeleb.
 
-In: mapping.json, metadata.json (n_mels; speakers → feature_path and mel_len of each utterance), perhaps testdata.json,
-and one tensor (frames, n_mels) for each utterance. Out: clips with the speaker as label. What the tables say of length
-and width is checked against the tensors by the audit; utterances of testdata.json have no labels and are no clips.
+In: mapping.json, metadata.json (n_mels; speakers → feature_path and mel_len of each utterance), optionally
+testdata.json, and one tensor (frames, n_mels) per utterance. Out: clips with the speaker as label. The audit checks the
+tensors against the lengths and the width in the tables; utterances of testdata.json have no labels and are excluded.
 """
 
 import json
@@ -14,26 +14,26 @@ from auricle.corpus.tree import Tree
 from auricle.errors import DataError
 
 TITLE = "Speakers as precomputed features"
-DESCRIBES = "mapping.json and metadata.json beside uttr-<hash>.pt tensors of (frames, n_mels), perhaps testdata.json"
+DESCRIBES = "mapping.json and metadata.json next to uttr-<hash>.pt tensors (frames, n_mels), perhaps testdata.json"
 LICENSE = "CC BY 4.0 (VoxCeleb)"
 CITATION = "A. Nagrani, J. S. Chung, A. Zisserman: VoxCeleb: a large-scale speaker identification dataset. 2017."
 LABEL_NAME = "speaker"
 
 MAPPING, METADATA, TESTDATA = "mapping.json", "metadata.json", "testdata.json"
 SUFFIX = ".pt"
-# Wider than any bank of filters; a larger number is a damaged table.
-MOST_BANDS = 1024
+# Wider than any filter bank: a larger number means a damaged table.
+MAX_FEATURES = 1024
 
 
 def detects(tree: Tree) -> bool:
-    """Whether the two tables are there, and tensors beside them."""
+    """Whether there are the two tables and tensors."""
     return {MAPPING, METADATA} <= set(tree.names) and any(name.endswith(SUFFIX) for name in tree.names)
 
 
 def read(tree: Tree) -> Iterator[Clip | Excluded]:
-    """Yield the utterances that metadata.json lists. Metadata: mel_len, the frames that it promises.
+    """Yield the utterances that metadata.json lists. Metadata: mel_len, the declared number of frames.
 
-    Raises DataError for tables that are not there or not of this layout.
+    Raises DataError for tables that are missing or not of this layout.
     """
     known = _part(tree, MAPPING, "speaker2id", dict)
     speakers = _part(tree, METADATA, "speakers", dict)
@@ -47,34 +47,34 @@ def read(tree: Tree) -> Iterator[Clip | Excluded]:
                 continue
             owner[name] = speaker
             if name not in files:
-                yield Excluded(name, f"listed in '{METADATA}', but not there")
+                yield Excluded(name, f"listed in '{METADATA}', but missing")
             elif speaker not in known:
                 yield Excluded(name, f"its speaker '{speaker}' is not in '{MAPPING}'")
             else:
                 yield Clip(name, tree.source(name), speaker, meta={"mel_len": str(frames)})
-    asked = set(_asked(tree))
-    if asked:
-        yield Excluded(TESTDATA, f"{len(asked)} utterances to be named, without labels")
-    for name in sorted(files - owner.keys() - asked):
+    unlabelled = set(_unlabelled(tree))
+    if unlabelled:
+        yield Excluded(TESTDATA, f"{len(unlabelled)} utterances to classify, without labels")
+    for name in sorted(files - owner.keys() - unlabelled):
         yield Excluded(name, f"listed in neither '{METADATA}' nor '{TESTDATA}'")
 
 
 def num_features(tree: Tree) -> int:
-    """How wide the frames are. Raises DataError where metadata.json does not say it."""
+    """The number of features per frame. Raises DataError where metadata.json lacks it."""
     width = _part(tree, METADATA, "n_mels", int)
-    if isinstance(width, bool) or not 1 <= width <= MOST_BANDS:
-        raise DataError(f"'{METADATA}' in '{tree.location}' says n_mels {width}; 1 to {MOST_BANDS} are allowed.")
+    if isinstance(width, bool) or not 1 <= width <= MAX_FEATURES:
+        raise DataError(f"'{METADATA}' in '{tree.location}' has n_mels {width}; 1 to {MAX_FEATURES} are allowed.")
     return int(width)
 
 
 def note(tree: Tree) -> str:
-    """Say how wide the frames are, and which speakers of mapping.json have no utterance."""
+    """The number of features per frame, and the speakers of mapping.json without an utterance."""
     idle = set(_part(tree, MAPPING, "speaker2id", dict)) - set(_part(tree, METADATA, "speakers", dict))
-    silent = f"; {len(idle)} speakers of '{MAPPING}' have no utterance, such as '{min(idle)}'" if idle else ""
-    return f"precomputed features of {num_features(tree)} bands{silent}"
+    unused = f"; {len(idle)} speakers of '{MAPPING}' have no utterance, such as '{min(idle)}'" if idle else ""
+    return f"{num_features(tree)} precomputed features per frame{unused}"
 
 
-def _asked(tree: Tree) -> list[str]:
+def _unlabelled(tree: Tree) -> list[str]:
     if TESTDATA not in tree.names:
         return []
     rows = _rows(_part(tree, TESTDATA, "utterances", list), f"'{TESTDATA}'")
@@ -83,26 +83,27 @@ def _asked(tree: Tree) -> list[str]:
 
 def _part(tree: Tree, name: str, key: str, kind: type) -> Any:
     if name not in tree.names:
-        raise DataError(f"'{tree.location}' has no '{name}'. It belongs beside the {SUFFIX} files of this layout.")
+        raise DataError(f"'{tree.location}' has no '{name}'. This layout needs it next to its {SUFFIX} files.")
     try:
         content = json.loads(tree.read_text(name))
     except json.JSONDecodeError as error:
-        raise DataError(f"'{name}' in '{tree.location}' is no JSON: {error}. Download it again.") from error
+        raise DataError(f"'{name}' in '{tree.location}' is not JSON: {error}. Download it again.") from error
     value = content.get(key) if isinstance(content, dict) else None
     if not isinstance(value, kind):
-        what = {dict: "an object", list: "a list", int: "a whole number"}[kind]
-        raise DataError(f"'{name}' in '{tree.location}' lacks its part '{key}', {what}. Download it again.")
+        expected = {dict: "an object", list: "a list", int: "a whole number"}[kind]
+        raise DataError(f"'{name}' in '{tree.location}' lacks its key '{key}', {expected}. Download it again.")
     return value
 
 
 def _rows(rows: object, where: str) -> list[Any]:
     if not isinstance(rows, list):
-        raise DataError(f"{where[0].upper()}{where[1:]} is no list of utterances but {str(rows)[:40]!r}. Mend it.")
+        raise DataError(f"{where[0].upper()}{where[1:]} is not a list of utterances but {str(rows)[:40]!r}. Fix it.")
     return rows
 
 
 def _row(row: object, where: str) -> tuple[str, int]:
-    """The file and the frames that one row promises."""
+    """The file and the number of frames that a row declares."""
     if isinstance(row, dict) and isinstance(row.get("feature_path"), str) and isinstance(row.get("mel_len"), int):
         return row["feature_path"], row["mel_len"]
-    raise DataError(f"In {where}, a feature_path and a whole number mel_len are wanted, and {row!r} is there. Mend it.")
+    where = f"{where[0].upper()}{where[1:]}"
+    raise DataError(f"{where} needs a feature_path and a whole number mel_len, and is {row!r}. Fix it.")

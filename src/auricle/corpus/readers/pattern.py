@@ -1,18 +1,19 @@
-"""Labels, groups, folds and metadata out of file names: "{group}_{sentence}_{label}_{level}.wav".
+"""Labels, groups, folds and metadata from file names: "{group}_{sentence}_{label}_{level}.wav".
 
-In: a tree and the option `pattern`, which may name folders too: "{label}/{group}-{n}.wav". {label} is needed; {group}
-and {fold} have their meaning; any other name becomes metadata. A field takes as little as it can and crosses no "/".
+In: a tree and the option `pattern`, which may name folders too: "{label}/{group}-{n}.wav". {label} is required; {group}
+and {fold} are what they are called; any other field becomes metadata. A field matches as little as it can, no "/".
 """
 
 import re
 from collections.abc import Iterator
 
 from auricle.corpus.clip import Clip, Excluded
-from auricle.corpus.tree import Tree, is_audio, official_fold, recordings
+from auricle.corpus.layout import audio_files, official_fold
+from auricle.corpus.tree import Tree, is_audio
 from auricle.errors import DataError, UsageError
 
 TITLE = "File names"
-DESCRIBES = 'labels in file names, by option pattern="{group}_{sentence}_{label}_{level}.wav"; never chosen by itself'
+DESCRIBES = 'labels in file names, by option pattern="{group}_{sentence}_{label}_{level}.wav"; never detected'
 LICENSE = ""
 CITATION = ""
 LABEL_NAME = "class"
@@ -21,25 +22,25 @@ _OWN_FIELDS = ("label", "group", "fold")
 
 
 def detects(tree: Tree) -> bool:
-    """Never: without its option this reader knows nothing."""
+    """Never: this reader needs its option."""
     return False
 
 
 def read(tree: Tree, *, pattern: str) -> Iterator[Clip | Excluded]:
-    """Yield a clip for each recording whose path ends as the pattern says; the file's suffix may be left unsaid.
+    """Yield a clip for each recording whose path ends with the pattern; the file extension may be omitted.
 
-    Raises UsageError for a pattern that is none, DataError when it fits no file.
+    Raises UsageError for an invalid pattern, DataError if it matches no file.
     """
     rule = _compiled(pattern)
-    names, excluded = recordings(tree)
+    names, excluded = audio_files(tree)
     matches = [(name, rule.search(name)) for name in names]
     if not any(match for _, match in matches):
-        examples = " and ".join(f"'{name}'" for name in names[:2]) or "no recordings at all"
-        raise DataError(f"The pattern '{pattern}' fits none of {len(names)} recordings; there are {examples}.")
+        examples = " and ".join(f"'{name}'" for name in names[:2]) or "no recordings"
+        raise DataError(f"The pattern '{pattern}' matches none of {len(names)} recordings, such as {examples}.")
     yield from excluded
     for name, match in matches:
         if match is None:
-            yield Excluded(name, f"does not fit the pattern '{pattern}'")
+            yield Excluded(name, f"does not match the pattern '{pattern}'")
             continue
         fields = match.groupdict()
         fold = fields.get("fold")
@@ -50,9 +51,9 @@ def read(tree: Tree, *, pattern: str) -> Iterator[Clip | Excluded]:
 
 
 def _compiled(pattern: str) -> re.Pattern[str]:
-    """The pattern as a regular expression on the end of a path; a field named twice must read the same twice."""
+    """The pattern as a regular expression on the end of a path; a repeated field must match the same text."""
     if set(re.sub(r"\{[^{}]*\}", "", pattern)) & set("{}"):
-        raise UsageError(f"The pattern '{pattern}' has a brace without its other half. Write fields as {{label}}.")
+        raise UsageError(f"The pattern '{pattern}' has an unbalanced brace. Write fields as {{label}}.")
     text, seen = "", set[str]()
     for literal, field in re.findall(r"([^{}]*)(\{[^{}]*\}|$)", pattern):
         text += re.escape(literal)
@@ -60,9 +61,7 @@ def _compiled(pattern: str) -> re.Pattern[str]:
         if not field:
             break
         if not name.isidentifier():
-            raise UsageError(
-                f"The pattern '{pattern}' holds '{field}'. Write fields as {{label}}, {{group}}, {{take}}."
-            )
+            raise UsageError(f"The pattern '{pattern}' has '{field}'. Write fields as {{label}}, {{group}}, {{take}}.")
         text += f"(?P={name})" if name in seen else f"(?P<{name}>[^/]+?)"
         seen.add(name)
     if "label" not in seen:

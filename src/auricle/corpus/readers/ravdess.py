@@ -7,7 +7,8 @@ import re
 from collections.abc import Iterator
 
 from auricle.corpus.clip import Clip, Excluded
-from auricle.corpus.tree import Tree, mostly, named
+from auricle.corpus.layout import match_names, names_match
+from auricle.corpus.tree import Tree
 
 TITLE = "RAVDESS"
 DESCRIBES = (
@@ -38,18 +39,18 @@ _NAME = re.compile(r"(?:^|/)(0[1-3])-(0[12])-(0[1-8])-(0[12])-(0[12])-(0[12])-(\
 
 
 def detects(tree: Tree) -> bool:
-    """Whether the recordings are named as RAVDESS'."""
-    return mostly(tree, _NAME)
+    """Whether the recordings have RAVDESS names."""
+    return names_match(tree, _NAME)
 
 
 def read(tree: Tree) -> Iterator[Clip | Excluded]:
-    """Yield RAVDESS' clips. Metadata: channel, level, statement, take and the actor's sex (odd numbers are male)."""
-    matches, excluded = named(tree, _NAME, "RAVDESS name, such as 03-01-06-01-02-01-12.wav")
+    """Yield RAVDESS's clips. Metadata: channel, level, statement, take and the actor's sex (odd numbers are male)."""
+    matches, excluded = match_names(tree, _NAME, "RAVDESS name, such as 03-01-06-01-02-01-12.wav")
     yield from excluded
     for name, match in matches:
         modality, channel, emotion, level, statement, take, actor = match.groups()
         if MODALITIES[modality] == "video":
-            yield Excluded(name, "a film without sound, by its name")
+            yield Excluded(name, "a video without audio, by its name")
             continue
         meta = {
             "modality": MODALITIES[modality],

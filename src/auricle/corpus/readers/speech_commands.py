@@ -1,7 +1,7 @@
 """Speech Commands: a folder of recordings for each word, named <speaker>_nohash_<take>.wav.
 
-In: such folders, with the set's validation_list.txt and testing_list.txt or without. Out: clips with the word as label,
-the speaker as group and the set's own folds. The long background noises are no clips.
+In: such folders, and optionally validation_list.txt and testing_list.txt. Out: clips with the word as label, the
+speaker as group and the corpus's own folds. The long background noises are excluded.
 """
 
 import posixpath
@@ -9,7 +9,8 @@ import re
 from collections.abc import Iterator
 
 from auricle.corpus.clip import Clip, Excluded
-from auricle.corpus.tree import Tree, mostly, recordings
+from auricle.corpus.layout import match_names, names_match
+from auricle.corpus.tree import Tree
 
 TITLE = "Speech Commands"
 DESCRIBES = "word folders of <speaker>_nohash_<take>.wav, validation_list.txt, testing_list.txt (Speech Commands)"
@@ -25,25 +26,23 @@ _NAME_OR_NOISE = re.compile(rf"{_NAME.pattern}|(?:^|/){NOISE_FOLDER}/")
 
 
 def detects(tree: Tree) -> bool:
-    """Whether the recordings are named as those of Speech Commands."""
-    return mostly(tree, _NAME_OR_NOISE) and any(_NAME.search(name) for name in tree.names)
+    """Whether the recordings have Speech Commands names."""
+    return names_match(tree, _NAME_OR_NOISE) and any(_NAME.search(name) for name in tree.names)
 
 
 def read(tree: Tree) -> Iterator[Clip | Excluded]:
     """Yield the clips. Metadata: the take. Without the two lists there are no folds."""
-    names, excluded = recordings(tree)
+    expected = "Speech Commands name, such as yes/0a7c2a8d_nohash_0.wav"
+    matches, excluded = match_names(tree, _NAME_OR_NOISE, expected, copies=True)
     yield from excluded
     folds = _folds(tree)
-    for name in names:
-        match = _NAME.search(name)
+    for name, match in matches:
+        word, speaker, take = match.groups()
         if f"{NOISE_FOLDER}/" in name:
-            yield Excluded(name, "background noise, no word")
-        elif match is None:
-            yield Excluded(name, "no Speech Commands name, such as yes/0a7c2a8d_nohash_0.wav")
-        else:
-            word, speaker, take = match.groups()
-            fold = folds.get("/".join(name.split("/")[-2:]), "train") if folds else None
-            yield Clip(name, tree.source(name), word, group=speaker, fold=fold, meta={"take": take})
+            yield Excluded(name, "background noise, not a word")
+            continue
+        fold = folds.get("/".join(name.split("/")[-2:]), "train") if folds else None
+        yield Clip(name, tree.source(name), word, group=speaker, fold=fold, meta={"take": take})
 
 
 def _folds(tree: Tree) -> dict[str, str]:

@@ -1,18 +1,17 @@
 """UrbanSound8K: street sounds in ten folds, named <freesound id>-<class>-<occurrence>-<slice>.wav in fold1 … fold10.
 
-In: such folders, with metadata/UrbanSound8K.csv or without. Out: clips with the set's own folds, and the freesound
-recording as group. The table's start and end are places in that recording, not in the clip, so they are metadata.
+In: such folders, and optionally metadata/UrbanSound8K.csv. Out: clips with the corpus's own folds, and the freesound
+recording as group. The table's start and end are seconds in that recording, not in the clip, so they are metadata.
 """
 
-import csv
-import io
 import posixpath
 import re
 from collections.abc import Iterator, Mapping
 
 from auricle.corpus.clip import Clip, Excluded
-from auricle.corpus.tree import Tree, mostly, recordings
-from auricle.errors import DataError
+from auricle.corpus.layout import find_file, match_names, names_match
+from auricle.corpus.tables import read_table
+from auricle.corpus.tree import Tree
 
 TITLE = "UrbanSound8K"
 DESCRIBES = "audio/fold1 … fold10 with names such as 100032-3-0-0.wav, metadata/UrbanSound8K.csv (UrbanSound8K)"
@@ -21,7 +20,8 @@ CITATION = "J. Salamon, C. Jacoby, J. P. Bello: A Dataset and Taxonomy for Urban
 LABEL_NAME = "class"
 GROUP_NAME = "source recording"
 
-# In the order of the set's class numbers.
+TABLE = "UrbanSound8K.csv"
+# In the order of the class numbers.
 CLASSES = (
     *("air_conditioner", "car_horn", "children_playing", "dog_bark", "drilling"),
     *("engine_idling", "gun_shot", "jackhammer", "siren", "street_music"),
@@ -30,8 +30,8 @@ _NAME = re.compile(r"(?:^|/)fold(\d+)/(\d+)-(\d)-(\d+)-(\d+)\.\w+$")
 
 
 def detects(tree: Tree) -> bool:
-    """Whether the recordings lie and are named as UrbanSound8K's."""
-    return mostly(tree, _NAME)
+    """Whether the recordings have UrbanSound8K names, in its folders."""
+    return names_match(tree, _NAME)
 
 
 def read(tree: Tree) -> Iterator[Clip | Excluded]:
@@ -39,33 +39,27 @@ def read(tree: Tree) -> Iterator[Clip | Excluded]:
 
     Raises DataError for a table without its columns.
     """
-    names, excluded = recordings(tree)
+    matches, excluded = match_names(tree, _NAME, "UrbanSound8K name, such as fold5/100032-3-0-0.wav", copies=True)
     yield from excluded
-    table, rows = _table(tree)
-    for name in names:
-        match = _NAME.search(name)
+    rows = _rows(tree)
+    for name, match in matches:
         row = rows.get(posixpath.basename(name))
-        if match is None:
-            yield Excluded(name, "no UrbanSound8K name, such as fold5/100032-3-0-0.wav")
-        elif rows and row is None:
-            yield Excluded(name, f"not listed in '{table}'")
-        else:
-            fold, recording, number, occurrence, part = match.groups()
-            meta = {"occurrence": occurrence, "slice": part}
-            if row:
-                salience = {"1": "foreground", "2": "background"}.get(row["salience"], row["salience"])
-                meta |= {"salience": salience, "source_start": row["start"], "source_end": row["end"]}
-            yield Clip(name, tree.source(name), CLASSES[int(number)], group=recording, fold=fold, meta=meta)
-    for file in sorted(set(rows) - {posixpath.basename(name) for name in names}):
-        yield Excluded(file, f"listed in '{table}', but not there")
+        if rows and row is None:
+            yield Excluded(name, f"not listed in '{TABLE}'")
+            continue
+        fold, recording, number, occurrence, slice_number = match.groups()
+        meta = {"occurrence": occurrence, "slice": slice_number}
+        if row:
+            salience = {"1": "foreground", "2": "background"}.get(row["salience"], row["salience"])
+            meta |= {"salience": salience, "source_start": row["start"], "source_end": row["end"]}
+        yield Clip(name, tree.source(name), CLASSES[int(number)], group=recording, fold=fold, meta=meta)
+    for file in sorted(rows.keys() - {posixpath.basename(name) for name in tree.names}):
+        yield Excluded(file, f"listed in '{TABLE}', but missing")
 
 
-def _table(tree: Tree) -> tuple[str, Mapping[str, Mapping[str, str]]]:
-    table = next((name for name in tree.names if posixpath.basename(name) == "UrbanSound8K.csv"), None)
-    if table is None:
-        return "", {}
-    rows = list(csv.DictReader(io.StringIO(tree.read_text(table))))
-    missing = {"slice_file_name", "salience", "start", "end"} - set(rows[0] if rows else ())
-    if missing:
-        raise DataError(f"'{table}' lacks the columns {', '.join(sorted(missing))}. Download it again.")
-    return table, {row["slice_file_name"]: row for row in rows}
+def _rows(tree: Tree) -> Mapping[str, Mapping[str, str]]:
+    name = find_file(tree, TABLE)
+    if name is None:
+        return {}
+    rows = read_table(tree, name, required=("slice_file_name", "salience", "start", "end")).rows
+    return {row["slice_file_name"]: row for row in rows}

@@ -1,4 +1,4 @@
-"""Faults are found where they are, and nowhere else."""
+"""Quality problems are found where they are, and nowhere else."""
 
 import io
 
@@ -7,7 +7,7 @@ import pytest
 import soundfile
 
 from auricle.audio.decode import DecodedAudio, decode
-from auricle.audio.quality import KINDS, QUARANTINED, find, sound_hash
+from auricle.audio.quality import KINDS, QUARANTINED, audio_hash, check
 
 RATE = 16_000
 
@@ -18,7 +18,7 @@ def noise(level=0.1, size=RATE, seed=0):
 
 def kinds(samples, container="wav", name="a.wav", truncated=None):
     sound = DecodedAudio(samples, RATE, container, truncated)
-    found = find(sound, name=name, min_seconds=0.05, max_seconds=10)
+    found = check(sound, name=name, min_seconds=0.05, max_seconds=10)
     assert {finding.kind for finding in found} <= set(KINDS)
     return [finding.kind for finding in found]
 
@@ -28,7 +28,7 @@ def integers(samples):
 
 
 @pytest.mark.parametrize("kind", [np.float32, np.int16])
-def test_a_sound_recording_has_no_finding(kind):
+def test_a_good_recording_has_no_finding(kind):
     samples = noise()
     assert kinds(samples if kind is np.float32 else integers(samples)) == []
 
@@ -39,19 +39,19 @@ def test_a_sound_recording_has_no_finding(kind):
     [
         (np.zeros((1, RATE), np.float32), "silent"),
         (noise(1e-5), "silent"),
-        (np.full((1, RATE), 0.3, np.float32), "dc"),
-        (noise(1e-5) - np.float32(0.2), "dc"),
+        (np.full((1, RATE), 0.3, np.float32), "constant"),
+        (noise(1e-5) - np.float32(0.2), "constant"),
         (np.clip(noise(1.0), -1, 1), "clipped"),
         (noise(size=400), "short"),
         (noise(size=11 * RATE), "long"),
     ],
 )
-def test_a_fault_is_named(convert, samples, kind):
+def test_each_problem_has_its_kind(convert, samples, kind):
     assert kinds(convert(samples)) == [kind]
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -1e20])
-def test_one_sample_that_is_no_number_is_found(value):
+def test_one_sample_that_is_not_finite_is_found(value):
     samples = noise()
     samples[0, 77] = value
     assert kinds(samples) == ["nan"]
@@ -76,7 +76,7 @@ def test_clipping_counts_every_sample_of_a_plateau_and_no_pairs():
     samples[0, 100:102] = 32767
     samples[0, 300:307] = -32768
     samples[0, 500] = 32767
-    found = find(DecodedAudio(samples, RATE, "wav"), name="a.wav", min_seconds=0, max_seconds=10)
+    found = check(DecodedAudio(samples, RATE, "wav"), name="a.wav", min_seconds=0, max_seconds=10)
     assert [finding.detail for finding in found] == ["0.7% of its samples lie on plateaus at full scale"]
 
 
@@ -84,13 +84,13 @@ def test_one_clipped_channel_is_enough():
     assert kinds(np.concatenate([noise(), np.clip(noise(1.0), -1, 1)])) == ["clipped"]
 
 
-def test_a_truncated_sound_is_found_and_quarantined():
+def test_a_truncated_recording_is_found_and_quarantined():
     assert kinds(noise(), truncated="half of it is missing") == ["truncated"]
     assert "truncated" in QUARANTINED
 
 
-def test_only_what_still_holds_its_sound_is_kept_in_training():
-    assert set(KINDS) - QUARANTINED == {"clipped", "misnamed"}
+def test_only_usable_recordings_stay_in_training():
+    assert set(KINDS) - QUARANTINED == {"clipped", "wrong_extension"}
 
 
 @pytest.mark.parametrize(
@@ -106,8 +106,8 @@ def test_only_what_still_holds_its_sound_is_kept_in_training():
         ("x", "mp3", False),
     ],
 )
-def test_a_name_that_lies_is_found(name, container, wrong):
-    assert (kinds(noise(), container, name) == ["misnamed"]) == wrong
+def test_a_wrong_extension_is_found(name, container, wrong):
+    assert (kinds(noise(), container, name) == ["wrong_extension"]) == wrong
 
 
 def encode(samples, form, subtype="PCM_16"):
@@ -119,9 +119,9 @@ def encode(samples, form, subtype="PCM_16"):
 @pytest.mark.parametrize("channels", [1, 2])
 def test_the_same_pcm_has_the_same_hash_in_any_container(channels):
     samples = integers(np.concatenate([noise(seed=seed) for seed in range(channels)]))
-    hashes = {sound_hash(encode(samples, form)) for form in ("WAV", "FLAC", "AIFF", "AU", "CAF")}
+    hashes = {audio_hash(encode(samples, form)) for form in ("WAV", "FLAC", "AIFF", "AU", "CAF")}
     as_floats = DecodedAudio((samples / 32768.0).astype(np.float32), RATE, "wav")
-    assert hashes == {sound_hash(as_floats)}
+    assert hashes == {audio_hash(as_floats)}
 
 
 def test_another_sample_level_rate_or_shape_has_another_hash():
@@ -135,9 +135,9 @@ def test_another_sample_level_rate_or_shape_has_another_hash():
         DecodedAudio(samples, 8_000, "wav"),
         DecodedAudio(samples.reshape(1, -1), RATE, "wav"),
     ]
-    assert len({sound_hash(sound) for sound in sounds}) == len(sounds)
+    assert len({audio_hash(sound) for sound in sounds}) == len(sounds)
 
 
-def test_hashing_survives_what_is_no_number():
+def test_hashing_accepts_values_that_are_not_finite():
     samples = np.array([[np.nan, np.inf, -np.inf, 3e38, 0.5]], np.float32)
-    assert len(sound_hash(DecodedAudio(samples, RATE, "wav"))) == 32
+    assert len(audio_hash(DecodedAudio(samples, RATE, "wav"))) == 32
