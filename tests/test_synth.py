@@ -9,14 +9,14 @@ import soundfile
 from auricle.audio.decode import decode
 from auricle.audio.fingerprint import fingerprint, near_duplicates
 from auricle.audio.quality import audio_hash, check
-from auricle.audio.synth import CLASSES, DEVICES, record, write_corpus
+from auricle.audio.synth import DEVICES, SOUNDS, make, record
 from auricle.errors import AudioError
 
 
 @pytest.fixture(scope="module")
 def demo(tmp_path_factory):
     folder = tmp_path_factory.mktemp("demo")
-    return folder, write_corpus(folder, clips_per_class=6)
+    return folder, make(folder, clips_per_class=6)
 
 
 def kinds(path):
@@ -30,7 +30,7 @@ def kinds(path):
 def test_every_class_has_clips_from_every_device(demo):
     folder, planted = demo
     faulty = {name for names in planted.faults.values() for name in names}
-    for name in CLASSES:
+    for name in SOUNDS:
         clips = [path for path in (folder / name).iterdir() if path.relative_to(folder).as_posix() not in faulty]
         assert len(clips) == 6
         assert {path.name.split("_")[0] for path in clips} == set(DEVICES)
@@ -78,7 +78,7 @@ def test_the_plan_lies_beside_the_classes(demo):
 
 def test_the_same_seed_gives_the_same_files(demo, tmp_path):
     folder, _ = demo
-    write_corpus(tmp_path, clips_per_class=6)
+    make(tmp_path, clips_per_class=6)
     for path in folder.glob("*/*.wav"):
         assert path.read_bytes() == (tmp_path / path.relative_to(folder)).read_bytes()
 
@@ -88,7 +88,7 @@ def test_another_seed_gives_other_sounds():
     assert len(first) != len(second) or not np.array_equal(first, second)
 
 
-@pytest.mark.parametrize("name", CLASSES)
+@pytest.mark.parametrize("name", SOUNDS)
 @pytest.mark.parametrize("device", DEVICES)
 def test_a_recording_is_finite_audible_and_at_the_devices_rate(name, device):
     samples, rate = record(name, device, np.random.default_rng(7))

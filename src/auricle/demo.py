@@ -25,7 +25,7 @@ def demo(folder: Path, reporter: ProgressReporter, *, seed: int = 0) -> dict[str
     folder.mkdir(parents=True, exist_ok=True)
     marker.touch()
     reporter.message(f"Making a small corpus with planted faults in {corpus} …")
-    planted = synth.write_corpus(corpus, seed=seed)
+    planted = synth.make(corpus, seed=seed)
     report = run(corpus, recipes.load("demo"), out, reporter)
     return {**report, "planted": compare(planted, report)}
 

@@ -1,8 +1,8 @@
-"""The demo corpus: eight synthetic classes of sound, six recording devices, and a few planted faults.
+"""The demo corpus: eight nameable sounds, six recording devices, and a few planted faults.
 
-In: a folder and a seed. Out: a folder of audio per class, small and without licence restrictions, hard enough to need a
-model: clips vary within a class; each device has its own frequency response, noise, level and rate, and is part of the
-file name (`phone_007.wav`), so that whole devices can be held out. `.planted.json` lists the faults, to test the audit.
+In: a folder and a seed. Out: a folder of audio per class, small and free of anyone's rights, hard enough to be worth a
+model: sounds vary within a class, each device has its own colour, noise, level and rate, and names the file
+(`phone_007.wav`), so that whole devices can be held out. What was planted is in `.planted.json`, to test the audit by.
 """
 
 import io
@@ -19,13 +19,13 @@ RATE = 16_000
 _SECONDS = (1.5, 3.0)
 # Lengths are multiples of this many samples: Fourier transforms of a prime length take ten times as long.
 _GRAIN = 800
-# Signal-to-noise ratio in dB: from clearly disturbing to barely audible noise.
+# Background noise below the sound, in dB: audible to clearly disturbing.
 _SNR = (3.0, 24.0)
 
 
 @dataclass(frozen=True)
 class Device:
-    """How one recorder changes a signal: pass band (Hz), spectral tilt, resonance, noise, level and file format."""
+    """How one recorder colours sound: its pass band (Hz), a resonance, its own noise, its level and its files."""
 
     sample_rate: int
     band: tuple[float, float]
@@ -48,19 +48,19 @@ DEVICES: Mapping[str, Device] = {
 
 @dataclass(frozen=True)
 class Planted:
-    """The planted faults: fault → relative paths; and the original of each copy."""
+    """What is wrong with the corpus on purpose: fault → relative paths; and what each copy was made from."""
 
     faults: Mapping[str, tuple[str, ...]]
     origins: Mapping[str, str]
 
 
-def write_corpus(folder: Path, *, clips_per_class: int = 24, seed: int = 0) -> Planted:
-    """Write the corpus into `folder`, one sub-folder per class, and `.planted.json`.
+def make(folder: Path, *, clips_per_class: int = 24, seed: int = 0) -> Planted:
+    """Write the corpus into `folder`, one sub-folder per class, and `.planted.json` beside them.
 
-    The same seed and count give the same samples. A dozen faulty files are numbered like the other clips, so that only
-    their content reveals them.
+    The same seed and count give the same samples. Besides the clips there are a dozen faulty files; they are numbered
+    on, so that nothing but their content tells.
     """
-    names = list(CLASSES)
+    names = list(SOUNDS)
     devices = list(DEVICES)
     for name in names:
         (folder / name).mkdir(parents=True, exist_ok=True)
@@ -75,23 +75,23 @@ def write_corpus(folder: Path, *, clips_per_class: int = 24, seed: int = 0) -> P
 
 
 def record(name: str, device: str, generator: np.random.Generator) -> tuple[np.ndarray, int]:
-    """One clip of a class, recorded by one device: (frames,) float32 in [-1, 1], and its sample rate."""
+    """One sound of a class as one device hears it: (frames,) float32 in [-1, 1], and its sample rate."""
     size = int(generator.uniform(*_SECONDS) * RATE / _GRAIN) * _GRAIN
-    signal = CLASSES[name](generator, size)
-    signal /= np.sqrt(np.mean(np.square(signal))) + 1e-9
+    sound = SOUNDS[name](generator, size)
+    sound /= np.sqrt(np.mean(np.square(sound))) + 1e-9
     snr = generator.uniform(*_SNR)
     background = _noise(generator, size, generator.uniform(-8.0, 0.0)) * 10 ** (-snr / 20)
     hum = np.sin(2 * np.pi * generator.choice([50.0, 60.0]) * _time(size)) * 10 ** (-(snr + 6) / 20)
     recorder = DEVICES[device]
-    recorded = _shape(signal + background + hum, lambda hz: _response(recorder, hz))
-    recorded = recorded / np.abs(recorded).max() * 10 ** ((recorder.peak_db + generator.uniform(-4.0, 0.0)) / 20)
-    recorded = recorded + generator.normal(0.0, 10 ** (recorder.noise_db / 20), size)
-    resampled = soxr.resample(recorded.astype(np.float32), RATE, recorder.sample_rate, quality="HQ")
+    heard = _shape(sound + background + hum, lambda hz: _colour(recorder, hz))
+    heard = heard / np.abs(heard).max() * 10 ** ((recorder.peak_db + generator.uniform(-4.0, 0.0)) / 20)
+    heard = heard + generator.normal(0.0, 10 ** (recorder.noise_db / 20), size)
+    resampled = soxr.resample(heard.astype(np.float32), RATE, recorder.sample_rate, quality="HQ")
     return np.clip(resampled, -1.0, 1.0), recorder.sample_rate
 
 
 def _generator(seed: int, name: str, number: int) -> np.random.Generator:
-    return np.random.default_rng([seed, list(CLASSES).index(name), number])
+    return np.random.default_rng([seed, list(SOUNDS).index(name), number])
 
 
 def _write(path: Path, samples: np.ndarray, sample_rate: int) -> None:
@@ -99,7 +99,7 @@ def _write(path: Path, samples: np.ndarray, sample_rate: int) -> None:
 
 
 def _encode(samples: np.ndarray, sample_rate: int, suffix: str) -> bytes:
-    """Encode in memory: libsndfile syncs each file to disk on closing, which is slower than all the rest."""
+    """Encode in memory: libsndfile syncs every file that it closes to the disk, which costs more than all the rest."""
     buffer = io.BytesIO()
     subtype = "VORBIS" if suffix == ".ogg" else "PCM_16"
     soundfile.write(buffer, samples, sample_rate, format=suffix[1:].upper(), subtype=subtype)
@@ -107,46 +107,46 @@ def _encode(samples: np.ndarray, sample_rate: int, suffix: str) -> bytes:
 
 
 def _plant(folder: Path, count: int, seed: int) -> Planted:
-    """Add the faulty files to the regular clips."""
+    """Add the faulty files. Every class keeps its whole clips; faults come on top."""
     faults: dict[str, tuple[str, ...]] = {}
     origins: dict[str, str] = {}
 
-    def path_of(name: str, device: str, number: int, suffix: str = ".wav") -> Path:
+    def place(name: str, device: str, number: int, suffix: str = ".wav") -> Path:
         return folder / name / f"{device}_{count + number:03d}{suffix}"
 
     def relative(*paths: Path) -> tuple[str, ...]:
         return tuple(path.relative_to(folder).as_posix() for path in paths)
 
-    silent = path_of("rain", "field", 1), path_of("bird", "camera", 1)
+    silent = place("rain", "field", 1), place("bird", "camera", 1)
     for path, level in zip(silent, (0.0, 2e-5), strict=True):
         _write(path, np.random.default_rng(seed).normal(0.0, level, 2 * RATE), RATE)
-    truncated = path_of("engine", "phone", 1), path_of("voice", "laptop", 1)
+    truncated = place("engine", "phone", 1), place("voice", "laptop", 1)
     for path, name, device in zip(truncated, ("engine", "voice"), ("phone", "laptop"), strict=True):
         content = _encode(*record(name, device, _generator(seed, name, count + 1)), ".wav")
         path.write_bytes(content[: len(content) * 2 // 3])
-    empty = path_of("siren", "camera", 1)
+    empty = place("siren", "camera", 1)
     empty.write_bytes(b"")
 
     wavs = {name: sorted((folder / name).glob("laptop_*.wav")) for name in ("bell", "knocking", "siren", "wind")}
     copies = {
-        path_of("bell", "studio", 1, ".flac"): wavs["bell"][0],
-        path_of("knocking", "field", 1, ".flac"): wavs["knocking"][0],
-        path_of("wind", "phone", 1, ".wav"): wavs["siren"][0],
+        place("bell", "studio", 1, ".flac"): wavs["bell"][0],
+        place("knocking", "field", 1, ".flac"): wavs["knocking"][0],
+        place("wind", "phone", 1, ".wav"): wavs["siren"][0],
     }
     for copy, original in copies.items():
         samples, rate = soundfile.read(original, dtype="int16")
         _write(copy, samples, rate)
-    quieter = path_of("wind", "radio", 2, ".ogg")
+    quieter = place("wind", "radio", 2, ".ogg")
     samples, rate = soundfile.read(wavs["wind"][0], dtype="float32")
     _write(quieter, samples * 0.4, rate)
     copies[quieter] = wavs["wind"][0]
     origins = {relative(copy)[0]: relative(original)[0] for copy, original in copies.items()}
     exact = list(origins)
 
-    mislabelled = path_of("rain", "laptop", 2), path_of("bell", "camera", 2)
+    mislabelled = place("rain", "laptop", 2), place("bell", "camera", 2)
     for path, name, device in zip(mislabelled, ("knocking", "bird"), ("laptop", "camera"), strict=True):
         _write(path, *record(name, device, _generator(seed, name, count + 2)))
-    clipped = path_of("voice", "field", 2)
+    clipped = place("voice", "field", 2)
     loud, rate = record("voice", "field", _generator(seed, "voice", count + 2))
     _write(clipped, np.clip(loud * 40.0, -1.0, 1.0), rate)
 
@@ -163,7 +163,7 @@ def _plant(folder: Path, count: int, seed: int) -> Planted:
     return Planted(faults, origins)
 
 
-def _response(device: Device, hz: np.ndarray) -> np.ndarray:
+def _colour(device: Device, hz: np.ndarray) -> np.ndarray:
     """A device's gain at each frequency: second-order band edges, a tilt per octave around 1 kHz, one resonance."""
     low, high = device.band
     edges = 1.0 / (np.sqrt(1.0 + (low / hz) ** 4) * np.sqrt(1.0 + (hz / high) ** 4))
@@ -193,18 +193,18 @@ def _noise(generator: np.random.Generator, size: int, tilt: float) -> np.ndarray
 
 
 def _slow(generator: np.random.Generator, size: int, per_second: float) -> np.ndarray:
-    """A smooth random curve in [0, 1] with about `per_second` changes of direction per second."""
+    """A smooth random course in [0, 1] with about so many turns a second."""
     points = max(int(size / RATE * per_second), 1) + 2
-    curve: np.ndarray = np.interp(np.linspace(0, points - 1, size), np.arange(points), generator.uniform(size=points))
-    return curve
+    course: np.ndarray = np.interp(np.linspace(0, points - 1, size), np.arange(points), generator.uniform(size=points))
+    return course
 
 
 def _harmonics(pitch: np.ndarray, weights: np.ndarray) -> np.ndarray:
     """Sum the harmonics of a moving pitch (Hz): weights (harmonics,) real or complex, or (harmonics, frames)."""
-    phasor = np.exp(2j * np.pi * np.cumsum(pitch) / RATE)
-    power, total = np.ones_like(phasor), np.zeros_like(phasor)
+    turn = np.exp(2j * np.pi * np.cumsum(pitch) / RATE)
+    power, total = np.ones_like(turn), np.zeros_like(turn)
     for weight in weights:
-        power = power * phasor
+        power = power * turn
         total += weight * power
     return total.imag
 
@@ -217,7 +217,7 @@ def _add(signal: np.ndarray, start: float, burst: np.ndarray) -> None:
 
 
 def _bell(generator: np.random.Generator, size: int) -> np.ndarray:
-    """Strikes of decaying inharmonic partials, the high ones shortest (ratios of a church bell)."""
+    """Strikes of inharmonic partials that ring on, the high ones shortest (ratios of a church bell)."""
     signal = np.zeros(size)
     ratios = np.array([0.5, 1.0, 1.19, 1.5, 2.0, 2.74, 3.76]) * generator.normal(1.0, 0.01, 7)
     pitch, decay = generator.uniform(250, 1_300), generator.uniform(0.25, 1.2)
@@ -254,7 +254,7 @@ def _engine(generator: np.random.Generator, size: int) -> np.ndarray:
     speed = generator.uniform(22, 95) * (1 + generator.uniform(0, 0.5) * (_slow(generator, size, 1) - 0.5))
     weights = generator.uniform(0.3, 1.0, 24) / np.arange(1, 25) ** generator.uniform(0.3, 0.9)
     beat = 1 + _harmonics(speed, np.ones(1))
-    # Phases that differ spread the strokes, which would be single clicks otherwise.
+    # Turned phases keep the strokes from being single clicks.
     strokes = _harmonics(speed, weights * np.exp(1j * np.arange(24.0) ** 2))
     signal: np.ndarray = strokes + _noise(generator, size, -3.0) * beat * generator.uniform(0.2, 0.7)
     return signal
@@ -269,9 +269,9 @@ def _bird(generator: np.random.Generator, size: int) -> np.ndarray:
     while start < size / RATE:
         for _ in range(generator.integers(1, 7)):
             time = _time(int(length * generator.uniform(0.8, 1.2) * RATE))
-            progress = np.linspace(0, 1, len(time))
-            pitch = low + span * progress + 150 * np.sin(2 * np.pi * trill * time)
-            _add(signal, start, np.sin(np.pi * progress) ** 2 * np.sin(2 * np.pi * np.cumsum(pitch) / RATE))
+            course = np.linspace(0, 1, len(time))
+            pitch = low + span * course + 150 * np.sin(2 * np.pi * trill * time)
+            _add(signal, start, np.sin(np.pi * course) ** 2 * np.sin(2 * np.pi * np.cumsum(pitch) / RATE))
             start += length * generator.uniform(1.1, 1.8)
         start += generator.uniform(0.1, 0.6)
     return signal
@@ -297,7 +297,7 @@ def _voice(generator: np.random.Generator, size: int) -> np.ndarray:
     pitch = generator.uniform(85, 300) * (1 + 0.25 * (_slow(generator, size, 2) - 0.5))
     first = 300 + 500 * _slow(generator, size, 3)
     second = 850 + 1_300 * _slow(generator, size, 3)
-    # Formants move slowly: their gains are computed every 5 ms and interpolated.
+    # Formants move slowly: their gains are worked out every 5 ms and interpolated.
     at = np.arange(0, size, RATE // 200)
     hz = np.arange(1, int(3_800 / pitch.mean()) + 1)[:, None] * pitch[at]
     gains = 1 / (1 + ((hz - first[at]) / 90) ** 2) + 0.6 / (1 + ((hz - second[at]) / 130) ** 2)
@@ -318,7 +318,7 @@ def _wind(generator: np.random.Generator, size: int) -> np.ndarray:
     return signal
 
 
-CLASSES: Mapping[str, Callable[[np.random.Generator, int], np.ndarray]] = {
+SOUNDS: Mapping[str, Callable[[np.random.Generator, int], np.ndarray]] = {
     "bell": _bell,
     "bird": _bird,
     "engine": _engine,

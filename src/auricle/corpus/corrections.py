@@ -17,6 +17,7 @@ from auricle.corpus.clip import Clip, Excluded, Index
 from auricle.corpus.tables import Row, parse_delimited
 from auricle.corpus.tree import decode_text
 from auricle.errors import DataError
+from auricle.run_folder import atomic_write
 
 COLUMNS = ("id", "label", "was", "comment")
 REQUIRED = COLUMNS[:3]
