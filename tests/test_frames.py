@@ -23,7 +23,7 @@ from auricle.audio.settings import Settings
 from auricle.cli.main import main
 from auricle.corpus.clip import Clip
 from auricle.corpus.read import read_index
-from auricle.errors import AudioError, UsageError
+from auricle.errors import UsageError
 from auricle.evaluation import scoring
 from auricle.models.load import build_model, save_model
 from auricle.preparation.batches import build
