@@ -9,9 +9,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-import pyarrow as pa
-import pyarrow.parquet as pq
-
 
 @dataclass(frozen=True)
 class Clip:
@@ -79,6 +76,9 @@ class Index:
 
     def save(self, path: Path) -> None:
         """Write the Index as one Parquet file; metadata is stored as JSON text."""
+        import pyarrow as pa  # a wrong path is reported before this takes its time
+        import pyarrow.parquet as pq
+
         columns = {
             "id": [clip.id for clip in self.clips],
             "source": [clip.source for clip in self.clips],
@@ -99,12 +99,15 @@ class Index:
             "excluded": [[item.name, item.reason] for item in self.excluded],
             "num_features": self.num_features,
         }
-        table = pa.table(columns, schema=_SCHEMA).replace_schema_metadata({"auricle": json.dumps(about)})
+        schema = pa.schema([(name, pa.float64() if name in ("start", "end") else pa.string()) for name in columns])
+        table = pa.table(columns, schema=schema).replace_schema_metadata({"auricle": json.dumps(about)})
         pq.write_table(table, path, compression="zstd")
 
     @classmethod
     def load(cls, path: Path) -> "Index":
         """Read an Index that `save` wrote."""
+        import pyarrow.parquet as pq
+
         table = pq.read_table(path)
         about = json.loads((table.schema.metadata or {})[b"auricle"])
         rows = table.to_pylist()
@@ -115,17 +118,3 @@ class Index:
     def select(self, mask: Sequence[bool]) -> "Index":
         """The same corpus with the clips for which `mask` is true."""
         return replace(self, clips=tuple(clip for clip, selected in zip(self.clips, mask, strict=True) if selected))
-
-
-_SCHEMA = pa.schema(
-    [
-        ("id", pa.string()),
-        ("source", pa.string()),
-        ("label", pa.string()),
-        ("group", pa.string()),
-        ("fold", pa.string()),
-        ("start", pa.float64()),
-        ("end", pa.float64()),
-        ("meta", pa.string()),
-    ]
-)

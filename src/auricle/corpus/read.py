@@ -21,7 +21,7 @@ from auricle.corpus import readers
 from auricle.corpus.archive import is_remote
 from auricle.corpus.clip import Clip, Excluded, Index
 from auricle.corpus.layout import official_fold
-from auricle.corpus.tree import Tree, is_audio, open_tree
+from auricle.corpus.tree import Tree, check_exists, is_audio, open_tree
 from auricle.errors import DataError, UsageError, unknown
 
 # Readers of general layouts, tried in this order after those of single corpora. `pattern` never detects anything.
@@ -104,16 +104,25 @@ def rare_labels(index: Index, fewer_than: int = 2) -> list[str]:
     return [label for label in index.labels if counts[label] < fewer_than]
 
 
+def check_location(data: str | Path, reader: str = "auto") -> None:
+    """Raise at once what reading would raise for an unknown reader or a path that does not exist; nothing is listed."""
+    if reader != "auto":
+        load_reader(reader)
+    if not _is_hub_name(data, reader):
+        check_exists(data)
+
+
 def _open(data: str | Path, reader: str) -> Tree:
     """The tree. A text that is no local path but may be a name on the Hub is left for the reader `hub` to look up."""
+    return Tree(str(data), (), (), scheme="hub") if _is_hub_name(data, reader) else open_tree(data)
+
+
+def _is_hub_name(data: str | Path, reader: str) -> bool:
     text = str(data)
-    is_name = _HUB_NAME.fullmatch(text) is not None and not Path(text).exists()
-    # Where there is a folder 'data', 'data/esc10' is a misspelt path, not a request to download.
-    if reader == "hub" and not Path(text).exists() and not is_remote(text):
-        return Tree(text, (), (), scheme="hub")
-    if reader == "auto" and is_name and not Path(text).parent.exists():
-        return Tree(text, (), (), scheme="hub")
-    return open_tree(data)
+    if reader not in ("auto", "hub") or is_remote(text) or Path(text).exists():
+        return False
+    # 'data/esc10' next to a folder 'data' is a misspelt path, not a request for a download.
+    return reader == "hub" or (_HUB_NAME.fullmatch(text) is not None and not Path(text).parent.exists())
 
 
 def _detect(tree: Tree) -> str:

@@ -11,9 +11,6 @@ import posixpath
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-import pyarrow as pa
-import pyarrow.parquet as pq
-
 from auricle.corpus.tree import Tree
 from auricle.errors import DataError
 
@@ -91,6 +88,9 @@ def _json_lines(text: str, where: str) -> Iterator[Mapping[str, object]]:
 
 
 def _parquet(tree: Tree, name: str, where: str) -> tuple[Sequence[str], Sequence[Row]]:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
     try:
         with tree.open(name) as file:
             table = pq.read_table(file)

@@ -17,9 +17,7 @@ import zlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO, cast
-
-import pyarrow as pa
+from typing import TYPE_CHECKING, BinaryIO, cast
 
 from auricle.corpus.archive import (
     MAX_MEMBER_BYTES,
@@ -33,6 +31,9 @@ from auricle.corpus.archive import (
     stamp,
 )
 from auricle.errors import AudioError, DataError
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 # What libsndfile and FFmpeg open, video with audio included.
 _SUFFIXES = """.wav .wave .w64 .rf64 .flac .ogg .oga .opus .mp3 .aiff .aif .aifc .au .snd .caf .sph .m4a .m4b .aac .mp4
@@ -105,12 +106,18 @@ def open_tree(data: str | Path) -> Tree:
         return _listing(text, _walk(text))
     if os.path.isfile(text):
         return Tree(os.path.dirname(text), (os.path.basename(text),), (os.path.getsize(text),))
-    if glob.has_magic(text):
-        return _matched(text)
-    raise DataError(
-        f"There is no file or folder at '{data}'. Give a folder, an archive ({', '.join(SUFFIXES)}), a table, a quoted "
-        "glob pattern, or the name of a Hugging Face dataset with `--reader hub`."
-    )
+    check_exists(data)
+    return _matched(text)
+
+
+def check_exists(data: str | Path) -> None:
+    """Raise DataError where there is nothing at a local path; patterns and URLs pass."""
+    text = str(data)
+    if not (is_remote(text) or glob.has_magic(text) or os.path.exists(os.path.expanduser(text))):
+        raise DataError(
+            f"There is no file or folder at '{data}'. Give a folder, an archive ({', '.join(SUFFIXES)}), a table, a "
+            "quoted glob pattern, or the name of a Hugging Face dataset with `--reader hub`."
+        )
 
 
 def open_source(source: str) -> BinaryIO:
@@ -314,8 +321,10 @@ def _read_row(source: str) -> bytes:
 
 
 @functools.lru_cache(maxsize=64)
-def arrow_table(file: str, state: str) -> pa.Table:
+def arrow_table(file: str, state: str) -> "pa.Table":
     """A memory-mapped Arrow file, which stays open; `state` is its stamp. Rows are read from disk on access."""
+    import pyarrow as pa
+
     try:
         mapped = pa.memory_map(file)
         try:
