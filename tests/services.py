@@ -15,7 +15,7 @@ from auricle.inference.classifier import Classifier
 from auricle.models.load import build_model
 from auricle.serving.limits import Limits
 from auricle.serving.serve import GracefulServer, ServerConfig, create_service, secure_app
-from auricle.serving.service import Asking
+from auricle.serving.service import InferenceService
 from tests.conftest import RATE
 
 LABELS = ("high", "low", "noise")
@@ -25,7 +25,7 @@ LABELS = ("high", "low", "noise")
 class Service:
     """A service that runs, and a client of it."""
 
-    inference: Asking
+    inference: InferenceService
     client: httpx.Client
     port: int
 

@@ -156,7 +156,7 @@ def test_raw_pcm_is_heard_as_the_file_that_holds_it(served: Service) -> None:
 def test_what_cannot_be_answered_is_refused_by_name(served: Service, content: bytes, expected: tuple[int, str]) -> None:
     assert kind_of(served.client.post("/v1/classify", content=content)) == expected
     assert kind_of(served.client.post("/v1/embed", files={"file": ("sound.wav", content)})) == expected
-    assert served.inference.held_bytes == 0 and served.inference.under_way == 0
+    assert served.inference.held_bytes == 0 and served.inference.in_progress == 0
 
 
 def test_a_body_that_does_not_state_its_length_is_bounded_too(served: Service) -> None:

@@ -83,6 +83,6 @@ def test_500_damaged_files_are_each_answered(served: Service) -> None:
     assert {kind for _, kind in told} <= {*KINDS, "", "channels", "rate"}
     assert FILES * 0.2 < told[200, ""] < FILES * 0.95
     assert served.client.get("/readyz").json() == {"status": "ready"}
-    assert served.inference.under_way == 0 and served.inference.held_bytes == 0
+    assert served.inference.in_progress == 0 and served.inference.held_bytes == 0
     if files:
         assert len(os.listdir("/proc/self/fd")) < files + 20, "files stay open"

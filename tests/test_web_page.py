@@ -24,13 +24,13 @@ import soundfile
 
 from auricle.audio.decode import DecodedAudio, resample
 from auricle.cli.main import main
-from auricle.evaluation.scoring import softmax
 from auricle.inference.classifier import ClassProbability, Prediction, load
 from auricle.inference.events import Event
+from auricle.inference.predictor import ScoredWindow
 from auricle.serving import render
-from auricle.serving.microphone import Ear, as_file
+from auricle.serving.microphone import MicrophoneStream
 from auricle.serving.render import Row
-from auricle.serving.service import Told, Window
+from auricle.serving.service import Timeline
 from auricle.serving.waveform import draw_waveform
 from tests.browsing import WAIT, Page, asked_for, chromium, wait_for
 from tests.conftest import RATE, tone, write_corpus
@@ -429,18 +429,24 @@ def test_uploads_are_bounded_though_nobody_says_their_size(tmp_path: Path) -> No
     assert said == [429, 413] and guard.uploads == guard.reserved_bytes == 0
 
 
+def window(start: float, probabilities: list[float]) -> ScoredWindow:
+    """A window of one second."""
+    return ScoredWindow(start, start + 1, np.log(probabilities), 1.0, int(start), np.zeros(1))
+
+
 def test_names_are_escaped_in_every_template() -> None:
     hostile = "<b onclick=x>'\"&"
-    answer = Answer(hostile, (Choice(hostile, 0.9), Choice("dog", 0.1)), 3.0, (f"clipped: {hostile}",))
-    windows = tuple(Window(at, at + 1, np.array([0.9, 0.1])) for at in (0.0, 1.0, 2.0))
+    choices = (ClassProbability(hostile, 0.9), ClassProbability("dog", 0.1))
+    prediction = Prediction(hostile, choices, 3.0, (f"clipped: {hostile}",))
+    windows = tuple(window(at, [0.9, 0.1]) for at in (0.0, 1.0, 2.0))
     events = (Event(hostile, 0.0, 3.0, 0.9),)
-    found = Told(answer, windows, events, np.full((1, 3 * RATE), 1000, np.int16), RATE)
-    rows = [render.batch_row(hostile, answer), Row(hostile, note=hostile, failed=True)]
+    timeline = Timeline(prediction, windows, events, np.full((1, 3 * RATE), 1000, np.int16), RATE)
+    rows = [render.batch_row(hostile, prediction), Row(hostile, note=hostile, failed=True)]
     pieces = [
-        render.render_prediction(found, (hostile, "dog"), None),
+        render.render_prediction(timeline, (hostile, "dog"), None),
         render.render_error(hostile, hostile, hostile),
         render.render_batch(rows, 2),
-        render.render_live(answer, events, hostile),
+        render.render_live(prediction, events, hostile),
         render.render_labels([hostile], hostile),
     ]
     for piece in pieces:
@@ -457,7 +463,7 @@ def test_the_start_of_a_very_long_recording_is_playable(rate: int, played: float
 
 
 def test_a_track_of_many_windows_shows_the_highest_of_each_few() -> None:
-    windows = [Window(at, at + 1.0, np.array([0.0, 1.0] if at == 777 else [1.0, 0.0])) for at in range(2000)]
+    windows = [window(at, [1e-30, 1.0] if at == 777 else [1.0, 1e-30]) for at in range(2000)]
     dog = next(line for line in render.tracks(windows, (), ("cat", "dog"), 2000.0) if line.label == "dog")
     points = [tuple(map(float, point.split(","))) for point in dog.points.split(" ")]
     assert len(points) < 500 and dog.bars == ()
@@ -465,43 +471,53 @@ def test_a_track_of_many_windows_shows_the_highest_of_each_few() -> None:
 
 
 @pytest.mark.parametrize("rate", [RATE, 44100])
-def test_an_ear_cuts_a_stream_into_the_windows_of_the_whole(run: Path, rate: int) -> None:
+def test_a_microphone_stream_gives_the_windows_of_the_whole_recording(run: Path, rate: int) -> None:
     classifier = load(run)
     sound = np.concatenate([tone(label, 1.5, seed, rate) for seed, label in enumerate(("low", "noise", "high"))])
-    ear = Ear(classifier, 0.5)
+    samples = (sound * 32767).astype(np.int16)
+    stream = MicrophoneStream(classifier, 0.5)
+    size, hop = stream.spec.samples(RATE)
     windows = []
-    for first in range(0, len(sound), 3001):
-        ear.hear(as_file((sound[first : first + 3001] * 32767).astype(np.int16), rate), first / rate)
-        for number, samples in ear.windows():
-            windows.append((number, samples.copy()))
-            ear.answered(number, samples, softmax(classifier.logits([samples[None]]))[0])
+    for first in range(0, len(samples), 3001):
+        stream.add(as_file(samples[first : first + 3001], rate), first / rate)
+        for batch in stream.windows():
+            windows.append((batch.number, batch.pieces[0].copy()))
+            stream.add_logits(batch, classifier.logits([batch.pieces[0]])[0])
     assert [number for number, _ in windows] == list(range(len(windows))) and len(windows) >= 7
-    whole = resample(DecodedAudio((sound * 32767).astype(np.int16)[None], rate, "wav"), RATE, 1)[0]
-    for number, samples in windows:
-        assert np.abs(samples - whole[number * ear.hop :][: ear.size].astype(int)).max() <= 40
-    ear.finish()
-    assert [event.label for event in ear.events] == ["low", "noise", "high"]
-    for place, event in enumerate(ear.events):
-        assert event.start == pytest.approx(1.5 * place, abs=0.51)
+    whole = resample(DecodedAudio(samples[None], rate, "wav"), RATE, 1)[0]
+    for number, piece in windows:
+        assert np.abs(piece[0] - whole[number * hop :][:size].astype(int)).max() <= 40
+    stream.finish()
+    assert [event.label for event in stream.events] == ["low", "noise", "high"]
+    for number, event in enumerate(stream.events):
+        assert event.start == pytest.approx(1.5 * number, abs=0.51)
 
 
-def test_what_was_not_heard_is_noticed(run: Path) -> None:
-    ear = Ear(load(run), 0.5)
+def test_missing_audio_is_noticed(run: Path) -> None:
+    stream = MicrophoneStream(load(run), 0.5)
     piece = as_file(np.zeros(RATE // 2, np.int16), RATE)
-    for at in (10.0, 10.5, 11.0):
-        ear.hear(piece, at)
-    assert ear.missed == 0.0
-    ear.hear(piece, 16.5)  # five seconds late
-    assert ear.missed == pytest.approx(5.0)
+    for seconds in (10.0, 10.5, 11.0):
+        stream.add(piece, seconds)
+    assert stream.missed == 0.0
+    stream.add(piece, 16.5)  # five seconds late
+    assert stream.missed == pytest.approx(5.0)
 
 
-def test_a_late_visitor_is_answered_about_the_latest_windows(run: Path) -> None:
-    ear = Ear(load(run), 0.5)
+def test_only_the_latest_windows_of_a_late_stream_are_scored(run: Path) -> None:
+    stream = MicrophoneStream(load(run), 0.5)
+    size, hop = stream.spec.samples(RATE)
     for _ in range(20):
-        ear.hear(as_file(np.zeros(RATE, np.int16), RATE), 0.0)
-    numbers = [number for number, _ in ear.windows()]
-    assert len(numbers) == 4 and numbers[-1] == (20 * RATE - ear.size) // ear.hop
-    assert ear.seconds == 20 and len(ear.newest()) == ear.size
+        stream.add(as_file(np.zeros(RATE, np.int16), RATE), 0.0)
+    numbers = [batch.number for batch in stream.windows()]
+    assert len(numbers) == 4 and numbers[-1] == (20 * RATE - size) // hop
+    assert stream.seconds == 20 and stream.newest().samples.shape[-1] == size
+
+
+def as_file(samples: np.ndarray, sample_rate: int) -> bytes:
+    """Samples int16 (frames,) as the content of a WAV file."""
+    file = io.BytesIO()
+    soundfile.write(file, samples, sample_rate, format="WAV", subtype="PCM_16")
+    return file.getvalue()
 
 
 def test_with_a_token_the_page_requires_login_and_an_open_page_does_not_block_the_shutdown(

@@ -8,11 +8,10 @@ import asyncio
 import contextlib
 import functools
 import logging
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable
 from typing import Annotated, Any, Literal
 
 import fastapi
-import numpy as np
 from fastapi import Query, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
@@ -24,12 +23,11 @@ from auricle.errors import UsageError
 from auricle.inference.classifier import Prediction
 from auricle.inference.events import EventRules
 from auricle.inference.predictor import ScoredWindow
-from auricle.recipe import REFUSED
 from auricle.serving import body, schema
 from auricle.serving.api_docs import add_api_docs
 from auricle.serving.decode import Pcm
 from auricle.serving.limits import RequestError
-from auricle.serving.service import InferenceService, Timeline, PredictOptions
+from auricle.serving.service import InferenceService, PredictOptions, Timeline
 
 logger = logging.getLogger(__name__)
 
@@ -204,9 +202,7 @@ def _add_health(app: fastapi.FastAPI, service: InferenceService, ready: asyncio.
         tags=["Monitoring"],
         summary="Readiness check",
         response_model=schema.Status,
-        responses={
-            503: {"model": schema.Status, "description": "The service is warming up or stopping."}
-        },
+        responses={503: {"model": schema.Status, "description": "The service is warming up or stopping."}},
     )
     async def readyz() -> Response:
         status = "stopping" if service.stopping else "ready" if ready.is_set() else "warming"

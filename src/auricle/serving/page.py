@@ -214,7 +214,9 @@ async def _classify_row(service: InferenceService, path: str) -> Row:
         return Row(name, note=str(error), failed=True)
 
 
-async def _classify_chunk(service: InferenceService, stream: MicrophoneStream | None, path: str | None) -> tuple[Any, Any]:
+async def _classify_chunk(
+    service: InferenceService, stream: MicrophoneStream | None, path: str | None
+) -> tuple[Any, Any]:
     """Classify the windows that the microphone's newest chunk completes, or what there is of the first window."""
     start = time.monotonic()
     if path is None:
@@ -238,14 +240,15 @@ async def _classify_chunk(service: InferenceService, stream: MicrophoneStream | 
 
 
 async def _latest_prediction(service: InferenceService, stream: MicrophoneStream) -> Prediction | None:
-    recording = None
+    prediction = None
     for window in stream.windows():
         recording = whole_recording(NAME, window.pieces[0], stream.settings)
         logits = await service.predict_samples(recording)
         stream.add_logits(window, logits)
-    if recording is None and (recording := stream.newest()).error is None:
-        logits = await service.predict_samples(recording)
-    return None if recording.error is not None else service.classifier.prediction(recording, logits)
+        prediction = service.classifier.prediction(recording, logits)
+    if prediction is None and (newest := stream.newest()).error is None:
+        prediction = service.classifier.prediction(newest, await service.predict_samples(newest))
+    return prediction
 
 
 def _events(stream: MicrophoneStream) -> list[Event]:

@@ -96,7 +96,9 @@ def render_error(name: str, detail: str, kind: str = "") -> str:
     return _render("error.html", name=name, detail=detail, kind=kind)
 
 
-def tracks(windows: Sequence[ScoredWindow], events: Sequence[Event], labels: Sequence[str], seconds: float) -> list[Track]:
+def tracks(
+    windows: Sequence[ScoredWindow], events: Sequence[Event], labels: Sequence[str], seconds: float
+) -> list[Track]:
     """The tracks of a timeline: labels with events in order of time, then the most probable others."""
     if len(windows) < 2:
         return []

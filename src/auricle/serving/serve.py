@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
+from typing import Any
 
 import fastapi
 import uvicorn
@@ -158,11 +159,10 @@ class GracefulServer(uvicorn.Server):
 class TimeoutProtocol(HttpToolsProtocol):
     """A connection that closes when the head of a request takes too long. uvicorn's timeout covers idle ones only."""
 
-    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """Start the timer for the first request."""
-        super().connection_made(transport)
-        self._timer: asyncio.TimerHandle | None = None
-        self._update_timer()
+    def __init__(self, *args: Any, **options: Any) -> None:
+        """Start the timer for the first request: asyncio creates a protocol when it accepts a connection."""
+        super().__init__(*args, **options)
+        self._timer: asyncio.TimerHandle | None = self.loop.call_later(HEAD_SECONDS, self._time_out)
 
     def data_received(self, data: bytes) -> None:
         """Stop the timer if the head is complete."""

@@ -69,7 +69,7 @@ class UploadGuard:
             await self._call(scope, receive, send)
 
     async def _upload(self, scope: Message, receive: Any, send: Send) -> None:
-        """Accept an upload if it fits beside the uploads in progress and the files on disk."""
+        """Accept an upload if it fits together with the uploads in progress and the files on disk."""
         limit = MAX_FILES * self.max_file_bytes
         size = _content_length(scope) or limit
         if size > limit:
