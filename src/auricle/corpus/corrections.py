@@ -16,6 +16,7 @@ from pathlib import Path
 
 from auricle.corpus.clip import Clip, Excluded, Index
 from auricle.errors import DataError
+from auricle.run_folder import atomic_write
 
 COLUMNS = ("id", "label", "was", "comment")
 NEEDED = COLUMNS[:3]
