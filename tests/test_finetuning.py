@@ -30,10 +30,10 @@ from auricle.recipe import Recipe
 from auricle.run_folder import RunFolder
 from auricle.training import freezing, frozen_features
 from auricle.training import train as training
-from auricle.training.progress import ProgressReporter
 from auricle.training.finetune import report_parts
 from auricle.training.freezing import PartiallyFrozenModel
 from auricle.training.frozen_features import ClipView, CropPlan
+from auricle.training.progress import ProgressReporter
 from auricle.training.resolve import resolve
 from auricle.training.run import run
 from auricle.training.task import crop_samples, frozen_feature_task, waveform_task
@@ -213,7 +213,8 @@ def test_the_learning_rate_falls_from_layer_to_layer() -> None:
     model = build_model(settings, LABELS)
     options = Options.model_validate(settings.model.options)
     learner = PartiallyFrozenModel(model, freezing.plan(model, options, 1e-3))
-    scale_of = {id(weight): group["scale"] for group in learner.parameter_groups(set(), 0.01) for weight in group["params"]}
+    groups = learner.parameter_groups(set(), 0.01)
+    scale_of = {id(weight): group["scale"] for group in groups for weight in group["params"]}
     named = dict(model.network.named_parameters())
     assert scale_of[id(named["classifier.weight"])] == 1.0
     assert scale_of[id(named["hubert.encoder.layers.2.layer_norm.weight"])] == 0.5
@@ -283,11 +284,13 @@ def test_killed_while_computing_or_training_and_resumed_it_is_the_run_never_kill
     recipe.write_text(yaml.safe_dump(settings.model_dump()))
     os.environ["AURICLE_CACHE"] = str(tmp_path / "cache-whole")
     run(data, recipes.load(recipe), tmp_path / "whole", ProgressReporter())
-    for moment, (module, name, calls) in enumerate([("frozen_features", "pack_state", 1), ("train", "_load_chosen", 0)]):
+    moments = [("frozen_features", "pack_state", 1), ("train", "_load_chosen", 0)]
+    for moment, (module, name, calls) in enumerate(moments):
         out, cache = tmp_path / f"killed-{moment}", tmp_path / f"cache-{moment}"
         code = KILLER.format(module=module, name=name, calls=calls, corpus=str(data), recipe=str(recipe), out=str(out))
         # Shards of one batch, so that there is something to be saved by.
-        code = code.replace("whole, count", "from auricle.training import frozen_features as p; p.SHARD_BYTES = 1\nwhole, count")
+        small_shards = "from auricle.training import frozen_features as p; p.SHARD_BYTES = 1\n"
+        code = code.replace("whole, count", f"{small_shards}whole, count")
         environment = {**os.environ, "AURICLE_CACHE": str(cache)}
         done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True)
         assert done.returncode == -signal.SIGKILL, done.stderr.decode()[-800:]
@@ -306,7 +309,8 @@ def test_killed_while_computing_or_training_and_resumed_it_is_the_run_never_kill
 def test_changed_sounds_are_heard_in_a_stated_number_of_variants(tmp_path: Path) -> None:
     said: list[str] = []
     data = write_corpus(tmp_path / "corpus")
-    settings = small(folder("tiny-hubert"), *TOP, "augment.gain_db=6", "augment.shift_fraction=1", "model.cached_crops=3")
+    changes = ["augment.gain_db=6", "augment.shift_fraction=1"]
+    settings = small(folder("tiny-hubert"), *TOP, *changes, "model.cached_crops=3")
     run(data, settings, tmp_path / "run", ProgressReporter(message=said.append))
     assert any("3 cached variants" in line for line in said)
     model = build_model(resolved(settings), LABELS)

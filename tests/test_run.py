@@ -29,7 +29,8 @@ SMALL = {
 
 
 def small(**sections: dict[str, object]) -> Recipe:
-    content = {**SMALL, **{name: {**SMALL.get(name, {}), **values} for name, values in sections.items()}}  # type: ignore[dict-item]
+    changed = {name: {**SMALL.get(name, {}), **values} for name, values in sections.items()}  # type: ignore[dict-item]
+    content = {**SMALL, **changed}
     return recipes.parse(content, "test")
 
 
@@ -139,7 +140,9 @@ def test_a_run_folder_is_not_overwritten_nor_resumed_with_another_recipe(corpus:
 
 KILLS = {
     "while preparing": "from auricle.audio import store\nstore._record = kill",
-    "after the first epoch": "from auricle.training import loop\nloop.ProgressCallback._emit = after(loop.ProgressCallback._emit, 1)",
+    "after the first epoch": (
+        "from auricle.training.loop import ProgressCallback as one\none._emit = after(one._emit, 1)"
+    ),
     "while a checkpoint is written": (
         "from auricle.training import loop\nloop.AudioTrainer._save_scaler = after(loop.AudioTrainer._save_scaler, 2)"
     ),

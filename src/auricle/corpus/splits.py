@@ -1,8 +1,8 @@
 """Training, validation and test parts that no group crosses.
 
-In: an Index, the recipe's data section, and sets of duplicate clips. Out: a Split of one or more folds, saved as JSON by
-clip id and checked whenever it is loaded. Clips are assigned in units (a group, or a set of duplicates) so that each part
-gets its share of every class.
+In: an Index, the recipe's data section, and sets of duplicate clips. Out: a Split of one or more folds, saved as JSON
+by clip id and checked whenever it is loaded. Clips are assigned in units (a group, or a set of duplicates) so that each
+part gets its share of every class.
 """
 
 import json
@@ -52,9 +52,9 @@ def make(
     """Divide a corpus as the recipe's data section names it.
 
     `index` holds the usable clips; a split file may also name `quarantined` ids, which are skipped. `duplicate_groups`
-    holds sets of ids of near or exact duplicates: those without a group stay on one side; those of several groups are not
-    trained on where one is tested. Raises UsageError for an unknown split, DataError for one that this corpus does not
-    allow.
+    holds sets of ids of near or exact duplicates: those without a group stay on one side; those of several groups are
+    not trained on where one is tested. Raises UsageError for an unknown split, DataError for one that this corpus does
+    not allow.
     """
     kind = data.split
     if kind.endswith(".json"):
@@ -231,8 +231,8 @@ def _random(index: Index, data: Data) -> Split:
     if crossing:
         total = len({clip.group for clip in index})
         notes = (
-            f"data.split=random ignores groups: {len(crossing)} of {total} {index.group_name}s are on both sides, so the "
-            f"figures hold for these {index.group_name}s and are too high for new ones.",
+            f"data.split=random ignores groups: {len(crossing)} of {total} {index.group_name}s are on both sides, so "
+            f"the figures hold for these {index.group_name}s and are too high for new ones.",
         )
     return Split("random", description, False, (fold,), notes)
 
@@ -331,9 +331,7 @@ def _check(split: Split, index: Index) -> None:
         ids = [*fold.train, *fold.valid, *fold.test]
         repeated = [id for id, count in Counter(ids).items() if count > 1]
         if repeated:
-            raise DataError(
-                f"Fold '{fold.name}': clip '{repeated[0]}' is in more than one part. Put it in one."
-            )
+            raise DataError(f"Fold '{fold.name}': clip '{repeated[0]}' is in more than one part. Put it in one.")
         unknown_ids = [id for id in ids if id not in label_of]
         if unknown_ids:
             raise DataError(

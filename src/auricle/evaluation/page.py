@@ -8,7 +8,6 @@ page's own content security policy lets no script run but the one that it came w
 
 import base64
 import hashlib
-import os
 import shlex
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
@@ -24,6 +23,7 @@ from markupsafe import Markup
 from auricle.audio.image import picture, player
 from auricle.audio.store import Store
 from auricle.evaluation import html, plots
+from auricle.run_folder import write_text
 
 HEARD_SECONDS = 10.0
 DOUBTS = 12

@@ -215,9 +215,7 @@ def _notes(index: Index, usable: Index, clips: Sequence[ClipInfo]) -> list[str]:
     return notes
 
 
-def _confounds(
-    usable: Index, clips: Sequence[ClipInfo], name: str, value_of: Callable[[ClipInfo], str]
-) -> list[str]:
+def _confounds(usable: Index, clips: Sequence[ClipInfo], name: str, value_of: Callable[[ClipInfo], str]) -> list[str]:
     """Name classes that a property of the files identifies: a model may learn the recorder and not the sound."""
     values: dict[str, Counter[str]] = defaultdict(Counter)
     for clip, info in zip(usable, clips, strict=True):

@@ -1,7 +1,7 @@
 """From a path to all that training needs: read the corpus, decode it once, audit it, split it.
 
-In: DATA and a recipe. Out: a PreparedCorpus. `inspect` does the same without keeping the audio. Only the decoded store in
-the cache is written. Nothing here imports torch: recordings are decoded in forked processes, which are to be small.
+In: DATA and a recipe. Out: a PreparedCorpus. `inspect` does the same without keeping the audio. Only the decoded store
+in the cache is written. Nothing here imports torch: recordings are decoded in forked processes, which are to be small.
 """
 
 from collections.abc import Sequence
@@ -155,13 +155,15 @@ def prepare(index: Index, recipe: Recipe, progress: Progress) -> PreparedCorpus:
 def for_corpus(recipe: Recipe, index: Index) -> Recipe:
     """Fill in what reading the corpus decides: the width and frame rate of precomputed features.
 
-    Raises UsageError where the recipe asks for another kind of input than the corpus holds, or for held-out classes that
-    the corpus does not allow.
+    Raises UsageError where the recipe asks for another kind of input than the corpus holds, or for held-out classes
+    that the corpus does not allow.
     """
     _check_held_out(index, recipe)
     requested = recipe.audio.num_features
     if requested == index.num_features:
-        return recipe if requested is None or recipe.audio.sample_rate else recipe.replace("audio", sample_rate=FRAME_RATE)
+        return (
+            recipe if requested is None or recipe.audio.sample_rate else recipe.replace("audio", sample_rate=FRAME_RATE)
+        )
     if requested is None:
         return recipe.replace("audio", num_features=index.num_features, sample_rate=FRAME_RATE)
     content = "audio" if index.num_features is None else f"{index.num_features} precomputed features per frame"
@@ -169,7 +171,7 @@ def for_corpus(recipe: Recipe, index: Index) -> Recipe:
 
 
 def _check_held_out(index: Index, recipe: Recipe) -> None:
-    """Refuse to hold out what is no class or all but one, and a class with the name of the answer for rejected clips."""
+    """Refuse to hold out what is no class or all but one, and a class named as the answer for rejected clips is."""
     held_out = set(recipe.data.held_out_classes)
     for name in recipe.data.held_out_classes:
         if name not in index.labels:
@@ -177,13 +179,13 @@ def _check_held_out(index: Index, recipe: Recipe) -> None:
     known = [label for label in index.labels if label not in held_out]
     if held_out and len(known) < 2:
         raise UsageError(
-            f"data.held_out_classes holds out {len(held_out)} of {len(index.labels)} classes, and a classifier needs two "
-            "to train on. Hold out fewer."
+            f"data.held_out_classes holds out {len(held_out)} of {len(index.labels)} classes, and a classifier needs "
+            "two to train on. Hold out fewer."
         )
     if REFUSED in known and (held_out or recipe.evaluate.max_false_accept_rate is not None):
         raise UsageError(
-            f"The corpus has a class '{REFUSED}', which is also the model's answer for clips that it rejects. Add it to "
-            "data.held_out_classes, rename it by data.corrections, or leave data.held_out_classes and "
+            f"The corpus has a class '{REFUSED}', which is also the model's answer for clips that it rejects. Add it "
+            "to data.held_out_classes, rename it by data.corrections, or leave data.held_out_classes and "
             "evaluate.max_false_accept_rate empty."
         )
 
@@ -217,7 +219,9 @@ def _check_usable(index: Index, usable: Index, held_out: Index, found: Audit, re
             f"{names}{' …' if len(rare) > 5 else ''}. Add recordings of them, or remove them from the corpus."
         )
     if recipe.data.held_out_classes and not len(held_out):
-        raise DataError("No clip of the classes in data.held_out_classes is usable. `auricle inspect` lists the reasons.")
+        raise DataError(
+            "No clip of the classes in data.held_out_classes is usable. `auricle inspect` lists the reasons."
+        )
 
 
 def _split(usable: Index, held_out: Index, found: Audit, recipe: Recipe) -> Split:

@@ -1,6 +1,7 @@
 """Families that are fitted in closed form, from embeddings that are computed once for all folds.
 
-In: a PreparedCorpus. Out: for each fold a fitted model. The ensemble member of a network is fitted by the same functions.
+In: a PreparedCorpus. Out: for each fold a fitted model. The ensemble member of a network is fitted by the same
+functions.
 """
 
 import hashlib

@@ -1,7 +1,7 @@
 """Train the folds of a split, one after the other, and score what each was not trained on.
 
-In: a PreparedCorpus. Out: for each fold a model folder, its history, its scores, and trained.json, which is written last: a
-fold that has it is complete and is never trained again. Every family goes the same way.
+In: a PreparedCorpus. Out: for each fold a model folder, its history, its scores, and trained.json, which is written
+last: a fold that has it is complete and is never trained again. Every family goes the same way.
 """
 
 import ctypes
@@ -10,6 +10,7 @@ import json
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -54,11 +55,23 @@ class FoldResult:
         # Without the times, which differ from run to run.
         columns = ("epoch", "loss", "learning_rate", "valid")
         history = [{column: line[column] for column in columns} for line in map(json.loads, lines)]
-        files = (folder.fold_scores, folder.validation_scores, folder.center_crop_scores)
-        scores = [Scores.load(path) if path.is_file() else None for path in files]
-        out_of_set = OutOfSetScores.load(folder.out_of_set_scores) if folder.out_of_set_scores.is_file() else None
         parameters = trained.pop("parameters")
-        return cls(name, folder, TrainingSummary(**trained), parameters, history, *scores, out_of_set)
+        out_of_set = folder.out_of_set_scores
+        return cls(
+            name,
+            folder,
+            TrainingSummary(**trained),
+            parameters,
+            history,
+            scores=_load(folder.fold_scores),
+            validation=_load(folder.validation_scores),
+            center_crops=_load(folder.center_crop_scores),
+            out_of_set=OutOfSetScores.load(out_of_set) if out_of_set.is_file() else None,
+        )
+
+
+def _load(path: Path) -> Scores | None:
+    return Scores.load(path) if path.is_file() else None
 
 
 def prepare_training(corpus: PreparedCorpus, resolved: ResolvedRecipe, reporter: ProgressReporter) -> Training:

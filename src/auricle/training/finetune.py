@@ -1,7 +1,7 @@
 """Fine-tuning a pretrained model: the frozen part is computed once for all folds, the rest is trained.
 
-In: a PreparedCorpus whose recipe names a checkpoint. Out: for each fold the fine-tuned model. Test clips are scored by the
-model folder that was saved, as prediction will open it.
+In: a PreparedCorpus whose recipe names a checkpoint. Out: for each fold the fine-tuned model. Test clips are scored by
+the model folder that was saved, as prediction will open it.
 """
 
 import math
@@ -143,9 +143,13 @@ def _frozen_features(
     )
     size = f"{math.ceil(features.shards.bytes / 1e6):,} MB"
     if not frozen_features.fits_on_disk(features):
-        reporter.message(f"The frozen part runs in every step: caching its output takes {size}, and the disk has less free.")
+        reporter.message(
+            f"The frozen part runs in every step: caching its output takes {size}, and the disk has less free."
+        )
         return None
-    reporter.message(f"{_frozen_part(model, depth)} computed once for {len(ids)} clips: {size} in {features.shards.folder}.")
+    reporter.message(
+        f"{_frozen_part(model, depth)} computed once for {len(ids)} clips: {size} in {features.shards.folder}."
+    )
     if any(len(crops.views(clip, int(audio.lengths[clip]))) > 1 for clip in trained):
         reporter.message(f"Training uses {options.cached_crops} cached variants of each clip (model.cached_crops).")
     frozen_features.compute(features, model, depth, audio, reporter.progress)

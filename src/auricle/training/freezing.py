@@ -145,7 +145,9 @@ class PartiallyFrozenModel(nn.Module):
                 scale = self.plan.layer_decay ** (head - self.depths[name])
                 key = (scale, weight_decay if f"model.network.{name}" in decayed else 0.0)
                 groups.setdefault(key, []).append(weight)
-        return [{"params": weights, "scale": scale, "weight_decay": decay} for (scale, decay), weights in groups.items()]
+        return [
+            {"params": weights, "scale": scale, "weight_decay": decay} for (scale, decay), weights in groups.items()
+        ]
 
 
 def frozen_depth(model: Model, plan: Plan) -> int | None:

@@ -1,9 +1,9 @@
 """The frozen part of a model is computed once: its activations for every clip, in files.
 
-In: a model, its frozen depth, the clips. Out: FrozenFeatures, which training and validation read instead of waveforms. The
-frozen part runs in evaluation mode, in batches of one length, in bfloat16 where the processor multiplies it natively. A
-clip that training crops or augments at random has a stated number of variants. Shards are written atomically, so a run
-that was killed computes only the missing ones; plain file reads keep memory flat.
+In: a model, its frozen depth, the clips. Out: FrozenFeatures, which training and validation read instead of waveforms.
+The frozen part runs in evaluation mode, in batches of one length, in bfloat16 where the processor multiplies it
+natively. A clip that training crops or augments at random has a stated number of variants. Shards are written
+atomically, so a run that was killed computes only the missing ones; plain file reads keep memory flat.
 """
 
 import hashlib

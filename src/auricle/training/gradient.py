@@ -41,7 +41,7 @@ class GradientTraining:
         validation_logits = None
         if task.validation is not None:
             if self.embeddings is not None:
-                # The temperature needs a member that was not fitted to the validation clips; the final fit has them too.
+                # The temperature needs a member that was not fitted to the validation clips; the final one is.
                 fit(model.fit_ensemble_member, self.embeddings, data.corpus, fold.train)
             temperature, validation_logits = fit_temperature(data, model, task.validation.logits())
             summary = replace(summary, temperature=temperature)

@@ -1,7 +1,7 @@
 """Where our training differs from `Trainer`'s: its batches, its validation, its seeds, its averaged weights.
 
-Before each step the global generator is seeded from the run's seed and the step's number: nothing random depends on what
-happened before, so a resumed run repeats the steps of one that was never interrupted.
+Before each step the global generator is seeded from the run's seed and the step's number: nothing random depends on
+what happened before, so a resumed run repeats the steps of one that was never interrupted.
 """
 
 import json
@@ -200,10 +200,12 @@ class AudioTrainer(Trainer):
         return self.accelerator.prepare(loader)
 
     def create_optimizer(self, *_: Any, **__: Any) -> Any:
-        """One group of weights for each scale of the learning rate, where a model is partially frozen; else the default."""
+        """For a partially frozen model, one group of weights for each scale of the learning rate."""
         if self.optimizer is None and isinstance(self.model, PartiallyFrozenModel):
             optimizer_class, options = self.get_optimizer_cls_and_kwargs(self.args, self.model)
-            groups = self.model.parameter_groups(set(self.get_decay_parameter_names(self.model)), self.args.weight_decay)
+            groups = self.model.parameter_groups(
+                set(self.get_decay_parameter_names(self.model)), self.args.weight_decay
+            )
             for group in groups:
                 group["lr"] = options["lr"] * group["scale"]
             self.optimizer = optimizer_class(groups, **options)

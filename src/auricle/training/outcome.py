@@ -1,7 +1,8 @@
-"""From a prepared corpus to the report: all trainings of a run, the baseline to compare with, and what is written of them.
+"""From a prepared corpus to the report: all trainings of a run, the baseline to compare with, and what is written of
+them.
 
-In: a PreparedCorpus and its resolved recipe. Out: models, scores, report.json, report.html, cost.json, the model card. This
-module imports torch, `run` does not.
+In: a PreparedCorpus and its resolved recipe. Out: models, scores, report.json, report.html, cost.json, the model card.
+This module imports torch, `run` does not.
 """
 
 import json
@@ -138,9 +139,7 @@ def _baseline(
     return Scores.load(folder.baseline_scores), Scores.load(folder.suspect_scores) if has_suspects else None
 
 
-def _cross_validate(
-    corpus: PreparedCorpus, folds: Sequence[Fold], training: ClosedFormTraining, folder: RunFolder
-) -> Scores:
+def _cross_validate(corpus: PreparedCorpus, folds: Sequence[Fold], training: Training, folder: RunFolder) -> Scores:
     """Out-of-fold scores, without saving the models."""
     parts = []
     for fold in folds:

@@ -1,8 +1,8 @@
 """One run, from a path to a report: the folder that `auricle train` writes.
 
-In: DATA, a recipe and a folder. Out: the run folder of RunFolder. A killed run resumes: complete folds are skipped, one with
-checkpoints continues, and the result is that of a run that was never killed. Nothing heavy is imported before the corpus
-is decoded: torch comes with what trains the recipe's family.
+In: DATA, a recipe and a folder. Out: the run folder of RunFolder. A killed run resumes: complete folds are skipped, one
+with checkpoints continues, and the result is that of a run that was never killed. Nothing heavy is imported before the
+corpus is decoded: torch comes with what trains the recipe's family.
 """
 
 import time

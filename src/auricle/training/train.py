@@ -39,8 +39,8 @@ def train(
 ) -> TrainingSummary:
     """Train in place and leave the model with the weights of the chosen epoch.
 
-    Training resumes from the newest complete checkpoint. On out-of-memory the batch halves and the accumulation doubles,
-    so the effective batch stays. Raises RunError when a single clip does not fit.
+    Training resumes from the newest complete checkpoint. On out-of-memory the batch halves and the accumulation
+    doubles, so the effective batch stays. Raises RunError when a single clip does not fit.
     """
     start = time.perf_counter()
     # The memory layout in which convolutions train fastest; the saved weights have the usual one.
