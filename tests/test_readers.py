@@ -3,6 +3,8 @@
 import dataclasses
 import json
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -454,6 +456,8 @@ def test_a_table_without_labels_says_its_columns_and_takes_a_mapping(tmp_path: P
         read_index(tmp_path, "table")
     index = read_index(tmp_path, "table", {"label": "bird"})
     assert [(clip.id, clip.label) for clip in index] == [("audio/a.wav", "owl"), ("audio/b.wav", "wren")]
+    by_label = read_index(tmp_path, "table", label="bird")
+    assert by_label.clips == index.clips and "2 birds" in by_label.description
     with pytest.raises(UsageError, match="Did you mean 'bird'"):
         read_index(tmp_path, "table", {"label": "brid"})
 
@@ -543,3 +547,23 @@ def test_a_misspelt_path_is_not_looked_up_on_the_hub(tmp_path: Path, monkeypatch
     monkeypatch.chdir(tmp_path)
     with pytest.raises(DataError, match="There is no file or folder at 'data/esc'"):
         read_index("data/esc")
+
+
+def test_a_path_is_checked_before_anything_heavy_is_imported(tmp_path: Path) -> None:
+    code = (
+        "import sys\nfrom auricle.corpus.read import check_location\nfrom auricle.errors import DataError\n"
+        f"check_location({str(tmp_path)!r}); check_location('user/name'); check_location('memory://bucket/x')\n"
+        "try:\n check_location('/no/such/folder')\nexcept DataError as error:\n print(error)\n"
+        "heavy = {'pyarrow', 'numpy', 'torch', 'av', 'soundfile', 'datasets', 'pandas', 'sklearn', 'transformers'}\n"
+        "print(sorted(heavy & set(sys.modules)))"
+    )
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.splitlines()
+    assert out[0].startswith("There is no file or folder at '/no/such/folder'") and out[1] == "[]"
+
+
+def test_preparing_a_corpus_imports_no_model_library() -> None:
+    code = (
+        "import sys, auricle.preparation.prepare, auricle.audio.store, auricle.corpus.read\n"
+        "print(sorted({'torch', 'transformers', 'datasets', 'sklearn', 'pandas'} & set(sys.modules)))"
+    )
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"

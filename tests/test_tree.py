@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from auricle.corpus import archive
-from auricle.corpus.archive import SeekableGzip, close_archives
+from auricle.corpus.archive import SeekableGzip
 from auricle.corpus.layout import audio_files, drop_copies
 from auricle.corpus.tree import Tree, identity, open_source, open_tree, read_bytes
 from auricle.errors import AudioError, DataError
@@ -339,4 +339,3 @@ def test_remote_archives_and_folders_are_read_in_place(tmp_path: Path) -> None:
     plain = open_tree("memory://bucket/plain")
     assert plain.names == ("a/x.wav", "b/y.wav") and plain.sizes == (1, 2)
     assert read_bytes(plain.source("b/y.wav")) == b"yy" and identity(plain.source("b/y.wav"))
-    close_archives()

@@ -14,7 +14,7 @@ import soxr
 
 from auricle.audio.decoders import LOUDEST
 
-# Below 2 kHz lies what every codec keeps, and what a telephone's rate still holds.
+# Below 2 kHz is what every codec preserves and a telephone's rate can represent.
 RATE = 4_000
 # 64 ms windows 16 ms apart: fine enough for words of 0.2 s, coarse enough that a shift by half a hop moves few peaks.
 _WINDOW, _HOP = 256, 64
@@ -132,16 +132,16 @@ def _landmarks(power: np.ndarray, loudest: float) -> np.ndarray:
 def _running_max(values: np.ndarray, reach: int, axis: int) -> np.ndarray:
     """The maximum over `reach` neighbours to either side; the edge has fewer.
 
-    Windows of 1, 2, 4 … values are doubled until two that overlap cover the whole.
+    Windows of 1, 2, 4 … values are doubled until two that overlap cover the full window.
     """
     values = values if axis == 0 else values.T
     size = len(values)
     result = np.pad(values, ((reach, reach), (0, 0)))
-    width, whole = 1, 2 * reach + 1
-    while 2 * width <= whole:
+    width, window = 1, 2 * reach + 1
+    while 2 * width <= window:
         result = np.maximum(result[: len(result) - width], result[width:])
         width *= 2
-    result = np.maximum(result[:size], result[whole - width : whole - width + size])
+    result = np.maximum(result[:size], result[window - width : window - width + size])
     return np.asarray(result if axis == 0 else result.T)
 
 
@@ -172,7 +172,7 @@ def _unpack_wave(words: np.ndarray) -> _Wave:
     at = 3 + landmarks
     end = at + (frames + 31) // 32
     active = np.unpackbits(words[at:end].view(np.uint8), count=frames)
-    # The middle of a frame lies one and a half hops after its beginning.
+    # The middle of a frame is one and a half hops after its beginning.
     blocks = np.pad(active, (1, samples // _HOP + 2 - frames), mode="edge")
     signs = np.unpackbits(words[end:].view(np.uint8), count=samples).astype(np.float32) * 2.0 - 1.0
     signs *= np.repeat(blocks, _HOP)[:samples]
@@ -200,13 +200,13 @@ def _compare(a: _Wave, b: _Wave, offset: int) -> tuple[float, int] | None:
     """Similarity and exact offset of two clips near a proposed offset (samples); None where they are two recordings."""
     reach = 3 * _HOP // 2
     low = max(-offset - reach, 0)
-    ours = b.signs[low : max(len(a.signs) - offset + reach, 0)][:_LONGEST]
-    padded = _span(a.signs, offset + low - reach, len(ours) + 2 * reach)
-    if not len(ours):
+    query = b.signs[low : max(len(a.signs) - offset + reach, 0)][:_LONGEST]
+    padded = _span(a.signs, offset + low - reach, len(query) + 2 * reach)
+    if not len(query):
         return None
-    best = int(np.argmax(np.abs(np.correlate(padded, ours, "valid"))))
+    best = int(np.argmax(np.abs(np.correlate(padded, query, "valid"))))
     least = max(_MIN_ACTIVE, _MIN_OVERLAP * min(a.active, b.active, _LONGEST))
-    similarity, compared = max(_agreement(padded, ours, best, half, least) for half in (-1, 0, 1))
+    similarity, compared = max(_agreement(padded, query, best, half, least) for half in (-1, 0, 1))
     if similarity < np.interp(compared / RATE, (0.5, 1.0), (_SIMILAR_SHORT, _SIMILAR_LONG)):
         return None
     if similarity < max(_ambiguity(a.signs), _ambiguity(b.signs)) + _MARGIN:
@@ -214,22 +214,22 @@ def _compare(a: _Wave, b: _Wave, offset: int) -> tuple[float, int] | None:
     return similarity, offset - reach + best
 
 
-def _agreement(padded: np.ndarray, ours: np.ndarray, shift: int, half: int, least: float) -> tuple[float, float]:
+def _agreement(padded: np.ndarray, query: np.ndarray, shift: int, half: int, least: float) -> tuple[float, float]:
     """Agreement at a shift, and the number of signs compared; with `half` (-1 or 1), half a sample to that side.
 
-    There, signs count where both neighbours are alike. A cut rarely falls on the grid of RATE, and half a sample is a
+    There, signs count where both neighbours are equal. A cut rarely falls on the grid of RATE, and half a sample is a
     quarter of a period at its upper end.
     """
-    theirs = padded[shift : shift + len(ours)]
-    neighbour = padded[max(shift + half, 0) : shift + half + len(ours)]
-    if len(neighbour) < len(ours):
+    reference = padded[shift : shift + len(query)]
+    neighbour = padded[max(shift + half, 0) : shift + half + len(query)]
+    if len(neighbour) < len(query):
         return 0.0, 0.0
-    theirs = (theirs + neighbour) / 2 if half else theirs
-    certain = np.abs(theirs) == 1.0
-    compared = float(np.count_nonzero(ours[certain]))
+    reference = (reference + neighbour) / 2 if half else reference
+    certain = np.abs(reference) == 1.0
+    compared = float(np.count_nonzero(query[certain]))
     if compared < (least / 2 if half else least):
         return 0.0, 0.0
-    return float(abs(theirs[certain] @ ours[certain])) / compared, compared
+    return float(abs(reference[certain] @ query[certain])) / compared, compared
 
 
 def _span(values: np.ndarray, start: int, size: int) -> np.ndarray:
@@ -254,11 +254,11 @@ def _candidates(landmarks: list[np.ndarray]) -> Iterator[tuple[int, list[tuple[i
     frames, owners = (words & _MAX_FRAMES - 1).astype(np.int32)[order], clips[order]
     stops = np.cumsum(sizes)
     for a, (stop, size) in enumerate(zip(stops, sizes, strict=True)):
-        mine = rank[stop - size : stop]
-        lengths = np.maximum(ends[mine] - mine - 1, 0)
-        hits = np.repeat(mine + 1 - np.cumsum(lengths) + lengths, lengths) + np.arange(lengths.sum())
+        own = rank[stop - size : stop]
+        lengths = np.maximum(ends[own] - own - 1, 0)
+        hits = np.repeat(own + 1 - np.cumsum(lengths) + lengths, lengths) + np.arange(lengths.sum())
         others = owners[hits]
-        offsets = np.repeat(frames[mine], lengths) - frames[hits]
+        offsets = np.repeat(frames[own], lengths) - frames[hits]
         later = others > a
         counted = _votes(others[later], offsets[later])
         yield a, [(b, at) for b, at, votes in counted if votes >= _needed(min(size, int(sizes[b])))]

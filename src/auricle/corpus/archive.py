@@ -82,11 +82,6 @@ def open_archive(location: str) -> Archive:
     return _archive(location, stamp(location), os.getpid())
 
 
-def close_archives() -> None:
-    """Close every open archive of this process."""
-    _archive.cache_clear()
-
-
 def stamp(location: str) -> str:
     """Text that changes when a file does, without reading it. Raises DataError where the file is inaccessible."""
     if is_remote(location):

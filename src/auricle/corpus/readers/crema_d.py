@@ -52,4 +52,4 @@ def _actors(tree: Tree) -> Mapping[str, Mapping[str, str]]:
     if name is None:
         return {}
     rows = read_table(tree, name, required=("ActorID", *_COLUMNS)).rows
-    return {row["ActorID"]: {ours: row[theirs].lower() for theirs, ours in _COLUMNS.items()} for row in rows}
+    return {row["ActorID"]: {key: row[column].lower() for column, key in _COLUMNS.items()} for row in rows}

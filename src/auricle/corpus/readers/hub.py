@@ -98,8 +98,8 @@ def _files_of_splits(tree: Tree) -> dict[str, list[str]]:
 def _rows(split: str, dataset: Any, columns: Mapping[str, str | None]) -> Iterator[Clip | Excluded]:
     schema = dataset.data.schema
     audio = _choose("audio", columns["audio"], _audio_column(schema), schema.names)
-    label = _choose("label", columns["label"], _first(_LABELS, schema.names), schema.names)
-    group = columns["group"] or _first(_GROUPS, schema.names)
+    label = _choose("label", columns["label"], _usual(_LABELS, schema.names), schema.names)
+    group = columns["group"] or _usual(_GROUPS, schema.names)
     if group is not None:
         _choose("group", group, None, schema.names)
     rest = [column for column in schema.names if column != audio and not _is_heavy(schema.field(column).type)]
@@ -151,7 +151,7 @@ def _choose(field: str, requested: str | None, usual: str | None, columns: Seque
     return requested or usual or ""
 
 
-def _first(usual: Sequence[str], columns: Sequence[str]) -> str | None:
+def _usual(usual: Sequence[str], columns: Sequence[str]) -> str | None:
     return next((name for name in usual if name in columns), None)
 
 
