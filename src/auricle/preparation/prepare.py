@@ -125,13 +125,13 @@ def inspect(data: str | Path, recipe: Recipe, progress: Progress) -> Inspection:
     index = read(data, recipe)
     recipe = for_corpus(recipe, index)
     settings = _settings(recipe, recipe.audio.sample_rate or FALLBACK_RATE)
-    found = audit(index, inspect_clips(index.clips, settings, progress))
-    usable, held_out = _usable(index, found, recipe)
+    corpus_audit = audit(index, inspect_clips(index.clips, settings, progress))
+    usable, held_out = _usable(index, corpus_audit, recipe)
     try:
-        split = _split(usable, held_out, found, recipe)
+        split = _split(usable, held_out, corpus_audit, recipe)
     except (DataError, UsageError) as error:
-        return Inspection(index, found, None, str(error))
-    return Inspection(index, with_leaks(found, split), split, "")
+        return Inspection(index, corpus_audit, None, str(error))
+    return Inspection(index, with_leaks(corpus_audit, split), split, "")
 
 
 def prepare(index: Index, recipe: Recipe, progress: Progress) -> PreparedCorpus:
@@ -145,11 +145,11 @@ def prepare(index: Index, recipe: Recipe, progress: Progress) -> PreparedCorpus:
         recipe = recipe.replace("audio", sample_rate=rate)
     assert recipe.audio.sample_rate is not None
     store = prepare_store(index.clips, _settings(recipe, recipe.audio.sample_rate), progress=progress)
-    found = audit(index, store.clip_info)
-    usable, held_out = _usable(index, found, recipe)
-    _check_usable(index, usable, held_out, found, recipe)
-    split = _split(usable, held_out, found, recipe)
-    return PreparedCorpus(index, usable, held_out, with_leaks(found, split), split, store, recipe)
+    corpus_audit = audit(index, store.clip_info)
+    usable, held_out = _usable(index, corpus_audit, recipe)
+    _check_usable(index, usable, held_out, corpus_audit, recipe)
+    split = _split(usable, held_out, corpus_audit, recipe)
+    return PreparedCorpus(index, usable, held_out, with_leaks(corpus_audit, split), split, store, recipe)
 
 
 def for_corpus(recipe: Recipe, index: Index) -> Recipe:
@@ -190,21 +190,21 @@ def _check_held_out(index: Index, recipe: Recipe) -> None:
         )
 
 
-def _usable(index: Index, found: Audit, recipe: Recipe) -> tuple[Index, Index]:
+def _usable(index: Index, corpus_audit: Audit, recipe: Recipe) -> tuple[Index, Index]:
     """The usable clips to train and test on, and those of held-out classes."""
-    quarantined, held_out = found.quarantined_ids, set(recipe.data.held_out_classes)
+    quarantined, held_out = corpus_audit.quarantined_ids, set(recipe.data.held_out_classes)
     usable = index.select([clip.id not in quarantined for clip in index])
     is_held_out = [clip.label in held_out for clip in usable]
     return usable.select([not held for held in is_held_out]), usable.select(is_held_out)
 
 
-def _check_usable(index: Index, usable: Index, held_out: Index, found: Audit, recipe: Recipe) -> None:
+def _check_usable(index: Index, usable: Index, held_out: Index, corpus_audit: Audit, recipe: Recipe) -> None:
     """Raise DataError where the usable clips do not make a classifier, or the recipe is strict and some are not."""
-    if recipe.data.strict and found.quarantined:
-        listed = "; ".join(f"'{fault.id}' is {fault.kind} ({fault.detail})" for fault in found.quarantined[:5])
+    if recipe.data.strict and corpus_audit.quarantined:
+        listed = "; ".join(f"'{fault.id}' is {fault.kind} ({fault.detail})" for fault in corpus_audit.quarantined[:5])
         raise DataError(
-            f"{len(found.quarantined)} of {len(index)} clips are unusable, and data.strict is true: {listed}"
-            f"{' …' if len(found.quarantined) > 5 else ''}. Repair or remove them, or train without --strict."
+            f"{len(corpus_audit.quarantined)} of {len(index)} clips are unusable, and data.strict is true: {listed}"
+            f"{' …' if len(corpus_audit.quarantined) > 5 else ''}. Repair or remove them, or train without --strict."
         )
     if len(usable.labels) < 2:
         raise DataError(
@@ -224,10 +224,10 @@ def _check_usable(index: Index, usable: Index, held_out: Index, found: Audit, re
         )
 
 
-def _split(usable: Index, held_out: Index, found: Audit, recipe: Recipe) -> Split:
+def _split(usable: Index, held_out: Index, corpus_audit: Audit, recipe: Recipe) -> Split:
     """Divide the usable clips; a split file may name quarantined and held-out ones, which are in no part."""
-    excluded = found.quarantined_ids | {clip.id for clip in held_out}
-    return splits.make(usable, recipe.data, found.duplicate_groups, excluded)
+    excluded = corpus_audit.quarantined_ids | {clip.id for clip in held_out}
+    return splits.make(usable, recipe.data, corpus_audit.duplicate_groups, excluded)
 
 
 def _settings(recipe: Recipe, sample_rate: int) -> Settings:
