@@ -5,7 +5,7 @@ recipe.yaml in the run folder. A key that does not exist is an error that names 
 units here are the text of docs/recipes.md. Options of a model family are checked by the family itself.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
@@ -21,6 +21,22 @@ from auricle.errors import UsageError, unknown
 MIN_AUDIO_RATE = MAX_FEATURE_RATE = 1000
 # The answer for a recording that the model rejects.
 REFUSED = "unknown"
+# The keys that are set most often: options of the command line, and keyword arguments in Python.
+NAMED_SETTINGS: Mapping[str, str] = {
+    "reader": "data.reader",
+    "label": "data.label",
+    "group": "data.group",
+    "split": "data.split",
+    "folds": "data.folds",
+    "corrections": "data.corrections",
+    "strict": "data.strict",
+    "checkpoint": "model.checkpoint",
+    "epochs": "train.epochs",
+    "batch_size": "train.batch_size",
+    "learning_rate": "train.learning_rate",
+    "seed": "train.seed",
+    "embed_audio": "evaluate.embed_audio",
+}
 
 
 class _Section(pydantic.BaseModel):
@@ -250,11 +266,37 @@ def names() -> list[str]:
     return sorted(file.name.removesuffix(".yaml") for file in files if file.name.endswith(".yaml"))
 
 
-def load(name_or_path: str | Path, settings: Iterable[str] = ()) -> Recipe:
-    """Read a recipe by name or from a YAML file and apply `section.key=value` settings.
+def load(
+    name_or_path: "str | Path | Recipe",
+    settings: Iterable[str] = (),
+    values: Mapping[str, Any] | None = None,
+    spelling: Callable[[str], str] = str,
+) -> Recipe:
+    """Take a recipe, or read it by name or from a YAML file; apply `section.key=value` settings, then `values`.
 
-    Raises UsageError for an unknown recipe, an unreadable file, an unknown key or a value out of bounds.
+    `values` are by name (NAMED_SETTINGS) or by key (`train.epochs`). `spelling` turns a name into what the user typed,
+    for messages. Raises UsageError for an unknown recipe, an unreadable file, an unknown key or a value out of bounds.
     """
+    content = name_or_path.model_dump() if isinstance(name_or_path, Recipe) else _read(name_or_path)
+    for setting in settings:
+        _apply(content, setting)
+    values = {**(values or {})}
+    if values.get("folds") is not None and "split" not in values:
+        values["split"] = "folds"
+    if values.get("checkpoint") is not None and content.get("model", {}).get("family") != "pretrained":
+        raise UsageError(
+            f"{spelling('checkpoint')} received '{values['checkpoint']}', but the recipe '{content['name']}' trains from "
+            f"scratch. Choose one that fine-tunes a checkpoint: {spelling('recipe')} emotion, or genre."
+        )
+    for name, value in values.items():
+        _set(content, NAMED_SETTINGS.get(name, name), value, spelling(name))
+    typed = {NAMED_SETTINGS[name]: spelling(name) for name in values if name in NAMED_SETTINGS}
+    named = content["name"] if isinstance(name_or_path, Recipe) else name_or_path
+    return parse(content, f"recipe '{named}'", typed)
+
+
+def _read(name_or_path: str | Path) -> dict[str, Any]:
+    """The content of a recipe, unchecked."""
     path = Path(name_or_path)
     if str(name_or_path) in names():
         text = resources.files("auricle.recipes").joinpath(f"{name_or_path}.yaml").read_text(encoding="utf-8")
@@ -270,22 +312,23 @@ def load(name_or_path: str | Path, settings: Iterable[str] = ()) -> Recipe:
         raise UsageError(f"The recipe '{name_or_path}' is not valid YAML: {error}") from error
     if not isinstance(content, dict):
         raise UsageError(f"The recipe '{name_or_path}' is not a mapping of sections. Known: {_keys(Recipe)}.")
-    if "name" not in content:
-        content["name"] = path.stem
-    for setting in settings:
-        _apply(content, setting)
-    return parse(content, f"recipe '{name_or_path}'")
+    return {"name": path.stem, **content}
 
 
-def parse(content: Mapping[str, Any], origin: str) -> Recipe:
-    """Check a recipe's content. Raises UsageError that says what was received and what is allowed."""
+def parse(content: Mapping[str, Any], origin: str, typed: Mapping[str, str] | None = None) -> Recipe:
+    """Check a recipe's content. Raises UsageError that says what was received and what is allowed.
+
+    `typed` names keys in messages as the user typed them.
+    """
     try:
         return Recipe.model_validate(content)
     except pydantic.ValidationError as error:
-        raise UsageError(f"{origin}: {explain(error, Recipe)}") from error
+        raise UsageError(f"{origin}: {explain(error, Recipe, typed)}") from error
 
 
-def explain(error: pydantic.ValidationError, root: type[pydantic.BaseModel]) -> str:
+def explain(
+    error: pydantic.ValidationError, root: type[pydantic.BaseModel], typed: Mapping[str, str] | None = None
+) -> str:
     """Turn a pydantic error into one sentence per key, with the nearest known key for a misspelt one."""
     allowed: dict[str, list[str]] = {}
     received: dict[str, Any] = {}
@@ -304,7 +347,9 @@ def explain(error: pydantic.ValidationError, root: type[pydantic.BaseModel]) -> 
         name = ".".join(path)
         received[name] = problem["input"]
         allowed.setdefault(name, []).append(_allowed(problem))
-    return " ".join([*lines, *(f"'{name}' is {received[name]!r}: {' or '.join(allowed[name])}." for name in allowed)])
+    shown = {name: (typed or {}).get(name, f"'{name}'") for name in allowed}
+    lines += [f"{shown[name]} is {received[name]!r}: {' or '.join(allowed[name])}." for name in allowed]
+    return " ".join(lines)
 
 
 def _key_path(
@@ -343,32 +388,33 @@ def _keys(section: type[pydantic.BaseModel]) -> str:
 
 def _apply(content: dict[str, Any], setting: str) -> None:
     """Apply one `section.key=value`; the value is read as YAML, so 3, 0.5, null, [a, b] and text all work."""
-    path, equals, value = setting.partition("=")
-    section, dot, key = path.strip().partition(".")
-    if not equals or not dot or not key:
+    key, equals, value = setting.partition("=")
+    section, dot, rest = key.strip().partition(".")
+    if not equals or not dot or not rest:
         raise UsageError(f"--set received '{setting}'. Write section.key=value, for example train.epochs=20.")
-    if section not in Recipe.model_fields:
-        raise UsageError(f"--set {setting}: " + unknown("section", section, Recipe.model_fields))
     try:
         parsed = yaml.safe_load(value)
     except yaml.YAMLError as error:
         raise UsageError(f"--set {setting}: the value is not valid YAML: {error}") from error
-    if isinstance(parsed, str):
-        parsed = _number(parsed)
+    _set(content, f"{section}.{rest}", _number(parsed) if isinstance(parsed, str) else parsed, f"--set {setting}")
+
+
+def _set(content: dict[str, Any], key: str, value: Any, typed: str) -> None:
+    """Set one `section.key`, perhaps of several levels; `typed` names it in messages."""
+    section, *outer, last = key.split(".")
+    if section not in Recipe.model_fields:
+        raise UsageError(f"{typed}: " + unknown("section", section, Recipe.model_fields))
     inner = content.setdefault(section, {})
     if not isinstance(inner, dict):
-        raise UsageError(f"--set {setting}: the recipe's '{section}' is not a section of keys.")
-    *outer, last = key.split(".")
+        raise UsageError(f"{typed}: the recipe's '{section}' is not a section of keys.")
     for name in outer:
         if isinstance(inner.get(name), list):
-            raise UsageError(
-                f"--set {setting}: '{section}.{name}' is a list. Give the whole list: --set {section}.{name}=[…]."
-            )
+            raise UsageError(f"{typed}: '{section}.{name}' is a list. Give the whole list: --set {section}.{name}=[…].")
         if not isinstance(inner.get(name), dict):
             # freeze.top=2 replaces the word in `freeze: none` by a mapping.
             inner[name] = {}
         inner = inner[name]
-    inner[last] = parsed
+    inner[last] = value
 
 
 def _number(text: str) -> str | float:

@@ -192,3 +192,12 @@ def check_model(folder: Path, runtime: str = "auto") -> None:
         raise RunError(f"'{folder}' holds no exported model (model.onnx). `auricle export {folder} --onnx` writes one.")
     if runtime == "torch" or exported is None:
         model_folder(folder)
+
+
+def new_run_folder(data: str | Path, recipe: str, parent: Path = Path("runs")) -> Path:
+    """runs/DATA-RECIPE, or the first of runs/DATA-RECIPE-2, -3 … that does not exist; it is not created."""
+    stem = Path(str(data).rstrip("/")).name.partition(".")[0] or "corpus"
+    number = 1
+    while (folder := parent / (f"{stem}-{recipe}" if number == 1 else f"{stem}-{recipe}-{number}")).exists():
+        number += 1
+    return folder

@@ -5,51 +5,62 @@ import json
 from pathlib import Path
 from typing import Any
 
-from auricle.cli.options import command, print_json, quiet_libraries
+from auricle.cli.options import RUN_HELP, check_run, command, json_only, print_json, quiet_libraries
+from auricle.errors import UsageError
 
 
 def declare(commands: Any) -> None:
     """Add the command to the parser."""
-    export = command(commands, "export", _export, "export a model to ONNX, to run without PyTorch")
-    export.add_argument("run", type=Path, metavar="RUN", help="a run folder or a model folder")
-    export.add_argument("--onnx", action="store_true", help="ONNX, the only format")
-    export.add_argument(
-        "--int8",
-        action="store_true",
-        help="use 8-bit integer products; refused if slower on this machine or less accurate",
+    export = command(
+        commands,
+        "export",
+        _export,
+        "export a model to ONNX, to run without PyTorch",
+        "auricle export runs/first --onnx --out first-onnx",
     )
-    export.add_argument(
+    export.add_argument("run", type=Path, metavar="RUN", help=RUN_HELP)
+    onnx = export.add_argument_group("export")
+    onnx.add_argument("--onnx", action="store_true", help="write ONNX, the only format")
+    onnx.add_argument(
+        "--int8", action="store_true", help="quantize to int8; refused if that is slower here or loses accuracy"
+    )
+    onnx.add_argument(
         "--tolerance",
         type=float,
         default=0.01,
         metavar="SHARE",
-        help="accuracy that int8 may lose on the validation clips (default: 0.01)",
+        help="the accuracy on validation clips that int8 may lose (default: 0.01)",
     )
-    export.add_argument(
-        "--out", type=Path, metavar="FOLDER", help="output folder (default: RUN/onnx, or RUN/onnx-int8 with --int8)"
-    )
-    export.add_argument(
+    onnx.add_argument(
         "--check",
         nargs="+",
         default=[],
         metavar="FILE",
-        help="recordings for the comparison with PyTorch (default: the run's validation and test clips)",
+        help="recordings to compare with PyTorch on (default: the run's own validation and test clips)",
+    )
+    export.output.add_argument(
+        "--out", type=Path, metavar="FOLDER", help="where to write (default: RUN/onnx, or RUN/onnx-int8 with --int8)"
     )
 
 
 def _export(options: argparse.Namespace) -> int:
-    from auricle.cli import console
-    from auricle.errors import UsageError
-
     if not options.onnx:
-        raise UsageError("export received no format. Allowed: --onnx.")
+        raise UsageError("export received no format. Add --onnx.")
+    check_run(options.run)
     quiet_libraries()
+    from auricle.cli import console
     from auricle.export.onnx import export
 
     screen = console.Screen(options.json)
-    result = export(
-        options.run, options.out, check=options.check, int8=options.int8, tolerance=options.tolerance, say=screen.say
-    )
+    with json_only(options):
+        result = export(
+            options.run,
+            options.out,
+            check=options.check,
+            int8=options.int8,
+            tolerance=options.tolerance,
+            say=screen.say,
+        )
     if options.json:
         print_json({**json.loads(result.to_json()), "out": str(result.out)})
     else:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from auricle import run_folder
-from auricle.cli.options import command, quiet_libraries
+from auricle.cli.options import RUN_HELP, command, model_options, quiet_libraries
 from auricle.cli.predict import event_options, event_rules, seconds_option
 from auricle.errors import UsageError
 
@@ -16,36 +16,32 @@ if TYPE_CHECKING:
 
 # Of a window. A finer hop gives sharper edges, and costs more: it leaves room for a window that takes twice as long.
 _HOP, _ROOM = 0.125, 2.0
-_EXAMPLES = """Feed it from a recorder:
-  arecord -q -t raw -f S16_LE -r 16000 -c 1 | auricle listen-live RUN --rate 16000
-  sox -q -d -t raw -e signed -b 16 -r 16000 -c 1 - | auricle listen-live RUN --rate 16000
-  ffmpeg -v error -i rtsp://camera/audio -f s16le -ar 16000 -ac 1 - | auricle listen-live RUN --rate 16000
-"""
+_EXAMPLES = """arecord -q -t raw -f S16_LE -r 16000 -c 1 | auricle listen-live runs/first --rate 16000
+sox -q -d -t raw -e signed -b 16 -r 16000 -c 1 - | auricle listen-live runs/first --rate 16000
+ffmpeg -v error -i rtsp://camera/audio -f s16le -ar 16000 -ac 1 - | auricle listen-live runs/first --rate 16000"""
 
 
 def declare(commands: Any) -> None:
     """Add the command to the parser."""
-    live = command(commands, "listen-live", _listen_live, "detect events as they happen, in raw samples on stdin")
-    live.formatter_class = argparse.RawDescriptionHelpFormatter
-    live.epilog = _EXAMPLES
-    live.add_argument("run", type=Path, metavar="RUN", help="a run folder, model folder or exported folder")
-    live.add_argument("--rate", type=int, default=16_000, metavar="HZ", help="sample rate of the input (default: 16000)")
-    live.add_argument("--channels", type=int, default=1, help="channels of the input, interleaved (default: 1)")
-    live.add_argument("--encoding", choices=("s16le", "f32le"), default="s16le", help="sample format (default: s16le)")
-    live.add_argument("--window", type=seconds_option, metavar="SECONDS", help="length of a window (default: the model's own)")
-    live.add_argument(
+    live = command(
+        commands, "listen-live", _listen_live, "detect events as they happen, in raw samples on stdin", _EXAMPLES
+    )
+    live.add_argument("run", type=Path, metavar="RUN", help=RUN_HELP)
+    model_options(live)
+    audio = live.add_argument_group("input")
+    audio.add_argument(
+        "--rate", type=int, default=16_000, metavar="HZ", help="sample rate of the input (default: 16000)"
+    )
+    audio.add_argument("--channels", type=int, default=1, help="channels of the input, interleaved (default: 1)")
+    audio.add_argument("--encoding", choices=("s16le", "f32le"), default="s16le", help="sample format (default: s16le)")
+    events = live.add_argument_group("events")
+    events.add_argument(
+        "--window", type=seconds_option, metavar="SECONDS", help="length of a window (default: the model's own)"
+    )
+    events.add_argument(
         "--hop", type=seconds_option, metavar="SECONDS", help="from one window to the next (default: 1/8 of it)"
     )
-    live.add_argument(
-        "--no-unknown", dest="refuse", action="store_false", help="name a class even below the model's threshold"
-    )
-    live.add_argument(
-        "--precision", choices=("auto", "float32", "bf16"), default="auto", help="of large encoders (default: auto)"
-    )
-    live.add_argument(
-        "--runtime", choices=("auto", "torch", "onnx"), default="auto", help="what runs the model (default: auto)"
-    )
-    event_options(live)
+    event_options(events)
 
 
 def _listen_live(options: argparse.Namespace) -> int:
@@ -72,13 +68,18 @@ def _listen_live(options: argparse.Namespace) -> int:
         spec = WindowSpec(window, min(window, _ROOM * bound.scoring))
         bound = latency(classifier, spec, rules)
     if options.json:
-        fields: dict[str, float] = {"rate": options.rate, "channels": options.channels, "window": spec.seconds, "hop": spec.hop}
+        fields: dict[str, float] = {
+            "rate": options.rate,
+            "channels": options.channels,
+            "window": spec.seconds,
+            "hop": spec.hop,
+        }
         fields |= {"begin_within": bound.begin, "end_within": bound.end, "scoring": bound.scoring}
         _line(json.dumps({"type": "listening", **{name: round(value, 3) for name, value in fields.items()}}))
     else:
         _line(
-            f"Listening: {options.rate} Hz, {options.channels} channel(s), {options.encoding}; windows of {spec.seconds:g} "
-            f"s, one every {spec.hop:g} s, {bound.scoring * 1000:.0f} ms to score each."
+            f"Listening: {options.rate} Hz, {options.channels} channel(s), {options.encoding}; windows of "
+            f"{spec.seconds:g} s, one every {spec.hop:g} s, {bound.scoring * 1000:.0f} ms to score each."
         )
         _line(f"An event is reported at most {bound.begin:.1f} s after it begins, its end {bound.end:.1f} s after it.")
         if bound.scoring > spec.hop:

@@ -1,43 +1,191 @@
-"""What the commands of the command line share: how one is declared, how JSON is printed, how libraries are kept quiet.
+"""What the commands share: how a command and its common options are declared, and what is checked before heavy imports.
 
-Nothing heavy is imported before a command runs.
+Nothing heavy is imported before a command runs. The options that set a recipe value have the names that
+`auricle.train` takes in Python: `recipe.NAMED_SETTINGS`.
 """
 
 import argparse
 import contextlib
-import importlib.util
 import json
+import os
 import sys
 from collections.abc import Callable
-from typing import Any
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from auricle.errors import UsageError
+from auricle.models import device
+
+if TYPE_CHECKING:
+    from auricle.recipe import Recipe
+
+DEFAULT_RECIPE = "sound"
+DATA_HELP = "a folder, archive (.zip, .tar), table (.csv, .parquet), quoted glob, URL, or Hugging Face data set"
+RUN_HELP = "a run folder (as `auricle train` wrote it), a model folder, or an exported folder"
 
 
-def command(commands: Any, name: str, call: Callable[[argparse.Namespace], int], help: str) -> argparse.ArgumentParser:
-    command: argparse.ArgumentParser = commands.add_parser(
-        name, help=help, description=help[0].upper() + help[1:] + "."
+class Parser(argparse.ArgumentParser):
+    """argparse with the message before the usage, and a group of options for output, shown last."""
+
+    @cached_property
+    def output(self) -> Any:
+        return self.add_argument_group("output")
+
+    def format_help(self) -> str:
+        self._action_groups.sort(key=lambda group: group.title == "output")
+        return super().format_help()
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"auricle: {message}\n{self.format_usage()}")
+
+
+def command(
+    commands: Any, name: str, call: Callable[[argparse.Namespace], int], help: str, example: str = ""
+) -> Parser:
+    """Declare a command; `example` is one or two realistic command lines, shown below the options."""
+    parser: Parser = commands.add_parser(
+        name,
+        help=help,
+        description=help[0].upper() + help[1:] + ".",
+        epilog="example:\n" + "\n".join(f"  {line}" for line in example.splitlines()),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    command.add_argument("--json", action="store_true", help="print JSON for programs")
-    command.add_argument("--verbose", action="store_true", help="log what the library does")
-    command.set_defaults(call=call)
-    return command
+    parser.output.add_argument("--json", action="store_true", help="print JSON for programs instead of tables")
+    parser.output.add_argument("--verbose", action="store_true", help="log what the library does to standard error")
+    parser.set_defaults(call=call)
+    return parser
 
 
-def print_json(content: dict[str, Any]) -> None:
+def corpus_options(parser: argparse.ArgumentParser, *, corrections: bool = True) -> None:
+    """How a corpus is read and divided, for every command that takes labelled recordings."""
+    parser.add_argument("data", metavar="DATA", help=DATA_HELP)
+    data = parser.add_argument_group("data")
+    data.add_argument("--reader", metavar="NAME", help="how to read the layout, such as folder (default: recognised)")
+    data.add_argument("--label", metavar="FIELD", help="the column or field that holds the class, such as species")
+    data.add_argument("--group", metavar="FIELD", help="the field that must not cross the split, such as speaker")
+    data.add_argument(
+        "--split",
+        metavar="KIND",
+        help="auto, predefined, holdout, folds, leave-one-group-out, random, or a split.json (default: auto)",
+    )
+    data.add_argument("--folds", type=int, metavar="N", help="cross-validate with N folds, such as 5")
+    if corrections:
+        data.add_argument("--corrections", metavar="FILE", help="a CSV of corrected labels that `auricle listen` wrote")
+    data.add_argument("--strict", action="store_true", default=None, help="stop at unusable clips; else exclude them")
+    recipe = parser.add_argument_group("recipe")
+    recipe.add_argument(
+        "--recipe",
+        default=DEFAULT_RECIPE,
+        metavar="NAME|FILE",
+        help=f"baseline, sound, emotion, genre, speaker, or a YAML file (default: {DEFAULT_RECIPE})",
+    )
+    recipe.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="change any recipe key, such as train.crop_seconds=3; repeatable",
+    )
+
+
+def training_options(parser: argparse.ArgumentParser) -> None:
+    """What is changed most often about a training."""
+    training = parser.add_argument_group("training")
+    training.add_argument("--checkpoint", metavar="MODEL", help="the pretrained model: a Hub name or a folder")
+    training.add_argument("--epochs", type=int, metavar="N", help="passes over the training clips, such as 20")
+    training.add_argument("--batch-size", type=int, metavar="N", help="clips per training step, such as 16")
+    training.add_argument("--learning-rate", type=float, metavar="RATE", help="peak learning rate, such as 0.001")
+    training.add_argument("--seed", type=int, metavar="N", help="seed of weights and batches (default: 0)")
+    device_option(training)
+
+
+def device_option(parser: Any) -> None:
+    """Where models run; not part of the recipe, so that the same recipe runs on another machine."""
+    parser.add_argument(
+        "--device",
+        type=_device,
+        default="auto",
+        metavar="NAME",
+        help="auto, cpu, cuda, cuda:N or mps (default: auto, CUDA if there is a GPU)",
+    )
+
+
+def model_options(parser: argparse.ArgumentParser) -> None:
+    """How a trained model is loaded and answers, for every command that loads one."""
+    model = parser.add_argument_group("model")
+    model.add_argument(
+        "--precision",
+        choices=("auto", "float32", "bf16"),
+        default="auto",
+        help="of pretrained encoders (default: auto, bf16 where the processor multiplies it natively)",
+    )
+    model.add_argument(
+        "--runtime",
+        choices=("auto", "torch", "onnx"),
+        default="auto",
+        help="what runs the model (default: auto, PyTorch where it is installed)",
+    )
+    model.add_argument(
+        "--no-unknown",
+        dest="refuse",
+        action="store_false",
+        help='always name a class, never answer "unknown"',
+    )
+    device_option(model)
+
+
+def recipe_of(options: argparse.Namespace) -> "Recipe":
+    """The recipe that the options name, with what they change, checked by its model family too."""
+    from auricle import recipe
+    from auricle.corpus import splits
+    from auricle.models.registration import parse_options
+
+    named = {name: value for name in recipe.NAMED_SETTINGS if (value := getattr(options, name, None)) is not None}
+    resolved = recipe.load(options.recipe, options.set, named, lambda name: f"--{name.replace('_', '-')}")
+    splits.check_kind(resolved.data)
+    parse_options(resolved)
+    return resolved
+
+
+def check_location(data: str, reader: str = "auto") -> None:
+    """Refuse a path that does not exist, before anything heavy is imported."""
+    from auricle.corpus.read import check_location
+
+    check_location(data, reader)
+
+
+def check_run(run: Path, runtime: str = "auto") -> None:
+    """Refuse a folder that holds no model for the runtime, before anything heavy is imported."""
+    from auricle.run_folder import check_model
+
+    check_model(run, runtime)
+
+
+def json_only(options: argparse.Namespace) -> contextlib.AbstractContextManager[Any]:
+    """With --json, standard output is for the answer alone: what a library prints goes to standard error."""
+    return contextlib.redirect_stdout(sys.stderr) if options.json else contextlib.nullcontext()
+
+
+def print_json(content: Any) -> None:
     json.dump(content, sys.stdout, ensure_ascii=False, indent=1)
     print()
 
 
 def quiet_libraries() -> None:
-    """One line per epoch is ours; the libraries' own bars would break it up, and standard output is for the answer.
+    """Silence the libraries' own progress bars and advice. Nothing is imported for it."""
+    if "transformers" in sys.modules:
+        from transformers.utils import logging as transformers_logging
 
-    An exported model answers where these libraries are not installed: then nothing has to be quiet.
-    """
-    if importlib.util.find_spec("transformers") is None:
-        return
-    with contextlib.redirect_stdout(sys.stderr):
-        # It says there, once, that a tracker is offline.
-        import transformers.integrations.integration_utils  # noqa: F401
-    from transformers.utils import logging as transformers_logging
+        transformers_logging.disable_progress_bar()
+        transformers_logging.set_verbosity_error()
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 
-    transformers_logging.disable_progress_bar()
-    transformers_logging.set_verbosity_error()
+
+def _device(text: str) -> str:
+    try:
+        device.check(text)
+    except UsageError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
+    return text

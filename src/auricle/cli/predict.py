@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from auricle import run_folder
-from auricle.cli.options import command, quiet_libraries
+from auricle.cli.options import RUN_HELP, command, model_options, quiet_libraries
 from auricle.errors import UsageError
 from auricle.inference.events import EventRules
 from auricle.inference.formats import FORMATS, SINGLE, RowFormat, View
@@ -29,29 +29,31 @@ _WINDOWS_HOP, _EVENTS_HOP = 0.5, 0.125
 
 def declare(commands: Any) -> None:
     """Add the command to the parser."""
-    predict = command(commands, "predict", _predict, "classify recordings")
-    predict.add_argument("run", type=Path, metavar="RUN", help="a run folder or a model folder")
+    predict = command(
+        commands,
+        "predict",
+        _predict,
+        "classify recordings",
+        "auricle predict runs/first night.flac --events --out night.csv",
+    )
+    predict.add_argument("run", type=Path, metavar="RUN", help=RUN_HELP)
     predict.add_argument(
         "files",
         nargs="+",
         metavar="FILE",
         help="files, folders, archives, globs, testdata.json, or - for standard input",
     )
-    predict.add_argument("--top", type=_positive, default=TABLE_CHOICES, metavar="K", help="how many classes to list")
-    predict.add_argument(
+    predict.output.add_argument(
+        "--top", type=_positive, default=TABLE_CHOICES, metavar="K", help="how many classes to list (default: 3)"
+    )
+    predict.output.add_argument(
         "--out", type=str, metavar="FILE", help="write a .csv, .jsonl, .txt (Audacity) or .vtt file, or a FOLDER/"
     )
-    predict.add_argument("--resume", action="store_true", help="resume the interrupted job of --out")
-    predict.add_argument(
-        "--no-unknown", dest="refuse", action="store_false", help="name a class even below the model's threshold"
+    predict.output.add_argument("--resume", action="store_true", help="resume the interrupted job of --out")
+    predict.output.add_argument(
+        "--format", choices=_KINDS, help="row format (default: by the ending of --out, else table)"
     )
-    predict.add_argument("--format", choices=_KINDS, help="row format (default: by the ending of --out, else table)")
-    predict.add_argument(
-        "--precision", choices=("auto", "float32", "bf16"), default="auto", help="of large encoders (default: auto)"
-    )
-    predict.add_argument(
-        "--runtime", choices=("auto", "torch", "onnx"), default="auto", help="what runs the model (default: auto)"
-    )
+    model_options(predict)
     _timeline_options(predict)
 
 

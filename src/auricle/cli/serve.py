@@ -12,7 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from auricle.cli.options import command, print_json, quiet_libraries
+from auricle.cli.options import RUN_HELP, check_run, command, model_options, print_json, quiet_libraries
 from auricle.errors import UsageError
 
 if TYPE_CHECKING:
@@ -42,28 +42,31 @@ _LIMITS: tuple[tuple[str, str, type, float, str], ...] = (
 
 def declare(commands: Any) -> None:
     """Add the command to the parser."""
-    serve = command(commands, "serve", _serve, "serve a model over HTTP, with a web page")
-    serve.add_argument("run", type=Path, metavar="RUN", help="a run folder, a model folder, or an exported one")
-    serve.add_argument("--host", default="127.0.0.1", help="the address to serve (default: 127.0.0.1, this machine)")
-    serve.add_argument("--port", type=int, default=8000, help="the port, 0 for any free one (default: 8000)")
-    serve.add_argument("--runtime", choices=("auto", "torch", "onnx"), default="auto", help="what runs the model")
-    serve.add_argument(
-        "--precision", choices=("auto", "float32", "bf16"), default="auto", help="of large encoders (default: auto)"
+    serve = command(
+        commands,
+        "serve",
+        _serve,
+        "serve a model over HTTP, with a web page",
+        "auricle serve runs/first --port 8000\ncurl --data-binary @recording.wav http://127.0.0.1:8000/v1/classify",
     )
-    serve.add_argument(
-        "--no-unknown", dest="refuse", action="store_false", help="always name a class, even below the threshold"
-    )
-    serve.add_argument(
+    serve.add_argument("run", type=Path, metavar="RUN", help=RUN_HELP)
+    model_options(serve)
+    server = serve.add_argument_group("server")
+    server.add_argument("--host", default="127.0.0.1", help="the address to serve (default: 127.0.0.1, this machine)")
+    server.add_argument("--port", type=int, default=8000, help="the port, 0 for any free one (default: 8000)")
+    server.add_argument(
         "--token-file", type=Path, metavar="FILE", help=f"a file with the token to require (default: ${TOKEN}, if set)"
     )
-    serve.add_argument("--open", dest="open_to_all", action="store_true", help="allow other machines without a token")
-    serve.add_argument("--no-page", dest="page", action="store_false", help="serve the API only, no web page")
+    server.add_argument("--open", dest="open_to_all", action="store_true", help="allow other machines without a token")
+    server.add_argument("--no-page", dest="page", action="store_false", help="serve the API only, no web page")
+    limits = serve.add_argument_group("limits")
     for name, limit, kind, _, help in _LIMITS:
-        serve.add_argument(name, dest=f"limit_{limit}", type=kind, metavar="N", help=help)
+        limits.add_argument(name, dest=f"limit_{limit}", type=kind, metavar="N", help=help)
 
 
 def _serve(options: argparse.Namespace) -> int:
     token = _token(options)
+    check_run(options.run, options.runtime)
     # Each scoring thread has its own core. Threads within one operation would wait for each other, and spin.
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     quiet_libraries()

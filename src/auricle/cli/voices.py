@@ -8,7 +8,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from auricle.cli.options import command, print_json, quiet_libraries
+from auricle.cli.options import check_run, command, print_json, quiet_libraries
 
 if TYPE_CHECKING:
     from auricle.voices.identify import SpeakerMatcher
@@ -176,6 +176,7 @@ def _voices(options: argparse.Namespace) -> int:
 
 
 def _trials(options: argparse.Namespace) -> int:
+    check_run(options.run)
     from auricle.cli import console
 
     quiet_libraries()

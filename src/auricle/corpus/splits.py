@@ -46,6 +46,16 @@ class Split:
         write_json(path, asdict(self))
 
 
+def check_kind(data: Data) -> None:
+    """Raise UsageError for an unknown kind of split or a missing split file, before the corpus is read."""
+    kind = data.split
+    if kind.endswith(".json"):
+        if not Path(kind).is_file():
+            raise UsageError(f"There is no split file at '{kind}'. Give a split.json that auricle wrote.")
+    elif kind not in KINDS:
+        raise UsageError(unknown("split", kind, KINDS) + " A JSON file that auricle wrote works too.")
+
+
 def make(
     index: Index, data: Data, duplicate_groups: Iterable[Iterable[str]] = (), quarantined: Collection[str] = ()
 ) -> Split:
@@ -56,11 +66,10 @@ def make(
     not trained on where one is tested. Raises UsageError for an unknown split, DataError for one that this corpus does
     not allow.
     """
+    check_kind(data)
     kind = data.split
     if kind.endswith(".json"):
         return load(Path(kind), index, quarantined)
-    if kind not in KINDS:
-        raise UsageError(unknown("split", kind, KINDS) + " A JSON file that auricle wrote works too.")
     together = [set(ids) for ids in duplicate_groups]
     if kind == "auto":
         kind = "predefined" if index.has_folds else "holdout"

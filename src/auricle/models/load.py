@@ -11,7 +11,7 @@ import torch
 from transformers import AutoConfig, PreTrainedModel
 
 from auricle.errors import RunError
-from auricle.models import registration
+from auricle.models import device, registration
 from auricle.models.precision import is_bf16
 from auricle.recipe import Recipe
 from auricle.run_folder import atomic_write
@@ -63,5 +63,5 @@ def load_model(folder: Path, precision: str = "float32") -> PreTrainedModel:
     if not (folder / "model.safetensors").is_file():
         raise RunError(f"'{folder}' has no model.safetensors: the model was not saved completely. Train it again.")
     model: PreTrainedModel = family.Model.from_pretrained(folder).eval()
-    model = model.to("cuda" if torch.cuda.is_available() else "cpu")
+    model = model.to(device.current())
     return model.to_bf16() if hasattr(model, "to_bf16") and is_bf16(precision) else model

@@ -2,11 +2,13 @@
 
 import torch
 
+from auricle.models import device
+
 
 def native_bf16() -> bool:
     """Whether this machine multiplies bf16 matrices in hardware."""
-    if torch.cuda.is_available():
-        return torch.cuda.get_device_capability() >= (8, 0)
+    if device.current().type == "cuda":
+        return torch.cuda.get_device_capability(device.current()) >= (8, 0)
     return bool(torch.cpu._is_avx512_bf16_supported())
 
 

@@ -23,22 +23,13 @@ from auricle.corpus.splits import Split
 from auricle.errors import DataError, UsageError, unknown
 from auricle.parallel import Progress
 from auricle.preparation.audit import Audit, audit, with_leaks
+from auricle.preparation.inspection import Inspection
 from auricle.preparation.windows import AudioSource, from_store
 from auricle.recipe import REFUSED, Recipe
 
 FALLBACK_RATE = 16_000
 # Precomputed features come every 10 ms almost everywhere.
 FRAME_RATE = 100
-
-
-@dataclass(frozen=True)
-class Inspection:
-    """What `auricle inspect` reports. `split` is what training would use; without one, `split_error` has the reason."""
-
-    index: Index
-    audit: Audit
-    split: Split | None
-    split_error: str
 
 
 @dataclass(frozen=True)

@@ -24,6 +24,7 @@ from auricle.evaluation.page import write_page
 from auricle.evaluation.rejection import Draws, RejectionReport, by_classes, by_mistakes
 from auricle.evaluation.scoring import Scores
 from auricle.evaluation.seeds import spread
+from auricle.models import device
 from auricle.models.precision import native_bf16
 from auricle.parallel import cores
 from auricle.preparation.prepare import PreparedCorpus
@@ -230,5 +231,6 @@ def hardware() -> dict[str, Any]:
         name = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), name)
     except OSError:
         pass
-    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
+    chosen = device.current()
+    gpu = torch.cuda.get_device_name(chosen) if chosen.type == "cuda" else None
     return {"processor": name, "cores": cores(), "accelerator": gpu, "bf16": native_bf16()}

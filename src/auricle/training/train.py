@@ -19,7 +19,7 @@ from safetensors.torch import load_file
 from transformers import EarlyStoppingCallback, PreTrainedModel, TrainingArguments
 
 from auricle.errors import RunError
-from auricle.models import precision
+from auricle.models import device, precision
 from auricle.preparation.batches import EpochBatches, build
 from auricle.preparation.prepare import LabelledClips
 from auricle.recipe import Recipe
@@ -142,7 +142,8 @@ def _arguments(
     recipe: Recipe, folder: RunFolder, batch_size: int, accumulation: int, is_validated: bool
 ) -> TrainingArguments:
     settings = recipe.train
-    return TrainingArguments(
+    on = device.current()
+    arguments = TrainingArguments(
         output_dir=str(folder.checkpoints),
         num_train_epochs=settings.epochs,
         per_device_train_batch_size=batch_size,
@@ -160,14 +161,20 @@ def _arguments(
         greater_is_better=True,
         bf16=precision.is_bf16(settings.precision),
         seed=settings.seed,
-        use_cpu=not torch.accelerator.is_available(),
+        use_cpu=on.type == "cpu",
         report_to=[] if settings.report_to == "none" else [settings.report_to],
         run_name=tracking.run_name(folder.path),
         project=tracking.PROJECT,
         remove_unused_columns=False,
         disable_tqdm=True,
-        dataloader_pin_memory=torch.cuda.is_available(),
+        dataloader_pin_memory=on.type == "cuda",
     )
+    if on.index is not None:
+        # Trainer takes every GPU that it sees. One that is named is taken alone.
+        torch.cuda.set_device(on)
+        arguments._n_gpu = 1
+        arguments.__dict__["_setup_devices"] = on
+    return arguments
 
 
 def _load_chosen(trainer: AudioTrainer, recipe: Recipe, is_validated: bool) -> int:

@@ -21,6 +21,7 @@ from auricle.audio.settings import Settings
 from auricle.errors import RunError
 from auricle.inference.classifier import Embedded, embedded
 from auricle.inference.classifier import load as load_classifier
+from auricle.models import device
 from auricle.preparation.windows import FULL_SCALE
 from auricle.run_folder import model_folder
 from auricle.voices.store import EncoderId
@@ -137,4 +138,4 @@ def load_xvector(folder: Path) -> XVectorEncoder:
     if missing or network.main_input_name != "input_values":
         why = f"its weights lack '{missing[0]}'" if missing else "it does not take waveforms"
         raise RunError(f"'{folder}' cannot be loaded as an x-vector encoder: {why}. Name another checkpoint.")
-    return XVectorEncoder(network.to("cuda" if torch.cuda.is_available() else "cpu"), extractor)
+    return XVectorEncoder(network.to(device.current()), extractor)

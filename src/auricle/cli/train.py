@@ -1,0 +1,140 @@
+"""The commands that train and measure: train, evaluate, demo. As `cli`: parse, call, print."""
+
+import argparse
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from auricle.cli.options import (
+    DATA_HELP,
+    RUN_HELP,
+    check_location,
+    check_run,
+    command,
+    corpus_options,
+    device_option,
+    json_only,
+    print_json,
+    quiet_libraries,
+    recipe_of,
+    training_options,
+)
+from auricle.errors import UsageError
+from auricle.run_folder import new_run_folder
+
+
+def declare(commands: Any) -> None:
+    """Add the commands to the parser."""
+    train = command(
+        commands,
+        "train",
+        _train,
+        "train a classifier and report how good it is",
+        "auricle train my-recordings --group recorder --epochs 40 --out runs/first",
+    )
+    corpus_options(train)
+    training_options(train)
+    train.output.add_argument(
+        "--out", type=Path, metavar="RUN", help="the run folder (default: runs/DATA-RECIPE, such as runs/birds-sound)"
+    )
+    train.output.add_argument("--resume", action="store_true", help="continue the interrupted run in --out")
+    train.output.add_argument(
+        "--no-audio",
+        dest="embed_audio",
+        action="store_false",
+        default=None,
+        help="omit audio of misclassified clips from the report",
+    )
+
+    evaluate = command(
+        commands,
+        "evaluate",
+        _evaluate,
+        "measure a trained model again, or on other labelled recordings",
+        "auricle evaluate runs/first recordings-of-next-year",
+    )
+    evaluate.add_argument("run", type=Path, metavar="RUN", help=RUN_HELP)
+    evaluate.add_argument("data", nargs="?", metavar="DATA", help=f"{DATA_HELP} (default: the run's own test clips)")
+    device_option(evaluate)
+
+    demo = command(
+        commands,
+        "demo",
+        _demo,
+        "generate a small corpus with planted faults, train on it, and show the report",
+        "auricle demo --out demo",
+    )
+    demo.add_argument("--seed", type=int, default=0, metavar="N", help="the seed of the corpus (default: 0)")
+    device_option(demo)
+    demo.output.add_argument(
+        "--out",
+        type=Path,
+        default=Path("demo"),
+        metavar="FOLDER",
+        help="where the corpus and the run go (default: demo)",
+    )
+
+
+def _train(options: argparse.Namespace) -> int:
+    recipe = recipe_of(options)
+    check_location(options.data, recipe.data.reader)
+    if options.resume and options.out is None:
+        raise UsageError("--resume received no run folder. Name the run to continue: --out RUN.")
+    out = options.out or new_run_folder(options.data, recipe.name)
+    quiet_libraries()
+    from auricle.cli import console
+    from auricle.training.progress import ProgressReporter
+    from auricle.training.run import run
+
+    screen = console.Screen(options.json)
+    reporter = ProgressReporter(screen.say, screen.progress, screen.epoch)
+    with json_only(options):
+        report = run(options.data, recipe, out, reporter, resume=options.resume)
+    if options.json:
+        print_json({**report.as_json(), "run": str(out)})
+    else:
+        console.show_report(screen, report)
+        screen.say(f"Report: {out / 'report.html'}   Model: {out / 'model'}")
+    return 0
+
+
+def _evaluate(options: argparse.Namespace) -> int:
+    check_run(options.run)
+    if options.data is not None:
+        check_location(options.data)
+    quiet_libraries()
+    from auricle.cli import console
+    from auricle.evaluation.evaluate import evaluate
+
+    screen = console.Screen(options.json)
+    with json_only(options):
+        evaluation = evaluate(options.run, options.data, screen.progress)
+    screen.finish()
+    if options.json:
+        print_json(evaluation.as_json())
+    else:
+        console.show_evaluation(screen, evaluation)
+    return 0
+
+
+def _demo(options: argparse.Namespace) -> int:
+    from auricle.demo import check_folder
+
+    check_folder(options.out)
+    quiet_libraries()
+    from auricle.cli import console
+    from auricle.demo import demo
+    from auricle.training.progress import ProgressReporter
+
+    screen = console.Screen(options.json)
+    reporter = ProgressReporter(screen.say, screen.progress, screen.epoch)
+    with json_only(options):
+        result = demo(options.out, reporter, seed=options.seed)
+    if options.json:
+        print_json({**result.report.as_json(), "planted": asdict(result.faults)})
+        return 0
+    console.show_report(screen, result.report)
+    screen.say(f"Planted faults found: {result.faults.found} of {result.faults.planted}.")
+    screen.say(f"Try it: auricle predict {options.out / 'run'} {options.out / 'corpus'}")
+    screen.say(f"Open the report: {(options.out / 'run' / 'report.html').resolve().as_uri()}")
+    return 0

@@ -1,0 +1,155 @@
+"""The verbs of Python: inspect a corpus, train a classifier, and use the run that training wrote.
+
+In: DATA, a recipe and settings, named as the command line names its options. Out: an Inspection, or a Run that opens its
+report and its classifier. Nothing is printed; a notebook shows progress, `verbose=True` prints it.
+"""
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from auricle import recipe as recipes
+from auricle.audio.recordings import recordings
+from auricle.corpus import splits
+from auricle.corpus.read import check_location
+from auricle.errors import RunError, UsageError, unknown
+from auricle.evaluation import evaluate as evaluation
+from auricle.evaluation.evaluate import Evaluation
+from auricle.evaluation.report import Report
+from auricle.inference import classifier as classifiers
+from auricle.inference.classifier import Classifier, Prediction
+from auricle.inference.notebook import NotebookProgress, in_notebook
+from auricle.models import device as devices
+from auricle.models import registration
+from auricle.preparation import prepare
+from auricle.preparation.inspection import Inspection
+from auricle.recipe import NAMED_SETTINGS, Recipe
+from auricle.run_folder import RunFolder, new_run_folder
+from auricle.training.progress import ProgressReporter
+from auricle.training.run import run as train_run
+
+
+@dataclass(frozen=True)
+class Run:
+    """A finished run, as `train` returns it: open it again with `auricle.Run("runs/first")`. Raises RunError."""
+
+    path: Path
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "path", Path(self.path))
+        if not RunFolder(self.path).report.is_file():
+            raise RunError(
+                f"There is no finished run at '{self.path}': it has no report.json. `auricle.train` writes one; an "
+                "interrupted one continues with `resume=True`."
+            )
+
+    def __fspath__(self) -> str:
+        return str(self.path)
+
+    @cached_property
+    def report(self) -> Report:
+        """The evidence: metrics with intervals, audit, errors."""
+        return Report.load(RunFolder(self.path).report)
+
+    @cached_property
+    def recipe(self) -> Recipe:
+        """Everything that decided the run."""
+        return recipes.load(RunFolder(self.path).recipe)
+
+    @cached_property
+    def classifier(self) -> Classifier:
+        """The trained model, loaded when it is first used."""
+        return classifiers.load(self.path)
+
+    def predict(self, *files: str | Path) -> list[Prediction]:
+        """Classify files, folders, archives or globs, in order; a bad file gets a Prediction with `error`."""
+        return list(self.classifier.predict(recordings([str(file) for file in files])))
+
+    def evaluate(self, data: str | Path | None = None) -> Evaluation:
+        """Measure the model on other labelled recordings, or again on the run's own test clips."""
+        return evaluate(self, data)
+
+    def __str__(self) -> str:
+        return f"{self.path}: {self.report.verdict}"
+
+    def _repr_html_(self) -> str:
+        return self.report.summary_html(RunFolder(self.path).report_page)
+
+
+def inspect(
+    data: str | Path, recipe: str | Path | Recipe = "sound", *, verbose: bool = False, **settings: Any
+) -> Inspection:
+    """Report what is in a corpus, what is wrong with it and how it would be split; nothing is trained.
+
+    `settings` are those of `train`. Raises UsageError, DataError.
+    """
+    resolved = resolve(recipe, settings)
+    check_location(data, resolved.data.reader)
+    return prepare.inspect(data, resolved, _reporter(verbose).progress)
+
+
+def train(
+    data: str | Path,
+    recipe: str | Path | Recipe = "sound",
+    out: str | Path | None = None,
+    *,
+    resume: bool = False,
+    device: str = "auto",
+    verbose: bool = False,
+    **settings: Any,
+) -> Run:
+    """Train a classifier and measure it; `out` is the run folder, by default runs/DATA-RECIPE.
+
+    `settings` change the recipe: by the names of the command line's options (label, group, split, folds, epochs,
+    batch_size, learning_rate, checkpoint, seed, corrections …), as `train__crop_seconds=3`, or as
+    `train={"crop_seconds": 3}`. `resume` continues an interrupted run in `out`. Raises UsageError, DataError, RunError.
+    """
+    resolved = resolve(recipe, settings)
+    check_location(data, resolved.data.reader)
+    if resume and out is None:
+        raise UsageError("resume received no run folder. Name the run to continue: out=RUN.")
+    folder = new_run_folder(data, resolved.name) if out is None else Path(out)
+    with devices.use(device):
+        train_run(data, resolved, folder, _reporter(verbose), resume=resume)
+    return Run(folder)
+
+
+def evaluate(run: str | os.PathLike[str], data: str | Path | None = None) -> Evaluation:
+    """Measure a run again, or on other labelled recordings. Raises RunError, DataError."""
+    return evaluation.evaluate(Path(run), None if data is None else str(data), lambda done, total: None)
+
+
+def open_run(folder: str | os.PathLike[str]) -> Run:
+    """Open a finished run folder. Raises RunError for anything else."""
+    return Run(Path(folder))
+
+
+def resolve(recipe: str | Path | Recipe, settings: Mapping[str, Any]) -> Recipe:
+    """The recipe with settings applied and its family's options checked. Raises UsageError."""
+    sections = [name for name in Recipe.model_fields if name != "name"]
+    values: dict[str, Any] = {}
+    for name, value in settings.items():
+        if name in NAMED_SETTINGS:
+            values[name] = str(value) if isinstance(value, Path) else value
+        elif name in sections and isinstance(value, Mapping):
+            values |= {f"{name}.{key}": inner for key, inner in value.items()}
+        elif "__" in name:
+            values[name.replace("__", ".")] = value
+        else:
+            known = unknown("setting", name, [*NAMED_SETTINGS, *sections])
+            raise UsageError(f"{known} Any recipe key works as section__key=value, such as train__crop_seconds=3.")
+    resolved = recipes.load(recipe, (), values)
+    splits.check_kind(resolved.data)
+    registration.parse_options(resolved)
+    return resolved
+
+
+def _reporter(verbose: bool) -> ProgressReporter:
+    """What shows progress: a bar in a notebook, lines with `verbose`, nothing otherwise."""
+    if in_notebook():
+        shown = NotebookProgress()
+        return ProgressReporter(shown.message, shown.progress, shown.epoch)
+    return ProgressReporter(print) if verbose else ProgressReporter()
