@@ -8,6 +8,7 @@ import argparse
 import json
 import tempfile
 import time
+from dataclasses import asdict
 from pathlib import Path
 
 from auricle import recipe as recipes
@@ -48,18 +49,13 @@ def run(options: argparse.Namespace, screen: Screen) -> None:
         }
     rows: list[tuple[str, ...]] = [("metric", "value", "low", "high", "baseline", "majority")]
     for name in METRICS:
-        found = report["metrics"][name]
-        baseline, majority = report["baseline"]["metrics"][name]["value"], report["majority"][name]
-        rows.append((name, *(f"{value:.3f}" for value in (*_bounds(found), baseline, majority))))
-        screen.record("accuracy", case=options.case, metric=name, **found, baseline=baseline, majority=majority)
-    interval = report["interval"]
-    screen.say(f"95 % intervals, bootstrap over {interval['units']} {interval['unit']}s; {report['test_clips']} clips:")
+        metric = asdict(report.metrics[name])
+        baseline, majority = report.baseline.metrics[name].value, report.majority[name]
+        rows.append((name, *(f"{value:.3f}" for value in (*metric.values(), baseline, majority))))
+        screen.record("accuracy", case=options.case, metric=name, **metric, baseline=baseline, majority=majority)
+    screen.say(f"95 % intervals, bootstrap over {report.interval.description}; {report.test_clips} clips:")
     screen.table(rows)
     screen.say("Training, seconds per fold: " + ", ".join(f"{name} {value:.1f}" for name, value in seconds.items()))
     screen.say(f"The whole run, preparation and final model included: {wall:.0f} s.")
     screen.record("cost", case=options.case, fold_seconds=seconds, run_seconds=wall)
-    screen.verdict(f"accuracy {options.case}", "value", report["metrics"]["accuracy"]["value"])
-
-
-def _bounds(found: dict[str, float]) -> tuple[float, float, float]:
-    return found["value"], found["low"], found["high"]
+    screen.verdict(f"accuracy {options.case}", "value", report.metrics["accuracy"].value)

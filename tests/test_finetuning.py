@@ -125,7 +125,7 @@ def weights(model: Any) -> dict[str, torch.Tensor]:
 def test_every_kind_is_trained_saved_opened_by_a_stock_pipeline_and_predicts(name: str, tmp_path: Path) -> None:
     data = write_corpus(tmp_path / "corpus")
     report = run(data, small(folder(name, head=False), *TOP), tmp_path / "run", ProgressReporter())
-    assert report["model"]["type"] == AutoConfig.from_pretrained(folder(name)).model_type
+    assert report.model.type == AutoConfig.from_pretrained(folder(name)).model_type
     saved = tmp_path / "run" / "model"
     config = json.loads((saved / "config.json").read_text())
     assert set(config["id2label"].values()) == set(LABELS) == set(config["label2id"])
@@ -420,15 +420,16 @@ def test_emotion_from_an_archive_keeps_actors_apart_and_shows_bias_as_numbers(tm
         folder("tiny-hubert"), "evaluate.min_slice_clips=3", "evaluate.embed_audio=false", "data.split=folds"
     )
     report = run(data, settings.replace("data", folds=4), tmp_path / "run", ProgressReporter())
-    assert report["split"]["kind"] == "folds" and "actor" in report["split"]["described"]
+    assert report.split.kind == "folds" and "actor" in report.split.description
     split = json.loads((tmp_path / "run" / "split.json").read_text())
     for fold in split["folds"]:
         parts = [{Path(name).name[:4] for name in fold[part]} for part in ("train", "valid", "test")]
         assert not parts[0] & parts[1] and not parts[0] & parts[2] and not parts[1] & parts[2]
-    by_sex = {row["name"]: row for row in report["slices"]["sex"]}
+    by_sex = {row.name: row for row in report.slices["sex"]}
     assert set(by_sex) == {"male", "female"}
-    assert all(row["low"] <= row["accuracy"] <= row["high"] and row["clips"] == 24 for row in by_sex.values())
-    assert "age" in report["slices"]
+    assert all(row.accuracy.low <= row.accuracy.value <= row.accuracy.high for row in by_sex.values())
+    assert all(row.clips == 24 for row in by_sex.values())
+    assert "age" in report.slices
     page = (tmp_path / "run" / "report.html").read_text()
     assert "female" in page and "data:audio" not in page
 
@@ -453,9 +454,10 @@ def test_genre_sets_the_broken_file_aside_and_tells_the_spread_of_seeds(tmp_path
     audit = json.loads((tmp_path / "run" / "audit.json").read_text())
     assert any("jazz.00054" in fault["id"] for fault in audit["quarantined"])
     assert "pop.00050" in json.dumps(audit) and "metal.00099" in json.dumps(audit)
-    assert report["recipe"]["audio"]["sample_rate"] == RATE
-    accuracy = report["seeds"]["metrics"]["accuracy"]
-    assert len(accuracy["values"]) == 2 and min(accuracy["values"]) <= accuracy["mean"] <= max(accuracy["values"])
+    assert report.recipe.audio.sample_rate == RATE
+    assert report.seeds is not None
+    accuracy = report.seeds.metrics["accuracy"]
+    assert len(accuracy.values) == 2 and min(accuracy.values) <= accuracy.mean <= max(accuracy.values)
     config = json.loads((tmp_path / "run" / "model" / "config.json").read_text())
     assert config["window_seconds"] == 0.5 and config["model_type"] == "hubert"
 
@@ -515,7 +517,7 @@ def test_another_checkpoint_or_another_corpus_is_another_prefix(tmp_path: Path) 
 def test_in_bfloat16_every_way_of_training_runs_to_its_report(name: str, settings: list[str], tmp_path: Path) -> None:
     recipe = small(folder(name), *settings, "train.precision=bf16", "train.epochs=1", "evaluate.embed_audio=false")
     report = run(write_corpus(tmp_path / "corpus", per_class=6), recipe, tmp_path / "run", ProgressReporter())
-    assert np.isfinite(report["metrics"]["log_loss"]["value"])
+    assert np.isfinite(report.metrics["log_loss"].value)
 
 
 def test_even_the_only_step_of_a_stage_learns(tmp_path: Path) -> None:

@@ -275,7 +275,7 @@ def test_a_run_on_frames_is_good_and_says_what_it_takes(trained: Path) -> None:
     assert (recipe.audio.num_features, recipe.audio.sample_rate) == (BANDS, 100)
     page = (trained / "report.html").read_text()
     assert "<audio" not in page and "data:audio" not in page and "40 bands" in page and "utterance.pt" in page
-    assert "It does not hear sound" in (trained / "model" / "README.md").read_text()
+    assert "The input is not audio" in (trained / "model" / "README.md").read_text()
 
 
 def test_a_run_on_frames_goes_on_and_is_judged_again(

@@ -26,15 +26,18 @@ from auricle.corpus import corrections
 from auricle.corpus.clip import Clip, Index
 from auricle.corpus.corrections import Correction
 from auricle.errors import DataError, RunError, UsageError
+from auricle.evaluation.error_analysis import ClipError
 from auricle.labelling import clip_view, selection
 from auricle.labelling.clip_view import load_preview, render_clip
 from auricle.labelling.corrections_file import CorrectionsFile
 from auricle.labelling.selection import ANY_FINDING, CORRECTED, Filter, Note
 from auricle.labelling.session import Session, View
 from auricle.preparation.prepare import Inspection, inspect
+from auricle.run_folder import RunFolder
 from auricle.serving import waveform
 from tests.browsing import WAIT, Page, asked_for, chromium, wait_for
 from tests.conftest import RATE, tone, write_corpus
+from tests.reports import small_report
 
 HOSTILE = "<i>${1+1}{{value}}"
 
@@ -106,8 +109,8 @@ def test_a_page_that_others_can_reach_is_known_as_such(host: str, only_here: boo
 
 
 def test_suspect_labels_of_a_run_are_findings(found: Inspection, tmp_path: Path) -> None:
-    row = {"id": "low/device1_001.wav", "predicted": "high", "probability": 0.97}
-    (tmp_path / "report.json").write_text(json.dumps({"doubted": [row], "mistakes": []}), encoding="utf-8")
+    row = ClipError("low/device1_001.wav", "low", "high", 0.97, 0.01, "test")
+    small_report(suspect_labels=(row,)).save(RunFolder(tmp_path).report)
     notes = selection.collect_notes(found.audit, tmp_path)
     assert notes["low/device1_001.wav"] == [Note("suspect label", "predicted 'high' with 97%")]
     with pytest.raises(RunError, match=r"has no report\.json"):

@@ -1,17 +1,15 @@
 """The page that people read: whole, harmless with any label, and what it shows is what was measured."""
 
 import base64
-import copy
 import hashlib
 import io
-import json
 import math
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from html.parser import HTMLParser
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
 
 import jinja2
 import numpy as np
@@ -21,22 +19,24 @@ from PIL import Image
 
 from auricle import recipe as recipes
 from auricle.audio import image
+from auricle.errors import RunError
 from auricle.evaluation import page, plots
-from auricle.evaluation import report as reporting
+from auricle.evaluation.build_report import ReportInputs, build_report
+from auricle.evaluation.duration import DurationAccuracy
+from auricle.evaluation.error_analysis import ClipError
+from auricle.evaluation.intervals import Interval
+from auricle.evaluation.metrics import ClassMetrics, metric_info
+from auricle.evaluation.open_set import RejectionReport
 from auricle.evaluation.page import write_page
+from auricle.evaluation.report import Cost, CurvePoint, Hardware, ModelSummary, Report, TrainingTotals
 from auricle.evaluation.scoring import Scores
+from auricle.preparation.audit import Fault
 from auricle.preparation.prepare import PreparedCorpus, prepare, read
 
 RATE = 10_000  # no rate that MP3 knows
 LABELS = ('"><img src=x onerror=alert(1)>', "<script>alert('1')<b>", "ä & ö's 'dög'")
 PITCHES = (500.0, 1000.0, 3000.0)
-COST = {
-    "prepare_seconds": 1.5,
-    "train_seconds": 75.0,
-    "run_seconds": 4000.0,
-    "clips_per_second": 123.4,
-    "peak_memory_mb": 800.0,
-}
+COST = Cost(1.5, 0.5, 75.0, 4000.0, 123.4, 800.0)
 VOID = {"meta", "img", "link", "br", "hr", "input"}
 
 
@@ -95,8 +95,8 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PreparedCorpu
 
 
 @pytest.fixture(scope="module")
-def truth(prepared: PreparedCorpus) -> dict[str, Any]:
-    """A report that `build` made from random scores, as report.json holds it."""
+def full_report(prepared: PreparedCorpus) -> Report:
+    """A report that `build_report` made from random scores."""
     random = np.random.default_rng(1)
     clips = {clip.id: clip for clip in prepared.usable}
     pairs = [(id, fold.name) for fold in prepared.split.folds for id in fold.test]
@@ -111,10 +111,9 @@ def truth(prepared: PreparedCorpus) -> dict[str, Any]:
         return Scores(prepared.labels, ids, true, logits, seconds, tuple(clips[id].group for id in ids), folds)
 
     names = [fold.name for fold in prepared.split.folds]
-    valid = {"accuracy": 0.5, "log_loss": 1.0}
-    curve = [{"epoch": epoch, "loss": 2 / epoch, "learning_rate": 1e-3, "valid": valid} for epoch in (1, 2, 3)]
-    built = reporting.build(
-        reporting.ReportInputs(
+    curve = [CurvePoint(epoch, 2 / epoch, 1e-3, {"accuracy": 0.5, "log_loss": 1.0}) for epoch in (1, 2, 3)]
+    return build_report(
+        ReportInputs(
             index=prepared.index,
             audit=prepared.audit,
             split=prepared.split,
@@ -122,25 +121,24 @@ def truth(prepared: PreparedCorpus) -> dict[str, Any]:
             scores=scores(1.0),
             majority=scores(0.0),
             baseline=scores(0.5),
-            suspect_labels=scores(-6.0),
-            curves=dict.fromkeys(names, curve),
-            chosen=dict.fromkeys(names, 3),
-            model={"type": "auricle-cnn", "parameters": 1234, "sample_rate": RATE, "channels": 1},
-            work={"audio_seconds": 1.0, "trainings": 3, "epochs": 9, "steps": 90, "batch_size": 16},
-            hardware={"processor": "any", "cores": 1, "accelerator": None, "bf16": False},
+            suspects=scores(-6.0),
+            learning_curves=dict.fromkeys(names, curve),
+            best_epochs=dict.fromkeys(names, 3),
+            model=ModelSummary("auricle-cnn", 1234, RATE, 1),
+            training=TrainingTotals(1.0, 3, 9, 90, 16),
+            hardware=Hardware("any", 1, None, False),
         )
     )
-    content: dict[str, Any] = json.loads(json.dumps(built))
-    return content
 
 
 @pytest.fixture
-def report(truth: dict[str, Any]) -> dict[str, Any]:
-    few = copy.deepcopy(truth)
-    return {**few, "mistakes": few["mistakes"][:3], "doubted": few["doubted"][:2]}
+def report(full_report: Report) -> Report:
+    return replace(
+        full_report, misclassified=full_report.misclassified[:3], suspect_labels=full_report.suspect_labels[:2]
+    )
 
 
-def written(folder: Path, report: dict[str, Any], prepared: PreparedCorpus) -> Path:
+def written(folder: Path, report: Report, prepared: PreparedCorpus) -> Path:
     path = folder / "report.html"
     write_page(path, report, COST, prepared.store, prepared.positions)
     return path
@@ -151,7 +149,7 @@ def content(uri: str) -> bytes:
 
 
 def test_every_element_is_closed_and_hostile_names_are_only_text(
-    tmp_path: Path, report: dict[str, Any], prepared: PreparedCorpus
+    tmp_path: Path, report: Report, prepared: PreparedCorpus
 ) -> None:
     found = seen(written(tmp_path, report, prepared))
     assert found.open == []
@@ -160,11 +158,11 @@ def test_every_element_is_closed_and_hostile_names_are_only_text(
     assert {image["alt"] for image in found.all("img")} == {"Mel spectrogram"}
     for label in LABELS:
         assert label in found.text
-    assert "<i>" in report["mistakes"][0]["id"] and report["mistakes"][0]["id"] in found.text
+    assert "<i>" in report.misclassified[0].id and report.misclassified[0].id in found.text
 
 
 def test_the_page_loads_nothing_and_links_only_into_itself(
-    tmp_path: Path, report: dict[str, Any], prepared: PreparedCorpus
+    tmp_path: Path, report: Report, prepared: PreparedCorpus
 ) -> None:
     path = written(tmp_path, report, prepared)
     found = seen(path)
@@ -176,7 +174,7 @@ def test_the_page_loads_nothing_and_links_only_into_itself(
     assert not re.search(r"url\(|@import", path.read_text(encoding="utf-8"))
 
 
-def test_only_the_page_s_own_script_may_run(tmp_path: Path, report: dict[str, Any], prepared: PreparedCorpus) -> None:
+def test_only_the_page_s_own_script_may_run(tmp_path: Path, report: Report, prepared: PreparedCorpus) -> None:
     path = written(tmp_path, report, prepared)
     policy = next(meta["content"] for meta in seen(path).all("meta") if "http-equiv" in meta)
     script = re.search(r"<script>(.*?)</script>", path.read_text(encoding="utf-8"), re.S)
@@ -186,15 +184,15 @@ def test_only_the_page_s_own_script_may_run(tmp_path: Path, report: dict[str, An
     assert policy.startswith("default-src 'none'")
 
 
-def test_a_player_holds_the_start_of_its_clip(tmp_path: Path, report: dict[str, Any], prepared: PreparedCorpus) -> None:
+def test_a_player_holds_the_start_of_its_clip(tmp_path: Path, report: Report, prepared: PreparedCorpus) -> None:
     clip = next(clip for clip in prepared.usable if clip.label == LABELS[1] and "<i>0" in clip.id)
-    row = {"label": LABELS[1], "predicted": LABELS[0], "probability": 0.9, "own_probability": 0.1, "fold": "1"}
-    report.update(mistakes=[{**row, "id": clip.id}], suspect_labels=[])
+    row = ClipError(clip.id, LABELS[1], LABELS[0], 0.9, 0.1, "1")
+    report = replace(report, misclassified=(row,), suspect_labels=())
     found = seen(written(tmp_path, report, prepared))
     (player,) = found.all("audio")
     sound, rate = soundfile.read(io.BytesIO(content(player["src"])))
     assert sound.ndim == 1
-    assert len(sound) / rate == pytest.approx(page.HEARD_SECONDS, abs=0.1)
+    assert len(sound) / rate == pytest.approx(page.EXCERPT_SECONDS, abs=0.1)
     spectrum = np.abs(np.fft.rfft(sound[rate : 2 * rate]))
     assert abs(int(spectrum.argmax()) - PITCHES[1]) <= 1
     assert "first 10\u00a0s of 12\u00a0s" in found.text
@@ -204,15 +202,15 @@ def test_pitch_goes_up_and_time_goes_right_in_a_spectrogram() -> None:
     time = np.arange(RATE) / RATE
     low, high = (0.5 * np.sin(2 * np.pi * pitch * time) for pitch in (300, 4000))
     wave = np.concatenate([low, high]).astype(np.float32)
-    picture = np.asarray(Image.open(io.BytesIO(content(image.picture(wave, RATE)))).convert("L")).astype(int)
+    picture = np.asarray(Image.open(io.BytesIO(content(image.spectrogram_uri(wave, RATE)))).convert("L")).astype(int)
     half = picture.shape[1] // 2
     left, right = picture[:, 5 : half - 5].mean(1), picture[:, half + 5 : -5].mean(1)
-    assert len(picture) == image.MELS
-    assert left.argmax() > 0.75 * image.MELS > 0.25 * image.MELS > right.argmax()
+    assert len(picture) == image.NUM_MELS
+    assert left.argmax() > 0.75 * image.NUM_MELS > 0.25 * image.NUM_MELS > right.argmax()
 
 
 def test_silence_is_dark_and_louder_is_lighter() -> None:
-    silent = Image.open(io.BytesIO(content(image.picture(np.zeros(RATE, np.float32), RATE)))).convert("RGB")
+    silent = Image.open(io.BytesIO(content(image.spectrogram_uri(np.zeros(RATE, np.float32), RATE)))).convert("RGB")
     assert silent.getextrema() == tuple((level, level) for level in image.COLOURS[0])
     grey = [0.2126 * red + 0.7152 * green + 0.0722 * blue for red, green, blue in image.COLOURS]
     assert grey == sorted(grey)
@@ -221,52 +219,55 @@ def test_silence_is_dark_and_louder_is_lighter() -> None:
 @pytest.mark.parametrize("rate", [4000, 8000, 11025, 44100, 96000])
 def test_sound_of_any_rate_keeps_its_length(rate: int) -> None:
     wave = (0.1 * np.sin(np.arange(rate) * 0.3)).astype(np.float32)
-    sound, heard = soundfile.read(io.BytesIO(content(image.player(wave, rate))))
+    sound, heard = soundfile.read(io.BytesIO(content(image.audio_uri(wave, rate))))
     assert len(sound) / heard == pytest.approx(1.0, abs=0.1)
 
 
 def test_private_speech_leaves_no_sound_and_the_page_says_so(
-    tmp_path: Path, report: dict[str, Any], prepared: PreparedCorpus
+    tmp_path: Path, report: Report, prepared: PreparedCorpus
 ) -> None:
     loud = seen(written(tmp_path, report, prepared))
     assert len(loud.all("audio")) == len(loud.all("img")) == 5
-    report["recipe"]["evaluate"]["embed_audio"] = False
+    report = replace(report, recipe=report.recipe.replace("evaluate", embed_audio=False))
     path = written(tmp_path, report, prepared)
     quiet = seen(path)
     assert not quiet.all("audio") and not quiet.all("img")
     assert "base64" not in path.read_text(encoding="utf-8").partition("<body>")[2]
-    assert "no recording leaves with this page" in quiet.text
+    assert "this page contains no recording" in quiet.text
     assert len(quiet.all("article")) == len(loud.all("article")) > 0
 
 
 def test_the_verdict_comes_first_and_cautions_right_after(
-    tmp_path: Path, report: dict[str, Any], prepared: PreparedCorpus
+    tmp_path: Path, report: Report, prepared: PreparedCorpus
 ) -> None:
-    report["cautions"] = ["Only <3> speakers."]
+    report = replace(report, cautions=("Only <3> speakers.",))
     text = seen(written(tmp_path, report, prepared)).text.partition("prefers-color-scheme")[2]
-    places = [text.index(part) for part in (report["verdict"][:12], "Only <3> speakers.", "How good it is")]
+    places = [text.index(part) for part in (report.verdict[:12], "Only <3> speakers.", "Results")]
     assert places == sorted(places)
 
 
-def test_the_confusion_table_holds_the_counts(tmp_path: Path, report: dict[str, Any], prepared: PreparedCorpus) -> None:
+def test_the_confusion_table_holds_the_counts(tmp_path: Path, report: Report, prepared: PreparedCorpus) -> None:
     text = written(tmp_path, report, prepared).read_text(encoding="utf-8")
     table = re.search(r'<table class="matrix.*?</table>', text, re.S)
     assert table is not None
     cells = [int(cell or 0) for cell in re.findall(r"<td[^>]*>(\d*)</td>", table[0])]
-    assert cells == [count for row in report["confusion"] for count in row]
+    assert cells == [count for row in report.confusion_matrix for count in row]
 
 
-def test_very_many_classes_and_epochs_stay_light(tmp_path: Path, report: dict[str, Any], prepared: PreparedCorpus) -> None:
-    labels = [f"speaker {number}" for number in range(600)]
-    report["labels"] = labels
-    report["confusion"] = np.eye(600, dtype=int).tolist()
-    report["per_class"] = [{"label": label, "clips": 9, "precision": 0.5, "recall": 0.5, "f1": 0.5} for label in labels]
-    report["audit"]["classes"] = dict.fromkeys(labels, 9)
-    report["audit"]["quarantined"] = [{"id": f"{row}.wav", "kind": "silent", "detail": "still"} for row in range(5000)]
-    valid = {"accuracy": 0.5, "log_loss": 1.0}
-    epochs = [{"epoch": epoch, "loss": 1.0, "learning_rate": 0.1, "valid": valid} for epoch in range(1, 1001)]
-    report["curves"] = {f"fold {number}": epochs for number in range(10)}
-    report.update(mistakes=[], suspect_labels=[])
+def test_very_many_classes_and_epochs_stay_light(tmp_path: Path, report: Report, prepared: PreparedCorpus) -> None:
+    labels = tuple(f"speaker {number}" for number in range(600))
+    faults = tuple(Fault(f"{row}.wav", "silent", "quiet") for row in range(5000))
+    epochs = tuple(CurvePoint(epoch, 1.0, 0.1, {"accuracy": 0.5, "log_loss": 1.0}) for epoch in range(1, 1001))
+    report = replace(
+        report,
+        labels=labels,
+        confusion_matrix=tuple(tuple(map(int, row)) for row in np.eye(600, dtype=int)),
+        per_class=tuple(ClassMetrics(label, 9, 0.5, 0.5, 0.5) for label in labels),
+        audit=replace(report.audit, classes=dict.fromkeys(labels, 9), quarantined=faults),
+        learning_curves={f"fold {number}": epochs for number in range(10)},
+        misclassified=(),
+        suspect_labels=(),
+    )
     path = written(tmp_path, report, prepared)
     assert path.stat().st_size < 900_000
     text = path.read_text(encoding="utf-8")
@@ -275,28 +276,28 @@ def test_very_many_classes_and_epochs_stay_light(tmp_path: Path, report: dict[st
     assert all(f"<td>{label}</td>" in text for label in labels)
 
 
-def test_a_model_without_epochs_has_no_curves(tmp_path: Path, report: dict[str, Any], prepared: PreparedCorpus) -> None:
-    assert 'id="learning"' in written(tmp_path, report, prepared).read_text(encoding="utf-8")
-    report["curves"] = {name: [] for name in report["curves"]}
-    assert 'id="learning"' not in written(tmp_path, report, prepared).read_text(encoding="utf-8")
+def test_a_model_without_epochs_has_no_curves(tmp_path: Path, report: Report, prepared: PreparedCorpus) -> None:
+    assert 'id="learning-curves"' in written(tmp_path, report, prepared).read_text(encoding="utf-8")
+    report = replace(report, learning_curves={name: () for name in report.learning_curves})
+    assert 'id="learning-curves"' not in written(tmp_path, report, prepared).read_text(encoding="utf-8")
 
 
-def test_a_page_that_fails_leaves_the_old_one(tmp_path: Path, report: dict[str, Any], prepared: PreparedCorpus) -> None:
+def test_a_page_that_fails_leaves_the_old_one(tmp_path: Path, report: Report, prepared: PreparedCorpus) -> None:
     before = written(tmp_path, report, prepared).read_bytes()
-    del report["split"]["described"]
-    with pytest.raises(jinja2.UndefinedError, match="described"):
-        written(tmp_path, report, prepared)
+    broken = replace(report, split=SimpleNamespace(folds=2, notes=()))  # type: ignore[arg-type]
+    with pytest.raises(jinja2.UndefinedError, match="description"):
+        written(tmp_path, broken, prepared)
     assert [file.name for file in tmp_path.iterdir()] == ["report.html"]
     assert (tmp_path / "report.html").read_bytes() == before
 
 
 def test_a_gain_is_better_whichever_way_the_metric_points() -> None:
-    accuracy, loss = page.MEANINGS["accuracy"], page.MEANINGS["log_loss"]
-    assert page._gain(accuracy, {"value": 0.1, "low": 0.05, "high": 0.2}).startswith("10.0 points better")
-    assert page._gain(accuracy, {"value": -0.1, "low": -0.2, "high": -0.05}).endswith("(5.0 to 20.0).")
-    assert page._gain(loss, {"value": -0.5, "low": -0.8, "high": -0.2}).startswith("0.50 better")
-    assert page._gain(loss, {"value": 0.5, "low": 0.2, "high": 0.8}).startswith("0.50 worse")
-    assert page._gain(loss, {"value": 0.1, "low": -0.2, "high": 0.3}).startswith("Not distinguishable")
+    accuracy, loss = metric_info("accuracy"), metric_info("log_loss")
+    assert page.gain_sentence(accuracy, Interval(0.1, 0.05, 0.2)).startswith("10.0 points better")
+    assert page.gain_sentence(accuracy, Interval(-0.1, -0.2, -0.05)).endswith("(5.0 to 20.0).")
+    assert page.gain_sentence(loss, Interval(-0.5, -0.8, -0.2)).startswith("0.50 better")
+    assert page.gain_sentence(loss, Interval(0.5, 0.2, 0.8)).startswith("0.50 worse")
+    assert page.gain_sentence(loss, Interval(0.1, -0.2, 0.3)).startswith("Not distinguishable")
 
 
 @pytest.mark.parametrize("largest", [0.0, 1e-6, 0.3, 1.0, 2.31, 7, 99, 1e5])
@@ -309,82 +310,107 @@ def test_ticks_are_few_round_and_reach_over_the_largest(largest: float) -> None:
 
 
 def test_curves_without_validation_show_the_training_loss_alone(
-    tmp_path: Path, report: dict[str, Any], prepared: PreparedCorpus
+    tmp_path: Path, report: Report, prepared: PreparedCorpus
 ) -> None:
-    report["curves"] = {
-        name: [{**row, "valid": None, "loss": math.nan if row["epoch"] == 2 else row["loss"]} for row in rows]
-        for name, rows in report["curves"].items()
+    curves = {
+        name: tuple(replace(row, valid=None, loss=math.nan if row.epoch == 2 else row.loss) for row in rows)
+        for name, rows in report.learning_curves.items()
     }
+    report = replace(report, learning_curves=curves)
     found = seen(written(tmp_path, report, prepared))
     lines = [line for line in found.all("polyline") if line["class"] == "train"]
-    assert [len(line["points"].split()) for line in lines] == [2] * len(report["curves"])
+    assert [len(line["points"].split()) for line in lines] == [2] * len(report.learning_curves)
     assert "Validation accuracy" not in found.text
     assert not any("nan" in line["points"] for line in found.all("polyline"))
 
 
-def test_the_accuracy_at_every_coverage_is_drawn_and_told(
-    tmp_path: Path, report: dict[str, Any], prepared: PreparedCorpus
+def test_the_accuracy_at_every_coverage_is_drawn_and_listed(
+    tmp_path: Path, report: Report, prepared: PreparedCorpus
 ) -> None:
-    drawn = plots.coverage(report)
-    assert drawn is not None
-    (line,) = drawn.lines
-    assert [x for x, _ in line.points] == [row["coverage"] for row in report["coverage"]]
-    low = 0.5 if min(row["accuracy"] for row in report["coverage"]) >= 0.5 else 0.0
-    assert [1 - y * (1 - low) for _, y in line.points] == pytest.approx([row["accuracy"] for row in report["coverage"]])
+    rows = report.risk_coverage
+    (line,) = plots.accuracy_by_coverage(rows).lines
+    assert [x for x, _ in line.points] == [row.coverage for row in rows]
+    low = 0.5 if min(row.accuracy for row in rows) >= 0.5 else 0.0
+    assert [1 - y * (1 - low) for _, y in line.points] == pytest.approx([row.accuracy for row in rows])
     found = seen(written(tmp_path, report, prepared))
-    assert "If it answered only when it is sure" in found.text
-    assert "share of the clips that is answered" in found.text
+    assert "Accuracy by coverage" in found.text
+    assert "coverage: the share of clips that is answered" in found.text
 
 
-@pytest.mark.parametrize("kind", ["classes", "mistakes"])
+@pytest.mark.parametrize("kind", ["held-out classes", "misclassified clips"])
 @pytest.mark.parametrize("threshold", [0.9, None])
-def test_what_refusing_is_worth_is_told_with_strange_names_as_text(
-    kind: str, threshold: float | None, tmp_path: Path, report: dict[str, Any], prepared: PreparedCorpus
+def test_rejection_is_reported_with_hostile_names_as_text(
+    kind: str, threshold: float | None, tmp_path: Path, report: Report, prepared: PreparedCorpus
 ) -> None:
-    figure = {"value": 0.04, "low": 0.01, "high": 0.08}
-    report["unknown"] = {
-        "kind": kind,
-        "classes": ["<b>one", "two"] if kind == "classes" else [],
-        "target": 0.05,
-        "threshold": threshold,
-        "impostors": 40,
-        "reached": figure if threshold else None,
-        "unit": "class",
-        "auroc": {"value": 0.97, "low": 0.9, "high": 1.0} if threshold else None,
-        "known_refused": 0.12 if threshold else None,
-    }
-    found = seen(written(tmp_path, report, prepared))
+    rejection = RejectionReport(
+        impostors=kind,  # type: ignore[arg-type]
+        classes=("<b>one", "two") if kind == "held-out classes" else (),
+        max_false_accept_rate=0.05,
+        threshold=threshold,
+        impostor_clips=40,
+        measured_false_accept_rate=Interval(0.04, 0.01, 0.08) if threshold else None,
+        unit="class",
+        auroc=Interval(0.97, 0.9, 1.0) if threshold else None,
+        false_rejection_rate=0.12 if threshold else None,
+    )
+    found = seen(written(tmp_path, replace(report, rejection=rejection), prepared))
     assert found.open == []
-    assert ("<b>one" in found.text) is (kind == "classes")
+    assert ("<b>one" in found.text) is (kind == "held-out classes")
     if threshold is None:
-        assert "names a class for whatever it hears" in found.text
+        assert "predicts a class for every clip" in found.text
     else:
         assert "90.00\u00a0%" in found.text and "4.0\u00a0%" in found.text and "12.0\u00a0%" in found.text
-    assert {"#unknown"} <= {link["href"] for link in found.all("a")}
+    assert {"#rejection"} <= {link["href"] for link in found.all("a")}
 
 
-def test_seconds_heard_stand_beside_the_same_clips_whole(
-    tmp_path: Path, report: dict[str, Any], prepared: PreparedCorpus
+def test_accuracy_by_duration_is_compared_with_the_same_clips_in_full(
+    tmp_path: Path, report: Report, prepared: PreparedCorpus
 ) -> None:
-    whole = {"value": 0.83, "low": 0.7, "high": 0.9}
-    report["heard"] = [
-        {"seconds": 2.0, "clips": 31, "groups": 4, "accuracy": 0.71, "low": 0.6, "high": 0.8, "whole": whole}
-    ]
-    text = seen(written(tmp_path, report, prepared)).text
-    assert "How much it must hear" in text and "71.0\u00a0%" in text and "31 clips, whole 83.0\u00a0%" in text
+    row = DurationAccuracy(2.0, 31, 4, Interval(0.71, 0.6, 0.8), Interval(0.83, 0.7, 0.9))
+    text = seen(written(tmp_path, replace(report, accuracy_by_duration=(row,)), prepared)).text
+    assert "Accuracy by duration" in text and "71.0\u00a0%" in text and "31 clips, in full 83.0\u00a0%" in text
 
 
-def test_a_report_from_before_there_was_any_of_that_is_rendered(
-    tmp_path: Path, report: dict[str, Any], prepared: PreparedCorpus
-) -> None:
-    for key in ("coverage", "unknown", "heard"):
-        del report[key]
+def test_sections_without_results_are_omitted(tmp_path: Path, report: Report, prepared: PreparedCorpus) -> None:
+    report = replace(report, rejection=None, accuracy_by_duration=())
     text = written(tmp_path, report, prepared).read_text(encoding="utf-8")
-    assert not any(f'id="{name}"' in text for name in ("unknown", "heard")) and 'id="confidence"' in text
+    assert not any(f'id="{name}"' in text for name in ("rejection", "duration")) and 'id="calibration"' in text
 
 
-def test_the_baseline_is_not_compared_with_itself(tmp_path: Path, report: dict[str, Any], prepared: PreparedCorpus) -> None:
-    report["baseline"]["is_this_model"] = True
-    bars = [bar for card in page._cards(report) for bar in card.bars]
-    assert {bar.who for bar in bars} == {"this model", "commonest class"}
+def test_the_baseline_is_not_compared_with_itself(tmp_path: Path, report: Report, prepared: PreparedCorpus) -> None:
+    report = replace(report, baseline=replace(report.baseline, is_this_model=True))
+    bars = [bar for card in page.metric_cards(report) for bar in card.bars]
+    assert {bar.name for bar in bars} == {"this model", "majority class"}
     assert "This model is the instant baseline itself" in seen(written(tmp_path, report, prepared)).text
+
+
+def test_a_report_is_the_same_after_saving_and_loading(tmp_path: Path, full_report: Report) -> None:
+    full_report.save(tmp_path / "report.json")
+    again = Report.load(tmp_path / "report.json")
+    assert again == full_report
+    again.save(tmp_path / "again.json")
+    assert (tmp_path / "again.json").read_bytes() == (tmp_path / "report.json").read_bytes()
+
+
+def test_a_file_that_is_no_report_is_refused_with_the_field_that_is_missing(tmp_path: Path, report: Report) -> None:
+    content = report.as_json()
+    del content["metrics"]["accuracy"]["low"]
+    with pytest.raises(RunError, match=r"metrics\.accuracy\.low"):
+        Report.from_json(content)
+    (tmp_path / "report.json").write_text("{", encoding="utf-8")
+    with pytest.raises(RunError, match="not valid JSON"):
+        Report.load(tmp_path / "report.json")
+    with pytest.raises(RunError, match=r"has no cost\.json"):
+        Cost.load(tmp_path / "cost.json")
+
+
+def test_a_notebook_shows_the_metrics_in_context_and_escapes_names(report: Report) -> None:
+    html = replace(report, name="<b>mine", cautions=("<i>few",))._repr_html_()
+    found = Seen()
+    found.feed(html)
+    assert found.open == [] and "<b>mine" in found.text and "<i>few" in found.text
+    accuracy = report.metrics["accuracy"]
+    for number in (accuracy.value, report.baseline.metrics["accuracy"].value, report.majority["accuracy"]):
+        assert f"{number:.3f}" in found.text
+    assert f"{accuracy.low:.3f} to {accuracy.high:.3f}" in found.text
+    assert not found.all("a") and 'href="runs/a/report.html"' in report.summary_html(Path("runs/a/report.html"))

@@ -9,7 +9,7 @@ import shutil
 import socket
 import threading
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -26,9 +26,12 @@ import auricle
 from auricle import recipe as recipes
 from auricle.cli.main import main
 from auricle.errors import AuricleError, RunError, UsageError
-from auricle.evaluation.model_card import card
-from auricle.hub.push import Wishes, pack, send
-from auricle.hub.redact import Local, without_paths
+from auricle.evaluation.error_analysis import Slice
+from auricle.evaluation.intervals import Interval
+from auricle.evaluation.model_card import model_card
+from auricle.evaluation.report import Report
+from auricle.hub.push import PushOptions, prepare_upload, push
+from auricle.hub.redact import LocalPaths, without_paths
 from auricle.training.progress import ProgressReporter
 from auricle.training.run import run
 from tests.conftest import write_corpus
@@ -221,7 +224,7 @@ def test_the_files_arrive_whole_and_in_one_commit(hub: Hub, trained: Path, capfd
 def test_no_secret_path_clip_or_person_is_in_any_byte(hub: Hub, trained: Path) -> None:
     html = (trained / "report.html").read_text()
     assert "data:audio" in html and str(trained) in html and "Mary1" in html
-    send(pack(trained, "user/name", Wishes()))
+    push(prepare_upload(trained, "user/name", PushOptions()))
     sent = _sent(hub)
     assert _unsaid(sent, trained.parent) == []
     assert b"Mary" not in sent and b"data:audio" not in sent and b"data:image" not in sent
@@ -235,21 +238,21 @@ def test_no_secret_path_clip_or_person_is_in_any_byte(hub: Hub, trained: Path) -
 
 
 def test_scores_and_sound_go_only_when_asked_for(hub: Hub, trained: Path) -> None:
-    asked = pack(trained, "user/name", Wishes(with_scores=True, with_audio=True))
-    assert any("can hear them" in note for note in asked.notes)
-    send(asked)
+    upload = prepare_upload(trained, "user/name", PushOptions(with_scores=True, with_audio=True))
+    assert any("can play them" in note for note in upload.notes)
+    push(upload)
     assert hub.files["scores.parquet"] == (trained / "scores.parquet").read_bytes()
     assert b"data:audio" in hub.files["report.html"] and b"Mary1" in hub.files["report.json"]
     assert _unsaid(_sent(hub), trained.parent) == []
-    numbered = pack(trained, "user/name", Wishes(with_audio=True))
-    page = next(parcel.content for parcel in numbered.parcels if parcel.name == "report.html")
+    numbered = prepare_upload(trained, "user/name", PushOptions(with_audio=True))
+    page = next(file.content for file in numbered.files if file.name == "report.html")
     assert isinstance(page, bytes) and b"data:audio" in page and b"Mary" not in page
 
 
 def test_the_pushed_folder_opens_in_auricle_and_in_the_pipeline(
     hub: Hub, trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    send(pack(trained, "user/name", Wishes()))
+    push(prepare_upload(trained, "user/name", PushOptions()))
     for name, content in hub.files.items():
         (tmp_path / name).write_bytes(content)
     sound = trained.parent / "corpus" / "low" / "Mary0_000.wav"
@@ -272,7 +275,7 @@ def test_a_stock_model_opens_in_the_pipeline_without_auricle(
     shutil.rmtree(here / "model")
     HubertForSequenceClassification(config).save_pretrained(here / "model")
     Wav2Vec2FeatureExtractor().save_pretrained(here / "model")
-    send(pack(here, "user/name", Wishes()))
+    push(prepare_upload(here, "user/name", PushOptions()))
     (tmp_path / "got").mkdir()
     for name, content in hub.files.items():
         (tmp_path / "got" / name).write_bytes(content)
@@ -281,19 +284,19 @@ def test_a_stock_model_opens_in_the_pipeline_without_auricle(
     assert type(classify[1].model) is HubertForSequenceClassification
     assert classify[0](sound) == classify[1](sound)
     assert {row["label"] for row in classify[1](sound)} == set(report["labels"])
-    assert "import auricle  # makes" not in hub.files["README.md"].decode()
+    assert "import auricle  # registers" not in hub.files["README.md"].decode()
 
 
 def test_labels_that_look_like_paths_stay_labels() -> None:
     found = without_paths(
         {"/m/0k4j": ["/m/0k4j", "/home/me/a b.csv", "see https://a-b.org/c/d and /home/me/x.wav", "C:\\me\\x.csv"]},
-        Local(("/home/me",), frozenset({"/m/0k4j"})),
+        LocalPaths(("/home/me",), frozenset({"/m/0k4j"})),
     )
     assert found == {"/m/0k4j": ["/m/0k4j", "a b.csv", "see https://a-b.org/c/d and x.wav", "x.csv"]}
 
 
 def test_the_card_is_read_by_the_hubs_own_parser(hub: Hub, trained: Path) -> None:
-    send(pack(trained, "user/name", Wishes(license="cc-by-4.0")))
+    push(prepare_upload(trained, "user/name", PushOptions(license="cc-by-4.0")))
     text = hub.files["README.md"].decode()
     read = ModelCard(text)
     report = json.loads((trained / "report.json").read_text())
@@ -308,38 +311,39 @@ def test_the_card_is_read_by_the_hubs_own_parser(hub: Hub, trained: Path) -> Non
     assert again.data.to_dict() == read.data.to_dict()
     for figure in report["metrics"].values():
         assert f"{figure['low']:.3f} to {figure['high']:.3f}" in read.text
-    assert "1 clips were unusable" in read.text and 'model="user/name"' in read.text
+    assert "1 clips are unusable" in read.text and 'model="user/name"' in read.text
 
 
 def test_the_card_claims_no_licence_base_or_data_set_that_is_not_known(trained: Path) -> None:
-    report = json.loads((trained / "report.json").read_text())
-    data = ModelCard(card(report)).data.to_dict()
+    report = Report.load(trained / "report.json")
+    data = ModelCard(str(model_card(report))).data.to_dict()
     assert data["license"] == "other" and data["license_name"] and data["license_link"]
     assert not {"datasets", "base_model", "language"} & set(data)
-    known = {**report, "model": {**report["model"], "base_model": "some/encoder", "type": "hubert"}}
-    text = card(known, dataset="user/sounds", repo="user/name")
+    known = replace(report, model=replace(report.model, base_model="some/encoder", type="hubert"))
+    text = str(model_card(known, dataset="user/sounds", repo="user/name"))
     data = ModelCard(text).data.to_dict()
     assert data["base_model"] == "some/encoder" and data["datasets"] == ["user/sounds"]
-    assert "import auricle  # makes" not in text and "import auricle  # makes" in card(report)
+    assert "import auricle  # registers" not in text and "import auricle  # registers" in str(model_card(report))
 
 
 def test_the_card_warns_of_emotions_and_voices_only_where_there_are_some(trained: Path) -> None:
-    report = json.loads((trained / "report.json").read_text())
-    assert "feels" not in card(report) and "consent" not in card(report)
-    labels = ["anger", "happiness", "sadness"]
-    speech = {**report, "labels": labels, "corpus": {**report["corpus"], "group_name": "speaker"}}
-    assert "feels" in card(speech) and "consent" in card(speech)
+    report = Report.load(trained / "report.json")
+    text = str(model_card(report))
+    assert "feels" not in text and "consent" not in text
+    corpus = replace(report.corpus, group_name="speaker")
+    text = str(model_card(replace(report, labels=("anger", "happiness", "sadness"), corpus=corpus)))
+    assert "feels" in text and "consent" in text
 
 
-def test_the_card_names_parts_that_are_clearly_worse(trained: Path) -> None:
-    report = json.loads((trained / "report.json").read_text())
-    report["metrics"]["accuracy"]["value"] = 0.9
-    row = {"name": "ma|le", "clips": 50, "groups": 20, "accuracy": 0.6, "low": 0.5, "high": 0.7}
-    few = {**row, "name": "few", "groups": 2}
-    fine = {**row, "name": "fine", "high": 0.95}
-    text = card({**report, "slices": {"sex": [row, few, fine]}})
-    worse = re.findall(r"Clearly worse where sex is (\S+):", text)
-    assert worse == ["ma\\|le"]
+def test_the_card_names_slices_that_are_significantly_lower(trained: Path) -> None:
+    report = Report.load(trained / "report.json")
+    report.metrics["accuracy"] = replace(report.metrics["accuracy"], value=0.9)
+    row = Slice("ma|le", 50, 20, Interval(0.6, 0.5, 0.7))
+    few = replace(row, name="few", groups=2)
+    fine = replace(row, name="fine", accuracy=Interval(0.6, 0.5, 0.95))
+    text = str(model_card(replace(report, slices={"sex": (row, few, fine)})))
+    lower = re.findall(r"Significantly lower where sex is (\S+):", text)
+    assert lower == ["ma\\|le"]
 
 
 def test_a_dry_run_needs_neither_network_nor_token(
@@ -358,7 +362,7 @@ def test_a_dry_run_needs_neither_network_nor_token(
 
 
 def test_private_branches_and_messages_are_what_was_asked_for(hub: Hub, trained: Path) -> None:
-    send(pack(trained, "user/name", Wishes(private=True, revision="trial", message="Third try")))
+    push(prepare_upload(trained, "user/name", PushOptions(private=True, revision="trial", message="Third try")))
     bodies = {path: body for _, path, _, body in hub.requests}
     assert json.loads(bodies["/api/repos/create"])["visibility"] == "private"
     assert "/api/models/user/name/branch/trial" in bodies
@@ -368,13 +372,13 @@ def test_private_branches_and_messages_are_what_was_asked_for(hub: Hub, trained:
 def test_a_public_repository_is_not_taken_for_a_private_one(hub: Hub, trained: Path) -> None:
     hub.refuse["/api/repos/create"] = (409, "You already created this model repo")
     with pytest.raises(UsageError, match="exists and is public"):
-        send(pack(trained, "user/name", Wishes(private=True)))
+        push(prepare_upload(trained, "user/name", PushOptions(private=True)))
     assert not hub.files
 
 
 REFUSALS = [
     ("/api/repos/create", 401, UsageError, "hf auth login"),
-    ("/api/models/user/name/preupload", 403, UsageError, "right to write"),
+    ("/api/models/user/name/preupload", 403, UsageError, "write access"),
     ("/api/models/user/name/commit", 404, UsageError, "revision"),
     ("/api/models/user/name/commit", 409, RunError, "Push again"),
     ("/api/models/user/name/commit", 500, RunError, "answered 500"),
@@ -389,7 +393,7 @@ def test_a_refusal_is_one_sentence_without_the_token(
     if status == 401:
         hub.refuse["/api/models/"] = (status, f"Your token {TOKEN} is refused")
     with pytest.raises(kind) as caught:
-        send(pack(trained, "user/name", Wishes()))
+        push(prepare_upload(trained, "user/name", PushOptions()))
     assert words in str(caught.value) and TOKEN not in str(caught.value) and not hub.files
     assert caught.value.__cause__ is None and caught.value.__suppress_context__
 
@@ -409,7 +413,7 @@ def test_without_a_hub_the_push_says_so(
 def test_without_a_token_the_login_is_named(hub: Hub, trained: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(huggingface_hub, "get_token", lambda: None)
     with pytest.raises(UsageError, match="hf auth login"):
-        send(pack(trained, "user/name", Wishes()))
+        push(prepare_upload(trained, "user/name", PushOptions()))
     assert hub.requests == []
 
 
@@ -418,8 +422,8 @@ def test_a_token_inside_a_file_stops_the_push(hub: Hub, trained: Path, copied: C
     recipe = yaml.safe_load((run / "recipe.yaml").read_text())
     recipe["data"]["options"] = {"token": TOKEN}
     (run / "recipe.yaml").write_text(yaml.safe_dump(recipe))
-    with pytest.raises(RunError, match="holds your token") as caught:
-        send(pack(run, "user/name", Wishes()))
+    with pytest.raises(RunError, match="contains your Hugging Face token") as caught:
+        push(prepare_upload(run, "user/name", PushOptions()))
     assert TOKEN not in str(caught.value) and hub.requests == []
 
 
@@ -432,17 +436,17 @@ def test_only_finished_runs_go_and_nothing_from_outside_them(copied: Callable[[]
     run = copied()
     (tmp_path / "elsewhere.json").write_text("{}")
     (run / "model" / "linked.json").symlink_to(tmp_path / "elsewhere.json")
-    with pytest.raises(RunError, match="leads out of the run folder"):
-        pack(run, "user/name", Wishes())
+    with pytest.raises(RunError, match="link to a file outside the run folder"):
+        prepare_upload(run, "user/name", PushOptions())
     (run / "model" / "linked.json").unlink()
     (run / "report.html").unlink()
     with pytest.raises(RunError, match=r"unfinished: it has no report\.html.*--resume"):
-        pack(run, "user/name", Wishes())
+        prepare_upload(run, "user/name", PushOptions())
     with pytest.raises(RunError, match="no run folder"):
-        pack(tmp_path / "nothing", "user/name", Wishes())
+        prepare_upload(tmp_path / "nothing", "user/name", PushOptions())
 
 
 @pytest.mark.parametrize("name", ["name", "user/na me", "user/name/more", "../name", "user/.."])
 def test_a_wrong_name_is_refused_before_anything_is_read(name: str, trained: Path) -> None:
     with pytest.raises(UsageError, match=re.escape(name)):
-        pack(trained, name, Wishes())
+        prepare_upload(trained, name, PushOptions())

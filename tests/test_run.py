@@ -14,6 +14,7 @@ import yaml
 from auricle import recipe as recipes
 from auricle.errors import DataError, UsageError
 from auricle.evaluation.evaluate import evaluate
+from auricle.evaluation.report import Report
 from auricle.recipe import Recipe
 from auricle.training.progress import ProgressReporter
 from auricle.training.run import run
@@ -53,12 +54,13 @@ def test_a_run_leaves_the_folder_that_the_design_names(corpus: Path, tmp_path: P
     }
     model = {path.name for path in (out / "model").iterdir()}
     assert model >= {"config.json", "model.safetensors", "preprocessor_config.json", "README.md"}
-    assert json.loads((out / "report.json").read_text()) == json.loads(json.dumps(report))
-    for name, figure in report["metrics"].items():
+    assert Report.load(out / "report.json") == report
+    for name, figure in report.metrics.items():
         if name != "calibration_error":
-            assert figure["low"] <= figure["value"] <= figure["high"]
-    assert set(report) >= {"metrics", "majority", "baseline", "folds", "by_length", "slices", "audit", "split", "cost"}
-    assert report["test_clips"] == 6 and report["split"]["grouped"]
+            assert figure.low <= figure.value <= figure.high
+    names = {"metrics", "majority", "baseline", "folds", "accuracy_by_clip_duration", "slices", "audit", "split"}
+    assert set(json.loads((out / "report.json").read_text())) >= names | {"training"}
+    assert report.test_clips == 6 and report.split.grouped
     assert recipes.load(out / "recipe.yaml").audio.sample_rate == RATE
     assert yaml.safe_load((out / "model" / "README.md").read_text().split("---")[1])["library_name"] == "transformers"
     cost = json.loads((out / "cost.json").read_text())
@@ -76,19 +78,19 @@ def test_the_same_recipe_data_and_machine_give_the_same_report(corpus: Path, tmp
 def test_folds_train_a_model_each_and_one_on_everything(corpus: Path, tmp_path: Path) -> None:
     recipe = small(data={"split": "leave-one-group-out", "validation_size": 0.0}, train={"epochs": 1})
     report = run(corpus, recipe, tmp_path / "run", ProgressReporter())
-    assert [row["name"] for row in report["folds"]] == [f"device{number}" for number in range(4)]
-    assert report["test_clips"] == 24 and report["cost"]["trainings"] == 5
+    assert [row.name for row in report.folds] == [f"device{number}" for number in range(4)]
+    assert report.test_clips == 24 and report.training.trainings == 5
     assert len(list((tmp_path / "run" / "folds").iterdir())) == 4
     assert (tmp_path / "run" / "model" / "model.safetensors").is_file()
     judged = evaluate(tmp_path / "run", None, lambda *_: None)
-    assert judged["metrics"] == report["metrics"]
+    assert judged.metrics == report.metrics
 
 
 def test_the_baseline_recipe_goes_the_same_way(corpus: Path, tmp_path: Path) -> None:
     report = run(corpus, recipes.load("baseline"), tmp_path / "run", ProgressReporter())
-    assert report["metrics"]["accuracy"]["value"] == 1.0
-    assert report["baseline"]["is_this_model"]
-    assert evaluate(tmp_path / "run", None, lambda *_: None)["metrics"]["accuracy"]["value"] == 1.0
+    assert report.metrics["accuracy"].value == 1.0
+    assert report.baseline.is_this_model
+    assert evaluate(tmp_path / "run", None, lambda *_: None).metrics["accuracy"].value == 1.0
 
 
 def test_other_recordings_are_judged_by_the_kept_model(
@@ -97,18 +99,16 @@ def test_other_recordings_are_judged_by_the_kept_model(
     run(corpus, recipes.load("baseline"), tmp_path / "run", ProgressReporter())
     others = make_corpus(tmp_path / "others", per_class=3, seconds=0.9)
     found = evaluate(tmp_path / "run", str(others), lambda *_: None)
-    assert found["test_clips"] == 9 and found["metrics"]["accuracy"]["value"] > 0.8
+    assert found.test_clips == 9 and found.metrics["accuracy"].value > 0.8
     (others / "high").rename(others / "unheard")
-    with pytest.raises(DataError, match="never learnt 'unheard'"):
+    with pytest.raises(DataError, match="not trained on 'unheard'"):
         evaluate(tmp_path / "run", str(others), lambda *_: None)
 
 
 def test_bad_clips_are_set_aside_and_strict_refuses_them(corpus: Path, tmp_path: Path) -> None:
     (corpus / "low" / "device0_777.wav").write_bytes(b"not a sound")
     report = run(corpus, recipes.load("baseline"), tmp_path / "run", ProgressReporter())
-    assert [(row["id"], row["kind"]) for row in report["audit"]["quarantined"]] == [
-        ("low/device0_777.wav", "unreadable")
-    ]
+    assert [(row.id, row.kind) for row in report.audit.quarantined] == [("low/device0_777.wav", "unreadable")]
     with pytest.raises(DataError, match=r"'low/device0_777\.wav' is unreadable"):
         run(corpus, recipes.load("baseline", ["data.strict=true"]), tmp_path / "strict", ProgressReporter())
     assert not (tmp_path / "strict").exists()
@@ -116,14 +116,14 @@ def test_bad_clips_are_set_aside_and_strict_refuses_them(corpus: Path, tmp_path:
 
 def test_a_random_split_on_groups_says_what_it_is_worth(corpus: Path, tmp_path: Path) -> None:
     report = run(corpus, recipes.load("baseline", ["data.split=random"]), tmp_path / "run", ProgressReporter())
-    assert any("are on both sides" in caution for caution in report["cautions"])
+    assert any("are on both sides" in caution for caution in report.cautions)
     assert "are on both sides" in (tmp_path / "run" / "report.html").read_text()
 
 
 def test_a_mislabelled_clip_is_doubted(corpus: Path, tmp_path: Path) -> None:
     (corpus / "high" / "device1_001.wav").rename(corpus / "noise" / "device1_901.wav")
     report = run(corpus, recipes.load("baseline"), tmp_path / "run", ProgressReporter())
-    assert "noise/device1_901.wav" in [row["id"] for row in report["doubted"]]
+    assert "noise/device1_901.wav" in [row.id for row in report.suspect_labels]
 
 
 def test_a_run_folder_is_not_overwritten_nor_resumed_with_another_recipe(corpus: Path, tmp_path: Path) -> None:

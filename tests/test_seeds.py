@@ -1,4 +1,4 @@
-"""Several seeds: the same split again, what they spread over, and that the result stays the first one's."""
+"""Several seeds: the same split again, its variance, and that the result stays that of the first seed."""
 
 import json
 import re
@@ -10,8 +10,8 @@ import pytest
 from auricle import recipe as recipes
 from auricle.cli.main import main
 from auricle.errors import UsageError
+from auricle.evaluation.metrics import variance_across_seeds
 from auricle.evaluation.scoring import Scores
-from auricle.evaluation.seeds import spread
 from auricle.recipe import Recipe
 from auricle.training.progress import ProgressReporter
 from auricle.training.run import run
@@ -41,13 +41,13 @@ def scores(logits: list[list[float]]) -> Scores:
     )
 
 
-def test_the_spread_is_that_of_the_values() -> None:
+def test_the_variance_is_that_of_the_values() -> None:
     right, wrong = [2.0, 0.0], [0.0, 2.0]
-    found = spread([5, 6, 7], [scores([right] * k + [wrong] * (4 - k)) for k in (4, 2, 3)], 1)
-    row = found["metrics"]["accuracy"]
-    assert found["seeds"] == [5, 6, 7] and row["values"] == [1.0, 0.5, 0.75]
-    assert row["mean"] == pytest.approx(0.75) and row["deviation"] == pytest.approx(0.25)
-    assert (row["low"], row["high"]) == (0.5, 1.0)
+    found = variance_across_seeds([5, 6, 7], [scores([right] * k + [wrong] * (4 - k)) for k in (4, 2, 3)], 1)
+    row = found.metrics["accuracy"]
+    assert found.seeds == (5, 6, 7) and row.values == (1.0, 0.5, 0.75)
+    assert row.mean == pytest.approx(0.75) and row.deviation == pytest.approx(0.25)
+    assert (row.low, row.high) == (0.5, 1.0)
 
 
 def test_the_result_is_the_first_seeds_and_the_others_are_what_they_would_be_alone(
@@ -55,14 +55,14 @@ def test_the_result_is_the_first_seeds_and_the_others_are_what_they_would_be_alo
 ) -> None:
     alone = {seed: run(corpus, small(seed), tmp_path / f"alone-{seed}", ProgressReporter()) for seed in (4, 5)}
     together = run(corpus, small(4, seeds=2), tmp_path / "run", ProgressReporter())
-    assert "seeds" not in alone[4] and together["metrics"] == alone[4]["metrics"]
-    assert together["split"] == alone[5]["split"] and together["seeds"]["seeds"] == [4, 5]
-    for name, row in together["seeds"]["metrics"].items():
-        assert row["values"] == [alone[seed]["metrics"][name]["value"] for seed in (4, 5)]
+    assert alone[4].seeds is None and together.metrics == alone[4].metrics and together.seeds is not None
+    assert together.split == alone[5].split and together.seeds.seeds == (4, 5)
+    for name, row in together.seeds.metrics.items():
+        assert row.values == tuple(alone[seed].metrics[name].value for seed in (4, 5))
     weights = "model/model.safetensors"
     assert (tmp_path / "run" / weights).read_bytes() == (tmp_path / "alone-4" / weights).read_bytes()
     assert (tmp_path / "run" / "seeds" / "05" / weights).read_bytes() == (tmp_path / "alone-5" / weights).read_bytes()
-    assert together["cost"]["trainings"] == 2
+    assert together.training.trainings == 2
 
 
 def test_folds_are_trained_again_without_a_model_to_keep(corpus: Path, tmp_path: Path) -> None:
@@ -70,7 +70,7 @@ def test_folds_are_trained_again_without_a_model_to_keep(corpus: Path, tmp_path:
     folder = tmp_path / "run" / "seeds" / "01"
     assert sorted(path.name for path in folder.iterdir()) == ["folds"]
     assert sorted(path.name for path in (folder / "folds").iterdir()) == ["01", "02"]
-    assert report["cost"]["trainings"] == 5
+    assert report.training.trainings == 5
 
 
 def test_a_finished_seed_is_not_trained_again(corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -88,11 +88,12 @@ def test_a_finished_seed_is_not_trained_again(corpus: Path, tmp_path: Path, monk
 
 def test_a_closed_form_family_is_fitted_again_too(corpus: Path, tmp_path: Path) -> None:
     report = run(corpus, recipes.load("baseline", ["train.seeds=2"]), tmp_path / "run", ProgressReporter())
-    assert report["seeds"]["metrics"]["accuracy"]["values"] == [1.0, 1.0]
-    assert report["seeds"]["metrics"]["accuracy"]["deviation"] == 0
+    assert report.seeds is not None
+    assert report.seeds.metrics["accuracy"].values == (1.0, 1.0)
+    assert report.seeds.metrics["accuracy"].deviation == 0
 
 
-def test_the_spread_is_shown_on_the_page_in_the_card_and_on_the_terminal(
+def test_the_variance_is_shown_on_the_page_in_the_card_and_on_the_terminal(
     corpus: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "run"
@@ -100,7 +101,7 @@ def test_the_spread_is_shown_on_the_page_in_the_card_and_on_the_terminal(
     assert main(arguments) == 0
     row = json.loads((out / "report.json").read_text())["seeds"]["metrics"]["accuracy"]
     told = f"{row['mean']:.3f} ± {row['deviation']:.3f}"
-    assert f"From 3 seeds: accuracy {told}" in capsys.readouterr().out
+    assert f"Variance across 3 seeds: accuracy {told}" in capsys.readouterr().out
     assert told in (out / "model" / "README.md").read_text()
     page = (out / "report.html").read_text()
     section = re.search(r'<section id="seeds">.*?</section>', page, flags=re.DOTALL)

@@ -5,18 +5,20 @@ import struct
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from auricle import recipe as recipes
 from auricle.errors import RunError
+from auricle.evaluation.intervals import Interval
+from auricle.evaluation.report import BaselineComparison, Report
 from auricle.training import tracking
 from auricle.training.progress import ProgressReporter
 from auricle.training.run import run
+from tests.reports import small_report
 
 
-def tracked(corpus: Path, out: Path, tracker: str, **data: object) -> dict[str, Any]:
+def tracked_run(corpus: Path, out: Path, tracker: str, **data: object) -> Report:
     """A run of one epoch that is followed by a tracker."""
     content = {
         "name": "small",
@@ -65,7 +67,7 @@ def test_wandb_holds_curves_metrics_confusions_and_the_model_offline(
         monkeypatch.setenv(name, str(tmp_path / name))
     monkeypatch.setenv("WANDB_MODE", "offline")
     monkeypatch.setenv("WANDB_SILENT", "true")
-    report = tracked(corpus, tmp_path / "run", "wandb")
+    report = tracked_run(corpus, tmp_path / "run", "wandb")
     logs = sorted((tmp_path / "run" / "wandb").glob("offline-run-*/run-*.wandb"))
     assert len(logs) == 1
     records = [Record.FromString(content) for content in _log_of(logs[0].read_bytes())]
@@ -76,7 +78,7 @@ def test_wandb_holds_curves_metrics_confusions_and_the_model_offline(
         for record in records
         for item in record.summary.update
     }
-    assert summary["test/accuracy"] == report["metrics"]["accuracy"]["value"]
+    assert summary["test/accuracy"] == report.metrics["accuracy"].value
     assert next(record.run.display_name for record in records if record.HasField("run")) == "run"
     artifacts = [record.request.log_artifact.artifact for record in records if record.HasField("request")]
     artifacts += [record.artifact for record in records if record.HasField("artifact")]
@@ -91,19 +93,19 @@ def test_mlflow_holds_curves_metrics_confusions_and_the_model(
     mlflow = pytest.importorskip("mlflow")
     monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
     mlflow.set_tracking_uri(f"file:{tmp_path / 'store'}")
-    report = tracked(corpus, tmp_path / "run", "mlflow", split="folds", folds=2)
+    report = tracked_run(corpus, tmp_path / "run", "mlflow", split="folds", folds=2)
     client = mlflow.MlflowClient()
     experiment = client.get_experiment_by_name(tracking.PROJECT)
     found = {held.info.run_name: held for held in client.search_runs([experiment.experiment_id])}
     assert set(found) == {"run", "run/folds/01-1", "run/folds/02-2"}
     assert all(held.info.status == "FINISHED" and "loss" in held.data.metrics for held in found.values())
     kept = found["run"]
-    assert kept.data.metrics["test/accuracy"] == pytest.approx(report["metrics"]["accuracy"]["value"])
+    assert kept.data.metrics["test/accuracy"] == pytest.approx(report.metrics["accuracy"].value)
     assert not any(name.startswith("test/") for name in found["run/folds/01-1"].data.metrics)
     names = {item.path for item in client.list_artifacts(kept.info.run_id, "model")}
     assert {"model/config.json", "model/model.safetensors"} <= names
     confusion = mlflow.artifacts.load_dict(f"runs:/{kept.info.run_id}/confusion.json")
-    assert confusion["confusion"] == report["confusion"]
+    assert confusion["confusion_matrix"] == [list(row) for row in report.confusion_matrix]
 
 
 def test_trackio_holds_curves_metrics_confusions_and_the_model(
@@ -114,16 +116,16 @@ def test_trackio_holds_curves_metrics_confusions_and_the_model(
         for constant, place in (("TRACKIO_DIR", ""), ("MEDIA_DIR", "media"), ("ARTIFACTS_DIR", "artifacts")):
             if name.startswith("trackio") and hasattr(module, constant):
                 monkeypatch.setattr(module, constant, tmp_path / "trackio" / place)
-    report = tracked(corpus, tmp_path / "run", "trackio")
+    report = tracked_run(corpus, tmp_path / "run", "trackio")
     assert "Trackio" not in capsys.readouterr().out
     kept = list(trackio.Api().runs(tracking.PROJECT))
     assert [held.name for held in kept] == ["run"]
     logs = trackio.sqlite_storage.SQLiteStorage.get_logs(tracking.PROJECT, "run", run_id=kept[0].id)
     held = {name: value for line in logs for name, value in line.items()}
     assert {"train/loss", "eval/accuracy"} <= set(held)
-    assert held["test/accuracy"] == pytest.approx(report["metrics"]["accuracy"]["value"])
+    assert held["test/accuracy"] == pytest.approx(report.metrics["accuracy"].value)
     rows = held["test/confusion"]["_value"]
-    assert [row["clips"] for row in rows] == [count for row in report["confusion"] for count in row]
+    assert [row["clips"] for row in rows] == [count for row in report.confusion_matrix for count in row]
     (model,) = trackio.sqlite_storage.SQLiteStorage.list_artifacts(tracking.PROJECT)
     assert model["name"] == "model-run" and model["type"] == "model"
 
@@ -135,7 +137,7 @@ def test_tensorboard_holds_curves_metrics_and_confusions_in_the_run_folder(
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     corpus = make_corpus(tmp_path / "corpus", groups=8)
-    report = tracked(corpus, tmp_path / "run", "tensorboard", split="folds", folds=2)
+    report = tracked_run(corpus, tmp_path / "run", "tensorboard", split="folds", folds=2)
     held = {}
     for folder in ("run", "folds/01-1", "folds/02-2"):
         held[folder] = EventAccumulator(str(tmp_path / "run" / "tensorboard" / folder))
@@ -144,27 +146,26 @@ def test_tensorboard_holds_curves_metrics_and_confusions_in_the_run_folder(
     assert "eval/accuracy" in held["folds/01-1"].Tags()["scalars"]
     assert "test/accuracy" not in held["folds/01-1"].Tags()["scalars"]
     kept = held["run"]
-    assert kept.Scalars("test/accuracy")[0].value == pytest.approx(report["metrics"]["accuracy"]["value"])
+    assert kept.Scalars("test/accuracy")[0].value == pytest.approx(report.metrics["accuracy"].value)
     assert "test/confusion" in kept.Tags()["images"]
     table = kept.Tensors("test/confusion/text_summary")[0].tensor_proto.string_val[0].decode()
-    labels = report["labels"]
-    assert f"| {labels[0]} | " + " | ".join(str(count) for count in report["confusion"][0]) in table
+    labels = report.labels
+    assert f"| {labels[0]} | " + " | ".join(str(count) for count in report.confusion_matrix[0]) in table
 
 
-def test_a_tracker_that_cannot_be_reached_is_said_in_one_sentence(
-    corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_unavailable_tracker_is_one_sentence(corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     mlflow = pytest.importorskip("mlflow")
     monkeypatch.delenv("MLFLOW_ALLOW_FILE_STORE", raising=False)
     mlflow.set_tracking_uri(f"file:{tmp_path / 'store'}")
-    with pytest.raises(RunError, match=r"MLflow cannot be told.*track: none"):
-        tracked(corpus, tmp_path / "run", "mlflow")
+    with pytest.raises(RunError, match=r"MLflow is unavailable.*track: none"):
+        tracked_run(corpus, tmp_path / "run", "mlflow")
 
 
-def test_figures_carry_their_interval_and_the_baseline() -> None:
-    figure = {"value": 0.5, "low": 0.4, "high": 0.6}
-    report = {"metrics": {"accuracy": figure}, "baseline": {"metrics": {"accuracy": {"value": 0.3}}}}
-    assert tracking.figures(report) == {
+def test_metrics_are_logged_with_their_interval_and_the_baseline() -> None:
+    interval = Interval(0.5, 0.4, 0.6)
+    baseline = BaselineComparison({"accuracy": Interval(0.3, 0.2, 0.4)}, {}, False)
+    report = small_report(metrics={"accuracy": interval}, baseline=baseline)
+    assert tracking.tracked_metrics(report) == {
         "test/accuracy": 0.5,
         "test/accuracy_low": 0.4,
         "test/accuracy_high": 0.6,

@@ -14,12 +14,7 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = Path(auricle.__file__).parent
 # Never part of a name: of a module, class, function, parameter, field or constant.
 NAMES = frozenset(
-    """
-    hear hears heard hearing said say says told tell tells asked ask asks asking wanted wants judge judges judged judging
-    judgement beside stranger strangers kept taken drawn place places found made stretch stretches settle settled temper
-    tempered tempering desk ear stand turn turns turned lane lanes shipment parcel parcels wish wishes broom doorplate
-    lesson course courses sound sounds sight remark remarks fixes recognised doubted boasts luck anew strange
-    """.split()
+    ["hear", "hears", "heard", "hearing", "said", "say", "says", "told", "tell", "tells", "asked", "ask", "asks", "asking", "wanted", "wants", "judge", "judges", "judged", "judging", "judgement", "beside", "stranger", "strangers", "kept", "taken", "drawn", "place", "places", "found", "made", "stretch", "stretches", "settle", "settled", "temper", "tempered", "tempering", "desk", "ear", "stand", "turn", "turns", "turned", "lane", "lanes", "shipment", "parcel", "parcels", "wish", "wishes", "broom", "doorplate", "lesson", "course", "courses", "sound", "sounds", "sight", "remark", "remarks", "fixes", "recognised", "doubted", "boasts", "luck", "anew", "strange"]
 )
 # Names that the field itself uses.
 FIELD_NAMES = frozenset({"soundfile", "sound_device", "esc10_sound"})

@@ -1,6 +1,6 @@
-"""A stretch of sound to see and to hear on a page, as data URIs: nothing is written to disk, nothing is fetched.
+"""A spectrogram and a playable excerpt for a page, as data URIs: nothing is written to disk, nothing is fetched.
 
-In: one channel of samples. Out: a mel spectrogram as PNG, and the sound in the smallest encoding that is there.
+In: one channel of samples. Out: a mel spectrogram as PNG, and the audio in the smallest encoding available.
 """
 
 import base64
@@ -15,18 +15,18 @@ from PIL import Image
 from auricle.audio.mel import mel_filters
 
 RANGE_DB = 70.0
-MELS = 64
+NUM_MELS = 64
 COLUMNS = 400
-# So many samples of a few frames stay in the processor's cache.
+# Frames are transformed in chunks of this many samples, which fit the processor's cache.
 CACHED_SAMPLES = 2**18
 MPEG_RATES = (8000, 11025, 12000, 16000, 22050, 24000, 32000, 44100, 48000)
 # Smallest first; libsndfile before 1.1 writes no MP3.
 ENCODINGS = (("MP3", "MPEG_LAYER_III", "audio/mpeg"), ("OGG", "VORBIS", "audio/ogg"), ("WAV", "PCM_16", "audio/wav"))
-# From dark to bright with evenly growing lightness, so that louder is lighter for every eye.
+# From dark to bright with evenly growing lightness: louder is lighter, also for colour-blind readers.
 COLOURS = ((11, 12, 38), (50, 24, 96), (124, 34, 112), (196, 56, 92), (240, 112, 68), (252, 184, 84), (252, 248, 196))
 
 
-def picture(mono: np.ndarray, sample_rate: int, *, columns: int = COLUMNS) -> str:
+def spectrogram_uri(mono: np.ndarray, sample_rate: int, *, columns: int = COLUMNS) -> str:
     """A mel spectrogram (64 bands, low ones below) as an indexed PNG; colour spans 70 dB below the loudest cell.
 
     mono: (frames,) float32 in [-1, 1]. Short clips have a column for each 10 ms, long ones about `columns` in all.
@@ -37,8 +37,8 @@ def picture(mono: np.ndarray, sample_rate: int, *, columns: int = COLUMNS) -> st
     loudest = max(float(decibels.max()), RANGE_DB - 100)  # silence stays dark
     levels = np.clip((decibels - loudest) / RANGE_DB + 1, 0, 1)
     image = Image.fromarray(np.flipud(levels * 255).astype(np.uint8))
-    places = np.linspace(0, 1, len(COLOURS))
-    palette = [np.interp(np.linspace(0, 1, 256), places, channel) for channel in np.transpose(COLOURS)]
+    stops = np.linspace(0, 1, len(COLOURS))
+    palette = [np.interp(np.linspace(0, 1, 256), stops, channel) for channel in np.transpose(COLOURS)]
     image.putpalette(np.stack(palette, 1).round().astype(np.uint8).tobytes())
     file = io.BytesIO()
     image.save(file, "PNG", optimize=True)
@@ -46,23 +46,23 @@ def picture(mono: np.ndarray, sample_rate: int, *, columns: int = COLUMNS) -> st
 
 
 def _mel_power(mono: np.ndarray, sample_rate: int, n_fft: int, hop: int) -> np.ndarray:
-    """(samples,) → (bands, 1 + samples // hop), a few frames at a time; zeros lie beyond both ends."""
+    """(samples,) → (bands, 1 + samples // hop), a few frames at a time; both ends are padded with zeros."""
     padded = np.pad(mono.astype(np.float32, copy=False), n_fft // 2)
     frames = np.lib.stride_tricks.sliding_window_view(padded, n_fft)[::hop]
     window = np.hanning(n_fft + 1)[:-1].astype(np.float32)
-    filters = mel_filters(sample_rate, n_fft, MELS, 0.0, sample_rate / 2)
-    few = max(1, CACHED_SAMPLES // n_fft)
+    filters = mel_filters(sample_rate, n_fft, NUM_MELS, 0.0, sample_rate / 2)
+    chunk = max(1, CACHED_SAMPLES // n_fft)
     parts = [
-        np.abs(np.fft.rfft(frames[first : first + few] * window)).astype(np.float32) ** 2 @ filters
-        for first in range(0, len(frames), few)
+        np.abs(np.fft.rfft(frames[first : first + chunk] * window)).astype(np.float32) ** 2 @ filters
+        for first in range(0, len(frames), chunk)
     ]
     return np.concatenate(parts).T
 
 
-def player(mono: np.ndarray, sample_rate: int) -> str:
-    """The sound, (frames,) float32 in [-1, 1], in the smallest encoding that this libsndfile writes."""
-    known = soundfile.available_formats()
-    name, subtype, mime = next(encoding for encoding in ENCODINGS if encoding[0] in known)
+def audio_uri(mono: np.ndarray, sample_rate: int) -> str:
+    """The audio, (frames,) float32 in [-1, 1], in the smallest encoding that this libsndfile writes."""
+    available = soundfile.available_formats()
+    name, subtype, mime = next(encoding for encoding in ENCODINGS if encoding[0] in available)
     rate = next((rate for rate in MPEG_RATES if rate >= sample_rate), MPEG_RATES[-1])
     if rate != sample_rate:
         mono = soxr.resample(mono, sample_rate, rate)

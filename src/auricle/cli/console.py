@@ -1,4 +1,7 @@
-"""What the command line shows people: tables, progress, one line per epoch. Knows no work, only its results."""
+"""What the command line prints for people: tables, progress, one line per epoch.
+
+In: results. Out: text on the terminal. Nothing is computed here.
+"""
 
 import shutil
 import sys
@@ -9,16 +12,20 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
+from auricle.evaluation.formatting import counted, decimal_range, duration, file_size, percent, percent_range
 from auricle.preparation.prepare import Inspection
 
 if TYPE_CHECKING:
+    from auricle.evaluation.evaluate import Evaluation
+    from auricle.evaluation.report import Report
+    from auricle.hub.push import Upload
     from auricle.voices.trials import TrialsReport
 
 MOST_ROWS = 20
 
 
 class Screen:
-    """The terminal, or silence when the answer is JSON."""
+    """The terminal; nothing is printed when the output is JSON."""
 
     def __init__(self, quiet: bool) -> None:
         self.console = Console(quiet=quiet, soft_wrap=True, highlight=False, width=_width())
@@ -30,20 +37,20 @@ class Screen:
         self.console.print(text, markup=False)
 
     def line(self, *columns: str) -> None:
-        """One recording's answer, its columns between tabs, which a table would turn into blanks."""
+        """One line of columns separated by tabs, which a table would replace by spaces."""
         self.finish()
         if not self.console.quiet:
             print(*columns, sep="\t", file=self.console.file, flush=True)
 
     def progress(self, done: int, total: int) -> None:
-        """Show the share of a long work that is done; one bar at a time, gone when it is full."""
+        """Show how much of a long task is done: one bar at a time, removed when it is full."""
         if not self.console.is_terminal or self.console.quiet:
             return
         if self._progress is None:
             columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
             self._progress = Progress(*columns, console=self.console, transient=True)
             self._progress.start()
-            self._task = self._progress.add_task("Listening", total=total)
+            self._task = self._progress.add_task("Decoding", total=total)
         self._progress.update(self._task, completed=done, total=total)
         if done >= total:
             self.finish()
@@ -62,11 +69,11 @@ class Screen:
             parts.append(f"accuracy {valid['accuracy']:.3f}")
             parts.append(f"balanced {valid['balanced_accuracy']:.3f}")
         parts.append(f"{epoch.clips_per_second:.0f} clips/s")
-        parts.append(f"{_duration(epoch.seconds_left)} left")
+        parts.append(f"{duration(epoch.seconds_left)} left")
         self.say("  ".join(parts))
 
     def table(self, title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-        """A table; numbers to the right, the first column to the left."""
+        """A table with numbers aligned to the right and text to the left."""
         self.finish()
         table = Table(title=title, title_justify="left", title_style="bold", box=None, pad_edge=False)
         for number, column in enumerate(columns):
@@ -86,7 +93,7 @@ def show_inspection(screen: Screen, found: Inspection) -> None:
     groups = f", {audit.groups} {audit.group_name}s" if audit.groups else ", no groups known"
     screen.say(
         f"{audit.usable} of {audit.clips} clips usable, {len(audit.classes)} classes{groups}, "
-        f"{_duration(length.total)} of sound ({length.shortest:.2f} to {length.longest:.2f} s, "
+        f"{duration(length.total)} of sound ({length.shortest:.2f} to {length.longest:.2f} s, "
         f"median {length.median:.2f} s)."
     )
     if found.index.num_features is not None:
@@ -123,110 +130,107 @@ def show_inspection(screen: Screen, found: Inspection) -> None:
         screen.say(f"! It cannot be divided as asked: {found.split_error}")
 
 
-def show_report(screen: Screen, report: dict[str, Any]) -> None:
-    """The end of a training on the terminal: the verdict, the figures in context, what to beware of."""
-    rows = []
-    for name, figure in report["metrics"].items():
-        baseline = report["baseline"]["metrics"][name]["value"]
-        rows.append(
-            (
-                name.replace("_", " "),
-                f"{figure['value']:.3f}",
-                f"{figure['low']:.3f} to {figure['high']:.3f}",
-                f"{baseline:.3f}",
-                f"{report['majority'][name]:.3f}",
-            )
+def show_report(screen: Screen, report: "Report") -> None:
+    """The end of a training on the terminal: the metrics in context, the verdict, the cautions."""
+    rows = [
+        (
+            name.replace("_", " "),
+            f"{metric.value:.3f}",
+            decimal_range(metric.low, metric.high),
+            f"{report.baseline.metrics[name].value:.3f}",
+            f"{report.majority[name]:.3f}",
         )
-    interval = report["interval"]
+        for name, metric in report.metrics.items()
+    ]
     screen.say("")
     screen.table(
-        f"{report['test_clips']} test clips; intervals over {interval['units']} {interval['unit']}s",
+        f"{report.test_clips} test clips; intervals over {report.interval.description}",
         ("metric", "value", "95 % interval", "baseline", "majority"),
         rows,
     )
-    screen.say(report["verdict"])
-    if seeds := report.get("seeds"):
-        accuracy = seeds["metrics"]["accuracy"]
+    screen.say(report.verdict)
+    if report.seeds:
+        accuracy = report.seeds.metrics["accuracy"]
         screen.say(
-            f"From {len(seeds['seeds'])} seeds: accuracy {accuracy['mean']:.3f} ± {accuracy['deviation']:.3f} "
-            f"({accuracy['low']:.3f} to {accuracy['high']:.3f})."
+            f"Variance across {len(report.seeds.seeds)} seeds: accuracy {accuracy.mean:.3f} ± {accuracy.deviation:.3f} "
+            f"({decimal_range(accuracy.low, accuracy.high)})."
         )
-    _show_heard_and_unknown(screen, report)
-    for caution in report["cautions"]:
+    _show_duration_and_rejection(screen, report)
+    for caution in report.cautions:
         screen.say(f"! {caution}")
-    if report["doubted"]:
-        names = ", ".join(f"'{row['id']}' ({row['label']}, or {row['predicted']}?)" for row in report["doubted"][:5])
-        screen.say(f"! {len(report['doubted'])} labels are worth a second listen: {names}")
+    if report.suspect_labels:
+        names = ", ".join(f"'{row.id}' ({row.label}, or {row.predicted}?)" for row in report.suspect_labels[:5])
+        screen.say(f"! {counted(len(report.suspect_labels), 'suspect label')}: {names}")
 
 
-def show_judgement(screen: Screen, found: dict[str, Any]) -> None:
-    """The figures of `auricle evaluate`."""
-    interval = found["interval"]
+def show_evaluation(screen: Screen, evaluation: "Evaluation") -> None:
+    """The metrics of `auricle evaluate`."""
     rows = [
-        (name.replace("_", " "), f"{figure['value']:.3f}", f"{figure['low']:.3f} to {figure['high']:.3f}")
-        for name, figure in found["metrics"].items()
+        (name.replace("_", " "), f"{metric.value:.3f}", decimal_range(metric.low, metric.high))
+        for name, metric in evaluation.metrics.items()
     ]
-    screen.say(found["description"])
+    screen.say(evaluation.description)
     screen.table(
-        f"{found['test_clips']} clips; intervals over {interval['units']} {interval['unit']}s",
+        f"{evaluation.test_clips} clips; intervals over {evaluation.interval.description}",
         ("metric", "value", "95 % interval"),
         rows,
     )
     classes = [
-        (row["label"], str(row["clips"]), f"{row['precision']:.3f}", f"{row['recall']:.3f}", f"{row['f1']:.3f}")
-        for row in found["per_class"]
+        (row.label, str(row.clips), f"{row.precision:.3f}", f"{row.recall:.3f}", f"{row.f1:.3f}")
+        for row in evaluation.per_class
     ]
     screen.table("Classes", ("class", "clips", "precision", "recall", "F1"), classes)
-    _show_heard_and_unknown(screen, found)
-    if found["unusable"]:
-        screen.say(f"! {found['unusable']} clips were unusable; `auricle inspect` says why.")
+    _show_duration_and_rejection(screen, evaluation)
+    if evaluation.unusable:
+        screen.say(f"! {counted(evaluation.unusable, 'unusable clip')}; `auricle inspect` lists the reasons.")
 
 
-def _show_heard_and_unknown(screen: Screen, found: dict[str, Any]) -> None:
-    """One line each: accuracy against seconds heard, and what refusing is worth."""
-    if found.get("heard"):
-        rows = [
-            f"{row['accuracy']:.3f} from {row['seconds']:g} s ({row['whole']['value']:.3f} whole, {row['clips']} clips)"
-            for row in found["heard"]
+def _show_duration_and_rejection(screen: Screen, result: "Report | Evaluation") -> None:
+    """One line each: accuracy by duration, and how well rejection works."""
+    if result.accuracy_by_duration:
+        parts = [
+            f"{row.accuracy.value:.3f} at {row.seconds:g} s ({row.full_clips.value:.3f} in full, "
+            f"{counted(row.clips, 'clip')})"
+            for row in result.accuracy_by_duration
         ]
-        rows.append(f"{found['metrics']['accuracy']['value']:.3f} from all {found['test_clips']} whole")
-        screen.say(f"Accuracy by seconds heard: {', '.join(rows)}.")
-    refusal = found.get("unknown")
-    if refusal and refusal["threshold"] is not None:
-        what = "unknown clips" if refusal["kind"] == "classes" else "wrong answers"
-        told = [f"Unknown: below a confidence of {refusal['threshold']:.4f}"]
-        if reached := refusal["reached"]:
-            told.append(
-                f"{reached['value']:.1%} of {what} get a name ({reached['low']:.1%} to {reached['high']:.1%}; asked "
-                f"for at most {refusal['target']:.1%})"
-            )
-        if refusal["known_refused"] is not None:
-            kept = "known clips" if refusal["kind"] == "classes" else "right answers"
-            told.append(f"{refusal['known_refused']:.1%} of {kept} are refused")
-        if refusal["auroc"]:
-            told.append(f"AUROC {refusal['auroc']['value']:.3f}")
-        screen.say("; ".join(told) + ".")
+        parts.append(f"{result.metrics['accuracy'].value:.3f} on all {result.test_clips} in full")
+        screen.say(f"Accuracy by duration: {', '.join(parts)}.")
+    rejection = result.rejection
+    if rejection is None or rejection.threshold is None:
+        return
+    parts = [f"Rejection: 'unknown' below a confidence of {rejection.threshold:.4f}"]
+    if rate := rejection.measured_false_accept_rate:
+        parts.append(
+            f"measured false-accept rate {percent(rate.value)} of "
+            f"{'clips of held-out classes' if rejection.has_classes else 'misclassified clips'} "
+            f"({percent_range(rate.low, rate.high)}; at most {percent(rejection.max_false_accept_rate)} requested)"
+        )
+    if rejection.false_rejection_rate is not None:
+        known = "known clips" if rejection.has_classes else "correct predictions"
+        parts.append(f"false-rejection rate {percent(rejection.false_rejection_rate)} of {known}")
+    if rejection.auroc:
+        parts.append(f"AUROC {rejection.auroc.value:.3f}")
+    screen.say("; ".join(parts) + ".")
 
 
-def show_shipment(screen: Screen, shipment: dict[str, Any]) -> None:
-    """What `auricle push` would send, and where to."""
-    files = [(row["name"], _bytes(row["bytes"])) for row in shipment["files"]]
-    whole = _bytes(sum(row["bytes"] for row in shipment["files"]))
+def show_upload(screen: Screen, upload: "Upload") -> None:
+    """What `auricle push` would upload, and where to."""
+    total = file_size(sum(file.size for file in upload.files))
+    visibility = "private" if upload.private else "public"
     screen.table(
-        f"To {shipment['repo']} ({shipment['visibility']}, revision {shipment['revision']}): {whole}",
+        f"To {upload.repo} ({visibility}, revision {upload.revision or 'main'}): {total}",
         ("file", "size"),
-        files,
+        [(file.name, file_size(file.size)) for file in upload.files],
     )
-    screen.say("Card:")
-    for key, value in shipment["card"].items():
+    screen.say("Model card:")
+    for key, value in upload.metadata.items():
         if key != "model-index":
-            told = ", ".join(str(item) for item in value) if isinstance(value, list) else str(value)
-            screen.say(f"  {key}: {told}")
-    for index in shipment["card"].get("model-index", []):
+            screen.say(f"  {key}: {', '.join(map(str, value)) if isinstance(value, list) else value}")
+    for index in upload.metadata.get("model-index", []):
         for result in index["results"]:
-            told = ", ".join(f"{metric.get('name', metric['type'])} {metric['value']}" for metric in result["metrics"])
-            screen.say(f"  results on {result['dataset']['name']}: {told}")
-    for note in shipment["notes"]:
+            metrics = ", ".join(f"{row.get('name', row['type'])} {row['value']}" for row in result["metrics"])
+            screen.say(f"  results on {result['dataset']['name']}: {metrics}")
+    for note in upload.notes:
         screen.say(f"! {note}")
 
 
@@ -270,7 +274,7 @@ def show_voices(screen: Screen, listing: dict[str, Any]) -> None:
     """The voices of a store."""
     if listing["removed"] is not None:
         screen.say(f"Removed '{listing['removed']}'.")
-    rows = [(row["voice"], str(row["clips"]), _duration(row["seconds"])) for row in listing["voices"]]
+    rows = [(row["voice"], str(row["clips"]), duration(row["seconds"])) for row in listing["voices"]]
     screen.table(f"{len(rows)} voices, encoded by {listing['run']}", ("voice", "clips", "duration"), rows)
     cohort = listing["cohort"]["description"] or "none, hence no threshold"
     screen.say(f"Cohort: {cohort}. Maximum false-accept rate: {listing['max_false_accept_rate']:g}.")
@@ -299,16 +303,6 @@ def show_trials(screen: Screen, report: "TrialsReport") -> None:
         screen.say(f"! {note}")
 
 
-def _bytes(count: float) -> str:
-    if count < 1000:
-        return f"{count:.0f} B"
-    for unit in ("kB", "MB"):
-        count /= 1000
-        if count < 1000:
-            return f"{count:.1f} {unit}"
-    return f"{count / 1000:.1f} GB"
-
-
 def _show_some(screen: Screen, title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     if not rows:
         return
@@ -321,14 +315,6 @@ def _counted(counts: dict[str, int], unit: str = "") -> str:
     if len(counts) == 1:
         return f"{next(iter(counts))}{unit}"
     return ", ".join(f"{value}{unit} ({count})" for value, count in counts.items())
-
-
-def _duration(seconds: float) -> str:
-    if seconds < 60:
-        return f"{seconds:.0f} s"
-    if seconds < 3600:
-        return f"{seconds // 60:.0f} min {seconds % 60:02.0f} s"
-    return f"{seconds // 3600:.0f} h {seconds % 3600 // 60:02.0f} min"
 
 
 def _width() -> int | None:

@@ -31,18 +31,17 @@ def declare(commands: Any) -> None:
 def _push(options: argparse.Namespace) -> int:
     check_run(options.run)
     from auricle.cli import console
-    from auricle.hub.push import Wishes, pack, send
+    from auricle.hub.push import PushOptions, prepare_upload, push
 
-    wishes = Wishes(
+    choices = PushOptions(
         options.private, options.revision, options.message, options.license, options.with_scores, options.with_audio
     )
     screen = console.Screen(options.json)
-    shipment = pack(options.run, options.repo, wishes)
-    content = shipment.as_json()
-    console.show_shipment(screen, content)
-    url = None if options.dry_run else send(shipment)
+    upload = prepare_upload(options.run, options.repo, choices)
+    console.show_upload(screen, upload)
+    url = None if options.dry_run else push(upload)
     if options.json:
-        print_json({**content, "url": url})
+        print_json({**upload.as_json(), "url": url})
     else:
         screen.say(f"Pushed: {url}" if url else "Nothing was pushed: this was a dry run.")
     return 0

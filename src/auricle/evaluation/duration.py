@@ -1,8 +1,8 @@
-"""How much a model must hear: accuracy against the seconds that it is given.
+"""Accuracy by duration: how many seconds of a clip a model needs.
 
-In: clips, and what a model says of their middles. Out: for 1, 2, 4 and 8 seconds the accuracy on the cuts beside that
-on the same clips whole; and how far the lengths that are tested lie from those that training heard. A cut is a stretch
-as a training crop is one, so the two accuracies tell whether longer is better or only stranger.
+In: clips, and a model's logits of their centers. Out: for 1, 2, 4 and 8 seconds the accuracy on the center crops and on
+the same clips in full; and how many test clips are shorter or longer than anything in training. A center crop is cut as
+a training crop is, so the two accuracies separate "longer is better" from "longer is out of range".
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -10,124 +10,119 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from auricle.evaluation.intervals import Interval, resample
-from auricle.evaluation.metrics import judge
+from auricle.evaluation.intervals import Interval, Resampling, bootstrap, mean_interval
+from auricle.evaluation.metrics import evaluate_logits
 from auricle.evaluation.scoring import Scores, join
 from auricle.preparation.windows import AudioSource
 
 SECONDS = (1.0, 2.0, 4.0, 8.0)
 MOST_CLIPS = 1000
 RESAMPLES = 400
-# Lengths are compared with this tolerance: a clip of 5.02 seconds is none that is longer than a crop of five.
+# Durations are compared with this tolerance: a clip of 5.02 seconds is not longer than a crop of five.
 TOLERANCE = 1.02
-CAUTIOUS_SHARE = 0.05
+CAUTION_SHARE = 0.05
 
 
 @dataclass(frozen=True)
-class Heard:
-    """The accuracy of `clips` clips when `seconds` of their middle are heard, and of the same clips whole."""
+class DurationAccuracy:
+    """The accuracy on the center `seconds` of `clips` clips, and on the same clips in full."""
 
     seconds: float
     clips: int
     groups: int
-    accuracy: float
-    low: float
-    high: float
-    whole: Interval
+    accuracy: Interval
+    full_clips: Interval
 
 
-def longer(seconds: np.ndarray, stretch: float, most: int = MOST_CLIPS) -> list[int]:
-    """The places of clips that are longer than a stretch, evenly spaced where there are more than `most`."""
-    places = np.flatnonzero(seconds > stretch)
-    spaced = np.unique(np.linspace(0, len(places) - 1, min(len(places), most)).astype(int))
-    return [int(place) for place in places[spaced]]
+def longer_clips(lengths: np.ndarray, limit: float, most: int = MOST_CLIPS) -> list[int]:
+    """The indices of clips longer than a limit, evenly spaced where there are more than `most`."""
+    indices = np.flatnonzero(lengths > limit)
+    spaced = np.unique(np.linspace(0, len(indices) - 1, min(len(indices), most)).astype(int))
+    return [int(index) for index in indices[spaced]]
 
 
-def cuts(
-    whole: Scores,
-    sounds: AudioSource,
+def center_crops(
+    full: Scores,
+    source: AudioSource,
     sample_rate: float,
-    said: Callable[[AudioSource], np.ndarray],
+    score: Callable[[AudioSource], np.ndarray],
     most: int = MOST_CLIPS,
 ) -> Scores:
-    """Scores of the middle 1, 2, 4 and 8 seconds of the clips that are longer; their seconds are the cuts'.
+    """Score the center 1, 2, 4 and 8 seconds of the clips that are longer; `seconds` of the result are the crops'.
 
-    `whole` are the clips' own scores, `sounds` their sounds in the same order; `said` gives logits.
+    `full` holds the scores of the full clips, `source` their audio in the same order; `score` gives logits.
     """
-    parts = [whole.select(np.zeros(len(whole), bool))]
+    parts = [full.select(np.zeros(len(full), bool))]
     for seconds in SECONDS:
         size = round(seconds * sample_rate)
-        places = longer(sounds.lengths, size, most)
-        if places:
-            logits = said(middles(sounds, places, size))
-            part = whole.select(np.isin(np.arange(len(whole)), places))
-            parts.append(replace(part, logits=logits, seconds=np.full(len(places), seconds)))
+        indices = longer_clips(source.lengths, size, most)
+        if indices:
+            logits = score(crop_centers(source, indices, size))
+            part = full.select(np.isin(np.arange(len(full)), indices))
+            parts.append(replace(part, logits=logits, seconds=np.full(len(indices), seconds)))
     return join(parts)
 
 
-def middles(sounds: AudioSource, places: Sequence[int], samples: int) -> AudioSource:
-    """The middle `samples` samples of some clips, none of which is shorter."""
+def crop_centers(source: AudioSource, indices: Sequence[int], samples: int) -> AudioSource:
+    """The center `samples` samples of some clips, none of which is shorter."""
 
     def get(number: int) -> np.ndarray:
-        start = (int(sounds.lengths[places[number]]) - samples) // 2
-        return sounds.get(places[number])[..., start : start + samples]
+        start = (int(source.lengths[indices[number]]) - samples) // 2
+        return source.get(indices[number])[..., start : start + samples]
 
-    return AudioSource(np.full(len(places), samples, np.int64), get)
+    return AudioSource(np.full(len(indices), samples, np.int64), get)
 
 
-def by_seconds(cut: Scores, whole: Scores, least: int, group_name: str) -> list[Heard]:
-    """Accuracy for each length of cut that at least `least` clips have. `cut` is what `cuts` gave."""
+def accuracy_by_duration(crops: Scores, full: Scores, min_clips: int, group_name: str) -> tuple[DurationAccuracy, ...]:
+    """Accuracy for each crop duration that at least `min_clips` clips have. `crops` come from `center_crops`."""
     rows = []
-    place = {(id, fold): row for row, (id, fold) in enumerate(zip(whole.ids, whole.folds, strict=True))}
-    for seconds in sorted(set(cut.seconds)):
-        part = cut.select(cut.seconds == seconds)
-        if len(part) < least:
+    row_of = {pair: row for row, pair in enumerate(zip(full.ids, full.folds, strict=True))}
+    for seconds in sorted(set(crops.seconds)):
+        part = crops.select(crops.seconds == seconds)
+        if len(part) < min_clips:
             continue
-        same = [place[pair] for pair in zip(part.ids, part.folds, strict=True)]
-        groups = len({group for group in part.groups if group is not None})
-        ours = _accuracy(part.truth, part.logits, part.groups, group_name)
-        uncut = _accuracy(whole.truth[same], whole.logits[same], part.groups, group_name)
-        rows.append(Heard(float(seconds), len(part), groups, ours.value, ours.low, ours.high, uncut))
-    return rows
+        same = [row_of[pair] for pair in zip(part.ids, part.folds, strict=True)]
+        resampled = bootstrap(part.groups, Resampling(RESAMPLES, 0, group_name))
+        cropped, uncropped = (
+            mean_interval(evaluate_logits(truth, logits).correct, resampled.weights())
+            for truth, logits in ((part.truth, part.logits), (full.truth[same], full.logits[same]))
+        )
+        groups = len(set(part.groups) - {None})
+        rows.append(DurationAccuracy(float(seconds), len(part), groups, cropped, uncropped))
+    return tuple(rows)
 
 
-def stretches(seconds: np.ndarray, crop: float | None) -> tuple[float, float]:
-    """The shortest and the longest stretch that training hears of clips of so many seconds, cropped or not."""
+def trained_range(seconds: np.ndarray, crop: float | None) -> tuple[float, float]:
+    """The shortest and the longest input in training, from clips of so many seconds, cropped or not."""
     shortest, longest = float(seconds.min()), float(seconds.max())
     return (shortest, longest) if crop is None else (min(shortest, crop), min(longest, crop))
 
 
-def outside(scores: Scores, trained: Mapping[str, tuple[float, float]], window: float | None) -> tuple[float, float]:
-    """The shares of test clips that are shorter, and longer, than any stretch that their fold's training heard.
+def shares_outside(
+    scores: Scores, trained: Mapping[str, tuple[float, float]], window: float | None
+) -> tuple[float, float]:
+    """The shares of test clips that are shorter, and longer, than any training input of their fold.
 
-    `trained` gives that stretch in seconds by fold; with windows a model hears no more than one of them at a time.
+    `trained` gives that range in seconds by fold; with windows, no input is longer than one window.
     """
-    heard = scores.seconds if window is None else np.minimum(scores.seconds, window)
+    inputs = scores.seconds if window is None else np.minimum(scores.seconds, window)
     bounds = np.array([trained[fold] for fold in scores.folds])
-    return float((heard * TOLERANCE < bounds[:, 0]).mean()), float((heard > bounds[:, 1] * TOLERANCE).mean())
+    return float((inputs * TOLERANCE < bounds[:, 0]).mean()), float((inputs > bounds[:, 1] * TOLERANCE).mean())
 
 
 def cautions(scores: Scores, trained: Mapping[str, tuple[float, float]], window: float | None) -> list[str]:
-    """Say it when more than a few test clips have a length that training never heard."""
-    shorter, longer = outside(scores, trained, window)
-    said = []
-    if longer > CAUTIOUS_SHARE:
-        most = max(bounds[1] for bounds in trained.values())
-        said.append(
-            f"{longer * 100:.0f} % of the test clips are longer than anything that training heard ({most:.1f} s at "
-            "most): the accuracy against seconds heard says whether that costs anything."
+    """Warn where more than a few test clips have a duration that did not occur in training."""
+    shorter, longer = shares_outside(scores, trained, window)
+    lines = []
+    if longer > CAUTION_SHARE:
+        longest = max(bounds[1] for bounds in trained.values())
+        lines.append(
+            f"{longer * 100:.0f} % of the test clips are longer than any training input ({longest:.1f} s at most): see "
+            "'Accuracy by duration' for the effect."
         )
-    if shorter > CAUTIOUS_SHARE:
-        least = min(bounds[0] for bounds in trained.values())
-        said.append(
-            f"{shorter * 100:.0f} % of the test clips are shorter than anything that training heard ({least:.1f} s at "
-            "least)."
+    if shorter > CAUTION_SHARE:
+        shortest = min(bounds[0] for bounds in trained.values())
+        lines.append(
+            f"{shorter * 100:.0f} % of the test clips are shorter than any training input ({shortest:.1f} s at least)."
         )
-    return said
-
-
-def _accuracy(truth: np.ndarray, logits: np.ndarray, groups: Sequence[str | None], group_name: str) -> Interval:
-    correct = judge(truth, logits).correct
-    drawn = resample(groups, len(truth), RESAMPLES, 0, group_name)
-    low, high = np.quantile([float(weight @ correct / weight.sum()) for weight in drawn.weights()], [0.025, 0.975])
-    return Interval(float(correct.mean()), float(low), float(high))
+    return lines

@@ -1,6 +1,6 @@
-"""What a person should know beyond the headline: by length, by metadata, the worst mistakes, the labels to doubt.
+"""Accuracy on parts of the test clips, the most confident misclassifications, and suspect labels.
 
-In: scores of judged clips and, for the slices, their Index. Out: plain rows for report.json.
+In: scores of test clips and, for the slices, the clips themselves. Out: rows for the report.
 """
 
 from collections import Counter, defaultdict
@@ -10,15 +10,15 @@ from dataclasses import dataclass
 import numpy as np
 
 from auricle.corpus.clip import Clip
-from auricle.evaluation.intervals import resample
-from auricle.evaluation.metrics import judge
+from auricle.evaluation.intervals import Interval, Resampling, bootstrap, mean_interval
 from auricle.evaluation.scoring import Scores
 
-LENGTH_BINS = 4
+DURATION_BINS = 4
 MOST_VALUES = 12
-SUSPECT_OWN = 0.03
-SUSPECT_OTHER = 0.85
-SLICE_RESAMPLES = 400
+# A label is suspect where it gets at most the first probability, and another class at least the second.
+SUSPECT_LABEL_PROBABILITY = 0.03
+SUSPECT_OTHER_PROBABILITY = 0.85
+RESAMPLES = 400
 
 
 @dataclass(frozen=True)
@@ -28,102 +28,96 @@ class Slice:
     name: str
     clips: int
     groups: int
-    accuracy: float
-    low: float
-    high: float
+    accuracy: Interval
 
 
 @dataclass(frozen=True)
-class Mistake:
-    """A judged clip that the model got wrong, or whose label is doubted, and how strongly it said so."""
+class ClipError:
+    """A clip whose prediction differs from its label, with the probabilities of both."""
 
     id: str
     label: str
     predicted: str
     probability: float
-    own_probability: float
+    label_probability: float
     fold: str
 
 
-def by_length(scores: Scores, group_name: str) -> list[Slice]:
-    """Accuracy in up to four bins of clip length with like numbers of clips."""
-    edges = np.unique(np.quantile(scores.seconds, np.linspace(0, 1, LENGTH_BINS + 1)))
+def by_clip_duration(scores: Scores, group_name: str) -> tuple[Slice, ...]:
+    """Accuracy in up to four bins of clip duration with similar numbers of clips."""
+    edges = np.unique(np.quantile(scores.seconds, np.linspace(0, 1, DURATION_BINS + 1)))
     if len(edges) < 2 or edges[-1] - edges[0] < 0.01 * edges[-1]:
-        return [_slice(scores, np.ones(len(scores), bool), f"{edges[0]:.2f} s", group_name)]
-    place = np.clip(np.searchsorted(edges, scores.seconds, side="right") - 1, 0, len(edges) - 2)
-    rows = []
-    for number in range(len(edges) - 1):
-        inside = place == number
-        if inside.any():
-            rows.append(_slice(scores, inside, f"{edges[number]:.2f}-{edges[number + 1]:.2f} s", group_name))
+        return (_slice(scores, np.ones(len(scores), bool), f"{edges[0]:.2f} s", group_name),)
+    bins = np.clip(np.searchsorted(edges, scores.seconds, side="right") - 1, 0, len(edges) - 2)
+    return tuple(
+        _slice(scores, inside, f"{edges[number]:.2f}-{edges[number + 1]:.2f} s", group_name)
+        for number in range(len(edges) - 1)
+        if (inside := bins == number).any()
+    )
+
+
+def slices(scores: Scores, clips: Mapping[str, Clip], min_clips: int, group_name: str) -> dict[str, tuple[Slice, ...]]:
+    """Accuracy for each value of each metadata column with at least two values of `min_clips` clips each.
+
+    A column of many numbers is cut into thirds; one of many texts is skipped.
+    """
+    columns = sorted({name for id in scores.ids for name in clips[id].meta})
+    rows = {}
+    for column in columns:
+        names = _slice_names([clips[id].meta.get(column) for id in scores.ids])
+        counts = Counter(name for name in names if name is not None)
+        frequent = sorted(name for name, count in counts.items() if count >= min_clips)
+        if len(frequent) < 2 or len(counts) > MOST_VALUES:
+            continue
+        array = np.array(names, dtype=object)
+        rows[column] = tuple(_slice(scores, array == name, name, group_name) for name in frequent)
     return rows
 
 
-def slices(scores: Scores, clips: Mapping[str, Clip], least: int, group_name: str) -> dict[str, list[Slice]]:
-    """Accuracy for each value of each metadata column, where at least two values have `least` clips each.
-
-    A column of many numbers is cut into thirds; one of many texts says nothing of groups of clips and is passed over.
-    """
-    columns = sorted({name for id in scores.ids for name in clips[id].meta})
-    found = {}
-    for column in columns:
-        values = [clips[id].meta.get(column) for id in scores.ids]
-        named = _named(values)
-        counts = Counter(name for name in named if name is not None)
-        kept = sorted(name for name, count in counts.items() if count >= least)
-        if len(kept) < 2 or len(counts) > MOST_VALUES:
-            continue
-        array = np.array(named, dtype=object)
-        found[column] = [_slice(scores, array == name, name, group_name) for name in kept]
-    return found
+def misclassified(scores: Scores, most: int) -> tuple[ClipError, ...]:
+    """The misclassified clips, the most confident predictions first."""
+    confidence = scores.probabilities.max(1)
+    wrong = np.flatnonzero(scores.predicted != scores.truth)
+    return _clip_errors(scores, wrong[np.argsort(-confidence[wrong], kind="stable")][:most])
 
 
-def mistakes(scores: Scores, most: int) -> list[Mistake]:
-    """The wrong answers that were given with the greatest confidence."""
-    probabilities = scores.probabilities
-    predicted = scores.predicted
-    confidence = probabilities[np.arange(len(scores)), predicted]
-    wrong = np.flatnonzero(predicted != scores.truth)
-    order = wrong[np.argsort(-confidence[wrong], kind="stable")][:most]
-    return [_mistake(scores, probabilities, int(row)) for row in order]
+def suspect_labels(scores: Scores) -> tuple[ClipError, ...]:
+    """Clips whose label a model that was not trained on them rules out, while it is confident of another class.
 
-
-def suspect_labels(scores: Scores) -> list[Mistake]:
-    """Clips whose label a model that never saw them finds all but impossible, while it is sure of another.
-
-    After confident learning (Northcutt et al., 2021): out-of-sample probabilities judge the given labels.
+    After confident learning (Northcutt et al., 2021): out-of-sample probabilities test the given labels.
     """
     probabilities = scores.probabilities
     own = probabilities[np.arange(len(scores)), scores.truth]
     other = probabilities.max(1)
-    rows = np.flatnonzero((own <= SUSPECT_OWN) & (other >= SUSPECT_OTHER) & (scores.predicted != scores.truth))
-    return [_mistake(scores, probabilities, int(row)) for row in rows[np.argsort(-other[rows], kind="stable")]]
+    rows = np.flatnonzero(
+        (own <= SUSPECT_LABEL_PROBABILITY) & (other >= SUSPECT_OTHER_PROBABILITY) & (scores.predicted != scores.truth)
+    )
+    return _clip_errors(scores, rows[np.argsort(-other[rows], kind="stable")])
 
 
-def _mistake(scores: Scores, probabilities: np.ndarray, row: int) -> Mistake:
-    predicted = int(probabilities[row].argmax())
-    truth = int(scores.truth[row])
-    return Mistake(
-        scores.ids[row],
-        scores.labels[truth],
-        scores.labels[predicted],
-        float(probabilities[row, predicted]),
-        float(probabilities[row, truth]),
-        scores.folds[row],
+def _clip_errors(scores: Scores, rows: np.ndarray) -> tuple[ClipError, ...]:
+    probabilities, predicted = scores.probabilities, scores.predicted
+    return tuple(
+        ClipError(
+            scores.ids[row],
+            scores.labels[scores.truth[row]],
+            scores.labels[predicted[row]],
+            float(probabilities[row, predicted[row]]),
+            float(probabilities[row, scores.truth[row]]),
+            scores.folds[row],
+        )
+        for row in map(int, rows)
     )
 
 
 def _slice(scores: Scores, inside: np.ndarray, name: str, group_name: str) -> Slice:
     part = scores.select(inside)
-    correct = judge(part.truth, part.logits).correct
-    drawn = resample(part.groups, len(part), SLICE_RESAMPLES, 0, group_name)
-    tries = [float((weight * correct).sum() / weight.sum()) for weight in drawn.weights()]
-    low, high = np.quantile(tries, [0.025, 0.975])
-    groups = len({group for group in part.groups if group is not None})
-    return Slice(name, len(part), groups, float(correct.mean()), float(low), float(high))
+    correct = (part.predicted == part.truth).astype(np.float64)
+    resampled = bootstrap(part.groups, Resampling(RESAMPLES, 0, group_name))
+    return Slice(name, len(part), len(set(part.groups) - {None}), mean_interval(correct, resampled.weights()))
 
 
-def _named(values: Sequence[str | None]) -> list[str | None]:
+def _slice_names(values: Sequence[str | None]) -> list[str | None]:
     """The values as slice names; many different numbers become thirds."""
     numbers = _numbers(values)
     if numbers is None or len(set(numbers.values())) <= MOST_VALUES:
@@ -131,19 +125,19 @@ def _named(values: Sequence[str | None]) -> list[str | None]:
     edges = np.quantile(list(numbers.values()), [0, 1 / 3, 2 / 3, 1])
     names = [f"{edges[part]:g} to {edges[part + 1]:g}" for part in range(3)]
     return [
-        names[min(2, int(np.searchsorted(edges[1:3], numbers[place], side="left")))] if place in numbers else None
-        for place in range(len(values))
+        names[min(2, int(np.searchsorted(edges[1:3], numbers[index], side="left")))] if index in numbers else None
+        for index in range(len(values))
     ]
 
 
 def _numbers(values: Sequence[str | None]) -> dict[int, float] | None:
-    """The values that are there as numbers by place, or None when one of them is no number."""
+    """The values that are present, as numbers by index; None when one of them is not a number."""
     numbers: dict[int, float] = {}
-    for place, value in enumerate(values):
+    for index, value in enumerate(values):
         if not value:
             continue
         try:
-            numbers[place] = float(value)
+            numbers[index] = float(value)
         except ValueError:
             return None
     return numbers or None
@@ -154,9 +148,4 @@ def by_fold(scores: Scores) -> dict[str, Scores]:
     rows: dict[str, list[int]] = defaultdict(list)
     for row, fold in enumerate(scores.folds):
         rows[fold].append(row)
-    found = {}
-    for fold, places in rows.items():
-        keep = np.zeros(len(scores), bool)
-        keep[places] = True
-        found[fold] = scores.select(keep)
-    return found
+    return {fold: scores.select(np.isin(np.arange(len(scores)), members)) for fold, members in rows.items()}

@@ -1,20 +1,44 @@
 """The one Jinja environment: the templates of every package that writes HTML.
 
-In: packages with a folder `templates/`. Out: an environment that escapes everything a template inserts.
+In: packages with a folder `templates/`. Out: an environment that escapes everything a template inserts, with filters
+for numbers. Labels and file names are untrusted text.
 """
 
 import functools
+from typing import Any
 
 import jinja2
+
+from auricle.evaluation import formatting
 
 
 @functools.cache
 def environment(*packages: str) -> jinja2.Environment:
     """Open the templates of packages. A name is looked up in the order given."""
-    return jinja2.Environment(
+    environment = jinja2.Environment(
         loader=jinja2.ChoiceLoader([jinja2.PackageLoader(package) for package in packages]),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    environment.filters.update(
+        percent=lambda share, digits=1: no_break(formatting.percent(share, digits)),
+        duration=lambda seconds: no_break(formatting.duration(seconds)),
+        percents=lambda interval: formatting.percent_range(interval.low, interval.high),
+        decimals=lambda interval, digits=3: formatting.decimal_range(interval.low, interval.high, digits),
+        thousands=lambda number: f"{number:,.0f}".replace(",", "\u202f"),  # thin spaces
+        position=lambda share: f"{min(1.0, max(0.0, share)) * 100:.2f}%",  # along an SVG, clipped to it
+        no_break=lambda text: text.replace(" %", "\u00a0%"),
+    )
+    return environment
+
+
+def render(template: str, **values: Any) -> str:
+    """Fill a template of the report. Raises jinja2.UndefinedError for a value that is missing."""
+    return environment("auricle.evaluation").get_template(template).render(**values)
+
+
+def no_break(text: str) -> str:
+    """Keep a number and its unit on one line."""
+    return text.replace(" ", "\u00a0")

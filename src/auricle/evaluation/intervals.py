@@ -1,19 +1,20 @@
-"""How sure a figure is: 95 % bootstrap intervals over groups where there are groups, over clips otherwise.
+"""95 % bootstrap intervals: over groups where the groups are known, over clips otherwise.
 
-Clips of one speaker are not independent: resampling whole groups lets the interval say so (Field and Welsh, 2007).
+Clips of one speaker are not independent: resampling whole groups widens the interval accordingly (Field and Welsh,
+2007).
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from auricle.evaluation.metrics import Judged, measure
+from auricle.evaluation.metrics import ClipOutcomes, compute_metrics
 
 
 @dataclass(frozen=True)
 class Interval:
-    """A figure and its 95 % interval."""
+    """A value and its 95 % interval."""
 
     value: float
     low: float
@@ -21,8 +22,17 @@ class Interval:
 
 
 @dataclass(frozen=True)
-class Resamples:
-    """How often each bootstrap resample draws each unit (resamples, units), and each clip's unit (clips,)."""
+class Resampling:
+    """How a bootstrap is run: how often, from which seed, and what a group is called."""
+
+    resamples: int
+    seed: int
+    group_name: str
+
+
+@dataclass(frozen=True)
+class Bootstrap:
+    """How often each resample draws each unit (resamples, units), and each clip's unit (clips,)."""
 
     counts: np.ndarray
     unit_of: np.ndarray
@@ -35,36 +45,46 @@ class Resamples:
             yield row[self.unit_of].astype(np.float64)
 
 
-def resample(groups: Sequence[str | None], clips: int, resamples: int, seed: int, group_name: str) -> Resamples:
-    """Draw groups with replacement, or clips where fewer than two groups are known."""
-    named = sorted({group for group in groups if group is not None})
-    if len(named) >= 2 and all(group is not None for group in groups):
-        place = {group: number for number, group in enumerate(named)}
-        unit_of = np.array([place[group] for group in groups if group is not None])
-        unit, units = group_name, len(named)
+def bootstrap(groups: Sequence[str | None], resampling: Resampling) -> Bootstrap:
+    """Draw groups with replacement, or clips where fewer than two groups are known. `groups` (clips,)."""
+    known = sorted({group for group in groups if group is not None})
+    if len(known) >= 2 and None not in groups:
+        number_of = {group: number for number, group in enumerate(known)}
+        unit_of = np.array([number_of[group] for group in groups if group is not None])
+        unit, units = resampling.group_name, len(known)
     else:
-        unit_of, unit, units = np.arange(clips), "clip", clips
-    random = np.random.default_rng(seed)
-    counts = random.multinomial(units, np.full(units, 1 / units), size=resamples).astype(np.uint16)
-    return Resamples(counts, unit_of, unit, units)
+        unit_of, unit, units = np.arange(len(groups)), "clip", len(groups)
+    random = np.random.default_rng(resampling.seed)
+    counts = random.multinomial(units, np.full(units, 1 / units), size=resampling.resamples).astype(np.uint16)
+    return Bootstrap(counts, unit_of, unit, units)
 
 
-def intervals(judged: Judged, drawn: Resamples) -> dict[str, Interval]:
-    """Every headline metric with its percentile interval."""
-    values = measure(judged)
-    tries = [measure(judged, weight) for weight in drawn.weights()]
-    return {name: _interval(value, np.array([row[name] for row in tries])) for name, value in values.items()}
-
-
-def differences(judged: Judged, other: Judged, drawn: Resamples) -> dict[str, Interval]:
-    """How much better the first is than the second on the same clips, resampled together."""
-    ours, theirs = measure(judged), measure(other)
-    tries = [(measure(judged, weight), measure(other, weight)) for weight in drawn.weights()]
-    return {
-        name: _interval(ours[name] - theirs[name], np.array([a[name] - b[name] for a, b in tries])) for name in ours
-    }
-
-
-def _interval(value: float, tries: np.ndarray) -> Interval:
-    low, high = np.quantile(tries, [0.025, 0.975])
+def percentile_interval(value: float, estimates: Sequence[float] | np.ndarray) -> Interval:
+    """A value with the 2.5 and 97.5 percentiles of its estimates on the resamples."""
+    low, high = np.quantile(estimates, [0.025, 0.975])
     return Interval(value, float(low), float(high))
+
+
+def mean_interval(values: np.ndarray, weights: Iterable[np.ndarray]) -> Interval:
+    """The mean of values (clips,), with the interval of its weighted means; resamples without a clip are skipped."""
+    means = [float(weight @ values / weight.sum()) for weight in weights if weight.any()]
+    return percentile_interval(float(values.mean()), means)
+
+
+def metric_intervals(outcomes: ClipOutcomes, resampled: Bootstrap) -> dict[str, Interval]:
+    """Every headline metric with its interval."""
+    values = compute_metrics(outcomes)
+    estimates = [compute_metrics(outcomes, weight) for weight in resampled.weights()]
+    return {name: percentile_interval(value, [row[name] for row in estimates]) for name, value in values.items()}
+
+
+def paired_differences(outcomes: ClipOutcomes, other: ClipOutcomes, resampled: Bootstrap) -> dict[str, Interval]:
+    """The first's metrics minus the second's on the same clips, resampled together."""
+    ours, theirs = compute_metrics(outcomes), compute_metrics(other)
+    estimates = [(compute_metrics(outcomes, weight), compute_metrics(other, weight)) for weight in resampled.weights()]
+    return {
+        name: percentile_interval(
+            ours[name] - theirs[name], [first[name] - second[name] for first, second in estimates]
+        )
+        for name in ours
+    }

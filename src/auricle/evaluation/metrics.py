@@ -1,9 +1,10 @@
-"""What the scores amount to. Every metric takes clip weights, so that a bootstrap resample is one more set of weights.
+"""Classification metrics. Every metric takes clip weights, so that a bootstrap resample is one more set of weights.
 
 In: truth and logits. Out: plain numbers. Definitions follow scikit-learn: balanced accuracy is the mean recall of the
 classes that occur, macro-F1 the mean F1 of the classes that occur or are predicted.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,11 +12,53 @@ import numpy as np
 from auricle.evaluation.scoring import Scores, softmax
 
 CALIBRATION_BINS = 15
+MOST_CONFUSED_PAIRS = 8
 
 
 @dataclass(frozen=True)
-class Judged:
-    """What the metrics need of each clip, worked out once: (clips,) arrays, and the number of classes."""
+class MetricInfo:
+    """A metric's title and definition. `is_share`: shown in per cent; `has_majority`: the majority class has one."""
+
+    title: str
+    definition: str
+    is_share: bool = True
+    higher_is_better: bool = True
+    has_majority: bool = True
+
+
+_METRICS = {
+    "accuracy": MetricInfo("Accuracy", "The share of test clips whose predicted class is their label."),
+    "balanced_accuracy": MetricInfo(
+        "Balanced accuracy", "The mean recall over the classes, also called unweighted average recall (UAR)."
+    ),
+    "macro_f1": MetricInfo("Macro F1", "The harmonic mean of precision and recall, averaged over the classes."),
+    "log_loss": MetricInfo(
+        "Log loss", "The mean negative log-likelihood of the labels. Lower is better.", False, higher_is_better=False
+    ),
+    "calibration_error": MetricInfo(
+        "Calibration error",
+        "The expected calibration error: the mean gap between confidence and accuracy. Lower is better.",
+        higher_is_better=False,
+        has_majority=False,
+    ),
+}
+
+
+def metric_info(name: str) -> MetricInfo:
+    """Describe a metric of `compute_metrics`. The majority class has no top-k accuracy: it ranks no other class."""
+    if name in _METRICS:
+        return _METRICS[name]
+    k = name.removeprefix("top_").removesuffix("_accuracy")
+    return MetricInfo(
+        f"Top-{k} accuracy",
+        f"The share of test clips whose label is among the {k} most probable classes.",
+        has_majority=False,
+    )
+
+
+@dataclass(frozen=True)
+class ClipOutcomes:
+    """What the metrics need of each clip, computed once: (clips,) arrays, and the number of classes."""
 
     truth: np.ndarray
     predicted: np.ndarray
@@ -30,8 +73,8 @@ class Judged:
         return np.asarray(self.truth == self.predicted, dtype=np.float64)
 
 
-def judge(truth: np.ndarray, logits: np.ndarray, top_k: int = 3) -> Judged:
-    """Work out each clip's part of the metrics: truth (clips,) int, logits (clips, classes)."""
+def evaluate_logits(truth: np.ndarray, logits: np.ndarray, top_k: int = 3) -> ClipOutcomes:
+    """Compute each clip's part of the metrics: truth (clips,) int, logits (clips, classes)."""
     probabilities = softmax(logits)
     rows = np.arange(len(truth))
     own = probabilities[rows, truth]
@@ -39,7 +82,7 @@ def judge(truth: np.ndarray, logits: np.ndarray, top_k: int = 3) -> Judged:
     own_logit = logits[rows, truth][:, None]
     earlier = np.arange(logits.shape[1])[None, :] < truth[:, None]
     above = ((logits > own_logit) | ((logits == own_logit) & earlier)).sum(1)
-    return Judged(
+    return ClipOutcomes(
         truth=truth,
         predicted=logits.argmax(1),
         confidence=probabilities.max(1),
@@ -50,29 +93,29 @@ def judge(truth: np.ndarray, logits: np.ndarray, top_k: int = 3) -> Judged:
     )
 
 
-def measure(judged: Judged, weight: np.ndarray | None = None) -> dict[str, float]:
+def compute_metrics(outcomes: ClipOutcomes, weight: np.ndarray | None = None) -> dict[str, float]:
     """All headline metrics, each clip counting `weight` times (clips,)."""
-    weight = np.ones(len(judged.truth)) if weight is None else weight
+    weight = np.ones(len(outcomes.truth)) if weight is None else weight
     total = weight.sum()
-    hits, occur, said = _per_class(judged, weight)
-    present = occur > 0
-    involved = present | (said > 0)
-    f1 = 2 * hits[involved] / (occur + said)[involved]
-    found = {
-        "accuracy": float((weight * judged.correct).sum() / total),
-        "balanced_accuracy": float((hits[present] / occur[present]).mean()),
+    hits, support, predicted = _class_counts(outcomes, weight)
+    present = support > 0
+    involved = present | (predicted > 0)
+    f1 = 2 * hits[involved] / (support + predicted)[involved]
+    values = {
+        "accuracy": float((weight * outcomes.correct).sum() / total),
+        "balanced_accuracy": float((hits[present] / support[present]).mean()),
         "macro_f1": float(f1.mean()),
-        "log_loss": float((weight * judged.loss).sum() / total),
-        "calibration_error": _calibration_error(judged, weight),
+        "log_loss": float((weight * outcomes.loss).sum() / total),
+        "calibration_error": _calibration_error(outcomes, weight),
     }
-    if judged.top_k < judged.classes:
-        found[f"top_{judged.top_k}_accuracy"] = float((weight * judged.in_top).sum() / total)
-    return found
+    if outcomes.top_k < outcomes.classes:
+        values[f"top_{outcomes.top_k}_accuracy"] = float((weight * outcomes.in_top).sum() / total)
+    return values
 
 
 @dataclass(frozen=True)
-class ClassRow:
-    """One class of the per-class table; precision is 0 where the class was never predicted."""
+class ClassMetrics:
+    """One row of the per-class table. Precision is 0 for a class that was never predicted."""
 
     label: str
     clips: int
@@ -81,51 +124,97 @@ class ClassRow:
     f1: float
 
 
-def per_class(scores: Scores) -> list[ClassRow]:
+def per_class(scores: Scores) -> tuple[ClassMetrics, ...]:
     """Precision, recall and F1 of every class."""
-    judged = judge(scores.truth, scores.logits)
-    hits, occur, said = _per_class(judged, np.ones(len(scores)))
-    return [
-        ClassRow(
+    outcomes = evaluate_logits(scores.truth, scores.logits)
+    hits, support, predicted = _class_counts(outcomes, np.ones(len(scores)))
+    return tuple(
+        ClassMetrics(
             label,
-            int(occur[row]),
-            float(hits[row] / said[row]) if said[row] else 0.0,
-            float(hits[row] / occur[row]) if occur[row] else 0.0,
-            float(2 * hits[row] / (occur[row] + said[row])) if occur[row] + said[row] else 0.0,
+            int(support[row]),
+            float(hits[row] / predicted[row]) if predicted[row] else 0.0,
+            float(hits[row] / support[row]) if support[row] else 0.0,
+            float(2 * hits[row] / (support[row] + predicted[row])) if support[row] + predicted[row] else 0.0,
         )
         for row, label in enumerate(scores.labels)
-    ]
+    )
 
 
-def confusion(scores: Scores) -> np.ndarray:
+def confusion_matrix(scores: Scores) -> np.ndarray:
     """Counts (true class, predicted class)."""
     classes = len(scores.labels)
     pairs = scores.truth * classes + scores.predicted
     return np.bincount(pairs, minlength=classes * classes).reshape(classes, classes)
 
 
-def calibration_curve(scores: Scores, bins: int = 10) -> list[tuple[float, float, int]]:
-    """(mean confidence, accuracy, clips) of each confidence bin that holds clips."""
-    judged = judge(scores.truth, scores.logits)
-    place = np.minimum((judged.confidence * bins).astype(int), bins - 1)
-    rows = []
-    for number in range(bins):
-        inside = place == number
-        if inside.any():
-            mean = float(judged.confidence[inside].mean())
-            rows.append((mean, float(judged.correct[inside].mean()), int(inside.sum())))
-    return rows
+@dataclass(frozen=True)
+class ConfusedPair:
+    """How many clips of one class were predicted as another."""
+
+    label: str
+    predicted: str
+    clips: int
 
 
-def _per_class(judged: Judged, weight: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    hits = np.bincount(judged.truth, weight * judged.correct, minlength=judged.classes)
-    occur = np.bincount(judged.truth, weight, minlength=judged.classes)
-    said = np.bincount(judged.predicted, weight, minlength=judged.classes)
-    return hits, occur, said
+def confused_pairs(matrix: np.ndarray, labels: Sequence[str]) -> tuple[ConfusedPair, ...]:
+    """The most frequent pairs off the diagonal of a confusion matrix."""
+    off_diagonal = matrix.copy()
+    np.fill_diagonal(off_diagonal, 0)
+    order = np.argsort(-off_diagonal, axis=None, kind="stable")[:MOST_CONFUSED_PAIRS]
+    cells = [divmod(int(cell), len(labels)) for cell in order]
+    return tuple(
+        ConfusedPair(labels[row], labels[column], int(off_diagonal[row, column]))
+        for row, column in cells
+        if off_diagonal[row, column]
+    )
 
 
-def _calibration_error(judged: Judged, weight: np.ndarray) -> float:
+@dataclass(frozen=True)
+class MetricAcrossSeeds:
+    """One metric's values in the order of the seeds, their mean, standard deviation (n - 1) and range."""
+
+    values: tuple[float, ...]
+    mean: float
+    deviation: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class SeedVariance:
+    """The same split trained from several seeds. This variance comes on top of the interval over clips or groups."""
+
+    seeds: tuple[int, ...]
+    metrics: dict[str, MetricAcrossSeeds]
+
+
+def variance_across_seeds(seeds: Sequence[int], scores: Sequence[Scores], top_k: int) -> SeedVariance:
+    """Measure how much the metrics vary. `scores` are of the same test clips, one for each seed."""
+    computed = [compute_metrics(evaluate_logits(one.truth, one.logits, top_k)) for one in scores]
+    metrics = {}
+    for name in computed[0]:
+        values = tuple(float(row[name]) for row in computed)
+        metrics[name] = MetricAcrossSeeds(
+            values, float(np.mean(values)), float(np.std(values, ddof=1)), min(values), max(values)
+        )
+    return SeedVariance(tuple(seeds), metrics)
+
+
+def confidence_bin(confidence: np.ndarray, bins: int) -> np.ndarray:
+    """The number of the equal-width bin of each confidence (clips,)."""
+    return np.asarray(np.minimum((confidence * bins).astype(int), bins - 1))
+
+
+def _class_counts(outcomes: ClipOutcomes, weight: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Weighted hits, true clips and predicted clips of each class."""
+    hits = np.bincount(outcomes.truth, weight * outcomes.correct, minlength=outcomes.classes)
+    support = np.bincount(outcomes.truth, weight, minlength=outcomes.classes)
+    predicted = np.bincount(outcomes.predicted, weight, minlength=outcomes.classes)
+    return hits, support, predicted
+
+
+def _calibration_error(outcomes: ClipOutcomes, weight: np.ndarray) -> float:
     """Expected calibration error over equal-width bins of confidence (Guo et al., 2017, eq. 5)."""
-    place = np.minimum((judged.confidence * CALIBRATION_BINS).astype(int), CALIBRATION_BINS - 1)
-    gap = np.bincount(place, weight * (judged.confidence - judged.correct), minlength=CALIBRATION_BINS)
+    bins = confidence_bin(outcomes.confidence, CALIBRATION_BINS)
+    gap = np.bincount(bins, weight * (outcomes.confidence - outcomes.correct), minlength=CALIBRATION_BINS)
     return float(np.abs(gap).sum() / weight.sum())

@@ -1,283 +1,280 @@
-"""report.json: every figure with its context, for programs and for the page that people read.
+"""The report of a run: every metric with its interval, the majority class and the instant baseline, as one dataclass.
 
-In: the judged clips of the model, of the majority class and of the instant baseline on the same split, and what the run
-knows. Out: plain data. Nothing in here depends on the clock, so the same recipe, data and machine give the same report;
-measured times are in cost.json beside it.
+report.json is this dataclass. Pages, model cards, trackers, the terminal and Python read its attributes. Nothing in it
+depends on the clock, so the same recipe, data and machine give the same report; measured times are the Cost beside it.
 """
 
-import platform
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
-from importlib import metadata
-from pathlib import PurePath
-from typing import Any
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields, is_dataclass
+from pathlib import Path
+from typing import Any, TypeVar
 
-import numpy as np
+import pydantic
 
-from auricle.corpus.clip import Index
-from auricle.corpus.splits import Split
-from auricle.evaluation import duration, error_analysis, metrics, open_set, rejection
-from auricle.evaluation.intervals import Interval, differences, intervals, resample
-from auricle.evaluation.rejection import RejectionReport
-from auricle.evaluation.scoring import Scores
+from auricle.errors import RunError
+from auricle.evaluation.calibration import CalibrationBin, CoveragePoint
+from auricle.evaluation.duration import DurationAccuracy
+from auricle.evaluation.error_analysis import ClipError, Slice
+from auricle.evaluation.html import render
+from auricle.evaluation.intervals import Bootstrap, Interval
+from auricle.evaluation.metrics import ClassMetrics, ConfusedPair, SeedVariance
+from auricle.evaluation.open_set import RejectionReport
 from auricle.preparation.audit import Audit
 from auricle.recipe import Recipe
+from auricle.run_folder import write_json
 
-PACKAGES = (
-    "auricle",
-    "torch",
-    "transformers",
-    "accelerate",
-    "scikit-learn",
-    "numpy",
-    "soundfile",
-    "soxr",
-    "av",
-    "pyarrow",
-)
-FEW_UNITS = 8
+LEVEL = 0.95
 
 
 @dataclass(frozen=True)
-class ReportInputs:
-    """What a finished run lays before the report. `doubted` are out-of-fold scores of the baseline on all clips.
+class IntervalBasis:
+    """What the intervals are resampled over: `units` of `unit` (clip, or what a group is called)."""
 
-    `cuts` are scores of the middles of test clips, with the cuts' seconds; `trained_seconds` the shortest and longest
-    stretch that each fold's training heard.
+    unit: str
+    units: int
+    resamples: int
+    level: float
+
+    @classmethod
+    def of(cls, resampled: Bootstrap) -> "IntervalBasis":
+        return cls(resampled.unit, resampled.units, len(resampled.counts), LEVEL)
+
+    @property
+    def description(self) -> str:
+        """As in "7 speakers"."""
+        return f"{self.units} {self.unit}{'s' if self.units != 1 else ''}"
+
+
+@dataclass(frozen=True)
+class BaselineComparison:
+    """The instant baseline on the same split; `gain` is what the model's metrics add to its metrics."""
+
+    metrics: dict[str, Interval]
+    gain: dict[str, Interval]
+    is_this_model: bool
+
+
+@dataclass(frozen=True)
+class FoldMetrics:
+    """The clips and results of one fold; `best_epoch` counts from 1."""
+
+    name: str
+    train: int
+    valid: int
+    test: int
+    accuracy: float
+    balanced_accuracy: float
+    baseline_accuracy: float
+    best_epoch: int | None
+
+
+@dataclass(frozen=True)
+class CurvePoint:
+    """One epoch of training; `valid` holds the validation metrics, None without validation clips."""
+
+    epoch: int
+    loss: float
+    learning_rate: float
+    valid: dict[str, float] | None
+
+
+@dataclass(frozen=True)
+class SplitSummary:
+    """How the clips were split; `clips` counts those of the first fold by part: train, valid, test."""
+
+    kind: str
+    description: str
+    grouped: bool
+    notes: tuple[str, ...]
+    folds: int
+    clips: dict[str, int]
+
+
+@dataclass(frozen=True)
+class CorpusSummary:
+    """Where the recordings come from. `origin` is the last part of its path."""
+
+    origin: str
+    reader: str
+    description: str
+    license: str | None
+    citation: str | None
+    clips: int
+    classes: int
+    groups: int
+    group_name: str
+
+
+@dataclass(frozen=True)
+class ModelSummary:
+    """The kept model. `base_model` is the checkpoint that a pretrained one was fine-tuned from, where it has a name."""
+
+    type: str
+    parameters: int
+    sample_rate: int
+    channels: int
+    base_model: str | None = None
+    pretrained: bool = False
+    temperature: float = 1.0
+    num_features: int | None = None
+
+    @property
+    def is_stock(self) -> bool:
+        """Whether transformers alone can open it."""
+        return not self.type.startswith("auricle-")
+
+
+@dataclass(frozen=True)
+class TrainingTotals:
+    """How much training there was, over all folds and seeds; `batch_size` is the effective one."""
+
+    audio_seconds: float
+    trainings: int
+    epochs: int
+    steps: int
+    batch_size: int
+
+
+@dataclass(frozen=True)
+class Hardware:
+    """The machine, as far as it decides speed and rounding."""
+
+    processor: str
+    cores: int
+    accelerator: str | None
+    bf16: bool
+
+
+@dataclass(frozen=True)
+class Report:
+    """One finished run. Fields with a `dict` of metrics are keyed by metric name, such as balanced_accuracy.
+
+    `slices` are keyed by metadata column, `learning_curves` by fold. `accuracy_by_duration` is on center crops,
+    `accuracy_by_clip_duration` on clips in full, by their own duration. `seeds` is None for a single seed.
     """
 
-    index: Index
+    verdict: str
+    cautions: tuple[str, ...]
+    name: str
+    family: str
+    test_clips: int
+    interval: IntervalBasis
+    metrics: dict[str, Interval]
+    majority: dict[str, float]
+    baseline: BaselineComparison
+    folds: tuple[FoldMetrics, ...]
+    labels: tuple[str, ...]
+    per_class: tuple[ClassMetrics, ...]
+    confusion_matrix: tuple[tuple[int, ...], ...]
+    confused_pairs: tuple[ConfusedPair, ...]
+    calibration: tuple[CalibrationBin, ...]
+    risk_coverage: tuple[CoveragePoint, ...]
+    rejection: RejectionReport | None
+    accuracy_by_duration: tuple[DurationAccuracy, ...]
+    accuracy_by_clip_duration: tuple[Slice, ...]
+    slices: dict[str, tuple[Slice, ...]]
+    misclassified: tuple[ClipError, ...]
+    suspect_labels: tuple[ClipError, ...]
+    learning_curves: dict[str, tuple[CurvePoint, ...]]
     audit: Audit
-    split: Split
+    split: SplitSummary
+    corpus: CorpusSummary
     recipe: Recipe
-    scores: Scores
-    majority: Scores
-    baseline: Scores
-    suspect_labels: Scores | None
-    curves: Mapping[str, Sequence[Mapping[str, Any]]]
-    chosen: Mapping[str, int]
-    model: Mapping[str, Any]
-    work: Mapping[str, Any]
-    hardware: Mapping[str, Any]
-    refusal: RejectionReport | None = None
-    cuts: Scores | None = None
-    trained_seconds: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+    model: ModelSummary
+    training: TrainingTotals
+    versions: dict[str, str]
+    hardware: Hardware
+    seeds: SeedVariance | None = None
+
+    def as_json(self) -> dict[str, Any]:
+        """The content of report.json."""
+        content: dict[str, Any] = plain(self)
+        return content
+
+    def save(self, path: Path) -> None:
+        """Write report.json."""
+        write_json(path, self.as_json())
+
+    @classmethod
+    def load(cls, path: Path) -> "Report":
+        """Read a report.json. Raises RunError for a file that is missing or is not one."""
+        return _load(cls, path)
+
+    @classmethod
+    def from_json(cls, content: Mapping[str, Any], origin: str = "The report") -> "Report":
+        """Read the content of a report.json. Raises RunError where a field is missing or wrong."""
+        return _parse(cls, content, origin)
+
+    def summary_html(self, page: Path | None = None) -> str:
+        """A small card for notebooks: the headline metrics, and a link to the report page where one is given."""
+        return render("summary.html", report=self, page=page)
+
+    def _repr_html_(self) -> str:
+        return self.summary_html()
 
 
-def build(evidence: ReportInputs) -> dict[str, Any]:
-    """Put the whole report together as plain data."""
-    recipe, scores = evidence.recipe, evidence.scores
-    top_k = recipe.evaluate.top_k
-    judged = metrics.judge(scores.truth, scores.logits, top_k)
-    other = metrics.judge(evidence.baseline.truth, evidence.baseline.logits, top_k)
-    drawn = resample(
-        scores.groups, len(scores), recipe.evaluate.bootstrap_resamples, recipe.train.seed, evidence.index.group_name
-    )
-    found = intervals(judged, drawn)
-    gains = differences(judged, other, drawn)
-    report: dict[str, Any] = {
-        "verdict": "",
-        "cautions": [],
-        "name": recipe.name,
-        "family": recipe.model.family,
-        "test_clips": len(scores),
-        "interval": {"unit": drawn.unit, "units": drawn.units, "resamples": recipe.evaluate.bootstrap_resamples, "level": 0.95},
-        "metrics": _plain(found),
-        "majority": metrics.measure(metrics.judge(evidence.majority.truth, evidence.majority.logits, top_k)),
-        "baseline": {
-            "metrics": _plain(intervals(other, drawn)),
-            "gain": _plain(gains),
-            "is_this_model": recipe.model.family == "baseline",
-        },
-        "folds": _folds(evidence),
-        **_details(evidence),
-        "curves": {fold: list(epochs) for fold, epochs in evidence.curves.items()},
-        "audit": evidence.audit.as_json(),
-        "split": _split(evidence.split),
-        "corpus": _corpus(evidence),
-        "recipe": recipe.model_dump(),
-        "model": dict(evidence.model),
-        "cost": {**evidence.work, "measured": "cost.json"},
-        "versions": versions(),
-        "hardware": dict(evidence.hardware),
-    }
-    report["verdict"] = _verdict(report, found, gains)
-    report["cautions"] = _cautions(report, evidence)
-    return report
+@dataclass(frozen=True)
+class Cost:
+    """Measured time and memory, which differ from run to run: cost.json. `shared_seconds` are spent once for all folds.
+
+    `train_seconds` sum up the trainings, `run_seconds` are from the end of the preparation to the end of the run.
+    """
+
+    prepare_seconds: float
+    shared_seconds: float
+    train_seconds: float
+    run_seconds: float
+    clips_per_second: float
+    peak_memory_mb: float | None = None
+
+    def save(self, path: Path) -> None:
+        """Write cost.json."""
+        write_json(path, asdict(self))
+
+    @classmethod
+    def load(cls, path: Path) -> "Cost":
+        """Read a cost.json. Raises RunError for a file that is missing or is not one."""
+        return _load(cls, path)
 
 
-def _details(evidence: ReportInputs) -> dict[str, Any]:
-    """Where the model is strong and weak: by class, confidence, length and metadata, and its worst mistakes."""
-    scores, evaluate = evidence.scores, evidence.recipe.evaluate
-    name = evidence.index.group_name
-    clips = {clip.id: clip for clip in evidence.index}
-    confusion = metrics.confusion(scores)
-    sliced = error_analysis.slices(scores, clips, evaluate.min_slice_clips, name)
-    return {
-        "labels": list(scores.labels),
-        "per_class": [asdict(row) for row in metrics.per_class(scores)],
-        "confusion": confusion.tolist(),
-        "confused": _confused(confusion, scores.labels),
-        "calibration": [
-            {"confidence": confidence, "accuracy": accuracy, "clips": count}
-            for confidence, accuracy, count in metrics.calibration_curve(scores)
-        ],
-        "coverage": [asdict(row) for row in open_set.coverage(scores)],
-        "unknown": asdict(evidence.refusal) if evidence.refusal is not None else None,
-        "heard": _heard(evidence),
-        "by_length": [asdict(row) for row in error_analysis.by_length(scores, name)],
-        "slices": {column: [asdict(row) for row in part] for column, part in sliced.items()},
-        "mistakes": [asdict(row) for row in error_analysis.mistakes(scores, evaluate.examples)],
-        "doubted": [asdict(row) for row in error_analysis.suspect_labels(evidence.suspect_labels)]
-        if evidence.suspect_labels
-        else [],
-    }
+def plain(value: Any) -> Any:
+    """Dataclasses, with the recipe and the audit in them, as plain data."""
+    if isinstance(value, Audit):
+        return value.as_json()
+    if isinstance(value, Recipe):
+        return value.model_dump()
+    if isinstance(value, dict):
+        return {key: plain(inner) for key, inner in value.items()}
+    if isinstance(value, tuple):
+        return [plain(inner) for inner in value]
+    if is_dataclass(value):
+        return {field.name: plain(getattr(value, field.name)) for field in fields(value)}
+    return value
 
 
-def _heard(evidence: ReportInputs) -> list[dict[str, Any]]:
-    """Accuracy against seconds heard, for lengths that enough test clips have."""
-    if evidence.cuts is None:
-        return []
-    least, name = evidence.recipe.evaluate.min_slice_clips, evidence.index.group_name
-    return [asdict(row) for row in duration.by_seconds(evidence.cuts, evidence.scores, least, name)]
+Kind = TypeVar("Kind")
 
 
-def _corpus(evidence: ReportInputs) -> dict[str, Any]:
-    index = evidence.index
-    return {
-        "origin": PurePath(index.origin).name,
-        "reader": index.reader,
-        "description": index.description,
-        "license": index.license,
-        "citation": index.citation,
-        "clips": len(index),
-        "classes": len(evidence.scores.labels),
-        "groups": evidence.audit.groups,
-        "group_name": index.group_name,
-    }
+def _load(kind: type[Kind], path: Path) -> Kind:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise RunError(
+            f"'{path.parent}' has no {path.name} ({error.strerror}). Name the folder of a finished `auricle train`."
+        ) from error
+    except ValueError as error:
+        raise RunError(f"'{path}' is not valid JSON: {error}.") from error
+    return _parse(kind, content, f"'{path}'")
 
 
-def versions() -> dict[str, str]:
-    """The versions of Python and of the packages that decide the result."""
-    found = {"python": platform.python_version()}
-    for package in PACKAGES:
-        try:
-            found[package] = metadata.version(package)
-        except metadata.PackageNotFoundError:
-            found[package] = "not installed"
-    return found
-
-
-def _verdict(report: Mapping[str, Any], found: Mapping[str, Interval], gains: Mapping[str, Interval]) -> str:
-    """The one sentence that a reader takes away."""
-    accuracy = found["accuracy"]
-    rows = [row for row in report["per_class"] if row["clips"]]
-    worst = min(rows, key=lambda row: row["recall"])
-    told = (
-        f"Right on {_percent(accuracy.value)} of {report['test_clips']} clips that it never heard "
-        f"(95 % interval {accuracy.low * 100:.1f} to {accuracy.high * 100:.1f})"
-    )
-    gain = gains["accuracy"]
-    if report["baseline"]["is_this_model"]:
-        told += f", against {_percent(report['majority']['accuracy'])} for always saying the commonest class"
-    elif gain.low > 0:
-        told += f", {gain.value * 100:.1f} points better than the instant baseline"
-    elif gain.high < 0:
-        told += f", {-gain.value * 100:.1f} points worse than the instant baseline: use that instead"
-    else:
-        told += f", which is not distinguishable from the instant baseline ({gain.value * 100:+.1f} points)"
-    return f"{told}. Weakest on '{worst['label']}', of which it knows {_percent(worst['recall'])}."
-
-
-def _cautions(report: Mapping[str, Any], evidence: ReportInputs) -> list[str]:
-    """What makes the figures worth less than they look."""
-    cautions = list(evidence.split.notes)
-    leaks = evidence.audit.leaks
-    if leaks:
-        clips = len({leak.tested for leak in leaks})
-        cautions.append(
-            f"{clips} test clips sound the same as a training clip: the figures are too high by up to that."
-        )
-    name = evidence.index.group_name
-    tested = len({group for group in evidence.scores.groups if group is not None})
-    if 0 < tested < FEW_UNITS:
-        more = " Testing each in turn (data.split=leave-one-group-out) says more."
-        cautions.append(
-            f"Only {tested} {name}{'s were' if tested > 1 else ' was'} tested: the interval is a rough guide."
-            + (more if tested < evidence.audit.groups else "")
-        )
-    if not evidence.index.has_groups and evidence.split.kind != "predefined":
-        cautions.append(
-            "No groups are known (speaker, recording, device…), so the same one may stand on both sides of the split "
-            "and the figures may be too high. Name them with data.group or the reader 'pattern'."
-        )
-    if evidence.audit.imbalance >= 3:
-        cautions.append(
-            f"The largest class has {evidence.audit.imbalance:.1f} times as many clips as the smallest: read the "
-            "balanced accuracy, which counts every class alike."
-        )
-    missing = [row["label"] for row in report["per_class"] if not row["clips"]]
-    if missing:
-        cautions.append(
-            "Not tested at all, for want of test clips: " + ", ".join(f"'{label}'" for label in missing) + "."
-        )
-    if evidence.refusal is not None:
-        cautions += rejection.cautions(evidence.refusal)
-    if evidence.trained_seconds:
-        window = evidence.recipe.evaluate.window_seconds
-        cautions += duration.cautions(evidence.scores, evidence.trained_seconds, window)
-    return cautions
-
-
-def _folds(evidence: ReportInputs) -> list[dict[str, Any]]:
-    rows = []
-    baseline = error_analysis.by_fold(evidence.baseline)
-    sizes = {fold.name: (len(fold.train), len(fold.valid)) for fold in evidence.split.folds}
-    for fold, scores in error_analysis.by_fold(evidence.scores).items():
-        found = metrics.measure(metrics.judge(scores.truth, scores.logits))
-        ensemble_member = metrics.measure(metrics.judge(baseline[fold].truth, baseline[fold].logits))
-        rows.append(
-            {
-                "name": fold,
-                "train": sizes[fold][0],
-                "valid": sizes[fold][1],
-                "test": len(scores),
-                "accuracy": found["accuracy"],
-                "balanced_accuracy": found["balanced_accuracy"],
-                "baseline_accuracy": ensemble_member["accuracy"],
-                "chosen_epoch": evidence.chosen.get(fold),
-            }
-        )
-    return rows
-
-
-def _split(split: Split) -> dict[str, Any]:
-    return {
-        "kind": split.kind,
-        "described": split.description,
-        "grouped": split.grouped,
-        "notes": list(split.notes),
-        "folds": len(split.folds),
-        "clips": {part: len(getattr(split.folds[0], part)) for part in ("train", "valid", "test")},
-    }
-
-
-def _confused(confusion: np.ndarray, labels: Sequence[str], most: int = 8) -> list[dict[str, Any]]:
-    """The pairs of classes that are mistaken most, as (true, said, clips)."""
-    off = confusion.copy()
-    np.fill_diagonal(off, 0)
-    order = np.argsort(-off, axis=None, kind="stable")[:most]
-    places = [divmod(int(place), len(labels)) for place in order]
-    return [
-        {"label": labels[row], "predicted": labels[column], "clips": int(off[row, column])}
-        for row, column in places
-        if off[row, column]
-    ]
-
-
-def _plain(found: Mapping[str, Interval]) -> dict[str, dict[str, float]]:
-    return {name: asdict(interval) for name, interval in found.items()}
-
-
-def _percent(share: float) -> str:
-    return f"{share * 100:.1f} %"
+def _parse(kind: type[Kind], content: Any, origin: str) -> Kind:
+    try:
+        return pydantic.TypeAdapter(kind).validate_python(content)
+    except pydantic.ValidationError as error:
+        fault = error.errors()[0]
+        field = ".".join(map(str, fault["loc"]))
+        raise RunError(
+            f"{origin} does not have the format of this version of auricle: '{field}', {fault['msg'].lower()}. Train "
+            "again, or open it with the version that wrote it."
+        ) from error

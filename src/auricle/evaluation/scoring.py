@@ -106,6 +106,11 @@ def softmax(logits: np.ndarray) -> np.ndarray:
     return np.asarray(powers / powers.sum(1, keepdims=True))
 
 
+def confidence(logits: np.ndarray) -> np.ndarray:
+    """The greatest probability of each clip: logits (clips, classes) → (clips,) float64."""
+    return np.asarray(softmax(logits).max(1))
+
+
 def score(model: Any, sounds: AudioSource, *, batch_seconds: float) -> np.ndarray:
     """Logits (clips, classes) float32. The model's config names the windows; batches are bounded in seconds.
 

@@ -3,11 +3,11 @@
 In: the graph's metadata, the checks, and a summary of the run's report. Out: README.md as text.
 """
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 
 from auricle.evaluation.intervals import Interval
+from auricle.evaluation.report import Report
 from auricle.export.parity import ParityResult
 from auricle.export.quantize import Int8Result
 from auricle.models.onnx_runtime import OnnxMetadata
@@ -32,15 +32,15 @@ class ReportSummary:
         path = RunFolder(run).report
         if not path.is_file():
             return None
-        report = json.loads(path.read_text(encoding="utf-8"))
+        report = Report.load(path)
         return cls(
-            name=report["name"],
-            metrics={name: Interval(**figure) for name, figure in report["metrics"].items()},
-            test_clips=report["test_clips"],
-            split=report["split"]["described"],
-            corpus=report["corpus"]["description"],
-            license=report["corpus"]["license"],
-            citation=report["corpus"].get("citation"),
+            name=report.name,
+            metrics=report.metrics,
+            test_clips=report.test_clips,
+            split=report.split.description,
+            corpus=report.corpus.description,
+            license=report.corpus.license,
+            citation=report.corpus.citation,
         )
 
 

@@ -1,9 +1,8 @@
 """Push a run to the Hugging Face Hub: model, card, report and metrics in one commit.
 
-In: a finished run folder and the name of a repository. Out: a Shipment, which says what would go and can be looked at
-without network or token, and its sending. Files are named one by one, never by folder; what a reader of them could
-learn of this machine or of the people recorded is taken out first. The token is read by huggingface_hub from its usual
-place and is never shown.
+In: a finished run folder and the name of a repository. Out: an Upload, which can be inspected without network or token,
+and the push itself. Files are named one by one, never by folder; what they contain about this machine or the people
+recorded is removed first. huggingface_hub reads the token from its usual place, and no message shows it.
 """
 
 import json
@@ -20,7 +19,7 @@ import yaml
 from huggingface_hub.errors import (  # type: ignore[attr-defined]
     HfHubHTTPError,
     HFValidationError,
-    HTTPError,  # whichever HTTP library the hub's client is built on
+    HTTPError,  # of whichever HTTP library the client is built on
 )
 from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
 
@@ -29,19 +28,19 @@ from auricle.audio.store import Store
 from auricle.audio.store import prepare as prepare_store
 from auricle.corpus.clip import Index
 from auricle.errors import RunError, UsageError
-from auricle.evaluation.model_card import card, dataset_of
+from auricle.evaluation.model_card import dataset_of, model_card
 from auricle.evaluation.page import write_page
-from auricle.hub.redact import Local, Names, local, numbered, without_names, without_paths
+from auricle.evaluation.report import Cost, Report
+from auricle.hub.redact import LocalPaths, Pseudonyms, local_paths, pseudonyms, without_names, without_paths
+from auricle.run_folder import RunFolder
 
-_NEEDED = ("recipe.yaml", "index.parquet", "report.json", "cost.json", "report.html", "model/config.json")
-_WELCOME = ("history.jsonl", "scores.parquet")
 _LICENSE = re.compile(r"[a-z0-9][a-z0-9.-]*")
-_LOGIN = "Log in with `hf auth login`, or set HF_TOKEN; the token needs the right to write."
+_LOGIN = "Log in with `hf auth login`, or set HF_TOKEN; the token needs write access."
 
 
 @dataclass(frozen=True)
-class Parcel:
-    """One file of the repository: its name there, and its content or the file here that holds it."""
+class UploadFile:
+    """One file of the repository: its name there, and its content or the local file with it."""
 
     name: str
     content: bytes | Path
@@ -53,14 +52,14 @@ class Parcel:
 
 
 @dataclass(frozen=True)
-class Shipment:
-    """What is ready to go. `metadata` is the card's, `notes` say what was held back or changed."""
+class Upload:
+    """What is ready to push. `metadata` is the card's, `notes` list what was omitted or changed."""
 
     repo: str
     private: bool
     revision: str | None
     message: str
-    parcels: tuple[Parcel, ...]
+    files: tuple[UploadFile, ...]
     metadata: Mapping[str, Any]
     notes: tuple[str, ...]
 
@@ -71,15 +70,15 @@ class Shipment:
             "visibility": "private" if self.private else "public",
             "revision": self.revision or "main",
             "message": self.message,
-            "files": [{"name": parcel.name, "bytes": parcel.size} for parcel in self.parcels],
+            "files": [{"name": file.name, "bytes": file.size} for file in self.files],
             "card": dict(self.metadata),
             "notes": list(self.notes),
         }
 
 
 @dataclass(frozen=True)
-class Wishes:
-    """What a person asks of a push."""
+class PushOptions:
+    """The options of `auricle push`."""
 
     private: bool = False
     revision: str | None = None
@@ -89,207 +88,219 @@ class Wishes:
     with_audio: bool = False
 
 
-def pack(run: Path, repo: str, wishes: Wishes) -> Shipment:
-    """Gather what would go. Raises RunError for a run that is missing or unfinished, UsageError for a wrong name."""
-    _check(run, repo, wishes)
-    index = Index.load(run / "index.parquet")
-    names = numbered(index)
-    whole = json.loads((run / "report.json").read_text(encoding="utf-8"))
-    here = local(run, whole["labels"])
-    report = without_paths(whole if wishes.with_scores else without_names(whole, names), here)
-    cost = json.loads((run / "cost.json").read_text(encoding="utf-8"))
-    store, positions = _sounds(index, whole, None if wishes.with_scores else names) if wishes.with_audio else (None, {})
-    readme = card(report, cost, dataset=dataset_of(index), license=wishes.license, repo=repo)
-    recipe = yaml.safe_load((run / "recipe.yaml").read_text(encoding="utf-8"))
-    parcels = [
-        *(_model_file(path, here) for path in _model_files(run)),
-        _text("README.md", readme),
-        _text("report.json", _as_text(report)),
-        Parcel("report.html", _page(report, cost, store, positions, repo)),
-        _text("recipe.yaml", yaml.safe_dump(without_paths(recipe, here), sort_keys=False, allow_unicode=True)),
-        _text("cost.json", _as_text(cost)),
+def prepare_upload(run: Path, repo: str, options: PushOptions) -> Upload:
+    """Collect the files. Raises RunError for a run that is missing or unfinished, UsageError for an invalid name."""
+    _check_options(repo, options)
+    folder = RunFolder(run)
+    _check_run(folder)
+    index = Index.load(folder.index)
+    names = None if options.with_scores else pseudonyms(index)
+    own = Report.load(folder.report)
+    local = local_paths(run, own.labels)
+    content = own.as_json()
+    content = without_paths(content if names is None else without_names(content, names), local)
+    report, cost = Report.from_json(content), Cost.load(folder.cost)
+    store, positions = _audio(index, own, names) if options.with_audio else (None, {})
+    card = model_card(report, cost, dataset=dataset_of(index), license=options.license, repo=repo)
+    recipe = yaml.safe_load(folder.recipe.read_text(encoding="utf-8"))
+    files = [
+        *(_model_file(path, local) for path in _model_files(folder)),
+        _text_file("README.md", str(card)),
+        _text_file("report.json", _json_text(content)),
+        UploadFile("report.html", _page(report, cost, store, positions, repo)),
+        _text_file("recipe.yaml", yaml.safe_dump(without_paths(recipe, local), sort_keys=False, allow_unicode=True)),
+        UploadFile("cost.json", folder.cost.read_bytes()),
     ]
-    if (run / "history.jsonl").is_file():
-        parcels.append(Parcel("history.jsonl", (run / "history.jsonl").read_bytes()))
-    if wishes.with_scores:
-        parcels.append(Parcel("scores.parquet", run / "scores.parquet"))
-    _refuse_local_names(parcels, here)
-    return Shipment(
+    if folder.history.is_file():
+        files.append(UploadFile("history.jsonl", folder.history.read_bytes()))
+    if options.with_scores:
+        files.append(UploadFile("scores.parquet", folder.scores))
+    _refuse_local_paths(files, local)
+    return Upload(
         repo,
-        wishes.private,
-        wishes.revision,
-        wishes.message or f"Model, card and report of the recipe '{report['name']}'",
-        tuple(parcels),
-        huggingface_hub.ModelCard(readme).data.to_dict(),  # type: ignore[no-untyped-call]
-        tuple(_notes(whole, wishes)),
+        options.private,
+        options.revision,
+        options.message or f"Model, card and report of the recipe '{report.name}'",
+        tuple(files),
+        card.data.to_dict(),  # type: ignore[no-untyped-call]
+        tuple(_notes(own, options)),
     )
 
 
-def send(shipment: Shipment, endpoint: str | None = None) -> str:
-    """Create the repository where there is none, commit the files at once, and return the page's address.
+def push(upload: Upload, endpoint: str | None = None) -> str:
+    """Create the repository where there is none, commit all files at once, and return the page's address.
 
     Raises UsageError without a token, or where the Hub refuses it or the name; RunError where the Hub cannot be
     reached. No message holds the token.
     """
     token = huggingface_hub.get_token()
     if token is None:
-        raise UsageError(f"No token of the Hugging Face Hub was found, and pushing needs one. {_LOGIN}")
-    if any(isinstance(parcel.content, bytes) and token.encode() in parcel.content for parcel in shipment.parcels):
-        raise RunError("A file of this run holds your token of the Hub. Nothing was pushed; take it out of the recipe.")
+        raise UsageError(f"Pushing needs a Hugging Face token, and none was found. {_LOGIN}")
+    if any(isinstance(file.content, bytes) and token.encode() in file.content for file in upload.files):
+        raise RunError(
+            "A file of this run contains your Hugging Face token. Nothing was pushed; remove it from the recipe."
+        )
     api = huggingface_hub.HfApi(endpoint=endpoint)
     operations = [
-        huggingface_hub.CommitOperationAdd(path_in_repo=parcel.name, path_or_fileobj=parcel.content)
-        for parcel in shipment.parcels
+        huggingface_hub.CommitOperationAdd(path_in_repo=file.name, path_or_fileobj=file.content)
+        for file in upload.files
     ]
     try:
-        # Without --private the account's or organisation's own default holds.
-        api.create_repo(shipment.repo, private=shipment.private or None, exist_ok=True)
-        if shipment.private and not api.model_info(shipment.repo).private:
+        # Without --private the default of the account or organisation applies.
+        api.create_repo(upload.repo, private=upload.private or None, exist_ok=True)
+        if upload.private and not api.model_info(upload.repo).private:
             raise UsageError(
-                f"The repository '{shipment.repo}' exists and is public, and --private was asked for. Nothing was "
-                "pushed. Make it private on its settings page, or name another repository."
+                f"The repository '{upload.repo}' exists and is public, and --private was given. Nothing was pushed. "
+                "Make it private on its settings page, or name another repository."
             )
-        if shipment.revision is not None:
-            api.create_branch(shipment.repo, branch=shipment.revision, exist_ok=True)
+        if upload.revision is not None:
+            api.create_branch(upload.repo, branch=upload.revision, exist_ok=True)
         with warnings.catch_warnings():
-            # scores.parquet in a repository for models is what was asked for.
+            # scores.parquet is in a model repository on request.
             warnings.filterwarnings("ignore", "It seems that you are about to commit a data file", UserWarning)
-            api.create_commit(shipment.repo, operations, commit_message=shipment.message, revision=shipment.revision)
+            api.create_commit(upload.repo, operations, commit_message=upload.message, revision=upload.revision)
     except (HTTPError, OSError, ValueError, RuntimeError) as error:
         # `from None`: the library's errors carry their requests, whose headers hold the token.
-        raise _told(error, shipment.repo, token) from None
-    return f"{api.endpoint}/{shipment.repo}"
+        raise _push_error(error, upload.repo, token) from None
+    return f"{api.endpoint}/{upload.repo}"
 
 
-def _check(run: Path, repo: str, wishes: Wishes) -> None:
+def _check_options(repo: str, options: PushOptions) -> None:
     try:
         validate_repo_id(repo)
     except HFValidationError as error:
-        raise UsageError(f"'{repo}' is no name for a repository: {error}") from error
+        raise UsageError(f"'{repo}' is not a valid repository name: {error}") from error
     if "/" not in repo:
         raise UsageError(f"The repository was given as '{repo}'. Write it as user/{repo}, or organisation/{repo}.")
-    if wishes.license is not None and not _LICENSE.fullmatch(wishes.license):
+    if options.license is not None and not _LICENSE.fullmatch(options.license):
         raise UsageError(
-            f"--license received '{wishes.license}'. Give the Hub's short name of one, as in apache-2.0 or cc-by-4.0."
+            f"--license received '{options.license}'. Give the Hub's identifier of a licence, such as apache-2.0 or "
+            "cc-by-4.0."
         )
+
+
+def _check_run(folder: RunFolder) -> None:
+    run = folder.path
     if not run.is_dir():
-        raise RunError(f"There is no run folder at '{run}'. `auricle train` makes one.")
-    missing = [name for name in _NEEDED if not (run / name).is_file()]
-    if not _model_files(run) or not any(path.suffix == ".safetensors" for path in _model_files(run)):
+        raise RunError(f"There is no run folder at '{run}'. `auricle train` writes one.")
+    required = (folder.recipe, folder.index, folder.report, folder.cost, folder.report_page, folder.model_config)
+    missing = [str(path.relative_to(run)) for path in required if not path.is_file()]
+    model_files = _model_files(folder)
+    if not any(path.suffix == ".safetensors" for path in model_files):
         missing.append("model/model.safetensors")
     if "recipe.yaml" in missing:
-        raise RunError(f"'{run}' is no run folder: it has no recipe.yaml. Name the folder that `auricle train` made.")
+        raise RunError(
+            f"'{run}' is not a run folder: it has no recipe.yaml. Name the folder that `auricle train` wrote."
+        )
     if missing:
         raise RunError(
-            f"The run in '{run}' is unfinished: it has no {', '.join(missing)}. Finish it first: "
-            f"auricle train DATA --out {run} --resume, with the recipe it was begun with."
+            f"The run in '{run}' is unfinished: it has no {', '.join(missing)}. Finish it first, with the recipe it "
+            f"was started with: auricle train DATA --out {run} --resume."
         )
-    for name in (*_NEEDED, *_WELCOME, *(f"model/{path.name}" for path in _model_files(run))):
-        if not (run / name).resolve().is_relative_to(run.resolve()):
-            raise RunError(f"'{run / name}' leads out of the run folder. Only what lies in it is pushed.")
+    for path in (*required, folder.history, folder.scores, *model_files):
+        if not path.resolve().is_relative_to(run.resolve()):
+            raise RunError(f"'{path}' is a link to a file outside the run folder. Only files inside it are pushed.")
 
 
-def _model_files(run: Path) -> list[Path]:
-    """The files of a transformers folder; the card is written anew, anything else stays."""
-    return sorted(path for path in (run / "model").glob("*") if path.suffix in (".json", ".safetensors"))
+def _model_files(folder: RunFolder) -> list[Path]:
+    """The files of a transformers model; the card is written again, and other files are not pushed."""
+    return sorted(path for path in folder.model.glob("*") if path.suffix in (".json", ".safetensors"))
 
 
-def _model_file(path: Path, here: Local) -> Parcel:
-    """A file of the model: as it is, unless a local path must be taken out of it."""
+def _model_file(path: Path, local: LocalPaths) -> UploadFile:
+    """A file of the model: unchanged, unless a local path must be removed from it."""
     if path.suffix != ".json":
-        return Parcel(path.name, path)
+        return UploadFile(path.name, path)
     content = json.loads(path.read_text(encoding="utf-8"))
-    public = without_paths(content, here)
-    return Parcel(path.name, path.read_bytes()) if public == content else _text(path.name, _as_text(public))
+    public = without_paths(content, local)
+    if public == content:
+        return UploadFile(path.name, path.read_bytes())
+    return _text_file(path.name, _json_text(public))
 
 
-def _sounds(index: Index, report: Mapping[str, Any], names: Names | None) -> tuple[Store, dict[str, int]]:
-    """The decoded corpus, and each clip's place in it by the name that it has in the pushed report."""
-    audio, model = report["recipe"]["audio"], report["model"]
-    settings = Settings(
-        model["sample_rate"], model["channels"], audio["min_seconds"], audio["max_seconds"], model.get("num_features")
-    )
+def _audio(index: Index, report: Report, names: Pseudonyms | None) -> tuple[Store, dict[str, int]]:
+    """The decoded corpus, and each clip's position in it by its name in the pushed report."""
+    audio, model = report.recipe.audio, report.model
+    settings = Settings(model.sample_rate, model.channels, audio.min_seconds, audio.max_seconds, model.num_features)
     store = prepare_store(index.clips, settings)
-    return store, {(names.clips[clip.id] if names else clip.id): place for place, clip in enumerate(index)}
+    return store, {(names.clips[clip.id] if names else clip.id): position for position, clip in enumerate(index)}
 
 
-def _page(
-    report: Mapping[str, Any],
-    cost: Mapping[str, Any],
-    store: Store | None,
-    positions: Mapping[str, int],
-    repo: str,
-) -> bytes:
+def _page(report: Report, cost: Cost, store: Store | None, positions: Mapping[str, int], repo: str) -> bytes:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "report.html"
         write_page(path, report, cost, store, positions, repo)
         return path.read_bytes()
 
 
-def _refuse_local_names(parcels: list[Parcel], here: Local) -> None:
-    """The last look: no text that goes may hold the path of a folder of this machine."""
-    for parcel in parcels:
-        if isinstance(parcel.content, bytes) and any(f"{place}/".encode() in parcel.content for place in here.places):
+def _refuse_local_paths(files: list[UploadFile], local: LocalPaths) -> None:
+    """The final check: no pushed text may contain the path of a folder of this machine."""
+    for file in files:
+        if isinstance(file.content, bytes) and any(f"{folder}/".encode() in file.content for folder in local.folders):
             raise RunError(
-                f"{parcel.name} would tell strangers the path of a folder of this machine, and nothing was pushed. "
-                "Look for it in the recipe and report.json."
+                f"{file.name} contains the path of a folder of this machine, and nothing was pushed. Look for it in "
+                "the recipe and report.json."
             )
 
 
-def _notes(report: Mapping[str, Any], wishes: Wishes) -> list[str]:
-    """What was held back, and what goes that a person may not expect."""
+def _notes(report: Report, options: PushOptions) -> list[str]:
+    """What was omitted, and what is included that a user may not expect."""
     notes = []
-    is_sound = report["model"].get("num_features") is None
-    shows = is_sound and report["recipe"]["evaluate"]["embed_audio"] and bool(report["mistakes"] or report["doubted"])
-    if shows and wishes.with_audio:
-        notes.append("report.html goes with excerpts of recordings: whoever can see the repository can hear them.")
-    elif shows:
-        notes.append("report.html goes without the sound and spectrograms that it has here (--with-audio sends them).")
-    if wishes.with_scores:
-        notes.append("The names of clips and groups go with scores.parquet and in the report.")
+    embeds_audio = report.model.num_features is None and report.recipe.evaluate.embed_audio
+    if embeds_audio and (report.misclassified or report.suspect_labels):
+        if options.with_audio:
+            notes.append(
+                "report.html includes excerpts of recordings: everyone who can see the repository can play them."
+            )
+        else:
+            notes.append(
+                "report.html omits audio and spectrograms of misclassified clips (--with-audio includes them)."
+            )
+    if options.with_scores:
+        notes.append("scores.parquet and the report include the names of clips and groups.")
     else:
-        notes.append("Names of clips are numbers in the report; scores.parquet stays here (--with-scores sends both).")
+        notes.append("The report numbers the clips, and scores.parquet is omitted (--with-scores includes both).")
     return notes
 
 
-def _text(name: str, text: str) -> Parcel:
-    return Parcel(name, text.encode())
+def _text_file(name: str, text: str) -> UploadFile:
+    return UploadFile(name, text.encode())
 
 
-def _as_text(content: Mapping[str, Any]) -> str:
+def _json_text(content: Mapping[str, Any]) -> str:
     return json.dumps(content, indent=1, ensure_ascii=False) + "\n"
 
 
-def _told(error: Exception, repo: str, token: str) -> UsageError | RunError:
-    """One sentence for what the Hub or the network said; the token is taken out of whatever they said."""
+def _push_error(error: Exception, repo: str, token: str) -> UsageError | RunError:
+    """One sentence for an error of the Hub or the network, with the token removed from the Hub's text."""
     cause: BaseException = error
     while not isinstance(cause, HTTPError | OSError) and cause.__cause__ is not None:
         cause = cause.__cause__
     if isinstance(cause, HfHubHTTPError):
-        said = f" It says: {cause.server_message}" if cause.server_message else ""
-        return _refused(cause.response.status_code, repo, said.replace(token, "(token)"))
+        reply = f" Its reply: {cause.server_message}" if cause.server_message else ""
+        return _hub_error(cause.response.status_code, repo, reply.replace(token, "(token)"))
     if isinstance(cause, HTTPError | OSError):
         return RunError(
             f"The Hugging Face Hub cannot be reached ({type(cause).__name__}). Nothing was committed to '{repo}'. "
-            "Check the network and try again; pushing twice does no harm."
+            "Check the network and push again; pushing twice is harmless."
         )
-    said = str(error) if cause is error else f"{error} {cause}"
-    return RunError(f"The push to '{repo}' failed: {said.replace(token, '(token)')}")
+    reason = str(error) if cause is error else f"{error} {cause}"
+    return RunError(f"The push to '{repo}' failed: {reason.replace(token, '(token)')}")
 
 
-def _refused(status: int, repo: str, said: str) -> UsageError | RunError:
+def _hub_error(status: int, repo: str, reply: str) -> UsageError | RunError:
     if status == 401:
-        return UsageError(f"The Hub does not accept the token for '{repo}' (401).{said} {_LOGIN}")
+        return UsageError(f"The Hub does not accept the token for '{repo}' (401).{reply} {_LOGIN}")
     if status == 403:
         return UsageError(
-            f"The Hub does not let this token write to '{repo}' (403).{said} Name a repository of your own, or take a "
-            "token with the right to write there: hf auth login."
+            f"The token has no write access to '{repo}' (403).{reply} Name a repository of your own, or use a token "
+            "with write access: hf auth login."
         )
     if status == 404:
         return UsageError(
-            f"The Hub knows no '{repo}' that this token may see, or no such revision (404).{said} Check the names of "
-            "the user or organisation and of the revision."
+            f"The Hub has no repository '{repo}' that this token can see, or no such revision (404).{reply} Check the "
+            "names of the user or organisation and of the revision."
         )
     if status == 409:
-        return RunError(f"'{repo}' was changed by another push at the same time (409).{said} Push again.")
-    return RunError(f"The Hub answered {status} for '{repo}'.{said} Nothing was committed; try again later.")
+        return RunError(f"'{repo}' was changed by another push at the same time (409).{reply} Push again.")
+    return RunError(f"The Hub answered {status} for '{repo}'.{reply} Nothing was committed; try again later.")

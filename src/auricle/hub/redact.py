@@ -1,7 +1,7 @@
-"""What of a run may be read by strangers: paths of this machine and the names of clips and people are taken out.
+"""What of a run may be published: paths of this machine and the names of clips and people are removed.
 
-In: the report and recipe as plain data, and the corpus' Index. Out: the same data, in which clips are numbered, groups
-that name a fold or a slice are numbered too, and of every local path its last part is left.
+In: the report and recipe as plain data, and the corpus' Index. Out: the same data, with clips numbered, groups numbered
+where they name a fold or a slice, and local paths cut to their last part.
 """
 
 import re
@@ -20,52 +20,52 @@ _QUOTED = re.compile(r"'([^']+)'")
 
 
 @dataclass(frozen=True)
-class Names:
-    """Numbers in the place of names: of clips and files, by id, and of groups."""
+class Pseudonyms:
+    """Numbers instead of names: of clips and files, by id, and of groups."""
 
     clips: Mapping[str, str]
     groups: Mapping[str, str]
 
 
 @dataclass(frozen=True)
-class Local:
-    """What tells a local path from other text: folders of this machine, the longest first; a label never is one."""
+class LocalPaths:
+    """What identifies a local path: folders of this machine, the longest first. A label is never one."""
 
-    places: tuple[str, ...]
+    folders: tuple[str, ...]
     labels: frozenset[str]
 
 
-def numbered(index: Index) -> Names:
+def pseudonyms(index: Index) -> Pseudonyms:
     """Number the clips and groups of a corpus in its own order."""
     groups = dict.fromkeys(clip.group for clip in index if clip.group is not None)
     excluded = {item.name: f"file {number}" for number, item in enumerate(index.excluded, start=1)}
     clips = {clip.id: f"clip {number}" for number, clip in enumerate(index, start=1)}
-    return Names(
+    return Pseudonyms(
         {**excluded, **clips}, {group: f"{index.group_name} {number}" for number, group in enumerate(groups, start=1)}
     )
 
 
-def without_names(report: Mapping[str, Any], names: Names) -> dict[str, Any]:
-    """The report with clips numbered, and groups too where a fold or a slice is named after one."""
-
-    def grouped(name: str) -> str:
-        return names.groups.get(name, name)
-
+def without_names(report: Mapping[str, Any], names: Pseudonyms) -> dict[str, Any]:
+    """The content of report.json with clips numbered, and groups too where a fold or a slice is named after one."""
     folds = {row["name"] for row in report["folds"]}
-    # Folds that are called '1', '2' … are no people, even where groups are called so too, unless all folds are groups.
-    named = {name: grouped(name) if folds <= set(names.groups) else name for name in folds}
-    audit = _unnamed(report["audit"], names)
-    audit["leaks"] = [{**row, "fold": named.get(row["fold"], row["fold"])} for row in audit["leaks"]]
+    # Folds named '1', '2' … are not people, even where groups have such names too, unless all folds are groups.
+    fold_names = {name: names.groups[name] if folds <= set(names.groups) else name for name in folds}
+
+    def fold(name: str) -> str:
+        return fold_names.get(name, name)
+
+    audit = _numbered(report["audit"], names)
+    audit["leaks"] = [{**row, "fold": fold(row["fold"])} for row in audit["leaks"]]
     return {
-        **_unnamed({key: report[key] for key in report if key != "audit"}, names),
-        "folds": [{**row, "name": named[row["name"]]} for row in report["folds"]],
-        "curves": {named.get(fold, fold): rows for fold, rows in report["curves"].items()},
-        "mistakes": [
-            {**row, "id": names.clips.get(row["id"], "a clip"), "fold": named.get(row["fold"], row["fold"])}
-            for row in report["mistakes"]
+        **_numbered({key: report[key] for key in report if key != "audit"}, names),
+        "folds": [{**row, "name": fold(row["name"])} for row in report["folds"]],
+        "learning_curves": {fold(name): rows for name, rows in report["learning_curves"].items()},
+        "misclassified": [
+            {**row, "id": names.clips.get(row["id"], "a clip"), "fold": fold(row["fold"])}
+            for row in report["misclassified"]
         ],
         "slices": {
-            column: [{**row, "name": grouped(row["name"])} for row in rows]
+            column: [{**row, "name": names.groups[row["name"]]} for row in rows]
             if {row["name"] for row in rows} <= set(names.groups)
             else rows
             for column, rows in report["slices"].items()
@@ -74,23 +74,23 @@ def without_names(report: Mapping[str, Any], names: Names) -> dict[str, Any]:
     }
 
 
-def _unnamed(value: Any, names: Names) -> Any:
+def _numbered(value: Any, names: Pseudonyms) -> Any:
     """Plain data in which every text that is a clip's id, or quotes one, has its number."""
     if isinstance(value, str):
         if value in names.clips:
             return names.clips[value]
-        return _QUOTED.sub(lambda found: f"'{names.clips.get(found[1], found[1])}'", value)
+        return _QUOTED.sub(lambda match: f"'{names.clips.get(match[1], match[1])}'", value)
     if isinstance(value, Mapping):
-        return {key: _unnamed(inner, names) for key, inner in value.items()}
+        return {key: _numbered(inner, names) for key, inner in value.items()}
     if isinstance(value, list | tuple):
-        return [_unnamed(inner, names) for inner in value]
+        return [_numbered(inner, names) for inner in value]
     return value
 
 
-def without_paths(value: Any, local: Local) -> Any:
+def without_paths(value: Any, local: LocalPaths) -> Any:
     """Plain data in which local paths are cut to their last part."""
     if isinstance(value, str):
-        return _pathless(value, local)
+        return _without_path(value, local)
     if isinstance(value, Mapping):
         return {without_paths(key, local): without_paths(inner, local) for key, inner in value.items()}
     if isinstance(value, list | tuple):
@@ -98,18 +98,18 @@ def without_paths(value: Any, local: Local) -> Any:
     return value
 
 
-def local(run: Path, labels: Iterable[str]) -> Local:
-    """The places whose names must not leave this machine: the run, the home, where we stand, where files pass by."""
-    found = {str(folder.resolve()) for folder in (run, Path.home(), Path.cwd(), Path(tempfile.gettempdir()))}
-    places = sorted((place for place in found if len(place) > 1), key=len, reverse=True)
-    return Local(tuple(places), frozenset(labels))
+def local_paths(run: Path, labels: Iterable[str]) -> LocalPaths:
+    """The folders whose paths must not be published: the run, the home, the working and the temporary folder."""
+    folders = {str(folder.resolve()) for folder in (run, Path.home(), Path.cwd(), Path(tempfile.gettempdir()))}
+    longest_first = sorted((folder for folder in folders if len(folder) > 1), key=len, reverse=True)
+    return LocalPaths(tuple(longest_first), frozenset(labels))
 
 
-def _pathless(text: str, local: Local) -> str:
+def _without_path(text: str, local: LocalPaths) -> str:
     if text in local.labels:
         return text
     if "\n" not in text and _WHOLE.fullmatch(text) and not text.startswith("//"):
         return re.split(r"[\\/]", text.rstrip("\\/"))[-1]
-    for place in local.places:
-        text = text.replace(f"{place}/", "")
+    for folder in local.folders:
+        text = text.replace(f"{folder}/", "")
     return _WINDOWS.sub(r"\1", _POSIX.sub(r"\1", text))

@@ -4,7 +4,6 @@ In: an Index, its Audit and, if there is one, the report of a run. Out: notes on
 One shuffled order of all clips is the only randomness, so that no clip repeats before all were shown.
 """
 
-import json
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -13,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from auricle.corpus.clip import Index
-from auricle.errors import RunError
+from auricle.evaluation.report import Report
 from auricle.preparation.audit import Audit
 from auricle.run_folder import RunFolder
 
@@ -69,15 +68,10 @@ def collect_notes(audit: Audit, run: Path | None = None) -> dict[str, list[Note]
 
 
 def _report_notes(run: Path) -> Iterable[tuple[str, Note]]:
-    try:
-        report = json.loads(RunFolder(run).report.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise RunError(
-            f"'{run}' has no report.json ({error.strerror}). Name the folder of a finished `auricle train`."
-        ) from error
-    for kind, rows in (("suspect label", report["doubted"]), ("misclassified", report["mistakes"])):
+    report = Report.load(RunFolder(run).report)
+    for kind, rows in (("suspect label", report.suspect_labels), ("misclassified", report.misclassified)):
         for row in rows:
-            yield row["id"], Note(kind, f"predicted '{row['predicted']}' with {row['probability']:.0%}")
+            yield row.id, Note(kind, f"predicted '{row.predicted}' with {row.probability:.0%}")
 
 
 def select(index: Index, notes: Notes, filter: Filter, corrected: Collection[str] = ()) -> list[int]:

@@ -50,8 +50,8 @@ def draw_waveform(mono: np.ndarray, sample_rate: int, max_samples: int | None = 
         playable, rate = soxr.resample(mono[: max_samples * rate // LONG_RATE], rate, LONG_RATE), LONG_RATE
     playable = playable[:max_samples]
     return Waveform(
-        spectrogram=image.picture(mono, sample_rate, columns=COLUMNS),
-        audio=image.player(playable, rate),
+        spectrogram=image.spectrogram_uri(mono, sample_rate, columns=COLUMNS),
+        audio=image.audio_uri(playable, rate),
         outline=_outline(mono),
         seconds=seconds,
         playable_seconds=len(playable) / rate,

@@ -45,7 +45,7 @@ class ClosedFormTraining:
         fold = data.fold
         model = build_model(data.recipe, self.corpus.labels, self.options)
         validation_logits = None
-        if fold.valid and open_set.wanted(data.recipe) is not None:
+        if fold.valid and open_set.max_false_accept_rate(data.recipe) is not None:
             # The threshold is set by mistakes on clips that the model was not fitted to; the final fit includes them.
             fit(model.solve, self.embeddings, data.corpus, fold.train)
             validation_logits = torch_runtime.score_embeddings(model, self.embeddings.of(fold.valid))

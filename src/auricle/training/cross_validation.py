@@ -20,7 +20,7 @@ from auricle.corpus import splits
 from auricle.corpus.splits import Fold
 from auricle.evaluation import duration, open_set
 from auricle.evaluation.open_set import OutOfSetScores
-from auricle.evaluation.scoring import Scores
+from auricle.evaluation.scoring import Scores, confidence
 from auricle.models.load import save_model
 from auricle.preparation.prepare import PreparedCorpus
 from auricle.run_folder import RunFolder, atomic_write, write_json
@@ -176,7 +176,7 @@ def _score(data: FoldData, trained: TrainedFold, scorer: Scorer) -> None:
         scores.save(folder.fold_scores)
         rate = corpus.store.settings.sample_rate
         most = duration.MOST_CLIPS // len(corpus.split.folds) + 1
-        crops = duration.cuts(scores, corpus.audio(fold.test), rate, scorer.audio, most)
+        crops = duration.center_crops(scores, corpus.audio(fold.test), rate, scorer.audio, most)
         crops.save(folder.center_crop_scores)
     if trained.validation_logits is not None:
         scores_of(corpus, fold.valid, trained.validation_logits, fold.name).save(folder.validation_scores)
@@ -190,8 +190,8 @@ def _score(data: FoldData, trained: TrainedFold, scorer: Scorer) -> None:
 
 def _set_threshold(data: FoldData, model: PreTrainedModel, others: Sequence[FoldResult]) -> bool:
     """Set the rejection threshold in the model's config where the recipe wants one; returns whether it does."""
-    target = open_set.wanted(data.recipe)
-    if target is None:
+    max_rate = open_set.max_false_accept_rate(data.recipe)
+    if max_rate is None:
         return False
     folder = data.folder
     if folder.out_of_set_scores.is_file():
@@ -201,9 +201,9 @@ def _set_threshold(data: FoldData, model: PreTrainedModel, others: Sequence[Fold
         if folder.validation_scores.is_file():
             validations.append(Scores.load(folder.validation_scores))
         impostors = [part.logits[part.predicted != part.truth] for part in validations]
-    certainties = [open_set.certainty(logits) for logits in impostors]
-    model.config.threshold = open_set.threshold(np.concatenate(certainties or [np.zeros(0)]), target)
-    model.config.max_false_accept_rate = target
+    confidences = [confidence(logits) for logits in impostors]
+    model.config.threshold = open_set.rejection_threshold(np.concatenate(confidences or [np.zeros(0)]), max_rate)
+    model.config.max_false_accept_rate = max_rate
     return True
 
 

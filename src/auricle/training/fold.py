@@ -117,6 +117,6 @@ class Training(Protocol):
 def fit_temperature(data: FoldData, model: PreTrainedModel, logits: np.ndarray) -> tuple[float, np.ndarray]:
     """Fit the temperature to the validation clips' logits and apply it; returns it and the calibrated logits."""
     ids = data.fold.valid
-    temperature = calibration.fit(logits, data.corpus.classes(ids), data.corpus.groups(ids))
+    temperature = calibration.fit_temperature(logits, data.corpus.classes(ids), data.corpus.groups(ids))
     model.apply_temperature(temperature)
     return temperature, (logits / temperature).astype(np.float32)

@@ -10,7 +10,6 @@ import time
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -18,18 +17,19 @@ import torch
 from auricle.corpus import splits
 from auricle.corpus.splits import Fold
 from auricle.evaluation import duration, open_set, scoring
-from auricle.evaluation import report as reporting
-from auricle.evaluation.model_card import card, dataset_of
+from auricle.evaluation.build_report import ReportInputs, build_report
+from auricle.evaluation.intervals import Resampling
+from auricle.evaluation.model_card import dataset_of, model_card
+from auricle.evaluation.open_set import RejectionReport
 from auricle.evaluation.page import write_page
-from auricle.evaluation.rejection import Draws, RejectionReport, by_classes, by_mistakes
+from auricle.evaluation.report import Cost, CurvePoint, Hardware, ModelSummary, Report, TrainingTotals
 from auricle.evaluation.scoring import Scores
-from auricle.evaluation.seeds import spread
 from auricle.models import device
 from auricle.models.precision import native_bf16
 from auricle.parallel import cores
 from auricle.preparation.prepare import PreparedCorpus
 from auricle.recipe import Model
-from auricle.run_folder import RunFolder, write_json, write_text
+from auricle.run_folder import RunFolder, write_text
 from auricle.training import tracking
 from auricle.training.closed_form import ClosedFormTraining
 from auricle.training.cross_validation import (
@@ -54,7 +54,7 @@ def train_and_report(
     folder: RunFolder,
     reporter: ProgressReporter,
     prepare_seconds: float,
-) -> dict[str, Any]:
+) -> Report:
     """Train all models of a run and write everything about them; returns the report."""
     recipe = resolved.recipe
     start = time.perf_counter()
@@ -67,19 +67,19 @@ def train_and_report(
     }
     everything = [*results, *(result for repeated in repetitions.values() for result in repeated)]
     baseline, suspects = _baseline(corpus, folder, training, reporter)
-    cost: dict[str, float | None] = {
-        "prepare_seconds": prepare_seconds,
-        "shared_seconds": shared_seconds,
-        "train_seconds": sum(result.summary.seconds for result in everything),
-        "run_seconds": time.perf_counter() - start,
-        "clips_per_second": float(np.mean([result.summary.clips_per_second for result in results])),
-        "peak_memory_mb": peak_memory_mb(),
-    }
+    cost = Cost(
+        prepare_seconds=prepare_seconds,
+        shared_seconds=shared_seconds,
+        train_seconds=sum(result.summary.seconds for result in everything),
+        run_seconds=time.perf_counter() - start,
+        clips_per_second=float(np.mean([result.summary.clips_per_second for result in results])),
+        peak_memory_mb=peak_memory_mb(),
+    )
     tested = [result for result in results if result.scores is not None]
     scores = _test_scores(results)
     scores.save(folder.scores)
-    report = reporting.build(
-        reporting.ReportInputs(
+    report = build_report(
+        ReportInputs(
             index=corpus.index,
             audit=corpus.audit,
             split=corpus.split,
@@ -87,23 +87,21 @@ def train_and_report(
             scores=scores,
             majority=_majority(corpus),
             baseline=scores if recipe.model.family == "baseline" else baseline,
-            suspect_labels=suspects,
-            refusal=_rejection(corpus, results, scores),
-            cuts=_joined([result.center_crops for result in tested]),
-            trained_seconds=_trained_seconds(corpus, resolved),
-            curves={result.name: result.history for result in tested},
-            chosen={result.name: result.summary.chosen_epoch for result in tested},
-            model=_describe(results[-1]),
-            work=_work(corpus, everything),
+            suspects=suspects,
+            rejection=_rejection(corpus, results, scores),
+            center_crops=_joined([result.center_crops for result in tested]),
+            trained_ranges=_trained_ranges(corpus, resolved),
+            learning_curves={result.name: [CurvePoint(**epoch) for epoch in result.history] for result in tested},
+            best_epochs={result.name: result.summary.chosen_epoch for result in tested},
+            model=_model_summary(results[-1]),
+            training=_training_totals(corpus, everything),
             hardware=hardware(),
+            repetitions={seed: _test_scores(results) for seed, results in repetitions.items()},
         )
     )
-    if repetitions:
-        repeated = [_test_scores(results) for results in repetitions.values()]
-        report["seeds"] = spread([recipe.train.seed, *repetitions], [scores, *repeated], recipe.evaluate.top_k)
-    write_json(folder.report, report)
-    write_json(folder.cost, cost)
-    write_text(folder.model_card, card(report, cost, dataset=dataset_of(corpus.index)))
+    report.save(folder.report)
+    cost.save(folder.cost)
+    write_text(folder.model_card, str(model_card(report, cost, dataset=dataset_of(corpus.index))))
     write_page(folder.report_page, report, cost, corpus.store, corpus.positions)
     tracking.finish(recipe, folder.path, report)
     return report
@@ -162,21 +160,22 @@ def _joined(parts: Sequence[Scores | None]) -> Scores | None:
 def _rejection(corpus: PreparedCorpus, results: Sequence[FoldResult], scores: Scores) -> RejectionReport | None:
     """How well rejection works, where the recipe wants a threshold. The last result is the run's own model."""
     recipe = corpus.recipe
-    target = open_set.wanted(recipe)
-    if target is None:
+    max_rate = open_set.max_false_accept_rate(recipe)
+    if max_rate is None:
         return None
-    draws = Draws(recipe.evaluate.bootstrap_resamples, recipe.train.seed, corpus.index.group_name)
+    resampling = Resampling(recipe.evaluate.bootstrap_resamples, recipe.train.seed, corpus.index.group_name)
     own = results[-1].out_of_set
     if own is None:
-        return by_mistakes(scores, _joined([result.validation for result in results]), target, draws)
+        validation = _joined([result.validation for result in results])
+        return open_set.by_misclassified_clips(scores, validation, max_rate, resampling)
     tested = [result.out_of_set for result in results if result.scores is not None and result.out_of_set is not None]
-    return by_classes(scores, open_set.join(tested), own, target, draws)
+    return open_set.by_held_out_classes(scores, open_set.join(tested), own, max_rate, resampling)
 
 
-def _trained_seconds(corpus: PreparedCorpus, resolved: ResolvedRecipe) -> dict[str, tuple[float, float]]:
+def _trained_ranges(corpus: PreparedCorpus, resolved: ResolvedRecipe) -> dict[str, tuple[float, float]]:
     """The shortest and longest input of each fold's training; closed-form families take whole clips."""
     crop = None if resolved.training == "closed_form" else corpus.recipe.train.crop_seconds
-    return {fold.name: duration.stretches(corpus.seconds(fold.train), crop) for fold in corpus.split.folds}
+    return {fold.name: duration.trained_range(corpus.seconds(fold.train), crop) for fold in corpus.split.folds}
 
 
 def _majority(corpus: PreparedCorpus) -> Scores:
@@ -189,29 +188,29 @@ def _majority(corpus: PreparedCorpus) -> Scores:
     return scoring.join(parts)
 
 
-def _describe(result: FoldResult) -> dict[str, Any]:
+def _model_summary(result: FoldResult) -> ModelSummary:
     config = json.loads(result.folder.model_config.read_text(encoding="utf-8"))
-    return {
-        "type": config["model_type"],
-        "base_model": config.get("base_model"),
-        "pretrained": "base_model" in config,
-        "parameters": result.parameters,
-        "temperature": result.summary.temperature,
-        "sample_rate": config["sample_rate"],
-        "channels": config["channels"],
-        "num_features": config.get("num_features"),
-    }
+    return ModelSummary(
+        type=config["model_type"],
+        parameters=result.parameters,
+        sample_rate=config["sample_rate"],
+        channels=config["channels"],
+        base_model=config.get("base_model"),
+        pretrained="base_model" in config,
+        temperature=result.summary.temperature,
+        num_features=config.get("num_features"),
+    )
 
 
-def _work(corpus: PreparedCorpus, results: Sequence[FoldResult]) -> dict[str, Any]:
+def _training_totals(corpus: PreparedCorpus, results: Sequence[FoldResult]) -> TrainingTotals:
     last = results[-1].summary
-    return {
-        "audio_seconds": corpus.audit.durations.total,
-        "trainings": len(results),
-        "epochs": sum(result.summary.epochs for result in results),
-        "steps": sum(result.summary.steps for result in results),
-        "batch_size": last.batch_size * last.gradient_accumulation_steps,
-    }
+    return TrainingTotals(
+        audio_seconds=corpus.audit.durations.total,
+        trainings=len(results),
+        epochs=sum(result.summary.epochs for result in results),
+        steps=sum(result.summary.steps for result in results),
+        batch_size=last.batch_size * last.gradient_accumulation_steps,
+    )
 
 
 def peak_memory_mb() -> float | None:
@@ -223,7 +222,7 @@ def peak_memory_mb() -> float | None:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
-def hardware() -> dict[str, Any]:
+def hardware() -> Hardware:
     """The machine, as far as it matters for speed."""
     name = "unknown processor"
     try:
@@ -233,4 +232,4 @@ def hardware() -> dict[str, Any]:
         pass
     chosen = device.current()
     gpu = torch.cuda.get_device_name(chosen) if chosen.type == "cuda" else None
-    return {"processor": name, "cores": cores(), "accelerator": gpu, "bf16": native_bf16()}
+    return Hardware(name, cores(), gpu, native_bf16())

@@ -7,11 +7,11 @@ corpus is decoded: torch comes with what trains the recipe's family.
 
 import time
 from pathlib import Path
-from typing import Any
 
 from auricle import recipe as recipes
 from auricle.corpus.clip import Index
 from auricle.errors import RunError, UsageError
+from auricle.evaluation.report import Report
 from auricle.preparation.prepare import PreparedCorpus, prepare, read
 from auricle.recipe import Recipe
 from auricle.run_folder import RunFolder
@@ -19,9 +19,7 @@ from auricle.training.progress import ProgressReporter
 from auricle.training.resolve import ResolvedRecipe, check_corpus, resolve
 
 
-def run(
-    data: str | Path, recipe: Recipe, out: Path, reporter: ProgressReporter, *, resume: bool = False
-) -> dict[str, Any]:
+def run(data: str | Path, recipe: Recipe, out: Path, reporter: ProgressReporter, *, resume: bool = False) -> Report:
     """Train and evaluate a model; returns the report. Raises AuricleError before anything is written."""
     resolved = resolve(recipe)
     folder = RunFolder(out)

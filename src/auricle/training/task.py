@@ -142,7 +142,7 @@ def crop_samples(recipe: Recipe, sample_rate: int) -> int | None:
 
 
 def _metrics(labels: np.ndarray, logits: np.ndarray, recipe: Recipe) -> dict[str, float]:
-    return metrics.measure(metrics.judge(labels, logits, recipe.evaluate.top_k))
+    return metrics.compute_metrics(metrics.evaluate_logits(labels, logits, recipe.evaluate.top_k))
 
 
 def _autocast(model: Any, is_mixed_precision: bool) -> contextlib.AbstractContextManager[None]:

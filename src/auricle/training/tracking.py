@@ -1,9 +1,9 @@
-"""Experiment trackers: what `Trainer`'s own callbacks do not tell them, at the end of a run.
+"""Experiment trackers: what the callbacks of `Trainer` do not log, at the end of a run.
 
-In: trainings, each in its folder, and at last the report. Out, in the recipe's tracker: a tracked run for each training
-(fold, seed, kept model) with its curves, and in that of the kept model the test metrics, the confusion matrix and the
-model folder. After folds those metrics are the folds', whose models never heard the clips that they were tested on.
-Nothing that can be heard is sent: no report.html.
+In: trainings, each in its folder, and finally the Report. Out, in the recipe's tracker: a tracked run for each training
+(fold, seed, final model) with its curves, and in that of the final model the test metrics, the confusion matrix and the
+model folder. After cross-validation those metrics are the folds', whose models were not trained on their test clips. No
+audio is uploaded, so report.html is not.
 """
 
 import contextlib
@@ -12,55 +12,55 @@ import os
 import re
 import secrets
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from auricle.errors import RunError
+from auricle.evaluation.report import Report
 from auricle.recipe import Recipe
 
 PROJECT = "auricle"
-# What a training's folder is called below its run's: seeds/01, folds/03-name, or both.
-_INNER = re.compile(r"(?:/seeds/\d+)?(?:/folds/\d+(?:-[^/]+)?)?$")
-_CELL = 12
+# A training's folder inside the run folder: seeds/01, folds/03-name, or both.
+_SUBFOLDER = re.compile(r"(?:/seeds/\d+)?(?:/folds/\d+(?:-[^/]+)?)?$")
+_CELL_PIXELS = 12
 
 
 def run_name(folder: Path) -> str:
-    """The name of a training's tracked run: its run folder's, and within that which fold and seed it is."""
-    inner = _inner(folder)
-    return f"{_root(folder).name}{inner}"
+    """The name of a training's tracked run: the run folder's name, with the seed and fold."""
+    subfolder = _subfolder(folder)
+    return f"{_run_folder(folder).name}{subfolder}"
 
 
-def finish(recipe: Recipe, folder: Path, report: Mapping[str, Any]) -> None:
-    """Tell the recipe's tracker the test metrics, the confusion matrix and the model folder of a finished run.
+def finish(recipe: Recipe, folder: Path, report: Report) -> None:
+    """Log the test metrics, the confusion matrix and the model folder of a finished run to the recipe's tracker.
 
-    Raises RunError where the tracker cannot be told; the run folder is complete by then.
+    Raises RunError where the tracker is unavailable; the run folder is complete by then.
     """
-    tell = {"wandb": _tell_wandb, "mlflow": _tell_mlflow, "trackio": _tell_trackio, "tensorboard": _tell_tensorboard}
+    log = {"wandb": _log_wandb, "mlflow": _log_mlflow, "trackio": _log_trackio, "tensorboard": _log_tensorboard}
     if recipe.train.report_to != "none":
-        tell[recipe.train.report_to](recipe, folder.absolute(), report)
+        log[recipe.train.report_to](recipe, folder.absolute(), report)
 
 
-def figures(report: Mapping[str, Any]) -> dict[str, float]:
-    """Every metric on the test clips with its interval and the baseline's, named as trackers group them."""
-    found = {}
-    for name, figure in report["metrics"].items():
-        found[f"test/{name}"] = float(figure["value"])
-        found[f"test/{name}_low"] = float(figure["low"])
-        found[f"test/{name}_high"] = float(figure["high"])
-        found[f"baseline/{name}"] = float(report["baseline"]["metrics"][name]["value"])
-    return found
+def tracked_metrics(report: Report) -> dict[str, float]:
+    """Every metric on the test clips with its interval, and the baseline's, grouped by prefix as trackers expect."""
+    values = {}
+    for name, metric in report.metrics.items():
+        values[f"test/{name}"] = metric.value
+        values[f"test/{name}_low"] = metric.low
+        values[f"test/{name}_high"] = metric.high
+        values[f"baseline/{name}"] = report.baseline.metrics[name].value
+    return values
 
 
-def confusions(report: Mapping[str, Any]) -> list[list[Any]]:
-    """The confusion matrix as rows of (true class, said class, clips)."""
-    labels = report["labels"]
+def confusion_rows(report: Report) -> list[list[str | int]]:
+    """The confusion matrix as rows of (label, predicted class, clips)."""
     return [
-        [labels[true], labels[said], int(count)]
-        for true, row in enumerate(report["confusion"])
-        for said, count in enumerate(row)
+        [label, predicted, count]
+        for label, row in zip(report.labels, report.confusion_matrix, strict=True)
+        for predicted, count in zip(report.labels, row, strict=True)
     ]
 
 
@@ -80,10 +80,10 @@ def tracked(recipe: Recipe, folder: Path) -> Iterator[None]:
         if tracker == "tensorboard":
             around.enter_context(_tensorboard_variable(folder))
         elif tracker == "trackio":
-            # It talks on standard output, which belongs to the answer of `--json`.
+            # It prints to standard output, which is reserved for the JSON of `--json`.
             around.enter_context(contextlib.redirect_stdout(sys.stderr))
         yield
-    if not _inner(folder):
+    if not _subfolder(folder):
         return
     if tracker == "wandb":
         import wandb
@@ -96,10 +96,10 @@ def tracked(recipe: Recipe, folder: Path) -> Iterator[None]:
 
 
 def _open_wandb(recipe: Recipe, folder: Path) -> Any:
-    """Begin the training's run, or go on with it; another that is open is ended, since `Trainer` takes what is open."""
+    """Start or resume the training's run; another open run is ended, since `Trainer` logs to the open one."""
     import wandb
 
-    name, known = _noted(folder)
+    name, known = _known_run(folder)
     if wandb.run is not None:
         if wandb.run.id == known:
             return wandb.run
@@ -109,42 +109,42 @@ def _open_wandb(recipe: Recipe, folder: Path) -> Any:
         run = wandb.init(
             project=os.environ.get("WANDB_PROJECT", PROJECT),
             name=name,
-            group=_root(folder).name,
+            group=_run_folder(folder).name,
             id=identity,
             resume="allow",
-            dir=os.environ.get("WANDB_DIR", str(_root(folder))),
+            dir=os.environ.get("WANDB_DIR", str(_run_folder(folder))),
             config={"recipe": recipe.model_dump()},
         )
     except wandb.errors.Error as error:
         raise RunError(
-            f"Weights & Biases cannot be told of this run: {error} Log in with `wandb login`, or set "
-            "WANDB_MODE=offline and send it later with `wandb sync`."
+            f"Weights & Biases is unavailable: {error} Log in with `wandb login`, or set WANDB_MODE=offline and upload "
+            "the run later with `wandb sync`."
         ) from error
-    _note(folder, identity)
+    _remember_run(folder, identity)
     return run
 
 
-def _tell_wandb(recipe: Recipe, folder: Path, report: Mapping[str, Any]) -> None:
+def _log_wandb(recipe: Recipe, folder: Path, report: Report) -> None:
     import wandb
 
     run = _open_wandb(recipe, folder)
-    told = figures(report)
-    rows = wandb.Table(columns=["Actual", "Predicted", "nPredictions"], data=confusions(report))
+    metrics = tracked_metrics(report)
+    rows = wandb.Table(columns=["Actual", "Predicted", "nPredictions"], data=confusion_rows(report))
     fields = {name: name for name in ("Actual", "Predicted", "nPredictions")}
     chart = wandb.plot_table("wandb/confusion_matrix/v1", rows, fields, {"title": "Test clips"})
     run.log({"test/confusion": chart})
-    run.summary.update(told)
-    artifact = wandb.Artifact(_artifact(folder), type="model", metadata=told)
+    run.summary.update(metrics)
+    artifact = wandb.Artifact(_artifact(folder), type="model", metadata=metrics)
     artifact.add_dir(str(folder / "model"))
     run.log_artifact(artifact)
     wandb.finish()
 
 
 def _open_mlflow(folder: Path) -> None:
-    """Begin the training's run, or go on with it; the tracking store is the one that MLflow's own settings name."""
+    """Start or resume the training's run in the tracking store that MLflow's own settings name."""
     import mlflow
 
-    name, known = _noted(folder)
+    name, known = _known_run(folder)
     active = mlflow.active_run()
     if active is not None and active.info.run_id == known:
         return
@@ -154,56 +154,55 @@ def _open_mlflow(folder: Path) -> None:
         run = mlflow.start_run(run_id=known) if known else mlflow.start_run(run_name=name)
     except mlflow.exceptions.MlflowException as error:
         raise RunError(
-            f"MLflow cannot be told of this run: {error} Its store is named by MLFLOW_TRACKING_URI; "
-            "`train.report_to: none` trains without."
+            f"MLflow is unavailable: {error} Its store is set by MLFLOW_TRACKING_URI; `train.report_to: none` trains "
+            "without a tracker."
         ) from error
-    _note(folder, run.info.run_id)
+    _remember_run(folder, run.info.run_id)
 
 
-def _tell_mlflow(recipe: Recipe, folder: Path, report: Mapping[str, Any]) -> None:
+def _log_mlflow(recipe: Recipe, folder: Path, report: Report) -> None:
     import mlflow
 
     _open_mlflow(folder)
-    mlflow.log_metrics(figures(report))
-    mlflow.log_dict({"labels": report["labels"], "confusion": report["confusion"]}, "confusion.json")
+    mlflow.log_metrics(tracked_metrics(report))
+    mlflow.log_dict({"labels": report.labels, "confusion_matrix": report.confusion_matrix}, "confusion.json")
     mlflow.log_dict(recipe.model_dump(), "recipe.json")
     mlflow.log_artifacts(str(folder / "model"), "model")
     mlflow.end_run()
 
 
-def _tell_trackio(recipe: Recipe, folder: Path, report: Mapping[str, Any]) -> None:
-    """`Trainer` names trackio's runs itself, by the project and run name of its arguments, and ends them."""
+def _log_trackio(recipe: Recipe, folder: Path, report: Report) -> None:
+    """Resume the run that `Trainer` started and ended, by the project and run name of its arguments."""
     import trackio
 
     with contextlib.redirect_stdout(sys.stderr):
         trackio.init(
             project=PROJECT,
             name=run_name(folder),
-            group=_root(folder).name,
+            group=_run_folder(folder).name,
             resume="allow",
             config={"recipe": recipe.model_dump()},
             embed=False,
         )
-        rows = trackio.Table(columns=["actual", "predicted", "clips"], data=confusions(report))
-        trackio.log({**figures(report), "test/confusion": rows})
+        rows = trackio.Table(columns=["actual", "predicted", "clips"], data=confusion_rows(report))
+        trackio.log({**tracked_metrics(report), "test/confusion": rows})
         trackio.log_artifact(folder / "model", name=_artifact(folder), type="model")
         trackio.finish()
 
 
-def _tell_tensorboard(recipe: Recipe, folder: Path, report: Mapping[str, Any]) -> None:
-    """TensorBoard keeps no files: it is told where the model lies."""
+def _log_tensorboard(recipe: Recipe, folder: Path, report: Report) -> None:
+    """TensorBoard stores no files: it gets the path of the model."""
     from torch.utils.tensorboard import SummaryWriter
 
-    matrix = np.array(report["confusion"], dtype=np.float64)
+    matrix = np.array(report.confusion_matrix, dtype=np.float64)
     shares = matrix / np.maximum(matrix.sum(1, keepdims=True), 1)
-    head = "| labelled as | " + " | ".join(report["labels"]) + " |"
-    lines = [head, "|---" * (len(report["labels"]) + 1) + "|"]
-    for label, row in zip(report["labels"], report["confusion"], strict=True):
-        lines.append(f"| {label} | " + " | ".join(str(count) for count in row) + " |")
+    lines = ["| label | " + " | ".join(report.labels) + " |", "|---" * (len(report.labels) + 1) + "|"]
+    for label, row in zip(report.labels, report.confusion_matrix, strict=True):
+        lines.append(f"| {label} | " + " | ".join(map(str, row)) + " |")
     with SummaryWriter(_tensorboard_folder(folder)) as writer:
-        for name, value in figures(report).items():
-            writer.add_scalar(name, value, report["cost"]["steps"])
-        writer.add_image("test/confusion", np.kron(1 - shares, np.ones((_CELL, _CELL)))[None])
+        for name, value in tracked_metrics(report).items():
+            writer.add_scalar(name, value, report.training.steps)
+        writer.add_image("test/confusion", np.kron(1 - shares, np.ones((_CELL_PIXELS, _CELL_PIXELS)))[None])
         writer.add_text("test/confusion", "\n".join(lines))
         writer.add_text("model", str(folder / "model"))
         writer.add_text("recipe", f"```\n{json.dumps(recipe.model_dump(), indent=1)}\n```")
@@ -211,7 +210,7 @@ def _tell_tensorboard(recipe: Recipe, folder: Path, report: Mapping[str, Any]) -
 
 @contextlib.contextmanager
 def _tensorboard_variable(folder: Path) -> Iterator[None]:
-    """Let `Trainer` write its curves where the test metrics will lie; its callback takes the place from there alone."""
+    """Let `Trainer` write its curves to the folder of the test metrics: its callback reads only this variable."""
     before = os.environ.get("TENSORBOARD_LOGGING_DIR")
     os.environ["TENSORBOARD_LOGGING_DIR"] = _tensorboard_folder(folder)
     try:
@@ -224,34 +223,33 @@ def _tensorboard_variable(folder: Path) -> Iterator[None]:
 
 
 def _tensorboard_folder(folder: Path) -> str:
-    """RUN/tensorboard with a folder for each fold and seed, or the same below what TENSORBOARD_LOGGING_DIR names."""
-    asked = os.environ.get("TENSORBOARD_LOGGING_DIR")
-    if asked:
-        return str(Path(asked) / run_name(folder))
-    return str(_root(folder) / "tensorboard" / (_inner(folder).strip("/") or "run"))
+    """RUN/tensorboard with a folder for each fold and seed, or the same inside TENSORBOARD_LOGGING_DIR."""
+    if parent := os.environ.get("TENSORBOARD_LOGGING_DIR"):
+        return str(Path(parent) / run_name(folder))
+    return str(_run_folder(folder) / "tensorboard" / (_subfolder(folder).strip("/") or "run"))
 
 
 def _artifact(folder: Path) -> str:
     return re.sub(r"[^\w.-]+", "-", f"model-{run_name(folder)}")
 
 
-def _inner(folder: Path) -> str:
-    found = _INNER.search(folder.as_posix())
-    return found[0] if found else ""
+def _subfolder(folder: Path) -> str:
+    match = _SUBFOLDER.search(folder.as_posix())
+    return match[0] if match else ""
 
 
-def _root(folder: Path) -> Path:
-    """The run folder that a training's folder lies in."""
+def _run_folder(folder: Path) -> Path:
+    """The run folder that contains a training's folder."""
     path = folder.absolute().as_posix()
-    return Path(path.removesuffix(_inner(folder)))
+    return Path(path.removesuffix(_subfolder(folder)))
 
 
-def _noted(folder: Path) -> tuple[str, str | None]:
-    """The name of a training's tracked run, and the tracker's own name for it where it was begun before."""
+def _known_run(folder: Path) -> tuple[str, str | None]:
+    """The name of a training's tracked run, and its id in the tracker where it was started before."""
     path = folder / "tracked.json"
     return run_name(folder), json.loads(path.read_text(encoding="utf-8"))["id"] if path.is_file() else None
 
 
-def _note(folder: Path, identity: str) -> None:
+def _remember_run(folder: Path, identity: str) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "tracked.json").write_text(json.dumps({"id": identity}), encoding="utf-8")

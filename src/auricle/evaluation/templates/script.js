@@ -3,7 +3,7 @@
 document.addEventListener("play", (event) => {
   for (const other of document.querySelectorAll("audio")) if (other !== event.target) other.pause();
 }, true);
-for (const table of document.querySelectorAll("table.sorts")) {
+for (const table of document.querySelectorAll("table.sortable")) {
   const heads = [...table.tHead.rows[0].cells];
   heads.forEach((head, column) => {
     const sort = () => {

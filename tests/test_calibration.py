@@ -34,39 +34,41 @@ def drawn(clips: int, scale: float, seed: int = 0) -> tuple[np.ndarray, np.ndarr
 @pytest.mark.parametrize("scale", [0.4, 1.0, 2.5])
 def test_the_scale_that_the_truth_was_drawn_by_is_found(scale: float) -> None:
     logits, truth = drawn(4000, scale)
-    assert calibration.fit(logits, truth) == pytest.approx(scale, rel=0.08)
+    assert calibration.fit_temperature(logits, truth) == pytest.approx(scale, rel=0.08)
 
 
 def test_it_minimises_the_likelihood_under_its_prior() -> None:
     logits, truth = drawn(60, 3.0)
-    found = calibration.fit(logits, truth)
+    found = calibration.fit_temperature(logits, truth)
 
     def cost(value: float) -> float:
-        loss = metrics.measure(metrics.judge(truth, logits / value))["log_loss"] * len(truth)
-        return loss + 0.5 * (np.log(value) / calibration.SPREAD) ** 2
+        loss = metrics.compute_metrics(metrics.evaluate_logits(truth, logits / value))["log_loss"] * len(truth)
+        return loss + 0.5 * (np.log(value) / calibration.PRIOR_DEVIATION) ** 2
 
     assert cost(found) < min(cost(found * 1.01), cost(found / 1.01))
 
 
 def test_ten_clips_without_a_mistake_do_not_make_it_certain_and_none_say_nothing() -> None:
     logits = np.eye(5, dtype=np.float32)[np.arange(10) % 5] * 4
-    found = calibration.fit(logits, np.arange(10) % 5)
+    found = calibration.fit_temperature(logits, np.arange(10) % 5)
     assert 0.4 < found < 1.0
-    assert calibration.fit(np.zeros((0, 5), np.float32), np.zeros(0, np.int64)) == 1.0
+    assert calibration.fit_temperature(np.zeros((0, 5), np.float32), np.zeros(0, np.int64)) == 1.0
 
 
 def test_clips_of_one_group_count_as_fewer_than_clips_of_many() -> None:
     logits, truth = drawn(40, 3.0)
-    alone = calibration.fit(logits, truth)
-    assert calibration.fit(logits, truth, [f"s{number}" for number in range(40)]) == alone
-    together = calibration.fit(logits, truth, ["s"] * 40)
-    assert 1.0 < together < calibration.fit(logits, truth, [f"s{number % 8}" for number in range(40)]) < alone
+    alone = calibration.fit_temperature(logits, truth)
+    assert calibration.fit_temperature(logits, truth, [f"s{number}" for number in range(40)]) == alone
+    together = calibration.fit_temperature(logits, truth, ["s"] * 40)
+    assert (
+        1.0 < together < calibration.fit_temperature(logits, truth, [f"s{number % 8}" for number in range(40)]) < alone
+    )
     # Forty clips of one group, each counting as much as it does, move the temperature as few clips would.
     assert together < 0.8 * alone
 
 
 @pytest.mark.parametrize(("name", "options"), VARIANTS)
-def test_a_tempered_model_divides_its_logits_here_and_when_opened_again(
+def test_a_calibrated_model_divides_its_logits_here_and_when_opened_again(
     name: str, options: dict[str, object], tmp_path: Path
 ) -> None:
     model = build(name, options)
@@ -82,7 +84,7 @@ def test_a_tempered_model_divides_its_logits_here_and_when_opened_again(
 
 
 @pytest.mark.parametrize("functionals", [True, False])
-def test_a_run_tempers_its_model_by_validation_clips_that_no_part_of_it_learnt(
+def test_a_run_calibrates_its_model_on_validation_clips_that_no_part_of_it_learnt(
     functionals: bool, corpus: Path, tmp_path: Path
 ) -> None:
     report = run(
@@ -90,9 +92,9 @@ def test_a_run_tempers_its_model_by_validation_clips_that_no_part_of_it_learnt(
     )
     trained = json.loads((tmp_path / "run" / "trained.json").read_text())
     config = json.loads((tmp_path / "run" / "model" / "config.json").read_text())
-    assert trained["temperature"] == config["logit_temperature"] == report["model"]["temperature"] != 1.0
+    assert trained["temperature"] == config["logit_temperature"] == report.model.temperature != 1.0
     valid = Scores.load(tmp_path / "run" / "fold-valid.parquet")
-    again = calibration.fit(valid.logits * trained["temperature"], valid.truth, valid.groups)
+    again = calibration.fit_temperature(valid.logits * trained["temperature"], valid.truth, valid.groups)
     assert again == pytest.approx(trained["temperature"], rel=1e-3)
     # Test scores, and what the folder answers, come after it.
     scores = Scores.load(tmp_path / "run" / "scores.parquet")
@@ -104,14 +106,19 @@ def test_a_run_tempers_its_model_by_validation_clips_that_no_part_of_it_learnt(
 def test_a_fine_tuned_model_is_tempered_in_its_weights_and_answers_unknown(prefix: str, tmp_path: Path) -> None:
     data = write_corpus(tmp_path / "corpus", per_class=12)
     settings = finetuned(
-        folder("tiny-hubert"), *TOP, f"model.cache_frozen={prefix}", "data.held_out_classes=[]", "data.validation_size=0.25"
+        folder("tiny-hubert"),
+        *TOP,
+        f"model.cache_frozen={prefix}",
+        "data.held_out_classes=[]",
+        "data.validation_size=0.25",
     )
     settings = settings.replace("evaluate", max_false_accept_rate=0.5)
     report = run(data, settings, tmp_path / "run", ProgressReporter())
     trained = json.loads((tmp_path / "run" / "trained.json").read_text())
     config = json.loads((tmp_path / "run" / "model" / "config.json").read_text())
-    assert config["logit_temperature"] == trained["temperature"] == report["model"]["temperature"] != 1.0
-    assert report["unknown"]["kind"] == "mistakes" and config["threshold"] == report["unknown"]["threshold"]
+    assert config["logit_temperature"] == trained["temperature"] == report.model.temperature != 1.0
+    assert report.rejection is not None and report.rejection.impostors == "misclassified clips"
+    assert config["threshold"] == report.rejection.threshold
     # The saved folder says of validation clips what the threshold was set by: stock weights, tempered.
     valid = Scores.load(tmp_path / "run" / "fold-valid.parquet")
     for row in range(3):

@@ -1,0 +1,242 @@
+"""From the scores of a finished run to its Report: metrics, comparisons, the verdict and the cautions.
+
+In: scores of the test clips by the model, the majority class and the instant baseline on the same split, and what the
+run knows of itself. Out: the Report.
+"""
+
+import platform
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from importlib import metadata
+from pathlib import PurePath
+
+from auricle.corpus.clip import Index
+from auricle.corpus.splits import Split
+from auricle.evaluation import calibration, duration, error_analysis, metrics, open_set
+from auricle.evaluation.formatting import percent, percent_range
+from auricle.evaluation.intervals import Interval, Resampling, bootstrap, metric_intervals, paired_differences
+from auricle.evaluation.metrics import ClassMetrics, compute_metrics, evaluate_logits
+from auricle.evaluation.open_set import RejectionReport
+from auricle.evaluation.report import (
+    BaselineComparison,
+    CorpusSummary,
+    CurvePoint,
+    FoldMetrics,
+    Hardware,
+    IntervalBasis,
+    ModelSummary,
+    Report,
+    SplitSummary,
+    TrainingTotals,
+)
+from auricle.evaluation.scoring import Scores
+from auricle.preparation.audit import Audit
+from auricle.recipe import Recipe
+
+PACKAGES = (
+    "auricle",
+    "torch",
+    "transformers",
+    "accelerate",
+    "scikit-learn",
+    "numpy",
+    "soundfile",
+    "soxr",
+    "av",
+    "pyarrow",
+)
+# An interval over fewer groups is a rough guide.
+FEW_UNITS = 8
+IMBALANCE = 3
+
+
+@dataclass(frozen=True)
+class ReportInputs:
+    """What a finished run knows. `suspects` are the baseline's out-of-fold scores of all clips.
+
+    `center_crops` are scores of the centers of test clips, `trained_ranges` the shortest and longest training input of
+    each fold in seconds, `repetitions` the scores of the same test clips by models trained from further seeds.
+    """
+
+    index: Index
+    audit: Audit
+    split: Split
+    recipe: Recipe
+    scores: Scores
+    majority: Scores
+    baseline: Scores
+    suspects: Scores | None
+    learning_curves: Mapping[str, Sequence[CurvePoint]]
+    best_epochs: Mapping[str, int]
+    model: ModelSummary
+    training: TrainingTotals
+    hardware: Hardware
+    rejection: RejectionReport | None = None
+    center_crops: Scores | None = None
+    trained_ranges: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+    repetitions: Mapping[int, Scores] = field(default_factory=dict)
+
+
+def build_report(inputs: ReportInputs) -> Report:
+    """Put the whole report together."""
+    recipe, scores, name = inputs.recipe, inputs.scores, inputs.index.group_name
+    evaluate = recipe.evaluate
+    outcomes, baseline, majority = (
+        evaluate_logits(one.truth, one.logits, evaluate.top_k) for one in (scores, inputs.baseline, inputs.majority)
+    )
+    resampled = bootstrap(scores.groups, Resampling(evaluate.bootstrap_resamples, recipe.train.seed, name))
+    comparison = BaselineComparison(
+        metrics=metric_intervals(baseline, resampled),
+        gain=paired_differences(outcomes, baseline, resampled),
+        is_this_model=recipe.model.family == "baseline",
+    )
+    accuracies = metric_intervals(outcomes, resampled)
+    majority_metrics = compute_metrics(majority)
+    rows = metrics.per_class(scores)
+    matrix = metrics.confusion_matrix(scores)
+    crops, min_clips = inputs.center_crops, evaluate.min_slice_clips
+    seeds = {recipe.train.seed: scores, **inputs.repetitions}
+    return Report(
+        verdict=_verdict(len(scores), accuracies["accuracy"], comparison, majority_metrics["accuracy"], rows),
+        cautions=tuple(_cautions(inputs, rows)),
+        name=recipe.name,
+        family=recipe.model.family,
+        test_clips=len(scores),
+        interval=IntervalBasis.of(resampled),
+        metrics=accuracies,
+        majority=majority_metrics,
+        baseline=comparison,
+        folds=_folds(inputs),
+        labels=scores.labels,
+        per_class=rows,
+        confusion_matrix=tuple(tuple(map(int, row)) for row in matrix),
+        confused_pairs=metrics.confused_pairs(matrix, scores.labels),
+        calibration=calibration.calibration_curve(scores),
+        risk_coverage=calibration.risk_coverage(scores),
+        rejection=inputs.rejection,
+        accuracy_by_duration=duration.accuracy_by_duration(crops, scores, min_clips, name) if crops else (),
+        accuracy_by_clip_duration=error_analysis.by_clip_duration(scores, name),
+        slices=error_analysis.slices(scores, {clip.id: clip for clip in inputs.index}, min_clips, name),
+        misclassified=error_analysis.misclassified(scores, evaluate.examples),
+        suspect_labels=error_analysis.suspect_labels(inputs.suspects) if inputs.suspects else (),
+        learning_curves={fold: tuple(points) for fold, points in inputs.learning_curves.items()},
+        audit=inputs.audit,
+        split=_split(inputs.split),
+        corpus=_corpus(inputs),
+        recipe=recipe,
+        model=inputs.model,
+        training=inputs.training,
+        versions=versions(),
+        hardware=inputs.hardware,
+        seeds=metrics.variance_across_seeds([*seeds], [*seeds.values()], evaluate.top_k) if len(seeds) > 1 else None,
+    )
+
+
+def _corpus(inputs: ReportInputs) -> CorpusSummary:
+    index = inputs.index
+    return CorpusSummary(
+        origin=PurePath(index.origin).name,
+        reader=index.reader,
+        description=index.description,
+        license=index.license,
+        citation=index.citation,
+        clips=len(index),
+        classes=len(inputs.scores.labels),
+        groups=inputs.audit.groups,
+        group_name=index.group_name,
+    )
+
+
+def _split(split: Split) -> SplitSummary:
+    clips = {part: len(getattr(split.folds[0], part)) for part in ("train", "valid", "test")}
+    return SplitSummary(split.kind, split.description, split.grouped, tuple(split.notes), len(split.folds), clips)
+
+
+def _folds(inputs: ReportInputs) -> tuple[FoldMetrics, ...]:
+    rows = []
+    baseline = error_analysis.by_fold(inputs.baseline)
+    sizes = {fold.name: (len(fold.train), len(fold.valid)) for fold in inputs.split.folds}
+    for fold, scores in error_analysis.by_fold(inputs.scores).items():
+        own, other = (compute_metrics(evaluate_logits(one.truth, one.logits)) for one in (scores, baseline[fold]))
+        rows.append(
+            FoldMetrics(
+                fold,
+                *sizes[fold],
+                len(scores),
+                own["accuracy"],
+                own["balanced_accuracy"],
+                other["accuracy"],
+                inputs.best_epochs.get(fold),
+            )
+        )
+    return tuple(rows)
+
+
+def versions() -> dict[str, str]:
+    """The versions of Python and of the packages that decide the result."""
+    installed = {"python": platform.python_version()}
+    for package in PACKAGES:
+        try:
+            installed[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            installed[package] = "not installed"
+    return installed
+
+
+def _verdict(
+    clips: int, accuracy: Interval, baseline: BaselineComparison, majority: float, rows: Sequence[ClassMetrics]
+) -> str:
+    """The result in two sentences."""
+    gain = baseline.gain["accuracy"]
+    if baseline.is_this_model:
+        comparison = f"against {percent(majority)} for the majority class"
+    elif gain.low > 0:
+        comparison = f"{gain.value * 100:.1f} points above the instant baseline"
+    elif gain.high < 0:
+        comparison = f"{-gain.value * 100:.1f} points below the instant baseline: use the baseline instead"
+    else:
+        comparison = f"not distinguishable from the instant baseline ({gain.value * 100:+.1f} points)"
+    lowest = min((row for row in rows if row.clips), key=lambda row: row.recall)
+    return (
+        f"Accuracy {percent(accuracy.value)} on {clips} held-out test clips (95 % interval "
+        f"{percent_range(accuracy.low, accuracy.high)}), {comparison}. "
+        f"Lowest recall: '{lowest.label}', {percent(lowest.recall, 0)}."
+    )
+
+
+def _cautions(inputs: ReportInputs, rows: Sequence[ClassMetrics]) -> list[str]:
+    """What limits the metrics."""
+    index, audit, split = inputs.index, inputs.audit, inputs.split
+    cautions = list(split.notes)
+    if audit.leaks:
+        clips = len({leak.tested for leak in audit.leaks})
+        cautions.append(
+            f"{clips} test clips are duplicates of training clips: accuracy may be too high by up to that many clips."
+        )
+    name = index.group_name
+    tested = len(set(inputs.scores.groups) - {None})
+    if 0 < tested < FEW_UNITS:
+        more = " Testing each in turn (data.split=leave-one-group-out) gives a better estimate."
+        cautions.append(
+            f"Only {tested} {name}{'s' if tested > 1 else ''} in the test set: the interval is a rough guide."
+            + (more if tested < audit.groups else "")
+        )
+    if not index.has_groups and split.kind != "predefined":
+        cautions.append(
+            "No groups are known (speaker, recording, device…), so one may have clips on both sides of the split, and "
+            "the metrics may be too high. Name them with data.group or the reader 'pattern'."
+        )
+    if audit.imbalance >= IMBALANCE:
+        cautions.append(
+            f"The largest class has {audit.imbalance:.1f} times as many clips as the smallest: prefer the balanced "
+            "accuracy, which weights all classes equally."
+        )
+    untested = [row.label for row in rows if not row.clips]
+    if untested:
+        cautions.append("No test clips, so not tested: " + ", ".join(f"'{label}'" for label in untested) + ".")
+    if inputs.rejection is not None:
+        cautions += open_set.cautions(inputs.rejection)
+    if inputs.trained_ranges:
+        window = inputs.recipe.evaluate.window_seconds
+        cautions += duration.cautions(inputs.scores, inputs.trained_ranges, window)
+    return cautions
