@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from auricle.errors import DataError
-from auricle.evaluation.intervals import Interval, Resamples, resample
+from auricle.evaluation.intervals import Bootstrap, Interval, Resampling, bootstrap, percentile_interval
 
 P_TARGETS = (0.01, 0.05)
 RESAMPLES = 1000
@@ -87,7 +87,7 @@ def error_rate_intervals(
     units: Sequence[str],
     unit_name: str,
     seed: int = 0,
-) -> tuple[dict[str, Interval], Resamples]:
+) -> tuple[dict[str, Interval], Bootstrap]:
     """EER and minDCF of scored trials with 95 % intervals, and the resamples that the intervals come from.
 
     `left` and `right` (trials,) are indices into `units`, which names the speaker (or the file) of each recording.
@@ -95,21 +95,21 @@ def error_rate_intervals(
     """
     ranked = rank(scores, target)
     used = np.unique(np.concatenate([left, right]))
-    resamples = resample([units[row] for row in used], len(used), RESAMPLES, seed, unit_name)
+    resampled = bootstrap([units[row] for row in used], Resampling(RESAMPLES, seed, unit_name))
     unit_of = np.zeros(len(units), dtype=np.int64)
-    unit_of[used] = resamples.unit_of
+    unit_of[used] = resampled.unit_of
     left, right = unit_of[left], unit_of[right]
     values = _metrics(*_required(ranked.error_rates()))
     replicates = []
-    for counts in resamples.counts.astype(np.float64):
+    for counts in resampled.counts.astype(np.float64):
         # A speaker drawn twice is two people: each forms trials with itself, never with its copy.
         rates = ranked.error_rates(np.where(left == right, counts[left], counts[left] * counts[right]))
         if rates is not None:
             replicates.append(_metrics(*rates))
-    # Without any usable resample the interval is the whole range.
-    low, high = np.quantile(replicates, [0.025, 0.975], axis=0) if replicates else ([0.0] * 3, [1.0] * 3)
-    rows = zip(METRICS, values, low, high, strict=True)
-    return {name: Interval(value, float(below), float(above)) for name, value, below, above in rows}, resamples
+    if not replicates:  # the interval is the whole range
+        return {name: Interval(value, 0.0, 1.0) for name, value in zip(METRICS, values, strict=True)}, resampled
+    rows = zip(METRICS, values, zip(*replicates, strict=True), strict=True)
+    return {name: percentile_interval(value, column) for name, value, column in rows}, resampled
 
 
 def _metrics(miss: np.ndarray, false_accept: np.ndarray) -> list[float]:
