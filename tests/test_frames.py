@@ -373,7 +373,7 @@ def test_inspecting_frames_is_sensible_and_listening_to_them_is_refused(
 
 
 def test_a_family_that_hears_sound_refuses_frames_and_names_what_can(speakers: Path, tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match=r"family 'cnn' hears sound\. Families that take frames: baseline"):
+    with pytest.raises(UsageError, match=r"family 'cnn' takes audio\. Families that take precomputed features: baseline"):
         run(speakers, load("sound"), tmp_path / "run", ProgressReporter())
     assert not (tmp_path / "run").exists()
 
