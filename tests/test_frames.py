@@ -383,8 +383,8 @@ def test_a_recipe_for_sound_takes_the_width_and_rate_of_frames(speakers: Path, c
     assert prepare(read(speakers, recipe), recipe, lambda *_: None).recipe.audio.sample_rate == 100
     own = load("baseline", ["audio.num_features=40", "audio.sample_rate=50"])
     assert prepare(read(speakers, own), own, lambda *_: None).recipe.audio.sample_rate == 50
-    for data, said in ((speakers, "40 bands"), (corpus, "sound")):
-        with pytest.raises(UsageError, match=f"audio.num_features is 20, and .* holds .*{said}"):
+    for data, content in ((speakers, "40 precomputed features per frame"), (corpus, "audio")):
+        with pytest.raises(UsageError, match=f"audio.num_features is 20, and .* holds {content}"):
             recipe = load("baseline", ["audio.num_features=20"])
             prepare(read(data, recipe), recipe, lambda *_: None)
 
