@@ -373,7 +373,7 @@ def test_inspecting_frames_is_sensible_and_listening_to_them_is_refused(
 
 
 def test_a_family_that_hears_sound_refuses_frames_and_names_what_can(speakers: Path, tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match=r"family 'cnn' hears sound\. Families that take frames: baseline"):
+    with pytest.raises(UsageError, match=r"family 'cnn' takes audio\. Families that take precomputed features: baseline"):
         run(speakers, load("sound"), tmp_path / "run", ProgressReporter())
     assert not (tmp_path / "run").exists()
 
@@ -383,8 +383,8 @@ def test_a_recipe_for_sound_takes_the_width_and_rate_of_frames(speakers: Path, c
     assert prepare(read(speakers, recipe), recipe, lambda *_: None).recipe.audio.sample_rate == 100
     own = load("baseline", ["audio.num_features=40", "audio.sample_rate=50"])
     assert prepare(read(speakers, own), own, lambda *_: None).recipe.audio.sample_rate == 50
-    for data, said in ((speakers, "40 bands"), (corpus, "sound")):
-        with pytest.raises(UsageError, match=f"audio.num_features is 20, and .* holds .*{said}"):
+    for data, content in ((speakers, "40 precomputed features per frame"), (corpus, "audio")):
+        with pytest.raises(UsageError, match=f"audio.num_features is 20, and .* holds {content}"):
             recipe = load("baseline", ["audio.num_features=20"])
             prepare(read(data, recipe), recipe, lambda *_: None)
 
