@@ -1,8 +1,8 @@
-# `auricle serve` in a container, as a user without rights. It answers from an exported model, without PyTorch:
+# `auricle serve` in a container, as an unprivileged user. It runs an exported model, without PyTorch:
 #   docker build -t auricle .
 #   docker run --rm --read-only --tmpfs /tmp -p 8000:8000 -v "$PWD/run/onnx:/model:ro" -e AURICLE_TOKEN auricle
-# For programs only, without the page: docker build --build-arg EXTRAS=onnx,serve -t auricle .
-# From any run or model folder, by CPU PyTorch:
+# The API only, without the web page: docker build --build-arg EXTRAS=onnx,serve -t auricle .
+# Any run or model folder, with PyTorch on the CPU:
 #   docker build --build-arg TORCH=cpu --build-arg EXTRAS=train,serve,demo -t auricle .
 ARG PYTHON=3.11
 
@@ -14,7 +14,7 @@ WORKDIR /src
 RUN python -m venv /opt/auricle
 COPY constraints.txt pyproject.toml README.md LICENSE ./
 COPY src ./src
-# PyPI's torch brings CUDA's libraries along, several gigabytes that a processor has no use for.
+# PyPI's torch includes the CUDA libraries, several gigabytes that a CPU does not use.
 RUN if [ -n "${TORCH}" ]; then \
         /opt/auricle/bin/pip install --constraint constraints.txt --index-url "https://download.pytorch.org/whl/${TORCH}" torch; \
     fi
@@ -31,5 +31,5 @@ STOPSIGNAL SIGTERM
 HEALTHCHECK --interval=30s --timeout=5s --start-period=60s --retries=3 \
     CMD ["python", "-c", "import urllib.request; urllib.request.urlopen('http://127.0.0.1:8000/healthz', timeout=4)"]
 ENTRYPOINT ["auricle"]
-# Others can reach a container, so this refuses to start without AURICLE_TOKEN; add --open to let everybody in.
+# Other machines can reach a container, so it requires AURICLE_TOKEN; add --open to allow everyone.
 CMD ["serve", "/model", "--host", "0.0.0.0", "--port", "8000"]
