@@ -1,7 +1,7 @@
 """Open a published speech encoder for classification: its weights, its preprocessor, and a head for our labels.
 
-In: a Hub name or a local folder. Out: a stock transformers model and its feature extractor. Only safetensors are opened.
-A checkpoint that cannot be used raises an error with the reason and what to do.
+In: a Hub name or a local folder. Out: a stock transformers model and its feature extractor. Only safetensors are
+opened. A checkpoint that cannot be used raises an error with the reason and what to do.
 """
 
 import functools
@@ -69,7 +69,8 @@ def read_config(checkpoint: str, revision: str | None = None) -> Any:
 
 
 def read_extractor(checkpoint: str, config: Any, changes: Mapping[str, Any], revision: str | None = None) -> Any:
-    """Read the checkpoint's own preprocessor settings, updated with `changes`; its model type's defaults if it has none.
+    """Read the checkpoint's own preprocessor settings, updated with `changes`; its model type's defaults if it has
+    none.
 
     Raises UsageError for a setting that this preprocessor does not have.
     """
@@ -206,8 +207,8 @@ def _loading_error(checkpoint: str, error: Exception) -> str:
     pickles = sorted(file.name for pattern in _PICKLES for file in path.glob(pattern))
     if pickles and not list(path.glob("*.safetensors")):
         return (
-            f"{message}it has only {pickles[0]}, a pickle, which can run code when opened. Convert it where you trust it: "
-            "load it with transformers and save_pretrained, which writes model.safetensors."
+            f"{message}it has only {pickles[0]}, a pickle, which can run code when opened. Convert it where you trust "
+            "it: load it with transformers and save_pretrained, which writes model.safetensors."
         )
     if not list(path.glob("*.safetensors")):
         return message + "the folder has no model.safetensors. Copy it into the folder of config.json."

@@ -45,8 +45,8 @@ def save_model(model: PreTrainedModel, folder: Path) -> None:
 def load_model(folder: Path, precision: str = "float32") -> PreTrainedModel:
     """Open a model folder, on the accelerator if there is one.
 
-    `precision` auto or bf16 runs a pretrained encoder in bfloat16, auto only where the processor multiplies it natively;
-    the small families always run in float32. Raises RunError for a folder that no family can open.
+    `precision` auto or bf16 runs a pretrained encoder in bfloat16, auto only where the processor multiplies it
+    natively; the small families always run in float32. Raises RunError for a folder that no family can open.
     """
     registration.register()
     try:

@@ -1,4 +1,6 @@
-"""Options that several families share. Checking a recipe imports this module, so it imports neither torch nor transformers."""
+"""Options that several families share. Checking a recipe imports this module, so it imports neither torch nor
+transformers.
+"""
 
 from typing import Literal
 
@@ -8,8 +10,8 @@ PoolingKind = Literal["mean", "mean-max", "statistics", "attention"]
 
 
 class HeadOptions(pydantic.BaseModel):
-    """How embeddings become logits. `margin`, `scale` and `warmup` belong to the two margin heads; `warmup` is the share of
-    training over which the margin rises from 0.
+    """How embeddings become logits. `margin`, `scale` and `warmup` belong to the two margin heads; `warmup` is the
+    share of training over which the margin rises from 0.
     """
 
     model_config = pydantic.ConfigDict(extra="forbid", frozen=True)

@@ -42,7 +42,8 @@ class ModelInfo:
     def of_model(cls, model: Any, precision: str = "float32") -> "ModelInfo":
         """The settings in the config of a PyTorch model."""
         config = model.config
-        names = ("num_features", "window_seconds", "median_clip_seconds", "threshold", "max_false_accept_rate")
+        optional = ("num_features", "window_seconds", "median_clip_seconds", "threshold", "max_false_accept_rate")
+        settings: Any = {name: getattr(config, name, None) for name in optional}
         return cls(
             labels=tuple(config.id2label[number] for number in range(config.num_labels)),
             model_type=config.model_type,
@@ -52,7 +53,7 @@ class ModelInfo:
             overlap=getattr(config, "overlap", None) or 0.0,
             batch_seconds=model.batch_seconds,
             precision=precision,
-            **{name: getattr(config, name, None) for name in names},
+            **settings,
         )
 
     def to_metadata(self) -> dict[str, str]:
@@ -78,8 +79,8 @@ class ModelInfo:
 
 
 class Runtime(Protocol):
-    """A model that runs. Values are (batch, samples) or (batch, channels or features, samples or frames), float32, padded on
-    the right; lengths (batch,) are without the padding.
+    """A model that runs. Values are (batch, samples) or (batch, channels or features, samples or frames), float32,
+    padded on the right; lengths (batch,) are without the padding.
     """
 
     @property

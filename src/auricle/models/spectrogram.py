@@ -1,7 +1,7 @@
 """What networks over spectrograms share: front end, augmentation, head, loss, and the ensemble member.
 
-In: waveforms or precomputed features, their mask, labels. Out: logits and loss. A family subclasses the two classes, and
-adds its layers and `encode`. Every layer works on real frames only, so a clip's logits do not depend on its batch.
+In: waveforms or precomputed features, their mask, labels. Out: logits and loss. A family subclasses the two classes,
+and adds its layers and `encode`. Every layer works on real frames only, so a clip's logits do not depend on its batch.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -28,10 +28,10 @@ class SpectrogramConfig(PreTrainedConfig):
     """The shared settings; labels are in id2label.
 
     sample_rate: hertz, or frames a second of precomputed features; channels: of the input; num_features: width of
-    precomputed features, None for audio; n_mels: mel bands; n_fft, hop_length: samples; mel_floor: added to mel power before
-    the logarithm; top_db: dynamic range in decibels; fixed_seconds: length to which every clip is cut or padded; dropout: a
-    probability; pooling: over time; head: HeadOptions; ensemble_member: the config of the baseline whose log-probabilities
-    are averaged with the network's; logit_temperature: divides the logits.
+    precomputed features, None for audio; n_mels: mel bands; n_fft, hop_length: samples; mel_floor: added to mel power
+    before the logarithm; top_db: dynamic range in decibels; fixed_seconds: length to which every clip is cut or padded;
+    dropout: a probability; pooling: over time; head: HeadOptions; ensemble_member: the config of the baseline whose
+    log-probabilities are averaged with the network's; logit_temperature: divides the logits.
     """
 
     sample_rate: int = 16_000

@@ -1,8 +1,8 @@
 """Stock speech encoders of transformers, run in parts, so that frozen layers run once and padding changes nothing.
 
 Each class wraps a stock model and has the same methods, in order: `features` (from waveforms: convolutions or log-mel),
-`embed`, `context`, `layer` (one by one), `finish`, `pool`, `classify`. All weights stay the stock model's own, under its
-names; in sequence the methods compute what the stock model computes for each clip alone.
+`embed`, `context`, `layer` (one by one), `finish`, `pool`, `classify`. All weights stay the stock model's own, under
+its names; in sequence the methods compute what the stock model computes for each clip alone.
 """
 
 from typing import Any, Protocol
@@ -32,8 +32,8 @@ HEAD_NAMES = ("projector", "classifier", "layer_weights", "pooling", "head")
 class Encoder(Protocol):
     """What every class of this package has. `max_samples` is None where a clip may have any length.
 
-    `feature_encoder_name`, `layers_name` and `final_names` are names of modules in the network; `sums_final_output` is true
-    where a weighted sum of layers uses the output of `finish` in place of the last layer's.
+    `feature_encoder_name`, `layers_name` and `final_names` are names of modules in the network; `sums_final_output` is
+    true where a weighted sum of layers uses the output of `finish` in place of the last layer's.
     """
 
     network: Any
@@ -85,4 +85,6 @@ def _within(name: str, parent: str) -> bool:
 
 def encoder(network: Any, extractor: Any) -> Encoder:
     """Wrap a stock classifier; its config's model_type must be one of ARCHITECTURES."""
-    return ARCHITECTURES[network.config.model_type](network, extractor)
+    architecture: Any = ARCHITECTURES[network.config.model_type]
+    wrapped: Encoder = architecture(network, extractor)
+    return wrapped

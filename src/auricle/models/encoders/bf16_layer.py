@@ -1,8 +1,8 @@
 """A transformer layer like wav2vec 2.0's in bfloat16, for inference on a processor.
 
-In: frames and the padding mask. Out: the output of the stock layer. The three projections of attention are one matrix, and
-weights are converted once to oneDNN's layout; its products add the bias and apply GELU in one step. The residual stream
-stays in float32: rounding it after every layer would be most of the avoidable error.
+In: frames and the padding mask. Out: the output of the stock layer. The three projections of attention are one matrix,
+and weights are converted once to oneDNN's layout; its products add the bias and apply GELU in one step. The residual
+stream stays in float32: rounding it after every layer would be most of the avoidable error.
 """
 
 import copy

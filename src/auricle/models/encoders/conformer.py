@@ -1,7 +1,7 @@
 """w2v-BERT 2.0: Kaldi's log-mel, two frames at a time, and conformer layers.
 
-In: waveforms and lengths. Out: frames. The stock model masks correctly; the one difference is an odd last frame, of which
-the stock model makes half a token that nothing attends to, and this class none.
+In: waveforms and lengths. Out: frames. The stock model masks correctly; the one difference is an odd last frame, of
+which the stock model makes half a token that nothing attends to, and this class none.
 """
 
 from typing import Any

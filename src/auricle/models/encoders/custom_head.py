@@ -1,7 +1,7 @@
 """A stock speech encoder with a pooling and a head that stock classifiers do not have, as a model type of its own.
 
-In: the output of the encoder's own feature extractor. Out: logits. A stock class would open such a folder silently with a
-randomly initialised head; under this type it opens only after `import auricle`.
+In: the output of the encoder's own feature extractor. Out: logits. A stock class would open such a folder silently with
+a randomly initialised head; under this type it opens only after `import auricle`.
 """
 
 from typing import Any

@@ -1,7 +1,7 @@
 """The log-mel inputs of pretrained encoders, computed where the model is, with the settings of their own extractor.
 
-In: waveforms (batch, samples) in [-1, 1] and their lengths. Out: the frames that the extractor of transformers computes for
-each clip alone. Those extractors loop over clips in Python; here a batch is one transform, on any device.
+In: waveforms (batch, samples) in [-1, 1] and their lengths. Out: the frames that the extractor of transformers computes
+for each clip alone. Those extractors loop over clips in Python; here a batch is one transform, on any device.
 """
 
 from typing import Any

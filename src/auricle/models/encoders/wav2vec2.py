@@ -212,7 +212,9 @@ class Wav2Vec2Encoder:
         return masked_mean(hidden, frames)
 
     def classify(self, vector: Tensor) -> Tensor:
-        """From the pooled vector (batch, size) to logits; averaging before a linear projection equals averaging after it."""
+        """From the pooled vector (batch, size) to logits; averaging before a linear projection equals averaging after
+        it.
+        """
         return project_and_classify(self.network, vector)
 
 

@@ -36,8 +36,8 @@ CONTRAST_EDGES = (0.0, 200.0, 400.0, 800.0, 1600.0, 3200.0, 6400.0, 12_800.0)
 class Frames:
     """The descriptors of a batch: (batch, rows, frames), masks (batch, frames), num_frames (batch,).
 
-    `energy` is in decibels relative to the clip's loudest frame, `peak_energy` (batch, 1) is that frame's; `harmonicity` in
-    decibels; `pitch` in octaves above 100 Hz.
+    `energy` is in decibels relative to the clip's loudest frame, `peak_energy` (batch, 1) is that frame's;
+    `harmonicity` in decibels; `pitch` in octaves above 100 Hz.
     """
 
     log_mel: Tensor
@@ -272,7 +272,7 @@ def dct_matrix(rows: int, columns: int) -> Tensor:
 def decibels(power: Tensor) -> Tensor:
     """Power in decibels, with a floor of -90."""
     if torch.compiler.is_compiling():
-        # Vectorised and scalar logarithms may differ in the last digit, which would make local maxima of constant energy.
+        # Vectorised and scalar logarithms may differ in the last digit: constant energy would get local maxima.
         return (10.0 * torch.log10(power.double() + FLOOR)).to(power.dtype)
     return 10.0 * torch.log10(power + FLOOR)
 

@@ -1,8 +1,8 @@
 """From precomputed log-mel features of any length to one vector of fixed length, for the baseline.
 
-In: features (batch, num_features, frames) in nats and their lengths. Out: (batch, size). Statistics run over a clip's real
-frames, or over those not much weaker than its strongest; there is nothing to train, so a clip's vector is computed once
-for all folds and depends on that clip alone.
+In: features (batch, num_features, frames) in nats and their lengths. Out: (batch, size). Statistics run over a clip's
+real frames, or over those not much weaker than its strongest; there is nothing to train, so a clip's vector is computed
+once for all folds and depends on that clip alone.
 """
 
 import torch
@@ -18,7 +18,7 @@ ACTIVE_RANGE = 4.0
 
 
 class FeatureFunctionals(nn.Module):
-    """Features (batch, num_features, frames) → functionals (batch, size), by kind in `parts`; methods as Functionals'."""
+    """Features (batch, num_features, frames) → functionals (batch, size); methods as Functionals'."""
 
     dct: Tensor
 

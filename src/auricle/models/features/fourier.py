@@ -1,7 +1,7 @@
 """The Fourier transform as a matrix product, for exported graphs.
 
-In: waveforms or frames. Out: their power spectra. ONNX's transforms are slow or missing; short frames times an exact matrix
-are as fast as any other product. Everywhere else torch's own transform is faster.
+In: waveforms or frames. Out: their power spectra. ONNX's transforms are slow or missing; short frames times an exact
+matrix are as fast as any other product. Everywhere else torch's own transform is faster.
 """
 
 import numpy as np

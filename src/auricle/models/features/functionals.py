@@ -1,8 +1,8 @@
 """From a clip of any length to one vector of fixed length: statistics (functionals) of its descriptors over time.
 
-In: waveforms and lengths. Out: (batch, size). Statistics run over a clip's real, active or voiced frames, and ten segments
-of its active part keep the temporal order. There is nothing to train, so a clip's vector is computed once for all folds
-and depends on that clip alone.
+In: waveforms and lengths. Out: (batch, size). Statistics run over a clip's real, active or voiced frames, and ten
+segments of its active part keep the temporal order. There is nothing to train, so a clip's vector is computed once for
+all folds and depends on that clip alone.
 """
 
 import math
@@ -70,7 +70,9 @@ class Functionals(nn.Module):
         return torch.log1p(power / frames.active.sum(-1).clamp_min(1)[:, None, None]).flatten(1)
 
     def segments(self, frames: Frames) -> Tensor:
-        """Means over ten overlapping segments of the active part; the cepstrum relative to its mean: (batch, rows * 10)."""
+        """Means over ten overlapping segments of the active part; the cepstrum relative to its mean: (batch, rows *
+        10).
+        """
         weights = segment_weights(frames.active)
         cepstrum = torch.matmul(frames.cepstrum[:, :16], weights)
         slopes = torch.matmul(deltas(frames.cepstrum[:, :13], frames.num_frames, 4), weights)

@@ -1,8 +1,8 @@
 """Two ridge classifiers, fitted in closed form and joined into one set of logits.
 
 In: training vectors, labels and groups (numpy). Out: a RidgeClassifier. A linear and a Gaussian ridge classifier are
-fitted to the same standardised vectors. The predictions of each for held-out groups follow exactly from its fit, without
-refitting, and decide its weight: so the softmax of the logits is calibrated.
+fitted to the same standardised vectors. The predictions of each for held-out groups follow exactly from its fit,
+without refitting, and decide its weight: so the softmax of the logits is calibrated.
 """
 
 from collections.abc import Sequence
@@ -32,11 +32,11 @@ WITHIN_CLASS_RANK, WITHIN_CLASS_CLIPS, WITHIN_CLASS_FLOOR = 128, 1000, 0.3
 
 @dataclass(frozen=True)
 class RidgeClassifier:
-    """logits = x @ linear_weights + rbf_kernel(x, support_vectors) @ kernel_weights + bias, of the clipped
-    x = (vector - mean) * scale.
+    """logits = x @ linear_weights + rbf_kernel(x, support_vectors) @ kernel_weights + bias, of the clipped x = (vector
+    - mean) * scale.
 
-    within_class_directions (rank, features) are those in which clips of one class differ; within_class_damping (rank,) is
-    the share of each that is removed before clips are compared.
+    within_class_directions (rank, features) are those in which clips of one class differ; within_class_damping (rank,)
+    is the share of each that is removed before clips are compared.
     """
 
     mean: np.ndarray
@@ -93,7 +93,7 @@ def fit_ridge_classifier(
     weights = 1.0 / np.bincount(labels)[labels] if class_weighted else np.ones(len(labels))
     weights /= weights.mean()
     mean, deviation = vectors.mean(0), vectors.std(0)
-    # A feature that never changes (an empty band, say) carries no information; a tiny change of it must not be amplified.
+    # A constant feature (an empty band, say) carries no information; a tiny change of it must not be amplified.
     scale = np.where(deviation > 1e-4, 1.0 / np.maximum(deviation, 1e-4), 0.0)
     standard = torch.as_tensor(np.clip((vectors - mean) * scale, -CLIP_LIMIT, CLIP_LIMIT), dtype=torch.float64)
     used = max(1, int((scale > 0).sum()))

@@ -13,7 +13,9 @@ from auricle.recipe import Augment
 
 
 def step_generator() -> torch.Generator:
-    """A generator for one training step, seeded from torch's global one, which is seeded at every step: resuming is exact."""
+    """A generator for one training step, seeded from torch's global one, which is seeded at every step: resuming is
+    exact.
+    """
     return torch.Generator().manual_seed(int(torch.randint(2**31, ())))
 
 

@@ -1,7 +1,7 @@
 """The layers between features and pooling: conformer and transformer blocks, convolutional subsampling.
 
-In: (batch, frames, hidden), and the batch's mask and rotary positions. Out: the same shape. Every layer that looks across
-time sees zeros or nothing beyond a clip's last frame, so that a clip's frames do not depend on its batch.
+In: (batch, frames, hidden), and the batch's mask and rotary positions. Out: the same shape. Every layer that looks
+across time sees zeros or nothing beyond a clip's last frame, so that a clip's frames do not depend on its batch.
 """
 
 import itertools
@@ -93,7 +93,9 @@ def rotated(values: Tensor, context: BatchContext) -> Tensor:
 
 
 class Convolution(nn.Module):
-    """Layer norm, gated pointwise convolution, depthwise convolution over time, batch norm, SiLU, pointwise convolution."""
+    """Layer norm, gated pointwise convolution, depthwise convolution over time, batch norm, SiLU, pointwise
+    convolution.
+    """
 
     def __init__(self, hidden_size: int, conv_expansion: int, conv_kernel_size: int, dropout: float) -> None:
         super().__init__()

@@ -1,8 +1,8 @@
 """The first layer of a network: standardised log-mel of waveforms, or standardised precomputed features.
 
-In: float32 waveforms in [-1, 1], or features. Out: (batch, channels, features, frames). Frames at the edge of a clip see
-zeros, never reflected samples, so padding on the right changes no real frame. The settings are in the model's config;
-the statistics of the training split are buffers, saved with the weights.
+In: float32 waveforms in [-1, 1], or features. Out: (batch, channels, features, frames). Frames at the edge of a clip
+see zeros, never reflected samples, so padding on the right changes no real frame. The settings are in the model's
+config; the statistics of the training split are buffers, saved with the weights.
 """
 
 import math
@@ -32,8 +32,8 @@ def passthrough_extractor(sample_rate: int) -> Wav2Vec2FeatureExtractor:
 class MelSpectrogram(nn.Module):
     """Mel power: (batch, [channels,] samples) → (batch, [channels,] mels, 1 + samples // hop_length).
 
-    Window and filters follow from the settings and are not saved. `reset` computes them; `_init_weights` of a model calls
-    it, because `from_pretrained` leaves what no file holds uninitialised.
+    Window and filters follow from the settings and are not saved. `reset` computes them; `_init_weights` of a model
+    calls it, because `from_pretrained` leaves what no file holds uninitialised.
     """
 
     window: Tensor
@@ -92,8 +92,9 @@ class MelSpectrogram(nn.Module):
 class LogMel(nn.Module):
     """Log-mel in nats, standardised per mel band with the statistics of the training split.
 
-    `mel_floor` keeps digital silence finite; `top_db` also raises every value to at most that far below the clip's loudest.
-    The network takes `channels` channels; a clip with more is averaged. `whole_hops` drops the last, half-empty frame.
+    `mel_floor` keeps digital silence finite; `top_db` also raises every value to at most that far below the clip's
+    loudest. The network takes `channels` channels; a clip with more is averaged. `whole_hops` drops the last,
+    half-empty frame.
     """
 
     mean: Tensor
@@ -147,7 +148,9 @@ class LogMel(nn.Module):
         _fit_statistics(self, ((self.log_mel(waveform, real), real) for waveform, real in batches))
 
     def forward(self, waveform: Tensor, real: Tensor | None = None) -> Tensor:
-        """Standardised log-mel; frames that real (batch, frames) does not mark are zero, the mean of the training split."""
+        """Standardised log-mel; frames that real (batch, frames) does not mark are zero, the mean of the training
+        split.
+        """
         log = self.log_mel(waveform, real)
         standard = (log - self.mean[:, None]) / self.deviation[:, None]
         return standard if real is None else standard * masking.unsqueezed(real, log)
@@ -177,7 +180,9 @@ class PrecomputedFeatures(nn.Module):
         _fit_statistics(self, batches)
 
     def forward(self, features: Tensor, real: Tensor | None = None) -> Tensor:
-        """Standardise (batch, features, frames) → (batch, 1, features, frames); frames that real does not mark are zero."""
+        """Standardise (batch, features, frames) → (batch, 1, features, frames); frames that real does not mark are
+        zero.
+        """
         standard = (features - self.mean[:, None]) / self.deviation[:, None]
         return (standard if real is None else standard.masked_fill(~real[:, None], 0.0))[:, None]
 

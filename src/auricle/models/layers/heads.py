@@ -1,7 +1,7 @@
 """The last layer, from an embedding to one logit per class, and its loss.
 
-In: (batch, size). Out: (batch, classes). A head's forward needs no labels; its loss takes soft targets, because mixup and
-label smoothing make them. Margins are part of the loss alone, so logits do not depend on them.
+In: (batch, size). Out: (batch, classes). A head's forward needs no labels; its loss takes soft targets, because mixup
+and label smoothing make them. Margins are part of the loss alone, so logits do not depend on them.
 """
 
 import math

@@ -1,4 +1,6 @@
-"""Statistics of acoustic descriptors and two ridge classifiers: the `baseline` family, fitted in seconds without epochs."""
+"""Statistics of acoustic descriptors and two ridge classifiers: the `baseline` family, fitted in seconds without
+epochs.
+"""
 
 from typing import Literal
 

@@ -111,7 +111,7 @@ class Model(PreTrainedModel):
         self.register_buffer("kernel_width", torch.ones(()))
         self.register_buffer("within_class_directions", torch.zeros(WITHIN_CLASS_RANK, size))
         self.register_buffer("within_class_damping", torch.zeros(WITHIN_CLASS_RANK))
-        # `fit` computes these weights and no gradient changes them; transformers reads a model's dtype from its parameters.
+        # `fit` computes these weights, not a gradient; transformers reads a model's dtype from its parameters.
         self.linear_weights = nn.Parameter(torch.zeros(size, classes), requires_grad=False)
         self.kernel_weights = nn.Parameter(torch.zeros(config.n_support, classes), requires_grad=False)
         self.bias = nn.Parameter(torch.zeros(classes), requires_grad=False)
@@ -137,8 +137,8 @@ class Model(PreTrainedModel):
     def embed(self, input_values: Tensor, attention_mask: Tensor | None = None) -> Tensor:
         """Compute the functionals of each clip, which no training changes: (batch, size).
 
-        input_values (batch, samples) or (batch, channels, samples) in [-1, 1], channels averaged, or precomputed features
-        (batch, num_features, frames); attention_mask (batch, samples or frames), 1 on real ones.
+        input_values (batch, samples) or (batch, channels, samples) in [-1, 1], channels averaged, or precomputed
+        features (batch, num_features, frames); attention_mask (batch, samples or frames), 1 on real ones.
         """
         lengths = masking.lengths(input_values, attention_mask)
         values = self.functionals.prepare(input_values, lengths)
@@ -180,9 +180,9 @@ class Model(PreTrainedModel):
     ) -> None:
         """Fit the ridge classifiers to the training clips.
 
-        embeddings (clips, size); labels (clips,) class numbers; groups (clips,) or None, none of which crosses the inner
-        validation; class_weighted gives each class the same weight. Above the option max_support, `seed` selects the clips.
-        Raises DataError for fewer than two classes.
+        embeddings (clips, size); labels (clips,) class numbers; groups (clips,) or None, none of which crosses the
+        inner validation; class_weighted gives each class the same weight. Above the option max_support, `seed` selects
+        the clips. Raises DataError for fewer than two classes.
         """
         classifier = fit_ridge_classifier(
             embeddings,
@@ -211,7 +211,7 @@ class Model(PreTrainedModel):
         labels: Tensor | None = None,
         **_: Any,
     ) -> SequenceClassifierOutput:
-        """Compute logits (batch, classes), and their cross-entropy where labels (batch,) are given. Input as `embed`."""
+        """Compute logits (batch, classes), and their cross-entropy if labels (batch,) are given. Input as `embed`."""
         embeddings = self.embed(input_values, attention_mask)
         logits = self.classify(embeddings) if self.training else self.logits_from_embedding(embeddings)
         loss = None if labels is None else F.cross_entropy(logits, labels)

@@ -1,8 +1,8 @@
 """The networks of the `cnn` family, in two sizes.
 
-`default` is a small network that learns from scratch in minutes on two cores; its log-probabilities are averaged with the
-baseline's. `tutorial` is the reference network for everyday sounds, layer for layer: four strided convolutions over four
-fixed seconds.
+`default` is a small network that learns from scratch in minutes on two cores; its log-probabilities are averaged with
+the baseline's. `tutorial` is the reference network for everyday sounds, layer for layer: four strided convolutions over
+four fixed seconds.
 """
 
 from collections.abc import Sequence
@@ -21,8 +21,8 @@ from auricle.models.spectrogram import SpectrogramConfig, SpectrogramNetwork, ba
 
 @strict
 class Config(SpectrogramConfig):
-    """What SpectrogramConfig has, and: block, the kind of convolutional block; block_channels and kernel_sizes, the output
-    channels and the square kernel's size of each block.
+    """What SpectrogramConfig has, and: block, the kind of convolutional block; block_channels and kernel_sizes, the
+    output channels and the square kernel's size of each block.
     """
 
     model_type = MODEL_TYPES[0]

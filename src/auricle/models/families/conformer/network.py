@@ -29,10 +29,10 @@ HOP_SECONDS, FRAME_SECONDS = 0.010, 0.025
 
 @strict
 class Config(SpectrogramConfig):
-    """What SpectrogramConfig has, and: block, the kind of block; subsampling_channels of the two strided convolutions, None
-    for a linear layer; hidden_size, intermediate_size, head_dim: widths; num_hidden_layers, num_attention_heads: counts;
-    conv_expansion: width of the convolution over hidden_size; conv_kernel_size: frames; projection_size: width of a linear
-    layer between pooling and head.
+    """What SpectrogramConfig has, and: block, the kind of block; subsampling_channels of the two strided convolutions,
+    None for a linear layer; hidden_size, intermediate_size, head_dim: widths; num_hidden_layers, num_attention_heads:
+    counts; conv_expansion: width of the convolution over hidden_size; conv_kernel_size: frames; projection_size: width
+    of a linear layer between pooling and head.
     """
 
     model_type = MODEL_TYPES[0]

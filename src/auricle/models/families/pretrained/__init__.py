@@ -60,8 +60,8 @@ class Lora(pydantic.BaseModel):
 
 
 class Options(pydantic.BaseModel):
-    """Options of `family: pretrained`. `pooling: null` and `head: null` are the stock model's; with others the model folder
-    opens only after `import auricle`.
+    """Options of `family: pretrained`. `pooling: null` and `head: null` are the stock model's; with others the model
+    folder opens only after `import auricle`.
     """
 
     model_config = pydantic.ConfigDict(extra="forbid", frozen=True)
@@ -88,8 +88,8 @@ class Options(pydantic.BaseModel):
             )
         if self.weighted_sum and not self.is_stock:
             raise ValueError(
-                "model.weighted_sum is true, and it needs the stock pooling and head: set model.pooling and model.head to null, "
-                "or model.weighted_sum to false"
+                "model.weighted_sum is true, and it needs the stock pooling and head: set model.pooling and model.head to "
+                "null, or model.weighted_sum to false"
             )
         if self.lora is not None and all(stage.freeze in ("all", Top(top=0)) for stage in self.resolved_stages):
             raise ValueError("model.lora is given, and all layers are frozen: unfreeze some with model.freeze")
@@ -136,13 +136,13 @@ def resolve(recipe: Recipe, options: Options) -> Recipe:
     for name in ("frequency_masks", "time_masks", "mixup_alpha"):
         if getattr(recipe.augment, name):
             raise UsageError(
-                f"augment.{name} received {getattr(recipe.augment, name)}. Speech encoders mask spans of their own features, as "
-                "the checkpoint's config defines, and mix no clips: set it to 0."
+                f"augment.{name} received {getattr(recipe.augment, name)}. Speech encoders mask spans of their own "
+                "features, as the checkpoint's config defines, and mix no clips: set it to 0."
             )
     if recipe.train.min_crop_seconds is not None:
         raise UsageError(
-            f"train.min_crop_seconds received {recipe.train.min_crop_seconds}. The frozen layers of a speech encoder are "
-            "computed for crops of one length: set it to null."
+            f"train.min_crop_seconds received {recipe.train.min_crop_seconds}. The frozen layers of a speech encoder "
+            "are computed for crops of one length: set it to null."
         )
     _check_freezing(options, int(config.num_hidden_layers), recipe.train.epochs)
     recipe = recipe.replace("audio", sample_rate=rate)
@@ -161,8 +161,8 @@ def _check_freezing(options: Options, layers: int, epochs: int) -> None:
     late = [stage.from_epoch for stage in options.stages if stage.from_epoch > epochs]
     if late:
         raise UsageError(
-            f"model.stages received a stage that starts at epoch {late[0]}, and train.epochs is {epochs}. Train longer, or "
-            "start the stage earlier."
+            f"model.stages received a stage that starts at epoch {late[0]}, and train.epochs is {epochs}. Train "
+            "longer, or start the stage earlier."
         )
     for freeze in (stage.freeze for stage in options.resolved_stages):
         if isinstance(freeze, Top) and freeze.top > layers:

@@ -59,9 +59,9 @@ def build(
 class EncoderState:
     """A batch partly through the encoder. `depth` is 0 after the features, 1 after the embedding, then 1 + layers run.
 
-    hidden (batch, frames, size) is the output of the last part, None once only pooled vectors are left; frames (batch,) the
-    real frames; pooled holds one (batch, size) for each embedding or layer that a weighted sum needs, or the input of the
-    head.
+    hidden (batch, frames, size) is the output of the last part, None once only pooled vectors are left; frames (batch,)
+    the real frames; pooled holds one (batch, size) for each embedding or layer that a weighted sum needs, or the input
+    of the head.
     """
 
     depth: int
