@@ -200,7 +200,7 @@ def summarize(model: PartiallyFrozenModel) -> list[PartSummary]:
         (depth_of(model.model.encoder, name), name, weight) for name, weight in model.model.network.named_parameters()
     ]
     for depth, name, weight in sorted(weights, key=lambda row: row[0]):
-        starts = [stage.first_epoch for stage in model.plan.stages if model.final_depth.get(name, -2) >= stage.depth]
+        starts = [stage.first_epoch for stage in model.plan.stages if model.depths.get(name, -2) >= stage.depth]
         key = (_title(name, depth, model.model), min(starts, default=None))
         counts[key] = counts.get(key, 0) + weight.numel()
     return [PartSummary(part, count, epoch) for (part, epoch), count in counts.items()]

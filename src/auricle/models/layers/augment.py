@@ -42,11 +42,11 @@ def spectrogram(values: Tensor, lengths: Tensor, options: Augment, generator: to
     """
     num_features = torch.full_like(lengths, values.shape[-2])
     for _ in range(options.frequency_masks):
-        values = (
-            values * _outside_span(num_features, values.shape[-2], options.frequency_mask_fraction, generator)[:, None, :, None]
-        )
+        unmasked = _outside_span(num_features, values.shape[-2], options.frequency_mask_fraction, generator)
+        values = values * unmasked[:, None, :, None]
     for _ in range(options.time_masks):
-        values = values * _outside_span(lengths, values.shape[-1], options.time_mask_fraction, generator)[:, None, None, :]
+        unmasked = _outside_span(lengths, values.shape[-1], options.time_mask_fraction, generator)
+        values = values * unmasked[:, None, None, :]
     return values
 
 

@@ -88,8 +88,8 @@ class Options(pydantic.BaseModel):
             )
         if self.weighted_sum and not self.is_stock:
             raise ValueError(
-                "model.weighted_sum is true, and it needs the stock pooling and head: set model.pooling and model.head to "
-                "null, or model.weighted_sum to false"
+                "model.weighted_sum is true, and it needs the stock pooling and head: set model.pooling and model.head "
+                "to null, or model.weighted_sum to false"
             )
         if self.lora is not None and all(stage.freeze in ("all", Top(top=0)) for stage in self.resolved_stages):
             raise ValueError("model.lora is given, and all layers are frozen: unfreeze some with model.freeze")
