@@ -29,7 +29,7 @@ from auricle.evaluation import scoring
 from auricle.export.quantize import narrow
 from auricle.export.trace import trace
 from auricle.inference.classifier import Classifier, load
-from auricle.models.families.pretrained import Model
+from auricle.models.families.pretrained.network import Model
 from auricle.models.load import load_model
 from auricle.models.onnx_runtime import OnnxModel
 from auricle.models.precision import is_bf16

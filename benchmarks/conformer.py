@@ -15,8 +15,10 @@ import torch
 from torch import Tensor, nn
 
 from auricle.models import precision
-from auricle.models.families import conformer
-from auricle.models.layers.heads import Head, make, soft_targets
+from auricle.models.families.conformer import Options
+from auricle.models.families.conformer import network as conformer
+from auricle.models.layers.heads import build_head, soft_targets
+from auricle.models.options import HeadOptions
 from benchmarks._figures import Screen
 
 BANDS, FRAMES, SPEAKERS = 40, 128, 600
@@ -72,7 +74,7 @@ class Plain(nn.Module):
         self.front = nn.Linear(BANDS, WIDTH)
         self.blocks = nn.Sequential(*(PlainBlock() for _ in range(BLOCKS)))
         self.score = nn.Linear(WIDTH, 1)
-        self.head = make(Head(kind="am-softmax", margin=0.3, scale=15.0), WIDTH, SPEAKERS)
+        self.head = build_head(HeadOptions(kind="am-softmax", margin=0.3, scale=15.0), WIDTH, SPEAKERS)
 
     def forward(self, frames: Tensor, labels: Tensor) -> Tensor:
         values = self.blocks(self.front(frames.transpose(1, 2)))

@@ -10,7 +10,8 @@ from sklearn.kernel_ridge import KernelRidge
 from torch import Tensor
 
 from auricle.errors import DataError
-from auricle.models.families import baseline
+from auricle.models.families.baseline import Options
+from auricle.models.families.baseline import network as baseline
 from auricle.models.features import ridge
 from auricle.models.features.descriptors import FLOOR, Descriptors
 from auricle.models.features.functionals import QUANTILES, quantiles, segment_weights, statistics
@@ -40,7 +41,7 @@ def padded(clips: list[np.ndarray]) -> tuple[Tensor, Tensor]:
 
 
 def make_model(rate: int = RATE, **options: int) -> baseline.Model:
-    config = baseline.configure(baseline.Options(**options), sample_rate=rate, channels=1, labels=LABELS)
+    config = baseline.configure(Options(**options), sample_rate=rate, channels=1, labels=LABELS)
     return baseline.Model(config).eval()
 
 
@@ -50,7 +51,7 @@ def fitted() -> baseline.Model:
     clips = [sound(number % 3, 0.3 + 0.02 * number, number) for number in range(36)]
     with torch.no_grad():
         vectors = model.embed(*padded(clips)).numpy()
-    model.solve(vectors, np.arange(36) % 3, np.arange(36) // 9, class_weighted=True, seed=0)
+    model.fit(vectors, np.arange(36) % 3, groups=np.arange(36) // 9, class_weighted=True, seed=0)
     return model
 
 
@@ -129,7 +130,7 @@ def test_cepstrum_is_librosas() -> None:
 def test_centroid_and_bandwidth_are_librosas() -> None:
     wave = sound(2, 0.5, 3, 16_000)
     measure = Descriptors(16_000, n_mels=40, n_mfcc=20)
-    shape = measure.shape(measure.power(torch.from_numpy(wave)[None]))[0].numpy()
+    shape = measure.spectral_shape(measure.power(torch.from_numpy(wave)[None]))[0].numpy()
     power = np.abs(librosa.stft(wave, n_fft=512, hop_length=160, pad_mode="constant")) ** 2
     centroid = librosa.feature.spectral_centroid(S=power, sr=16_000)[0]
     bandwidth = librosa.feature.spectral_bandwidth(S=power, sr=16_000)[0]
@@ -181,7 +182,7 @@ def test_held_out_predictions_equal_refitting() -> None:
     gram = vectors @ vectors.T
     folds = [np.arange(0, 12), np.arange(12, 30)]
     arrays = map(torch.tensor, (gram, targets, weights))
-    dual, held_out = ridge.solve(*arrays, 0.7, folds)
+    dual, held_out = ridge.fit_kernel_ridge(*arrays, 0.7, folds)
     whole = KernelRidge(alpha=0.7, kernel="precomputed").fit(gram, targets, sample_weight=weights)
     np.testing.assert_allclose(gram @ dual.numpy(), whole.predict(gram), atol=1e-8)
     for fold, rest in (folds, folds[::-1]):
@@ -204,7 +205,7 @@ def test_probabilities_of_pure_chance_are_modest() -> None:
     random = np.random.default_rng(0)
     vectors, labels = random.normal(size=(200, 12)), random.integers(0, 3, 200)
     model = baseline.Model(baseline.Config(part_sizes=[6, 6], num_labels=3))
-    model.solve(vectors, labels, np.arange(200) // 20, class_weighted=False, seed=0)
+    model.fit(vectors, labels, groups=np.arange(200) // 20, class_weighted=False, seed=0)
     chances = model.classify(torch.from_numpy(random.normal(size=(200, 12))).float()).softmax(-1)
     assert chances.max() < 0.6
 
@@ -216,7 +217,7 @@ def test_class_weights_favour_the_rare_class() -> None:
     chosen = []
     for weighted in (False, True):
         model = baseline.Model(baseline.Config(part_sizes=[4], num_labels=2))
-        model.solve(vectors, labels, None, class_weighted=weighted, seed=0)
+        model.fit(vectors, labels, groups=None, class_weighted=weighted, seed=0)
         chosen.append(int(model.classify(torch.from_numpy(vectors).float()).argmax(1).sum()))
     assert chosen[0] < chosen[1]
 
@@ -227,9 +228,9 @@ def test_support_is_bounded_and_a_seed_decides_it() -> None:
     kept = []
     for seed in (0, 0, 1):
         model = baseline.Model(baseline.Config(part_sizes=[4], num_labels=3, max_support=120))
-        model.solve(vectors, labels, None, class_weighted=True, seed=seed)
+        model.fit(vectors, labels, groups=None, class_weighted=True, seed=seed)
         assert model.config.n_support == 120
-        kept.append(model.support)
+        kept.append(model.support_vectors)
     assert torch.equal(kept[0], kept[1])
     assert not torch.equal(kept[0], kept[2])
 
@@ -237,4 +238,4 @@ def test_support_is_bounded_and_a_seed_decides_it() -> None:
 def test_one_class_is_an_error() -> None:
     model = baseline.Model(baseline.Config(part_sizes=[4], num_labels=2))
     with pytest.raises(DataError, match="two or more"):
-        model.solve(np.zeros((5, 4)), np.zeros(5, int), None, class_weighted=False, seed=0)
+        model.fit(np.zeros((5, 4)), np.zeros(5, int), groups=None, class_weighted=False, seed=0)

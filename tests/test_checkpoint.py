@@ -52,11 +52,11 @@ def test_a_head_of_another_size_is_made_anew_and_that_is_said() -> None:
     assert found.network.config.id2label == dict(enumerate(LABELS))
     assert found.network.config.label2id == {label: number for number, label in enumerate(LABELS)}
     assert found.network.classifier.out_features == 4
-    assert found.notes == ("The checkpoint's head for 3 classes does not fit 4: a new one is made.",)
+    assert found.notes == ("The checkpoint's head has 3 classes, not 4: the head is initialised randomly.",)
     same = open_checkpoint(str(folder("tiny-hubert")), LABELS[:3], preprocessor={})
     assert same.notes == ()
     bare = open_checkpoint(str(folder("tiny-hubert", head=False)), LABELS, preprocessor={})
-    assert bare.notes == ("The checkpoint has no classification head: one for 4 classes is made.",)
+    assert bare.notes == ("The checkpoint has no classification head: one for 4 classes is initialised randomly.",)
 
 
 def test_the_same_seed_makes_the_same_head() -> None:
@@ -164,9 +164,9 @@ def test_freezing_that_cannot_be_is_refused_before_any_work() -> None:
     checkpoint = folder("tiny-hubert")
     with pytest.raises(UsageError, match=r"received top: 9. The checkpoint .* has 3 layers"):
         resolve(small(checkpoint, "model.stages=[]", "model.freeze={top: 9}"))
-    with pytest.raises(UsageError, match=r"a stage from epoch 5 on, and train.epochs is 2"):
+    with pytest.raises(UsageError, match=r"a stage that starts at epoch 5, and train.epochs is 2"):
         resolve(small(checkpoint, "model.stages=[{from_epoch: 1, freeze: all}, {from_epoch: 5}]"))
-    with pytest.raises(UsageError, match="they start at 1 and rise"):
+    with pytest.raises(UsageError, match="they must start at 1 and increase"):
         resolve(small(checkpoint, "model.stages=[{from_epoch: 2, freeze: all}]"))
     with pytest.raises(UsageError, match="freeze"):
         resolve(small(checkpoint, "model.stages=[]", "model.freeze=some"))
@@ -199,7 +199,7 @@ def test_every_wrong_option_gets_a_sentence(settings: list[str], said: str) -> N
 
 
 def test_a_word_gives_way_to_the_mapping_that_is_meant() -> None:
-    settled = resolve(small(folder("tiny-hubert"), "model.stages=[]", "model.freeze.top=2", "model.lora.rank=4"))
+    settled = resolve(small(folder("tiny-hubert"), "model.stages=[]", "model.freeze.top=2", "model.lora.rank=4")).recipe
     assert settled.model.options["freeze"] == {"top": 2} and settled.model.options["lora"] == {"rank": 4}
 
 

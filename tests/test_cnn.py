@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from auricle.models.families import cnn
+from auricle.models.families.cnn import Options
+from auricle.models.families.cnn import network as cnn
 from auricle.models.layers import augment, heads, pooling
 from auricle.models.layers.front_end import LogMel, MelSpectrogram
 from auricle.recipe import Augment
@@ -27,7 +28,7 @@ EVERYTHING = Augment(
 
 def make_model(size: str, channels: int = 1) -> cnn.Model:
     torch.manual_seed(0)
-    config = cnn.configure(cnn.Options(size=size), sample_rate=RATES[size], channels=channels, labels=LABELS)
+    config = cnn.configure(Options(size=size), sample_rate=RATES[size], channels=channels, labels=LABELS)
     return cnn.Model(config)
 
 
@@ -197,7 +198,7 @@ def test_mel_power_is_librosas() -> None:
 
 
 def test_range_lifts_what_is_further_below_the_loudest_cell() -> None:
-    front_end = LogMel(MelSpectrogram(16_000, 512, 256, 40), floor=1e-10, range_db=80.0)
+    front_end = LogMel(MelSpectrogram(16_000, 512, 256, 40), mel_floor=1e-10, top_db=80.0)
     signal = torch.sin(torch.arange(16_000) * 0.3)
     signal[8_000:] = 0.0
     ours = front_end.log_mel(signal[None])[0] * 10.0 / np.log(10.0)
@@ -209,11 +210,11 @@ def test_shift_keeps_every_sample_and_leaves_padding_alone() -> None:
     values = torch.zeros(2, 1, 10)
     values[0, 0], values[1, 0, :6] = torch.arange(1.0, 11.0), torch.arange(1.0, 7.0)
     lengths = torch.tensor([10, 6])
-    turned = augment.shift(values, lengths, 1.0, torch.Generator().manual_seed(3))
-    assert not torch.equal(turned, values)
+    rolled = augment.shift(values, lengths, 1.0, torch.Generator().manual_seed(3))
+    assert not torch.equal(rolled, values)
     for row, length in enumerate(lengths.tolist()):
-        assert sorted(turned[row, 0, :length].tolist()) == values[row, 0, :length].tolist()
-        assert not turned[row, 0, length:].any()
+        assert sorted(rolled[row, 0, :length].tolist()) == values[row, 0, :length].tolist()
+        assert not rolled[row, 0, length:].any()
 
 
 def test_roll_moves_what_leaves_at_the_end_to_the_start() -> None:

@@ -5,8 +5,9 @@ from typing import Any
 import pytest
 import torch
 
-from auricle.models.families import conformer
-from auricle.models.families.conformer import Model, Options
+from auricle.models.families.conformer import Options
+from auricle.models.families.conformer import network as conformer
+from auricle.models.families.conformer.network import Model
 
 LABELS = ("a", "b", "c", "d")
 POOLINGS = ("mean", "statistics", "attention", "mean-max")
@@ -15,34 +16,34 @@ HEADS = ("softmax", "am-softmax", "aam-softmax")
 
 def build(size: str, num_features: int | None = None, **options: Any) -> Model:
     torch.manual_seed(0)
-    asked = Options.model_validate({"size": size, "ensemble_baseline": False, **options})
+    checked = Options.model_validate({"size": size, "ensemble_baseline": False, **options})
     rate = 16_000 if num_features is None else 100
-    return conformer.build(asked, sample_rate=rate, channels=1, labels=LABELS, num_features=num_features).eval()
+    return conformer.build(checked, sample_rate=rate, channels=1, labels=LABELS, num_features=num_features).eval()
 
 
 def test_the_tutorial_has_the_shapes_of_the_references_simple_network() -> None:
     model = build("tutorial", num_features=40)
     (layer,) = [block.layer for block in model.blocks]
-    assert model.front.weight.shape == (80, 40)
+    assert model.input_projection.weight.shape == (80, 40)
     assert layer.self_attn.num_heads == 2 and layer.self_attn.embed_dim == 80
     assert layer.linear1.weight.shape == (256, 80) and layer.linear2.weight.shape == (80, 256)
     assert model.pooling.kind == "mean"
-    assert model.hidden.weight.shape == (80, 80) and model.head.linear.weight.shape == (4, 80)
+    assert model.projection.weight.shape == (80, 80) and model.head.linear.weight.shape == (4, 80)
 
 
 def test_the_reference_has_the_shapes_of_the_references_best_network() -> None:
     model = build("reference", num_features=40)
-    assert model.front.weight.shape == (512, 40) and len(model.blocks) == 6
+    assert model.input_projection.weight.shape == (512, 40) and len(model.blocks) == 6
     for block in model.blocks:
         assert block.attention.heads == 8 and block.attention.project.weight.shape == (3 * 8 * 64, 512)
         assert block.attention.out.weight.shape == (512, 8 * 64)
-        for part in (block.first, block.second):
+        for part in (block.feed_forward_1, block.feed_forward_2):
             assert part.up.weight.shape == (4 * 512, 512) and part.down.weight.shape == (512, 4 * 512)
         convolution = block.convolution
         assert convolution.gated.weight.shape == (2 * 2 * 512, 512)
         assert convolution.depthwise.weight.shape == (2 * 512, 1, 15) and convolution.depthwise.groups == 2 * 512
         assert convolution.out.weight.shape == (512, 2 * 512)
-        assert block.attention.dropout.p == convolution.dropout.p == block.first.dropout.p == 0.1
+        assert block.attention.dropout.p == convolution.dropout.p == block.feed_forward_1.dropout.p == 0.1
     assert model.pooling.kind == "attention" and model.pooling.score.weight.shape == (1, 512)
     assert model.head.weight.shape == (4, 512)
     assert (model.head.options.kind, model.head.options.margin, model.head.options.scale) == ("am-softmax", 0.3, 15.0)
@@ -54,7 +55,7 @@ def test_a_quarter_of_the_frames_goes_through_the_default_blocks() -> None:
     model.blocks[0].register_forward_hook(lambda _, given, __: seen.append(given[0].shape))
     with torch.inference_mode():
         model(torch.randn(2, 40, 130))
-    assert seen == [(2, 33, model.config.width)]
+    assert seen == [(2, 33, model.config.hidden_size)]
 
 
 @pytest.mark.parametrize("num_features", [None, 40])
@@ -95,12 +96,12 @@ def test_gradients_reach_every_weight_with_and_without_padding(size: str, num_fe
 
 
 def test_a_frame_knows_how_far_another_is_but_not_where_both_stand() -> None:
-    from auricle.models.layers.blocks import places, turned
+    from auricle.models.layers.blocks import batch_context, rotated
 
     torch.manual_seed(2)
-    at = places(torch.tensor([40]), 40, 8)
+    context = batch_context(torch.tensor([40]), 40, 8)
     queries, keys = torch.randn(1, 1, 1, 8).expand(1, 1, 40, 8), torch.randn(1, 1, 1, 8).expand(1, 1, 40, 8)
-    scores = (turned(queries, at) @ turned(keys, at).transpose(-1, -2))[0, 0]
+    scores = (rotated(queries, context) @ rotated(keys, context).transpose(-1, -2))[0, 0]
     assert torch.allclose(scores[3, 10], scores[20, 27], atol=1e-5)
     assert not torch.allclose(scores[3, 10], scores[3, 20], atol=1e-2)
 

@@ -12,8 +12,8 @@ import torch
 from torch.nn import functional as F
 from transformers import AutoFeatureExtractor, AutoModelForAudioClassification
 
-from auricle.models.encoders import ARCHITECTURES, place
-from auricle.models.families.pretrained import Model, State
+from auricle.models.encoders import ARCHITECTURES, depth_of
+from auricle.models.families.pretrained.network import EncoderState, Model
 from auricle.training import freezing
 from tests import checkpoints
 
@@ -37,7 +37,7 @@ def model(name: str) -> Model:
 def clips(name: str) -> list[torch.Tensor]:
     """Noises that rise and fall at a clip's own place, as long as the model takes them."""
     generator = torch.Generator().manual_seed(1)
-    longest = model(name).encoder.longest(model(name).extractor)
+    longest = model(name).encoder.max_samples(model(name).extractor)
     found = []
     for number, length in enumerate(LENGTHS):
         length = min(length, longest or length)
@@ -112,7 +112,7 @@ def test_the_stock_model_itself_fails_where_ours_does_not(name: str) -> None:
 def test_longer_padding_changes_nothing(name: str) -> None:
     pieces = clips(name)
     values, mask = together(pieces, beyond=7_777)
-    if model(name).encoder.longest(model(name).extractor) is not None:
+    if model(name).encoder.max_samples(model(name).extractor) is not None:
         pytest.skip("every clip has the same length in this model")
     with torch.inference_mode():
         near, far = model(name)(*together(pieces)).logits, model(name)(values, attention_mask=mask).logits
@@ -124,20 +124,20 @@ def test_longer_padding_changes_nothing(name: str) -> None:
 def test_resumed_at_any_depth_it_gives_the_same_logits(name: str, weighted: bool) -> None:
     """Prefix equality: what is frozen, packed into rows, padded and taken up again, is the full model in float32."""
     current = _weighted(name) if weighted else model(name)
-    if weighted and not current.weighted:
+    if weighted and not current.uses_weighted_sum:
         pytest.skip("the Audio Spectrogram Transformer has no weighted sum")
     pieces = clips(name)
     with torch.inference_mode():
         whole = current(*together(pieces)).logits
-        for depth in range(current.depths + 1):
+        for depth in range(current.final_depth + 1):
             rows, frames = [], []
             for piece in pieces:
-                state = current.advance(current.hear(piece[None], None), depth)
+                state = current.run_layers(current.extract_features(piece[None], None), depth)
                 rows.append(freezing.packed(current, state)[0])
                 frames.append(int(state.frames))
             padded = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True)
             state = freezing.unpacked(current, padded, torch.tensor(frames), depth)
-            resumed = current.logits(current.advance(state, current.depths))
+            resumed = current.logits(current.run_layers(state, current.final_depth))
             assert (resumed - whole).abs().max() < 1e-3, depth
 
 
@@ -182,7 +182,7 @@ def test_every_trained_weight_gets_a_gradient_and_no_other(name: str) -> None:
     layers = len(current.encoder.layers)
     learner = freezing.PartiallyFrozenModel(current, freezing.Plan((freezing.Stage(1, layers, 1e-3),), 1.0)).train()
     current.encoder.layerdrop = 0.0
-    places = {key: place(current.encoder, key) for key, _ in current.network.named_parameters()}
+    places = {key: depth_of(current.encoder, key) for key, _ in current.network.named_parameters()}
     assert set(places.values()) >= {0, *range(1, layers + 2)}
     values, mask = together(clips(name))
     learner(values, mask, torch.tensor([0, 1, 2, 0, 1, 2])).loss.backward()
@@ -234,8 +234,8 @@ def test_layers_are_left_out_in_training_only() -> None:
         assert len(drawn) > 2 and torch.equal(current(values).logits, current(values).logits)
 
 
-def test_hidden_spans_cover_the_share_that_the_config_asks_and_no_padding() -> None:
-    from auricle.models.encoders.wav2vec2 import hidden_spans
+def test_masked_spans_cover_the_share_that_the_config_asks_and_no_padding() -> None:
+    from auricle.models.encoders.wav2vec2 import mask_spans
 
     current = Model.from_pretrained(folder("tiny-hubert"))
     base: Any = current.encoder.base
@@ -244,7 +244,7 @@ def test_hidden_spans_cover_the_share_that_the_config_asks_and_no_padding() -> N
     hidden = torch.ones(8, 500, 32)
     real = torch.arange(500)[None].expand(8, -1) < 400
     with torch.no_grad():
-        changed = (hidden_spans(hidden, real, base) != 1).any(-1)
+        changed = (mask_spans(hidden, real, base) != 1).any(-1)
     assert not changed[:, 400:].any()
     assert 0.14 < float(changed[:, :400].float().mean()) < 0.24
 
@@ -252,8 +252,8 @@ def test_hidden_spans_cover_the_share_that_the_config_asks_and_no_padding() -> N
 def test_a_state_says_how_far_it_is() -> None:
     current, piece = model("tiny-hubert"), clips("tiny-hubert")[0]
     with torch.inference_mode():
-        state = current.hear(piece[None], None)
-        assert isinstance(state, State) and state.depth == 0
-        done = current.advance(state, current.depths)
-    assert done.hidden is None and len(done.summaries) == 1 and done.summaries[0].shape == (1, 32)
-    assert np.isfinite(done.summaries[0].numpy()).all()
+        state = current.extract_features(piece[None], None)
+        assert isinstance(state, EncoderState) and state.depth == 0
+        done = current.run_layers(state, current.final_depth)
+    assert done.hidden is None and len(done.pooled) == 1 and done.pooled[0].shape == (1, 32)
+    assert np.isfinite(done.pooled[0].numpy()).all()

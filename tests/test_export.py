@@ -119,9 +119,9 @@ def test_a_graph_of_precomputed_features_and_one_of_two_channels_answer_as_their
     random = np.random.default_rng(0)
     clips = [random.normal(number % 3, 1, (BANDS, 30 + 11 * number)).astype(np.float32) for number in range(9)]
     embedded = scoring.embed(model, from_arrays(clips), batch_seconds=100)
-    model.solve(embedded, np.arange(9) % 3, groups=None, class_weighted=False, seed=0)
+    model.fit(embedded, np.arange(9) % 3, groups=None, class_weighted=False, seed=0)
     graph, _, products = traced(model.eval())
-    assert graph.config.num_features == BANDS and not products
+    assert graph.info.num_features == BANDS and not products
     check_agreement(model, graph, clips)
     stereo = build("cnn", {"size": "tutorial"}, channels=2)
     graph, _, _ = traced(stereo)
@@ -147,9 +147,9 @@ def test_the_metadata_holds_the_models_settings() -> None:
     model = build("conformer", {"size": "tutorial"})
     model.apply_temperature(1.7)
     config = model.config
-    config.threshold, config.max_false_accept_rate, config.window_seconds, config.clip_seconds = 0.61, 0.05, 2.0, 1.25
+    config.threshold, config.max_false_accept_rate, config.window_seconds, config.median_clip_seconds = 0.61, 0.05, 2.0, 1.25
     graph, _, _ = traced(model)
-    metadata = graph.config
+    metadata = graph.info
     assert metadata.labels == LABELS and metadata.id2label == config.id2label and metadata.num_labels == 3
     assert (metadata.sample_rate, metadata.channels, metadata.num_features, metadata.model_type) == (
         RATE,
@@ -158,7 +158,7 @@ def test_the_metadata_holds_the_models_settings() -> None:
         "auricle-conformer",
     )
     assert (metadata.temperature, metadata.threshold, metadata.max_false_accept_rate) == (1.7, 0.61, 0.05)
-    assert (metadata.window_seconds, metadata.overlap, metadata.clip_seconds, metadata.precision) == (
+    assert (metadata.window_seconds, metadata.overlap, metadata.median_clip_seconds, metadata.precision) == (
         2.0,
         0.5,
         1.25,
@@ -261,7 +261,7 @@ def test_int8_is_kept_where_it_is_faster_and_as_good_and_refused_with_the_measur
         assert exported.int8.accuracy_loss == pytest.approx(0.005)
         facts = json.loads((tmp_path / "out" / "export.json").read_text())
         assert facts["precision"] == "int8" and facts["int8"]["int8_accuracy"] == 0.895
-        assert OnnxModel.open(tmp_path / "out").config.precision == "int8"
+        assert OnnxModel.open(tmp_path / "out").info.precision == "int8"
         return
     with pytest.raises(RunError, match=refused) as error:
         export(trained, tmp_path / "out", int8=True)
@@ -280,7 +280,7 @@ def test_int8_of_a_small_network_is_measured_and_answers_for_each_clip_alone(tmp
     together = scoring.score(small, clips, batch_seconds=1000)
     alone = np.concatenate([scoring.score(small, from_arrays([clip]), batch_seconds=1000) for clip in arrays()])
     assert (together == alone).all()
-    assert small.config.labels == graph.config.labels and small.config.precision == "int8"
+    assert small.info.labels == graph.info.labels and small.info.precision == "int8"
     assert max_difference(scoring.score(model, clips, batch_seconds=1000), together) < 0.1
 
 

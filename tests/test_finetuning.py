@@ -22,7 +22,8 @@ from auricle import recipe as recipes
 from auricle.errors import UsageError
 from auricle.evaluation import scoring
 from auricle.inference.classifier import load
-from auricle.models.families.pretrained import Model, Options
+from auricle.models.families.pretrained import Options
+from auricle.models.families.pretrained.network import Model
 from auricle.models.load import build_model
 from auricle.preparation.prepare import LabelledClips
 from auricle.preparation.windows import from_arrays
@@ -483,7 +484,7 @@ def test_rows_in_bfloat16_are_read_back_as_they_were_computed(tmp_path: Path) ->
     for clip in range(5):
         values = torch.from_numpy(heard.get(clip).astype(np.float32) / 32768.0)
         with torch.inference_mode():
-            state = model.advance(model.hear(values, None), 2)
+            state = model.run_layers(model.extract_features(values, None), 2)
         rows, frames = computed.shards.read(ClipView(clip, 0, int(heard.lengths[clip])))
         assert rows.dtype == torch.bfloat16 and frames == int(state.frames) == len(rows)
         assert (rows.float() - state.hidden[0]).abs().max() < 0.1 * state.hidden.abs().max()

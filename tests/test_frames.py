@@ -243,7 +243,7 @@ def baseline() -> tuple[object, list[np.ndarray]]:
         for number, size in enumerate((1, 2, 3, 5, 17, 60, 100, 250, 400, 900, 1300, 4000))
     ]
     embedded = scoring.embed(model, from_arrays(clips), batch_seconds=10)
-    model.solve(embedded, np.arange(len(clips)) % 3, groups=None, class_weighted=False, seed=0)
+    model.fit(embedded, np.arange(len(clips)) % 3, groups=None, class_weighted=False, seed=0)
     return model.eval(), clips
 
 
@@ -373,7 +373,9 @@ def test_inspecting_frames_is_sensible_and_listening_to_them_is_refused(
 
 
 def test_a_family_that_hears_sound_refuses_frames_and_names_what_can(speakers: Path, tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match=r"family 'cnn' takes audio\. Families that take precomputed features: baseline"):
+    with pytest.raises(
+        UsageError, match=r"family 'cnn' takes audio\. Families that take precomputed features: baseline"
+    ):
         run(speakers, load("sound"), tmp_path / "run", ProgressReporter())
     assert not (tmp_path / "run").exists()
 

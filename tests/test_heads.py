@@ -8,14 +8,17 @@ import torch
 from transformers import TrainerControl, TrainerState, TrainingArguments
 
 from auricle.models.layers import heads, pooling
-from auricle.models.layers.heads import Head, MarginSoftmax, Softmax
+from auricle.models.layers.heads import MarginSoftmax, Softmax
+from auricle.models.options import HeadOptions, PoolingKind
 from auricle.training.loop import MarginWarmup
 
 KINDS = ("am-softmax", "aam-softmax")
 
 
 def made(kind: str, margin: float, scale: float, width: int = 8, classes: int = 5) -> MarginSoftmax:
-    head = heads.make(Head.model_validate({"kind": kind, "margin": margin, "scale": scale}), width, classes)
+    head = heads.build_head(
+        HeadOptions.model_validate({"kind": kind, "margin": margin, "scale": scale}), width, classes
+    )
     assert isinstance(head, MarginSoftmax)
     return head
 
@@ -77,8 +80,8 @@ def test_a_margin_makes_the_loss_harder_and_gradients_stay_finite(kind: str) -> 
 
 
 def test_the_margin_warms_up_with_the_share_of_training_that_is_done() -> None:
-    options = Head(kind="am-softmax", margin=0.2, warmup=0.5)
-    head = heads.make(options, 4, 3)
+    options = HeadOptions(kind="am-softmax", margin=0.2, warmup=0.5)
+    head = heads.build_head(options, 4, 3)
     assert isinstance(head, MarginSoftmax) and head.margin == 0.2
     callback = MarginWarmup(torch.nn.Sequential(head))
     state, control = TrainerState(), TrainerControl()
@@ -94,16 +97,16 @@ def test_the_margin_warms_up_with_the_share_of_training_that_is_done() -> None:
 
 
 def test_the_plain_head_is_still_a_linear_layer() -> None:
-    assert isinstance(heads.make(Head(), 4, 3), Softmax)
+    assert isinstance(heads.build_head(HeadOptions(), 4, 3), Softmax)
 
 
 @pytest.mark.parametrize("kind", ["mean", "mean-max", "statistics", "attention"])
-def test_poolings_hear_real_frames_only_and_are_as_wide_as_they_say(kind: pooling.PoolingKind) -> None:
+def test_poolings_hear_real_frames_only_and_are_as_wide_as_they_say(kind: PoolingKind) -> None:
     torch.manual_seed(4)
     pool = pooling.Pooling(kind, 6)
     values, real = torch.randn(2, 6, 9), torch.arange(9)[None] < torch.tensor([[9], [4]])
     pooled = pool(values, real)
-    assert pooled.shape == (2, pooling.width(kind, 6))
+    assert pooled.shape == (2, pooling.pooled_size(kind, 6))
     alone = pool(values[1:, :, :4], real[1:, :4])
     assert torch.allclose(pooled[1], alone[0], atol=1e-6)
     changed = values.clone()

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from auricle.models.families import cnn
+from auricle.models.families.cnn import network as cnn
 from auricle.models.load import build_model
 from auricle.preparation.prepare import LabelledClips
 from auricle.preparation.windows import AudioSource, from_arrays

@@ -83,4 +83,4 @@ def __dir__() -> list[str]:
     return sorted(__all__)
 
 
-registration.arrange()
+registration.register_on_import()

@@ -14,6 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from auricle.models.onnx_runtime import OnnxModel
+from auricle.models.runtime import Runtime
 from auricle.preparation.windows import AudioSource, Window, by_length, cut_clips, padded
 
 
@@ -116,24 +117,26 @@ def score(model: Any, sounds: AudioSource, *, batch_seconds: float) -> np.ndarra
 
     `model` is one of PyTorch or an exported Graph.
     """
-    judge = _judge(model)
-    return _over_windows(judge, sounds, batch_seconds, judge.logits)
+    runtime = runtime_of(model)
+    return _over_windows(runtime, sounds, batch_seconds, runtime.logits)
 
 
 def embed(model: Any, sounds: AudioSource, *, batch_seconds: float) -> np.ndarray:
     """Pooled vectors (clips, width) float32 of a model of PyTorch, the mean over each clip's windows."""
-    judge = _judge(model)
-    return _over_windows(judge, sounds, batch_seconds, judge.embed)
+    from auricle.models.torch_runtime import TorchRuntime
+
+    runtime = TorchRuntime(model)
+    return _over_windows(runtime, sounds, batch_seconds, runtime.embed)
 
 
 def vectors(model: Any, sounds: AudioSource, *, batch_seconds: float) -> np.ndarray:
     """Vectors (clips, width) float32 to be compared by angle, the mean over each clip's windows. Models as `score`."""
-    judge = _judge(model)
-    return _over_windows(judge, sounds, batch_seconds, judge.vectors)
+    runtime = runtime_of(model)
+    return _over_windows(runtime, sounds, batch_seconds, runtime.vectors)
 
 
-def _judge(model: Any) -> Any:
-    """What takes padded waveforms and gives rows: an exported graph by itself, a model of PyTorch through `Running`."""
+def runtime_of(model: Any) -> Runtime:
+    """The Runtime of a model: an exported model is one, a PyTorch model gets a TorchRuntime."""
     if isinstance(model, OnnxModel):
         return model
     from auricle.models.torch_runtime import TorchRuntime
@@ -142,14 +145,13 @@ def _judge(model: Any) -> Any:
 
 
 def _over_windows(
-    judge: Any, sounds: AudioSource, batch_seconds: float, answer: Callable[[np.ndarray, np.ndarray], np.ndarray]
+    runtime: Runtime, sounds: AudioSource, batch_seconds: float, answer: Callable[[np.ndarray, np.ndarray], np.ndarray]
 ) -> np.ndarray:
     def heard(batch: Sequence[Window]) -> np.ndarray:
         return answer(*padded([sounds.get(window.clip)[:, window.start : window.stop] for window in batch]))
 
-    cut = windows_of(judge.config, sounds.lengths)
-    seconds = min(batch_seconds, getattr(judge, "batch_seconds", batch_seconds))
-    return over(cut, round(seconds * judge.config.sample_rate), heard)
+    info = runtime.info
+    return over(windows_of(info, sounds.lengths), info.batch_samples(batch_seconds), heard)
 
 
 def windows_of(config: Any, lengths: np.ndarray) -> list[Window]:

@@ -10,7 +10,7 @@ from auricle.evaluation.intervals import Interval
 from auricle.evaluation.report import Report
 from auricle.export.parity import ParityResult
 from auricle.export.quantize import Int8Result
-from auricle.models.onnx_runtime import OnnxMetadata
+from auricle.models.runtime import ModelInfo
 from auricle.run_folder import RunFolder
 
 
@@ -44,7 +44,7 @@ class ReportSummary:
         )
 
 
-def card(model: OnnxMetadata, parity: ParityResult, int8: Int8Result | None, report: ReportSummary | None) -> str:
+def card(model: ModelInfo, parity: ParityResult, int8: Int8Result | None, report: ReportSummary | None) -> str:
     """Write the card."""
     parts = [f"# {model.model_type}, as ONNX", _interface(model), _usage(model), _checks(parity, int8)]
     if report is not None:
@@ -52,7 +52,7 @@ def card(model: OnnxMetadata, parity: ParityResult, int8: Int8Result | None, rep
     return "\n\n".join(parts) + "\n"
 
 
-def _interface(model: OnnxMetadata) -> str:
+def _interface(model: ModelInfo) -> str:
     classes = len(model.labels)
     if model.num_features:
         shape = f"(batch, {model.num_features}, frames)"
@@ -91,7 +91,7 @@ def _interface(model: OnnxMetadata) -> str:
     return "\n".join(lines)
 
 
-def _usage(model: OnnxMetadata) -> str:
+def _usage(model: ModelInfo) -> str:
     shape = f"1, {model.num_features}, 100" if model.num_features else f"1, {model.sample_rate}"
     if model.channels == 2:
         shape = f"1, 2, {model.sample_rate}"

@@ -26,7 +26,8 @@ from auricle.export.quantize import Int8Result, compare_int8, quantize
 from auricle.export.trace import trace
 from auricle.inference.classifier import Classifier
 from auricle.models.load import load_model
-from auricle.models.onnx_runtime import FILE, OnnxMetadata, OnnxModel
+from auricle.models.onnx_runtime import FILE, OnnxModel
+from auricle.models.runtime import ModelInfo
 from auricle.preparation.windows import from_arrays
 from auricle.run_folder import RunFolder, model_folder
 
@@ -45,7 +46,7 @@ class ExportResult:
 
     out: Path
     precision: str
-    model: OnnxMetadata
+    model: ModelInfo
     versions: dict[str, str]
     parity: ParityResult
     parity_clips: str
@@ -98,7 +99,7 @@ def export(
         result = ExportResult(
             out=out,
             precision="float32",
-            model=graph.config,
+            model=graph.info,
             versions={name: version(name) for name in ("torch", "onnx", "onnxruntime", "transformers")},
             parity=parity,
             parity_clips="given files" if check else "the run's own clips",
@@ -191,7 +192,7 @@ def _require_int8(
     """Replace the float32 graph by an int8 one, unless that is slower or loses more than the tolerance."""
     if not products:
         raise RunError(
-            f"--int8 received a model of type '{graph.config.model_type}', which has no weight products that 8-bit "
+            f"--int8 received a model of type '{graph.info.model_type}', which has no weight products that 8-bit "
             "integers could make faster. Nothing was written: export it without --int8."
         )
     if (folder / f"{FILE}.data").exists():

@@ -16,7 +16,7 @@ import numpy as np
 from auricle.errors import MissingExtra
 from auricle.evaluation.scoring import softmax
 from auricle.export.parity import time_models
-from auricle.models.onnx_runtime import OnnxMetadata
+from auricle.models.runtime import ModelInfo
 from auricle.preparation.windows import AudioSource
 
 ROUNDS = 5
@@ -95,7 +95,7 @@ def quantize(source: Path, target: Path, products: set[str]) -> None:
             extra_options={"MatMulConstBOnly": True},
         )
     int8 = onnx.load(target)
-    metadata = OnnxMetadata.from_metadata({entry.key: entry.value for entry in int8.metadata_props}, target)
+    metadata = ModelInfo.from_metadata({entry.key: entry.value for entry in int8.metadata_props}, target)
     onnx.helper.set_model_props(int8, replace(metadata, precision="int8").to_metadata())
     onnx.save(int8, target)
 

@@ -14,14 +14,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from auricle import __version__
 from auricle.errors import MissingExtra
 from auricle.models.layers import masking
-from auricle.models.onnx_runtime import OnnxMetadata
+from auricle.models.runtime import ModelInfo
 
 INPUTS, OUTPUTS = ("waveform", "lengths"), ("probabilities", "logits", "embedding")
 # A file of this format holds at most 2 GB; a larger model gets its weights in a second file.
@@ -37,47 +35,15 @@ class ExportWrapper(nn.Module):
     def __init__(self, model: Any) -> None:
         super().__init__()
         self.model = model
-        member = getattr(model, "ensemble_member", None)
-        self.ensemble_member = member if member is not None and member.is_fitted else None
 
     def forward(self, waveform: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Give probabilities and logits (batch, classes), and embeddings (batch, width) to be compared by cosine."""
         mask = masking.real(lengths, waveform.shape[-1]).long()
-        embedding = self.model.embed(waveform, mask)
-        vector = _unit(self.model, embedding)
-        if self.ensemble_member is None:
-            logits = self.model.judge(embedding)
-        else:
-            member_embedding = self.ensemble_member.embed(waveform, mask)
-            logits = self.model.judge(embedding, member_embedding)
-            vector = F.normalize(torch.cat([vector, _unit(self.ensemble_member, member_embedding)], -1), dim=-1)
-        return logits.softmax(-1), logits, vector
-
-
-def _unit(model: Any, own: Tensor) -> Tensor:
-    """What `torch_runtime.vectors` makes of a model's own embeddings."""
-    return F.normalize((model.standard(own) if hasattr(model, "standard") else own).float(), dim=-1)
-
-
-def metadata_of(model: Any, precision: str = "float32") -> OnnxMetadata:
-    """The settings of a model, as the file's metadata."""
-    config = model.config
-    return OnnxMetadata(
-        auricle=__version__,
-        labels=tuple(config.id2label[number] for number in range(config.num_labels)),
-        model_type=config.model_type,
-        precision=precision,
-        sample_rate=config.sample_rate,
-        channels=config.channels,
-        num_features=getattr(config, "num_features", None),
-        temperature=getattr(config, "logit_temperature", None) or 1.0,
-        window_seconds=getattr(config, "window_seconds", None),
-        overlap=getattr(config, "overlap", None) or 0.0,
-        clip_seconds=getattr(config, "clip_seconds", None),
-        threshold=getattr(config, "threshold", None),
-        max_false_accept_rate=getattr(config, "max_false_accept_rate", None),
-        batch_seconds=getattr(model, "batch_seconds", None),
-    )
+        embeddings = self.model.embed(waveform, mask)
+        ensemble_embeddings = self.model.ensemble_embeddings(waveform, mask)
+        logits = self.model.logits_from_embedding(embeddings, ensemble_embeddings)
+        vectors = self.model.vectors_from_embedding(embeddings, ensemble_embeddings)
+        return logits.softmax(-1), logits, vectors
 
 
 def trace(model: Any, path: Path) -> set[str]:
@@ -94,7 +60,7 @@ def trace(model: Any, path: Path) -> set[str]:
     for module in model.modules():
         if parametrize.is_parametrized(module):
             parametrize.remove_parametrizations(module, "weight")
-    metadata = metadata_of(model)
+    metadata = ModelInfo.of_model(model)
     batch, length = torch.export.Dim.DYNAMIC, torch.export.Dim.DYNAMIC
     example = _example(metadata)
     with torch.no_grad(), _quiet_exporter():
@@ -118,7 +84,7 @@ def trace(model: Any, path: Path) -> set[str]:
     return products
 
 
-def _example(metadata: OnnxMetadata) -> tuple[Tensor, Tensor]:
+def _example(metadata: ModelInfo) -> tuple[Tensor, Tensor]:
     """Two clips of different lengths: noise, so that tracing follows no branch that only silence takes."""
     generator = torch.Generator().manual_seed(0)
     size = round(EXAMPLE_SECONDS * metadata.sample_rate)
@@ -166,7 +132,7 @@ def _quantizable_weights(model: Any) -> list[str]:
     The layers that read the waveform do not tolerate 8 bits: there they change 4 labels of 10 of HuBERT-base's, and in
     all later layers together 1 of 28 (EmoDB, random weights).
     """
-    front = getattr(getattr(model, "encoder", None), "front_name", None)
+    front = getattr(getattr(model, "encoder", None), "feature_encoder_name", None)
     names = [name for name, _ in model.named_parameters()]
     return names if front is None else [name for name in names if not name.startswith(f"network.{front}.")]
 

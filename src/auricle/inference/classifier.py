@@ -26,7 +26,7 @@ from auricle.audio.recordings import (
     read_recordings,
 )
 from auricle.audio.settings import Settings
-from auricle.errors import MissingExtra, RunError, UsageError
+from auricle.errors import MissingExtra, UsageError
 from auricle.evaluation import scoring
 from auricle.inference.predictor import MeanLogits, ScoredWindow, score_recordings
 from auricle.models.onnx_runtime import OnnxModel
@@ -105,26 +105,24 @@ class Classifier:
     def __init__(self, model: Any, *, refuse: bool = True) -> None:
         # Several threads may use it: none of them may find the model in training mode, or put it back there.
         self.model = model if isinstance(model, OnnxModel) else model.eval()
-        config = model.config
-        self.labels = tuple(config.id2label[number] for number in range(config.num_labels))
-        self.settings = Settings(
-            config.sample_rate, config.channels, 0.0, MAX_SECONDS, getattr(config, "num_features", None)
-        )
-        self.threshold: float | None = getattr(config, "threshold", None) if refuse else None
+        self.runtime = scoring.runtime_of(self.model)
+        info = self.runtime.info
+        self.labels = info.labels
+        self.settings = Settings(info.sample_rate, info.channels, 0.0, MAX_SECONDS, info.num_features)
+        self.threshold: float | None = info.threshold if refuse else None
 
     @property
     def window_seconds(self) -> float:
         """How long a window of a long recording is: as in evaluation, else as a typical training clip."""
-        if window := getattr(self.model.config, "window_seconds", None):
-            return float(window)
-        typical = getattr(self.model.config, "clip_seconds", None) or WINDOW_SECONDS
-        return float(np.clip(typical, *WINDOW_BOUNDS))
+        info = self.runtime.info
+        if info.window_seconds:
+            return float(info.window_seconds)
+        return float(np.clip(info.median_clip_seconds or WINDOW_SECONDS, *WINDOW_BOUNDS))
 
     @property
     def window_spec(self) -> WindowSpec:
         """How a long recording is cut, as in evaluation."""
-        overlap = getattr(self.model.config, "overlap", 0.0)
-        return WindowSpec(self.window_seconds, self.window_seconds * (1 - overlap))
+        return WindowSpec(self.window_seconds, self.window_seconds * (1 - self.runtime.info.overlap))
 
     def __call__(self, file: str | Path) -> Prediction:
         """Classify one file."""

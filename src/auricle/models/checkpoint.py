@@ -1,7 +1,7 @@
 """Open a published speech encoder for classification: its weights, its preprocessor, and a head for our labels.
 
 In: a Hub name or a local folder. Out: a stock transformers model and its feature extractor. Only safetensors are
-opened. What cannot be used is refused in a sentence that says what it is and what would do.
+opened. A checkpoint that cannot be used raises an error with the reason and what to do.
 """
 
 import functools
@@ -15,12 +15,8 @@ from typing import Any
 
 import huggingface_hub
 import torch
-from transformers import (
-    AutoConfig,
-    AutoFeatureExtractor,
-    AutoModelForAudioClassification,
-    SeamlessM4TFeatureExtractor,
-)
+import transformers
+from transformers import AutoConfig, AutoFeatureExtractor, SeamlessM4TFeatureExtractor
 from transformers.models.auto.feature_extraction_auto import (
     FEATURE_EXTRACTOR_MAPPING_NAMES,
     feature_extractor_class_from_name,
@@ -29,16 +25,16 @@ from transformers.models.auto.feature_extraction_auto import (
 from auricle.errors import UsageError, unknown
 from auricle.models.encoders import ARCHITECTURES
 
-REACH_SECONDS = 5.0
+CONNECT_SECONDS = 5.0
 _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
-# What a checkpoint that was made for something else may lack: all of it is made anew.
-_HEAD = ("projector.", "classifier.", "layer_weights")
-_UNUSED = ("masked_spec_embed",)
+# What a checkpoint for another task may lack: these weights are initialised.
+_HEAD_PREFIXES = ("projector.", "classifier.", "layer_weights")
+_OPTIONAL = ("masked_spec_embed",)
 
 
 @dataclass(frozen=True)
-class DecodedClip:
-    """A stock classifier of `network.config.num_labels` classes, its feature extractor, and what is to be told."""
+class Checkpoint:
+    """A stock classifier of `network.config.num_labels` classes, its feature extractor, and notes for the user."""
 
     network: Any
     extractor: Any
@@ -49,15 +45,15 @@ def read_config(checkpoint: str, revision: str | None = None) -> Any:
     """Read a checkpoint's config. Raises UsageError for a folder or name without one, and for another kind of model."""
     _check_folder(checkpoint)
     try:
-        config = AutoConfig.from_pretrained(checkpoint, revision=revision, local_files_only=_stays_here(checkpoint))
+        config = AutoConfig.from_pretrained(checkpoint, revision=revision, local_files_only=_is_local(checkpoint))
     except (OSError, ValueError, KeyError) as error:
-        if _stays_here(checkpoint) and not Path(checkpoint).expanduser().is_dir():
+        if _is_local(checkpoint) and not Path(checkpoint).expanduser().is_dir():
             raise UsageError(
                 f"model.checkpoint received '{checkpoint}', which is no folder; the Hugging Face Hub cannot be "
-                "reached, and its cache here has no such model. Name a folder, or try again with a network."
+                "reached, and its local cache has no such model. Name a folder, or retry with a network connection."
             ) from error
         raise UsageError(
-            f"model.checkpoint received '{checkpoint}', which cannot be opened: {_first(error)}"
+            f"model.checkpoint received '{checkpoint}', which cannot be opened: {_first_sentence(error)}"
         ) from error
     if config.model_type not in ARCHITECTURES:
         raise UsageError(
@@ -67,19 +63,20 @@ def read_config(checkpoint: str, revision: str | None = None) -> Any:
     if getattr(config, "add_adapter", False):
         raise UsageError(
             f"model.checkpoint received '{checkpoint}', which has adapter layers after its encoder (add_adapter); "
-            "classification does not use them. Take a checkpoint without."
+            "classification does not use them. Choose a checkpoint without them."
         )
     return config
 
 
 def read_extractor(checkpoint: str, config: Any, changes: Mapping[str, Any], revision: str | None = None) -> Any:
-    """Read the checkpoint's own preprocessor settings, with `changes` on top; its kind's defaults if it has none.
+    """Read the checkpoint's own preprocessor settings, updated with `changes`; its model type's defaults if it has
+    none.
 
     Raises UsageError for a setting that this preprocessor does not have.
     """
     try:
         extractor = AutoFeatureExtractor.from_pretrained(
-            checkpoint, revision=revision, local_files_only=_stays_here(checkpoint)
+            checkpoint, revision=revision, local_files_only=_is_local(checkpoint)
         )
     except (OSError, ValueError, TypeError):
         extractor = _default_extractor(config)
@@ -89,17 +86,17 @@ def read_extractor(checkpoint: str, config: Any, changes: Mapping[str, Any], rev
             raise UsageError(unknown("preprocessor setting", name, sorted(settings)))
         if name == "sampling_rate" and value != settings[name]:
             raise UsageError(
-                f"model.preprocessor.sampling_rate received {value!r}. The checkpoint hears {settings[name]} Hz, and "
-                "recordings are resampled to that: leave it out."
+                f"model.preprocessor.sampling_rate received {value!r}. The checkpoint takes {settings[name]} Hz, and "
+                "recordings are resampled to that: remove it."
             )
-        if settings[name] is not None and not _alike(value, settings[name]):
+        if settings[name] is not None and not _is_same_kind(value, settings[name]):
             raise UsageError(
-                f"model.preprocessor.{name} received {value!r}, and the checkpoint has {settings[name]!r} there. Give "
-                "a value of that kind."
+                f"model.preprocessor.{name} received {value!r}, and the checkpoint has {settings[name]!r} there. Set "
+                "a value of the same type."
             )
     if not changes:
         return extractor
-    # Derived tables (mel filters, lengths in samples) are made anew from the changed settings.
+    # Derived settings (mel filters, lengths in samples) are computed from the changed ones.
     return type(extractor).from_dict({**settings, **changes})
 
 
@@ -110,8 +107,8 @@ def open_checkpoint(
     preprocessor: Mapping[str, Any],
     weighted_sum: bool = False,
     revision: str | None = None,
-) -> DecodedClip:
-    """Open a checkpoint with a head for `labels`; what had to be made anew takes its weights from torch's generator.
+) -> Checkpoint:
+    """Open a checkpoint with a head for `labels`; new weights are drawn from torch's global generator.
 
     Raises UsageError for a checkpoint without safetensors weights or with weights of another model.
     """
@@ -119,71 +116,77 @@ def open_checkpoint(
     extractor = read_extractor(checkpoint, config, preprocessor, revision)
     if weighted_sum and config.model_type == "audio-spectrogram-transformer":
         raise UsageError(
-            "model.weighted_sum received true. The Audio Spectrogram Transformer has none; set it to false."
+            "model.weighted_sum received true. The Audio Spectrogram Transformer does not support it; set it to false."
         )
-    had = len(config.id2label) if getattr(config, "architectures", None) else 0
+    old_classes = len(config.id2label) if getattr(config, "architectures", None) else 0
     config.id2label = dict(enumerate(labels))
     config.label2id = {label: number for number, label in enumerate(labels)}
     config.problem_type = None
     if hasattr(config, "use_weighted_layer_sum"):
         config.use_weighted_layer_sum = weighted_sum
     try:
-        network, loading = AutoModelForAudioClassification.from_pretrained(
+        network, loading = transformers.AutoModelForAudioClassification.from_pretrained(
             checkpoint,
             config=config,
             revision=revision,
             dtype=torch.float32,
             use_safetensors=True,
-            local_files_only=_stays_here(checkpoint),
+            local_files_only=_is_local(checkpoint),
             ignore_mismatched_sizes=True,
             output_loading_info=True,
         )
     except (OSError, ValueError, RuntimeError) as error:
-        raise UsageError(_unopened(checkpoint, error)) from error
-    return DecodedClip(network, extractor, _told(checkpoint, loading, had, len(labels)))
+        raise UsageError(_loading_error(checkpoint, error)) from error
+    if "layer_weights" in loading["missing_keys"]:
+        # transformers leaves them uninitialised: the softmax of equal weights is the mean over layers.
+        torch.nn.init.constant_(network.layer_weights, 1.0 / len(network.layer_weights))
+    return Checkpoint(network, extractor, _notes(checkpoint, loading, old_classes, len(labels)))
 
 
-def _told(checkpoint: str, loading: Mapping[str, Any], had: int, wanted: int) -> tuple[str, ...]:
+def _notes(checkpoint: str, loading: Mapping[str, Any], old_classes: int, classes: int) -> tuple[str, ...]:
+    """Notes on initialised and ignored weights. Raises UsageError if weights of the encoder itself are missing."""
     missing = sorted(loading["missing_keys"])
     mismatched = sorted(key for key, *_ in loading["mismatched_keys"])
-    body = [key for key in missing + mismatched if not key.startswith(_HEAD) and not key.endswith(_UNUSED)]
+    body = [key for key in missing + mismatched if not key.startswith(_HEAD_PREFIXES) and not key.endswith(_OPTIONAL)]
     if body:
         raise UsageError(
-            f"model.checkpoint received '{checkpoint}', whose weights are not those of its config: {len(body)} of the "
-            f"encoder's are missing or of another size, the first '{body[0]}'. Download it again, or name another."
+            f"model.checkpoint received '{checkpoint}', whose weights do not match its config: {len(body)} of the "
+            f"encoder's are missing or of another size, the first '{body[0]}'. Download it again, or choose another."
         )
     notes = []
     if any(key.startswith("classifier.") for key in mismatched):
-        notes.append(f"The checkpoint's head for {had} classes does not fit {wanted}: a new one is made.")
+        notes.append(
+            f"The checkpoint's head has {old_classes} classes, not {classes}: the head is initialised randomly."
+        )
     elif any(key.startswith("classifier.") for key in missing):
-        notes.append(f"The checkpoint has no classification head: one for {wanted} classes is made.")
-    left = {key.removeprefix("model.").partition(".")[0] for key in loading["unexpected_keys"]}
-    if left & {"lm_head", "decoder", "proj_out"}:
-        notes.append("The checkpoint was made for transcription: its encoder is used, the rest is left out.")
+        notes.append(f"The checkpoint has no classification head: one for {classes} classes is initialised randomly.")
+    unused = {key.removeprefix("model.").partition(".")[0] for key in loading["unexpected_keys"]}
+    if unused & {"lm_head", "decoder", "proj_out"}:
+        notes.append("The checkpoint was made for transcription: its encoder is used, the rest is ignored.")
     return tuple(notes)
 
 
-def _stays_here(checkpoint: str) -> bool:
-    """Whether a checkpoint is looked for on this machine alone: a folder, or any where the Hub is silent."""
-    return Path(checkpoint).expanduser().is_dir() or _hub_is_silent()
+def _is_local(checkpoint: str) -> bool:
+    """Whether a checkpoint is looked up on this machine only: a folder, or any name while the Hub is unreachable."""
+    return Path(checkpoint).expanduser().is_dir() or _hub_is_unreachable()
 
 
 @functools.cache
-def _hub_is_silent() -> bool:
-    """Whether the Hub cannot be reached, found out in seconds; its own client would try for half a minute."""
+def _hub_is_unreachable() -> bool:
+    """Whether the Hub cannot be reached, checked within seconds; its own client would retry for half a minute."""
     if any(os.environ.get(name) for name in ("HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy")):
         return False
     address = urllib.parse.urlsplit(huggingface_hub.constants.ENDPOINT)
     try:
         port = address.port or (80 if address.scheme == "http" else 443)
-        socket.create_connection((address.hostname or "", port), timeout=REACH_SECONDS).close()
+        socket.create_connection((address.hostname or "", port), timeout=CONNECT_SECONDS).close()
     except OSError:
         return True
     return False
 
 
 def _check_folder(checkpoint: str) -> None:
-    """Refuse a path that holds no model, before the name is looked for on the Hub."""
+    """Refuse a path without a model, before the name is looked up on the Hub."""
     path = Path(checkpoint).expanduser()
     if path.is_dir():
         if not (path / "config.json").is_file():
@@ -195,25 +198,25 @@ def _check_folder(checkpoint: str) -> None:
         raise UsageError(f"model.checkpoint received '{checkpoint}', which is no folder. Name a folder or a Hub model.")
 
 
-def _unopened(checkpoint: str, error: Exception) -> str:
-    """Say why the weights cannot be opened, and what to do."""
-    said = f"model.checkpoint received '{checkpoint}', whose weights cannot be opened: "
+def _loading_error(checkpoint: str, error: Exception) -> str:
+    """Why the weights cannot be opened, and what to do."""
+    message = f"model.checkpoint received '{checkpoint}', whose weights cannot be opened: "
     path = Path(checkpoint).expanduser()
     if not path.is_dir():
-        return said + _first(error) + " Name a revision that has model.safetensors by model.revision."
+        return message + _first_sentence(error) + " Choose a revision that has model.safetensors: model.revision."
     pickles = sorted(file.name for pattern in _PICKLES for file in path.glob(pattern))
     if pickles and not list(path.glob("*.safetensors")):
         return (
-            f"{said}it has only {pickles[0]}, a pickle, which can run code when opened. Convert it where you trust it: "
-            "load it with transformers and save_pretrained, which writes model.safetensors."
+            f"{message}it has only {pickles[0]}, a pickle, which can run code when opened. Convert it where you trust "
+            "it: load it with transformers and save_pretrained, which writes model.safetensors."
         )
     if not list(path.glob("*.safetensors")):
-        return said + "the folder has no model.safetensors. Copy it beside config.json."
-    return said + _first(error)
+        return message + "the folder has no model.safetensors. Copy it into the folder of config.json."
+    return message + _first_sentence(error)
 
 
-def _alike(value: Any, known: Any) -> bool:
-    """Whether a value is of a setting's kind: yes or no, a number, or the same type."""
+def _is_same_kind(value: Any, known: Any) -> bool:
+    """Whether a value has a setting's type; integers and floats count as one."""
     numbers = (int, float)
     if isinstance(value, bool) or isinstance(known, bool):
         return isinstance(value, bool) and isinstance(known, bool)
@@ -221,22 +224,22 @@ def _alike(value: Any, known: Any) -> bool:
 
 
 def _default_extractor(config: Any) -> Any:
-    """The preprocessor of this kind of model with the settings that its config implies."""
-    made = feature_extractor_class_from_name(FEATURE_EXTRACTOR_MAPPING_NAMES[config.model_type])
+    """The preprocessor of this model type with the settings that its config implies."""
+    extractor = feature_extractor_class_from_name(FEATURE_EXTRACTOR_MAPPING_NAMES[config.model_type])
     if config.model_type == "whisper":
         seconds = config.max_source_positions * 2 * 160 / 16_000
-        return made(feature_size=config.num_mel_bins, chunk_length=int(seconds))
+        return extractor(feature_size=config.num_mel_bins, chunk_length=int(seconds))
     if config.model_type == "wav2vec2-bert":
-        # transformers names wav2vec 2.0's extractor here, which gives no mel.
+        # transformers maps this type to wav2vec 2.0's extractor, which computes no mel.
         stride = SeamlessM4TFeatureExtractor().stride
         mels = config.feature_projection_input_dim // stride
         return SeamlessM4TFeatureExtractor(feature_size=mels, num_mel_bins=mels)
     if config.model_type == "audio-spectrogram-transformer":
-        return made(num_mel_bins=config.num_mel_bins, max_length=config.max_length)
-    return made()
+        return extractor(num_mel_bins=config.num_mel_bins, max_length=config.max_length)
+    return extractor()
 
 
-def _first(error: Exception) -> str:
+def _first_sentence(error: Exception) -> str:
     """The first sentence of a library's message."""
     text = " ".join(str(error).split())
     return text.partition(". ")[0].rstrip(".") + "."

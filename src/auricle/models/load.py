@@ -1,6 +1,6 @@
-"""From a recipe to a fresh model, and from a model to its folder.
+"""From a recipe to a fresh model, and between a model and its folder.
 
-In: a resolved recipe. Out: a model of its family; a folder, complete or absent.
+In: a recipe and labels, or a model folder. Out: a model of the recipe's family; a folder that is written atomically.
 """
 
 from collections.abc import Sequence
@@ -20,15 +20,15 @@ from auricle.run_folder import atomic_write
 def build_model(recipe: Recipe, labels: Sequence[str], options: Any = None) -> PreTrainedModel:
     """A fresh model of the recipe's family; the same seed gives the same weights. `options` are the family's own."""
     audio = recipe.audio
-    assert audio.sample_rate is not None, "preparing resolves the sample rate"
+    assert audio.sample_rate is not None, "preparing a corpus resolves the sample rate"
+    network = registration.network(recipe.model.family)
     torch.manual_seed(recipe.train.seed)
-    features = {} if audio.num_features is None else {"num_features": audio.num_features}
-    model: PreTrainedModel = registration.family(recipe.model.family).build(
+    model = network.build(
         options or registration.parse_options(recipe),
         sample_rate=audio.sample_rate,
         channels=audio.channels,
         labels=labels,
-        **features,
+        num_features=audio.num_features,
     )
     model.config.window_seconds = recipe.evaluate.window_seconds
     model.config.overlap = recipe.evaluate.window_overlap
@@ -43,10 +43,10 @@ def save_model(model: PreTrainedModel, folder: Path) -> None:
 
 
 def load_model(folder: Path, precision: str = "float32") -> PreTrainedModel:
-    """Open a model folder, on the accelerator where there is one.
+    """Open a model folder, on the accelerator if there is one.
 
-    `precision` auto or bf16 lets a pretrained encoder answer in bfloat16, auto where the processor multiplies it
-    natively; the small families always answer in float32. Raises RunError for a folder that no family can open.
+    `precision` auto or bf16 runs a pretrained encoder in bfloat16, auto only where the processor multiplies it
+    natively; the small families always run in float32. Raises RunError for a folder that no family can open.
     """
     registration.register()
     try:
@@ -57,11 +57,12 @@ def load_model(folder: Path, precision: str = "float32") -> PreTrainedModel:
     if family is None:
         raise RunError(
             f"'{folder}' holds a model of type '{config.model_type}', which no family of auricle opens. Families: "
-            + ", ".join(registration.names())
-            + "."
+            f"{', '.join(registration.names())}."
         )
     if not (folder / "model.safetensors").is_file():
         raise RunError(f"'{folder}' has no model.safetensors: the model was not saved completely. Train it again.")
-    model: PreTrainedModel = family.Model.from_pretrained(folder).eval()
+    model: PreTrainedModel = registration.network(family).Model.from_pretrained(folder).eval()
     model = model.to(device.current())
-    return model.to_bf16() if hasattr(model, "to_bf16") and is_bf16(precision) else model
+    if is_bf16(precision) and registration.family(family).TRAINING == "fine_tuning":
+        return model.to_bf16()
+    return model

@@ -12,6 +12,6 @@ def native_bf16() -> bool:
     return bool(torch.cpu._is_avx512_bf16_supported())
 
 
-def is_bf16(asked: str) -> bool:
-    """Whether a recipe's precision, auto, float32 or bf16, means bf16 here."""
-    return native_bf16() if asked == "auto" else asked == "bf16"
+def is_bf16(precision: str) -> bool:
+    """Whether a recipe's precision (auto, float32 or bf16) is bf16 on this machine."""
+    return native_bf16() if precision == "auto" else precision == "bf16"

@@ -1,8 +1,10 @@
 """The model families, and their registration with transformers.
 
-The families are the files of `families/`, imported on demand. After `import auricle`, transformers opens our model
-folders: `pipeline("audio-classification", model=RUN/model)`. transformers takes seconds to import and a command line has
-none to spare, so families enter its auto classes when it imports them itself, or at once if it already has.
+The families are the modules of `families/`, imported on demand: `family` imports what a recipe check needs, `network`
+imports torch and transformers. After `import auricle`, transformers opens our model folders:
+`pipeline("audio-classification", model=RUN/model)`. Importing transformers takes seconds, so families are registered
+with its auto classes when somebody imports those, or at once if they are imported already. A family's own modules name
+them `transformers.AutoModelForAudioClassification`, at call time: registration must find the modules complete.
 """
 
 import importlib
@@ -10,43 +12,73 @@ import importlib.abc
 import importlib.machinery
 import pkgutil
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from types import ModuleType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, Protocol, cast
 
 from auricle.errors import MissingExtra, UsageError, unknown
 
 if TYPE_CHECKING:
+    import pydantic
+    from transformers import PreTrainedModel
+
     from auricle.recipe import Recipe
 
-_AUTO = "transformers.models.auto.modeling_auto"
+_AUTO_CLASSES = "transformers.models.auto.modeling_auto"
 
 
-def arrange() -> None:
-    """Register the families now or when transformers comes to its auto classes."""
-    if _AUTO in sys.modules:
+class Family(Protocol):
+    """What every module of `families/` defines; a package defines it in `__init__.py`, without heavy imports.
+
+    `TRAINING` is how its models are trained, `TAKES_FEATURES` whether they take precomputed features, `MODEL_TYPES` the
+    `model_type`s of config.json that it opens. `resolve(recipe, options) -> Recipe` fills in what a
+    checkpoint decides; only families with TRAINING fine_tuning have it.
+    """
+
+    Options: "type[pydantic.BaseModel]"
+    TRAINING: Literal["gradient", "closed_form", "fine_tuning"]
+    TAKES_FEATURES: bool
+    MODEL_TYPES: tuple[str, ...]
+    resolve: "Callable[[Recipe, Any], Recipe]"
+
+
+class Network(Protocol):
+    """What every family defines for building models; a package defines it in `network.py`.
+
+    `build(options, sample_rate=, channels=, labels=, num_features=)` makes a fresh model; `AUTO_MODELS` are the classes
+    that transformers opens.
+    """
+
+    Model: Any
+    AUTO_MODELS: "tuple[type[PreTrainedModel], ...]"
+    build: "Callable[..., PreTrainedModel]"
+
+
+def register_on_import() -> None:
+    """Register the families now, or as soon as transformers imports its auto classes."""
+    if _AUTO_CLASSES in sys.modules:
         register()
-    elif not any(isinstance(finder, _AfterAuto) for finder in sys.meta_path):
-        sys.meta_path.insert(0, _AfterAuto())
+    elif not any(isinstance(finder, _AutoClassesFinder) for finder in sys.meta_path):
+        sys.meta_path.insert(0, _AutoClassesFinder())
 
 
-class _AfterAuto(importlib.abc.MetaPathFinder):
-    """Finds the auto classes' module as usual, once, and asks to be called when it has run."""
+class _AutoClassesFinder(importlib.abc.MetaPathFinder):
+    """Finds the module of the auto classes as usual, once, and wraps its loader."""
 
     def find_spec(
         self, name: str, path: Sequence[str] | None, target: ModuleType | None = None
     ) -> importlib.machinery.ModuleSpec | None:
-        if name != _AUTO:
+        if name != _AUTO_CLASSES:
             return None
         sys.meta_path.remove(self)
         spec = importlib.machinery.PathFinder.find_spec(name, path)
         if spec is not None and spec.loader is not None:
-            spec.loader = _ThenRegister(spec.loader)
+            spec.loader = _RegisteringLoader(spec.loader)
         return spec
 
 
-class _ThenRegister(importlib.abc.Loader):
-    """Runs a module by its own loader, then enters our families."""
+class _RegisteringLoader(importlib.abc.Loader):
+    """Runs a module with its own loader, then registers our families."""
 
     def __init__(self, loader: importlib.abc.Loader) -> None:
         self._loader = loader
@@ -60,18 +92,33 @@ class _ThenRegister(importlib.abc.Loader):
 
 
 def names() -> list[str]:
-    """The model families there are: the folder listing."""
+    """The names of the model families: the folder listing."""
     from auricle.models import families
 
     return sorted(module.name for module in pkgutil.iter_modules(families.__path__))
 
 
-def family(name: str) -> ModuleType:
-    """Import a family by name. Raises UsageError for one that is not known."""
+def family(name: str) -> Family:
+    """Import a family's options and attributes. Raises UsageError for an unknown name."""
+    return cast(Family, _family_module(name))
+
+
+def network(name: str) -> Network:
+    """Import a family's network. Raises UsageError for an unknown name, MissingExtra without torch or transformers."""
+    module = _family_module(name)
+    is_package = hasattr(module, "__path__")
+    return cast(Network, _imported(f"{module.__name__}.network") if is_package else module)
+
+
+def _family_module(name: str) -> ModuleType:
     if name not in names():
         raise UsageError(unknown("model family", name, names()))
+    return _imported(f"auricle.models.families.{name}")
+
+
+def _imported(module: str) -> ModuleType:
     try:
-        return importlib.import_module(f"auricle.models.families.{name}")
+        return importlib.import_module(module)
     except ModuleNotFoundError as error:
         if error.name and error.name.partition(".")[0] in ("torch", "transformers", "sklearn"):
             raise MissingExtra("Training and running models", "train") from error
@@ -84,31 +131,23 @@ def parse_options(recipe: "Recipe") -> Any:
 
     from auricle.recipe import explain
 
-    module = family(recipe.model.family)
+    options = family(recipe.model.family).Options
     try:
-        return module.Options.model_validate(recipe.model.options)
+        return options.model_validate(recipe.model.options)
     except pydantic.ValidationError as error:
-        problems = explain(error, module.Options)
+        problems = explain(error, options)
         raise UsageError(f"model section, family '{recipe.model.family}': {problems}") from error
 
 
-def family_of(model_type: str) -> ModuleType | None:
-    """The family that opens a model folder of this type, None when there is none."""
-    for name in names():
-        module = family(name)
-        own = getattr(module, "Config", None)
-        if (own is not None and own.model_type == model_type) or (own is None and module.opens(model_type)):
-            return module
-    return None
+def family_of(model_type: str) -> str | None:
+    """The name of the family that opens a model folder of this type, None if there is none."""
+    return next((name for name in names() if model_type in family(name).MODEL_TYPES), None)
 
 
 def register() -> None:
-    """Make every family known to the auto classes of transformers, so that a model folder opens by itself."""
+    """Register every family with the auto classes of transformers, so that they open its model folders."""
     from transformers import AutoConfig, AutoModelForAudioClassification
 
-    from auricle.models.encoders import custom_head
-
-    for module in (*map(family, names()), custom_head):
-        if hasattr(module, "Config"):
-            AutoConfig.register(module.Config.model_type, module.Config, exist_ok=True)
-            AutoModelForAudioClassification.register(module.Config, module.Model, exist_ok=True)
+    for model in (model for name in names() for model in network(name).AUTO_MODELS):
+        AutoConfig.register(model.config_class.model_type, model.config_class, exist_ok=True)
+        AutoModelForAudioClassification.register(model.config_class, model, exist_ok=True)

@@ -1,6 +1,6 @@
-"""A model of PyTorch as judging sees it: padded waveforms in NumPy go in, rows in NumPy come out.
+"""A PyTorch model as a Runtime: padded waveforms in NumPy in, rows in NumPy out.
 
-The model is in evaluation mode meanwhile, and in its former mode afterwards. Exported graphs have the same verbs.
+The model runs in evaluation mode and returns to its former mode. OnnxModel has the same methods.
 """
 
 import contextlib
@@ -10,59 +10,53 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
+from auricle.models.runtime import ModelInfo
 from auricle.preparation.batches import mask_of
 
 
 class TorchRuntime:
-    """A model with its verbs. Each takes values (batch, [channels,] samples) and lengths (batch,), and gives rows."""
+    """A PyTorch model of one of the families; methods as in Runtime."""
 
     def __init__(self, model: Any) -> None:
         self.model = model
-        self.config = model.config
-        self.device = device_of(model)
-        # A processor's cache, or one graphic card, may ask for smaller batches than the caller.
-        self.batch_seconds = float(getattr(model, "batch_seconds", float("inf")))
+
+    @property
+    def info(self) -> ModelInfo:
+        return ModelInfo.of_model(self.model)
 
     def logits(self, values: np.ndarray, lengths: np.ndarray) -> np.ndarray:
         """Logits (batch, classes) float32."""
-        return self._rows(lambda heard, mask: self.model(heard, attention_mask=mask).logits, values, lengths)
+        return self._run(lambda batch, mask: self.model(batch, attention_mask=mask).logits, values, lengths)
 
     def embed(self, values: np.ndarray, lengths: np.ndarray) -> np.ndarray:
-        """The vector that the head sees, or the baseline's raw features: (batch, width) float32."""
-        return self._rows(self.model.embed, values, lengths)
+        """The input of the head, or the baseline's functionals: (batch, size) float32."""
+        return self._run(self.model.embed, values, lengths)
 
     def vectors(self, values: np.ndarray, lengths: np.ndarray) -> np.ndarray:
-        """Vectors to be compared by angle: (batch, width) float32."""
-        return self._rows(lambda heard, mask: vectors(self.model, heard, mask), values, lengths)
+        """Vectors (batch, size) float32 of length 1, to be compared by cosine."""
 
-    def _rows(
-        self, answer: Callable[[Tensor, Tensor | None], Tensor], values: np.ndarray, lengths: np.ndarray
+        def vectors(batch: Tensor, mask: Tensor | None) -> Tensor:
+            embeddings = self.model.embed(batch, mask)
+            found: Tensor = self.model.vectors_from_embedding(embeddings, self.model.ensemble_embeddings(batch, mask))
+            return found
+
+        return self._run(vectors, values, lengths)
+
+    def _run(
+        self, function: Callable[[Tensor, Tensor | None], Tensor], values: np.ndarray, lengths: np.ndarray
     ) -> np.ndarray:
         mask = mask_of(torch.from_numpy(lengths), values.shape[-1])
-        with judging(self.model):
-            heard = torch.from_numpy(values).to(self.device)
-            return plain(answer(heard, mask.to(self.device) if mask is not None else None))
-
-
-def vectors(model: Any, input_values: Tensor, attention_mask: Tensor | None) -> Tensor:
-    """Vectors (batch, width) of length 1 to be compared by angle; a machine beside the network has half the say.
-
-    The baseline's features are in as many units as it has descriptors, until they are standardised.
-    """
-    own = model.embed(input_values, attention_mask)
-    own = F.normalize((model.standard(own) if hasattr(model, "standard") else own).float(), dim=-1)
-    ensemble_member = getattr(model, "beside", None)
-    if ensemble_member is None or not ensemble_member.is_fitted:
-        return own
-    return F.normalize(torch.cat([own, vectors(ensemble_member, input_values, attention_mask)], -1), dim=-1)
+        device = device_of(self.model)
+        with evaluation_mode(self.model):
+            batch = torch.from_numpy(values).to(device)
+            return to_numpy(function(batch, mask.to(device) if mask is not None else None))
 
 
 @contextlib.contextmanager
-def judging(model: nn.Module) -> Iterator[None]:
-    """Be in evaluation mode, without gradients, and afterwards in the former mode."""
+def evaluation_mode(model: nn.Module) -> Iterator[None]:
+    """Evaluation mode without gradients; afterwards the former mode."""
     training = model.training
     model.eval()
     try:
@@ -72,19 +66,19 @@ def judging(model: nn.Module) -> Iterator[None]:
         model.train(training)
 
 
-def plain(rows: Tensor) -> np.ndarray:
-    """Rows as NumPy has them, float32."""
-    given: np.ndarray = rows.float().cpu().numpy()
-    return given
+def to_numpy(rows: Tensor) -> np.ndarray:
+    """A tensor as a float32 array."""
+    array: np.ndarray = rows.float().cpu().numpy()
+    return array
 
 
 def score_embeddings(model: Any, embeddings: np.ndarray) -> np.ndarray:
-    """Logits (clips, classes) from what `scoring.embed` gave, where training does not change the embedding."""
-    with judging(model):
-        return plain(model.classify(torch.from_numpy(embeddings).to(device_of(model))))
+    """Logits (clips, classes) of a closed-form model from what `scoring.embed` computed."""
+    with evaluation_mode(model):
+        return to_numpy(model.classify(torch.from_numpy(embeddings).to(device_of(model))))
 
 
 def device_of(model: nn.Module) -> torch.device:
-    """Where the model is; one that is fitted in closed form has buffers and no parameters."""
+    """The device of a model; a closed-form model may have buffers only."""
     device: torch.device = next(itertools.chain(model.parameters(), model.buffers())).device
     return device

@@ -47,9 +47,9 @@ class ClosedFormTraining:
         validation_logits = None
         if fold.valid and open_set.max_false_accept_rate(data.recipe) is not None:
             # The threshold is set by mistakes on clips that the model was not fitted to; the final fit includes them.
-            fit(model.solve, self.embeddings, data.corpus, fold.train)
+            fit(model.fit, self.embeddings, data.corpus, fold.train)
             validation_logits = torch_runtime.score_embeddings(model, self.embeddings.of(fold.valid))
-        fit(model.solve, self.embeddings, data.corpus, (*fold.train, *fold.valid))
+        fit(model.fit, self.embeddings, data.corpus, (*fold.train, *fold.valid))
         seconds = time.perf_counter() - start
         summary = TrainingSummary(1, 1, 1, len(fold.train), 1, seconds, self.clips_per_second)
         return TrainedFold(model, summary, validation_logits)

@@ -130,7 +130,7 @@ def train_fold(data: FoldData, training: Training, others: Sequence[FoldResult] 
     if not folder.trained.is_file():
         folder.path.mkdir(parents=True, exist_ok=True)
         trained = training.train(data)
-        trained.model.config.clip_seconds = _typical_seconds(data)
+        trained.model.config.median_clip_seconds = _typical_seconds(data)
         with atomic_write(folder.model) as partial:
             save_model(trained.model, partial)
             _score(data, trained, training.scorer(trained, partial))

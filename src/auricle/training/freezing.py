@@ -14,8 +14,9 @@ from torch import Tensor, nn
 from transformers.modeling_outputs import SequenceClassifierOutput
 
 from auricle.errors import MissingExtra
-from auricle.models.encoders import HEAD, place
-from auricle.models.families.pretrained import Freeze, Model, Options, State, Top
+from auricle.models.encoders import HEAD_NAMES, depth_of
+from auricle.models.families.pretrained import Freeze, Options, Top
+from auricle.models.families.pretrained.network import EncoderState, Model
 
 
 @dataclass(frozen=True)
@@ -54,7 +55,7 @@ def plan(model: Model, options: Options, learning_rate: float) -> Plan:
     lowest = -1 if options.lora is None else 1
     stages = [
         Stage(stage.from_epoch, max(lowest, _depth(stage.freeze, layers)), stage.learning_rate or learning_rate)
-        for stage in options.asked
+        for stage in options.resolved_stages
     ]
     return Plan(tuple(stages), options.layer_decay)
 
@@ -77,7 +78,7 @@ class PartiallyFrozenModel(nn.Module):
         # A stock model may have fixed position embeddings, and adapters leave their layers unchanged.
         weights = list(model.network.named_parameters())
         self.fixed = frozenset(name for name, weight in weights if not weight.requires_grad)
-        self.depths = {name: place(model.encoder, name) for name, _ in weights if name not in self.fixed}
+        self.depths = {name: depth_of(model.encoder, name) for name, _ in weights if name not in self.fixed}
         self.begin(1)
 
     def begin(self, epoch: int) -> None:
@@ -92,7 +93,7 @@ class PartiallyFrozenModel(nn.Module):
         """Set the mode; the parts that this stage freezes stay in evaluation mode."""
         super().train(mode)
         for name, module in self.model.network.named_modules():
-            module.training = mode and place(self.model.encoder, name) >= self.stage.depth
+            module.training = mode and depth_of(self.model.encoder, name) >= self.stage.depth
         return self
 
     def forward(
@@ -111,10 +112,10 @@ class PartiallyFrozenModel(nn.Module):
         else:
             assert input_values is not None, "a batch has waveforms or rows"
             with torch.set_grad_enabled(is_training and stage.depth < 0):
-                state = model.hear(input_values, attention_mask)
+                state = model.extract_features(input_values, attention_mask)
         with torch.no_grad():
-            state = model.advance(state, max(min(stage.depth, model.fixed_depths), state.depth))
-        logits = model.logits(model.advance(state, model.depths))
+            state = model.run_layers(state, max(min(stage.depth, model.max_frozen_depth), state.depth))
+        logits = model.logits(model.run_layers(state, model.final_depth))
         return SequenceClassifierOutput(loss=None if labels is None else model.loss(logits, labels), logits=logits)
 
     def state_dict(self, *args: Any, **named: Any) -> dict[str, Any]:  # type: ignore[override]
@@ -131,7 +132,7 @@ class PartiallyFrozenModel(nn.Module):
         return type(keys)(missing, keys.unexpected_keys)
 
     def _is_trained(self, name: str) -> bool:
-        return name not in self.fixed and place(self.model.encoder, name) >= self.plan.depth
+        return name not in self.fixed and depth_of(self.model.encoder, name) >= self.plan.depth
 
     def parameter_groups(self, decayed: Collection[str], weight_decay: float) -> list[dict[str, Any]]:
         """Parameter groups for the optimiser: their `scale` of the learning rate falls from layer to layer downwards.
@@ -155,32 +156,32 @@ def frozen_depth(model: Model, plan: Plan) -> int | None:
 
     Log-mel has no weights and can be computed once even where everything else is trained.
     """
-    if plan.depth < 0 and model.encoder.front_name is not None:
+    if plan.depth < 0 and model.encoder.feature_encoder_name is not None:
         return None
-    return min(max(plan.depth, 0), model.fixed_depths)
+    return min(max(plan.depth, 0), model.max_frozen_depth)
 
 
-def pack_state(model: Model, state: State) -> Tensor:
+def pack_state(model: Model, state: EncoderState) -> Tensor:
     """One tensor (batch, rows, width) of a state: its summaries, then its frames."""
-    parts = [summary[:, None] for summary in state.summaries]
+    parts = [summary[:, None] for summary in state.pooled]
     if state.hidden is not None:
         parts.append(state.hidden)
     return torch.cat([part.to(parts[-1].dtype) for part in parts], 1)
 
 
-def unpack_state(model: Model, rows: Tensor, frames: Tensor, depth: int | None) -> State:
+def unpack_state(model: Model, rows: Tensor, frames: Tensor, depth: int | None) -> EncoderState:
     """The state of rows that `pack_state` gave."""
     assert depth is not None, "there are rows only where something is frozen"
     count = summary_count(model, depth)
-    hidden = rows[:, count:] if depth < model.depths else None
-    return State(depth, hidden, frames, tuple(rows[:, number] for number in range(count)))
+    hidden = rows[:, count:] if depth < model.final_depth else None
+    return EncoderState(depth, hidden, frames, tuple(rows[:, number] for number in range(count)))
 
 
 def summary_count(model: Model, depth: int) -> int:
     """The number of summaries in a state of this depth."""
-    if model.weighted:
+    if model.uses_weighted_sum:
         return depth
-    return 1 if depth == model.depths else 0
+    return 1 if depth == model.final_depth else 0
 
 
 @dataclass(frozen=True)
@@ -196,7 +197,7 @@ def summarize(model: PartiallyFrozenModel) -> list[PartSummary]:
     """Summarize convolutions, embedding, each layer and the head: weights, and the first epoch that trains them."""
     counts: dict[tuple[str, int | None], int] = {}
     weights = [
-        (place(model.model.encoder, name), name, weight) for name, weight in model.model.network.named_parameters()
+        (depth_of(model.model.encoder, name), name, weight) for name, weight in model.model.network.named_parameters()
     ]
     for depth, name, weight in sorted(weights, key=lambda row: row[0]):
         starts = [stage.first_epoch for stage in model.plan.stages if model.depths.get(name, -2) >= stage.depth]
@@ -230,7 +231,7 @@ def add_adapters(model: Model, options: Options, plan: Plan) -> Any:
     )
     adapters = LoraModel(model.network, config, "default")
     for name, weight in model.network.named_parameters():
-        if name.startswith(HEAD):
+        if name.startswith(HEAD_NAMES):
             weight.requires_grad_(True)
     return adapters
 

@@ -21,8 +21,8 @@ from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import Dataset
 
 from auricle import __version__
-from auricle.models.encoders import place
-from auricle.models.families.pretrained import Model
+from auricle.models.encoders import depth_of
+from auricle.models.families.pretrained.network import Model
 from auricle.models.layers import augment, masking
 from auricle.parallel import Progress
 from auricle.preparation.batches import CropSample
@@ -58,7 +58,7 @@ class CropPlan:
     @property
     def augments(self) -> bool:
         """Whether a clip is changed at random, cropping apart."""
-        return augment.changes(self.augment)
+        return augment.changes_waveform(self.augment)
 
     def views(self, clip: int, length: int) -> list[ClipView]:
         """The variants of a clip of so many samples."""
@@ -81,11 +81,11 @@ class FeatureShards:
         )
         self.folder = folder
         self.bf16 = bf16
-        self.width = model.encoder.feature_width() if depth == 0 else int(model.config.hidden_size)
+        self.width = model.encoder.feature_size() if depth == 0 else int(model.config.hidden_size)
         samples = torch.tensor([view.stop - view.start for view in self.views])
         frames = model.encoder.feature_frames(samples) if depth == 0 else model.encoder.frames(samples)
         self.frames = frames.tolist()
-        stored = frames if depth < model.depths else torch.zeros_like(frames)
+        stored = frames if depth < model.final_depth else torch.zeros_like(frames)
         self.counts = (stored + summary_count(model, depth)).tolist()
         self.shards = self._assign()
         self.index = {view: number for number, view in enumerate(self.views)}
@@ -204,7 +204,7 @@ def layout(
     key.update(json.dumps(settings, sort_keys=True).encode())
     key.update(repr((shards.views, plan if plan.augments else None)).encode())
     for name, value in sorted(model.network.state_dict().items()):
-        if place(model.encoder, name) < depth:
+        if depth_of(model.encoder, name) < depth:
             key.update(name.encode())
             key.update(value.detach().cpu().contiguous().numpy().tobytes())
     shards.folder = folder / f"frozen-{key.hexdigest()}"
@@ -235,8 +235,8 @@ def compute(features: FrozenFeatures, model: Model, depth: int, audio: AudioSour
                 values, lengths = _waveforms(features, audio, [shards.views[number] for number in numbers])
                 mask = masking.real(lengths, values.shape[1]).long() if int(lengths.min()) < values.shape[1] else None
                 with torch.inference_mode():
-                    state = model.hear(values.to(device), mask.to(device) if mask is not None else None)
-                    rows = pack_state(model, model.advance(state, depth)).to(dtype).cpu()
+                    state = model.extract_features(values.to(device), mask.to(device) if mask is not None else None)
+                    rows = pack_state(model, model.run_layers(state, depth)).to(dtype).cpu()
                 for row, number in zip(rows, numbers, strict=True):
                     real = row[: shards.counts[number]].contiguous()
                     file.write((real.view(torch.int16) if shards.bf16 else real).numpy().tobytes())

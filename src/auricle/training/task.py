@@ -82,13 +82,13 @@ class FrozenFeatureValidation:
         windows = scoring.windows_of(config, self.features.lengths[list(self.clips)])
         batch_samples = round(self.recipe.evaluate.batch_seconds * config.sample_rate)
         is_mixed_precision = precision.is_bf16(self.recipe.train.precision)
-        with _autocast(self.model.model, is_mixed_precision), torch_runtime.judging(self.model):
+        with _autocast(self.model.model, is_mixed_precision), torch_runtime.evaluation_mode(self.model):
             return scoring.over(windows, batch_samples, self._window_logits)
 
     def _window_logits(self, batch: Sequence[Window]) -> np.ndarray:
         views = [ClipView(self.clips[window.clip], window.start, window.stop) for window in batch]
         device = next(self.model.parameters()).device
-        return torch_runtime.plain(self.model(**self.features.batch(views, device)).logits)
+        return torch_runtime.to_numpy(self.model(**self.features.batch(views, device)).logits)
 
     def metrics(self) -> dict[str, float]:
         return _metrics(self.labels, self.logits(), self.recipe)

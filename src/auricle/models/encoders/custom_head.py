@@ -1,7 +1,7 @@
 """A stock speech encoder with a pooling and a head that stock classifiers do not have, as a model type of its own.
 
-In: what the encoder's own feature extractor gives. Out: logits. A stock class would open such a folder without a word
-and answer with a head made of noise; under this type it opens after `import auricle`, and nowhere else.
+In: the output of the encoder's own feature extractor. Out: logits. A stock class would open such a folder silently with
+a randomly initialised head; under this type it opens only after `import auricle`.
 """
 
 from typing import Any
@@ -13,14 +13,16 @@ from torch import Tensor, nn
 from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.modeling_outputs import SequenceClassifierOutput
 
-from auricle.models.layers import heads, pooling
-from auricle.models.layers.heads import Head
-from auricle.models.layers.pooling import Pooling, PoolingKind
+from auricle.models.layers import heads
+from auricle.models.layers.pooling import Pooling, pooled_size
+from auricle.models.options import HeadOptions, PoolingKind
 
 
 @strict
 class Config(PreTrainedConfig):
-    """The stock config, whole, and what stands on it."""
+    """encoder: the whole stock config; pooling and head on top of it; sample_rate in hertz; channels: of the input;
+    base_model: the checkpoint that training started from.
+    """
 
     model_type = "auricle-encoder"
 
@@ -43,7 +45,7 @@ class Model(PreTrainedModel):
         if network is None:
             stock = transformers.AutoConfig.for_model(**(config.encoder or {}))
             network = transformers.AutoModelForAudioClassification.from_config(stock)
-            attach(network, config.pooling, Head(**config.head or {}))
+            attach(network, config.pooling, HeadOptions(**config.head or {}))
         self.network = network
         self.post_init()
 
@@ -54,37 +56,37 @@ class Model(PreTrainedModel):
             nn.init.normal_(module.weight, std=0.02)
             nn.init.zeros_(module.bias)
 
-    def forward(self, labels: Tensor | None = None, **heard: Any) -> SequenceClassifierOutput:
-        """Give logits (batch, classes) of clips without padding, and their cross-entropy where labels are given."""
+    def forward(self, labels: Tensor | None = None, **inputs: Any) -> SequenceClassifierOutput:
+        """Compute logits (batch, classes) of clips without padding, and their cross-entropy where labels are given."""
         body = getattr(self.network, "encoder", None) or self.network.base_model
-        heard = {name: value for name, value in heard.items() if name.startswith("input_")}
-        hidden = body(**heard).last_hidden_state
+        inputs = {name: value for name, value in inputs.items() if name.startswith("input_")}
+        hidden = body(**inputs).last_hidden_state
         real = torch.ones(hidden.shape[:2], dtype=torch.bool, device=hidden.device)
         logits = self.network.head(self.network.pooling(hidden.transpose(1, 2), real))
         loss = None if labels is None else nn.functional.cross_entropy(logits, labels)
         return SequenceClassifierOutput(loss=loss, logits=logits)
 
 
-def attach(network: Any, kind: PoolingKind, head: Head) -> None:
-    """Put a pooling and a head into a stock classifier, in the place of its own."""
-    width = network.config.hidden_size
+def attach(network: Any, kind: PoolingKind, head: HeadOptions) -> None:
+    """Replace the pooling and head of a stock classifier."""
+    size = network.config.hidden_size
     for name in ("projector", "classifier"):
         if hasattr(network, name):
             setattr(network, name, None)
-    network.pooling = Pooling(kind, width)
-    network.head = heads.make(head, pooling.width(kind, width), network.config.num_labels)
+    network.pooling = Pooling(kind, size)
+    network.head = heads.build_head(head, pooled_size(kind, size), network.config.num_labels)
 
 
-def is_headed(network: Any) -> bool:
-    """Whether `attach` has been here."""
+def is_attached(network: Any) -> bool:
+    """Whether `attach` replaced the head."""
     return hasattr(network, "pooling") and isinstance(network.pooling, Pooling)
 
 
 def wrapped(network: Any) -> Model:
-    """The model that is saved: the network under its own type, with what a reader of the config looks for."""
+    """The network as the model that is saved, with the config keys that auricle reads."""
     config = network.config
-    options = getattr(network.head, "options", Head())
-    ours = Config(
+    options = getattr(network.head, "options", HeadOptions())
+    wrapper = Config(
         encoder=config.to_dict(),
         pooling=network.pooling.kind,
         head=options.model_dump(),
@@ -93,4 +95,4 @@ def wrapped(network: Any) -> Model:
         id2label=config.id2label,
         label2id=config.label2id,
     )
-    return Model(ours, network)
+    return Model(wrapper, network)

@@ -1,7 +1,7 @@
 """The log-mel inputs of pretrained encoders, computed where the model is, with the settings of their own extractor.
 
-In: waveforms (batch, samples) in [-1, 1] and their lengths. Out: frames as the extractor of transformers gives for each
-clip alone. Those extractors go clip by clip through Python; here a batch is one transform, and runs on any device.
+In: waveforms (batch, samples) in [-1, 1] and their lengths. Out: the frames that the extractor of transformers computes
+for each clip alone. Those extractors loop over clips in Python; here a batch is one transform, on any device.
 """
 
 from typing import Any
@@ -18,7 +18,7 @@ PREEMPHASIS = 0.97
 FLOOR = 1.192092955078125e-07
 
 
-def standardised(values: Tensor, lengths: Tensor) -> Tensor:
+def normalize(values: Tensor, lengths: Tensor) -> Tensor:
     """Bring the real samples of each clip to zero mean and unit variance; zero beyond (Wav2Vec2's normalisation)."""
     real = masking.real(lengths, values.shape[-1])
     count = lengths[:, None].to(torch.float64)
@@ -30,12 +30,12 @@ def standardised(values: Tensor, lengths: Tensor) -> Tensor:
 
 
 def kaldi_frames(samples: Tensor) -> Tensor:
-    """Count Kaldi's frames in so many samples: whole ones only."""
+    """The number of Kaldi's frames in so many samples: complete ones only."""
     return (samples - FRAME).div(HOP, rounding_mode="floor") + 1
 
 
-def kaldi(values: Tensor, extractor: Any, scale: float = 1.0) -> Tensor:
-    """Log-mel as Kaldi makes it: (batch, samples) → (batch, frames, mels).
+def kaldi_log_mel(values: Tensor, extractor: Any, scale: float = 1.0) -> Tensor:
+    """Log-mel as in Kaldi: (batch, samples) → (batch, frames, mels).
 
     `extractor` holds the window (400,) and the mel filters (257, mels) of SeamlessM4T's or AST's feature extractor.
     """
@@ -43,20 +43,20 @@ def kaldi(values: Tensor, extractor: Any, scale: float = 1.0) -> Tensor:
     filters = torch.as_tensor(extractor.mel_filters, dtype=values.dtype, device=values.device)
     frames = (values * scale).unfold(-1, FRAME, HOP)
     frames = frames - frames.mean(-1, keepdim=True)
-    before = torch.cat([frames[..., :1], frames[..., :-1]], -1)
-    heard = (frames - PREEMPHASIS * before) * window
+    previous = torch.cat([frames[..., :1], frames[..., :-1]], -1)
+    windowed = (frames - PREEMPHASIS * previous) * window
     if torch.compiler.is_compiling():
-        power = fourier.power(heard, N_FFT, N_FFT // 2 + 1)
+        power = fourier.power(windowed, N_FFT, N_FFT // 2 + 1)
     else:
-        power = torch.fft.rfft(heard, N_FFT).abs().square()
+        power = torch.fft.rfft(windowed, N_FFT).abs().square()
     logs: Tensor = (power @ filters).clamp_min(FLOOR).log()
     return logs
 
 
-def per_bin(values: Tensor, lengths: Tensor) -> Tensor:
+def normalize_bins(values: Tensor, lengths: Tensor) -> Tensor:
     """Standardise every mel bin over each clip's real frames: (batch, frames, mels); zero beyond.
 
-    The variance has the divisor n - 1, as SeamlessM4T's extractor takes it.
+    The variance has the divisor n - 1, as in SeamlessM4T's extractor.
     """
     real = masking.real(lengths, values.shape[1])[..., None]
     count = lengths[:, None, None].to(values.dtype)
@@ -66,7 +66,7 @@ def per_bin(values: Tensor, lengths: Tensor) -> Tensor:
     return centred * torch.rsqrt(variance + 1e-7)
 
 
-def whisper(values: Tensor, extractor: Any) -> Tensor:
+def whisper_log_mel(values: Tensor, extractor: Any) -> Tensor:
     """Whisper's log-mel of clips padded to its fixed length: (batch, n_samples) → (batch, mels, frames)."""
     window = torch.hann_window(extractor.n_fft, device=values.device)
     filters = torch.as_tensor(extractor.mel_filters, dtype=torch.float32, device=values.device)
@@ -82,14 +82,14 @@ def whisper(values: Tensor, extractor: Any) -> Tensor:
     return (logs + 4.0) / 4.0
 
 
-def fixed(values: Tensor, samples: int) -> Tensor:
+def pad_or_cut(values: Tensor, samples: int) -> Tensor:
     """Cut or pad with zeros to so many samples."""
     return F.pad(values, (0, samples - values.shape[-1]))
 
 
-def enough(samples: int, least: int) -> int:
-    """How many samples a batch of so many is padded to, so that the shortest clip has the `least` that it needs.
+def padded_size(samples: int, min_samples: int) -> int:
+    """The samples to which a batch is padded, so that the shortest clip has the `min_samples` that it needs.
 
-    A graph for any length may not ask how long a batch is: it pads them all, by enough for two frames.
+    An exported graph for any length may not branch on the length: it pads every batch, by enough for two frames.
     """
-    return samples + 2 * least if torch.compiler.is_compiling() else max(samples, least)
+    return samples + 2 * min_samples if torch.compiler.is_compiling() else max(samples, min_samples)

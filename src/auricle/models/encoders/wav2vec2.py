@@ -1,8 +1,8 @@
-"""The wav2vec 2.0 way: convolutions over the waveform, a positional convolution, transformer layers.
+"""Encoders like wav2vec 2.0: convolutions over the waveform, a positional convolution, transformer layers.
 
 HuBERT and DistilHuBERT, wav2vec 2.0, WavLM, UniSpeech(-SAT), data2vec-audio. In: waveforms and lengths. Out: frames.
-The stock modules' own weights are used under their own names; what differs is that padding is kept out of everything:
-a group norm over time knows the real frames alone, and zeros follow the last one wherever a convolution looks further.
+The stock modules' weights are used under their own names; the difference is that padding affects nothing: a group norm
+over time covers the real frames only, and zeros follow the last one wherever a convolution looks further.
 """
 
 import copy
@@ -15,89 +15,92 @@ from torch import Tensor, nn
 from transformers.masking_utils import create_bidirectional_mask
 
 from auricle.models.encoders import bf16_layer, spectra
-from auricle.models.encoders.bf16_layer import PackedLayer
+from auricle.models.encoders.bf16_layer import Bf16Layer
 from auricle.models.layers import masking
 
-# Channels of a group; published checkpoints have 48 and more.
-NARROW = 16
+# Channels of a group; published checkpoints have 48 or more.
+NARROW_GROUP = 16
 
 
-class Waves:
-    """How one stock model of this kind is run in parts; see the package for what each part takes and gives."""
+class Wav2Vec2Encoder:
+    """A stock model of this kind; the package describes the methods."""
+
+    # A weighted sum of this kind of model uses the last layer without the final norm.
+    sums_final_output = False
 
     def __init__(self, network: Any, extractor: Any) -> None:
         self.network = network
         self.base = getattr(network, network.base_model_prefix)
         self.config = network.config
-        self.standardise = bool(extractor.do_normalize)
+        self.normalizes = bool(extractor.do_normalize)
         self.convolutions = [
             (layer.conv, _norm(layer), layer.activation) for layer in self.base.feature_extractor.conv_layers
         ]
-        self.stride, self.least_samples = _reach([conv for conv, _, _ in self.convolutions])
+        self.stride, self.min_samples = _receptive_field([conv for conv, _, _ in self.convolutions])
         self.layerdrop = float(getattr(self.config, "layerdrop", 0.0))
         prefix = network.base_model_prefix
-        self.front_name = f"{prefix}.feature_extractor"
+        self.feature_encoder_name = f"{prefix}.feature_extractor"
         self.layers_name = f"{prefix}.encoder.layers"
-        self.ending_names: tuple[str, ...] = ()
+        self.final_names: tuple[str, ...] = ()
         self.stable = type(self.base.encoder).__name__.endswith("StableLayerNorm")
         if self.stable:
-            self.ending_names = (f"{prefix}.encoder.layer_norm",)
+            self.final_names = (f"{prefix}.encoder.layer_norm",)
         self.is_wavlm = self.config.model_type == "wavlm"
-        self.packed: list[PackedLayer] | None = None
-        # WavLM hands the weights of its attention to a function of torch: an adapter there would never be called.
+        self.bf16_layers: list[Bf16Layer] | None = None
+        # WavLM passes the weights of its attention to a function of torch: an adapter there would never be called.
         self.lora_targets = ("intermediate_dense", "output_dense") if self.is_wavlm else ("q_proj", "v_proj")
 
     @staticmethod
-    def longest(extractor: Any) -> int | None:
-        """The most samples that a clip may have: any number."""
+    def max_samples(extractor: Any) -> int | None:
+        """A clip may have any number of samples."""
         return None
 
     @property
     def layers(self) -> nn.ModuleList:
-        found: nn.ModuleList = self.base.encoder.layers
-        return found
+        layers: nn.ModuleList = self.base.encoder.layers
+        return layers
 
-    def feature_width(self) -> int:
+    def feature_size(self) -> int:
         return int(self.convolutions[-1][0].out_channels)
 
     def feature_frames(self, samples: Tensor) -> Tensor:
-        """Count the frames that the convolutions make of so many samples; too few samples count as the fewest."""
-        frames = samples.clamp_min(self.least_samples)
+        """The number of frames after the convolutions; fewer samples than `min_samples` count as that many."""
+        frames = samples.clamp_min(self.min_samples)
         for conv, _, _ in self.convolutions:
             frames = (frames - conv.kernel_size[0]).div(conv.stride[0], rounding_mode="floor") + 1
         return frames
 
     def frames(self, samples: Tensor) -> Tensor:
-        """Count the frames that the transformer sees."""
+        """The number of frames in the transformer."""
         return self.feature_frames(samples)
 
     def features(self, values: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
         """Run the convolutions: (batch, samples) → (batch, frames, channels), and the real frames of each clip."""
-        if self.standardise:
-            values = spectra.standardised(values, lengths)
+        if self.normalizes:
+            values = spectra.normalize(values, lengths)
         frames = self.feature_frames(lengths)
-        # Every clip takes a whole number of strides, so that the batch is one long row of frames at every layer: what
-        # runs over the border of two clips lies beyond the real frames of the first.
-        clips, heard = values.shape[0], spectra.enough(values.shape[-1], self.least_samples)
-        whole = -(-heard // self.stride) * self.stride
-        values = F.pad(values, (0, whole - values.shape[-1]))
-        lengths = lengths.clamp_min(self.least_samples)
-        hidden = self._first(values, lengths)
+        # Every clip is padded to a multiple of the stride, so that the batch is one long row of frames at every layer:
+        # frames across the border of two clips are beyond the real frames of the first.
+        clips, samples = values.shape[0], spectra.padded_size(values.shape[-1], self.min_samples)
+        padded = -(-samples // self.stride) * self.stride
+        values = F.pad(values, (0, padded - values.shape[-1]))
+        lengths = lengths.clamp_min(self.min_samples)
+        hidden = self._first_convolution(values, lengths)
         for conv, norm, activation in self.convolutions[1:]:
-            hidden = _convolved(hidden, conv)
+            hidden = _strided_convolution(hidden, conv)
             hidden = activation(norm(hidden) if norm is not None else hidden)
-        # A graph cannot ask for the longest clip: it keeps the frames of the padding.
-        most = self._count(heard) if torch.compiler.is_compiling() else int(frames.max())
-        return hidden.view(clips, -1, hidden.shape[-1])[:, :most], frames
+        # An exported graph cannot branch on the longest clip: it includes the frames of the padding.
+        size = self._frame_count(samples) if torch.compiler.is_compiling() else int(frames.max())
+        return hidden.view(clips, -1, hidden.shape[-1])[:, :size], frames
 
-    def _count(self, samples: int) -> int:
-        """The frames in so many samples, of which there are enough for one."""
+    def _frame_count(self, samples: int) -> int:
+        """The number of frames of `min_samples` samples or more."""
         for conv, _, _ in self.convolutions:
             samples = (samples - conv.kernel_size[0]) // conv.stride[0] + 1
         return samples
 
-    def _first(self, values: Tensor, lengths: Tensor) -> Tensor:
-        """The convolution that hears the waveform, with its norm: (batch, samples) → (batch * frames, channels).
+    def _first_convolution(self, values: Tensor, lengths: Tensor) -> Tensor:
+        """The convolution over the waveform, with its norm: (batch, samples) → (batch * frames, channels).
 
         A group norm over time with a group per channel is an affine map of the channel, and its mean and variance
         follow from the covariance of the convolution's inputs over the real frames. So it is folded into the kernel,
@@ -105,30 +108,30 @@ class Waves:
         """
         conv, norm, activation = self.convolutions[0]
         size, stride = conv.kernel_size[0], conv.stride[0]
-        heard = F.pad(values, (0, size - stride)).unfold(-1, size, stride).contiguous()
+        windows = F.pad(values, (0, size - stride)).unfold(-1, size, stride).contiguous()
         kernel = conv.weight[:, 0]
-        # Of a model in bfloat16 this layer is in float32: with a group norm its kernels are made for every clip.
+        # In a bfloat16 model this layer is in float32: with a group norm its kernels are computed for every clip.
         dtype = self.convolutions[-1][0].weight.dtype
         if not isinstance(norm, nn.GroupNorm):
-            flat = F.linear(heard.reshape(-1, size), kernel, conv.bias)
-            first: Tensor = activation((norm(flat) if norm is not None else flat).to(dtype))
-            return first
+            hidden = F.linear(windows.reshape(-1, size), kernel, conv.bias)
+            output: Tensor = activation((norm(hidden) if norm is not None else hidden).to(dtype))
+            return output
         frames = (lengths - size).div(stride, rounding_mode="floor") + 1
-        scale, shift = _folded(heard, frames, kernel, conv.bias, norm)
+        scale, shift = _group_norm_as_affine(windows, frames, kernel, conv.bias, norm)
         kernels = (kernel.float()[None] * scale[..., None]).transpose(1, 2)
-        hidden = torch.baddbmm(shift[:, None].to(dtype), heard.to(dtype), kernels.to(dtype))
-        heard_by_clip: Tensor = activation(hidden.flatten(0, 1))
-        return heard_by_clip
+        hidden = torch.baddbmm(shift[:, None].to(dtype), windows.to(dtype), kernels.to(dtype))
+        normalized: Tensor = activation(hidden.flatten(0, 1))
+        return normalized
 
     def embed(self, features: Tensor, frames: Tensor) -> tuple[Tensor, Tensor]:
-        """Project the features, add the positions: (batch, frames, channels) → (batch, frames, width)."""
+        """Project the features, add the positions: (batch, frames, channels) → (batch, frames, size)."""
         hidden = self.base.feature_projection(features)
         hidden = hidden[0] if isinstance(hidden, tuple) else hidden
-        if self.packed is not None:
+        if self.bf16_layers is not None:
             hidden = hidden.float()
         real = masking.real(frames, hidden.shape[1])
         if self.base.training and getattr(self.config, "apply_spec_augment", True):
-            hidden = hidden_spans(hidden, real, self.base)
+            hidden = mask_spans(hidden, real, self.base)
         hidden = hidden.masked_fill(~real[..., None], 0.0)
         encoder = self.base.encoder
         hidden = hidden + self._positions(hidden, real).to(hidden.dtype)
@@ -138,18 +141,18 @@ class Waves:
 
     def _positions(self, hidden: Tensor, real: Tensor) -> Tensor:
         embedding = self.base.encoder.pos_conv_embed
-        beyond = ~real[:, None]
+        padding = ~real[:, None]
         values = hidden.transpose(1, 2)
-        if self.packed is not None:
+        if self.bf16_layers is not None:
             values = values.to(torch.bfloat16)
-        # data2vec stacks its positional convolutions: each must find zeros beyond the clip, as it does alone.
+        # data2vec stacks its positional convolutions: each needs zeros beyond the clip, as without padding.
         if hasattr(embedding, "layers"):
             for layer in embedding.layers:
-                values = layer(values).masked_fill(beyond, 0.0)
+                values = layer(values).masked_fill(padding, 0.0)
             return values.transpose(1, 2)
         if getattr(embedding, "batch_norm", None) is not None:
-            values = embedding.batch_norm(values).masked_fill(beyond, 0.0)
-        if is_narrow(embedding.conv):
+            values = embedding.batch_norm(values).masked_fill(padding, 0.0)
+        if has_narrow_groups(embedding.conv):
             with torch.autocast(values.device.type, enabled=False):
                 convolved = embedding.conv(values.float())
         else:
@@ -158,11 +161,11 @@ class Waves:
         return positions.transpose(1, 2)
 
     def context(self, hidden: Tensor, frames: Tensor) -> dict[str, Any]:
-        """What every layer is told beside its input: the mask, and WavLM's bias of relative positions."""
+        """What every layer takes in addition to its input: the mask, and WavLM's bias of relative positions."""
         size = hidden.shape[1]
         real = masking.real(frames, size)
-        if self.packed is not None:
-            return {"beyond": None if bool(real.all()) else ~real[:, None, None]}
+        if self.bf16_layers is not None:
+            return {"padding": None if bool(real.all()) else ~real[:, None, None]}
         if self.is_wavlm:
             attention: Any = self.layers[0].attention
             bias = attention.compute_bias(size, size)
@@ -171,102 +174,101 @@ class Waves:
         return {"attention_mask": mask}
 
     def layer(self, number: int, hidden: Tensor, context: dict[str, Any]) -> Tensor:
-        """Run one transformer layer: (batch, frames, width) → the same."""
-        if self.packed is not None:
-            return self.packed[number](hidden, context["beyond"])
+        """Run one transformer layer: (batch, frames, size) → the same."""
+        if self.bf16_layers is not None:
+            return self.bf16_layers[number](hidden, context["padding"])
         if not self.is_wavlm:
-            given: Tensor = self.layers[number](hidden, **context)
-            return given
+            output: Tensor = self.layers[number](hidden, **context)
+            return output
         with warnings.catch_warnings():
-            # transformers hands torch one mask of booleans and one of numbers, which torch will not take for ever.
+            # transformers passes torch one boolean and one float mask, which torch deprecates.
             warnings.filterwarnings("ignore", "Support for mismatched key_padding_mask", UserWarning)
-            biased: Tensor = self.layers[number](hidden, **context)[0]
-        return biased
+            output = self.layers[number](hidden, **context)[0]
+        return output
 
     def to_bf16(self) -> None:
-        """Turn the weights into bfloat16 for answering, and lay the layers out for the processor where it allows it."""
+        """Convert the weights to bfloat16 for inference, in oneDNN's layout where the processor supports it."""
         layers: Any = list(self.layers)
-        if not self.is_wavlm and bf16_layer.usable(layers[0].attention.q_proj.weight):
-            self.packed = [bf16_layer.PackedLayer(layer, self.stable) for layer in layers]
+        if not self.is_wavlm and bf16_layer.is_supported(layers[0].attention.q_proj.weight):
+            self.bf16_layers = [Bf16Layer(layer, self.stable) for layer in layers]
             for layer in layers:
                 layer.to("meta")
         norm = copy.deepcopy(self.base.encoder.layer_norm)
         self.network.to(torch.bfloat16)
-        # With a group norm the first layer's kernels are made anew for every clip.
+        # With a group norm the first layer's kernels are computed for every clip.
         self.base.feature_extractor.conv_layers[0].float()
         embedding = self.base.encoder.pos_conv_embed
-        if not hasattr(embedding, "layers") and is_narrow(embedding.conv):
+        if not hasattr(embedding, "layers") and has_narrow_groups(embedding.conv):
             embedding.conv.float()
-        if self.packed is not None:
+        if self.bf16_layers is not None:
             self.base.encoder.layer_norm = norm
 
-    def last(self, hidden: Tensor) -> Tensor:
-        """Finish the encoder after its last layer."""
+    def finish(self, hidden: Tensor) -> Tensor:
+        """Run what follows the last layer."""
         return self.base.encoder.layer_norm(hidden) if self.stable else hidden
 
-    def summary(self, hidden: Tensor, frames: Tensor) -> Tensor:
-        """Average over the real frames: (batch, frames, width) → (batch, width) float32."""
-        return mean(hidden, frames)
-
-    # In this kind of model a weighted sum takes the last layer as it is, before the final norm.
-    sums_last = False
+    def pool(self, hidden: Tensor, frames: Tensor) -> Tensor:
+        """Average over the real frames: (batch, frames, size) → (batch, size) float32."""
+        return masked_mean(hidden, frames)
 
     def classify(self, vector: Tensor) -> Tensor:
-        """From the pooled vector (batch, width) to logits: a mean before a linear projector is one after it."""
-        return projected(self.network, vector)
+        """From the pooled vector (batch, size) to logits; averaging before a linear projection equals averaging after
+        it.
+        """
+        return project_and_classify(self.network, vector)
 
 
-def is_narrow(conv: nn.Conv1d) -> bool:
-    """Whether bfloat16 would give a wrong answer: oneDNN's kernel for AMX fails on long kernels of narrow groups."""
-    return bool(conv.in_channels // conv.groups < NARROW)
+def has_narrow_groups(conv: nn.Conv1d) -> bool:
+    """Whether bfloat16 would give wrong results: oneDNN's AMX kernel fails on long kernels of narrow groups."""
+    return bool(conv.in_channels // conv.groups < NARROW_GROUP)
 
 
-def mean(hidden: Tensor, frames: Tensor) -> Tensor:
-    """Average (batch, frames, width) over real frames, in float32."""
+def masked_mean(hidden: Tensor, frames: Tensor) -> Tensor:
+    """Average (batch, frames, size) over real frames, in float32."""
     real = masking.real(frames, hidden.shape[1])
     total = hidden.masked_fill(~real[..., None], 0.0).sum(1, dtype=torch.float32)
     return total / frames[:, None]
 
 
-def projected(network: Any, vector: Tensor) -> Tensor:
+def project_and_classify(network: Any, vector: Tensor) -> Tensor:
     """The head of stock sequence classifiers: a projection and a linear classifier."""
     logits: Tensor = network.classifier(network.projector(vector.to(network.projector.weight.dtype)))
     return logits
 
 
-def hidden_spans(hidden: Tensor, real: Tensor, base: Any) -> Tensor:
-    """Hide spans of frames and channels in training, as the config asks (SpecAugment, Park et al. 2019).
+def mask_spans(hidden: Tensor, real: Tensor, base: Any) -> Tensor:
+    """Mask spans of frames and channels in training, as the config defines (SpecAugment, Park et al. 2019).
 
     Draws come from torch's generator, which training seeds at every step; transformers' own come from numpy's.
     """
     config = base.config
     if config.mask_time_prob > 0:
-        covered = _spans(real, config.mask_time_prob, config.mask_time_length)
-        hidden = torch.where(covered[..., None], base.masked_spec_embed.to(hidden.dtype), hidden)
+        masked = _spans(real, config.mask_time_prob, config.mask_time_length)
+        hidden = torch.where(masked[..., None], base.masked_spec_embed.to(hidden.dtype), hidden)
     if config.mask_feature_prob > 0:
         channels = real.new_ones(len(hidden), hidden.shape[-1])
-        covered = _spans(channels, config.mask_feature_prob, config.mask_feature_length)
-        hidden = hidden.masked_fill(covered[:, None], 0.0)
+        masked = _spans(channels, config.mask_feature_prob, config.mask_feature_length)
+        hidden = hidden.masked_fill(masked[:, None], 0.0)
     return hidden
 
 
 def _spans(real: Tensor, share: float, length: int) -> Tensor:
-    """Draw which places are hidden: each real place starts a span with probability share / length."""
+    """Draw masked positions: each real position starts a span with probability share / length."""
     starts = (torch.rand(real.shape) < share / length).to(real.device) & real
     ends = F.pad(starts.cumsum(1), (length, 0))[:, : real.shape[1]]
     return (starts.cumsum(1) > ends) & real
 
 
-def _folded(
-    heard: Tensor, frames: Tensor, kernel: Tensor, bias: Tensor | None, norm: nn.GroupNorm
+def _group_norm_as_affine(
+    windows: Tensor, frames: Tensor, kernel: Tensor, bias: Tensor | None, norm: nn.GroupNorm
 ) -> tuple[Tensor, Tensor]:
     """Scale and shift (batch, channels) float32 that a group norm applies to the convolution without its bias.
 
-    heard (batch, frames, taps) are the convolution's inputs. Sums in float64: a channel's variance may be a small
+    windows (batch, frames, taps) are the convolution's inputs. Sums in float64: a channel's variance may be a small
     difference of large covariances.
     """
-    real = masking.real(frames, heard.shape[1])[..., None]
-    wide = heard.double().masked_fill(~real, 0.0)
+    real = masking.real(frames, windows.shape[1])[..., None]
+    wide = windows.double().masked_fill(~real, 0.0)
     count = frames[:, None].double()
     centre = wide.sum(1) / count
     centred = (wide - centre[:, None]).masked_fill(~real, 0.0)
@@ -275,41 +277,43 @@ def _folded(
     mean = centre @ taps.T
     variance = ((taps @ covariance) * taps).sum(-1)
     scale = norm.weight.double() * torch.rsqrt(variance + norm.eps)
-    # The bias of the convolution moves the mean along, and so cancels out.
+    # The bias of the convolution shifts the mean too, and cancels out.
     return scale.float(), (norm.bias.double() - mean * scale).float()
 
 
-def _convolved(rows: Tensor, conv: nn.Conv1d) -> Tensor:
+def _strided_convolution(rows: Tensor, conv: nn.Conv1d) -> Tensor:
     """A strided convolution over rows (frames, channels) as matrix products: → (frames / stride, out channels).
 
-    `stride` rows are read as one wider row, and a kernel longer than the stride takes its further taps from the rows
-    after. No copy of the input is made; the last rows lack a successor and are no real frames.
+    `stride` rows are read as one wider row, and a kernel longer than the stride reads its further taps from the rows
+    after. The input is not copied; the last rows have no successor and are not real frames.
     """
     stride, channels = conv.stride[0], rows.shape[1]
     wide = rows.view(-1, stride * channels)
     kernel = conv.weight.transpose(1, 2).reshape(conv.out_channels, -1)
     parts = [kernel[:, first : first + wide.shape[1]] for first in range(0, kernel.shape[1], wide.shape[1])]
-    given = F.linear(wide[:, : parts[0].shape[1]], parts[0], conv.bias)
+    output = F.linear(wide[:, : parts[0].shape[1]], parts[0], conv.bias)
     for shift, part in enumerate(parts[1:], start=1):
         later = wide[shift:, : part.shape[1]]
         if torch.is_grad_enabled() or torch.compiler.is_compiling():
-            given = given + F.pad(F.linear(later, part), (0, 0, 0, shift))
+            output = output + F.pad(F.linear(later, part), (0, 0, 0, shift))
         else:
-            # Under autocast the first product is narrower than its factors, and adding in place casts nothing.
-            given[: len(later)].addmm_(later.to(given.dtype), part.T.to(given.dtype))
-    return given
+            # Under autocast the first product has a narrower dtype than its factors, and adding in place does not cast.
+            output[: len(later)].addmm_(later.to(output.dtype), part.T.to(output.dtype))
+    return output
 
 
 def _norm(layer: nn.Module) -> nn.Module | None:
     norm = getattr(layer, "layer_norm", None)
-    assert not isinstance(norm, nn.GroupNorm) or norm.num_groups == norm.num_channels, "stock models norm each channel"
+    assert not isinstance(norm, nn.GroupNorm) or norm.num_groups == norm.num_channels, (
+        "stock models normalise each channel"
+    )
     return norm
 
 
-def _reach(convolutions: list[nn.Conv1d]) -> tuple[int, int]:
-    """The stride of all convolutions together, and the samples that one frame sees."""
-    stride, reach = 1, 1
+def _receptive_field(convolutions: list[nn.Conv1d]) -> tuple[int, int]:
+    """The stride of all convolutions together, and the samples of one frame's receptive field."""
+    stride, samples = 1, 1
     for conv in convolutions:
-        reach += (conv.kernel_size[0] - 1) * stride
+        samples += (conv.kernel_size[0] - 1) * stride
         stride *= conv.stride[0]
-    return stride, reach
+    return stride, samples

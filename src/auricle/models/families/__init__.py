@@ -1,1 +1,3 @@
-"""Model families: one file each, found by its name; each exports Options, Config, Model and configure."""
+"""Model families. One module or package each: its name is the recipe's `model.family`, its contract is in
+`registration`.
+"""

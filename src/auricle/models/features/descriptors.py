@@ -1,8 +1,8 @@
-"""What a sound is like, frame by frame: the measurements whose statistics the baseline classifies.
+"""Acoustic descriptors per frame, whose statistics the baseline classifies.
 
-In: mono waveforms (batch, samples) and their lengths. Out: `Frames`, one every 10 ms: cepstrum, spectral shape, level,
+In: mono waveforms (batch, samples) and their lengths. Out: `Frames`, one every 10 ms: cepstrum, spectral shape, energy,
 harmonicity and pitch, and which frames are real, active and voiced. Each frame sees its own samples and zeros beyond
-the clip, so what is measured depends on that clip alone.
+the clip, so a clip's descriptors depend on that clip alone.
 """
 
 import itertools
@@ -18,43 +18,47 @@ from auricle.audio.mel import mel_filters
 from auricle.models.features import fourier
 from auricle.models.layers import masking
 
-# Everything is measured on power; this floor (-90 dB of full scale) keeps digital silence finite.
+# Added to every power (-90 dB of full scale), so that digital silence stays finite.
 FLOOR = 1e-9
 HOP_SECONDS = 0.010
 FRAME_SECONDS = 0.025
-# Three periods of the lowest voice must fit (Boersma 1993).
+# A window holds three periods of the lowest voice (Boersma 1993).
 PITCH_SECONDS = 0.060
 PITCH_LOW, PITCH_HIGH = 60.0, 500.0
 # A frame is active within 40 dB of the clip's loudest, voiced within 30 dB when its autocorrelation peaks above 0.5.
 ACTIVE_DB, VOICED_DB, VOICED_PEAK = 40.0, 30.0, 0.5
-# Frames worked on at once: an hour's recording must not need an hour's worth of temporary spectra.
-SPAN = 4096
+# Frames processed at once: an hour's recording must not need an hour's worth of temporary spectra.
+CHUNK_FRAMES = 4096
 CONTRAST_EDGES = (0.0, 200.0, 400.0, 800.0, 1600.0, 3200.0, 6400.0, 12_800.0)
 
 
 @dataclass(frozen=True)
 class Frames:
-    """The measurements of a batch. Tensors are (batch, rows, frames), masks (batch, frames), counts (batch,)."""
+    """The descriptors of a batch: (batch, rows, frames), masks (batch, frames), num_frames (batch,).
+
+    `energy` is in decibels relative to the clip's loudest frame, `peak_energy` (batch, 1) is that frame's;
+    `harmonicity` in decibels; `pitch` in octaves above 100 Hz.
+    """
 
     log_mel: Tensor
     cepstrum: Tensor
-    shape: Tensor
-    level: Tensor
+    spectral_shape: Tensor
+    energy: Tensor
     harmonicity: Tensor
     pitch: Tensor
-    peak: Tensor
-    counts: Tensor
+    peak_energy: Tensor
+    num_frames: Tensor
     real: Tensor
     active: Tensor
     voiced: Tensor
 
 
 class Descriptors(nn.Module):
-    """Measure waveforms of one sample rate."""
+    """Compute the descriptors of waveforms of one sample rate."""
 
     window: Tensor
     filters: Tensor
-    cosines: Tensor
+    dct: Tensor
     bins: Tensor
     pitch_window: Tensor
     pitch_decay: Tensor
@@ -69,68 +73,70 @@ class Descriptors(nn.Module):
         self.pitch_size = round(PITCH_SECONDS * sample_rate)
         # The transform leaves room for the longest lag, so that the autocorrelation does not wrap around.
         self.pitch_fft = 2 ** math.ceil(math.log2((PITCH_SECONDS + 1 / PITCH_LOW) * sample_rate + 8))
-        # Pitch lies low: the autocorrelation is taken at the lowest rate that still holds 6 kHz.
-        self.pitch_step = 2 ** max(0, math.floor(math.log2(sample_rate / 12_000)) + 1)
-        self.shortest = max(2, int(sample_rate / self.pitch_step / PITCH_HIGH))
-        self.longest = int(sample_rate / self.pitch_step / PITCH_LOW)
+        # Pitch is low: the autocorrelation is computed at the lowest rate that still covers 6 kHz.
+        self.pitch_decimation = 2 ** max(0, math.floor(math.log2(sample_rate / 12_000)) + 1)
+        self.min_lag = max(2, int(sample_rate / self.pitch_decimation / PITCH_HIGH))
+        self.max_lag = int(sample_rate / self.pitch_decimation / PITCH_LOW)
         for name, value in self._constants().items():
             self.register_buffer(name, value, persistent=False)
 
     def reset(self) -> None:
-        """Make the constants anew; transformers leaves them empty when it loads a model."""
+        """Compute the constants; transformers leaves them uninitialised when it loads a model."""
         for name, value in self._constants().items():
             getattr(self, name).copy_(value)
 
     def _constants(self) -> dict[str, Tensor]:
         with torch.device("cpu"):
-            return self._make_constants()
+            return self._computed_constants()
 
-    def _make_constants(self) -> dict[str, Tensor]:
+    def _computed_constants(self) -> dict[str, Tensor]:
         pitch_window = torch.hann_window(self.pitch_size)
         decay = torch.fft.irfft(torch.fft.rfft(pitch_window, self.pitch_fft).abs().square())
-        decay = decay[:: self.pitch_step][: self.longest + 2]
+        decay = decay[:: self.pitch_decimation][: self.max_lag + 2]
         return {
             "window": torch.hann_window(self.n_fft),
             "filters": torch.from_numpy(
                 mel_filters(self.sample_rate, self.n_fft, self.n_mels, 20.0, self.sample_rate / 2)
             ),
-            "cosines": cosines(self.n_mfcc, self.n_mels),
+            "dct": dct_matrix(self.n_mfcc, self.n_mels),
             "bins": torch.linspace(0.0, self.sample_rate / 2, self.n_fft // 2 + 1),
             "pitch_window": pitch_window,
             "pitch_decay": decay / decay[0],
         }
 
     def forward(self, waveform: Tensor, lengths: Tensor) -> Frames:
-        """Measure (batch, samples) float32, zero beyond lengths (batch,) int64."""
+        """Describe (batch, samples) float32, zero beyond lengths (batch,) int64."""
         counts = 1 + lengths // self.hop_length
         size = 1 + waveform.shape[-1] // self.hop_length
         real = masking.real(counts, size)
         power = self.power(waveform)
         log_mel = decibels(torch.matmul(self.filters.T, power) * (self.sample_rate / self.n_fft / self.n_mels))
-        level = decibels(power.sum(1, keepdim=True) * (2 / self.n_fft))
-        peak = level.masked_fill(~real[:, None], -torch.inf).amax(-1, keepdim=True)
-        active = real & (level > peak - ACTIVE_DB)[:, 0]
-        outline = torch.cat([self.shape(span) for span in _spans(power, -1)], -1)
+        energy = decibels(power.sum(1, keepdim=True) * (2 / self.n_fft))
+        peak = energy.masked_fill(~real[:, None], -torch.inf).amax(-1, keepdim=True)
+        active = real & (energy > peak - ACTIVE_DB)[:, 0]
+        shape = torch.cat([self.spectral_shape(chunk) for chunk in _chunks(power, -1)], -1)
         pitch, strength = self.pitch(waveform, counts, size)
         strength = strength.clamp(0.01, 0.99)
         return Frames(
             log_mel=log_mel,
-            cepstrum=torch.matmul(self.cosines, log_mel),
-            shape=torch.cat([outline, flux(log_mel, counts), self.crossings(waveform, size)], 1),
-            level=level - peak,
+            cepstrum=torch.matmul(self.dct, log_mel),
+            spectral_shape=torch.cat(
+                [shape, spectral_flux(log_mel, counts), self.zero_crossing_rate(waveform, size)], 1
+            ),
+            energy=energy - peak,
             harmonicity=decibels(strength / (1 - strength)),
             pitch=pitch,
-            peak=peak[:, :, 0],
-            counts=counts,
+            peak_energy=peak[:, :, 0],
+            num_frames=counts,
             real=real,
             active=active,
-            voiced=active & ((strength > VOICED_PEAK) & (level > peak - VOICED_DB))[:, 0],
+            voiced=active & ((strength > VOICED_PEAK) & (energy > peak - VOICED_DB))[:, 0],
         )
 
     def power(self, waveform: Tensor) -> Tensor:
-        """Give the power spectrum (batch, bins, frames); a full-scale sine sums to about n_fft / 4."""
+        """The power spectrum (batch, bins, frames); a full-scale sine sums to about n_fft / 4."""
         if torch.compiler.is_compiling():
-            # Beside loud bins a product in single precision drowns the faint ones, which contrast is measured by.
+            # Single precision loses the faint bins next to loud ones, and spectral contrast needs them.
             padded = F.pad(waveform, (self.n_fft // 2, self.n_fft // 2)).unfold(-1, self.n_fft, self.hop_length)
             power = fourier.power((padded * self.window).double(), self.n_fft, self.n_fft // 2 + 1)
             return (power / self.window.square().sum()).to(waveform.dtype).transpose(-1, -2)
@@ -145,8 +151,8 @@ class Descriptors(nn.Module):
         )
         return torch.view_as_real(spectrum).square().sum(-1) / self.window.square().sum()
 
-    def shape(self, power: Tensor) -> Tensor:
-        """Describe the spectrum's outline by centroid, bandwidth, roll-off, flatness, tilt and contrast.
+    def spectral_shape(self, power: Tensor) -> Tensor:
+        """Centroid, bandwidth, roll-off, flatness, tilt and contrast of the spectrum.
 
         power (batch, bins, frames) → (batch, rows, frames). Frequencies are in octaves; ratios in decibels.
         """
@@ -155,9 +161,9 @@ class Descriptors(nn.Module):
         hertz = self.bins[:, None]
         centroid = (share * hertz).sum(1, keepdim=True)
         bandwidth = (share * (hertz - centroid).square()).sum(1, keepdim=True).sqrt()
-        below = share.cumsum(1)
+        cumulative = share.cumsum(1)
         step = self.sample_rate / self.n_fft
-        rolloff = [(below < quantile).sum(1, keepdim=True) * step for quantile in (0.25, 0.5, 0.85, 0.95)]
+        rolloff = [(cumulative < quantile).sum(1, keepdim=True) * step for quantile in (0.25, 0.5, 0.85, 0.95)]
         flatness = power.log().mean(1, keepdim=True) - power.mean(1, keepdim=True).log()
         # Alpha ratio and Hammarberg index, as in eGeMAPS (Eyben et al. 2016).
         alpha = decibels(self._band(power, 50, 1000).sum(1, keepdim=True)) - decibels(
@@ -174,11 +180,11 @@ class Descriptors(nn.Module):
         return power * inside[:, None]
 
     def _contrast(self, power: Tensor) -> list[Tensor]:
-        """Peaks over valleys in octave bands: the loudest fifth of the bins over the faintest (Jiang et al. 2002)."""
+        """Spectral contrast in octave bands: the loudest fifth of the bins over the faintest (Jiang et al. 2002)."""
         rows = []
-        width = self.sample_rate / self.n_fft
+        step = self.sample_rate / self.n_fft
         for low, high in itertools.pairwise(CONTRAST_EDGES):
-            first, last = math.ceil(low / width), min(math.ceil(high / width), self.n_fft // 2 + 1)
+            first, last = math.ceil(low / step), min(math.ceil(high / step), self.n_fft // 2 + 1)
             if last - first < 2:
                 continue
             ordered = power[:, first:last].sort(1).values
@@ -187,8 +193,8 @@ class Descriptors(nn.Module):
             rows.append(decibels(loud.mean(1, keepdim=True)) - decibels(faint.mean(1, keepdim=True)))
         return rows
 
-    def crossings(self, waveform: Tensor, size: int) -> Tensor:
-        """Give the root of the zero-crossing rate of each frame: (batch, 1, frames)."""
+    def zero_crossing_rate(self, waveform: Tensor, size: int) -> Tensor:
+        """The square root of the zero-crossing rate of each frame: (batch, 1, frames)."""
         crossed = (waveform[:, 1:] * waveform[:, :-1] < 0).long()
         crossed = F.pad(crossed, (self.n_fft // 2, self.n_fft)).cumsum(-1)
         start = torch.arange(size, device=waveform.device) * self.hop_length
@@ -196,67 +202,67 @@ class Descriptors(nn.Module):
         return rate.sqrt()[:, None]
 
     def pitch(self, waveform: Tensor, counts: Tensor, size: int) -> tuple[Tensor, Tensor]:
-        """Give pitch in octaves above 100 Hz and the height of its autocorrelation peak, each (batch, 1, frames).
+        """Pitch in octaves above 100 Hz and the height of its autocorrelation peak, each (batch, 1, frames).
 
-        Windowed autocorrelation over the window's own (Boersma 1993), then a median over five frames.
+        Windowed autocorrelation divided by the window's own (Boersma 1993), then a median over five frames.
         """
         frames = F.pad(waveform, (self.pitch_size // 2, self.pitch_size)).unfold(-1, self.pitch_size, self.hop_length)
-        found = [self._best_lag(self._autocorrelation(span)) for span in _spans(frames[:, :size], 1)]
-        lag, strength = (torch.cat(parts, 1) for parts in zip(*found, strict=True))
-        octaves = torch.log2(self.sample_rate / self.pitch_step / lag / 100.0)
-        around = [at(octaves[:, None], counts, step) for step in (-2, -1, 0, 1, 2)]
-        return _middle(around), strength[:, None]
+        peaks = [self._best_lag(self._autocorrelation(chunk)) for chunk in _chunks(frames[:, :size], 1)]
+        lag, strength = (torch.cat(parts, 1) for parts in zip(*peaks, strict=True))
+        octaves = torch.log2(self.sample_rate / self.pitch_decimation / lag / 100.0)
+        neighbours = [shifted(octaves[:, None], counts, step) for step in (-2, -1, 0, 1, 2)]
+        return _median_of_five(neighbours), strength[:, None]
 
     def _autocorrelation(self, frames: Tensor) -> Tensor:
         """Correlate frames (batch, frames, samples) with themselves: (batch, frames, lags), 1 at lag 0."""
         frames = (frames - frames.mean(-1, keepdim=True)) * self.pitch_window
-        kept = self.pitch_fft // self.pitch_step // 2 + 1
+        bins = self.pitch_fft // self.pitch_decimation // 2 + 1
         if torch.compiler.is_compiling():
-            power = fourier.power(frames, self.pitch_fft, kept)
-            raw = fourier.correlation(power, 2 * (kept - 1), self.longest + 2)
+            power = fourier.power(frames, self.pitch_fft, bins)
+            raw = fourier.correlation(power, 2 * (bins - 1), self.max_lag + 2)
         else:
-            spectrum = torch.fft.rfft(frames, self.pitch_fft)[..., :kept]
-            raw = torch.fft.irfft(torch.view_as_real(spectrum).square().sum(-1))[..., : self.longest + 2]
+            spectrum = torch.fft.rfft(frames, self.pitch_fft)[..., :bins]
+            raw = torch.fft.irfft(torch.view_as_real(spectrum).square().sum(-1))[..., : self.max_lag + 2]
         height: Tensor = raw / (raw[..., :1] + 1e-7) / self.pitch_decay.clamp_min(0.05)
         return height
 
     def _best_lag(self, height: Tensor) -> tuple[Tensor, Tensor]:
-        """Find the highest peak of (batch, frames, lags) and its height, both between samples by a parabola.
+        """The lag of the highest peak of (batch, frames, lags) and its height, both interpolated by a parabola.
 
         A shorter lag is preferred by 0.02 an octave: the double period of a pure tone peaks as high as the period.
         """
-        middle = height[..., self.shortest : self.longest + 1]
-        before = height[..., self.shortest - 1 : self.longest]
-        after = height[..., self.shortest + 1 : self.longest + 2]
-        bend = (before - 2 * middle + after).clamp_max(-1e-6)
-        shift = (0.5 * (before - after) / bend).clamp(-0.5, 0.5)
+        middle = height[..., self.min_lag : self.max_lag + 1]
+        before = height[..., self.min_lag - 1 : self.max_lag]
+        after = height[..., self.min_lag + 1 : self.max_lag + 2]
+        curvature = (before - 2 * middle + after).clamp_max(-1e-6)
+        shift = (0.5 * (before - after) / curvature).clamp(-0.5, 0.5)
         top = middle - 0.25 * (before - after) * shift
-        lags = torch.arange(self.shortest, self.longest + 1, device=height.device)
+        lags = torch.arange(self.min_lag, self.max_lag + 1, device=height.device)
         peaks = (middle >= before) & (middle >= after)
-        worth = torch.where(peaks, top - 0.02 * torch.log2(lags / self.shortest), -torch.inf)
-        best = worth.argmax(-1, keepdim=True)
+        score = torch.where(peaks, top - 0.02 * torch.log2(lags / self.min_lag), -torch.inf)
+        best = score.argmax(-1, keepdim=True)
         strength = torch.where(peaks.any(-1), top.gather(-1, best)[..., 0], 0.0)
-        return best[..., 0] + self.shortest + shift.gather(-1, best)[..., 0], strength
+        return best[..., 0] + self.min_lag + shift.gather(-1, best)[..., 0], strength
 
 
-def _spans(values: Tensor, axis: int) -> Sequence[Tensor]:
-    """Cut the frames into spans to be worked on one by one; an exported graph has no such loop."""
-    return (values,) if torch.compiler.is_compiling() else torch.split(values, SPAN, axis)
+def _chunks(values: Tensor, axis: int) -> Sequence[Tensor]:
+    """Split the frames into chunks to be processed one by one; an exported graph has no such loop."""
+    return (values,) if torch.compiler.is_compiling() else torch.split(values, CHUNK_FRAMES, axis)
 
 
-def _middle(five: Sequence[Tensor]) -> Tensor:
-    """The median of five tensors, place by place."""
+def _median_of_five(five: Sequence[Tensor]) -> Tensor:
+    """The elementwise median of five tensors."""
     if not torch.compiler.is_compiling():
         return torch.stack(list(five)).median(0).values
-    # Exchange formats have no median: the larger low and the smaller high of two pairs leave three to choose from.
+    # ONNX has no median: the larger minimum and the smaller maximum of two pairs leave three candidates.
     one, two, three, four, last = five
     low = torch.maximum(torch.minimum(one, two), torch.minimum(three, four))
     high = torch.minimum(torch.maximum(one, two), torch.maximum(three, four))
     return torch.maximum(torch.minimum(low, high), torch.minimum(torch.maximum(low, high), last))
 
 
-def cosines(rows: int, columns: int) -> Tensor:
-    """Make the orthonormal DCT-II as a matrix (rows, columns)."""
+def dct_matrix(rows: int, columns: int) -> Tensor:
+    """The orthonormal DCT-II as a matrix (rows, columns)."""
     angle = math.pi / columns * (torch.arange(columns)[None, :] + 0.5) * torch.arange(rows)[:, None]
     matrix = torch.cos(angle) * math.sqrt(2 / columns)
     matrix[0] /= math.sqrt(2)
@@ -264,15 +270,15 @@ def cosines(rows: int, columns: int) -> Tensor:
 
 
 def decibels(power: Tensor) -> Tensor:
-    """Turn power into decibels above a floor of -90."""
+    """Power in decibels, with a floor of -90."""
     if torch.compiler.is_compiling():
-        # Vectors' logarithms and single numbers' may differ in the last digit, which makes hills of a level plain.
+        # Vectorised and scalar logarithms may differ in the last digit: constant energy would get local maxima.
         return (10.0 * torch.log10(power.double() + FLOOR)).to(power.dtype)
     return 10.0 * torch.log10(power + FLOOR)
 
 
-def at(values: Tensor, counts: Tensor, step: int) -> Tensor:
-    """Look `step` frames ahead of each frame, the clip's first and last frame standing in beyond its ends.
+def shifted(values: Tensor, counts: Tensor, step: int) -> Tensor:
+    """The value `step` frames ahead of each frame; the clip's first and last frame are repeated beyond its ends.
 
     values (batch, rows, frames), counts (batch,) real frames → the same shape.
     """
@@ -281,14 +287,14 @@ def at(values: Tensor, counts: Tensor, step: int) -> Tensor:
     return values.gather(-1, index[:, None, :].expand_as(values))
 
 
-def motion(values: Tensor, counts: Tensor, reach: int) -> Tensor:
-    """Give the slope over `reach` frames either side (Furui 1986): (batch, rows, frames) → the same, per frame."""
-    total = sum(step * (at(values, counts, step) - at(values, counts, -step)) for step in range(1, reach + 1))
-    return torch.as_tensor(total) / (2 * sum(step * step for step in range(1, reach + 1)))
+def deltas(values: Tensor, counts: Tensor, width: int) -> Tensor:
+    """The slope over `width` frames on either side (Furui 1986): (batch, rows, frames) → the same, per frame."""
+    total = sum(step * (shifted(values, counts, step) - shifted(values, counts, -step)) for step in range(1, width + 1))
+    return torch.as_tensor(total) / (2 * sum(step * step for step in range(1, width + 1)))
 
 
-def flux(log_mel: Tensor, counts: Tensor) -> Tensor:
-    """Give how much the spectrum changes and how much of it begins, in decibels a frame: (batch, 2, frames)."""
-    change = motion(log_mel, counts, 1).abs().mean(1, keepdim=True)
-    onset = (log_mel - at(log_mel, counts, -1)).clamp_min(0).mean(1, keepdim=True)
+def spectral_flux(log_mel: Tensor, counts: Tensor) -> Tensor:
+    """Spectral flux and onset strength, in decibels a frame: (batch, 2, frames)."""
+    change = deltas(log_mel, counts, 1).abs().mean(1, keepdim=True)
+    onset = (log_mel - shifted(log_mel, counts, -1)).clamp_min(0).mean(1, keepdim=True)
     return torch.cat([change, onset], 1)

@@ -1,8 +1,8 @@
-"""From a clip of any length to one vector of fixed length: statistics of its descriptors over time.
+"""From a clip of any length to one vector of fixed length: statistics (functionals) of its descriptors over time.
 
-In: waveforms and lengths. Out: (batch, n_features). Statistics run over a clip's real, active or voiced frames, and ten
-segments of its sounding part say what comes in which order. Nothing is learnt here, so a clip's vector is computed once
-for all folds and depends on that clip alone.
+In: waveforms and lengths. Out: (batch, size). Statistics run over a clip's real, active or voiced frames, and ten
+segments of its active part keep the temporal order. There is nothing to train, so a clip's vector is computed once for
+all folds and depends on that clip alone.
 """
 
 import math
@@ -10,46 +10,56 @@ import math
 import torch
 from torch import Tensor, nn
 
-from auricle.models.features.descriptors import Descriptors, Frames, at, motion
+from auricle.models.features.descriptors import Descriptors, Frames, deltas, shifted
+from auricle.models.layers import masking
 
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
-# Syllables come at about 4 Hz, roughness begins above 16 Hz.
+# The syllable rate is about 4 Hz; roughness begins above 16 Hz.
 MODULATION_HZ = (1.0, 2.0, 3.0, 4.0, 6.0, 8.0, 11.0, 16.0, 22.0, 32.0)
 MODULATION_BANDS = 10
 SEGMENTS = 10
 
 
 class Functionals(nn.Module):
-    """Waveforms (batch, samples) → features (batch, n_features), named and grouped by `parts`."""
+    """Waveforms (batch, samples) → functionals (batch, size), by kind in `parts`."""
 
     def __init__(self, sample_rate: int, n_mels: int, n_mfcc: int) -> None:
         super().__init__()
         self.descriptors = Descriptors(sample_rate, n_mels, n_mfcc)
+
+    def prepare(self, input_values: Tensor, lengths: Tensor) -> Tensor:
+        """Average channels and set samples beyond lengths to zero: (batch, [channels,] samples) → (batch, samples)."""
+        waveform = input_values.mean(1) if input_values.dim() == 3 else input_values
+        return waveform * masking.real(lengths, waveform.shape[-1])
+
+    def part_sizes(self) -> list[int]:
+        """The width of each kind of functional."""
+        second = self.descriptors.sample_rate
+        return [part.shape[1] for part in self.parts(torch.zeros(1, second), torch.tensor([second])).values()]
 
     def forward(self, waveform: Tensor, lengths: Tensor) -> Tensor:
         """Summarise (batch, samples) float32, zero beyond lengths (batch,) int64."""
         return torch.cat(list(self.parts(waveform, lengths).values()), 1)
 
     def parts(self, waveform: Tensor, lengths: Tensor) -> dict[str, Tensor]:
-        """The features by kind, each (batch, some), in the order of `forward`."""
+        """The functionals by kind, each (batch, some), in the order of `forward`."""
         frames = self.descriptors(waveform, lengths)
-        tracks = torch.cat([frames.cepstrum, frames.shape, frames.level, frames.harmonicity], 1)
-        moving = motion(tracks, frames.counts, 2)
-        pitch = torch.cat([frames.pitch, motion(frames.pitch, frames.counts, 2)], 1)
+        tracks = torch.cat([frames.cepstrum, frames.spectral_shape, frames.energy, frames.harmonicity], 1)
+        pitch = torch.cat([frames.pitch, deltas(frames.pitch, frames.num_frames, 2)], 1)
         return {
             "active": statistics(tracks, frames.active),
-            "active motion": statistics(moving, frames.active),
+            "active deltas": statistics(deltas(tracks, frames.num_frames, 2), frames.active),
             "voiced": statistics(torch.cat([tracks, pitch], 1), frames.voiced),
             "unvoiced": mean(tracks, frames.active & ~frames.voiced),
-            "all": torch.cat([mean(tracks, frames.real), deviation(tracks, frames.real)], 1),
-            "bands": torch.cat([mean(frames.log_mel, frames.active), deviation(frames.log_mel, frames.active)], 1),
+            "all frames": torch.cat([mean(tracks, frames.real), deviation(tracks, frames.real)], 1),
+            "log-mel": torch.cat([mean(frames.log_mel, frames.active), deviation(frames.log_mel, frames.active)], 1),
             "rhythm": rhythm(frames),
             "modulation": self.modulation(frames),
-            "order": self.order(frames, tracks),
+            "segments": self.segments(frames),
         }
 
     def modulation(self, frames: Frames) -> Tensor:
-        """Give the modulation spectrum of ten bands, in nats: (batch, bands * rates)."""
+        """The modulation spectrum of ten bands, in nats: (batch, bands * rates)."""
         bands = torch.stack(frames.log_mel.chunk(MODULATION_BANDS, 1), 1).mean(2)
         centred = (bands - mean(bands, frames.active)[..., None]) * frames.active[:, None]
         seconds = torch.arange(bands.shape[-1], device=bands.device) * (
@@ -59,13 +69,15 @@ class Functionals(nn.Module):
         power = torch.matmul(centred, angle.cos()).square() + torch.matmul(centred, angle.sin()).square()
         return torch.log1p(power / frames.active.sum(-1).clamp_min(1)[:, None, None]).flatten(1)
 
-    def order(self, frames: Frames, tracks: Tensor) -> Tensor:
-        """Give the sounding part's course in ten overlapping segments, relative to its own mean: (batch, rows * 10)."""
+    def segments(self, frames: Frames) -> Tensor:
+        """Means over ten overlapping segments of the active part; the cepstrum relative to its mean: (batch, rows *
+        10).
+        """
         weights = segment_weights(frames.active)
         cepstrum = torch.matmul(frames.cepstrum[:, :16], weights)
-        moving = torch.matmul(motion(frames.cepstrum[:, :13], frames.counts, 4), weights)
-        rest = torch.matmul(torch.cat([frames.level, frames.harmonicity], 1), weights)
-        return torch.cat([cepstrum - cepstrum.mean(-1, keepdim=True), moving, rest], 1).flatten(1)
+        slopes = torch.matmul(deltas(frames.cepstrum[:, :13], frames.num_frames, 4), weights)
+        rest = torch.matmul(torch.cat([frames.energy, frames.harmonicity], 1), weights)
+        return torch.cat([cepstrum - cepstrum.mean(-1, keepdim=True), slopes, rest], 1).flatten(1)
 
 
 def mean(values: Tensor, mask: Tensor) -> Tensor:
@@ -75,16 +87,16 @@ def mean(values: Tensor, mask: Tensor) -> Tensor:
 
 
 def deviation(values: Tensor, mask: Tensor) -> Tensor:
-    """Give the standard deviation over the mask, shaped as `mean`."""
+    """Standard deviation over the mask, shaped as `mean`."""
     return mean((values - mean(values, mask)[..., None]).square(), mask).sqrt()
 
 
 def statistics(values: Tensor, mask: Tensor) -> Tensor:
-    """Give mean, deviation, skewness, kurtosis, slope and five quantiles over the mask: (batch, 10 * rows)."""
+    """Mean, deviation, skewness, kurtosis, slope and five quantiles over the mask: (batch, 10 * rows)."""
     centre = mean(values, mask)
     centred = values - centre[..., None]
     spread = mean(centred.square(), mask).sqrt()
-    # Flat rows have no shape: their third and fourth moments are zero, not noise over noise.
+    # Constant rows have third and fourth moments of zero, not noise divided by noise.
     unit = centred / (spread[..., None] + 1e-3)
     skewness = mean(unit.pow(3), mask).clamp(-10.0, 10.0)
     kurtosis = mean(unit.pow(4), mask).clamp_max(30.0)
@@ -99,64 +111,65 @@ def slope(centred: Tensor, mask: Tensor) -> Tensor:
 
 
 def quantiles(values: Tensor, mask: Tensor) -> Tensor:
-    """Give `QUANTILES` over the mask, linear between ranks as NumPy's: (batch, 5 * rows), zero where it is empty."""
+    """`QUANTILES` over the mask, interpolated linearly as NumPy's: (batch, 5 * rows), zero where it is empty."""
     ordered = values.masked_fill(~mask[:, None], torch.inf).sort(-1).values
     last = (mask.sum(-1) - 1).clamp_min(0)[:, None, None]
     empty = ~mask.any(-1)[:, None]
-    found = []
+    columns = []
     for quantile in QUANTILES:
         rank = last * quantile
         low = rank.floor().long()
         high = torch.minimum(low + 1, last)
-        below, above = (ordered.gather(-1, place.expand(-1, values.shape[1], 1)) for place in (low, high))
-        found.append(torch.lerp(below, above, rank - low)[..., 0].masked_fill(empty, 0.0))
-    return torch.cat(found, 1)
+        below, above = (ordered.gather(-1, index.expand(-1, values.shape[1], 1)) for index in (low, high))
+        columns.append(torch.lerp(below, above, rank - low)[..., 0].masked_fill(empty, 0.0))
+    return torch.cat(columns, 1)
 
 
 def rhythm(frames: Frames) -> Tensor:
-    """Give lengths, shares and rates of sounding, voiced and loud stretches, and the peak level: (batch, 9)."""
-    total = frames.counts.to(frames.level.dtype)
+    """Lengths, shares and rates of active, voiced and loud segments, and the peak energy: (batch, 9)."""
+    energy = frames.energy
+    total = frames.num_frames.to(energy.dtype)
     active = frames.active.sum(-1)
     voiced = frames.voiced.sum(-1)
-    # Beginnings are counted, not ends: where padding begins, nothing ends.
-    stretches, sounds = 1 + beginnings(frames.voiced), 1 + beginnings(frames.active)
-    level = frames.level
-    louder = (level > at(level, frames.counts, 1)) & (level >= at(level, frames.counts, -1)) & (level > -25.0)
-    swells = (louder[:, 0] & frames.real).sum(-1)
+    # Onsets are counted, not offsets: where padding begins, no segment ends.
+    voiced_segments, active_segments = 1 + count_onsets(frames.voiced), 1 + count_onsets(frames.active)
+    after, before = (shifted(energy, frames.num_frames, step) for step in (1, -1))
+    is_peak = (energy > after) & (energy >= before) & (energy > -25.0)
+    energy_peaks = (is_peak[:, 0] & frames.real).sum(-1)
     columns = [
         total.log(),
         active.clamp_min(1).log(),
         active / total,
         voiced / active.clamp_min(1),
-        stretches / active.clamp_min(1),
-        torch.log1p(voiced / stretches),
-        sounds / total,
-        swells / active.clamp_min(1),
-        frames.peak[:, 0],
+        voiced_segments / active.clamp_min(1),
+        torch.log1p(voiced / voiced_segments),
+        active_segments / total,
+        energy_peaks / active.clamp_min(1),
+        frames.peak_energy[:, 0],
     ]
     return torch.stack(columns, 1)
 
 
-def beginnings(mask: Tensor) -> Tensor:
+def count_onsets(mask: Tensor) -> Tensor:
     """Count where the mask (batch, frames) becomes true after its first frame: (batch,)."""
     before = (torch.arange(mask.shape[-1], device=mask.device) - 1).clamp_min(0)
     return (mask & ~mask[:, before]).sum(-1)
 
 
 def segment_weights(active: Tensor) -> Tensor:
-    """Weigh frames into ten overlapping segments between the first and last active one.
+    """The weights of ten overlapping segments between the first and last active frame.
 
     active (batch, frames) → (batch, frames, 10), each column summing to 1.
     """
     size = active.shape[-1]
-    place = torch.arange(size, device=active.device)
-    first = torch.where(active, place, size).amin(-1).clamp_max(size - 1)[:, None]
-    last = torch.where(active, place, 0).amax(-1)[:, None]
+    index = torch.arange(size, device=active.device)
+    first = torch.where(active, index, size).amin(-1).clamp_max(size - 1)[:, None]
+    last = torch.where(active, index, 0).amax(-1)[:, None]
     span = (last - first + 1).clamp_min(1)
-    position = (place - first + 0.5) / span * SEGMENTS
+    position = (index - first + 0.5) / span * SEGMENTS
     centres = torch.arange(SEGMENTS, device=active.device) + 0.5
     # Where a clip has fewer frames than segments, the triangles widen until each holds a frame.
     width = (SEGMENTS / span).clamp_min(1.0)[..., None]
     weights = (1 - (position[..., None] - centres).abs() / width).clamp_min(0.0)
-    weights = weights * ((place >= first) & (place <= last))[..., None]
+    weights = weights * ((index >= first) & (index <= last))[..., None]
     return weights / weights.sum(1, keepdim=True).clamp_min(1e-6)

@@ -1,8 +1,8 @@
 """Two ridge classifiers, fitted in closed form and joined into one set of logits.
 
-In: training vectors, labels and groups (numpy). Out: `Machine`, the arrays that the baseline keeps. A linear machine
-and a Gaussian one are fitted to the same standardised vectors. What each would say of groups it has not heard follows
-exactly from its fit, without refitting, and decides its weight: so the softmax of the logits is a fair probability.
+In: training vectors, labels and groups (numpy). Out: a RidgeClassifier. A linear and a Gaussian ridge classifier are
+fitted to the same standardised vectors. The predictions of each for held-out groups follow exactly from its fit,
+without refitting, and decide its weight: so the softmax of the logits is calibrated.
 """
 
 from collections.abc import Sequence
@@ -16,55 +16,57 @@ from torch import Tensor
 
 from auricle.errors import DataError
 
-# Standardised features are cut here: one odd value must not decide a clip.
-LIMIT = 5.0
+# Standardised features are clipped here: one outlier must not decide a clip.
+CLIP_LIMIT = 5.0
 # Chosen once on three corpora (speech emotion, spoken digits, everyday sounds); all are flat within a factor of two.
 LINEAR_RIDGE = 0.3
 KERNEL_RIDGE = 0.03
 KERNEL_WIDTH = 0.5
 INNER_FOLDS = 10
-# Logits beyond this many times a machine's score would call a small corpus' luck certainty.
-MOST_WEIGHT = 30.0
-# For comparing clips by angle: how many directions are damped, found among how many clips, and from which variance on.
-WITHIN_RANK, WITHIN_CLIPS, WITHIN_FLOOR = 128, 1000, 0.3
+# A larger weight of a classifier would turn chance agreement in a small corpus into certainty.
+MAX_WEIGHT = 30.0
+# For comparing clips by cosine: the number of damped directions, of clips to estimate them from, and the variance from
+# which on they are damped.
+WITHIN_CLASS_RANK, WITHIN_CLASS_CLIPS, WITHIN_CLASS_FLOOR = 128, 1000, 0.3
 
 
 @dataclass(frozen=True)
-class Machine:
-    """What answers: (clamped (vector - mean) * scale) @ linear + likeness(to support) @ kernel + bias.
+class RidgeClassifier:
+    """logits = x @ linear_weights + rbf_kernel(x, support_vectors) @ kernel_weights + bias, of the clipped x = (vector
+    - mean) * scale.
 
-    within (rank, features) are the directions in which clips of one class differ, and damping (rank,) by which share
-    each is left out when clips are compared.
+    within_class_directions (rank, features) are those in which clips of one class differ; within_class_damping (rank,)
+    is the share of each that is removed before clips are compared.
     """
 
     mean: np.ndarray
     scale: np.ndarray
-    linear: np.ndarray
-    support: np.ndarray
-    kernel: np.ndarray
-    width: np.ndarray
+    linear_weights: np.ndarray
+    support_vectors: np.ndarray
+    kernel_weights: np.ndarray
+    kernel_width: np.ndarray
     bias: np.ndarray
-    within: np.ndarray
-    damping: np.ndarray
+    within_class_directions: np.ndarray
+    within_class_damping: np.ndarray
 
 
 def rbf_kernel(left: Tensor, right: Tensor, sizes: Sequence[int], width: float | Tensor) -> Tensor:
     """Average a Gaussian kernel over the parts of the vectors: (a, features), (b, features) → (a, b) within [0, 1].
 
-    A kernel for each kind of feature, rather than one for all, lets a clip be near another in rhythm but not in
+    With a kernel for each kind of feature, rather than one for all, a clip can be near another in rhythm but not in
     timbre. `sizes` are the widths of the parts.
     """
     total = left.new_zeros(left.shape[0], right.shape[0])
-    for ours, theirs in zip(torch.split(left, list(sizes), 1), torch.split(right, list(sizes), 1), strict=True):
-        # In place: of thousands of clips each such table takes hundreds of megabytes.
-        distance = (ours @ theirs.T).mul_(-2.0)
-        distance += ours.square().sum(1)[:, None]
-        distance += theirs.square().sum(1)[None, :]
-        total += distance.clamp_min_(0.0).mul_(-width / ours.shape[1]).exp_()
+    for a, b in zip(torch.split(left, list(sizes), 1), torch.split(right, list(sizes), 1), strict=True):
+        # In place: for thousands of clips each such matrix takes hundreds of megabytes.
+        distance = (a @ b.T).mul_(-2.0)
+        distance += a.square().sum(1)[:, None]
+        distance += b.square().sum(1)[None, :]
+        total += distance.clamp_min_(0.0).mul_(-width / a.shape[1]).exp_()
     return total.div_(len(sizes))
 
 
-def fit(
+def fit_ridge_classifier(
     vectors: np.ndarray,
     labels: np.ndarray,
     groups: np.ndarray | None,
@@ -74,11 +76,11 @@ def fit(
     class_weighted: bool,
     max_support: int,
     seed: int,
-) -> Machine:
-    """Fit both machines and weigh them.
+) -> RidgeClassifier:
+    """Fit both classifiers and weigh them.
 
     vectors (clips, features), labels (clips,) ints below `classes`, groups (clips,) or None. Above `max_support` clips
-    a stratified draw of that many is used: the cost grows with the cube. Raises DataError for fewer than two classes.
+    a stratified sample of that many is used: the cost grows with the cube. Raises DataError for fewer than two classes.
     """
     present = np.unique(labels)
     if len(present) < 2:
@@ -86,65 +88,72 @@ def fit(
             f"The training clips hold {len(present)} class. A classifier needs two or more: check the split."
         )
     if len(labels) > max_support:
-        keep = drawn(labels, max_support, seed)
-        vectors, labels, groups = vectors[keep], labels[keep], None if groups is None else groups[keep]
+        rows = subsample(labels, max_support, seed)
+        vectors, labels, groups = vectors[rows], labels[rows], None if groups is None else groups[rows]
     weights = 1.0 / np.bincount(labels)[labels] if class_weighted else np.ones(len(labels))
     weights /= weights.mean()
     mean, deviation = vectors.mean(0), vectors.std(0)
-    # A feature that never changes (an empty band, say) carries nothing; a hair's change of it must not be blown up.
+    # A constant feature (an empty band, say) carries no information; a tiny change of it must not be amplified.
     scale = np.where(deviation > 1e-4, 1.0 / np.maximum(deviation, 1e-4), 0.0)
-    standard = torch.as_tensor(np.clip((vectors - mean) * scale, -LIMIT, LIMIT), dtype=torch.float64)
+    standard = torch.as_tensor(np.clip((vectors - mean) * scale, -CLIP_LIMIT, CLIP_LIMIT), dtype=torch.float64)
     used = max(1, int((scale > 0).sum()))
-    hits = np.where(np.arange(classes) == labels[:, None], 1.0, 0.0)
-    prior = (weights[:, None] * hits).sum(0) / weights.sum()
+    one_hot = np.where(np.arange(classes) == labels[:, None], 1.0, 0.0)
+    prior = (weights[:, None] * one_hot).sum(0) / weights.sum()
     bias = np.log(prior.clip(1e-6))
     folds = inner_folds(labels, groups, seed)
-    targets, each = torch.as_tensor(hits - prior), torch.as_tensor(weights)
-    linear, linear_held_out = solve((standard @ standard.T).div_(used), targets, each, LINEAR_RIDGE, folds)
-    # Single precision is ample beside the ridge, and the exponentials cost a third.
-    single = standard.float()
-    kernel, kernel_held_out = solve(
-        rbf_kernel(single, single, sizes, KERNEL_WIDTH).double(), targets, each, KERNEL_RIDGE, folds
+    targets, clip_weights = torch.as_tensor(one_hot - prior), torch.as_tensor(weights)
+    # Neither Gram matrix gets a name: each is freed before the next one is made.
+    linear, linear_held_out = fit_kernel_ridge(
+        (standard @ standard.T).div_(used), targets, clip_weights, LINEAR_RIDGE, folds
     )
-    directions, damping = differences_within(standard, labels)
-    share = blend(np.stack([linear_held_out.numpy(), kernel_held_out.numpy()]), bias, labels, weights)
-    return Machine(
+    # Next to the ridge single precision is ample, and the exponentials cost a third.
+    single = standard.float()
+    kernel, kernel_held_out = fit_kernel_ridge(
+        rbf_kernel(single, single, sizes, KERNEL_WIDTH).double(), targets, clip_weights, KERNEL_RIDGE, folds
+    )
+    directions, damping = within_class_directions(standard, labels)
+    weight = ensemble_weights(np.stack([linear_held_out.numpy(), kernel_held_out.numpy()]), bias, labels, weights)
+    return RidgeClassifier(
         mean=mean,
         scale=scale,
-        linear=share[0] / used * (standard.T @ linear).numpy(),
-        support=standard.numpy(),
-        kernel=share[1] * kernel.numpy(),
-        width=np.array(KERNEL_WIDTH),
+        linear_weights=weight[0] / used * (standard.T @ linear).numpy(),
+        support_vectors=standard.numpy(),
+        kernel_weights=weight[1] * kernel.numpy(),
+        kernel_width=np.array(KERNEL_WIDTH),
         bias=bias,
-        within=directions.numpy(),
-        damping=damping.numpy(),
+        within_class_directions=directions.numpy(),
+        within_class_damping=damping.numpy(),
     )
 
 
-def differences_within(standard: Tensor, labels: np.ndarray) -> tuple[Tensor, Tensor]:
-    """Find in which directions clips of one class differ most: (rank, features) and each one's damping (rank,).
+def within_class_directions(standard: Tensor, labels: np.ndarray) -> tuple[Tensor, Tensor]:
+    """The directions in which clips of one class differ most, (rank, features), and the damping of each, (rank,).
 
-    Leaving a direction out as far as its variance within classes stands above the floor is within-class covariance
+    Damping a direction in proportion to its excess of within-class variance over the floor is within-class covariance
     normalisation (Hatch et al. 2006) with shrinkage. Few clips have few directions: the others are damped by 0.
     """
-    places = np.unique(np.linspace(0, len(labels) - 1, min(len(labels), WITHIN_CLIPS)).astype(int))
-    kept, own = standard[places], labels[places]
-    centred = torch.cat([part - part.mean(0) for label in np.unique(own) if len(part := kept[own == label])])
+    rows = np.unique(np.linspace(0, len(labels) - 1, min(len(labels), WITHIN_CLASS_CLIPS)).astype(int))
+    standard, labels = standard[rows], labels[rows]
+    parts = [standard[labels == label] for label in np.unique(labels)]
+    centred = torch.cat([part - part.mean(0) for part in parts])
     variances, vectors = torch.linalg.eigh(centred @ centred.T / len(centred))
-    variances, vectors = variances.flip(0)[:WITHIN_RANK].clamp_min(0.0), vectors.flip(1)[:, :WITHIN_RANK]
+    variances, vectors = variances.flip(0)[:WITHIN_CLASS_RANK].clamp_min(0.0), vectors.flip(1)[:, :WITHIN_CLASS_RANK]
     lengths = (variances * len(centred)).sqrt().clamp_min(1e-9)
-    directions, damping = standard.new_zeros(WITHIN_RANK, standard.shape[1]), standard.new_zeros(WITHIN_RANK)
+    directions, damping = (
+        standard.new_zeros(WITHIN_CLASS_RANK, standard.shape[1]),
+        standard.new_zeros(WITHIN_CLASS_RANK),
+    )
     directions[: len(variances)] = (centred.T @ vectors / lengths).T
-    damping[: len(variances)] = 1.0 - (WITHIN_FLOOR / (variances + WITHIN_FLOOR)).sqrt()
+    damping[: len(variances)] = 1.0 - (WITHIN_CLASS_FLOOR / (variances + WITHIN_CLASS_FLOOR)).sqrt()
     return directions, damping
 
 
-def solve(
+def fit_kernel_ridge(
     gram: Tensor, targets: Tensor, weights: Tensor, ridge: float, folds: Sequence[np.ndarray]
 ) -> tuple[Tensor, Tensor]:
-    """Solve weighted kernel ridge regression: dual weights (clips, classes) and held-out predictions (clips, classes).
+    """Fit weighted kernel ridge regression: dual weights (clips, classes) and held-out predictions (clips, classes).
 
-    The gram matrix is used up: it, its factor and its inverse are one piece of memory after the other. With
+    The Gram matrix is overwritten: it, its factor and its inverse share one piece of memory. With
     C = (G + ridge)^-1 and a = C t, leaving fold f out makes its residual C_ff^-1 a_f (Rifkin and Lippert 2007).
     """
     root = weights.sqrt()[:, None]
@@ -159,19 +168,19 @@ def solve(
     return dual * root, held_out
 
 
-def drawn(labels: np.ndarray, size: int, seed: int) -> np.ndarray:
-    """Draw `size` places, in order: stratified, or plainly where a class has a single clip."""
-    few = np.bincount(labels)[labels].min() < 2
-    keep, _ = train_test_split(
-        np.arange(len(labels)), train_size=size, random_state=seed, stratify=None if few else labels
+def subsample(labels: np.ndarray, size: int, seed: int) -> np.ndarray:
+    """Sample `size` row numbers, in order: stratified, or not where a class has a single clip."""
+    has_singles = np.bincount(labels)[labels].min() < 2
+    rows, _ = train_test_split(
+        np.arange(len(labels)), train_size=size, random_state=seed, stratify=None if has_singles else labels
     )
-    return np.sort(keep)
+    return np.sort(rows)
 
 
 def inner_folds(labels: np.ndarray, groups: np.ndarray | None, seed: int) -> list[np.ndarray]:
-    """Divide the training clips for validation inside them: each group a fold, or random folds where groups fail.
+    """Folds of the training clips for the inner validation: one per group, or random ones where groups cannot be used.
 
-    They fail where a class lives in one group alone: with that group held out, nothing would be left to know it by.
+    They cannot where a class is in one group only: with that group held out, no clip of the class would be left.
     """
     if groups is not None:
         _, number = np.unique(groups, return_inverse=True)
@@ -184,21 +193,22 @@ def inner_folds(labels: np.ndarray, groups: np.ndarray | None, seed: int) -> lis
     return [test for _, test in splitter.split(labels, labels)]
 
 
-def blend(scores: np.ndarray, bias: np.ndarray, labels: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """Find how much of each machine makes the likeliest logits for held-out clips: (machines,), none below 0.
+def ensemble_weights(scores: np.ndarray, bias: np.ndarray, labels: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """The weight of each classifier that minimises the log-loss of held-out clips: (classifiers,), none below 0.
 
-    scores (machines, clips, classes), bias (classes,), labels and weights (clips,). The loss is convex.
+    scores (classifiers, clips, classes), bias (classes,), labels and weights (clips,). The loss is convex.
     """
     clips = np.arange(len(labels))
 
-    def loss(shares: np.ndarray) -> tuple[float, np.ndarray]:
-        logits = np.tensordot(shares, scores, 1) + bias
-        chances = np.exp(logits - logits.max(1, keepdims=True))
-        chances /= chances.sum(1, keepdims=True)
-        value = -(weights * np.log(chances[clips, labels].clip(1e-12))).mean()
-        chances[clips, labels] -= 1.0
-        return float(value), (scores * chances * weights[:, None]).sum((1, 2)) / len(labels)
+    def loss(factors: np.ndarray) -> tuple[float, np.ndarray]:
+        logits = np.tensordot(factors, scores, 1) + bias
+        probabilities = np.exp(logits - logits.max(1, keepdims=True))
+        probabilities /= probabilities.sum(1, keepdims=True)
+        value = -(weights * np.log(probabilities[clips, labels].clip(1e-12))).mean()
+        probabilities[clips, labels] -= 1.0
+        return float(value), (scores * probabilities * weights[:, None]).sum((1, 2)) / len(labels)
 
-    found = minimize(loss, np.full(len(scores), 5.0), jac=True, bounds=[(0.0, MOST_WEIGHT)] * len(scores))
-    shares: np.ndarray = found.x
-    return shares
+    factors: np.ndarray = minimize(
+        loss, np.full(len(scores), 5.0), jac=True, bounds=[(0.0, MAX_WEIGHT)] * len(scores)
+    ).x
+    return factors

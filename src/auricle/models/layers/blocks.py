@@ -1,7 +1,7 @@
-"""The layers between frames and pooling: conformer blocks, plain transformer blocks, and a front that thins frames out.
+"""The layers between features and pooling: conformer and transformer blocks, convolutional subsampling.
 
-In: (batch, frames, width), the real frames of each clip, and the rotation of positions. Out: the same shape. Whatever
-looks across time sees zeros or nothing beyond a clip's last frame, so that a clip's frames do not depend on its batch.
+In: (batch, frames, hidden), and the batch's mask and rotary positions. Out: the same shape. Every layer that looks
+across time sees zeros or nothing beyond a clip's last frame, so that a clip's frames do not depend on its batch.
 """
 
 import itertools
@@ -21,9 +21,9 @@ ROTARY_BASE = 10_000.0
 
 
 @dataclass(frozen=True)
-class Places:
+class BatchContext:
     """What all blocks of one batch share. `lengths` (batch,) and `real` (batch, frames) are None where no clip is
-    padded; `cosine` and `sine` (frames, head width / 2) turn queries and keys by their position.
+    padded; `cosine` and `sine` (frames, head_dim / 2) rotate queries and keys by their position.
     """
 
     lengths: Tensor | None
@@ -32,149 +32,160 @@ class Places:
     sine: Tensor
 
 
-def places(lengths: Tensor, frames: int, head_width: int) -> Places:
-    """Mark the real ones of so many frames and give the positions' rotation (Su et al. 2021)."""
+def batch_context(lengths: Tensor, frames: int, head_dim: int) -> BatchContext:
+    """The mask of clips of lengths (batch,) in a batch of so many frames, and rotary positions (Su et al. 2021)."""
     device = lengths.device
-    rates = ROTARY_BASE ** -(torch.arange(0, head_width, 2, device=device).float() / head_width)
+    rates = ROTARY_BASE ** -(torch.arange(0, head_dim, 2, device=device).float() / head_dim)
     angle = torch.arange(frames, device=device).float()[:, None] * rates[None, :]
     real = masking.real(lengths, frames)
     if not torch.compiler.is_compiling() and bool(real.all()):
-        return Places(None, None, angle.cos(), angle.sin())
-    return Places(lengths, real, angle.cos(), angle.sin())
+        return BatchContext(None, None, angle.cos(), angle.sin())
+    return BatchContext(lengths, real, angle.cos(), angle.sin())
 
 
 class FeedForward(nn.Module):
-    """Norm, a wide layer, SiLU, and back."""
+    """Layer norm, linear, SiLU, linear."""
 
-    def __init__(self, width: int, inner: int, dropout: float) -> None:
+    def __init__(self, hidden_size: int, intermediate_size: int, dropout: float) -> None:
         super().__init__()
-        self.norm = nn.LayerNorm(width)
-        self.up = nn.Linear(width, inner)
-        self.down = nn.Linear(inner, width)
+        self.norm = nn.LayerNorm(hidden_size)
+        self.up = nn.Linear(hidden_size, intermediate_size)
+        self.down = nn.Linear(intermediate_size, hidden_size)
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, values: Tensor) -> Tensor:
         inner = self.dropout(F.silu(self.up(self.norm(values))))
-        given: Tensor = self.dropout(self.down(inner))
-        return given
+        output: Tensor = self.dropout(self.down(inner))
+        return output
 
 
 class Attention(nn.Module):
-    """Norm and self-attention over the real frames, by torch's fused kernels; positions are rotations.
+    """Layer norm and self-attention over the real frames, with torch's fused kernels and rotary positions.
 
-    Dropout falls on what comes out: on the shares themselves it would rule the fused kernels out.
+    Dropout is applied to the output: on the attention weights it would rule the fused kernels out.
     """
 
-    def __init__(self, width: int, heads: int, head_width: int, dropout: float) -> None:
+    def __init__(self, hidden_size: int, heads: int, head_dim: int, dropout: float) -> None:
         super().__init__()
         self.heads = heads
-        self.norm = nn.LayerNorm(width)
-        self.project = nn.Linear(width, 3 * heads * head_width, bias=False)
-        self.out = nn.Linear(heads * head_width, width)
+        self.norm = nn.LayerNorm(hidden_size)
+        self.project = nn.Linear(hidden_size, 3 * heads * head_dim, bias=False)
+        self.out = nn.Linear(heads * head_dim, hidden_size)
         self.dropout = nn.Dropout(dropout)
 
-    def forward(self, values: Tensor, at: Places) -> Tensor:
+    def forward(self, values: Tensor, context: BatchContext) -> Tensor:
         batch, frames, _ = values.shape
         split = self.project(self.norm(values)).view(batch, frames, 3, self.heads, -1).permute(2, 0, 3, 1, 4)
         queries, keys, content = split
-        mask = None if at.real is None else at.real[:, None, None, :]
-        mixed = F.scaled_dot_product_attention(turned(queries, at), turned(keys, at), content, attn_mask=mask)
-        given: Tensor = self.dropout(self.out(mixed.transpose(1, 2).reshape(batch, frames, -1)))
-        return given
+        mask = None if context.real is None else context.real[:, None, None, :]
+        mixed = F.scaled_dot_product_attention(
+            rotated(queries, context), rotated(keys, context), content, attn_mask=mask
+        )
+        output: Tensor = self.dropout(self.out(mixed.transpose(1, 2).reshape(batch, frames, -1)))
+        return output
 
 
-def turned(values: Tensor, at: Places) -> Tensor:
-    """Rotate (batch, heads, frames, head width) by position."""
+def rotated(values: Tensor, context: BatchContext) -> Tensor:
+    """Rotate (batch, heads, frames, head_dim) by position."""
     first, second = values.chunk(2, -1)
-    cosine, sine = at.cosine.to(values.dtype), at.sine.to(values.dtype)
+    cosine, sine = context.cosine.to(values.dtype), context.sine.to(values.dtype)
     return torch.cat([first * cosine - second * sine, second * cosine + first * sine], -1)
 
 
 class Convolution(nn.Module):
-    """Norm, a gated pointwise layer, a depthwise convolution over time, batch norm, SiLU, and back."""
+    """Layer norm, gated pointwise convolution, depthwise convolution over time, batch norm, SiLU, pointwise
+    convolution.
+    """
 
-    def __init__(self, width: int, expansion: int, kernel: int, dropout: float) -> None:
+    def __init__(self, hidden_size: int, conv_expansion: int, conv_kernel_size: int, dropout: float) -> None:
         super().__init__()
-        inner = expansion * width
-        self.layer_norm = nn.LayerNorm(width)
-        self.gated = nn.Linear(width, 2 * inner)
-        self.depthwise = nn.Conv1d(inner, inner, kernel, padding=kernel // 2, groups=inner)
+        inner = conv_expansion * hidden_size
+        self.layer_norm = nn.LayerNorm(hidden_size)
+        self.gated = nn.Linear(hidden_size, 2 * inner)
+        self.depthwise = nn.Conv1d(inner, inner, conv_kernel_size, padding=conv_kernel_size // 2, groups=inner)
         self.norm = BatchNorm(inner)
-        self.out = nn.Linear(inner, width)
+        self.out = nn.Linear(inner, hidden_size)
         self.dropout = nn.Dropout(dropout)
 
-    def forward(self, values: Tensor, at: Places) -> Tensor:
+    def forward(self, values: Tensor, context: BatchContext) -> Tensor:
         gated = F.glu(self.gated(self.layer_norm(values)), -1)
-        if at.real is not None:
-            gated = gated * at.real[..., None]
-        heard = F.silu(self.norm(self.depthwise(gated.transpose(1, 2)), at.lengths)).transpose(1, 2)
-        given: Tensor = self.dropout(self.out(heard))
-        return given
+        if context.real is not None:
+            gated = gated * context.real[..., None]
+        convolved = F.silu(self.norm(self.depthwise(gated.transpose(1, 2)), context.lengths)).transpose(1, 2)
+        output: Tensor = self.dropout(self.out(convolved))
+        return output
 
 
 class ConformerBlock(nn.Module):
-    """Half a feed-forward, attention, convolution, half a feed-forward, norm (Gulati et al. 2020)."""
+    """Half a feed-forward, attention, convolution, half a feed-forward, layer norm (Gulati et al. 2020)."""
 
     def __init__(
-        self, width: int, heads: int, head_width: int, inner: int, expansion: int, kernel: int, dropout: float
+        self,
+        hidden_size: int,
+        heads: int,
+        head_dim: int,
+        intermediate_size: int,
+        conv_expansion: int,
+        conv_kernel_size: int,
+        dropout: float,
     ) -> None:
         super().__init__()
-        self.first = FeedForward(width, inner, dropout)
-        self.attention = Attention(width, heads, head_width, dropout)
-        self.convolution = Convolution(width, expansion, kernel, dropout)
-        self.second = FeedForward(width, inner, dropout)
-        self.norm = nn.LayerNorm(width)
+        self.feed_forward_1 = FeedForward(hidden_size, intermediate_size, dropout)
+        self.attention = Attention(hidden_size, heads, head_dim, dropout)
+        self.convolution = Convolution(hidden_size, conv_expansion, conv_kernel_size, dropout)
+        self.feed_forward_2 = FeedForward(hidden_size, intermediate_size, dropout)
+        self.norm = nn.LayerNorm(hidden_size)
 
-    def forward(self, values: Tensor, at: Places) -> Tensor:
-        """Run the block on (batch, frames, width)."""
-        values = values + 0.5 * self.first(values)
-        values = values + self.attention(values, at)
-        values = values + self.convolution(values, at)
-        given: Tensor = self.norm(values + 0.5 * self.second(values))
-        return given
+    def forward(self, values: Tensor, context: BatchContext) -> Tensor:
+        """Run the block on (batch, frames, hidden)."""
+        values = values + 0.5 * self.feed_forward_1(values)
+        values = values + self.attention(values, context)
+        values = values + self.convolution(values, context)
+        output: Tensor = self.norm(values + 0.5 * self.feed_forward_2(values))
+        return output
 
 
 class TransformerBlock(nn.Module):
-    """torch's own encoder layer: norm after attention and after the feed-forward, no positions."""
+    """torch's own encoder layer: layer norm after attention and after the feed-forward, no positions."""
 
-    def __init__(self, width: int, heads: int, inner: int, dropout: float) -> None:
+    def __init__(self, hidden_size: int, heads: int, intermediate_size: int, dropout: float) -> None:
         super().__init__()
-        self.layer = nn.TransformerEncoderLayer(width, heads, inner, dropout, batch_first=True)
+        self.layer = nn.TransformerEncoderLayer(hidden_size, heads, intermediate_size, dropout, batch_first=True)
 
-    def forward(self, values: Tensor, at: Places) -> Tensor:
-        """Run the layer on (batch, frames, width)."""
-        beyond = None if at.real is None else ~at.real
-        given: Tensor = self.layer(values, src_key_padding_mask=beyond)
-        return given
+    def forward(self, values: Tensor, context: BatchContext) -> Tensor:
+        """Run the layer on (batch, frames, hidden)."""
+        padding = None if context.real is None else ~context.real
+        output: Tensor = self.layer(values, src_key_padding_mask=padding)
+        return output
 
 
-class Thinning(nn.Module):
-    """Two convolutions of stride 2 over bands and frames: (batch, bands, frames) → (batch, frames / 4, width).
+class ConvSubsampling(nn.Module):
+    """Two convolutions of stride 2 over features and frames: (batch, features, frames) → (batch, frames / 4, hidden).
 
-    A frame every 10 ms is more than speech needs: blocks behind a quarter of the frames cost a quarter.
+    A frame every 10 ms is more than speech needs: blocks on a quarter of the frames cost a quarter.
     """
 
-    def __init__(self, bands: int, width: int, channels: int) -> None:
+    def __init__(self, num_features: int, channels: int, hidden_size: int) -> None:
         super().__init__()
-        widths = [1, channels, channels]
+        sizes = [1, channels, channels]
         self.convolutions = nn.ModuleList(
-            nn.Conv2d(before, after, 3, stride=2, padding=1, bias=False) for before, after in itertools.pairwise(widths)
+            nn.Conv2d(before, after, 3, stride=2, padding=1, bias=False) for before, after in itertools.pairwise(sizes)
         )
         self.norms = nn.ModuleList(BatchNorm(channels) for _ in self.convolutions)
-        self.out = nn.Linear(channels * thinned(bands), width)
+        self.out = nn.Linear(channels * subsampled(num_features), hidden_size)
 
     def forward(self, values: Tensor, lengths: Tensor) -> Tensor:
-        """Thin (batch, bands, frames) out; beyond each clip's lengths (batch,) all is taken as zero."""
+        """Subsample (batch, features, frames); values beyond each clip's lengths (batch,) count as zero."""
         values = values[:, None]
         for convolution, norm in zip(self.convolutions, self.norms, strict=True):
             lengths = (lengths + 1) // 2
-            heard = convolution(values)
-            padded = torch.compiler.is_compiling() or int(lengths.min()) < heard.shape[-1]
-            values = F.silu(norm(heard, lengths if padded else None))
-        given: Tensor = self.out(values.flatten(1, 2).transpose(1, 2))
-        return given
+            convolved = convolution(values)
+            padded = torch.compiler.is_compiling() or int(lengths.min()) < convolved.shape[-1]
+            values = F.silu(norm(convolved, lengths if padded else None))
+        output: Tensor = self.out(values.flatten(1, 2).transpose(1, 2))
+        return output
 
 
-def thinned(size: Count) -> Count:
-    """How many of so many frames or bands are left by `Thinning`."""
+def subsampled(size: Count) -> Count:
+    """The number of frames or features that `ConvSubsampling` makes of so many."""
     return ((size + 1) // 2 + 1) // 2

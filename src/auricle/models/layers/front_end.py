@@ -1,13 +1,13 @@
-"""From waveform to log-mel frames, inside the model.
+"""The first layer of a network: standardised log-mel of waveforms, or standardised precomputed features.
 
-In: float32 waveforms in [-1, 1]. Out: (batch, channels, mels, frames). Frames at the edge of a clip see zeros, never
-reflected samples, so padding on the right changes no real frame. The mel settings are constructor arguments that a
-family keeps in its config; the statistics of the training split are buffers, saved with the weights.
+In: float32 waveforms in [-1, 1], or features. Out: (batch, channels, features, frames). Frames at the edge of a clip
+see zeros, never reflected samples, so padding on the right changes no real frame. The settings are in the model's
+config; the statistics of the training split are buffers, saved with the weights.
 """
 
 import math
 from collections.abc import Iterable
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -15,14 +15,15 @@ from transformers import Wav2Vec2FeatureExtractor
 
 from auricle.audio.mel import mel_filters
 from auricle.models.features import fourier
+from auricle.models.layers import masking
 
 Count = TypeVar("Count", int, Tensor)
 
 CACHED_SAMPLES = 2**18
 
 
-def waveforms_as_they_are(sample_rate: int) -> Wav2Vec2FeatureExtractor:
-    """The feature extractor of a model that has its front end inside: it names the rate and changes nothing."""
+def passthrough_extractor(sample_rate: int) -> Wav2Vec2FeatureExtractor:
+    """The feature extractor of a model with its front end inside: it states the sample rate and changes nothing."""
     return Wav2Vec2FeatureExtractor(
         feature_size=1, sampling_rate=sample_rate, do_normalize=False, return_attention_mask=True
     )
@@ -31,8 +32,8 @@ def waveforms_as_they_are(sample_rate: int) -> Wav2Vec2FeatureExtractor:
 class MelSpectrogram(nn.Module):
     """Mel power: (batch, [channels,] samples) → (batch, [channels,] mels, 1 + samples // hop_length).
 
-    Window and filters follow from the settings, so they are not saved; `reset` makes them anew, which a family calls
-    from `_init_weights`, because `from_pretrained` builds models without memory for what no file holds.
+    Window and filters follow from the settings and are not saved. `reset` computes them; `_init_weights` of a model
+    calls it, because `from_pretrained` leaves what no file holds uninitialised.
     """
 
     window: Tensor
@@ -53,28 +54,28 @@ class MelSpectrogram(nn.Module):
         self.reset()
 
     def reset(self) -> None:
-        """Fill window and filters from the settings."""
+        """Compute window and filters from the settings."""
         with torch.device("cpu"):
             self.window.copy_(torch.hann_window(self.n_fft))
             filters = mel_filters(self.sample_rate, self.n_fft, self.n_mels, self.f_min, self.f_max)
             self.filters.copy_(torch.from_numpy(filters))
 
     def frames(self, samples: Count) -> Count:
-        """How many frames a clip of so many samples has."""
+        """The number of frames of a clip of so many samples."""
         return 1 + samples // self.hop_length
 
     def forward(self, waveform: Tensor) -> Tensor:
         """Transform a few clips at a time: frames that stay in the processor's cache take half the time."""
         flat = waveform.reshape(-1, waveform.shape[-1])
         if torch.compiler.is_compiling():
-            whole = self._exported(flat)
-            return whole.reshape(*waveform.shape[:-1], *whole.shape[-2:])
-        few = max(1, CACHED_SAMPLES // max(1, flat.shape[-1]))
-        power = torch.cat([self._power(part) for part in torch.split(flat, few)])
+            exported = self._exported(flat)
+            return exported.reshape(*waveform.shape[:-1], *exported.shape[-2:])
+        clips = max(1, CACHED_SAMPLES // max(1, flat.shape[-1]))
+        power = torch.cat([self._power(part) for part in torch.split(flat, clips)])
         return power.reshape(*waveform.shape[:-1], *power.shape[-2:])
 
     def _exported(self, flat: Tensor) -> Tensor:
-        """What `_power` gives, for a graph: without a loop over its batch and without a transform."""
+        """The same as `_power` in an exported graph: no loop over the batch, no Fourier transform."""
         padded = nn.functional.pad(flat, (self.n_fft // 2, self.n_fft // 2))
         return torch.matmul(self.filters.T, fourier.framed_power(padded, self.window, self.hop_length))
 
@@ -89,50 +90,74 @@ class MelSpectrogram(nn.Module):
 
 
 class LogMel(nn.Module):
-    """Mel power in nats, standardised per mel band by the statistics of the training split.
+    """Log-mel in nats, standardised per mel band with the statistics of the training split.
 
-    The floor keeps digital silence finite; `range_db` also lifts what lies further than that below the clip's loudest
-    cell. `calibrate` is called once before training; a fresh front end passes its input through unscaled.
+    `mel_floor` keeps digital silence finite; `top_db` also raises every value to at most that far below the clip's
+    loudest. The network takes `channels` channels; a clip with more is averaged. `whole_hops` drops the last,
+    half-empty frame.
     """
 
     mean: Tensor
     deviation: Tensor
 
-    def __init__(self, mel: MelSpectrogram, floor: float = 1e-6, range_db: float | None = None) -> None:
+    def __init__(
+        self,
+        mel: MelSpectrogram,
+        mel_floor: float = 1e-6,
+        top_db: float | None = None,
+        channels: int = 1,
+        whole_hops: bool = False,
+    ) -> None:
         super().__init__()
         self.mel = mel
-        self.floor = floor
-        self.range_db = range_db
+        self.mel_floor = mel_floor
+        self.top_db = top_db
+        self.channels = channels
+        self.whole_hops = whole_hops
         self.register_buffer("mean", torch.zeros(mel.n_mels))
         self.register_buffer("deviation", torch.ones(mel.n_mels))
+
+    def mix(self, waveform: Tensor) -> Tensor:
+        """Average (batch, channels, samples) to one channel if it has more than the network takes."""
+        if waveform.shape[1] > self.channels:
+            return waveform.mean(1, keepdim=True)
+        if self.training and waveform.shape[1] == 2 and torch.equal(waveform[:, 0], waveform[:, 1]):
+            return waveform[:, :1]
+        return waveform
+
+    def real_frames(self, lengths: Tensor, samples: int) -> Tensor:
+        """Mark the real frames of clips of lengths (batch,) in a batch of so many samples: (batch, frames) bool."""
+        size = samples // self.mel.hop_length if self.whole_hops else self.mel.frames(samples)
+        return masking.real(self.mel.frames(lengths), size)
 
     def log_mel(self, waveform: Tensor, real: Tensor | None = None) -> Tensor:
         """Log-mel without standardisation: (batch, [channels,] samples) → (batch, [channels,] mels, frames).
 
-        real (batch, frames) marks the frames among which the loudest cell is sought, and only so many frames are kept;
-        None is all of them.
+        real (batch, frames) marks the frames that `top_db` looks at, and limits the frames of the result; None is all.
         """
         power = self.mel(waveform) if real is None else self.mel(waveform)[..., : real.shape[-1]]
-        log = torch.log(power + self.floor)
-        if self.range_db is None:
+        log = torch.log(power + self.mel_floor)
+        if self.top_db is None:
             return log
-        heard = log if real is None else log.masked_fill(~_beside(real, log), -torch.inf)
-        loudest = heard.amax(tuple(range(1, log.dim())), keepdim=True)
-        return torch.maximum(log, loudest - self.range_db * math.log(10.0) / 10.0)
+        masked = log if real is None else log.masked_fill(~masking.unsqueezed(real, log), -torch.inf)
+        loudest = masked.amax(tuple(range(1, log.dim())), keepdim=True)
+        return torch.maximum(log, loudest - self.top_db * math.log(10.0) / 10.0)
 
     def fit_normalization(self, batches: Iterable[tuple[Tensor, Tensor]]) -> None:
-        """Take mean and deviation of each mel band over the real frames of (waveform, real) batches."""
-        _set_statistics(self, ((self.log_mel(waveform, real), real) for waveform, real in batches))
+        """Compute mean and deviation per mel band over the real frames of (waveform, real) batches."""
+        _fit_statistics(self, ((self.log_mel(waveform, real), real) for waveform, real in batches))
 
     def forward(self, waveform: Tensor, real: Tensor | None = None) -> Tensor:
-        """Standardised log-mel; with real (batch, frames), all other frames are zero, the training split's mean."""
+        """Standardised log-mel; frames that real (batch, frames) does not mark are zero, the mean of the training
+        split.
+        """
         log = self.log_mel(waveform, real)
         standard = (log - self.mean[:, None]) / self.deviation[:, None]
-        return standard if real is None else standard * _beside(real, log)
+        return standard if real is None else standard * masking.unsqueezed(real, log)
 
 
 class PrecomputedFeatures(nn.Module):
-    """Frames that a corpus brings along, standardised per band by the statistics of the training split."""
+    """Precomputed features, standardised per feature with the statistics of the training split; methods as LogMel's."""
 
     mean: Tensor
     deviation: Tensor
@@ -142,18 +167,36 @@ class PrecomputedFeatures(nn.Module):
         self.register_buffer("mean", torch.zeros(num_features))
         self.register_buffer("deviation", torch.ones(num_features))
 
+    def mix(self, features: Tensor) -> Tensor:
+        """Features (batch, features, frames) have no channels: they stay as they are."""
+        return features
+
+    def real_frames(self, lengths: Tensor, frames: int) -> Tensor:
+        """Mark the real frames of clips of lengths (batch,) in a batch of so many: (batch, frames) bool."""
+        return masking.real(lengths, frames)
+
     def fit_normalization(self, batches: Iterable[tuple[Tensor, Tensor]]) -> None:
-        """Take mean and deviation of each band over the real frames of (frames, real) batches."""
-        _set_statistics(self, batches)
+        """Compute mean and deviation per feature over the real frames of (features, real) batches."""
+        _fit_statistics(self, batches)
 
-    def forward(self, frames: Tensor, real: Tensor | None = None) -> Tensor:
-        """Standardise (batch, bands, frames); frames that real (batch, frames) does not mark are zero."""
-        standard = (frames - self.mean[:, None]) / self.deviation[:, None]
-        return standard if real is None else standard.masked_fill(~real[:, None], 0.0)
+    def forward(self, features: Tensor, real: Tensor | None = None) -> Tensor:
+        """Standardise (batch, features, frames) → (batch, 1, features, frames); frames that real does not mark are
+        zero.
+        """
+        standard = (features - self.mean[:, None]) / self.deviation[:, None]
+        return (standard if real is None else standard.masked_fill(~real[:, None], 0.0))[:, None]
 
 
-def _set_statistics(front_end: LogMel | PrecomputedFeatures, batches: Iterable[tuple[Tensor, Tensor]]) -> None:
-    """Set mean and deviation of each band from the real frames of (batch, [channels,] bands, frames) and real."""
+def front_end(config: Any, *, channels: int) -> LogMel | PrecomputedFeatures:
+    """The front end of a SpectrogramConfig whose network takes so many channels."""
+    if config.num_features is not None:
+        return PrecomputedFeatures(config.num_features)
+    mel = MelSpectrogram(config.sample_rate, config.n_fft, config.hop_length, config.n_mels)
+    return LogMel(mel, config.mel_floor, config.top_db, channels, whole_hops=config.fixed_seconds is not None)
+
+
+def _fit_statistics(front_end: LogMel | PrecomputedFeatures, batches: Iterable[tuple[Tensor, Tensor]]) -> None:
+    """Set mean and deviation per feature over the real frames of (batch, [channels,] features, frames) batches."""
     num_features = len(front_end.mean)
     count, total, squares = 0.0, torch.zeros(()), torch.zeros(())
     for values, real in batches:
@@ -163,12 +206,7 @@ def _set_statistics(front_end: LogMel | PrecomputedFeatures, batches: Iterable[t
         total = total + (wide * weight).sum((0, 1, 3))
         squares = squares + (wide.square() * weight).sum((0, 1, 3))
     mean = total / count
-    # A band that never changes (above the recordings' own bandwidth) must not be blown up.
+    # A band that never changes (above the recordings' own bandwidth) must not be amplified.
     deviation = (squares / count - mean.square()).clamp_min(0.0).sqrt().clamp_min(0.1)
     front_end.mean.copy_(mean)
     front_end.deviation.copy_(deviation)
-
-
-def _beside(real: Tensor, spectrogram: Tensor) -> Tensor:
-    """Give (batch, frames) as many dimensions as (batch, [channels,] mels, frames) has."""
-    return real.reshape(real.shape[0], *[1] * (spectrogram.dim() - 2), real.shape[1])

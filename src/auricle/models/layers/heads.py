@@ -1,37 +1,24 @@
-"""From an embedding to one logit per class, and what training makes of it.
+"""The last layer, from an embedding to one logit per class, and its loss.
 
-In: (batch, width). Out: (batch, classes). A head's forward needs no labels; its loss takes soft targets, because mixed
-clips and smoothed labels have them. Margins are in the loss alone, so what a model answers knows nothing of them.
+In: (batch, size). Out: (batch, classes). A head's forward needs no labels; its loss takes soft targets, because mixup
+and label smoothing make them. Margins are part of the loss alone, so logits do not depend on them.
 """
 
 import math
-from typing import Literal
 
-import pydantic
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-
-class Head(pydantic.BaseModel):
-    """How embeddings become logits. `margin`, `scale` and `warmup`, the share of training in which the margin rises
-    from 0, are those of the two heads with a margin.
-    """
-
-    model_config = pydantic.ConfigDict(extra="forbid", frozen=True)
-
-    kind: Literal["softmax", "am-softmax", "aam-softmax"] = "softmax"
-    margin: float = pydantic.Field(0.3, ge=0, lt=1.5)
-    scale: float = pydantic.Field(15.0, gt=0)
-    warmup: float = pydantic.Field(0.0, ge=0, lt=1)
+from auricle.models.options import HeadOptions
 
 
 class Softmax(nn.Module):
     """A linear layer and cross-entropy."""
 
-    def __init__(self, width: int, classes: int) -> None:
+    def __init__(self, size: int, classes: int) -> None:
         super().__init__()
-        self.linear = nn.Linear(width, classes)
+        self.linear = nn.Linear(size, classes)
 
     def forward(self, embedding: Tensor) -> Tensor:
         logits: Tensor = self.linear(embedding)
@@ -46,28 +33,28 @@ class Softmax(nn.Module):
 
     @torch.no_grad()
     def apply_temperature(self, temperature: float) -> None:
-        """Divide the logits by a temperature for good."""
+        """Divide all future logits by a temperature."""
         for weight in (self.linear.weight, self.linear.bias):
             weight.div_(temperature)
 
 
 class MarginSoftmax(nn.Module):
-    """Cosines between the embedding and one direction per class, times a scale; training asks for a margin besides.
+    """Cosines between the embedding and one direction per class, times a scale; the loss adds a margin.
 
     am-softmax (Wang et al. 2018) takes the margin from the target's cosine, aam-softmax (Deng et al. 2019) adds it, in
     radians, to the target's angle. With margin 0 both are the normalised softmax. `progress` is the share of training
-    that is done, which a margin with a warm-up waits for.
+    that is done; `warmup` needs it.
     """
 
-    def __init__(self, width: int, classes: int, options: Head) -> None:
+    def __init__(self, size: int, classes: int, options: HeadOptions) -> None:
         super().__init__()
-        self.weight = nn.Parameter(torch.empty(classes, width))
+        self.weight = nn.Parameter(torch.empty(classes, size))
         self.options = options
         self.progress = 1.0
         self.reset()
 
     def reset(self) -> None:
-        """Draw the directions anew."""
+        """Draw the class directions."""
         nn.init.normal_(self.weight, std=self.weight.shape[1] ** -0.5)
 
     @property
@@ -83,25 +70,25 @@ class MarginSoftmax(nn.Module):
         return cosine * self.options.scale
 
     def loss(self, logits: Tensor, targets: Tensor, class_weights: Tensor | None = None) -> Tensor:
-        """Mean cross-entropy with the margin on the targets' logits; soft targets take their share of it."""
+        """Mean cross-entropy with the margin on the targets' logits; in proportion to soft targets."""
         margin, scale = self.margin, self.options.scale
         if self.options.kind == "am-softmax":
             return F.cross_entropy(logits - scale * margin * targets, targets, weight=class_weights)
         cosine = (logits / scale).clamp(-1.0, 1.0)
         sine = (1.0 - cosine.square()).clamp_min(1e-12).sqrt()
-        turned = cosine * math.cos(margin) - sine * math.sin(margin)
-        # Beyond a half turn the cosine would rise again: from there on it falls in a straight line.
-        turned = torch.where(cosine > -math.cos(margin), turned, cosine - margin * math.sin(margin))
-        return F.cross_entropy(torch.lerp(logits, scale * turned, targets), targets, weight=class_weights)
+        shifted = cosine * math.cos(margin) - sine * math.sin(margin)
+        # Beyond an angle of pi the cosine would rise again: from there on it falls linearly.
+        shifted = torch.where(cosine > -math.cos(margin), shifted, cosine - margin * math.sin(margin))
+        return F.cross_entropy(torch.lerp(logits, scale * shifted, targets), targets, weight=class_weights)
 
     def apply_temperature(self, temperature: float) -> None:
-        """Divide the logits by a temperature for good."""
+        """Divide all future logits by a temperature."""
         self.options = self.options.model_copy(update={"scale": self.options.scale / temperature})
 
 
-def make(options: Head, width: int, classes: int) -> Softmax | MarginSoftmax:
-    """The head that the options ask for."""
-    return Softmax(width, classes) if options.kind == "softmax" else MarginSoftmax(width, classes, options)
+def build_head(options: HeadOptions, size: int, classes: int) -> Softmax | MarginSoftmax:
+    """The head of these options."""
+    return Softmax(size, classes) if options.kind == "softmax" else MarginSoftmax(size, classes, options)
 
 
 def soft_targets(labels: Tensor, classes: int, smoothing: float = 0.0) -> Tensor:
@@ -109,6 +96,6 @@ def soft_targets(labels: Tensor, classes: int, smoothing: float = 0.0) -> Tensor
     return F.one_hot(labels, classes).float() * (1.0 - smoothing) + smoothing / classes
 
 
-def joined(ours: Tensor, theirs: Tensor) -> Tensor:
-    """Give two judges one vote each: the mean of their log-probabilities (Kittler et al. 1998, product rule)."""
-    return (ours.float().log_softmax(-1) + theirs.log_softmax(-1)) / 2
+def average_log_probabilities(first: Tensor, second: Tensor) -> Tensor:
+    """Average the log-probabilities of two classifiers' logits (Kittler et al. 1998, product rule)."""
+    return (first.float().log_softmax(-1) + second.log_softmax(-1)) / 2

@@ -1,4 +1,4 @@
-"""Batch normalisation that knows which frames are real.
+"""Batch normalisation over the real frames of a padded batch.
 
 In: (batch, channels, …, frames) and the real frames of each clip. Out: the same shape, zero beyond them.
 """
@@ -11,7 +11,7 @@ from auricle.models.layers import masking
 
 
 class BatchNorm(nn.Module):
-    """Batch normalisation (Ioffe and Szegedy 2015) whose statistics and output know real frames only."""
+    """Batch normalisation (Ioffe and Szegedy 2015) whose statistics and output cover real frames only."""
 
     running_mean: Tensor
     running_var: Tensor
@@ -28,7 +28,7 @@ class BatchNorm(nn.Module):
         self.register_buffer("num_batches_tracked", torch.tensor(0))
 
     def reset_parameters(self) -> None:
-        """Begin anew: unit scale, no shift, statistics of a standard normal input."""
+        """Reset: unit scale, no shift, statistics of a standard normal input."""
         nn.init.ones_(self.weight)
         nn.init.zeros_(self.bias)
         self.running_mean.zero_()
@@ -38,23 +38,23 @@ class BatchNorm(nn.Module):
     def forward(self, values: Tensor, lengths: Tensor | None) -> Tensor:
         """Normalise (batch, channels, …, frames); zero beyond lengths (batch,); None is all real."""
         if lengths is None or not self.training:
-            return self._of_all(values, lengths)
-        mask = self._beside(lengths, values)
+            return self._unmasked(values, lengths)
+        mask = self._mask(lengths, values)
         # Sums over thousands of cells need float32, also under bf16 autocast.
         wide = values.float()
         axes = [axis for axis in range(values.dim()) if axis != 1]
         count = mask.sum() * values.shape[2:-1].numel()
         mean = (wide * mask).sum(axes) / count
-        variance = ((wide - self._over(mean, values)).square() * mask).sum(axes) / count
+        variance = ((wide - self._per_channel(mean, values)).square() * mask).sum(axes) / count
         with torch.no_grad():
             self.num_batches_tracked.add_(1)
             self.running_mean.lerp_(mean, self.momentum)
             self.running_var.lerp_(variance * count / (count - 1).clamp_min(1), self.momentum)
         scale = self.weight * torch.rsqrt(variance + self.eps)
         shift = self.bias - mean * scale
-        return ((wide * self._over(scale, values) + self._over(shift, values)) * mask).to(values.dtype)
+        return ((wide * self._per_channel(scale, values) + self._per_channel(shift, values)) * mask).to(values.dtype)
 
-    def _of_all(self, values: Tensor, lengths: Tensor | None) -> Tensor:
+    def _unmasked(self, values: Tensor, lengths: Tensor | None) -> Tensor:
         """The library's own batch norm, the fastest, where all frames are real or the statistics are known."""
         if self.training:
             self.num_batches_tracked.add_(1)
@@ -68,13 +68,12 @@ class BatchNorm(nn.Module):
             self.momentum,
             self.eps,
         )
-        return normal if lengths is None else normal * self._beside(lengths, values)
+        return normal if lengths is None else normal * self._mask(lengths, values)
 
     @staticmethod
-    def _beside(lengths: Tensor, values: Tensor) -> Tensor:
-        mask = masking.real(lengths, values.shape[-1])
-        return mask.reshape(mask.shape[0], *[1] * (values.dim() - 2), mask.shape[1])
+    def _mask(lengths: Tensor, values: Tensor) -> Tensor:
+        return masking.unsqueezed(masking.real(lengths, values.shape[-1]), values)
 
     @staticmethod
-    def _over(channels: Tensor, values: Tensor) -> Tensor:
+    def _per_channel(channels: Tensor, values: Tensor) -> Tensor:
         return channels.reshape(-1, *[1] * (values.dim() - 2))

@@ -1,7 +1,7 @@
-"""Which frames are real, and keeping the others out of every answer.
+"""Which frames of a padded batch are real.
 
-A batch is padded on the right to its longest clip. Everything that looks across time takes the lengths from here, so
-that a clip's logits are the same alone and beside longer neighbours.
+A batch is padded on the right to its longest clip. Every layer that looks across time masks with these functions, so
+that a clip's logits are the same alone and in a batch with longer clips.
 """
 
 import torch
@@ -20,8 +20,13 @@ def lengths(input_values: Tensor, attention_mask: Tensor | None) -> Tensor:
 
 
 def real(lengths: Tensor, size: int) -> Tensor:
-    """Mark the first `lengths[i]` of `size` places as real: (batch,) int64 → (batch, size) bool."""
+    """Mark the first `lengths[i]` of `size` frames as real: (batch,) int64 → (batch, size) bool."""
     return torch.arange(size, device=lengths.device)[None, :] < lengths[:, None]
+
+
+def unsqueezed(mask: Tensor, values: Tensor) -> Tensor:
+    """Give a mask (batch, frames) the dimensions of values (batch, …, frames), to be broadcast."""
+    return mask.reshape(mask.shape[0], *[1] * (values.dim() - 2), mask.shape[1])
 
 
 def mean_over(values: Tensor, mask: Tensor) -> Tensor:

@@ -1,24 +1,21 @@
 """From frames to one vector per clip, over its real frames only.
 
-In: (batch, channels, frames) and which frames are real. Out: (batch, width): `channels` wide, or twice that for the two
+In: (batch, channels, frames) and which frames are real. Out: (batch, channels), or twice as many for the two
 kinds that join two statistics.
 """
-
-from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from auricle.models.layers import masking
-
-PoolingKind = Literal["mean", "mean-max", "statistics", "attention"]
+from auricle.models.options import PoolingKind
 
 VARIANCE_FLOOR = 1e-5
 
 
-def width(kind: PoolingKind, channels: int) -> int:
-    """How wide the pooled vector is."""
+def pooled_size(kind: PoolingKind, channels: int) -> int:
+    """The size of the pooled vector."""
     return 2 * channels if kind in ("mean-max", "statistics") else channels
 
 
@@ -42,7 +39,7 @@ class Pooling(nn.Module):
             return mean_and_max(values, real)
         if self.kind == "statistics":
             return mean_and_deviation(values, real)
-        assert self.score is not None, "attention has its score"
+        assert self.score is not None, "attention has a score layer"
         return attentive(values, real, self.score)
 
 
@@ -61,7 +58,7 @@ def mean_and_deviation(values: Tensor, real: Tensor) -> Tensor:
 
 
 def attentive(values: Tensor, real: Tensor, score: nn.Linear) -> Tensor:
-    """Average the real frames, each by its share of attention: (batch, channels, frames) → (batch, channels)."""
+    """Average the real frames, weighted by attention: (batch, channels, frames) → (batch, channels)."""
     frames = values.transpose(1, 2)
-    shares = F.softmax(score(frames).float().masked_fill(~real[..., None], -torch.inf), 1)
-    return (frames * shares.to(frames.dtype)).sum(1)
+    weights = F.softmax(score(frames).float().masked_fill(~real[..., None], -torch.inf), 1)
+    return (frames * weights.to(frames.dtype)).sum(1)

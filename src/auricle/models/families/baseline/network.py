@@ -1,0 +1,221 @@
+"""The model of the `baseline` family: functionals of acoustic descriptors and two ridge classifiers in closed form.
+
+In: waveforms, or precomputed features, and their mask. Out: logits. `embed` has nothing to train, so its vectors are
+computed once for all folds; `fit` fits a linear and a Gaussian ridge classifier to them and weighs the two by their
+predictions for held-out groups of the training clips, so that the softmax of the logits is calibrated.
+"""
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from huggingface_hub.dataclasses import strict
+from torch import Tensor, nn
+from torch.nn import functional as F
+from transformers import PreTrainedConfig, PreTrainedModel, Wav2Vec2FeatureExtractor
+from transformers.modeling_outputs import SequenceClassifierOutput
+
+from auricle.models.families.baseline import MODEL_TYPES, Options
+from auricle.models.features.descriptors import Descriptors
+from auricle.models.features.feature_functionals import FeatureFunctionals
+from auricle.models.features.functionals import Functionals
+from auricle.models.features.ridge import CLIP_LIMIT, WITHIN_CLASS_RANK, fit_ridge_classifier, rbf_kernel
+from auricle.models.layers import masking
+from auricle.models.layers.front_end import passthrough_extractor
+
+# Values summarised at once.
+CHUNK_VALUES = 2**18
+
+
+@strict
+class Config(PreTrainedConfig):
+    """Everything that rebuilds the model; labels are in id2label.
+
+    sample_rate: hertz, or frames a second of precomputed features; channels: of the input; num_features: width of
+    precomputed features, None for audio; n_mels, n_mfcc: mel bands and cepstral coefficients; max_support: limit of the
+    training clips of the Gaussian classifier, n_support: their number; part_sizes: widths of the kinds of functionals;
+    logit_temperature: divides the logits.
+    """
+
+    model_type = MODEL_TYPES[0]
+
+    sample_rate: int = 16_000
+    channels: int = 1
+    num_features: int | None = None
+    n_mels: int = 40
+    n_mfcc: int = 20
+    max_support: int = 6000
+    part_sizes: list[int] | tuple[int, ...] = ()
+    n_support: int = 0
+    logit_temperature: float = 1.0
+
+
+def configure(
+    options: Options, *, sample_rate: int, channels: int, labels: Sequence[str], num_features: int | None = None
+) -> Config:
+    """Make the config for one corpus; `num_features` is the width of precomputed features."""
+    config = Config(
+        sample_rate=sample_rate,
+        channels=channels,
+        num_features=num_features,
+        n_mels=options.n_mels,
+        n_mfcc=options.n_mfcc,
+        max_support=options.max_support,
+        id2label=dict(enumerate(labels)),
+        label2id={label: number for number, label in enumerate(labels)},
+    )
+    config.part_sizes = functionals(config).part_sizes()
+    return config
+
+
+def functionals(config: Config) -> Functionals | FeatureFunctionals:
+    """What makes one vector of a clip: of its waveform or of its precomputed features."""
+    if config.num_features is not None:
+        return FeatureFunctionals(config.num_features)
+    return Functionals(config.sample_rate, config.n_mels, config.n_mfcc)
+
+
+def build(
+    options: Options, *, sample_rate: int, channels: int, labels: Sequence[str], num_features: int | None = None
+) -> "Model":
+    """Make a fresh model for one corpus."""
+    return Model(
+        configure(options, sample_rate=sample_rate, channels=channels, labels=labels, num_features=num_features)
+    )
+
+
+class Model(PreTrainedModel):
+    """Functionals, standardisation, linear and Gaussian ridge classifier. Buffers and weights are RidgeClassifier's."""
+
+    config_class = Config
+    main_input_name = "input_values"
+    ensemble_member = None
+    # Batches of any size are equally fast.
+    batch_seconds: float | None = None
+
+    mean: Tensor
+    scale: Tensor
+    support_vectors: Tensor
+    kernel_width: Tensor
+    within_class_directions: Tensor
+    within_class_damping: Tensor
+
+    def __init__(self, config: Config) -> None:
+        super().__init__(config)
+        size, classes = sum(config.part_sizes), config.num_labels
+        self.functionals = functionals(config)
+        self.register_buffer("mean", torch.zeros(size))
+        self.register_buffer("scale", torch.ones(size))
+        self.register_buffer("support_vectors", torch.zeros(config.n_support, size))
+        self.register_buffer("kernel_width", torch.ones(()))
+        self.register_buffer("within_class_directions", torch.zeros(WITHIN_CLASS_RANK, size))
+        self.register_buffer("within_class_damping", torch.zeros(WITHIN_CLASS_RANK))
+        # `fit` computes these weights, not a gradient; transformers reads a model's dtype from its parameters.
+        self.linear_weights = nn.Parameter(torch.zeros(size, classes), requires_grad=False)
+        self.kernel_weights = nn.Parameter(torch.zeros(config.n_support, classes), requires_grad=False)
+        self.bias = nn.Parameter(torch.zeros(classes), requires_grad=False)
+        self.post_init()
+
+    @property
+    def extractor(self) -> Wav2Vec2FeatureExtractor:
+        """What a stock pipeline needs to know about the input: its sample rate."""
+        return passthrough_extractor(self.config.sample_rate)
+
+    def _init_weights(self, module: nn.Module) -> None:
+        if isinstance(module, Descriptors | FeatureFunctionals):
+            module.reset()
+
+    @property
+    def is_fitted(self) -> bool:
+        """Whether `fit` was called, in this process or before the model was saved."""
+        return bool(self.config.n_support)
+
+    def fit_normalization(self, batches: Iterable[tuple[Tensor, Tensor | None]]) -> None:
+        """Do nothing: standardisation is part of `fit`."""
+
+    def embed(self, input_values: Tensor, attention_mask: Tensor | None = None) -> Tensor:
+        """Compute the functionals of each clip, which no training changes: (batch, size).
+
+        input_values (batch, samples) or (batch, channels, samples) in [-1, 1], channels averaged, or precomputed
+        features (batch, num_features, frames); attention_mask (batch, samples or frames), 1 on real ones.
+        """
+        lengths = masking.lengths(input_values, attention_mask)
+        values = self.functionals.prepare(input_values, lengths)
+        if torch.compiler.is_compiling():
+            embeddings: Tensor = self.functionals(values, lengths)  # an exported graph has no loop over its batch
+            return embeddings
+        # A few clips at a time stay in the processor's cache: half the time of a large batch, and flat memory.
+        clips = max(1, CHUNK_VALUES // max(1, values[0].numel()))
+        chunks = zip(values.split(clips), lengths.split(clips), strict=True)
+        return torch.cat([self.functionals(part[..., : max(1, int(real.max()))], real) for part, real in chunks])
+
+    def ensemble_embeddings(self, input_values: Tensor, attention_mask: Tensor | None) -> None:
+        """None: this family has no ensemble member."""
+
+    def classify(self, embeddings: Tensor) -> Tensor:
+        """Turn functionals (batch, size) into logits (batch, classes) without temperature."""
+        # Squared distances lose digits in single precision, enough to move a logit by 1e-4 from batch to batch.
+        standard = self._standardize(embeddings).double()
+        kernel = rbf_kernel(standard, self.support_vectors.double(), self.config.part_sizes, self.kernel_width)
+        logits = standard @ self.linear_weights.double() + kernel @ self.kernel_weights.double() + self.bias
+        return logits.to(embeddings.dtype)
+
+    def logits_from_embedding(self, embeddings: Tensor, ensemble_embeddings: Tensor | None = None) -> Tensor:
+        """Logits (batch, classes) from what `embed` gives."""
+        return self.classify(embeddings) / self.config.logit_temperature
+
+    def vectors_from_embedding(self, embeddings: Tensor, ensemble_embeddings: Tensor | None = None) -> Tensor:
+        """Vectors (batch, size) of length 1, to be compared by cosine: standardised and normalised within classes."""
+        standard = self._standardize(embeddings)
+        directions = self.within_class_directions
+        normalized = standard - (standard @ directions.T * self.within_class_damping) @ directions
+        return F.normalize(normalized.float(), dim=-1)
+
+    def _standardize(self, embeddings: Tensor) -> Tensor:
+        return ((embeddings - self.mean) * self.scale).clamp(-CLIP_LIMIT, CLIP_LIMIT)
+
+    def fit(
+        self, embeddings: np.ndarray, labels: np.ndarray, *, groups: np.ndarray | None, class_weighted: bool, seed: int
+    ) -> None:
+        """Fit the ridge classifiers to the training clips.
+
+        embeddings (clips, size); labels (clips,) class numbers; groups (clips,) or None, none of which crosses the
+        inner validation; class_weighted gives each class the same weight. Above the option max_support, `seed` selects
+        the clips. Raises DataError for fewer than two classes.
+        """
+        classifier = fit_ridge_classifier(
+            embeddings,
+            labels,
+            groups,
+            sizes=self.config.part_sizes,
+            classes=self.config.num_labels,
+            class_weighted=class_weighted,
+            max_support=self.config.max_support,
+            seed=seed,
+        )
+        self.config.n_support = len(classifier.support_vectors)
+        for name, array in vars(classifier).items():
+            value = torch.as_tensor(array, dtype=torch.float32, device=self.device)
+            is_weight = isinstance(getattr(self, name), nn.Parameter)
+            setattr(self, name, nn.Parameter(value, requires_grad=False) if is_weight else value)
+
+    def apply_temperature(self, temperature: float) -> None:
+        """Divide the logits of evaluation mode by a temperature; `classify` does not."""
+        self.config.logit_temperature = temperature
+
+    def forward(
+        self,
+        input_values: Tensor,
+        attention_mask: Tensor | None = None,
+        labels: Tensor | None = None,
+        **_: Any,
+    ) -> SequenceClassifierOutput:
+        """Compute logits (batch, classes), and their cross-entropy if labels (batch,) are given. Input as `embed`."""
+        embeddings = self.embed(input_values, attention_mask)
+        logits = self.classify(embeddings) if self.training else self.logits_from_embedding(embeddings)
+        loss = None if labels is None else F.cross_entropy(logits, labels)
+        return SequenceClassifierOutput(loss=loss, logits=logits)
+
+
+AUTO_MODELS = (Model,)

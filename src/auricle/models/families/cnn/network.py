@@ -1,0 +1,176 @@
+"""The networks of the `cnn` family, in two sizes.
+
+`default` is a small network that learns from scratch in minutes on two cores; its log-probabilities are averaged with
+the baseline's. `tutorial` is the reference network for everyday sounds, layer for layer: four strided convolutions over
+four fixed seconds.
+"""
+
+from collections.abc import Sequence
+from typing import Literal
+
+import torch
+from huggingface_hub.dataclasses import strict
+from torch import Tensor, nn
+
+from auricle.models.families.cnn import MODEL_TYPES, Options
+from auricle.models.layers import augment, masking
+from auricle.models.layers.masked_batch_norm import BatchNorm
+from auricle.models.layers.pooling import Pooling, pooled_size
+from auricle.models.spectrogram import SpectrogramConfig, SpectrogramNetwork, baseline_config, label_settings
+
+
+@strict
+class Config(SpectrogramConfig):
+    """What SpectrogramConfig has, and: block, the kind of convolutional block; block_channels and kernel_sizes, the
+    output channels and the square kernel's size of each block.
+    """
+
+    model_type = MODEL_TYPES[0]
+
+    block: Literal["pooled", "strided"] = "pooled"
+    block_channels: list[int] | tuple[int, ...] = (16, 32, 64, 128)
+    kernel_sizes: list[int] | tuple[int, ...] = (3, 3, 3, 3)
+
+
+def configure(
+    options: Options, *, sample_rate: int, channels: int, labels: Sequence[str], num_features: int | None = None
+) -> Config:
+    """Make the config of one size for one corpus."""
+    assert num_features is None, "the family takes no precomputed features"
+    if options.size == "tutorial":
+        # S4's network: torchaudio's mel floor (1e-10), 80 dB below the loudest value, four seconds.
+        return Config(
+            sample_rate=sample_rate,
+            channels=channels,
+            mel_floor=1e-10,
+            top_db=80.0,
+            fixed_seconds=4.0,
+            block="strided",
+            block_channels=[8, 16, 32, 64],
+            kernel_sizes=[5, 3, 3, 3],
+            pooling=options.pooling or "mean",
+            head=options.head.model_dump(),
+            **label_settings(labels),
+        )
+    # A hop of 23 ms and windows of 46 ms at any sample rate; multiples of 8 transform fast.
+    hop_length = 8 * round(sample_rate * 0.0232 / 8)
+    member = None
+    if options.ensemble_baseline:
+        member = baseline_config(sample_rate=sample_rate, channels=channels, labels=labels, num_features=None)
+    return Config(
+        sample_rate=sample_rate,
+        channels=channels,
+        n_fft=2 * hop_length,
+        hop_length=hop_length,
+        dropout=0.2,
+        pooling=options.pooling or "mean-max",
+        head=options.head.model_dump(),
+        ensemble_member=member,
+        **label_settings(labels),
+    )
+
+
+def build(
+    options: Options, *, sample_rate: int, channels: int, labels: Sequence[str], num_features: int | None = None
+) -> "Model":
+    """Make a fresh model of one size for one corpus."""
+    return Model(
+        configure(options, sample_rate=sample_rate, channels=channels, labels=labels, num_features=num_features)
+    )
+
+
+class Model(SpectrogramNetwork):
+    """Log-mel, convolutional blocks, pooling over real frames, head."""
+
+    config_class = Config
+
+    def __init__(self, config: Config) -> None:
+        super().__init__(config, channels=config.channels)
+        sizes = [config.channels, *config.block_channels]
+        block = StridedBlock if config.block == "strided" else PooledBlock
+        shapes = zip(sizes, sizes[1:], config.kernel_sizes, strict=False)
+        self.blocks = nn.ModuleList(block(*shape) for shape in shapes)
+        self.pooling = Pooling(config.pooling, sizes[-1])
+        self.add_head(pooled_size(config.pooling, sizes[-1]), config.dropout)
+
+    def _init_weights(self, module: nn.Module) -> None:
+        super()._init_weights(module)
+        if isinstance(module, nn.Conv2d):
+            # a = 0.1 is S4's; it differs from He's own by half a per cent.
+            nn.init.kaiming_normal_(module.weight, a=0.1)
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
+        elif isinstance(module, nn.Linear):
+            nn.init.normal_(module.weight, std=module.in_features**-0.5)
+            nn.init.zeros_(module.bias)
+        elif isinstance(module, BatchNorm):
+            module.reset_parameters()
+
+    def encode(self, values: Tensor, lengths: Tensor) -> Tensor:
+        values = values.expand(-1, self.config.channels, -1, -1)
+        # Without padding there is nothing to mask, and the library's own batch norm is the fastest.
+        padded = not self.training or int(lengths.min()) < values.shape[-1]
+        for block in self.blocks:
+            values = block(values, lengths if padded else None)
+            # A stride or a pool of 2 over n frames gives ceil(n / 2).
+            lengths = (lengths + 1) // 2
+        values = values.mean(2)
+        pooled: Tensor = self.pooling(values, masking.real(lengths, values.shape[-1]))
+        return pooled
+
+    def prepare(
+        self, input_values: Tensor, attention_mask: Tensor | None, generator: torch.Generator | None
+    ) -> tuple[Tensor, Tensor]:
+        values, lengths = super().prepare(input_values, attention_mask, generator)
+        if self.config.fixed_seconds is None:
+            return values, lengths
+        return _fixed_length(values, lengths, round(self.config.fixed_seconds * self.config.sample_rate), generator)
+
+
+AUTO_MODELS = (Model,)
+
+
+def _fixed_length(
+    waveform: Tensor, lengths: Tensor, size: int, generator: torch.Generator | None
+) -> tuple[Tensor, Tensor]:
+    """Cut or pad to `size` samples; with a generator, a shorter clip starts at a random position."""
+    if torch.compiler.is_compiling() or waveform.shape[-1] != size:
+        waveform = nn.functional.pad(waveform, (0, size - waveform.shape[-1]))  # negative padding cuts
+    fixed = torch.full_like(lengths, size)
+    room = (fixed - lengths).clamp_min(0)
+    if generator is not None and bool(room.any()):
+        waveform = augment.roll(waveform, fixed, augment.random_int(room, generator))
+    return waveform, fixed
+
+
+class StridedBlock(nn.Module):
+    """Convolution of stride 2, ReLU, batch norm: S4's block."""
+
+    def __init__(self, in_channels: int, out_channels: int, kernel_size: int) -> None:
+        super().__init__()
+        self.convolution = nn.Conv2d(in_channels, out_channels, kernel_size, stride=2, padding=kernel_size // 2)
+        self.norm = BatchNorm(out_channels)
+
+    def forward(self, values: Tensor, lengths: Tensor | None) -> Tensor:
+        """Halve (batch, channels, features, frames) of `lengths` real frames (batch,); None is all real."""
+        out_lengths = None if lengths is None else (lengths + 1) // 2
+        normalized: Tensor = self.norm(self.convolution(values).relu(), out_lengths)
+        return normalized
+
+
+class PooledBlock(nn.Module):
+    """Convolution of stride 1, batch norm, ReLU, then the maximum of every 2 x 2 values.
+
+    For a small corpus, computing every position before halving is worth more than depth or width after strided layers.
+    After the ReLU nothing is below zero, so the zeros beyond a clip's end are never its maximum.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, kernel_size: int) -> None:
+        super().__init__()
+        self.convolution = nn.Conv2d(in_channels, out_channels, kernel_size, padding=kernel_size // 2, bias=False)
+        self.norm = BatchNorm(out_channels)
+
+    def forward(self, values: Tensor, lengths: Tensor | None) -> Tensor:
+        """Halve (batch, channels, features, frames) of `lengths` real frames (batch,); None is all real."""
+        normalized: Tensor = self.norm(self.convolution(values), lengths)
+        return nn.functional.max_pool2d(normalized.relu_(), 2, ceil_mode=True)

@@ -1,0 +1,260 @@
+"""The model of the `pretrained` family: a stock transformers classifier, run in parts.
+
+In: waveforms, their mask, labels. Out: logits and loss. The network is saved as the stock model that it is; it runs in
+parts here, so that frozen layers can be computed once and a clip's logits do not depend on its batch.
+"""
+
+import copy
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+import transformers
+from torch import Tensor, nn
+from torch.nn.utils import parametrize
+from transformers import AutoConfig, AutoFeatureExtractor
+from transformers.modeling_outputs import SequenceClassifierOutput
+
+from auricle.models.checkpoint import open_checkpoint
+from auricle.models.encoders import HEAD_NAMES, custom_head, encoder
+from auricle.models.families.pretrained import Options
+from auricle.models.layers import augment, heads, masking
+from auricle.models.options import HeadOptions
+from auricle.recipe import Augment
+
+# How much padded audio a processor's cache holds, and an accelerator.
+CPU_BATCH_SECONDS, ACCELERATOR_BATCH_SECONDS = 8.0, 120.0
+AUTO_MODELS = (custom_head.Model,)
+
+
+def build(
+    options: Options, *, sample_rate: int, channels: int, labels: Sequence[str], num_features: int | None = None
+) -> "Model":
+    """Open the checkpoint with a head for the labels. `resolve` made the audio settings the checkpoint's own."""
+    checkpoint = open_checkpoint(
+        options.checkpoint,
+        labels,
+        preprocessor=options.preprocessor,
+        weighted_sum=options.weighted_sum,
+        revision=options.revision,
+    )
+    config = checkpoint.network.config
+    if Path(options.checkpoint).expanduser().is_dir():
+        # A folder may name the model that it was trained from, as ours do.
+        config.base_model = getattr(config, "base_model", None)
+    else:
+        config.base_model = options.checkpoint
+    if not options.is_stock:
+        custom_head.attach(checkpoint.network, options.pooling or "mean", options.head or HeadOptions())
+    # The temperature and threshold of a folder of ours do not apply to what is trained from it.
+    config.logit_temperature = 1.0
+    config.threshold = config.max_false_accept_rate = None
+    return Model(checkpoint.network, checkpoint.extractor, checkpoint.notes)
+
+
+@dataclass(frozen=True)
+class EncoderState:
+    """A batch partly through the encoder. `depth` is 0 after the features, 1 after the embedding, then 1 + layers run.
+
+    hidden (batch, frames, size) is the output of the last part, None once only pooled vectors are left; frames (batch,)
+    the real frames; pooled holds one (batch, size) for each embedding or layer that a weighted sum needs, or the input
+    of the head.
+    """
+
+    depth: int
+    hidden: Tensor | None
+    frames: Tensor
+    pooled: tuple[Tensor, ...] = ()
+
+
+class Model(nn.Module):
+    """A stock audio classifier on waveforms. `network` is the stock model; nothing else has weights."""
+
+    # No ensemble member is averaged with a pretrained encoder.
+    ensemble_member = None
+
+    def __init__(self, network: Any, extractor: Any, notes: Sequence[str] = ()) -> None:
+        super().__init__()
+        self.network = network
+        self.extractor = extractor
+        self.notes = tuple(notes)
+        self.encoder = encoder(network, extractor)
+        self.config = network.config
+        self.config.sample_rate = int(extractor.sampling_rate)
+        self.config.channels = 1
+        self.has_custom_head = custom_head.is_attached(network)
+        self.uses_weighted_sum = bool(getattr(self.config, "use_weighted_layer_sum", False))
+        self.augment = Augment()
+        self.class_weights: Tensor | None = None
+        self.label_smoothing = 0.0
+
+    @property
+    def batch_seconds(self) -> float:
+        """The padded seconds of audio in the fastest batch."""
+        return CPU_BATCH_SECONDS if self.network.device.type == "cpu" else ACCELERATOR_BATCH_SECONDS
+
+    @property
+    def final_depth(self) -> int:
+        """The depth after the last layer."""
+        return 1 + len(self.encoder.layers)
+
+    @property
+    def max_frozen_depth(self) -> int:
+        """The greatest depth before the head: a custom pooling may have weights."""
+        return self.final_depth - self.has_custom_head
+
+    def fit_normalization(self, batches: Iterable[tuple[Tensor, Tensor | None]]) -> None:
+        """Do nothing: the checkpoint has its own statistics."""
+
+    def forward(
+        self, input_values: Tensor, attention_mask: Tensor | None = None, labels: Tensor | None = None, **_: Any
+    ) -> SequenceClassifierOutput:
+        """Compute logits, and the loss where labels are given.
+
+        input_values (batch, samples) or (batch, channels, samples) in [-1, 1]; attention_mask (batch, samples), 1 on
+        real samples; labels (batch,) class numbers. Logits are (batch, classes) float32.
+        """
+        state = self.run_layers(self.extract_features(input_values, attention_mask), self.final_depth)
+        logits = self.logits(state)
+        return SequenceClassifierOutput(loss=None if labels is None else self.loss(logits, labels), logits=logits)
+
+    def loss(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """Cross-entropy, in training with the recipe's smoothing and class weights."""
+        smoothing = self.label_smoothing if self.training else 0.0
+        targets = heads.soft_targets(labels, self.config.num_labels, smoothing)
+        weights = self.class_weights if self.training else None
+        weights = weights.to(logits.device) if weights is not None else None
+        if self.has_custom_head:
+            loss: Tensor = self.network.head.loss(logits, targets, weights)
+            return loss
+        return F.cross_entropy(logits, targets, weight=weights)
+
+    @torch.no_grad()
+    def apply_temperature(self, temperature: float) -> None:
+        """Divide the logits by a temperature, in the weights of the last layer: a stock model stays one."""
+        if self.has_custom_head:
+            self.network.head.apply_temperature(temperature)
+        else:
+            last = getattr(self.network.classifier, "dense", self.network.classifier)
+            for weight in (last.weight, last.bias):
+                weight.div_(temperature)
+        # transformers reserves the name 'temperature' for text generation and refuses it in an audio classifier.
+        self.config.logit_temperature = temperature
+
+    def embed(self, input_values: Tensor, attention_mask: Tensor | None = None) -> Tensor:
+        """Compute the input of the head: (batch, size)."""
+        return self._embedding(self.run_layers(self.extract_features(input_values, attention_mask), self.final_depth))
+
+    def ensemble_embeddings(self, input_values: Tensor, attention_mask: Tensor | None) -> None:
+        """None: this family has no ensemble member."""
+
+    def extract_features(self, input_values: Tensor, attention_mask: Tensor | None) -> EncoderState:
+        """Compute the features before the embedding, convolutions or log-mel: depth 0."""
+        lengths = masking.lengths(input_values, attention_mask)
+        waveform = input_values.mean(1) if input_values.dim() == 3 else input_values
+        if attention_mask is not None:
+            waveform = waveform * attention_mask.to(waveform.dtype)
+        if self.training and augment.changes_waveform(self.augment):
+            generator = augment.step_generator()
+            waveform = augment.waveform(waveform[:, None], lengths, self.augment, generator)[:, 0]
+        return EncoderState(0, *self.encoder.features(waveform, lengths))
+
+    def run_layers(self, state: EncoderState, depth: int) -> EncoderState:
+        """Run the embedding and layers up to `depth`; at the final depth only the pooled vectors are left."""
+        hidden, frames, pooled = state.hidden, state.frames, list(state.pooled)
+        context: dict[str, Any] | None = None
+        for part in range(state.depth, depth):
+            assert hidden is not None, "a state at the final depth has no layer left to run"
+            if part == 0:
+                hidden, frames = self.encoder.embed(hidden, frames)
+            else:
+                context = context if context is not None else self.encoder.context(hidden, frames)
+                if not self._skips_layer(part - 1):
+                    hidden = self.encoder.layer(part - 1, hidden, context)
+            if self.uses_weighted_sum:
+                is_final = part == len(self.encoder.layers) and self.encoder.sums_final_output
+                pooled.append(self.encoder.pool(self.encoder.finish(hidden) if is_final else hidden, frames))
+        if depth == self.final_depth and state.depth < depth:
+            if not self.uses_weighted_sum:
+                assert hidden is not None
+                pooled = [self._pool(self.encoder.finish(hidden), frames)]
+            hidden = None
+        return EncoderState(depth, hidden, frames, tuple(pooled))
+
+    def logits(self, state: EncoderState) -> Tensor:
+        """Logits (batch, classes) float32 from a state at the final depth."""
+        return self.logits_from_embedding(self._embedding(state))
+
+    def vectors_from_embedding(self, embeddings: Tensor, ensemble_embeddings: Tensor | None = None) -> Tensor:
+        """Vectors (batch, size) of length 1, to be compared by cosine."""
+        return F.normalize(embeddings.float(), dim=-1)
+
+    def logits_from_embedding(self, embeddings: Tensor, ensemble_embeddings: Tensor | None = None) -> Tensor:
+        """Logits (batch, classes) float32 from what `embed` gives."""
+        if self.has_custom_head:
+            logits: Tensor = self.network.head(embeddings)
+            return logits.float()
+        return self.encoder.classify(embeddings).float()
+
+    def _pool(self, hidden: Tensor, frames: Tensor) -> Tensor:
+        if not self.has_custom_head:
+            return self.encoder.pool(hidden, frames)
+        real = masking.real(frames, hidden.shape[1])
+        pooled: Tensor = self.network.pooling(hidden.float().transpose(1, 2), real)
+        return pooled
+
+    def _embedding(self, state: EncoderState) -> Tensor:
+        if not self.uses_weighted_sum:
+            return state.pooled[0]
+        weights = self.network.layer_weights.float().softmax(-1)
+        return torch.stack([pooled.float() for pooled in state.pooled], -1) @ weights
+
+    def _skips_layer(self, number: int) -> bool:
+        """Whether this training step skips a layer (LayerDrop), as the checkpoint's config defines."""
+        probability = self.encoder.layerdrop
+        if not probability or self.uses_weighted_sum or not self.encoder.layers[number].training:
+            return False
+        return bool(torch.rand(()) < probability)
+
+    def bf16_copy(self) -> "Model":
+        """A copy for inference in bfloat16."""
+        return Model(copy.deepcopy(self.network), self.extractor).to_bf16()
+
+    def to_bf16(self) -> "Model":
+        """Convert the weights to bfloat16 for inference, except the head; do not train or save the model afterwards."""
+        for module in list(self.network.modules()):
+            for name, child in module.named_children():
+                if isinstance(child, nn.Conv1d) and parametrize.is_parametrized(child):
+                    setattr(module, name, _without_parametrization(child))
+        head = copy.deepcopy({name: getattr(self.network, name) for name in HEAD_NAMES if hasattr(self.network, name)})
+        self.encoder.to_bf16()
+        for name, part in head.items():
+            setattr(self.network, name, part)
+        return self.eval()
+
+    def save_pretrained(self, folder: Path) -> None:
+        """Write config.json and model.safetensors: of the stock model if its head is a stock one."""
+        (custom_head.wrapped(self.network) if self.has_custom_head else self.network).save_pretrained(folder)
+
+    @classmethod
+    def from_pretrained(cls, folder: Path) -> "Model":
+        """Open what `save_pretrained` wrote."""
+        network: Any
+        if AutoConfig.from_pretrained(folder).model_type == custom_head.Config.model_type:
+            network = custom_head.Model.from_pretrained(folder, use_safetensors=True).network
+            return cls(network, AutoFeatureExtractor.from_pretrained(folder))
+        auto_class = transformers.AutoModelForAudioClassification
+        network = auto_class.from_pretrained(folder, dtype=torch.float32, use_safetensors=True)
+        return cls(network, AutoFeatureExtractor.from_pretrained(folder))
+
+
+def _without_parametrization(conv: nn.Conv1d) -> nn.Conv1d:
+    """The same convolution with its weight as one tensor, not computed from its norm at every call."""
+    size, padding = conv.kernel_size[0], int(conv.padding[0])
+    stock = nn.Conv1d(conv.in_channels, conv.out_channels, size, padding=padding, groups=conv.groups, device="meta")
+    stock.weight = nn.Parameter(conv.weight.detach().clone())
+    stock.bias = conv.bias
+    return stock

@@ -1,0 +1,218 @@
+"""What networks over spectrograms share: front end, augmentation, head, loss, and the ensemble member.
+
+In: waveforms or precomputed features, their mask, labels. Out: logits and loss. A family subclasses the two classes,
+and adds its layers and `encode`. Every layer works on real frames only, so a clip's logits do not depend on its batch.
+"""
+
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from huggingface_hub.dataclasses import strict
+from torch import Tensor, nn
+from torch.nn import functional as F
+from transformers import PreTrainedConfig, PreTrainedModel, Wav2Vec2FeatureExtractor
+from transformers.modeling_outputs import SequenceClassifierOutput
+
+from auricle.models.families import baseline
+from auricle.models.families.baseline import network as baseline_network
+from auricle.models.layers import augment, heads, masking
+from auricle.models.layers.front_end import MelSpectrogram, front_end, passthrough_extractor
+from auricle.models.options import HeadOptions, PoolingKind
+from auricle.recipe import Augment
+
+
+@strict
+class SpectrogramConfig(PreTrainedConfig):
+    """The shared settings; labels are in id2label.
+
+    sample_rate: hertz, or frames a second of precomputed features; channels: of the input; num_features: width of
+    precomputed features, None for audio; n_mels: mel bands; n_fft, hop_length: samples; mel_floor: added to mel power
+    before the logarithm; top_db: dynamic range in decibels; fixed_seconds: length to which every clip is cut or padded;
+    dropout: a probability; pooling: over time; head: HeadOptions; ensemble_member: the config of the baseline whose
+    log-probabilities are averaged with the network's; logit_temperature: divides the logits.
+    """
+
+    sample_rate: int = 16_000
+    channels: int = 1
+    num_features: int | None = None
+    n_mels: int = 64
+    n_fft: int = 1024
+    hop_length: int = 512
+    mel_floor: float = 1e-6
+    top_db: float | None = None
+    fixed_seconds: float | None = None
+    dropout: float = 0.0
+    pooling: PoolingKind = "mean"
+    head: dict[str, Any] | None = None
+    ensemble_member: dict[str, Any] | None = None
+    logit_temperature: float = 1.0
+
+
+class SpectrogramNetwork(PreTrainedModel):
+    """A network from standardised features to logits. A subclass defines `encode`, makes its layers after
+    `super().__init__`, and ends with `add_head`.
+    """
+
+    main_input_name = "input_values"
+    ensemble_member: baseline_network.Model | None
+    # Batches of any size are equally fast.
+    batch_seconds: float | None = None
+
+    def __init__(self, config: SpectrogramConfig, *, channels: int = 1) -> None:
+        super().__init__(config)
+        self.front_end = front_end(config, channels=channels)
+        self.augment = Augment()
+        self.class_weights: Tensor | None = None
+        self.label_smoothing = 0.0
+
+    def add_head(self, embedding_size: int, dropout: float = 0.0) -> None:
+        """Add the head and the ensemble member, and initialise all weights."""
+        config = self.config
+        self.dropout = nn.Dropout(dropout)
+        self.head = heads.build_head(HeadOptions(**config.head or {}), embedding_size, config.num_labels)
+        self.ensemble_member = None
+        if config.ensemble_member:
+            self.ensemble_member = baseline_network.Model(baseline_network.Config(**config.ensemble_member))
+        self.post_init()
+
+    def encode(self, values: Tensor, lengths: Tensor) -> Tensor:
+        """From standardised (batch, channels, features, frames) of lengths (batch,) to embeddings (batch, size)."""
+        raise NotImplementedError
+
+    @property
+    def extractor(self) -> Wav2Vec2FeatureExtractor:
+        """What a stock pipeline needs to know about the input: its sample rate."""
+        return passthrough_extractor(self.config.sample_rate)
+
+    def _init_weights(self, module: nn.Module) -> None:
+        if isinstance(module, MelSpectrogram | heads.MarginSoftmax):
+            module.reset()
+
+    @torch.no_grad()
+    def fit_normalization(self, batches: Iterable[tuple[Tensor, Tensor | None]]) -> None:
+        """Compute the front end's statistics from (input_values, attention_mask) batches of the training split."""
+
+        def prepared() -> Iterator[tuple[Tensor, Tensor]]:
+            for input_values, attention_mask in batches:
+                values, _ = self.prepare(input_values, attention_mask, None)
+                # Without the padding to a fixed length.
+                lengths = masking.lengths(input_values, attention_mask)
+                yield values, self.front_end.real_frames(lengths, values.shape[-1])
+
+        self.front_end.fit_normalization(prepared())
+
+    def forward(
+        self,
+        input_values: Tensor,
+        attention_mask: Tensor | None = None,
+        labels: Tensor | None = None,
+        **_: Any,
+    ) -> SequenceClassifierOutput:
+        """Compute logits (batch, classes), and the loss where labels are given.
+
+        input_values (batch, samples) or (batch, channels, samples) in [-1, 1], or (batch, num_features, frames);
+        attention_mask (batch, samples or frames), 1 on real ones; labels (batch,) class numbers.
+        """
+        targets = None
+        if labels is not None:
+            smoothing = self.label_smoothing if self.training else 0.0
+            targets = heads.soft_targets(labels, self.config.num_labels, smoothing)
+        values, lengths, targets = self._features(input_values, attention_mask, targets)
+        embeddings = self.encode(values, lengths)
+        if self.training:
+            logits = self.head(self.dropout(embeddings))
+        else:
+            logits = self.logits_from_embedding(embeddings, self.ensemble_embeddings(input_values, attention_mask))
+        loss = None
+        if targets is not None:
+            loss = self.head.loss(logits, targets, self.class_weights if self.training else None)
+        return SequenceClassifierOutput(loss=loss, logits=logits)
+
+    def embed(self, input_values: Tensor, attention_mask: Tensor | None = None) -> Tensor:
+        """Compute the input of the head: (batch, size)."""
+        values, lengths, _ = self._features(input_values, attention_mask, None)
+        return self.encode(values, lengths)
+
+    def ensemble_embeddings(self, input_values: Tensor, attention_mask: Tensor | None) -> Tensor | None:
+        """Compute the embeddings of the ensemble member; None where there is no fitted one."""
+        if self.ensemble_member is None or not self.ensemble_member.is_fitted:
+            return None
+        return self.ensemble_member.embed(input_values, attention_mask)
+
+    def logits_from_embedding(self, embeddings: Tensor, ensemble_embeddings: Tensor | None = None) -> Tensor:
+        """Logits (batch, classes) from what `embed` and `ensemble_embeddings` give."""
+        logits = self.head(embeddings)
+        if ensemble_embeddings is not None:
+            assert self.ensemble_member is not None, "only an ensemble member has embeddings"
+            member_logits = self.ensemble_member.logits_from_embedding(ensemble_embeddings)
+            logits = heads.average_log_probabilities(logits, member_logits)
+        scaled: Tensor = logits / self.config.logit_temperature
+        return scaled
+
+    def vectors_from_embedding(self, embeddings: Tensor, ensemble_embeddings: Tensor | None = None) -> Tensor:
+        """Vectors (batch, size) of length 1, to be compared by cosine; network and ensemble member weigh the same."""
+        vectors = F.normalize(embeddings.float(), dim=-1)
+        if ensemble_embeddings is None:
+            return vectors
+        assert self.ensemble_member is not None, "only an ensemble member has embeddings"
+        member_vectors = self.ensemble_member.vectors_from_embedding(ensemble_embeddings)
+        return F.normalize(torch.cat([vectors, member_vectors], -1), dim=-1)
+
+    def fit_ensemble_member(
+        self, embeddings: np.ndarray, labels: np.ndarray, *, groups: np.ndarray | None, class_weighted: bool, seed: int
+    ) -> None:
+        """Fit the ensemble member, once the network is trained; arguments as `baseline`'s `fit`."""
+        assert self.ensemble_member is not None, "the config has no ensemble member"
+        self.ensemble_member.fit(embeddings, labels, groups=groups, class_weighted=class_weighted, seed=seed)
+        self.config.ensemble_member = self.ensemble_member.config.to_dict()
+
+    def apply_temperature(self, temperature: float) -> None:
+        """Divide the logits of evaluation mode by a temperature; training does not use it."""
+        self.config.logit_temperature = temperature
+
+    def prepare(
+        self, input_values: Tensor, attention_mask: Tensor | None, generator: torch.Generator | None
+    ) -> tuple[Tensor, Tensor]:
+        """Bring input to (batch, channels or features, samples or frames), zero beyond each clip; lengths (batch,).
+
+        `generator` is for what training does at random.
+        """
+        lengths = masking.lengths(input_values, attention_mask)
+        values = input_values[:, None] if input_values.dim() == 2 else input_values
+        if not self.training and attention_mask is not None:
+            # Training batches are padded with zeros; masking them costs a tenth of the small network's step.
+            values = values * attention_mask[:, None].to(values.dtype)
+        return self.front_end.mix(values), lengths
+
+    def _features(
+        self, input_values: Tensor, attention_mask: Tensor | None, targets: Tensor | None
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Standardised (batch, channels, features, frames), lengths and targets; augmented and mixed in training."""
+        generator = augment.step_generator() if self.training else None
+        values, lengths = self.prepare(input_values, attention_mask, generator)
+        if generator is not None:
+            values = augment.waveform(values, lengths, self.augment, generator)
+        real = self.front_end.real_frames(lengths, values.shape[-1])
+        values, lengths = self.front_end(values, real), real.sum(1)
+        if generator is not None:
+            values = augment.spectrogram(values, lengths, self.augment, generator)
+            if self.augment.mixup_alpha and targets is not None:
+                values, targets, partners = augment.mixup(values, targets, self.augment.mixup_alpha, generator)
+                lengths = torch.maximum(lengths, lengths[partners])
+        return values, lengths, targets
+
+
+def label_settings(labels: Sequence[str]) -> dict[str, Any]:
+    """The config keys in which transformers keeps the labels."""
+    return {"id2label": dict(enumerate(labels)), "label2id": {label: number for number, label in enumerate(labels)}}
+
+
+def baseline_config(
+    *, sample_rate: int, channels: int, labels: Sequence[str], num_features: int | None
+) -> dict[str, Any]:
+    """The config of an ensemble member for one corpus."""
+    return baseline_network.configure(
+        baseline.Options(), sample_rate=sample_rate, channels=channels, labels=labels, num_features=num_features
+    ).to_dict()
