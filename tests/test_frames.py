@@ -17,6 +17,7 @@ import torch
 import auricle
 from auricle.audio import frames
 from auricle.audio import store as stores
+from auricle.audio.inputs import SourceSpan
 from auricle.audio.inspect import DECLARED_FRAMES, open_clip
 from auricle.audio.recordings import DecodedClip, decode_source, recordings
 from auricle.audio.settings import Settings
@@ -48,7 +49,8 @@ def saved(content: object, legacy: bool = False) -> bytes:
 
 def opened(content: bytes, meta: dict[str, str] | None = None, settings: Settings = SETTINGS) -> DecodedClip:
     declared = (meta or {}).get(DECLARED_FRAMES)
-    return decode_source("uttr.pt", settings, name="uttr.pt", content=content, declared_frames=declared)
+    section = SourceSpan("uttr.pt", content=content, declared_frames=declared)
+    return decode_source("uttr.pt", settings, section)
 
 
 def kinds(found: DecodedClip) -> list[str]:
@@ -373,7 +375,7 @@ def test_inspecting_frames_is_sensible_and_listening_to_them_is_refused(
 
 
 def test_a_family_that_hears_sound_refuses_frames_and_names_what_can(speakers: Path, tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match=r"family 'cnn' hears sound\. Families that take frames: baseline"):
+    with pytest.raises(UsageError, match=r"family 'cnn' takes audio\. Families that take precomputed features: baseline"):
         run(speakers, load("sound"), tmp_path / "run", ProgressReporter())
     assert not (tmp_path / "run").exists()
 
@@ -383,7 +385,7 @@ def test_a_recipe_for_sound_takes_the_width_and_rate_of_frames(speakers: Path, c
     assert prepare(read(speakers, recipe), recipe, lambda *_: None).recipe.audio.sample_rate == 100
     own = load("baseline", ["audio.num_features=40", "audio.sample_rate=50"])
     assert prepare(read(speakers, own), own, lambda *_: None).recipe.audio.sample_rate == 50
-    for data, said in ((speakers, "40 bands"), (corpus, "sound")):
+    for data, said in ((speakers, "40 precomputed"), (corpus, "audio")):
         with pytest.raises(UsageError, match=f"audio.num_features is 20, and .* holds .*{said}"):
             recipe = load("baseline", ["audio.num_features=20"])
             prepare(read(data, recipe), recipe, lambda *_: None)

@@ -109,7 +109,7 @@ def write_page(
 
     Without a store no sound is shown. `repo` is where on the Hub the page will lie, instead of in a run folder.
     """
-    is_silent = store is None or store.settings.num_features is not None  # precomputed features cannot be played
+    is_silent = store is None or not store.settings.is_audio  # precomputed features cannot be played
     private = is_silent or not report["recipe"]["evaluate"]["embed_audio"]
     place = str(path.parent) if repo is None else repo.rpartition("/")[2]
     suspect_labels = report["doubted"][:DOUBTS]
