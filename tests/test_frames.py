@@ -17,6 +17,7 @@ import torch
 import auricle
 from auricle.audio import frames
 from auricle.audio import store as stores
+from auricle.audio.inputs import SourceSpan
 from auricle.audio.inspect import DECLARED_FRAMES, open_clip
 from auricle.audio.recordings import DecodedClip, decode_source, recordings
 from auricle.audio.settings import Settings
@@ -48,7 +49,8 @@ def saved(content: object, legacy: bool = False) -> bytes:
 
 def opened(content: bytes, meta: dict[str, str] | None = None, settings: Settings = SETTINGS) -> DecodedClip:
     declared = (meta or {}).get(DECLARED_FRAMES)
-    return decode_source("uttr.pt", settings, name="uttr.pt", content=content, declared_frames=declared)
+    section = SourceSpan("uttr.pt", content=content, declared_frames=declared)
+    return decode_source("uttr.pt", settings, section)
 
 
 def kinds(found: DecodedClip) -> list[str]:
@@ -385,8 +387,8 @@ def test_a_recipe_for_sound_takes_the_width_and_rate_of_frames(speakers: Path, c
     assert prepare(read(speakers, recipe), recipe, lambda *_: None).recipe.audio.sample_rate == 100
     own = load("baseline", ["audio.num_features=40", "audio.sample_rate=50"])
     assert prepare(read(speakers, own), own, lambda *_: None).recipe.audio.sample_rate == 50
-    for data, content in ((speakers, "40 precomputed features per frame"), (corpus, "audio")):
-        with pytest.raises(UsageError, match=f"audio.num_features is 20, and .* holds {content}"):
+    for data, said in ((speakers, "40 precomputed"), (corpus, "audio")):
+        with pytest.raises(UsageError, match=f"audio.num_features is 20, and .* holds .*{said}"):
             recipe = load("baseline", ["audio.num_features=20"])
             prepare(read(data, recipe), recipe, lambda *_: None)
 

@@ -11,15 +11,15 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from auricle.audio import fingerprint, frames, quality
+from auricle.audio import quality
+from auricle.audio.inputs import NO_FINGERPRINT, SourceSpan
 from auricle.audio.quality import Finding
-from auricle.audio.recordings import DecodedClip, decode_source, model_input
+from auricle.audio.recordings import DecodedClip, decode_source
 from auricle.audio.settings import Settings
 from auricle.corpus.clip import Clip
 from auricle.parallel import Progress, parallel_map
 
 SHARD_CLIPS = 32
-_NO_FINGERPRINT = np.zeros(0, np.uint32)
 # The metadata with the declared number of frames of a clip.
 DECLARED_FRAMES = "mel_len"
 
@@ -55,14 +55,8 @@ class InspectedClip:
 
 def open_clip(clip: Clip, settings: Settings) -> DecodedClip:
     """Decode one clip and check its quality. Never raises for a bad recording: the problem is among the findings."""
-    return decode_source(
-        clip.source,
-        settings,
-        name=clip.id.partition("#")[0],
-        start=clip.start,
-        end=clip.end,
-        declared_frames=clip.meta.get(DECLARED_FRAMES),
-    )
+    name, declared_frames = clip.id.partition("#")[0], clip.meta.get(DECLARED_FRAMES)
+    return decode_source(clip.source, settings, SourceSpan(name, clip.start, clip.end, declared_frames=declared_frames))
 
 
 def inspect_clip(clip: Clip, settings: Settings, *, with_samples: bool) -> InspectedClip:
@@ -70,24 +64,19 @@ def inspect_clip(clip: Clip, settings: Settings, *, with_samples: bool) -> Inspe
     decoded = open_clip(clip, settings)
     audio = decoded.audio
     if audio is None:
-        return InspectedClip(ClipInfo(clip.id, 0.0, 0, 0, "", decoded.findings, "", _NO_FINGERPRINT), None)
-    digest, clip_fingerprint = "", _NO_FINGERPRINT
-    if settings.num_features is not None:
-        digest = frames.content_hash(audio)
-    elif not any(finding.kind == "nan" for finding in decoded.findings):
-        digest = quality.audio_hash(audio)
-        clip_fingerprint = fingerprint.fingerprint(audio.samples, audio.sample_rate)
+        return InspectedClip(ClipInfo(clip.id, 0.0, 0, 0, "", decoded.findings, "", NO_FINGERPRINT), None)
+    digest, clip_fingerprint = settings.input.identify(audio, decoded.findings)
     info = ClipInfo(
         id=clip.id,
         seconds=audio.seconds,
         sample_rate=audio.sample_rate,
-        channels=1 if settings.num_features is not None else len(audio.samples),
+        channels=settings.input.channels_of(audio),
         container=audio.container,
         findings=decoded.findings,
         audio_hash=digest,
         fingerprint=clip_fingerprint,
     )
-    return InspectedClip(info, model_input(audio, settings) if with_samples and info.usable else None)
+    return InspectedClip(info, settings.input.convert(audio) if with_samples and info.usable else None)
 
 
 def inspect_clips(clips: Sequence[Clip], settings: Settings, progress: Progress) -> list[ClipInfo]:

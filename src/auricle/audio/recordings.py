@@ -18,8 +18,9 @@ from typing import BinaryIO, cast
 
 import numpy as np
 
-from auricle.audio import decode, frames, quality, stream
+from auricle.audio import frames, quality, stream
 from auricle.audio.decode import DecodedAudio
+from auricle.audio.inputs import SourceSpan
 from auricle.audio.quality import Finding
 from auricle.audio.settings import Settings
 from auricle.corpus import tree
@@ -87,7 +88,7 @@ def whole_recording(
     if not samples.shape[-1]:
         return DecodedRecording(name, (), error="; ".join(warnings) or "empty: no samples")
     seconds = samples.shape[-1] / settings.sample_rate
-    is_long = settings.num_features is None and seconds > WHOLE_SECONDS
+    is_long = settings.is_audio and seconds > WHOLE_SECONDS
     return DecodedRecording(name, (samples,), seconds, warnings, is_long=is_long)
 
 
@@ -161,56 +162,14 @@ def read_recordings(
         yield chunk
 
 
-def decode_source(
-    source: str,
-    settings: Settings,
-    *,
-    name: str,
-    start: float | None = None,
-    end: float | None = None,
-    content: bytes | None = None,
-    declared_frames: str | None = None,
-) -> DecodedClip:
-    """Decode one source, or a section of it, and look for faults. A bad recording never raises: it has findings.
-
-    `content` stands for the source's bytes where they are already at hand. `declared_frames` is how many frames of
-    precomputed features the corpus promises.
-    """
+def decode_source(source: str, settings: Settings, section: SourceSpan) -> DecodedClip:
+    """Decode one source, or a section of it, and look for faults. A bad recording never raises: it has findings."""
     try:
-        if settings.num_features is not None:
-            return _decode_features(source, settings, settings.num_features, content, declared_frames)
-        content = tree.read_bytes(source) if content is None else content
-        audio = decode.decode(content, start=start, end=end, max_seconds=settings.max_seconds, name=name)
+        return DecodedClip(*settings.input.decode(source, section))
     except AudioError as error:
-        is_features = settings.num_features is None and name.endswith(frames.SUFFIX) and error.kind == "unreadable"
-        hint = "; a .pt file may hold precomputed features, and audio is needed here" if is_features else ""
-        return DecodedClip(None, (Finding(error.kind, error.detail + hint),))
+        return DecodedClip(None, (Finding(error.kind, error.detail),))
     except (OSError, DataError) as error:
         return DecodedClip(None, (Finding("unreadable", f"the file cannot be opened: {error}"),))
-    findings = quality.check(audio, name=name, min_seconds=settings.min_seconds, max_seconds=settings.max_seconds)
-    return DecodedClip(audio, findings)
-
-
-def _decode_features(
-    source: str, settings: Settings, num_features: int, content: bytes | None, declared_frames: str | None
-) -> DecodedClip:
-    rate, longest = settings.sample_rate, settings.max_seconds
-    if content is None:
-        content = tree.read_bytes(source, frames.max_bytes(num_features, rate, longest))
-    features = frames.open_features(content, num_features=num_features, frame_rate=rate, max_seconds=longest)
-    return DecodedClip(features, frames.check(features, declared=declared_frames, min_seconds=settings.min_seconds))
-
-
-def model_input(audio: DecodedAudio, settings: Settings) -> np.ndarray:
-    """Convert to the settings' form: int16 (channels, samples) at their rate, or float32 (num_features, frames).
-
-    Raises AudioError 'nan' for samples that are not finite, or absurdly large.
-    """
-    if settings.num_features is not None:
-        if not np.isfinite(audio.samples).all():
-            raise AudioError("nan", "some values of the frames are not finite")
-        return audio.samples
-    return decode.resample(audio, settings.sample_rate, settings.channels)
 
 
 def convert_clip(name: str, clip: DecodedClip, settings: Settings) -> DecodedRecording:
@@ -218,7 +177,7 @@ def convert_clip(name: str, clip: DecodedClip, settings: Settings) -> DecodedRec
     warnings = tuple(f"{finding.kind}: {finding.detail}" for finding in clip.findings)
     if clip.audio is None or any(finding.kind in FATAL for finding in clip.findings):
         return whole_recording(name, np.zeros((1, 0), np.int16), settings, warnings)
-    return whole_recording(name, model_input(clip.audio, settings), settings, warnings)
+    return whole_recording(name, settings.input.convert(clip.audio), settings, warnings)
 
 
 def _in_order(recordings: Iterable[Recording], settings: Settings, whole: bool) -> Iterator[DecodedRecording]:
@@ -240,7 +199,7 @@ def _read_ahead(recording: Recording, settings: Settings, whole: bool) -> Decode
     """Decode the recording, if it is short; else return what it can be streamed from."""
     source: BinaryIO | str = recording.source
     content: bytes | None = None
-    if whole or settings.num_features is not None or recording.start is not None or recording.end is not None:
+    if whole or not settings.is_audio or recording.start is not None or recording.end is not None:
         content = sys.stdin.buffer.read() if source == "-" else None
         return convert_clip(recording.name, _decode(recording, settings, content), settings)
     if source == "-":
@@ -257,7 +216,7 @@ def _read_ahead(recording: Recording, settings: Settings, whole: bool) -> Decode
 
 def _decode(recording: Recording, settings: Settings, content: bytes | None) -> DecodedClip:
     name, start, end = recording.name.partition("#")[0], recording.start, recording.end
-    return decode_source(recording.source, settings, name=name, start=start, end=end, content=content)
+    return decode_source(recording.source, settings, SourceSpan(name, start, end, content))
 
 
 def _first_bytes(file: BinaryIO) -> bytes:

@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+from auricle.audio.inputs import AudioInput, FeatureInput
+
 
 @dataclass(frozen=True)
 class Settings:
@@ -15,3 +17,15 @@ class Settings:
     min_seconds: float
     max_seconds: float
     num_features: int | None = None
+
+    @property
+    def is_audio(self) -> bool:
+        """Whether the input can be played, resampled and streamed."""
+        return self.num_features is None
+
+    @property
+    def input(self) -> AudioInput | FeatureInput:
+        """The kind of input, which decodes, converts and describes itself."""
+        if self.num_features is None:
+            return AudioInput(self.sample_rate, self.channels, self.min_seconds, self.max_seconds)
+        return FeatureInput(self.num_features, self.sample_rate, self.min_seconds, self.max_seconds)

@@ -80,7 +80,7 @@ class Store:
     def __init__(self, folder: Path, settings: Settings) -> None:
         self.folder = folder
         self.settings = settings
-        self.dtype = np.dtype(np.int16 if settings.num_features is None else np.float32)
+        self.dtype = settings.input.dtype
         self.clip_info: list[ClipInfo] = []
         self._batches: list[_Batch] = []
         self._locations: list[tuple[int, int]] = []

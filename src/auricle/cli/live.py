@@ -54,7 +54,7 @@ def _listen_live(options: argparse.Namespace) -> int:
 
     quiet_libraries()
     classifier = load(options.run, options.precision, refuse=options.refuse, runtime=options.runtime)
-    if classifier.settings.num_features is not None:
+    if not classifier.settings.is_audio:
         raise UsageError(
             "listen-live received a model of precomputed features, and its input is audio. Use a model of audio."
         )

@@ -173,7 +173,7 @@ def _window_spec(options: argparse.Namespace, view: View, classifier: "Classifie
     """The windows of the options, or the model's own."""
     from auricle.preparation.windows import WindowSpec
 
-    if classifier.settings.num_features is not None:
+    if not classifier.settings.is_audio:
         raise UsageError(
             "--windows and --events received a model of precomputed features. It classifies whole clips only."
         )

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from auricle.audio.inputs import describe_content
 from auricle.audio.inspect import inspect_clips, most_common_rate
 from auricle.audio.settings import Settings
 from auricle.audio.store import Store
@@ -157,7 +158,7 @@ def for_corpus(recipe: Recipe, index: Index) -> Recipe:
         )
     if requested is None:
         return recipe.replace("audio", num_features=index.num_features, sample_rate=FRAME_RATE)
-    content = "audio" if index.num_features is None else f"{index.num_features} precomputed features per frame"
+    content = describe_content(index.num_features)
     raise UsageError(f"audio.num_features is {requested}, and '{index.origin}' holds {content}. Set it to null.")
 
 

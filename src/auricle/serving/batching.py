@@ -103,7 +103,7 @@ class BatchScorer:
         """Score a little noise in every thread, so that nobody's request is the first."""
         shape = (self._settings.num_features or 1, max(1, round(WARM_SECONDS * self._settings.sample_rate)))
         noise = np.random.default_rng(0).normal(0.0, 0.1, shape)
-        is_audio = self._settings.num_features is None
+        is_audio = self._settings.is_audio
         clip = (noise * 32767).clip(-32768, 32767).astype(np.int16) if is_audio else noise.astype(np.float32)
         await asyncio.gather(*(queue.row(clip) for queue in (*self._logits, *self._vectors)))
 

@@ -11,6 +11,7 @@ import numpy as np
 
 from auricle.audio import decode, quality
 from auricle.audio.decode import DecodedAudio
+from auricle.audio.inputs import SourceSpan
 from auricle.audio.recordings import FATAL, DecodedClip, DecodedRecording, convert_clip, decode_source
 from auricle.audio.settings import Settings
 from auricle.errors import AudioError
@@ -42,7 +43,7 @@ def decode_request(
         if clip.audio is None or any(finding.kind in FATAL for finding in clip.findings):
             finding = next((one for one in clip.findings if one.kind in FATAL), clip.findings[0])
             raise RequestError(finding.kind, finding.detail)
-        if settings.num_features is None:
+        if settings.is_audio:
             _check(clip.audio, limits)
         recording = convert_clip(name, clip, settings)
     except AudioError as error:
@@ -53,9 +54,9 @@ def decode_request(
 
 
 def _decoded(content: bytes, name: str, settings: Settings, limits: Limits, pcm: Pcm | None) -> DecodedClip:
-    if settings.num_features is not None:
+    if not settings.is_audio:
         within = replace(settings, max_seconds=min(settings.max_seconds, limits.seconds))
-        return decode_source(name, within, name=name, content=content)
+        return decode_source(name, within, SourceSpan(name, content=content))
     if pcm is not None:
         audio = _raw(content, pcm, limits)
     else:

@@ -89,7 +89,7 @@ def page(service: InferenceService, documents: Documents) -> gr.Blocks:
                 _classify_tab(service)
             with gr.Tab("Batch", id="batch"):
                 _batch_tab(service)
-            if service.classifier.settings.num_features is None:
+            if service.classifier.settings.is_audio:
                 with gr.Tab("Live", id="live"):
                     _live_tab(service)
             with gr.Tab("About", id="about"):
@@ -113,7 +113,7 @@ def _classify_tab(service: InferenceService) -> None:
             type="filepath",
             editable=False,
             buttons=[],
-            visible=service.classifier.settings.num_features is None,
+            visible=service.classifier.settings.is_audio,
             elem_id="recording",
         )
     limit = f"Maximum {limits.body_bytes / (1 << 20):.3g} MiB and {limits.seconds / 60:.3g} minutes per file."

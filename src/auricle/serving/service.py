@@ -115,7 +115,7 @@ class InferenceService:
         """Take a slot and predict all there is for the content of a file. Raises RequestError."""
         async with self.slot() as slot:
             slot.reserve(len(content))
-            options = TIMELINE if self.classifier.settings.num_features is None else PredictOptions()
+            options = TIMELINE if self.classifier.settings.is_audio else PredictOptions()
             return await self.predict(slot, content, name, options)
 
     async def predict_samples(self, recording: DecodedRecording) -> np.ndarray:
@@ -185,7 +185,7 @@ class InferenceService:
 
     def _window_spec(self, frames: int, options: PredictOptions) -> WindowSpec:
         """The windows of the options, or the model's own, within the limits."""
-        if self.classifier.settings.num_features is not None:
+        if not self.classifier.settings.is_audio:
             raise RequestError(
                 "query", "windows and events need audio; this model takes precomputed features, whole clips only."
             )
