@@ -10,7 +10,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from auricle import recipe as recipes
+from auricle import recipes
 from auricle.errors import UsageError
 from auricle.training.progress import ProgressReporter
 from auricle.training.run import run as run_recipe

@@ -12,7 +12,7 @@ from auricle.cli.main import _parser
 from auricle.cli.options import recipe_of
 from auricle.errors import DataError, RunError, UsageError
 from auricle.inference.run import resolve
-from auricle.recipe import NAMED_SETTINGS
+from auricle.recipes import NAMED_SETTINGS
 from tests.conftest import write_corpus
 
 VALUES = {

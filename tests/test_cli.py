@@ -13,7 +13,7 @@ import pytest
 import soundfile
 
 import auricle
-from auricle import recipe as recipes
+from auricle import recipes
 from auricle.cli.main import main
 from auricle.training.progress import ProgressReporter
 from auricle.training.run import run

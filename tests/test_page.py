@@ -19,7 +19,7 @@ import pytest
 import soundfile
 from PIL import Image
 
-from auricle import recipe as recipes
+from auricle import recipes
 from auricle.audio import image
 from auricle.evaluation import page, plots
 from auricle.evaluation import report as reporting

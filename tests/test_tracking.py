@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from auricle import recipe as recipes
+from auricle import recipes
 from auricle.errors import RunError
 from auricle.training import tracking
 from auricle.training.progress import ProgressReporter

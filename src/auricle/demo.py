@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from auricle import recipe as recipes
+from auricle import recipes
 from auricle.errors import UsageError
 
 if TYPE_CHECKING:

@@ -1,7 +1,7 @@
 """What the commands share: how a command and its common options are declared, and what is checked before heavy imports.
 
 Nothing heavy is imported before a command runs. The options that set a recipe value have the names that
-`auricle.train` takes in Python: `recipe.NAMED_SETTINGS`.
+`auricle.train` takes in Python: `recipes.NAMED_SETTINGS`.
 """
 
 import argparse
@@ -137,12 +137,12 @@ def model_options(parser: argparse.ArgumentParser) -> None:
 
 def recipe_of(options: argparse.Namespace) -> "Recipe":
     """The recipe that the options name, with what they change, checked by its model family too."""
-    from auricle import recipe
+    from auricle import recipes
     from auricle.corpus import splits
     from auricle.models.registration import parse_options
 
-    named = {name: value for name in recipe.NAMED_SETTINGS if (value := getattr(options, name, None)) is not None}
-    resolved = recipe.load(options.recipe, options.set, named, lambda name: f"--{name.replace('_', '-')}")
+    named = {name: value for name in recipes.NAMED_SETTINGS if (value := getattr(options, name, None)) is not None}
+    resolved = recipes.load(options.recipe, options.set, named, lambda name: f"--{name.replace('_', '-')}")
     splits.check_kind(resolved.data)
     parse_options(resolved)
     return resolved

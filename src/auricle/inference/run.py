@@ -1,6 +1,6 @@
 """The verbs of Python: inspect a corpus, train a classifier, and use the run that training wrote.
 
-In: DATA, a recipe and settings, named as the command line names its options. Out: an Inspection, or a Run that opens its
+In: DATA, a recipe and settings, named like the options of the command line. Out: an Inspection, or a Run that opens its
 report and its classifier. Nothing is printed; a notebook shows progress, `verbose=True` prints it.
 """
 
@@ -11,7 +11,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from auricle import recipe as recipes
+from auricle import recipes
 from auricle.audio.recordings import recordings
 from auricle.corpus import splits
 from auricle.corpus.read import check_location
@@ -26,7 +26,8 @@ from auricle.models import device as devices
 from auricle.models import registration
 from auricle.preparation import prepare
 from auricle.preparation.inspection import Inspection
-from auricle.recipe import NAMED_SETTINGS, Recipe
+from auricle.recipe import Recipe
+from auricle.recipes import NAMED_SETTINGS
 from auricle.run_folder import RunFolder, new_run_folder
 from auricle.training.progress import ProgressReporter
 from auricle.training.run import run as train_run

@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from auricle import recipe as recipes
+from auricle import recipes
 from auricle.corpus.clip import Index
 from auricle.errors import RunError, UsageError
 from auricle.preparation.prepare import PreparedCorpus, prepare, read
