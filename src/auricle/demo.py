@@ -22,7 +22,7 @@ class PlantedFaults:
     """How many faults were planted, how many of them the report names, and which it misses."""
 
     planted: int
-    found: int
+    detected: int
     missed: tuple[str, ...]
 
 

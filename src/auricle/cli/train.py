@@ -134,7 +134,7 @@ def _demo(options: argparse.Namespace) -> int:
         print_json({**result.report.as_json(), "planted": asdict(result.faults)})
         return 0
     console.show_report(screen, result.report)
-    screen.say(f"Planted faults found: {result.faults.found} of {result.faults.planted}.")
+    screen.say(f"Planted faults found: {result.faults.detected} of {result.faults.planted}.")
     screen.say(f"Try it: auricle predict {options.out / 'run'} {options.out / 'corpus'}")
     screen.say(f"Open the report: {(options.out / 'run' / 'report.html').resolve().as_uri()}")
     return 0
