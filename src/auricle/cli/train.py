@@ -76,10 +76,10 @@ def declare(commands: Any) -> None:
 
 
 def _train(options: argparse.Namespace) -> int:
-    recipe = recipe_of(options)
-    check_location(options.data, recipe.data.reader)
     if options.resume and options.out is None:
         raise UsageError("--resume received no run folder. Name the run to continue: --out RUN.")
+    recipe = recipe_of(options)
+    check_location(options.data, recipe.data.reader)
     out = options.out or new_run_folder(options.data, recipe.name)
     quiet_libraries()
     from auricle.cli import console

@@ -20,7 +20,13 @@ _SHOWN_MATCHES = 3
 
 def declare(commands: Any) -> None:
     """Add the commands to the parser."""
-    enrol = command(commands, "enrol", _enrol, "add recordings of a speaker to a store of voices")
+    enrol = command(
+        commands,
+        "enrol",
+        _enrol,
+        "add recordings of a speaker to a store of voices",
+        "auricle enrol voices.db anna anna-1.wav anna-2.wav --run runs/speaker --cohort other-people",
+    )
     _store(enrol)
     enrol.add_argument("name", metavar="NAME", help="the speaker")
     enrol.add_argument("files", nargs="+", metavar="FILE", help=_FILES_HELP)
@@ -32,22 +38,42 @@ def declare(commands: Any) -> None:
         metavar="RATE",
         help="share of impostors that thresholds may accept (default: 0.01)",
     )
-    identify = command(commands, "identify", _identify, "identify the speaker of recordings, or answer unknown")
+    identify = command(
+        commands,
+        "identify",
+        _identify,
+        "identify the speaker of recordings, or answer unknown",
+        "auricle identify voices.db meeting.wav",
+    )
     _store(identify)
     identify.add_argument("files", nargs="+", metavar="FILE", help=_FILES_HELP)
     _run(identify, "the store's encoder, if it has moved")
 
-    verify = command(commands, "verify", _verify, "verify that recordings are of one enrolled speaker")
+    verify = command(
+        commands,
+        "verify",
+        _verify,
+        "verify that recordings are of one enrolled speaker",
+        "auricle verify voices.db anna call.wav",
+    )
     _store(verify)
     verify.add_argument("name", metavar="NAME", help="the claimed speaker")
     verify.add_argument("files", nargs="+", metavar="FILE", help=_FILES_HELP)
     _run(verify, "the store's encoder, if it has moved")
 
-    voices = command(commands, "voices", _voices, "list the voices of a store")
+    voices = command(
+        commands, "voices", _voices, "list the voices of a store", "auricle voices voices.db --remove anna"
+    )
     _store(voices)
     voices.add_argument("--remove", metavar="NAME", help="remove this voice with all its clips")
 
-    trials = command(commands, "trials", _trials, "evaluate a speaker encoder on a list of verification trials")
+    trials = command(
+        commands,
+        "trials",
+        _trials,
+        "evaluate a speaker encoder on a list of verification trials",
+        "auricle trials runs/speaker trials.txt --root recordings",
+    )
     trials.add_argument("run", type=Path, metavar="RUN", help="a run folder or a model folder")
     trials.add_argument(
         "list", type=Path, metavar="LIST", help="trial list, one trial a line: 1 or 0, a file, another file"
