@@ -67,6 +67,10 @@ def declare(commands: Any) -> None:
     _store(voices)
     voices.add_argument("--remove", metavar="NAME", help="remove this voice with all its clips")
 
+    _declare_trials(commands)
+
+
+def _declare_trials(commands: Any) -> None:
     trials = command(
         commands,
         "trials",
