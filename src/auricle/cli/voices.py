@@ -95,6 +95,8 @@ def _run(parser: argparse.ArgumentParser, help: str) -> None:
 
 
 def _enrol(options: argparse.Namespace) -> int:
+    if options.run is not None:
+        check_run(options.run)
     from auricle.cli import console
 
     quiet_libraries()
