@@ -7,7 +7,6 @@ Nothing heavy is imported before a command runs. The options that set a recipe v
 import argparse
 import contextlib
 import json
-import os
 import sys
 from collections.abc import Callable
 from functools import cached_property
@@ -170,17 +169,6 @@ def json_only(options: argparse.Namespace) -> contextlib.AbstractContextManager[
 def print_json(content: Any) -> None:
     json.dump(content, sys.stdout, ensure_ascii=False, indent=1)
     print()
-
-
-def quiet_libraries() -> None:
-    """Silence the libraries' own progress bars and advice. Nothing is imported for it."""
-    if "transformers" in sys.modules:
-        from transformers.utils import logging as transformers_logging
-
-        transformers_logging.disable_progress_bar()
-        transformers_logging.set_verbosity_error()
-    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
-    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 
 
 def _device(text: str) -> str:

@@ -15,7 +15,6 @@ from auricle.cli.options import (
     device_option,
     json_only,
     print_json,
-    quiet_libraries,
     recipe_of,
     training_options,
 )
@@ -81,7 +80,6 @@ def _train(options: argparse.Namespace) -> int:
     recipe = recipe_of(options)
     check_location(options.data, recipe.data.reader)
     out = options.out or new_run_folder(options.data, recipe.name)
-    quiet_libraries()
     from auricle.cli import console
     from auricle.training.progress import ProgressReporter
     from auricle.training.run import run
@@ -102,7 +100,6 @@ def _evaluate(options: argparse.Namespace) -> int:
     check_run(options.run)
     if options.data is not None:
         check_location(options.data)
-    quiet_libraries()
     from auricle.cli import console
     from auricle.evaluation.evaluate import evaluate
 
@@ -121,7 +118,6 @@ def _demo(options: argparse.Namespace) -> int:
     from auricle.demo import check_folder
 
     check_folder(options.out)
-    quiet_libraries()
     from auricle.cli import console
     from auricle.demo import demo
     from auricle.training.progress import ProgressReporter

@@ -8,7 +8,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from auricle.cli.options import check_run, command, print_json, quiet_libraries
+from auricle.cli.options import check_run, command, print_json
 
 if TYPE_CHECKING:
     from auricle.voices.identify import SpeakerMatcher
@@ -98,8 +98,6 @@ def _enrol(options: argparse.Namespace) -> int:
     if options.run is not None:
         check_run(options.run)
     from auricle.cli import console
-
-    quiet_libraries()
     from auricle.voices.enrol import enrol
 
     done = enrol(
@@ -130,14 +128,12 @@ def _enrol(options: argparse.Namespace) -> int:
 
 
 def _identify(options: argparse.Namespace) -> int:
-    quiet_libraries()
     from auricle.voices.identify import load_matcher
 
     return _decide(options, load_matcher(options.store, run=options.run), None)
 
 
 def _verify(options: argparse.Namespace) -> int:
-    quiet_libraries()
     from auricle.voices.identify import load_matcher
 
     return _decide(options, load_matcher(options.store, options.name, run=options.run), options.name.strip())
@@ -210,8 +206,6 @@ def _voices(options: argparse.Namespace) -> int:
 def _trials(options: argparse.Namespace) -> int:
     check_run(options.run)
     from auricle.cli import console
-
-    quiet_libraries()
     from auricle.voices.trials import evaluate_trials
 
     screen = console.Screen(options.json)

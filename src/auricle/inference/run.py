@@ -24,6 +24,7 @@ from auricle.inference.classifier import Classifier, Prediction
 from auricle.inference.notebook import NotebookProgress, in_notebook
 from auricle.models import device as devices
 from auricle.models import registration
+from auricle.models.quiet import quiet_libraries
 from auricle.preparation import prepare
 from auricle.preparation.inspection import Inspection
 from auricle.recipe import Recipe
@@ -63,7 +64,8 @@ class Run:
     @cached_property
     def classifier(self) -> Classifier:
         """The trained model, loaded when it is first used."""
-        return classifiers.load(self.path)
+        with quiet_libraries():
+            return classifiers.load(self.path)
 
     def predict(self, *files: str | Path) -> list[Prediction]:
         """Classify files, folders, archives or globs, in order; a bad file gets a Prediction with `error`."""
@@ -113,14 +115,15 @@ def train(
     if resume and out is None:
         raise UsageError("resume received no run folder. Name the run to continue: out=RUN.")
     folder = new_run_folder(data, resolved.name) if out is None else Path(out)
-    with devices.use(device):
+    with quiet_libraries(), devices.use(device):
         train_run(data, resolved, folder, _reporter(verbose), resume=resume)
     return Run(folder)
 
 
 def evaluate(run: str | os.PathLike[str], data: str | Path | None = None) -> Evaluation:
     """Measure a run again, or on other labelled recordings. Raises RunError, DataError."""
-    return evaluation.evaluate(Path(run), None if data is None else str(data), lambda done, total: None)
+    with quiet_libraries():
+        return evaluation.evaluate(Path(run), None if data is None else str(data), lambda done, total: None)
 
 
 def open_run(folder: str | os.PathLike[str]) -> Run:
