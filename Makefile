@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: install demo check format test bench clean
+.PHONY: install demo check format test bench docs clean
 
 install: $(VENV)/.installed
 
@@ -37,6 +37,10 @@ bench: install
 	$(BIN)/python -m benchmarks events
 	$(BIN)/python -m benchmarks agreement
 	$(BIN)/python -m benchmarks int8
+
+docs: install
+	$(BIN)/python -m docs.make_recipes
+	$(BIN)/python -m docs.make_report_image
 
 format: install
 	$(BIN)/ruff format .

@@ -15,7 +15,7 @@ from typing import Any
 
 from transformers.utils import logging as transformers_logging
 
-from auricle import recipe as recipes
+from auricle import recipes
 from auricle.corpus.splits import Fold
 from auricle.errors import AuricleError, DataError
 from auricle.models.load import save_model

@@ -11,7 +11,7 @@ import time
 from dataclasses import asdict
 from pathlib import Path
 
-from auricle import recipe as recipes
+from auricle import recipes
 from auricle.errors import UsageError
 from auricle.training.progress import ProgressReporter
 from auricle.training.run import run as run_recipe

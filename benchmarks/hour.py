@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import soundfile
 
-from auricle import recipe as recipes
+from auricle import recipes
 from auricle.errors import AuricleError
 from auricle.models.load import build_model, save_model
 from benchmarks._figures import Screen

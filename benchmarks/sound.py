@@ -19,7 +19,7 @@ import numpy as np
 import soundfile
 import torch
 
-from auricle import recipe as recipes
+from auricle import recipes
 from auricle.corpus.read import read_index
 from auricle.models.load import build_model
 from auricle.preparation.prepare import LabelledClips, prepare, read

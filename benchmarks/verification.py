@@ -14,7 +14,7 @@ from pathlib import Path
 import librosa
 import numpy as np
 
-from auricle import recipe as recipes
+from auricle import recipes
 from auricle.evaluation.intervals import Interval
 from auricle.training.progress import ProgressReporter
 from auricle.training.run import run as run_recipe

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import httpx
 import numpy as np
 
-from auricle import recipe as recipes
+from auricle import recipes
 from auricle.inference.classifier import Classifier
 from auricle.models.load import build_model
 from auricle.serving.limits import Limits

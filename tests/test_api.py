@@ -12,7 +12,7 @@ from auricle.cli.main import _parser
 from auricle.cli.options import recipe_of
 from auricle.errors import DataError, RunError, UsageError
 from auricle.inference.run import resolve
-from auricle.recipe import NAMED_SETTINGS
+from auricle.recipes import NAMED_SETTINGS
 from tests.conftest import write_corpus
 
 VALUES = {
@@ -42,13 +42,13 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> auricle.Run:
 
 def test_the_public_names_are_exactly_these() -> None:
     assert auricle.__all__ == [
-        "Answer",
         "AuricleError",
         "Classifier",
         "Clip",
         "Evaluation",
         "Index",
         "Inspection",
+        "Prediction",
         "Recipe",
         "Report",
         "Run",
@@ -104,8 +104,9 @@ def test_a_run_classifies_files_folders_and_samples(run: auricle.Run) -> None:
     answers = run.predict(path, corpus / "low")
     assert [answer.label for answer in answers] == ["high"] + ["low"] * 8
     samples, rate = soundfile.read(path, dtype="int16")
-    assert run.classifier.classify(samples, rate).choices == answers[0].choices
-    assert auricle.load(run)(path).choices == answers[0].choices
+    (alone,) = run.predict(path)
+    assert run.classifier.classify(samples, rate).choices == alone.choices
+    assert auricle.load(run)(path).choices == alone.choices
     assert "high" in answers[0]._repr_html_()
 
 
@@ -159,7 +160,7 @@ def test_wrong_settings_raise_what_the_command_line_says(tmp_path: Path, corpus:
 def test_a_device_that_is_not_there_is_named(corpus: Path, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="This machine has no device 'cuda:99'. It has: auto, cpu"):
         auricle.train(corpus, "baseline", tmp_path / "run", device="cuda:99")
-    assert not (tmp_path / "run" / "model").exists()
+    assert not (tmp_path / "run").exists()
 
 
 def test_training_shows_progress_in_a_notebook(corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import soundfile
 
-from auricle import recipe as recipes
+from auricle import recipes
 from auricle.preparation.audit import Audit
 from auricle.preparation.prepare import inspect
 from tests.conftest import RATE, tone

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from auricle import recipe as recipes
+from auricle import recipes
 from auricle.evaluation import calibration, metrics, scoring
 from auricle.evaluation.scoring import Scores
 from auricle.inference.classifier import load

@@ -1,5 +1,6 @@
 """The command line as a person or a program meets it: answers, errors, exit codes."""
 
+import argparse
 import csv
 import io
 import json
@@ -13,8 +14,8 @@ import pytest
 import soundfile
 
 import auricle
-from auricle import recipe as recipes
-from auricle.cli.main import main
+from auricle import recipes
+from auricle.cli.main import _parser, main
 from auricle.training.progress import ProgressReporter
 from auricle.training.run import run
 from tests.conftest import RATE, tone, write_corpus
@@ -225,8 +226,25 @@ def test_a_folder_of_another_kind_is_no_run(corpus: Path, tmp_path: Path, capsys
     assert "'bert'" in wrong(capsys, "predict", str(tmp_path / "bert"), "a.wav")
 
 
+def test_every_option_is_explained_and_every_command_has_an_example() -> None:
+    commands = next(action for action in _parser()._actions if isinstance(action, argparse._SubParsersAction)).choices
+    assert set(commands) >= {"inspect", "train", "evaluate", "predict", "serve", "export", "push", "listen", "demo"}
+    for name, command in commands.items():
+        example = (command.epilog or "").removeprefix("example:").split()
+        assert command.epilog.startswith("example:") and f"auricle {name}" in " ".join(example), name
+        assert all(action.help for action in command._actions), name
+    for name in ("predict", "serve", "listen-live"):
+        assert {"--precision", "--runtime", "--no-unknown", "--device"} <= set(commands[name]._option_string_actions)
+
+
+def test_a_message_names_the_option_that_was_typed(corpus: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert "--learning-rate is 0" in wrong(capsys, "train", str(corpus), "--learning-rate", "0")
+    assert "--folds is 1" in wrong(capsys, "inspect", str(corpus), "--folds", "1")
+    assert "'train.epochs' is 0" in wrong(capsys, "train", str(corpus), "--set", "train.epochs=0")
+
+
 def test_wrong_usage_is_said_in_one_line(capsys: pytest.CaptureFixture[str], trained: Path) -> None:
-    assert "--epochs" in wrong(capsys, "train", "somewhere", "--epochs", "3")
+    assert "--epoch-count" in wrong(capsys, "train", "somewhere", "--epoch-count", "3")
     assert "invalid choice" in wrong(capsys, "trian", "somewhere")
     assert "--out RUN" in wrong(capsys, "train", "somewhere", "--resume")
     assert ".csv or .jsonl" in wrong(capsys, "predict", str(trained), "a.wav", "--out", "answers.xlsx")

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from auricle import recipe as recipes
+from auricle import recipes
 from auricle.cli.main import main
 from auricle.corpus import corrections
 from auricle.corpus.clip import Clip, Index

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 import auricle
-from auricle import recipe as recipes
+from auricle import recipes
 from auricle.audio import recordings as files
 from auricle.cli.main import main
 from auricle.errors import RunError, UsageError

@@ -18,7 +18,7 @@ import yaml
 from safetensors.torch import load_file
 from transformers import AutoConfig, pipeline
 
-from auricle import recipe as recipes
+from auricle import recipes
 from auricle.errors import UsageError
 from auricle.evaluation import scoring
 from auricle.inference.classifier import load
@@ -270,10 +270,10 @@ def counted(*arguments, **named):
         os.kill(os.getpid(), signal.SIGKILL)
     return whole(*arguments, **named)
 {module}.{name} = counted
-from auricle import recipe
+from auricle import recipes
 from auricle.training.progress import ProgressReporter
 from auricle.training.run import run
-run({corpus!r}, recipe.load({recipe!r}), Path({out!r}), ProgressReporter())
+run({corpus!r}, recipes.load({recipe!r}), Path({out!r}), ProgressReporter())
 """
 
 

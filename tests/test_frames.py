@@ -30,7 +30,8 @@ from auricle.models.load import build_model, save_model
 from auricle.preparation.batches import build
 from auricle.preparation.prepare import inspect, prepare, read
 from auricle.preparation.windows import from_arrays
-from auricle.recipe import load, parse
+from auricle.recipe import parse
+from auricle.recipes import load
 from auricle.training.progress import ProgressReporter
 from auricle.training.run import run
 from tests.conftest import tone

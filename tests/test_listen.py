@@ -20,7 +20,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from auricle import recipe as recipes
+from auricle import recipes
 from auricle.cli.main import main
 from auricle.corpus import corrections
 from auricle.corpus.clip import Clip, Index

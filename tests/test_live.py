@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from auricle import recipe as recipes
+from auricle import recipes
 from auricle.audio.settings import Settings
 from auricle.cli.main import main
 from auricle.inference.events import EventRules

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from auricle import recipe as recipes
+from auricle import recipes
 from auricle.audio.recordings import recordings
 from auricle.inference.classifier import Classifier
 from auricle.models.load import build_model

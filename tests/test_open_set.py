@@ -11,7 +11,7 @@ import pytest
 import soundfile
 from sklearn.metrics import roc_auc_score
 
-from auricle import recipe as recipes
+from auricle import recipes
 from auricle.cli.main import main
 from auricle.errors import UsageError
 from auricle.evaluation import calibration, open_set

@@ -17,7 +17,7 @@ import pytest
 import soundfile
 from PIL import Image
 
-from auricle import recipe as recipes
+from auricle import recipes
 from auricle.audio import image
 from auricle.errors import RunError
 from auricle.evaluation import page, plots

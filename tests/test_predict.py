@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from auricle import recipe as recipes
+from auricle import recipes
 from auricle.audio import recordings
 from auricle.cli.main import main
 from auricle.inference import writer

@@ -23,7 +23,7 @@ from huggingface_hub import EvalResult, ModelCard
 from transformers import HubertConfig, HubertForSequenceClassification, Wav2Vec2FeatureExtractor, pipeline
 
 import auricle
-from auricle import recipe as recipes
+from auricle import recipes
 from auricle.cli.main import main
 from auricle.errors import AuricleError, RunError, UsageError
 from auricle.evaluation.error_analysis import Slice

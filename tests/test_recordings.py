@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from auricle import recipe as recipes
+from auricle import recipes
 from auricle.corpus.read import read_index
 from auricle.preparation.prepare import inspect
 from auricle.training.progress import ProgressReporter

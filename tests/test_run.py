@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from auricle import recipe as recipes
+from auricle import recipes
 from auricle.errors import DataError, UsageError
 from auricle.evaluation.evaluate import evaluate
 from auricle.evaluation.report import Report
@@ -161,10 +161,10 @@ def after(function, calls):
         return result
     return counted
 {patch}
-from auricle import recipe
+from auricle import recipes
 from auricle.training.progress import ProgressReporter
 from auricle.training.run import run
-run({corpus!r}, recipe.load({recipe!r}), Path({out!r}), ProgressReporter())
+run({corpus!r}, recipes.load({recipe!r}), Path({out!r}), ProgressReporter())
 """
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from auricle import recipe as recipes
+from auricle import recipes
 from auricle.cli.main import main
 from auricle.errors import UsageError
 from auricle.evaluation.metrics import variance_across_seeds

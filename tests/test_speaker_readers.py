@@ -10,7 +10,7 @@ from auricle.corpus.clip import Index
 from auricle.corpus.read import read_index
 from auricle.errors import DataError, UsageError
 from auricle.preparation.prepare import read
-from auricle.recipe import load
+from auricle.recipes import load
 from tests.test_readers import BUILDERS
 
 

@@ -1,4 +1,4 @@
-"""Wrong usage is answered at once: no heavy library is imported before the arguments, the paths and the recipe are checked."""
+"""Wrong usage is answered at once: arguments, paths and the recipe are checked before a heavy library is imported."""
 
 import json
 import os

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from auricle import recipe as recipes
+from auricle import recipes
 from auricle.errors import RunError
 from auricle.evaluation.intervals import Interval
 from auricle.evaluation.report import BaselineComparison, Report

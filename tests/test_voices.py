@@ -9,7 +9,7 @@ import pytest
 import soundfile
 
 import auricle
-from auricle import recipe as recipes
+from auricle import recipes
 from auricle.audio.recordings import Recording, recordings
 from auricle.cli.main import main
 from auricle.errors import DataError, RunError, UsageError

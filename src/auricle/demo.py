@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from auricle import recipe as recipes
+from auricle import recipes
 from auricle.errors import UsageError
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ class PlantedFaults:
     """How many faults were planted, how many of them the report names, and which it misses."""
 
     planted: int
-    found: int
+    detected: int
     missed: tuple[str, ...]
 
 

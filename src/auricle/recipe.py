@@ -1,12 +1,11 @@
 """The recipe: everything that decides a run, in six strict sections.
 
-In: a named recipe, a YAML file, and `--set section.key=value`. Out: one frozen Recipe, saved with every value as
-recipe.yaml in the run folder. A key that does not exist is an error that names the nearest one. The descriptions and
-units here are the text of docs/recipes.md. Options of a model family are checked by the family itself.
+In: the content of a recipe, as `recipes.load` reads it. Out: one frozen Recipe, saved with every value as recipe.yaml in
+the run folder. A key that does not exist is an error that names the nearest one. The descriptions and units here are the
+text of docs/recipes.md. Options of a model family are checked by the family itself.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from importlib import resources
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
@@ -21,22 +20,6 @@ from auricle.errors import UsageError, unknown
 MIN_AUDIO_RATE = MAX_FEATURE_RATE = 1000
 # The answer for a recording that the model rejects.
 REFUSED = "unknown"
-# The keys that are set most often: options of the command line, and keyword arguments in Python.
-NAMED_SETTINGS: Mapping[str, str] = {
-    "reader": "data.reader",
-    "label": "data.label",
-    "group": "data.group",
-    "split": "data.split",
-    "folds": "data.folds",
-    "corrections": "data.corrections",
-    "strict": "data.strict",
-    "checkpoint": "model.checkpoint",
-    "epochs": "train.epochs",
-    "batch_size": "train.batch_size",
-    "learning_rate": "train.learning_rate",
-    "seed": "train.seed",
-    "embed_audio": "evaluate.embed_audio",
-}
 
 
 class _Section(pydantic.BaseModel):
@@ -260,61 +243,6 @@ class Recipe(_Section):
         return parse(content, f"section '{section}'")
 
 
-def names() -> list[str]:
-    """The recipes that come with auricle."""
-    files = resources.files("auricle.recipes").iterdir()
-    return sorted(file.name.removesuffix(".yaml") for file in files if file.name.endswith(".yaml"))
-
-
-def load(
-    name_or_path: "str | Path | Recipe",
-    settings: Iterable[str] = (),
-    values: Mapping[str, Any] | None = None,
-    spelling: Callable[[str], str] = str,
-) -> Recipe:
-    """Take a recipe, or read it by name or from a YAML file; apply `section.key=value` settings, then `values`.
-
-    `values` are by name (NAMED_SETTINGS) or by key (`train.epochs`). `spelling` turns a name into what the user typed,
-    for messages. Raises UsageError for an unknown recipe, an unreadable file, an unknown key or a value out of bounds.
-    """
-    content = name_or_path.model_dump() if isinstance(name_or_path, Recipe) else _read(name_or_path)
-    for setting in settings:
-        _apply(content, setting)
-    values = {**(values or {})}
-    if values.get("folds") is not None and "split" not in values:
-        values["split"] = "folds"
-    if values.get("checkpoint") is not None and content.get("model", {}).get("family") != "pretrained":
-        raise UsageError(
-            f"{spelling('checkpoint')} received '{values['checkpoint']}', but the recipe '{content['name']}' trains from "
-            f"scratch. Choose one that fine-tunes a checkpoint: {spelling('recipe')} emotion, or genre."
-        )
-    for name, value in values.items():
-        _set(content, NAMED_SETTINGS.get(name, name), value, spelling(name))
-    typed = {NAMED_SETTINGS[name]: spelling(name) for name in values if name in NAMED_SETTINGS}
-    named = content["name"] if isinstance(name_or_path, Recipe) else name_or_path
-    return parse(content, f"recipe '{named}'", typed)
-
-
-def _read(name_or_path: str | Path) -> dict[str, Any]:
-    """The content of a recipe, unchecked."""
-    path = Path(name_or_path)
-    if str(name_or_path) in names():
-        text = resources.files("auricle.recipes").joinpath(f"{name_or_path}.yaml").read_text(encoding="utf-8")
-    elif path.suffix in (".yaml", ".yml") and path.is_file():
-        text = path.read_text(encoding="utf-8")
-    elif path.suffix in (".yaml", ".yml"):
-        raise UsageError(f"No recipe file at '{path}'. Give an existing YAML file or one of: {', '.join(names())}.")
-    else:
-        raise UsageError(unknown("recipe", str(name_or_path), names()) + " A path to a YAML file works too.")
-    try:
-        content = yaml.safe_load(text) or {}
-    except yaml.YAMLError as error:
-        raise UsageError(f"The recipe '{name_or_path}' is not valid YAML: {error}") from error
-    if not isinstance(content, dict):
-        raise UsageError(f"The recipe '{name_or_path}' is not a mapping of sections. Known: {_keys(Recipe)}.")
-    return {"name": path.stem, **content}
-
-
 def parse(content: Mapping[str, Any], origin: str, typed: Mapping[str, str] | None = None) -> Recipe:
     """Check a recipe's content. Raises UsageError that says what was received and what is allowed.
 
@@ -380,46 +308,3 @@ def _section_of(annotation: Any) -> type[pydantic.BaseModel] | None:
 
 def _allowed(problem: Any) -> str:
     return "a mapping of keys is allowed" if problem["type"] == "model_type" else str(problem["msg"]).lower()
-
-
-def _keys(section: type[pydantic.BaseModel]) -> str:
-    return ", ".join(section.model_fields)
-
-
-def _apply(content: dict[str, Any], setting: str) -> None:
-    """Apply one `section.key=value`; the value is read as YAML, so 3, 0.5, null, [a, b] and text all work."""
-    key, equals, value = setting.partition("=")
-    section, dot, rest = key.strip().partition(".")
-    if not equals or not dot or not rest:
-        raise UsageError(f"--set received '{setting}'. Write section.key=value, for example train.epochs=20.")
-    try:
-        parsed = yaml.safe_load(value)
-    except yaml.YAMLError as error:
-        raise UsageError(f"--set {setting}: the value is not valid YAML: {error}") from error
-    _set(content, f"{section}.{rest}", _number(parsed) if isinstance(parsed, str) else parsed, f"--set {setting}")
-
-
-def _set(content: dict[str, Any], key: str, value: Any, typed: str) -> None:
-    """Set one `section.key`, perhaps of several levels; `typed` names it in messages."""
-    section, *outer, last = key.split(".")
-    if section not in Recipe.model_fields:
-        raise UsageError(f"{typed}: " + unknown("section", section, Recipe.model_fields))
-    inner = content.setdefault(section, {})
-    if not isinstance(inner, dict):
-        raise UsageError(f"{typed}: the recipe's '{section}' is not a section of keys.")
-    for name in outer:
-        if isinstance(inner.get(name), list):
-            raise UsageError(f"{typed}: '{section}.{name}' is a list. Give the whole list: --set {section}.{name}=[…].")
-        if not isinstance(inner.get(name), dict):
-            # freeze.top=2 replaces the word in `freeze: none` by a mapping.
-            inner[name] = {}
-        inner = inner[name]
-    inner[last] = value
-
-
-def _number(text: str) -> str | float:
-    """YAML 1.1 reads 1e-3 as text; a person means the number."""
-    try:
-        return float(text)
-    except ValueError:
-        return text

@@ -10,7 +10,6 @@ import itertools
 from collections.abc import Iterator
 from typing import Any, BinaryIO, Protocol
 
-import av
 import numpy as np
 import soundfile
 
@@ -37,8 +36,6 @@ _TIMED = frozenset({"mov", "asf", "matroska"})
 _DURATION_SLACK = 0.25
 # FFmpeg decodes some thousand samples at a time; its frames are joined until they last so long.
 _JOINED_SECONDS = 1.0
-# What PyAV raises for content that FFmpeg cannot follow.
-_AV_ERRORS = (av.FFmpegError, ValueError)
 
 
 class Decoder(Protocol):
@@ -155,11 +152,13 @@ class _Ffmpeg:
     """The first audio track of what FFmpeg opens. An error in mid-stream ends it there."""
 
     def __init__(self, file: BinaryIO, content: Content, container: str, closing: contextlib.ExitStack) -> None:
+        import av
+
         try:
             options = {"format_whitelist": _DEMUXERS}
             self._opened = closing.enter_context(av.open(file, metadata_errors="ignore", container_options=options))
             self._track = _audio_track(self._opened)
-        except _AV_ERRORS as error:
+        except _av_errors() as error:
             raise _not_opened(content, container, error) from error
         self.container = container or self._opened.format.name.split(",")[0]
         # Of a pipe only the beginning is there to be looked at.
@@ -202,7 +201,7 @@ class _Ffmpeg:
                     return
                 frames += frame.samples
                 yield _planar(frame)
-        except _AV_ERRORS as error:
+        except _av_errors() as error:
             self._error = stopped(frames / form[0] if form else 0.0, error)
 
 
@@ -283,6 +282,13 @@ def _planar(frame: Any) -> np.ndarray:
     return values if values.dtype == np.int16 else values.astype(np.float32, copy=False)
 
 
+def _av_errors() -> tuple[type[Exception], ...]:
+    """What PyAV raises for content that FFmpeg cannot follow. It is imported where a file needs FFmpeg."""
+    import av
+
+    return (av.FFmpegError, ValueError)
+
+
 def _av_cut(file: Any, track: Any, frames: int) -> str | None:
     """Compare with the declared duration, where the format has one."""
     if not _TIMED.intersection(file.format.name.split(",")):
@@ -290,7 +296,7 @@ def _av_cut(file: Any, track: Any, frames: int) -> str | None:
     if track.duration is not None:
         declared = float(track.duration * track.time_base)
     elif file.duration is not None and len(file.streams) == 1:
-        declared = file.duration / av.time_base
+        declared = file.duration / 1e6  # FFmpeg counts microseconds
     else:
         return None
     decoded = frames / track.sample_rate

@@ -1,9 +1,9 @@
 """The demo corpus: eight whistled calls, six recording devices, and a few planted faults.
 
-In: a folder and a seed. Out: a folder of audio per class, without anyone's rights. A call is short, at a random position
-in a longer noisy clip, and its class is the course of its pitch: rising or falling. Statistics over a clip barely tell
-these apart, a network over time and frequency does. Devices differ in band, noise, level and rate, and their names begin
-the file names (`phone_007.wav`). `.planted.json` lists what was planted, to test the audit.
+In: a folder and a seed. Out: a folder of audio per class, free of others' rights. A call is short, at a random position
+in a longer noisy clip, and its class is the contour of its pitch, such as rising or falling. Statistics over a clip can
+hardly distinguish these, a network over time and frequency can. Devices differ in band, noise, level and rate, and each
+file is named after its device (`phone_007.wav`). `.planted.json` lists what was planted, to test the audit.
 """
 
 import io
@@ -27,7 +27,7 @@ _MAX_CLICKS = 4
 
 @dataclass(frozen=True)
 class Device:
-    """A recorder: its pass band (Hz), tilt (dB an octave), resonance (Hz, dB), noise and peak level (dBFS), and files."""
+    """A recorder: its pass band (Hz), tilt (dB an octave), resonance (Hz, dB), noise and peak (dBFS), and file type."""
 
     sample_rate: int
     band: tuple[float, float]
@@ -59,8 +59,8 @@ class Planted:
 def make(folder: Path, *, clips_per_class: int = 24, seed: int = 0) -> Planted:
     """Write the corpus into `folder`, one sub-folder per class, and `.planted.json` into it.
 
-    The same seed and count give the same samples. A dozen faulty files come on top, numbered like the rest, so that only
-    their content shows them.
+    The same seed and count give the same samples. A dozen faulty files are added, numbered like the rest, so that only
+    their content shows the fault.
     """
     devices = list(DEVICES)
     for name in CALLS:

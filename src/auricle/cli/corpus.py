@@ -3,7 +3,6 @@
 import argparse
 import contextlib
 import sys
-import webbrowser
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -99,6 +98,8 @@ def _listen(options: argparse.Namespace) -> int:
             screen.say(f"! Everyone who can reach {options.host} can play these recordings and change the corrections.")
         sys.stdout.flush()
         if options.browser:
+            import webbrowser
+
             webbrowser.open(url)
 
     with gradio_environment(), contextlib.suppress(KeyboardInterrupt):

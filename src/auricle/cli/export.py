@@ -5,7 +5,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from auricle.cli.options import RUN_HELP, check_run, command, json_only, print_json, quiet_libraries
+from auricle.cli.options import RUN_HELP, check_run, command, json_only, print_json
 from auricle.errors import UsageError
 
 
@@ -47,7 +47,6 @@ def _export(options: argparse.Namespace) -> int:
     if not options.onnx:
         raise UsageError("export received no format. Add --onnx.")
     check_run(options.run)
-    quiet_libraries()
     from auricle.cli import console
     from auricle.export.onnx import export
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from auricle import run_folder
-from auricle.cli.options import RUN_HELP, command, model_options, quiet_libraries
+from auricle.cli.options import RUN_HELP, command, model_options
 from auricle.cli.predict import event_options, event_rules, seconds_option
 from auricle.errors import UsageError
 
@@ -52,7 +52,6 @@ def _listen_live(options: argparse.Namespace) -> int:
     from auricle.inference.live import latency, listen
     from auricle.preparation.windows import WindowSpec
 
-    quiet_libraries()
     classifier = load(options.run, options.precision, refuse=options.refuse, runtime=options.runtime)
     if not classifier.settings.is_audio:
         raise UsageError(

@@ -14,6 +14,7 @@ from auricle.cli import corpus, export, live, predict, push, serve, train, voice
 from auricle.cli.options import Parser, print_json
 from auricle.errors import AuricleError, MissingExtra
 from auricle.models import device
+from auricle.models.quiet import quiet_process
 
 _DESCRIPTION = "Train a sound classifier from labelled recordings, measure how good it is, and use it."
 _EPILOG = """start here:
@@ -30,6 +31,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for cache in ("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "LRU_CACHE_CAPACITY"):
         os.environ.setdefault(cache, "32")
     logging.basicConfig(level=logging.INFO if options.verbose else logging.WARNING, format="%(message)s")
+    quiet_process()
     try:
         call: Callable[[argparse.Namespace], int] = options.call
         with device.use(getattr(options, "device", "auto")):

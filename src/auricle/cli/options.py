@@ -1,13 +1,12 @@
 """What the commands share: how a command and its common options are declared, and what is checked before heavy imports.
 
 Nothing heavy is imported before a command runs. The options that set a recipe value have the names that
-`auricle.train` takes in Python: `recipe.NAMED_SETTINGS`.
+`auricle.train` takes in Python: `recipes.NAMED_SETTINGS`.
 """
 
 import argparse
 import contextlib
 import json
-import os
 import sys
 from collections.abc import Callable
 from functools import cached_property
@@ -137,12 +136,12 @@ def model_options(parser: argparse.ArgumentParser) -> None:
 
 def recipe_of(options: argparse.Namespace) -> "Recipe":
     """The recipe that the options name, with what they change, checked by its model family too."""
-    from auricle import recipe
+    from auricle import recipes
     from auricle.corpus import splits
     from auricle.models.registration import parse_options
 
-    named = {name: value for name in recipe.NAMED_SETTINGS if (value := getattr(options, name, None)) is not None}
-    resolved = recipe.load(options.recipe, options.set, named, lambda name: f"--{name.replace('_', '-')}")
+    named = {name: value for name in recipes.NAMED_SETTINGS if (value := getattr(options, name, None)) is not None}
+    resolved = recipes.load(options.recipe, options.set, named, lambda name: f"--{name.replace('_', '-')}")
     splits.check_kind(resolved.data)
     parse_options(resolved)
     return resolved
@@ -170,17 +169,6 @@ def json_only(options: argparse.Namespace) -> contextlib.AbstractContextManager[
 def print_json(content: Any) -> None:
     json.dump(content, sys.stdout, ensure_ascii=False, indent=1)
     print()
-
-
-def quiet_libraries() -> None:
-    """Silence the libraries' own progress bars and advice. Nothing is imported for it."""
-    if "transformers" in sys.modules:
-        from transformers.utils import logging as transformers_logging
-
-        transformers_logging.disable_progress_bar()
-        transformers_logging.set_verbosity_error()
-    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
-    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 
 
 def _device(text: str) -> str:

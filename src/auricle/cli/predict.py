@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from auricle import run_folder
-from auricle.cli.options import RUN_HELP, command, model_options, quiet_libraries
+from auricle.cli.options import RUN_HELP, command, model_options
 from auricle.errors import UsageError
 from auricle.inference.events import EventRules
 from auricle.inference.formats import FORMATS, SINGLE, RowFormat, View
@@ -100,7 +100,6 @@ def _predict(options: argparse.Namespace) -> int:
     from auricle.inference.classifier import load
     from auricle.inference.job import Job, job_id
 
-    quiet_libraries()
     classifier = load(options.run, options.precision, refuse=options.refuse, runtime=options.runtime)
     row_format = RowFormat(view, kind, min(options.top, len(classifier.labels)))
     spec = None if view == "recordings" else _window_spec(options, view, classifier)

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from auricle.cli.options import RUN_HELP, check_run, command, model_options, print_json, quiet_libraries
+from auricle.cli.options import RUN_HELP, check_run, command, model_options, print_json
 from auricle.errors import UsageError
 
 if TYPE_CHECKING:
@@ -69,7 +69,6 @@ def _serve(options: argparse.Namespace) -> int:
     check_run(options.run, options.runtime)
     # Each scoring thread has its own core. Threads within one operation would wait for each other, and spin.
     os.environ.setdefault("OMP_NUM_THREADS", "1")
-    quiet_libraries()
     from auricle.serving.serve import ServerConfig, serve
 
     config = ServerConfig(

@@ -15,7 +15,6 @@ from auricle.cli.options import (
     device_option,
     json_only,
     print_json,
-    quiet_libraries,
     recipe_of,
     training_options,
 )
@@ -76,12 +75,11 @@ def declare(commands: Any) -> None:
 
 
 def _train(options: argparse.Namespace) -> int:
-    recipe = recipe_of(options)
-    check_location(options.data, recipe.data.reader)
     if options.resume and options.out is None:
         raise UsageError("--resume received no run folder. Name the run to continue: --out RUN.")
+    recipe = recipe_of(options)
+    check_location(options.data, recipe.data.reader)
     out = options.out or new_run_folder(options.data, recipe.name)
-    quiet_libraries()
     from auricle.cli import console
     from auricle.training.progress import ProgressReporter
     from auricle.training.run import run
@@ -102,7 +100,6 @@ def _evaluate(options: argparse.Namespace) -> int:
     check_run(options.run)
     if options.data is not None:
         check_location(options.data)
-    quiet_libraries()
     from auricle.cli import console
     from auricle.evaluation.evaluate import evaluate
 
@@ -121,7 +118,6 @@ def _demo(options: argparse.Namespace) -> int:
     from auricle.demo import check_folder
 
     check_folder(options.out)
-    quiet_libraries()
     from auricle.cli import console
     from auricle.demo import demo
     from auricle.training.progress import ProgressReporter
@@ -134,7 +130,7 @@ def _demo(options: argparse.Namespace) -> int:
         print_json({**result.report.as_json(), "planted": asdict(result.faults)})
         return 0
     console.show_report(screen, result.report)
-    screen.say(f"Planted faults found: {result.faults.found} of {result.faults.planted}.")
+    screen.say(f"Planted faults found: {result.faults.detected} of {result.faults.planted}.")
     screen.say(f"Try it: auricle predict {options.out / 'run'} {options.out / 'corpus'}")
     screen.say(f"Open the report: {(options.out / 'run' / 'report.html').resolve().as_uri()}")
     return 0

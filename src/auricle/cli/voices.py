@@ -8,7 +8,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from auricle.cli.options import check_run, command, print_json, quiet_libraries
+from auricle.cli.options import check_run, command, print_json
 
 if TYPE_CHECKING:
     from auricle.voices.identify import SpeakerMatcher
@@ -20,7 +20,13 @@ _SHOWN_MATCHES = 3
 
 def declare(commands: Any) -> None:
     """Add the commands to the parser."""
-    enrol = command(commands, "enrol", _enrol, "add recordings of a speaker to a store of voices")
+    enrol = command(
+        commands,
+        "enrol",
+        _enrol,
+        "add recordings of a speaker to a store of voices",
+        "auricle enrol voices.db anna anna-1.wav anna-2.wav --run runs/speaker --cohort other-people",
+    )
     _store(enrol)
     enrol.add_argument("name", metavar="NAME", help="the speaker")
     enrol.add_argument("files", nargs="+", metavar="FILE", help=_FILES_HELP)
@@ -32,22 +38,46 @@ def declare(commands: Any) -> None:
         metavar="RATE",
         help="share of impostors that thresholds may accept (default: 0.01)",
     )
-    identify = command(commands, "identify", _identify, "identify the speaker of recordings, or answer unknown")
+    identify = command(
+        commands,
+        "identify",
+        _identify,
+        "identify the speaker of recordings, or answer unknown",
+        "auricle identify voices.db meeting.wav",
+    )
     _store(identify)
     identify.add_argument("files", nargs="+", metavar="FILE", help=_FILES_HELP)
     _run(identify, "the store's encoder, if it has moved")
 
-    verify = command(commands, "verify", _verify, "verify that recordings are of one enrolled speaker")
+    verify = command(
+        commands,
+        "verify",
+        _verify,
+        "verify that recordings are of one enrolled speaker",
+        "auricle verify voices.db anna call.wav",
+    )
     _store(verify)
     verify.add_argument("name", metavar="NAME", help="the claimed speaker")
     verify.add_argument("files", nargs="+", metavar="FILE", help=_FILES_HELP)
     _run(verify, "the store's encoder, if it has moved")
 
-    voices = command(commands, "voices", _voices, "list the voices of a store")
+    voices = command(
+        commands, "voices", _voices, "list the voices of a store", "auricle voices voices.db --remove anna"
+    )
     _store(voices)
     voices.add_argument("--remove", metavar="NAME", help="remove this voice with all its clips")
 
-    trials = command(commands, "trials", _trials, "evaluate a speaker encoder on a list of verification trials")
+    _declare_trials(commands)
+
+
+def _declare_trials(commands: Any) -> None:
+    trials = command(
+        commands,
+        "trials",
+        _trials,
+        "evaluate a speaker encoder on a list of verification trials",
+        "auricle trials runs/speaker trials.txt --root recordings",
+    )
     trials.add_argument("run", type=Path, metavar="RUN", help="a run folder or a model folder")
     trials.add_argument(
         "list", type=Path, metavar="LIST", help="trial list, one trial a line: 1 or 0, a file, another file"
@@ -65,9 +95,9 @@ def _run(parser: argparse.ArgumentParser, help: str) -> None:
 
 
 def _enrol(options: argparse.Namespace) -> int:
+    if options.run is not None:
+        check_run(options.run)
     from auricle.cli import console
-
-    quiet_libraries()
     from auricle.voices.enrol import enrol
 
     done = enrol(
@@ -98,14 +128,12 @@ def _enrol(options: argparse.Namespace) -> int:
 
 
 def _identify(options: argparse.Namespace) -> int:
-    quiet_libraries()
     from auricle.voices.identify import load_matcher
 
     return _decide(options, load_matcher(options.store, run=options.run), None)
 
 
 def _verify(options: argparse.Namespace) -> int:
-    quiet_libraries()
     from auricle.voices.identify import load_matcher
 
     return _decide(options, load_matcher(options.store, options.name, run=options.run), options.name.strip())
@@ -178,8 +206,6 @@ def _voices(options: argparse.Namespace) -> int:
 def _trials(options: argparse.Namespace) -> int:
     check_run(options.run)
     from auricle.cli import console
-
-    quiet_libraries()
     from auricle.voices.trials import evaluate_trials
 
     screen = console.Screen(options.json)

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from auricle import recipe as recipes
+from auricle import recipes
 from auricle.audio.settings import Settings
 from auricle.audio.store import prepare as prepare_store
 from auricle.corpus.clip import Index

@@ -6,6 +6,7 @@ it.
 """
 
 import hashlib
+import html
 import importlib.util
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -43,6 +44,8 @@ _ARRAYS = (
     "soundfile.read(file)[0].T."
 )
 
+# Classes in a notebook's card of a prediction.
+SHOWN_CHOICES = 5
 Runtime = Literal["auto", "torch", "onnx"]
 
 
@@ -77,6 +80,17 @@ class Prediction:
     @property
     def probability(self) -> float:
         return self.choices[0].probability if self.choices else 0.0
+
+    def _repr_html_(self) -> str:
+        """A card for notebooks: the answer, and the most probable classes."""
+        answer = html.escape(self.error or f"{self.label}, {self.seconds:.2f} s")
+        bars = (
+            f"<tr><td>{html.escape(choice.label)}</td><td>{choice.probability:.3f}</td>"
+            f"<td><meter value='{choice.probability:.3f}'></meter></td></tr>"
+            for choice in self.choices[:SHOWN_CHOICES]
+        )
+        notes = "".join(f"<p>! {html.escape(warning)}</p>" for warning in self.warnings)
+        return f"<p>{html.escape(self.name)}: <b>{answer}</b></p>{notes}<table>{''.join(bars)}</table>"
 
 
 @dataclass(frozen=True, eq=False)

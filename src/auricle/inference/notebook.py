@@ -29,7 +29,8 @@ class NotebookProgress:
         self._messages: list[str] = []
         self._bar = ""
         self._shown = 0.0
-        self._output: Any = display(self, display_id=True)
+        show: Any = display  # untyped
+        self._output: Any = show(self, display_id=True)
 
     def message(self, text: str) -> None:
         self._messages.append(text)

@@ -1,6 +1,6 @@
 """The verbs of Python: inspect a corpus, train a classifier, and use the run that training wrote.
 
-In: DATA, a recipe and settings, named as the command line names its options. Out: an Inspection, or a Run that opens its
+In: DATA, a recipe and settings, named like the options of the command line. Out: an Inspection, or a Run that opens its
 report and its classifier. Nothing is printed; a notebook shows progress, `verbose=True` prints it.
 """
 
@@ -11,7 +11,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from auricle import recipe as recipes
+from auricle import recipes
 from auricle.audio.recordings import recordings
 from auricle.corpus import splits
 from auricle.corpus.read import check_location
@@ -24,9 +24,11 @@ from auricle.inference.classifier import Classifier, Prediction
 from auricle.inference.notebook import NotebookProgress, in_notebook
 from auricle.models import device as devices
 from auricle.models import registration
+from auricle.models.quiet import quiet_libraries
 from auricle.preparation import prepare
 from auricle.preparation.inspection import Inspection
-from auricle.recipe import NAMED_SETTINGS, Recipe
+from auricle.recipe import Recipe
+from auricle.recipes import NAMED_SETTINGS
 from auricle.run_folder import RunFolder, new_run_folder
 from auricle.training.progress import ProgressReporter
 from auricle.training.run import run as train_run
@@ -62,7 +64,8 @@ class Run:
     @cached_property
     def classifier(self) -> Classifier:
         """The trained model, loaded when it is first used."""
-        return classifiers.load(self.path)
+        with quiet_libraries():
+            return classifiers.load(self.path)
 
     def predict(self, *files: str | Path) -> list[Prediction]:
         """Classify files, folders, archives or globs, in order; a bad file gets a Prediction with `error`."""
@@ -112,14 +115,15 @@ def train(
     if resume and out is None:
         raise UsageError("resume received no run folder. Name the run to continue: out=RUN.")
     folder = new_run_folder(data, resolved.name) if out is None else Path(out)
-    with devices.use(device):
+    with quiet_libraries(), devices.use(device):
         train_run(data, resolved, folder, _reporter(verbose), resume=resume)
     return Run(folder)
 
 
 def evaluate(run: str | os.PathLike[str], data: str | Path | None = None) -> Evaluation:
     """Measure a run again, or on other labelled recordings. Raises RunError, DataError."""
-    return evaluation.evaluate(Path(run), None if data is None else str(data), lambda done, total: None)
+    with quiet_libraries():
+        return evaluation.evaluate(Path(run), None if data is None else str(data), lambda done, total: None)
 
 
 def open_run(folder: str | os.PathLike[str]) -> Run:

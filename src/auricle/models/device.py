@@ -30,7 +30,7 @@ def check(name: str) -> None:
 
 @contextmanager
 def use(name: str) -> Iterator[None]:
-    """Run the block on a device: auto, cpu, cuda, cuda:N or mps. Raises UsageError for any other name."""
+    """Run the block on a device: auto, cpu, cuda, cuda:N or mps. Raises UsageError for one that is not here."""
     global _named
     check(name)
     before, _named = _named, name
@@ -38,6 +38,8 @@ def use(name: str) -> Iterator[None]:
     if name != "auto":
         os.environ[_ACCELERATE] = name
     try:
+        if name not in ("auto", "cpu"):
+            current()
         yield
     finally:
         _named = before

@@ -8,7 +8,7 @@ corpus is decoded: torch comes with what trains the recipe's family.
 import time
 from pathlib import Path
 
-from auricle import recipe as recipes
+from auricle import recipes
 from auricle.corpus.clip import Index
 from auricle.errors import RunError, UsageError
 from auricle.evaluation.report import Report

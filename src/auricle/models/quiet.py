@@ -1,0 +1,39 @@
+"""Keep the progress bars and the advice of transformers off the terminal: the command line and notebooks show their own."""
+
+import importlib.util
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+_VARIABLES = {"HF_HUB_DISABLE_PROGRESS_BARS": "1", "TRANSFORMERS_VERBOSITY": "error"}
+
+
+def quiet_process() -> None:
+    """Silence them in this process, whether they are imported already or later; nothing is imported for it."""
+    if "transformers" in sys.modules:
+        from transformers.utils import logging
+
+        logging.disable_progress_bar()
+        logging.set_verbosity_error()
+    for name, value in _VARIABLES.items():
+        os.environ.setdefault(name, value)
+
+
+@contextmanager
+def quiet_libraries() -> Iterator[None]:
+    """Silence them in this block only: in Python, the process is not ours."""
+    if importlib.util.find_spec("transformers") is None:
+        yield
+        return
+    from transformers.utils import logging
+
+    shown, verbosity = logging.is_progress_bar_enabled(), logging.get_verbosity()
+    logging.disable_progress_bar()
+    logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(verbosity)
+        if shown:
+            logging.enable_progress_bar()
