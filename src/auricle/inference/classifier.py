@@ -26,7 +26,7 @@ from auricle.audio.recordings import (
     read_recordings,
 )
 from auricle.audio.settings import Settings
-from auricle.errors import MissingExtra, RunError, UsageError
+from auricle.errors import MissingExtra, UsageError
 from auricle.evaluation import scoring
 from auricle.inference.predictor import MeanLogits, ScoredWindow, score_recordings
 from auricle.models.onnx_runtime import OnnxModel
