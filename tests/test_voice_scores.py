@@ -10,7 +10,7 @@ from scipy.stats import norm
 from sklearn.metrics import roc_curve
 
 from auricle.errors import DataError
-from auricle.evaluation.intervals import Interval, Resamples
+from auricle.evaluation.intervals import Bootstrap, Interval
 from auricle.voices import error_rates, score_norm
 from auricle.voices.score_norm import Cohort
 from auricle.voices.trials import Trials, read_trials, speakers_of
@@ -194,7 +194,7 @@ def all_pairs(whose: np.ndarray) -> Trials:
 
 def intervals_of(
     scores: np.ndarray, trials: Trials, speakers: tuple[str, ...] | None
-) -> tuple[dict[str, Interval], Resamples]:
+) -> tuple[dict[str, Interval], Bootstrap]:
     units, name = (trials.files, "file") if speakers is None else (speakers, "speaker")
     return error_rates.error_rate_intervals(scores, trials.target, trials.left, trials.right, units, name)
 

@@ -13,7 +13,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from auricle.evaluation.formatting import counted, decimal_range, duration, file_size, percent, percent_range
-from auricle.preparation.prepare import Inspection
+from auricle.preparation.inspection import Inspection
 
 if TYPE_CHECKING:
     from auricle.evaluation.evaluate import Evaluation
