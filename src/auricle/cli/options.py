@@ -135,15 +135,13 @@ def model_options(parser: argparse.ArgumentParser) -> None:
 
 
 def recipe_of(options: argparse.Namespace) -> "Recipe":
-    """The recipe that the options name, with what they change, checked by its model family too."""
+    """The recipe that the options name, with what they change; only training imports and checks its model family."""
     from auricle import recipes
     from auricle.corpus import splits
-    from auricle.models.registration import parse_options
 
     named = {name: value for name in recipes.NAMED_SETTINGS if (value := getattr(options, name, None)) is not None}
     resolved = recipes.load(options.recipe, options.set, named, lambda name: f"--{name.replace('_', '-')}")
     splits.check_kind(resolved.data)
-    parse_options(resolved)
     return resolved
 
 

@@ -19,6 +19,7 @@ from auricle.cli.options import (
     training_options,
 )
 from auricle.errors import UsageError
+from auricle.models import registration
 from auricle.run_folder import new_run_folder
 
 
@@ -79,6 +80,7 @@ def _train(options: argparse.Namespace) -> int:
         raise UsageError("--resume received no run folder. Name the run to continue: --out RUN.")
     recipe = recipe_of(options)
     check_location(options.data, recipe.data.reader)
+    registration.parse_options(recipe)
     out = options.out or new_run_folder(options.data, recipe.name)
     from auricle.cli import console
     from auricle.training.progress import ProgressReporter
