@@ -1,4 +1,4 @@
-"""Keep the progress bars and the advice of transformers off the terminal: the command line and notebooks show their own."""
+"""Keep the progress bars and advice of transformers off the terminal: command line and notebooks show their own."""
 
 import importlib.util
 import os
@@ -11,7 +11,7 @@ _VARIABLES = {"HF_HUB_DISABLE_PROGRESS_BARS": "1", "TRANSFORMERS_VERBOSITY": "er
 
 def quiet_process() -> None:
     """Silence them in this process, whether they are imported already or later; nothing is imported for it."""
-    if "transformers" in sys.modules:
+    if sys.modules.get("transformers") is not None:
         from transformers.utils import logging
 
         logging.disable_progress_bar()
