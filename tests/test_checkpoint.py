@@ -67,6 +67,13 @@ def test_the_same_seed_makes_the_same_head() -> None:
     assert torch.equal(heads[0], heads[1]) and not torch.equal(heads[0], heads[2])
 
 
+@pytest.mark.parametrize("name", ["tiny-hubert", "tiny-wav2vec2", "tiny-wavlm", "tiny-whisper"])
+def test_a_weighted_sum_starts_as_the_mean_over_layers(name: str) -> None:
+    network = opened(folder(name), weighted_sum=True).network  # type: ignore[attr-defined]
+    weights = network.layer_weights.softmax(-1)
+    torch.testing.assert_close(weights, torch.full_like(weights, 1 / len(weights)))
+
+
 def test_a_folder_without_weights_is_refused(tmp_path: Path) -> None:
     path = copied(tmp_path)
     (path / "model.safetensors").unlink()
@@ -116,7 +123,7 @@ def test_weights_of_another_model_are_refused(tmp_path: Path) -> None:
     path = copied(tmp_path)
     config = json.loads((path / "config.json").read_text())
     (path / "config.json").write_text(json.dumps({**config, "num_hidden_layers": 5}))
-    assert "not those of its config" in refused(path)
+    assert "do not match its config" in refused(path)
 
 
 def test_a_path_that_is_no_folder_is_not_looked_for_on_the_hub(tmp_path: Path) -> None:
@@ -175,7 +182,7 @@ def test_freezing_that_cannot_be_is_refused_before_any_work() -> None:
 
 
 def test_a_weighted_sum_needs_a_model_that_has_one() -> None:
-    with pytest.raises(UsageError, match="Transformer has none"):
+    with pytest.raises(UsageError, match="Transformer does not support it"):
         opened(folder("tiny-ast"), weighted_sum=True)
 
 
@@ -189,7 +196,7 @@ def test_a_weighted_sum_needs_a_model_that_has_one() -> None:
         (["model.freeze={top: 1}"], r"set model\.stages=\[\] or"),
         (["model.stages=[]", "model.freeze=all", "model.lora.rank=2"], "all layers are frozen"),
         (["model.preprocessor.do_normalize=maybe"], "received 'maybe'"),
-        (["model.preprocessor.sampling_rate=8000"], "hears 16000 Hz"),
+        (["model.preprocessor.sampling_rate=8000"], "takes 16000 Hz"),
         (["evaluate.window_seconds=0.0001"], "greater than or equal to 0.05"),
     ],
 )
@@ -209,11 +216,11 @@ def test_a_name_on_the_hub_without_a_network_is_refused_at_once(monkeypatch: pyt
     def unreachable(*_: object, **__: object) -> None:
         raise OSError("no route")
 
-    checkpoint._hub_is_silent.cache_clear()
+    checkpoint._hub_is_unreachable.cache_clear()
     for name in ("HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr(checkpoint.socket, "create_connection", unreachable)
     try:
         assert "Hub cannot be reached" in refused("somebody/something-that-is-not-cached")
     finally:
-        checkpoint._hub_is_silent.cache_clear()
+        checkpoint._hub_is_unreachable.cache_clear()

@@ -133,10 +133,10 @@ def test_resumed_at_any_depth_it_gives_the_same_logits(name: str, weighted: bool
             rows, frames = [], []
             for piece in pieces:
                 state = current.run_layers(current.extract_features(piece[None], None), depth)
-                rows.append(freezing.packed(current, state)[0])
+                rows.append(freezing.pack_state(current, state)[0])
                 frames.append(int(state.frames))
             padded = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True)
-            state = freezing.unpacked(current, padded, torch.tensor(frames), depth)
+            state = freezing.unpack_state(current, padded, torch.tensor(frames), depth)
             resumed = current.logits(current.run_layers(state, current.final_depth))
             assert (resumed - whole).abs().max() < 1e-3, depth
 

@@ -1,7 +1,10 @@
 """Contract: what every model family must hold, swept over the folder of families."""
 
+import ast
 import itertools
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -9,8 +12,11 @@ import pytest
 import torch
 from transformers import PreTrainedModel
 
+from auricle.errors import UsageError
 from auricle.evaluation import scoring
-from auricle.models import registration, torch_runtime
+from auricle.models import families, registration, torch_runtime
+from auricle.models.encoders import ARCHITECTURES, custom_head
+from auricle.models.families import pretrained
 from auricle.models.load import build_model, load_model, save_model
 from auricle.preparation.windows import from_arrays
 from auricle.recipe import parse
@@ -58,6 +64,108 @@ def arrays() -> list[np.ndarray]:
 
 def test_every_family_is_swept() -> None:
     assert {name for name, _ in VARIANTS} == set(registration.names())
+
+
+def test_checking_a_recipe_imports_no_torch() -> None:
+    code = (
+        "import sys, time\nstart = time.perf_counter()\n"
+        "from auricle.models import registration\nfrom auricle.recipe import parse\n"
+        "for name in registration.names():\n"
+        "    options = {'checkpoint': 'x'} if name == 'pretrained' else {}\n"
+        "    registration.parse_options(parse({'model': {'family': name, **options}}, 'test'))\n"
+        "    assert registration.family(name).TRAINING in ('gradient', 'closed_form', 'fine_tuning')\n"
+        "print((time.perf_counter() - start, sorted(sys.modules)))"
+    )
+    times = []
+    for _ in range(3):
+        out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+        seconds, loaded = ast.literal_eval(out)
+        assert not {"torch", "transformers", "sklearn", "numpy"} & set(loaded)
+        times.append(seconds)
+    assert min(times) < 0.5
+
+
+ONE_FILE = '''
+"""A family in one file: the mean and the maximum of a clip's samples."""
+import pydantic
+import torch
+from transformers import PreTrainedConfig, PreTrainedModel
+from transformers.modeling_outputs import SequenceClassifierOutput
+
+from auricle.models.layers.front_end import passthrough_extractor
+
+TRAINING = "gradient"
+TAKES_FEATURES = False
+MODEL_TYPES = ("test-one-file",)
+
+
+class Options(pydantic.BaseModel):
+    scale: float = 1.0
+
+
+class Config(PreTrainedConfig):
+    model_type = MODEL_TYPES[0]
+    sample_rate: int = 8000
+    channels: int = 1
+    scale: float = 1.0
+
+
+class Model(PreTrainedModel):
+    config_class = Config
+    batch_seconds = None
+
+    def __init__(self, config):
+        super().__init__(config)
+        self.linear = torch.nn.Linear(2, config.num_labels)
+        self.post_init()
+
+    @property
+    def extractor(self):
+        return passthrough_extractor(self.config.sample_rate)
+
+    def forward(self, input_values, attention_mask=None, labels=None):
+        pooled = torch.stack([input_values.mean(-1), input_values.amax(-1)], -1) * self.config.scale
+        return SequenceClassifierOutput(logits=self.linear(pooled))
+
+
+AUTO_MODELS = (Model,)
+
+
+def build(options, *, sample_rate, channels, labels, num_features=None):
+    return Model(Config(sample_rate=sample_rate, scale=options.scale, num_labels=len(labels)))
+'''
+
+
+def test_one_new_file_is_a_new_family(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "onefile.py").write_text(ONE_FILE)
+    monkeypatch.setattr(families, "__path__", [*families.__path__, str(tmp_path)])
+    settings = parse({"audio": {"sample_rate": RATE}, "model": {"family": "onefile", "scale": 3.0}}, "t")
+    model = build_model(settings, LABELS)
+    save_model(model, tmp_path / "model")
+    back = load_model(tmp_path / "model")
+    assert back.config.scale == 3.0
+    clips = from_arrays(arrays())
+    assert (scoring.score(model, clips, batch_seconds=0.1) == scoring.score(back, clips, batch_seconds=0.1)).all()
+    with pytest.raises(UsageError, match="family 'onefile': 'scale' is 'wide'"):
+        build_model(
+            parse({"model": {"family": "onefile", "scale": "wide"}, "audio": {"sample_rate": RATE}}, "t"), LABELS
+        )
+
+
+def test_the_pretrained_family_opens_every_encoder() -> None:
+    assert set(pretrained.MODEL_TYPES) == {*ARCHITECTURES, custom_head.Config.model_type}
+    for name in registration.names():
+        for model in registration.network(name).AUTO_MODELS:
+            assert registration.family_of(model.config_class.model_type) == name
+    assert registration.family_of("bert") is None
+
+
+def test_every_key_of_a_saved_config_is_documented() -> None:
+    for model in (model for name in registration.names() for model in registration.network(name).AUTO_MODELS):
+        classes = [one for one in model.config_class.__mro__ if one.__module__.startswith("auricle.")]
+        documented = " ".join(one.__doc__ or "" for one in classes)
+        keys = {key for one in classes for key in one.__annotations__ if key != "model_type"}
+        assert keys and not [key for key in keys if key not in documented]
 
 
 @pytest.mark.parametrize(("name", "options"), VARIANTS)

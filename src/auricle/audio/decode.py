@@ -16,6 +16,7 @@ import numpy as np
 import soundfile
 import soxr
 
+from auricle.audio import FULL_SCALE
 from auricle.audio.decoders import LOUDEST, Decoder, open_decoders
 from auricle.audio.sniff import sniff
 from auricle.errors import AudioError
@@ -202,8 +203,8 @@ def _mixed(samples: np.ndarray, channels: int) -> np.ndarray:
 
 
 def _scaled(samples: np.ndarray, dtype: np.dtype) -> np.ndarray:
-    """Mixed samples as float32 with full scale at 32768; `dtype` is what they were before they were mixed."""
-    return samples.astype(np.float32) if dtype == np.int16 else samples * np.float32(32768.0)
+    """Mixed samples as float32 with full scale at FULL_SCALE; `dtype` is what they were before they were mixed."""
+    return samples.astype(np.float32) if dtype == np.int16 else samples * np.float32(FULL_SCALE)
 
 
 def _rounded(samples: np.ndarray, dtype: np.dtype) -> np.ndarray:
@@ -211,5 +212,5 @@ def _rounded(samples: np.ndarray, dtype: np.dtype) -> np.ndarray:
 
 
 def _clipped(values: np.ndarray) -> np.ndarray:
-    """Values with full scale at 32768 as contiguous int16, rounded and clipped."""
-    return np.ascontiguousarray(np.clip(np.rint(values), -32768.0, 32767.0).astype(np.int16))
+    """Values with full scale at FULL_SCALE as contiguous int16, rounded and clipped."""
+    return np.ascontiguousarray(np.clip(np.rint(values), -FULL_SCALE, FULL_SCALE - 1).astype(np.int16))

@@ -1,6 +1,6 @@
-"""Slaney's mel scale in numpy: what a model's front end and a picture of sound share, without torch.
+"""Slaney's mel scale in NumPy, shared by the models' front end and by spectrogram images.
 
-In: frequencies in hertz. Out: their places on the scale, and the filters that gather a spectrum into bands.
+In: frequencies in hertz. Out: mel values, and the filters that sum a power spectrum into mel bands.
 """
 
 import math
@@ -22,7 +22,7 @@ def mel_to_hz(mel: np.ndarray) -> np.ndarray:
 
 
 def mel_filters(sample_rate: int, n_fft: int, n_mels: int, f_min: float, f_max: float) -> np.ndarray:
-    """Triangular filters of unit area, as `librosa.filters.mel` has: (n_fft // 2 + 1, n_mels) float32."""
+    """Triangular filters of unit area, as `librosa.filters.mel`: (n_fft // 2 + 1, n_mels) float32."""
     edges = mel_to_hz(np.linspace(hz_to_mel(f_min), hz_to_mel(f_max), n_mels + 2))
     bins = np.linspace(0.0, sample_rate / 2, n_fft // 2 + 1)
     width = edges[1:] - edges[:-1]

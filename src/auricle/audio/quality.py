@@ -13,6 +13,7 @@ from types import MappingProxyType
 
 import numpy as np
 
+from auricle.audio import FULL_SCALE
 from auricle.audio.decode import DecodedAudio
 from auricle.audio.decoders import LOUDEST
 
@@ -37,7 +38,7 @@ QUARANTINED = frozenset(KINDS) - {"clipped", "wrong_extension"}
 # -80 dBFS: three steps of a 16-bit converter. Below it there is only dither and converter noise.
 SILENT_PEAK = 1e-4
 # Codecs and resamplers move a clipped peak by a fraction of a dB, so full scale starts at -0.1 dBFS.
-FULL_SCALE = 0.988
+CLIPPED_PEAK = 0.988
 # A single sample at full scale is a well-set level; three in a row are a plateau.
 PLATEAU = 3
 # Rare plateaus are inaudible. From one sample in a thousand on, distortion is audible and visible in spectra.
@@ -122,9 +123,9 @@ def _level(samples: np.ndarray) -> Finding | None:
         return Finding("silent", f"its peak is {level}")
     if float((high - low).max()) / 2 < SILENT_PEAK:
         return Finding("constant", f"every sample is {peak:.4f} of full scale")
-    if peak < FULL_SCALE:
+    if peak < CLIPPED_PEAK:
         return None
-    share = _plateaus(samples, FULL_SCALE / scale) / samples.size
+    share = _plateaus(samples, CLIPPED_PEAK / scale) / samples.size
     return (
         Finding("clipped", f"{share:.1%} of its samples lie on plateaus at full scale")
         if share >= CLIPPED_SHARE
@@ -160,12 +161,12 @@ def audio_hash(audio: DecodedAudio) -> str:
 
 
 def _as_16_bit(samples: np.ndarray) -> np.ndarray:
-    """Samples (frames,) as little-endian int16, full scale at 32768; NaN becomes 0."""
+    """Samples (frames,) as little-endian int16, full scale at FULL_SCALE; NaN becomes 0."""
     if samples.dtype != np.int16:
         scaled = np.clip(samples, -1.0, 1.0)
         if np.isnan(scaled.max(initial=0.0)):
             scaled = np.nan_to_num(scaled)
-        scaled *= 32768.0
+        scaled *= FULL_SCALE
         np.rint(scaled, out=scaled)
-        samples = np.minimum(scaled, 32767.0, out=scaled).astype(np.int16)
+        samples = np.minimum(scaled, FULL_SCALE - 1, out=scaled).astype(np.int16)
     return np.ascontiguousarray(samples, "<i2")

@@ -18,7 +18,7 @@ from typing import BinaryIO, cast
 
 import numpy as np
 
-from auricle.audio import frames, quality, stream
+from auricle.audio import FULL_SCALE, frames, quality, stream
 from auricle.audio.decode import DecodedAudio
 from auricle.audio.inputs import SourceSpan
 from auricle.audio.quality import Finding
@@ -268,7 +268,7 @@ def _watched(
             yield block
     except (OSError, AudioError, DataError) as error:
         findings.append(Finding("truncated", f"reading stops after {count / settings.sample_rate:.2f} s: {error}"))
-    if peak < quality.SILENT_PEAK * 32768:
+    if peak < quality.SILENT_PEAK * FULL_SCALE:
         findings.append(Finding("silent", "nothing in it is louder than -80 dBFS"))
     recording.seconds = count / settings.sample_rate
     recording.warnings = tuple(f"{finding.kind}: {finding.detail}" for finding in findings)

@@ -19,6 +19,7 @@ import numpy as np
 import yaml
 from markupsafe import Markup
 
+from auricle.audio import FULL_SCALE
 from auricle.audio.image import audio_uri, spectrogram_uri
 from auricle.audio.store import Store
 from auricle.corpus.clip import Excluded
@@ -191,6 +192,6 @@ def _excerpt(store: Store, position: int) -> Excerpt:
     """The first seconds of a clip at the model's sample rate, mixed to one channel."""
     sample_rate = store.settings.sample_rate
     samples = store.samples(position)
-    mono = samples[:, : round(EXCERPT_SECONDS * sample_rate)].astype(np.float32).mean(0) / 32768
+    mono = samples[:, : round(EXCERPT_SECONDS * sample_rate)].astype(np.float32).mean(0) / FULL_SCALE
     seconds, clip_seconds = len(mono) / sample_rate, samples.shape[1] / sample_rate
     return Excerpt(spectrogram_uri(mono, sample_rate), audio_uri(mono, sample_rate), seconds, clip_seconds)

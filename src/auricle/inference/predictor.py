@@ -12,11 +12,12 @@ from typing import Protocol
 
 import numpy as np
 
+from auricle.audio import FULL_SCALE
 from auricle.audio.recordings import DecodedRecording
 from auricle.audio.settings import Settings
 from auricle.evaluation.scoring import softmax
 from auricle.inference.events import MIN_LEVEL
-from auricle.preparation.windows import BATCH_SECONDS, FULL_SCALE, WindowSpec, window_starts
+from auricle.preparation.windows import BATCH_SECONDS, WindowSpec, window_starts
 
 
 @dataclass(frozen=True, eq=False)

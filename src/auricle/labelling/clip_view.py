@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from auricle.audio import FULL_SCALE
 from auricle.audio.decode import resample
 from auricle.audio.inspect import open_clip
 from auricle.audio.settings import Settings
@@ -55,7 +56,7 @@ def load_preview(clip: Clip) -> Preview:
     audio = decoded.audio
     if audio is None:
         raise AudioError(decoded.findings[0].kind, decoded.findings[0].detail)
-    mono = resample(audio, audio.sample_rate, 1)[0].astype(np.float32) / 32768
+    mono = resample(audio, audio.sample_rate, 1)[0].astype(np.float32) / FULL_SCALE
     return Preview(
         waveform=draw_waveform(mono, audio.sample_rate),
         complete=not truncated or audio.seconds < PREVIEW_SECONDS,

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from auricle.audio import FULL_SCALE
 from auricle.audio.store import Store
 
-FULL_SCALE = 32768.0
 # How much audio is scored at once.
 BATCH_SECONDS = 60.0
 

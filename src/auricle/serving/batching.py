@@ -16,6 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 from batched.aio import AsyncBatchProcessor
 
+from auricle.audio import FULL_SCALE
 from auricle.inference.classifier import Classifier
 from auricle.parallel import cores
 from auricle.serving.limits import Limits
@@ -103,8 +104,9 @@ class BatchScorer:
         """Score a little noise in every thread, so that nobody's request is the first."""
         shape = (self._settings.num_features or 1, max(1, round(WARM_SECONDS * self._settings.sample_rate)))
         noise = np.random.default_rng(0).normal(0.0, 0.1, shape)
-        is_audio = self._settings.is_audio
-        clip = (noise * 32767).clip(-32768, 32767).astype(np.int16) if is_audio else noise.astype(np.float32)
+        clip = noise.astype(np.float32)
+        if self._settings.is_audio:
+            clip = (noise * FULL_SCALE).clip(-FULL_SCALE, FULL_SCALE - 1).astype(np.int16)
         await asyncio.gather(*(queue.row(clip) for queue in (*self._logits, *self._vectors)))
 
     def close(self) -> None:

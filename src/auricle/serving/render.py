@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from auricle.audio import FULL_SCALE
 from auricle.evaluation import html
 from auricle.inference.classifier import Prediction
 from auricle.inference.events import Event
@@ -69,7 +70,7 @@ def render_prediction(timeline: Timeline, labels: Sequence[str], threshold: floa
     prediction = timeline.prediction
     waveform = None  # precomputed features can be neither drawn nor played
     if timeline.samples.dtype == np.int16:
-        mono = timeline.samples.mean(axis=0, dtype=np.float32) / 32768
+        mono = timeline.samples.mean(axis=0, dtype=np.float32) / FULL_SCALE
         waveform = draw_waveform(mono, timeline.sample_rate, MAX_PLAYABLE_SAMPLES)
     events = [
         (_time(event.start, prediction.seconds), _time(event.end, prediction.seconds), event)

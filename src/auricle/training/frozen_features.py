@@ -21,12 +21,13 @@ from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import Dataset
 
 from auricle import __version__
+from auricle.audio import FULL_SCALE
 from auricle.models.encoders import depth_of
 from auricle.models.families.pretrained.network import Model
 from auricle.models.layers import augment, masking
 from auricle.parallel import Progress
 from auricle.preparation.batches import CropSample
-from auricle.preparation.windows import FULL_SCALE, AudioSource, Window
+from auricle.preparation.windows import AudioSource, Window
 from auricle.recipe import Augment
 from auricle.run_folder import atomic_write
 from auricle.training.freezing import pack_state, summary_count

@@ -16,13 +16,13 @@ import numpy as np
 import torch
 from transformers import AutoFeatureExtractor, AutoModelForAudioXVector
 
+from auricle.audio import FULL_SCALE
 from auricle.audio.recordings import MAX_SECONDS, DecodedRecording, Recording, read_recordings, whole_recording
 from auricle.audio.settings import Settings
 from auricle.errors import RunError
 from auricle.inference.classifier import Embedded, embedded
 from auricle.inference.classifier import load as load_classifier
 from auricle.models import device
-from auricle.preparation.windows import FULL_SCALE
 from auricle.run_folder import model_folder
 from auricle.voices.store import EncoderId
 
