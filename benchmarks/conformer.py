@@ -15,7 +15,6 @@ import torch
 from torch import Tensor, nn
 
 from auricle.models import precision
-from auricle.models.families.conformer import Options
 from auricle.models.families.conformer import network as conformer
 from auricle.models.layers.heads import build_head, soft_targets
 from auricle.models.options import HeadOptions

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from auricle import recipe as recipes
+from auricle import recipes
 from auricle.evaluation import duration
 from auricle.evaluation.evaluate import evaluate
 from auricle.evaluation.scoring import Scores

@@ -1,8 +1,8 @@
 """The recipe: everything that decides a run, in six strict sections.
 
-In: the content of a recipe, as `recipes.load` reads it. Out: one frozen Recipe, saved with every value as recipe.yaml in
-the run folder. A key that does not exist is an error that names the nearest one. The descriptions and units here are the
-text of docs/recipes.md. Options of a model family are checked by the family itself.
+In: the content of a recipe, as `recipes.load` reads it. Out: one frozen Recipe, saved with every value as recipe.yaml
+in the run folder. A key that does not exist is an error that names the nearest one. The descriptions and units here are
+the text of docs/recipes.md. Options of a model family are checked by the family itself.
 """
 
 from collections.abc import Mapping, Sequence

@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from auricle.evaluation.formatting import counted, decimal_range, duration, file_size, percent, percent_range
+from auricle.preparation.formatting import counted, decimal_range, duration, file_size, percent, percent_range
 from auricle.preparation.inspection import Inspection
 
 if TYPE_CHECKING:
@@ -85,49 +85,18 @@ class Screen:
         self.console.print()
 
 
-def show_inspection(screen: Screen, found: Inspection) -> None:
-    """What is in the corpus, what is wrong with it, and how it would be divided."""
-    audit = found.audit
-    length = audit.durations
-    screen.say(found.index.description)
-    groups = f", {audit.groups} {audit.group_name}s" if audit.groups else ", no groups known"
-    screen.say(
-        f"{audit.usable} of {audit.clips} clips usable, {len(audit.classes)} classes{groups}, "
-        f"{duration(length.total)} of sound ({length.shortest:.2f} to {length.longest:.2f} s, "
-        f"median {length.median:.2f} s)."
-    )
-    if found.index.num_features is not None:
-        screen.say(
-            f"Precomputed features of {found.index.num_features} bands, {_counted(audit.sample_rates, ' a second')}."
-        )
-    else:
-        screen.say(
-            f"Sample rates: {_counted(audit.sample_rates, ' Hz')}. Channels: {_counted(audit.channels)}. "
-            f"Formats: {_counted(audit.containers)}."
-        )
+def show_inspection(screen: Screen, inspection: Inspection) -> None:
+    """What is in the corpus, what is wrong with it, and how it would be split."""
+    for sentence in inspection.summary:
+        screen.say(sentence)
     screen.say("")
-    screen.table("Classes", ("class", "clips"), [(label, str(clips)) for label, clips in audit.classes.items()])
-    faults = [(fault.kind, fault.id, fault.detail) for fault in audit.quarantined]
-    _show_some(screen, f"Unusable: {len(faults)}", ("fault", "clip", "how it shows"), faults)
-    warnings = [(fault.kind, fault.id, fault.detail) for fault in audit.warnings]
-    _show_some(screen, f"Worth a look: {len(warnings)}", ("what", "clip", "how it shows"), warnings)
-    pairs = [
-        ("conflict" if row.conflict else row.kind, " = ".join(row.ids), " / ".join(dict.fromkeys(row.labels)))
-        for row in sorted(audit.duplicates, key=lambda row: not row.conflict)
-    ]
-    _show_some(screen, f"The same sound more than once: {len(pairs)}", ("kind", "clips", "class"), pairs)
-    leaks = [(leak.fold, leak.kind, leak.trained, leak.tested) for leak in audit.leaks]
-    _show_some(screen, f"Leaks across the split: {len(leaks)}", ("fold", "kind", "trained", "tested"), leaks)
-    excluded = [(item.name, item.reason) for item in audit.excluded]
-    _show_some(screen, f"Left out: {len(excluded)}", ("file", "why"), excluded)
-    for note in audit.notes:
+    for table in inspection.tables:
+        screen.table(table.title, table.columns, table.rows[:MOST_ROWS])
+        if len(table.rows) > MOST_ROWS:
+            screen.say(f"… and {len(table.rows) - MOST_ROWS} more; --json lists all.")
+    for note in inspection.notes:
         screen.say(f"! {note}")
-    if found.split is not None:
-        screen.say(f"Split: {found.split.description}.")
-        for note in found.split.notes:
-            screen.say(f"! {note}")
-    else:
-        screen.say(f"! It cannot be divided as asked: {found.split_error}")
+    screen.say(inspection.split_summary)
 
 
 def show_report(screen: Screen, report: "Report") -> None:
@@ -301,20 +270,6 @@ def show_trials(screen: Screen, report: "TrialsReport") -> None:
         screen.line(name, f"FAILED: {error}")
     for note in report.notes:
         screen.say(f"! {note}")
-
-
-def _show_some(screen: Screen, title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    if not rows:
-        return
-    screen.table(title, columns, rows[:MOST_ROWS])
-    if len(rows) > MOST_ROWS:
-        screen.say(f"… and {len(rows) - MOST_ROWS} more; --json lists all.")
-
-
-def _counted(counts: dict[str, int], unit: str = "") -> str:
-    if len(counts) == 1:
-        return f"{next(iter(counts))}{unit}"
-    return ", ".join(f"{value}{unit} ({count})" for value, count in counts.items())
 
 
 def _width() -> int | None:

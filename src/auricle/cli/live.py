@@ -61,7 +61,8 @@ def _listen_live(options: argparse.Namespace) -> int:
     spec = WindowSpec(window, options.hop or window * _HOP)
     if spec.hop > spec.seconds:
         raise UsageError(f"--hop received {spec.hop:g}, and windows are {window:g} s long. Allowed: up to that.")
-    blocks = stream.pcm(sys.stdin.buffer, options.rate, options.channels, options.encoding, classifier.settings)  # type: ignore[arg-type]  # a BufferedReader
+    source: Any = sys.stdin.buffer
+    blocks = stream.pcm(source, options.rate, options.channels, options.encoding, classifier.settings)
     bound = latency(classifier, spec, rules)
     if options.hop is None and spec.hop < _ROOM * bound.scoring:
         spec = WindowSpec(window, min(window, _ROOM * bound.scoring))

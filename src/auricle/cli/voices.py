@@ -94,6 +94,14 @@ def _run(parser: argparse.ArgumentParser, help: str) -> None:
     parser.add_argument("--run", type=Path, metavar="RUN", help=help)
 
 
+def _check_store(path: Path) -> None:
+    """Refuse a file that is no store, before an encoder is loaded."""
+    from auricle.voices.store import VoiceStore
+
+    with VoiceStore.open(path):
+        pass
+
+
 def _enrol(options: argparse.Namespace) -> int:
     if options.run is not None:
         check_run(options.run)
@@ -128,12 +136,14 @@ def _enrol(options: argparse.Namespace) -> int:
 
 
 def _identify(options: argparse.Namespace) -> int:
+    _check_store(options.store)
     from auricle.voices.identify import load_matcher
 
     return _decide(options, load_matcher(options.store, run=options.run), None)
 
 
 def _verify(options: argparse.Namespace) -> int:
+    _check_store(options.store)
     from auricle.voices.identify import load_matcher
 
     return _decide(options, load_matcher(options.store, options.name, run=options.run), options.name.strip())

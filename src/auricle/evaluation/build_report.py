@@ -13,7 +13,6 @@ from pathlib import PurePath
 from auricle.corpus.clip import Index
 from auricle.corpus.splits import Split
 from auricle.evaluation import calibration, duration, error_analysis, metrics, open_set
-from auricle.evaluation.formatting import percent, percent_range
 from auricle.evaluation.intervals import Interval, Resampling, bootstrap, metric_intervals, paired_differences
 from auricle.evaluation.metrics import ClassMetrics, compute_metrics, evaluate_logits
 from auricle.evaluation.open_set import RejectionReport
@@ -31,6 +30,7 @@ from auricle.evaluation.report import (
 )
 from auricle.evaluation.scoring import Scores
 from auricle.preparation.audit import Audit
+from auricle.preparation.formatting import percent, percent_range
 from auricle.recipe import Recipe
 
 PACKAGES = (

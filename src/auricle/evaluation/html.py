@@ -9,7 +9,7 @@ from typing import Any
 
 import jinja2
 
-from auricle.evaluation import formatting
+from auricle.preparation import formatting
 
 
 @functools.cache

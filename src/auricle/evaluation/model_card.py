@@ -14,8 +14,8 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from auricle.corpus.clip import Index
 from auricle.evaluation.build_report import FEW_UNITS
-from auricle.evaluation.formatting import counted, decimal_range, percent, percent_range
 from auricle.evaluation.report import Cost, Report
+from auricle.preparation.formatting import counted, decimal_range, percent, percent_range
 from auricle.recipe import REFUSED
 
 # Metric of the report → its name on the Hub, its title, and the arguments that the name leaves open.

@@ -8,8 +8,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from auricle.evaluation.calibration import CoveragePoint
-from auricle.evaluation.formatting import percent
 from auricle.evaluation.report import CurvePoint, Report
+from auricle.preparation.formatting import percent
 
 PLOT_EPOCHS = 200
 

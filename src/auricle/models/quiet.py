@@ -1,4 +1,4 @@
-"""Keep the progress bars and advice of transformers off the terminal: command line and notebooks show their own."""
+"""Keep progress bars and warnings of transformers off the terminal: the command line and notebooks show their own."""
 
 import importlib.util
 import os

@@ -8,6 +8,7 @@ from typing import Any
 from auricle.corpus.clip import Index
 from auricle.corpus.splits import Split
 from auricle.preparation.audit import Audit
+from auricle.preparation.formatting import duration
 
 MAX_ROWS = 20
 
@@ -46,7 +47,7 @@ class Inspection:
         return (
             self.index.description,
             f"{audit.usable} of {audit.clips} clips usable, {len(audit.classes)} classes, {groups}, "
-            f"{_duration(length.total)} of audio ({length.shortest:.2f} to {length.longest:.2f} s, "
+            f"{duration(length.total)} of audio ({length.shortest:.2f} to {length.longest:.2f} s, "
             f"median {length.median:.2f} s).",
             formats,
         )
@@ -126,11 +127,3 @@ def _counted(counts: Mapping[Any, int], unit: str = "") -> str:
     if len(counts) == 1:
         return f"{next(iter(counts))}{unit}"
     return ", ".join(f"{value}{unit} ({count})" for value, count in counts.items())
-
-
-def _duration(seconds: float) -> str:
-    if seconds < 60:
-        return f"{seconds:.0f} s"
-    if seconds < 3600:
-        return f"{seconds // 60:.0f} min {seconds % 60:02.0f} s"
-    return f"{seconds // 3600:.0f} h {seconds % 3600 // 60:02.0f} min"
