@@ -1,4 +1,4 @@
-"""Files, the HTTP service, its page, its microphone, live audio and Python give the same rows for the same recording."""
+"""Files, the HTTP service, its page, its microphone, live audio and Python give the same rows for a recording."""
 
 import asyncio
 import io
