@@ -354,7 +354,7 @@ def test_sound_for_a_model_of_frames_is_an_answer_that_says_so(trained: Path, co
 def test_frames_for_a_model_of_sound_are_an_answer_that_says_so(corpus: Path, speakers: Path, tmp_path: Path) -> None:
     run(corpus, load("baseline"), tmp_path / "run", ProgressReporter())
     answer = auricle.load(tmp_path / "run")(next(speakers.glob("*.pt")))
-    assert answer.error is not None and "sound is wanted here" in answer.error
+    assert answer.error is not None and "audio is needed here" in answer.error
     assert main(["evaluate", str(tmp_path / "run"), str(speakers)]) == 2
 
 

@@ -51,7 +51,9 @@ def pieces(levels: Sequence[int], seconds: float, pause: float) -> Iterator[np.n
         yield np.full((1, round(seconds * 1000)), level, np.int16)
 
 
-def said(classifier: Loudness, blocks: Iterator[np.ndarray], cut: WindowSpec, rules: EventRules = PLAIN) -> list[Message]:
+def said(
+    classifier: Loudness, blocks: Iterator[np.ndarray], cut: WindowSpec, rules: EventRules = PLAIN
+) -> list[Message]:
     return list(listen(classifier, blocks, cut, rules))  # type: ignore[arg-type]
 
 

@@ -461,9 +461,9 @@ def test_the_answer_for_a_long_sound_does_not_depend_on_the_windows_that_are_ask
     content = np.concatenate([samples_of(sound(3.0, label, 3)) for label in ("high", "noise")], 1)
     file = io.BytesIO()
     soundfile.write(file, content.T, RATE, format="WAV", subtype="PCM_16")
-    expected = softmax(np.mean([one.logits for one in score_windows(classifier, iter([content]), classifier.window_spec)], 0)[None])[
-        0
-    ]
+    expected = softmax(
+        np.mean([one.logits for one in score_windows(classifier, iter([content]), classifier.window_spec)], 0)[None]
+    )[0]
     with service(classifier) as running:
         for query in ("", "?windows=0.4", "?events=true&windows=3"):
             found = chances(running.client.post(f"/v1/classify{query}", content=file.getvalue()))

@@ -118,7 +118,9 @@ def _collect(decoder: Decoder, size: int, section: _Section) -> DecodedAudio:
         piece = block if count + block.shape[1] <= wanted else block[:, : int(wanted) - count]
         count += piece.shape[1]
         if count > limit:
-            raise AudioError("long", f"it lasts more than the {min(section.max_seconds, limit / rate):g} s that are allowed")
+            raise AudioError(
+                "long", f"it lasts more than the {min(section.max_seconds, limit / rate):g} s that are allowed"
+            )
         pieces.append(piece)
         if count >= wanted:
             break
@@ -132,7 +134,7 @@ def resample(audio: DecodedAudio, sample_rate: int, channels: int) -> np.ndarray
     """Convert a recording to one rate and channel count: (1 or 2, frames) int16, rounded and clipped.
 
     `channels` 1 takes the mean of all channels. 2 keeps mono and stereo as they are; more than two are mixed to mono,
-    as nothing tells which is left. 16-bit samples that are already there pass through exactly. Resampling is soxr's HQ
+    as the left one is not known. 16-bit samples that are already there pass through exactly. Resampling is soxr's HQ
     (20-bit precision, linear phase), outside the interpreter lock.
 
     Raises AudioError 'nan' for samples that are not finite, or absurdly large.

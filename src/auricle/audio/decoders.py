@@ -57,9 +57,7 @@ class Decoder(Protocol):
         ...
 
 
-def open_decoders(
-    file: BinaryIO, content: Content, container: str, closing: contextlib.ExitStack
-) -> Iterator[Decoder]:
+def open_decoders(file: BinaryIO, content: Content, container: str, closing: contextlib.ExitStack) -> Iterator[Decoder]:
     """Open a file with each decoder that can, the most exact one first. `closing` closes them.
 
     `content` is all of a file that can seek, else its beginning; a file that cannot seek is opened once. Raises
@@ -226,9 +224,6 @@ class _SteadyFile(io.RawIOBase):
             return self._file.seek(offset, whence)
         except (ValueError, OSError):
             return self._file.tell()
-
-    def tell(self) -> int:
-        return self._file.tell()
 
 
 def check_format(sample_rate: int, channels: int) -> None:

@@ -143,7 +143,7 @@ class Classifier:
         return next(self.predict([Recording(str(file), str(file))]))
 
     def classify(self, samples: np.ndarray, sample_rate: int) -> Prediction:
-        """Classify samples in memory: floats in [-1, 1] or int16, mono (samples,) or channels first (channels, samples).
+        """Classify samples in memory: floats in [-1, 1] or int16, (samples,) or (channels, samples).
 
         A model of precomputed features takes floats (num_features, frames) and their rate. Silence and other faults of
         the audio are warnings, as for files. Raises UsageError for any other array or rate.
@@ -212,10 +212,11 @@ class Classifier:
             return DecodedClip(audio, quality.check(audio, name="", min_seconds=0.0, max_seconds=MAX_SECONDS))
         values = np.asarray(samples)
         shape, rate = values.shape, self.settings.sample_rate
-        if values.dtype.kind != "f" or len(shape) != 2 or shape[0] != num_features or not shape[1] or sample_rate != rate:
+        is_float = values.dtype.kind == "f" and len(shape) == 2 and shape[1] > 0
+        if not is_float or (shape[0], sample_rate) != (num_features, rate):
             raise UsageError(
-                f"The model takes frames of {num_features} features at {rate} a second: floats ({num_features}, frames). "
-                f"It received {values.dtype} {shape} at {sample_rate}. Compute the features as for its training data."
+                f"The model takes floats ({num_features}, frames): {num_features} features at {rate} a second. It "
+                f"received {values.dtype} {shape} at {sample_rate}. Compute the features as for its training data."
             )
         if not np.isfinite(values).all():
             raise UsageError(f"The model takes finite features; the {values.dtype} {shape} received has others.")

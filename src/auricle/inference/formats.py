@@ -27,7 +27,7 @@ SINGLE = {"audacity": ".txt", "vtt": ".vtt"}
 
 @dataclass(frozen=True)
 class RowFormat:
-    """How rows are written: `kind` is one of FORMATS, `top` is how many classes of a recording or a window are listed."""
+    """How rows are written: `kind` is one of FORMATS, `top` is how many classes a row lists."""
 
     view: View
     kind: str
@@ -65,7 +65,12 @@ class RowFormat:
     def window(self, start: float, end: float, prediction: "Prediction") -> str:
         """The row of one window; `prediction` is for it alone."""
         if self.kind == "jsonl":
-            fields = {"file": prediction.name, "start": round(start, 3), "end": round(end, 3), "label": prediction.label}
+            fields = {
+                "file": prediction.name,
+                "start": round(start, 3),
+                "end": round(end, 3),
+                "label": prediction.label,
+            }
             return _json({**fields, "unknown": prediction.unknown, "choices": _choices(prediction, self.top)})
         if self.kind == "csv":
             times = [f"{start:.3f}", f"{end:.3f}"]
@@ -109,7 +114,9 @@ class RowFormat:
         return pairs + [""] * (2 * self.top - len(pairs))
 
     def _likely(self, prediction: "Prediction") -> str:
-        text = "   ".join(f"{choice.label} {choice.probability * 100:.1f} %" for choice in prediction.choices[: self.top])
+        text = "   ".join(
+            f"{choice.label} {choice.probability * 100:.1f} %" for choice in prediction.choices[: self.top]
+        )
         return f"{prediction.label} ({text})" if prediction.unknown else text
 
 

@@ -83,7 +83,7 @@ class WindowCutter:
 
     def __init__(self, size: int, hop: int, per_batch: int = 1) -> None:
         self.size, self.hop, self._per_batch = size, hop, per_batch
-        self._kept: list[np.ndarray] = []
+        self._samples: list[np.ndarray] = []
         self._begin = self._count = self._number = 0
 
     @property
@@ -94,11 +94,11 @@ class WindowCutter:
     @property
     def newest(self) -> np.ndarray:
         """The last samples that came in, at most a window of them."""
-        return self._joined()[:, -self.size :]
+        return self._join()[:, -self.size :]
 
     def add(self, block: np.ndarray) -> Iterator[WindowBatch]:
         """Take more samples (channels, frames), and give the batches that they complete."""
-        self._kept.append(block)
+        self._samples.append(block)
         self._count += block.shape[1]
         first = self._number
         while self.received >= (self._number + self._per_batch - 1) * self.hop + self.size:
@@ -106,8 +106,8 @@ class WindowCutter:
             self._number += self._per_batch
         if self._number > first:
             begin = (self._number - 1) * self.hop
-            self._kept = [self._joined()[:, begin - self._begin :].copy()]
-            self._begin, self._count = begin, self._kept[0].shape[1]
+            self._samples = [self._join()[:, begin - self._begin :].copy()]
+            self._begin, self._count = begin, self._samples[0].shape[1]
 
     def finish(self) -> Iterator[WindowBatch]:
         """No more samples come: give the windows that are left, the last of which ends where the samples end."""
@@ -116,13 +116,13 @@ class WindowCutter:
         if starts:
             yield self._batch(starts)
 
-    def _joined(self) -> np.ndarray:
-        if len(self._kept) != 1:
-            self._kept = [np.concatenate(self._kept, axis=1)] if self._kept else [np.zeros((1, 0), np.int16)]
-        return self._kept[0]
+    def _join(self) -> np.ndarray:
+        if len(self._samples) != 1:
+            self._samples = [np.concatenate(self._samples, axis=1)] if self._samples else [np.zeros((1, 0), np.int16)]
+        return self._samples[0]
 
     def _batch(self, starts: Sequence[int]) -> WindowBatch:
-        samples = self._joined()
+        samples = self._join()
         pieces = tuple(samples[:, start - self._begin : start - self._begin + self.size] for start in starts)
         return WindowBatch(self._number, tuple(starts), pieces, self.hop)
 

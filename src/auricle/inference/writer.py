@@ -25,9 +25,9 @@ _NAME_BYTES = 200
 class Output:
     """Rows for standard output (`out` None), a file, or with `ending` a folder that holds a file for each recording.
 
-    `job` is a text that tells one job from another: with `resume` only the same job is resumed, and `state` is what
-    was given to `checkpoint` last, None where there is nothing to resume. Raises UsageError for another job, and for a
-    file or folder that cannot be written.
+    `job` identifies the job: with `resume` only the same job is resumed, and `state` is what was given to `checkpoint`
+    last, None where there is nothing to resume. Raises UsageError for another job, and for a file or folder that cannot
+    be written.
     """
 
     def __init__(
@@ -147,7 +147,7 @@ class Output:
         self._journal.unlink(missing_ok=True)
 
     def abandon(self, *, keep: bool) -> bool:
-        """Close an unfinished job; returns whether it can be resumed, as it can with `keep` where there is a journal."""
+        """Close an unfinished job; returns whether it can be resumed, which takes `keep` and a journal."""
         if self._out is None:
             return False
         if self._file is not None:

@@ -37,11 +37,13 @@ class Upload:
 
 
 async def read(request: Request, slot: RequestSlot, limits: Limits) -> Upload:
-    """Read the body of a request. Raises RequestError for one that is too large, too slow, broken or of another kind."""
+    """Read the body of a request. Raises RequestError for one that is too large, too slow, broken or no audio."""
     kind, options = parse_options_header(request.headers.get("content-type", ""))
     media = kind.decode("latin-1").lower()
     if media.startswith(REJECTED_TYPES):
-        raise RequestError("media", f"'{media}' is not audio. Send an audio file as it is, or as '{FIELD}' of a {FORM}.")
+        raise RequestError(
+            "media", f"'{media}' is not audio. Send an audio file as it is, or as '{FIELD}' of a {FORM}."
+        )
     coding = request.headers.get("content-encoding", "identity").lower()
     if coding not in ("", "identity"):
         raise RequestError(
@@ -95,7 +97,9 @@ def _l16(options: dict[bytes, bytes]) -> Pcm:
     try:
         return pcm(int(options[b"rate"]), int(options.get(b"channels", b"1")), "s16be")
     except (KeyError, ValueError) as error:
-        raise RequestError("media", "audio/L16 states its rate and channels: audio/L16;rate=16000;channels=1") from error
+        raise RequestError(
+            "media", "audio/L16 states its rate and channels: audio/L16;rate=16000;channels=1"
+        ) from error
 
 
 def pcm(sample_rate: int, channels: int, encoding: str) -> Pcm:

@@ -46,7 +46,7 @@ TIMELINE = PredictOptions(windows=True, events=True)
 
 @dataclass(frozen=True, eq=False)
 class Timeline:
-    """The prediction for a recording, its windows and events, and its samples (channels, frames) in the model's form."""
+    """A recording's prediction, windows and events, and its samples (channels, frames) in the model's form."""
 
     prediction: Prediction
     windows: tuple[ScoredWindow, ...]
@@ -158,9 +158,7 @@ class InferenceService:
         self.metrics.audio_seconds.inc(recording.seconds)
         return recording
 
-    async def _score(
-        self, recording: DecodedRecording, spec: WindowSpec
-    ) -> tuple[list[WindowBatch], list[np.ndarray]]:
+    async def _score(self, recording: DecodedRecording, spec: WindowSpec) -> tuple[list[WindowBatch], list[np.ndarray]]:
         """Score the windows of a recording, some at a time."""
         rate = self.classifier.settings.sample_rate
         batches = list(window_batches(recording.blocks, spec, rate, WINDOWS_AT_ONCE))
@@ -192,7 +190,9 @@ class InferenceService:
         seconds = options.seconds or self.classifier.window_seconds
         spec = WindowSpec(seconds, options.hop or seconds / 2)
         if spec.hop > seconds:
-            raise RequestError("query", f"hop received '{spec.hop:g}', and up to the window's {seconds:g} s is allowed.")
+            raise RequestError(
+                "query", f"hop received '{spec.hop:g}', and up to {seconds:g} s, the window, is allowed."
+            )
         size, hop = spec.samples(self.classifier.settings.sample_rate)
         count = max(0, frames - size) // hop + 2
         if count > self.limits.windows:
