@@ -17,113 +17,44 @@ from typing import Any
 from auricle.errors import RunError
 
 
+class _Entry:
+    """A file or folder of a run by its name."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def __get__(self, folder: "RunFolder", owner: type) -> Path:
+        return folder.path / self.name
+
+
 @dataclass(frozen=True)
 class RunFolder:
     """A run, or one fold of it, on disk. Nothing is read or written here, and nothing need exist."""
 
     path: Path
 
-    @property
-    def recipe(self) -> Path:
-        """The resolved recipe, as YAML."""
-        return self.path / "recipe.yaml"
-
-    @property
-    def index(self) -> Path:
-        """The clips with their labels, groups and folds, as Parquet."""
-        return self.path / "index.parquet"
-
-    @property
-    def split(self) -> Path:
-        """Which clips train, validate and test in each fold."""
-        return self.path / "split.json"
-
-    @property
-    def audit(self) -> Path:
-        """What is wrong with the corpus."""
-        return self.path / "audit.json"
-
-    @property
-    def model(self) -> Path:
-        """The model folder, as `save_pretrained` wrote it."""
-        return self.path / "model"
-
-    @property
-    def model_config(self) -> Path:
-        return self.model / "config.json"
-
-    @property
-    def model_card(self) -> Path:
-        return self.model / "README.md"
-
-    @property
-    def report(self) -> Path:
-        """The report for programs."""
-        return self.path / "report.json"
-
-    @property
-    def report_page(self) -> Path:
-        """The report for people."""
-        return self.path / "report.html"
-
-    @property
-    def cost(self) -> Path:
-        """Measured times and memory, which differ from run to run."""
-        return self.path / "cost.json"
-
-    @property
-    def scores(self) -> Path:
-        """The logits of all test clips, as Parquet."""
-        return self.path / "scores.parquet"
-
-    @property
-    def baseline_scores(self) -> Path:
-        """The instant baseline's logits of the same test clips."""
-        return self.path / "baseline.parquet"
-
-    @property
-    def suspect_scores(self) -> Path:
-        """The baseline's out-of-fold logits of all clips, by which labels are suspected."""
-        return self.path / "suspects.parquet"
-
-    @property
-    def history(self) -> Path:
-        """One line of JSON for each epoch."""
-        return self.path / "history.jsonl"
-
-    @property
-    def checkpoints(self) -> Path:
-        return self.path / "checkpoints"
-
-    @property
-    def trained(self) -> Path:
-        """What training did. Written last: a fold that has it is complete."""
-        return self.path / "trained.json"
-
-    @property
-    def fold_scores(self) -> Path:
-        """This fold's logits of its test clips."""
-        return self.path / "fold-scores.parquet"
-
-    @property
-    def validation_scores(self) -> Path:
-        """This fold's logits of its validation clips."""
-        return self.path / "fold-validation.parquet"
-
-    @property
-    def center_crop_scores(self) -> Path:
-        """This fold's logits of the centers of its test clips, cropped to several durations."""
-        return self.path / "fold-center-crops.parquet"
-
-    @property
-    def out_of_set_scores(self) -> Path:
-        """This fold's logits of clips of held-out classes."""
-        return self.path / "fold-out-of-set.parquet"
-
-    @property
-    def exported(self) -> Path:
-        """The folder that `auricle export` writes."""
-        return self.path / "onnx"
+    recipe = _Entry("recipe.yaml")  # resolved
+    index = _Entry("index.parquet")  # the clips with their labels, groups and folds
+    split = _Entry("split.json")  # which clips train, validate and test in each fold
+    audit = _Entry("audit.json")  # what is wrong with the corpus
+    model = _Entry("model")  # as `save_pretrained` wrote it
+    model_config = _Entry("model/config.json")
+    model_card = _Entry("model/README.md")
+    report = _Entry("report.json")
+    report_page = _Entry("report.html")
+    cost = _Entry("cost.json")  # measured times and memory, which differ from run to run
+    scores = _Entry("scores.parquet")  # the logits of all test clips
+    baseline_scores = _Entry("baseline.parquet")  # the instant baseline's logits of the same clips
+    suspect_scores = _Entry("suspects.parquet")  # the baseline's out-of-fold logits of all clips, to suspect labels by
+    exported = _Entry("onnx")  # the folder that `auricle export` writes
+    # Of one fold: its history is one line of JSON an epoch, and `trained` is written last.
+    history = _Entry("history.jsonl")
+    checkpoints = _Entry("checkpoints")
+    trained = _Entry("trained.json")
+    fold_scores = _Entry("fold-scores.parquet")
+    validation_scores = _Entry("fold-validation.parquet")
+    center_crop_scores = _Entry("fold-center-crops.parquet")
+    out_of_set_scores = _Entry("fold-out-of-set.parquet")
 
     def fold(self, number: int, name: str) -> "RunFolder":
         """The folder of one fold of several, counted from 1."""
