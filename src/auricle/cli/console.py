@@ -32,7 +32,7 @@ class Screen:
         self._progress: Progress | None = None
         self._task: Any = None
 
-    def say(self, text: str) -> None:
+    def print(self, text: str) -> None:
         self.finish()
         self.console.print(text, markup=False)
 
@@ -70,7 +70,7 @@ class Screen:
             parts.append(f"balanced {valid['balanced_accuracy']:.3f}")
         parts.append(f"{epoch.clips_per_second:.0f} clips/s")
         parts.append(f"{duration(epoch.seconds_left)} left")
-        self.say("  ".join(parts))
+        self.print("  ".join(parts))
 
     def table(self, title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
         """A table with numbers aligned to the right and text to the left."""
@@ -87,16 +87,18 @@ class Screen:
 
 def show_inspection(screen: Screen, inspection: Inspection) -> None:
     """What is in the corpus, what is wrong with it, and how it would be split."""
-    for sentence in inspection.summary:
-        screen.say(sentence)
-    screen.say("")
-    for table in inspection.tables:
+    for line in inspection.summary:
+        screen.print(line)
+    screen.print("")
+    classes, *findings = inspection.tables
+    screen.table(classes.title, classes.columns, classes.rows)
+    for table in findings:
         screen.table(table.title, table.columns, table.rows[:MOST_ROWS])
         if len(table.rows) > MOST_ROWS:
-            screen.say(f"… and {len(table.rows) - MOST_ROWS} more; --json lists all.")
+            screen.print(f"… and {len(table.rows) - MOST_ROWS} more; --json lists all.")
     for note in inspection.notes:
-        screen.say(f"! {note}")
-    screen.say(inspection.split_summary)
+        screen.print(f"! {note}")
+    screen.print(inspection.split_summary)
 
 
 def show_report(screen: Screen, report: "Report") -> None:
@@ -111,25 +113,25 @@ def show_report(screen: Screen, report: "Report") -> None:
         )
         for name, metric in report.metrics.items()
     ]
-    screen.say("")
+    screen.print("")
     screen.table(
         f"{report.test_clips} test clips; intervals over {report.interval.description}",
         ("metric", "value", "95 % interval", "baseline", "majority"),
         rows,
     )
-    screen.say(report.verdict)
+    screen.print(report.verdict)
     if report.seeds:
         accuracy = report.seeds.metrics["accuracy"]
-        screen.say(
+        screen.print(
             f"Variance across {len(report.seeds.seeds)} seeds: accuracy {accuracy.mean:.3f} ± {accuracy.deviation:.3f} "
             f"({decimal_range(accuracy.low, accuracy.high)})."
         )
     _show_duration_and_rejection(screen, report)
     for caution in report.cautions:
-        screen.say(f"! {caution}")
+        screen.print(f"! {caution}")
     if report.suspect_labels:
         names = ", ".join(f"'{row.id}' ({row.label}, or {row.predicted}?)" for row in report.suspect_labels[:5])
-        screen.say(f"! {counted(len(report.suspect_labels), 'suspect label')}: {names}")
+        screen.print(f"! {counted(len(report.suspect_labels), 'suspect label')}: {names}")
 
 
 def show_evaluation(screen: Screen, evaluation: "Evaluation") -> None:
@@ -138,7 +140,7 @@ def show_evaluation(screen: Screen, evaluation: "Evaluation") -> None:
         (name.replace("_", " "), f"{metric.value:.3f}", decimal_range(metric.low, metric.high))
         for name, metric in evaluation.metrics.items()
     ]
-    screen.say(evaluation.description)
+    screen.print(evaluation.description)
     screen.table(
         f"{evaluation.test_clips} clips; intervals over {evaluation.interval.description}",
         ("metric", "value", "95 % interval"),
@@ -151,7 +153,7 @@ def show_evaluation(screen: Screen, evaluation: "Evaluation") -> None:
     screen.table("Classes", ("class", "clips", "precision", "recall", "F1"), classes)
     _show_duration_and_rejection(screen, evaluation)
     if evaluation.unusable:
-        screen.say(f"! {counted(evaluation.unusable, 'unusable clip')}; `auricle inspect` lists the reasons.")
+        screen.print(f"! {counted(evaluation.unusable, 'unusable clip')}; `auricle inspect` lists the reasons.")
 
 
 def _show_duration_and_rejection(screen: Screen, result: "Report | Evaluation") -> None:
@@ -163,7 +165,7 @@ def _show_duration_and_rejection(screen: Screen, result: "Report | Evaluation") 
             for row in result.accuracy_by_duration
         ]
         parts.append(f"{result.metrics['accuracy'].value:.3f} on all {result.test_clips} in full")
-        screen.say(f"Accuracy by duration: {', '.join(parts)}.")
+        screen.print(f"Accuracy by duration: {', '.join(parts)}.")
     rejection = result.rejection
     if rejection is None or rejection.threshold is None:
         return
@@ -179,7 +181,7 @@ def _show_duration_and_rejection(screen: Screen, result: "Report | Evaluation") 
         parts.append(f"false-rejection rate {percent(rejection.false_rejection_rate)} of {known}")
     if rejection.auroc:
         parts.append(f"AUROC {rejection.auroc.value:.3f}")
-    screen.say("; ".join(parts) + ".")
+    screen.print("; ".join(parts) + ".")
 
 
 def show_upload(screen: Screen, upload: "Upload") -> None:
@@ -191,34 +193,36 @@ def show_upload(screen: Screen, upload: "Upload") -> None:
         ("file", "size"),
         [(file.name, file_size(file.size)) for file in upload.files],
     )
-    screen.say("Model card:")
+    screen.print("Model card:")
     for key, value in upload.metadata.items():
         if key != "model-index":
-            screen.say(f"  {key}: {', '.join(map(str, value)) if isinstance(value, list) else value}")
+            screen.print(f"  {key}: {', '.join(map(str, value)) if isinstance(value, list) else value}")
     for index in upload.metadata.get("model-index", []):
         for result in index["results"]:
             metrics = ", ".join(f"{row.get('name', row['type'])} {row['value']}" for row in result["metrics"])
-            screen.say(f"  results on {result['dataset']['name']}: {metrics}")
+            screen.print(f"  results on {result['dataset']['name']}: {metrics}")
     for note in upload.notes:
-        screen.say(f"! {note}")
+        screen.print(f"! {note}")
 
 
 def show_enrolment(screen: Screen, done: dict[str, Any]) -> None:
     """What `auricle enrol` added, and the cohort that will normalise scores."""
     if done["voice"] is not None:
         clips = done["clips"]
-        screen.say(f"Enrolled '{done['voice']}': {len(done['added'])} added, {clips} clip{'s' * (clips != 1)} in all.")
+        screen.print(
+            f"Enrolled '{done['voice']}': {len(done['added'])} added, {clips} clip{'s' * (clips != 1)} in all."
+        )
     for name in done["duplicates"]:
-        screen.say(f"! {name}: this voice already has this audio; it is stored once.")
+        screen.print(f"! {name}: this voice already has this audio; it is stored once.")
     for row in done["failed"]:
         screen.line(row["file"], f"FAILED: {row['error']}")
     for row in done["warnings"]:
-        screen.say(f"! {row['file']}: {row['warning']}")
+        screen.print(f"! {row['file']}: {row['warning']}")
     if done["cohort"]["clips"]:
         rate = done["max_false_accept_rate"]
-        screen.say(f"Cohort: {done['cohort']['description']}. Maximum false-accept rate: {rate:g}.")
+        screen.print(f"Cohort: {done['cohort']['description']}. Maximum false-accept rate: {rate:g}.")
     for note in done["notes"]:
-        screen.say(f"! {note}")
+        screen.print(f"! {note}")
 
 
 def show_decision(screen: Screen, row: dict[str, Any], threshold: float | None, claimed: str | None, top: int) -> None:
@@ -242,11 +246,11 @@ def show_decision(screen: Screen, row: dict[str, Any], threshold: float | None, 
 def show_voices(screen: Screen, listing: dict[str, Any]) -> None:
     """The voices of a store."""
     if listing["removed"] is not None:
-        screen.say(f"Removed '{listing['removed']}'.")
+        screen.print(f"Removed '{listing['removed']}'.")
     rows = [(row["voice"], str(row["clips"]), duration(row["seconds"])) for row in listing["voices"]]
     screen.table(f"{len(rows)} voices, encoded by {listing['run']}", ("voice", "clips", "duration"), rows)
     cohort = listing["cohort"]["description"] or "none, hence no threshold"
-    screen.say(f"Cohort: {cohort}. Maximum false-accept rate: {listing['max_false_accept_rate']:g}.")
+    screen.print(f"Cohort: {cohort}. Maximum false-accept rate: {listing['max_false_accept_rate']:g}.")
 
 
 def show_trials(screen: Screen, report: "TrialsReport") -> None:
@@ -263,13 +267,13 @@ def show_trials(screen: Screen, report: "TrialsReport") -> None:
         rows,
     )
     if report.cohort:
-        screen.say(f"Normalised by {report.cohort}.")
+        screen.print(f"Normalised by {report.cohort}.")
     if report.excluded:
-        screen.say(f"! Excluded {report.excluded} trials: {len(report.failed)} files cannot be decoded.")
+        screen.print(f"! Excluded {report.excluded} trials: {len(report.failed)} files cannot be decoded.")
     for name, error in report.failed[:MOST_ROWS]:
         screen.line(name, f"FAILED: {error}")
     for note in report.notes:
-        screen.say(f"! {note}")
+        screen.print(f"! {note}")
 
 
 def _width() -> int | None:

@@ -93,9 +93,11 @@ def _listen(options: argparse.Namespace) -> int:
     def on_ready(url: str) -> None:
         if options.json:
             print_json({"url": url, "corrections": str(options.corrections_file)})
-        screen.say(f"Open {url}. Corrections are saved to {options.corrections_file}. Stop with Ctrl-C.")
+        screen.print(f"Open {url}. Corrections are saved to {options.corrections_file}. Stop with Ctrl-C.")
         if not local_server.is_loopback(options.host):
-            screen.say(f"! Everyone who can reach {options.host} can play these recordings and change the corrections.")
+            screen.print(
+                f"! Everyone who can reach {options.host} can play these recordings and change the corrections."
+            )
         sys.stdout.flush()
         if options.browser:
             import webbrowser

@@ -58,10 +58,10 @@ def _export(options: argparse.Namespace) -> int:
             check=options.check,
             int8=options.int8,
             tolerance=options.tolerance,
-            say=screen.say,
+            say=screen.print,
         )
     if options.json:
         print_json({**json.loads(result.to_json()), "out": str(result.out)})
     else:
-        screen.say(f"Exported: {result.out}")
+        screen.print(f"Exported: {result.out}")
     return 0

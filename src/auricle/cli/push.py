@@ -43,5 +43,5 @@ def _push(options: argparse.Namespace) -> int:
     if options.json:
         print_json({**upload.as_json(), "url": url})
     else:
-        screen.say(f"Pushed: {url}" if url else "Nothing was pushed: this was a dry run.")
+        screen.print(f"Pushed: {url}" if url else "Nothing was pushed: this was a dry run.")
     return 0

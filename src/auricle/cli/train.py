@@ -87,14 +87,14 @@ def _train(options: argparse.Namespace) -> int:
     from auricle.training.run import run
 
     screen = console.Screen(options.json)
-    reporter = ProgressReporter(screen.say, screen.progress, screen.epoch)
+    reporter = ProgressReporter(screen.print, screen.progress, screen.epoch)
     with json_only(options):
         report = run(options.data, recipe, out, reporter, resume=options.resume)
     if options.json:
         print_json({**report.as_json(), "run": str(out)})
     else:
         console.show_report(screen, report)
-        screen.say(f"Report: {out / 'report.html'}   Model: {out / 'model'}")
+        screen.print(f"Report: {out / 'report.html'}   Model: {out / 'model'}")
     return 0
 
 
@@ -125,14 +125,14 @@ def _demo(options: argparse.Namespace) -> int:
     from auricle.training.progress import ProgressReporter
 
     screen = console.Screen(options.json)
-    reporter = ProgressReporter(screen.say, screen.progress, screen.epoch)
+    reporter = ProgressReporter(screen.print, screen.progress, screen.epoch)
     with json_only(options):
         result = demo(options.out, reporter, seed=options.seed)
     if options.json:
         print_json({**result.report.as_json(), "planted": asdict(result.faults)})
         return 0
     console.show_report(screen, result.report)
-    screen.say(f"Planted faults found: {result.faults.detected} of {result.faults.planted}.")
-    screen.say(f"Try it: auricle predict {options.out / 'run'} {options.out / 'corpus'}")
-    screen.say(f"Open the report: {(options.out / 'run' / 'report.html').resolve().as_uri()}")
+    screen.print(f"Planted faults found: {result.faults.detected} of {result.faults.planted}.")
+    screen.print(f"Try it: auricle predict {options.out / 'run'} {options.out / 'corpus'}")
+    screen.print(f"Open the report: {(options.out / 'run' / 'report.html').resolve().as_uri()}")
     return 0

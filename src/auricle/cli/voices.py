@@ -157,7 +157,7 @@ def _decide(options: argparse.Namespace, matcher: "SpeakerMatcher", claimed: str
     screen = console.Screen(options.json)
     rows, good = [], True
     for note in matcher.notes:
-        screen.say(f"! {note}")
+        screen.print(f"! {note}")
     for decision in matcher.decide(recordings(options.files)):
         good = good and decision.error is None and (claimed is None or decision.accepted is True)
         row = {

@@ -1,7 +1,7 @@
 """The report of a run: every metric with its interval, the majority class and the instant baseline, as one dataclass.
 
 report.json is this dataclass. Pages, model cards, trackers, the terminal and Python read its attributes. Nothing in it
-depends on the clock, so the same recipe, data and machine give the same report; measured times are the Cost beside it.
+depends on the clock, so the same recipe, data and machine give the same report; the Cost has the measured times.
 """
 
 import json

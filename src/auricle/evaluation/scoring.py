@@ -1,7 +1,7 @@
-"""The only way from clips to logits: validation, test, prediction and benchmarks all come through `score`.
+"""The only way from clips to logits: validation, test, prediction and benchmarks all call `score`.
 
-In: a model, PyTorch's or an exported graph, and Sounds. Out: one row of logits per clip, the mean over its windows.
-Clips are batched with others of their length; a model's answer for a clip does not depend on that company.
+In: a PyTorch model or an exported graph, and an AudioSource. Out: one row of logits per clip, the mean over its
+windows. Clips are batched with others of similar length; the logits of a clip do not depend on the others.
 """
 
 from collections.abc import Callable, Sequence
@@ -20,7 +20,7 @@ from auricle.preparation.windows import AudioSource, Window, by_length, cut_clip
 
 @dataclass(frozen=True)
 class Scores:
-    """The logits (clips, classes) of judged clips and what is known of them. `truth` (clips,) counts in `labels`."""
+    """The logits (clips, classes) of clips, and what is known of them. `truth` (clips,) holds indices into `labels`."""
 
     labels: tuple[str, ...]
     ids: tuple[str, ...]
@@ -42,7 +42,7 @@ class Scores:
         return np.asarray(self.logits.argmax(1))
 
     def select(self, keep: np.ndarray) -> "Scores":
-        """The judged clips for which `keep` (clips,) bool is true."""
+        """The clips for which `keep` (clips,) bool is true."""
         rows = np.flatnonzero(keep)
         return Scores(
             self.labels,
@@ -74,12 +74,12 @@ class Scores:
         """Read scores that `save` wrote."""
         table = pq.read_table(path)
         labels = tuple((table.schema.metadata or {})[b"labels"].decode().split("\n"))
-        place = {label: number for number, label in enumerate(labels)}
+        index_of = {label: index for index, label in enumerate(labels)}
         columns = table.to_pydict()
         return cls(
             labels,
             tuple(columns["id"]),
-            np.array([place[label] for label in columns["label"]], dtype=np.int64),
+            np.array([index_of[label] for label in columns["label"]], dtype=np.int64),
             np.array(columns["logits"], dtype=np.float32).reshape(len(table), len(labels)),
             np.array(columns["seconds"], dtype=np.float64),
             tuple(columns["group"]),
@@ -112,27 +112,27 @@ def confidence(logits: np.ndarray) -> np.ndarray:
     return np.asarray(softmax(logits).max(1))
 
 
-def score(model: Any, sounds: AudioSource, *, batch_seconds: float) -> np.ndarray:
-    """Logits (clips, classes) float32. The model's config names the windows; batches are bounded in seconds.
+def score(model: Any, source: AudioSource, *, batch_seconds: float) -> np.ndarray:
+    """Logits (clips, classes) float32. The model's config gives the windows; batches are bounded in seconds.
 
-    `model` is one of PyTorch or an exported Graph.
+    `model` is a PyTorch model or an OnnxModel.
     """
     runtime = runtime_of(model)
-    return _over_windows(runtime, sounds, batch_seconds, runtime.logits)
+    return _score_windows(runtime, source, batch_seconds, runtime.logits)
 
 
-def embed(model: Any, sounds: AudioSource, *, batch_seconds: float) -> np.ndarray:
-    """Pooled vectors (clips, width) float32 of a model of PyTorch, the mean over each clip's windows."""
+def embed(model: Any, source: AudioSource, *, batch_seconds: float) -> np.ndarray:
+    """Pooled vectors (clips, width) float32 of a PyTorch model, the mean over each clip's windows."""
     from auricle.models.torch_runtime import TorchRuntime
 
     runtime = TorchRuntime(model)
-    return _over_windows(runtime, sounds, batch_seconds, runtime.embed)
+    return _score_windows(runtime, source, batch_seconds, runtime.embed)
 
 
-def vectors(model: Any, sounds: AudioSource, *, batch_seconds: float) -> np.ndarray:
-    """Vectors (clips, width) float32 to be compared by angle, the mean over each clip's windows. Models as `score`."""
+def vectors(model: Any, source: AudioSource, *, batch_seconds: float) -> np.ndarray:
+    """Vectors (clips, width) float32 to compare by angle, the mean over each clip's windows. Models as in `score`."""
     runtime = runtime_of(model)
-    return _over_windows(runtime, sounds, batch_seconds, runtime.vectors)
+    return _score_windows(runtime, source, batch_seconds, runtime.vectors)
 
 
 def runtime_of(model: Any) -> Runtime:
@@ -144,14 +144,14 @@ def runtime_of(model: Any) -> Runtime:
     return TorchRuntime(model)
 
 
-def _over_windows(
-    runtime: Runtime, sounds: AudioSource, batch_seconds: float, answer: Callable[[np.ndarray, np.ndarray], np.ndarray]
+def _score_windows(
+    runtime: Runtime, source: AudioSource, batch_seconds: float, run: Callable[[np.ndarray, np.ndarray], np.ndarray]
 ) -> np.ndarray:
-    def heard(batch: Sequence[Window]) -> np.ndarray:
-        return answer(*padded([sounds.get(window.clip)[:, window.start : window.stop] for window in batch]))
+    def run_batch(batch: Sequence[Window]) -> np.ndarray:
+        return run(*padded([source.get(window.clip)[:, window.start : window.stop] for window in batch]))
 
     info = runtime.info
-    return over(windows_of(info, sounds.lengths), info.batch_samples(batch_seconds), heard)
+    return mean_over_windows(windows_of(info, source.lengths), info.batch_samples(batch_seconds), run_batch)
 
 
 def windows_of(config: Any, lengths: np.ndarray) -> list[Window]:
@@ -163,17 +163,19 @@ def windows_of(config: Any, lengths: np.ndarray) -> list[Window]:
     return cut_clips(lengths, size, max(1, round(size * (1 - getattr(config, "overlap", 0.0)))))
 
 
-def over(cut: Sequence[Window], batch_samples: int, answer: Callable[[Sequence[Window]], np.ndarray]) -> np.ndarray:
-    """The mean over each clip's windows of what `answer` gives for a batch of them: (clips, width) float32."""
-    clips = max(window.clip for window in cut) + 1
+def mean_over_windows(
+    windows: Sequence[Window], batch_samples: int, run_batch: Callable[[Sequence[Window]], np.ndarray]
+) -> np.ndarray:
+    """The mean over each clip's windows of the rows that `run_batch` gives: (clips, width) float32."""
+    clips = max(window.clip for window in windows) + 1
     total: np.ndarray | None = None
     counts = np.zeros((clips, 1), np.float32)
-    for batch in by_length(cut, batch_samples):
-        rows = answer(batch)
+    for batch in by_length(windows, batch_samples):
+        rows = run_batch(batch)
         if total is None:
             total = np.zeros((clips, rows.shape[1]), np.float32)
-        places = [window.clip for window in batch]
-        np.add.at(total, places, rows)
-        np.add.at(counts, places, 1.0)
+        indices = [window.clip for window in batch]
+        np.add.at(total, indices, rows)
+        np.add.at(counts, indices, 1.0)
     assert total is not None, "score is called with at least one clip"
     return total / counts

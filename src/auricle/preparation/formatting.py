@@ -1,4 +1,4 @@
-"""Numbers as people read them, on the terminal, in report.html and in model cards alike. Standard library only."""
+"""Numbers as people read them: on the terminal, in notebooks, in report.html and in model cards."""
 
 
 def percent(share: float, digits: int = 1) -> str:

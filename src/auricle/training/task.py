@@ -83,7 +83,7 @@ class FrozenFeatureValidation:
         batch_samples = round(self.recipe.evaluate.batch_seconds * config.sample_rate)
         is_mixed_precision = precision.is_bf16(self.recipe.train.precision)
         with _autocast(self.model.model, is_mixed_precision), torch_runtime.evaluation_mode(self.model):
-            return scoring.over(windows, batch_samples, self._window_logits)
+            return scoring.mean_over_windows(windows, batch_samples, self._window_logits)
 
     def _window_logits(self, batch: Sequence[Window]) -> np.ndarray:
         views = [ClipView(self.clips[window.clip], window.start, window.stop) for window in batch]
