@@ -85,10 +85,10 @@ def event_options(group: Any) -> None:
 def event_rules(options: argparse.Namespace) -> EventRules:
     """The rules that the options give; what they leave open is as in `events`."""
     names = ("onset", "offset", "min_seconds", "max_gap", "min_level")
-    given = {name: getattr(options, name) for name in names if getattr(options, name) is not None}
-    if "onset" in given and "offset" not in given:
-        given["offset"] = min(EventRules.offset, given["onset"])
-    return EventRules(**given)
+    values = {name: getattr(options, name) for name in names if getattr(options, name) is not None}
+    if "onset" in values and "offset" not in values:
+        values["offset"] = min(EventRules.offset, values["onset"])
+    return EventRules(**values)
 
 
 def _predict(options: argparse.Namespace) -> int:
@@ -113,9 +113,9 @@ def _predict(options: argparse.Namespace) -> int:
                 "FOLDER/, or choose csv or jsonl."
             )
         listed = itertools.chain(first, listed)
-    wanted = {"format": row_format, "spec": spec or classifier.window_spec, "rules": rules, "refuse": options.refuse}
-    wanted |= {"precision": options.precision, "files": options.files, "out": options.out}
-    job = job_id(options.run, classifier, wanted) if out else ""
+    identity = {"format": row_format, "spec": spec or classifier.window_spec, "rules": rules, "refuse": options.refuse}
+    identity |= {"precision": options.precision, "files": options.files, "out": options.out}
+    job = job_id(options.run, classifier, identity) if out else ""
     output = Output(out, row_format.heading, job=job, ending=ending, resume=options.resume)
     failed, keep = None, True
     try:

@@ -94,7 +94,7 @@ class Prediction:
 
 
 @dataclass(frozen=True, eq=False)
-class Embedded:
+class Embedding:
     """The embedding of one recording.
 
     vector (width,) float32 of length 1, empty where there is an `error`. `content` is a hash of the samples in the
@@ -163,10 +163,10 @@ class Classifier:
         for chunk in read_recordings(recordings, self.settings):
             yield from score_recordings(self, chunk, spec)
 
-    def embeddings(self, recordings: Iterable[Recording]) -> Iterator[Embedded]:
+    def embeddings(self, recordings: Iterable[Recording]) -> Iterator[Embedding]:
         """Compute the embedding of each of many files, in order, with bounded memory."""
         for chunk in read_recordings(recordings, self.settings, whole=True):
-            yield from embedded(chunk, self.vectors([one.samples for one in chunk if one.error is None]))
+            yield from pair_embeddings(chunk, self.vectors([one.samples for one in chunk if one.error is None]))
 
     def logits(self, samples: Sequence[np.ndarray]) -> np.ndarray:
         """Logits (clips, classes) float32 of clips in the settings' form: int16 (channels, samples) or frames."""
@@ -250,16 +250,16 @@ def _checked_samples(samples: np.ndarray, sample_rate: int) -> np.ndarray:
     return values
 
 
-def embedded(chunk: Sequence[DecodedRecording], rows: np.ndarray) -> Iterator[Embedded]:
+def pair_embeddings(chunk: Sequence[DecodedRecording], rows: np.ndarray) -> Iterator[Embedding]:
     """Pair the recordings of a chunk with the vectors (decoded clips, width) of those without an error."""
     remaining = iter(rows)
     for recording in chunk:
         if recording.error is not None:
-            yield Embedded(recording.name, np.zeros(0, np.float32), 0.0, error=recording.error)
+            yield Embedding(recording.name, np.zeros(0, np.float32), 0.0, error=recording.error)
             continue
         vector = _unit(next(remaining)[None])[0].astype(np.float32)
         content = hashlib.blake2b(recording.samples.tobytes(), digest_size=16).hexdigest()
-        yield Embedded(recording.name, vector, recording.seconds, content, recording.warnings)
+        yield Embedding(recording.name, vector, recording.seconds, content, recording.warnings)
 
 
 def _unit(rows: np.ndarray) -> np.ndarray:

@@ -97,10 +97,10 @@ class EventDetector:
     @property
     def current(self) -> Event | None:
         """The event that goes on now, as far as it is known and long enough to be reported."""
-        going = self._open
-        if going is None or going.ended or not self._is_long(going):
+        current = self._open
+        if current is None or current.ended or not self._is_long(current):
             return None
-        return self._event(going)
+        return self._event(current)
 
     def add(self, window: "ScoredWindow") -> list[Event]:
         """Take the next window; returns the events that no later window can change."""
@@ -152,32 +152,34 @@ class EventDetector:
         least = self.threshold or 0.0
         best = row.index(max(row)) if row is not None else -1
         begins = row is not None and row[best] >= max(self.rules.onset, least)
-        going = self._open
-        if going is not None:
-            own = row[going.label] if row is not None else 0.0
-            goes_on = own >= max(self.rules.offset, least) and not (begins and best != going.label)
-            bridged = going.ended and begins and start - going.end <= self.rules.max_gap + _TINY
-            if goes_on and (not going.ended or bridged):
-                going.end, going.total, going.cells, going.ended = end, going.total + own, going.cells + 1, False
+        current = self._open
+        if current is not None:
+            own = row[current.label] if row is not None else 0.0
+            continues = own >= max(self.rules.offset, least) and not (begins and best != current.label)
+            bridged = current.ended and begins and start - current.end <= self.rules.max_gap + _TINY
+            if continues and (not current.ended or bridged):
+                current.end, current.ended = end, False
+                current.total += own
+                current.cells += 1
                 return
-            going.ended = True
-            if not begins and end - going.end < self.rules.max_gap + _TINY:
+            current.ended = True
+            if not begins and end - current.end < self.rules.max_gap + _TINY:
                 return
-            if self._is_long(going):
-                yield self._event(going)
+            if self._is_long(current):
+                yield self._event(current)
             self._open = None
         if begins and row is not None:
             self._open = _OpenEvent(best, start, end, row[best], 1)
 
-    def _is_long(self, going: _OpenEvent) -> bool:
-        return going.end - going.start >= self.rules.min_seconds - _TINY
+    def _is_long(self, current: _OpenEvent) -> bool:
+        return current.end - current.start >= self.rules.min_seconds - _TINY
 
-    def _event(self, going: _OpenEvent) -> Event:
-        return Event(self.labels[going.label], going.start, going.end, going.total / going.cells)
+    def _event(self, current: _OpenEvent) -> Event:
+        return Event(self.labels[current.label], current.start, current.end, current.total / current.cells)
 
     def state(self) -> dict[str, Any]:
         """Everything that `from_state` needs to continue, as JSON can hold it."""
-        going = self._open
+        current = self._open
         return {
             "next": self._next,
             "end": self._end,
@@ -186,7 +188,7 @@ class EventDetector:
             "counts": list(self._counts),
             "levels": list(self._levels),
             "last": list(self._last),
-            "open": None if going is None else vars(going).copy(),
+            "open": None if current is None else vars(current).copy(),
         }
 
     @classmethod

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from auricle.audio.recordings import DecodedRecording
-from auricle.inference.classifier import Classifier, Embedded, Prediction, embedded
+from auricle.inference.classifier import Classifier, Embedding, Prediction, pair_embeddings
 from auricle.inference.events import Event, EventRules, find_events
 from auricle.inference.predictor import MeanLogits, ScoredWindow, WindowBatch, spec_for, window_batches
 from auricle.preparation.windows import WindowSpec
@@ -140,10 +140,10 @@ class InferenceService:
             windows, events = await asyncio.get_running_loop().run_in_executor(self._decoders, work)
         return Timeline(prediction, tuple(windows) if options.windows else (), events, recording.samples, rate)
 
-    async def embed(self, slot: RequestSlot, content: bytes, name: str, pcm: Pcm | None = None) -> Embedded:
+    async def embed(self, slot: RequestSlot, content: bytes, name: str, pcm: Pcm | None = None) -> Embedding:
         """Compute the embedding of the content of a file, within a slot. Raises RequestError."""
         recording = await self._decode(slot, content, name, pcm)
-        return next(embedded([recording], await self.scorer.vectors([recording.samples])))
+        return next(pair_embeddings([recording], await self.scorer.vectors([recording.samples])))
 
     def close(self) -> None:
         """Let the threads end; what has not begun is dropped."""
@@ -178,8 +178,8 @@ class InferenceService:
         classifier = self.classifier
         rate = classifier.settings.sample_rate
         windows = [one for batch, own in zip(batches, rows, strict=True) for one in batch.scored(own, rate)]
-        found = find_events(windows, classifier.labels, classifier.threshold, options.rules) if options.events else ()
-        return windows, tuple(found)
+        events = find_events(windows, classifier.labels, classifier.threshold, options.rules) if options.events else ()
+        return windows, tuple(events)
 
     def _window_spec(self, frames: int, options: PredictOptions) -> WindowSpec:
         """The windows of the options, or the model's own, within the limits."""

@@ -20,7 +20,7 @@ from auricle.audio import FULL_SCALE
 from auricle.audio.recordings import MAX_SECONDS, DecodedRecording, Recording, read_recordings, whole_recording
 from auricle.audio.settings import Settings
 from auricle.errors import RunError
-from auricle.inference.classifier import Embedded, embedded
+from auricle.inference.classifier import Embedding, pair_embeddings
 from auricle.inference.classifier import load as load_classifier
 from auricle.models import device
 from auricle.run_folder import model_folder
@@ -39,7 +39,7 @@ class Encoder:
 
     run: Path
     id: EncoderId
-    embeddings: Callable[[Iterable[Recording]], Iterator[Embedded]]
+    embeddings: Callable[[Iterable[Recording]], Iterator[Embedding]]
 
 
 def load_encoder(run: str | Path) -> Encoder:
@@ -85,12 +85,12 @@ class XVectorEncoder:
             frames = (frames - 1) * step + size
         return int(frames)
 
-    def embeddings(self, recordings: Iterable[Recording]) -> Iterator[Embedded]:
+    def embeddings(self, recordings: Iterable[Recording]) -> Iterator[Embedding]:
         """Give the embedding of each of many recordings, in order, with bounded memory."""
         for chunk in read_recordings(recordings, self.settings, whole=True):
             usable = [self._reject_short(decoded) for decoded in chunk]
             rows = [self._encode(decoded.samples) for decoded in usable if decoded.error is None]
-            yield from embedded(usable, np.array(rows, np.float32))
+            yield from pair_embeddings(usable, np.array(rows, np.float32))
 
     def _reject_short(self, decoded: DecodedRecording) -> DecodedRecording:
         rate = self.settings.sample_rate

@@ -15,7 +15,7 @@ import numpy as np
 
 from auricle.audio.recordings import Recording, recordings
 from auricle.errors import DataError, unknown
-from auricle.inference.classifier import Embedded
+from auricle.inference.classifier import Embedding
 from auricle.voices import score_norm
 from auricle.voices.encoder import Encoder
 from auricle.voices.enrol import encoder_for_store
@@ -67,7 +67,7 @@ class SpeakerMatcher:
         """Decide for many recordings, in order, with bounded memory."""
         return (self._decide(clip) for clip in self.encoder.embeddings(recordings))
 
-    def _decide(self, clip: Embedded) -> Decision:
+    def _decide(self, clip: Embedding) -> Decision:
         if clip.error is not None:
             return Decision(clip.name, (), None, 0.0, clip.warnings, clip.error)
         voices, cohort = self.contents.voices, self.contents.cohort
