@@ -385,7 +385,7 @@ def test_the_checkpoints_rate_rules() -> None:
         resolved(small(folder("tiny-hubert"), "audio.sample_rate=44100"))
     with pytest.raises(UsageError, match="one channel"):
         resolved(small(folder("tiny-hubert"), "audio.channels=2"))
-    with pytest.raises(UsageError, match=r"augment\.mixup received 0\.3"):
+    with pytest.raises(UsageError, match=r"augment\.mixup_alpha received 0\.3"):
         resolved(small(folder("tiny-hubert"), "augment.mixup_alpha=0.3"))
 
 

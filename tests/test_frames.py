@@ -341,7 +341,7 @@ def test_a_list_that_is_none_or_points_elsewhere_is_refused(
 def test_sound_for_a_model_of_frames_is_an_answer_that_says_so(trained: Path, corpus: Path, speakers: Path) -> None:
     classifier = auricle.load(trained)
     answer = classifier(corpus / "low" / "device0_000.wav")
-    assert answer.error is not None and "it is sound (wav), and precomputed features are wanted" in answer.error
+    assert answer.error is not None and "it is audio (wav); precomputed features are expected" in answer.error
     path = next(speakers.glob("*.pt"))
     samples = torch.load(path, weights_only=True).T.numpy()
     assert classifier(path).choices == classifier.classify(samples, 100).choices

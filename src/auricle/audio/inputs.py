@@ -1,4 +1,4 @@
-"""The two kinds of input of a model: audio, and precomputed features. Nothing behind this module tells them apart.
+"""The two kinds of input of a model: audio, and precomputed features. No other module distinguishes them.
 
 In: a source. Out: decoded samples with their faults, the array that a model takes, and what identifies the recording.
 """

@@ -29,7 +29,7 @@ from auricle.models.precision import native_bf16
 from auricle.parallel import cores
 from auricle.preparation.prepare import PreparedCorpus
 from auricle.recipe import Model
-from auricle.run_folder import RunFolder, write_text
+from auricle.run_folder import RunFolder, atomic_write, write_text
 from auricle.training import tracking
 from auricle.training.closed_form import ClosedFormTraining
 from auricle.training.cross_validation import (
@@ -134,7 +134,8 @@ def _baseline(
         if has_suspects:
             folds = splits.ungrouped(corpus.usable, corpus.recipe.data, corpus.audit.duplicate_groups)
             _cross_validate(corpus, folds, training, folder).save(folder.suspect_scores)
-        _cross_validate(corpus, corpus.split.folds, training, folder).save(folder.baseline_scores)
+        with atomic_write(folder.baseline_scores) as partial:
+            _cross_validate(corpus, corpus.split.folds, training, folder).save(partial)
     return Scores.load(folder.baseline_scores), Scores.load(folder.suspect_scores) if has_suspects else None
 
 

@@ -14,7 +14,7 @@ from auricle.errors import RunError, UsageError
 from auricle.evaluation.report import Report
 from auricle.preparation.prepare import PreparedCorpus, prepare, read
 from auricle.recipe import Recipe
-from auricle.run_folder import RunFolder
+from auricle.run_folder import RunFolder, atomic_write
 from auricle.training.progress import ProgressReporter
 from auricle.training.resolve import ResolvedRecipe, check_corpus, resolve
 
@@ -44,8 +44,10 @@ def run(data: str | Path, recipe: Recipe, out: Path, reporter: ProgressReporter,
 def write_metadata(corpus: PreparedCorpus, folder: RunFolder, reporter: ProgressReporter) -> None:
     """Write what is known before training, and report how the corpus is divided."""
     folder.path.mkdir(parents=True, exist_ok=True)
-    corpus.recipe.save(folder.recipe)
-    corpus.index.save(folder.index)
+    with atomic_write(folder.recipe) as partial:
+        corpus.recipe.save(partial)
+    with atomic_write(folder.index) as partial:
+        corpus.index.save(partial)
     corpus.split.save(folder.split)
     corpus.audit.save(folder.audit)
     reporter.message(f"Split: {corpus.split.description}.")
