@@ -35,7 +35,7 @@ bench: install
 	$(BIN)/python -m benchmarks hour
 	$(BIN)/python -m benchmarks serve
 	$(BIN)/python -m benchmarks events
-	$(BIN)/python -m benchmarks agreement
+	$(BIN)/python -m benchmarks parity
 	$(BIN)/python -m benchmarks int8
 
 docs: install

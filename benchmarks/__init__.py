@@ -1,1 +1,1 @@
-"""Measurements of auricle beside the pipelines of its reference systems: `python -m benchmarks NAME`."""
+"""Benchmarks of auricle against the pipelines of its reference systems: `python -m benchmarks NAME`."""

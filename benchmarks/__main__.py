@@ -1,7 +1,7 @@
-"""`python -m benchmarks NAME`: run one measurement.
+"""`python -m benchmarks NAME`: run one benchmark.
 
-The benchmarks are the files of this folder whose names have no underscore in front. Each has `add_arguments(parser)`
-and `run(options, screen)`, and only the one that is asked for is imported.
+The benchmarks are the files of this folder without a leading underscore. Each has `add_arguments(parser)` and
+`run(options, screen)`; only the named one is imported. A failed benchmark ends with exit code 2, or with its own.
 """
 
 import argparse
@@ -12,11 +12,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from auricle.errors import AuricleError
-from benchmarks._figures import Screen
+from benchmarks._environment import Screen
 
 
 def benchmarks() -> dict[str, str]:
-    """The benchmarks there are, and what each measures: the first line of its file, read without importing it."""
+    """The benchmarks, and what each measures: the first line of its file, read without importing it."""
     files = sorted(path for path in Path(__file__).parent.glob("*.py") if not path.name.startswith("_"))
     texts = {path.stem: ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) for path in files}
     return {name: (text or "").partition("\n")[0] for name, text in texts.items()}
@@ -27,8 +27,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     listing = "".join(f"\n  {name:10}{title}" for name, title in benchmarks().items())
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks",
-        description=f"Measure auricle beside its references:{listing}",
-        epilog="python -m benchmarks NAME --help tells the benchmark's own options.",
+        description=f"Compare auricle with its reference systems:{listing}",
+        epilog="python -m benchmarks NAME --help shows the options of one benchmark.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("name", choices=benchmarks(), metavar="NAME", help="which benchmark")

@@ -1,9 +1,10 @@
-"""The speech-emotion tutorial's fine-tuning as it was written, to be measured against.
+"""The speech-emotion tutorial's fine-tuning as it was written: the reference of the benchmark `finetune`.
 
-In: paths of recordings and class numbers. Out: a model of which the top layers and the head were trained, and the
-seconds of each stage. librosa reads each clip in `datasets.map`, whose rows come back as Python lists; batches are
-padded to their longest clip; in every epoch all clips go through all layers. Three kindnesses: `map` hands its arrays
-to Arrow as they are, nothing is saved during training, and gradients end where training does.
+In: paths of recordings and class indices. Out: a model with fine-tuned top layers and head, and the seconds of each
+stage. librosa reads each clip in `datasets.map`, whose rows come back as Python lists; batches are
+padded to their longest clip; in every epoch all clips go through all layers. Three simplifications make it faster than
+the original: `map` passes arrays to Arrow as they are, nothing is saved during training, and backpropagation stops at
+the lowest trained layer.
 """
 
 import time
@@ -30,9 +31,9 @@ SAMPLE_RATE = 16_000
 
 @dataclass(frozen=True)
 class Plan:
-    """How long and how fast to train: what both sides of a comparison share, and two ways of the tutorial's side.
+    """The hyperparameters that both sides share, and two variants of the tutorial.
 
-    With `to_waveform`, gradients run down to the waveform, as they do in transformers when weights alone are frozen.
+    With `to_waveform`, gradients flow back to the waveform, as in transformers when only weights are frozen.
     """
 
     epochs: int
@@ -54,7 +55,7 @@ class Part:
 
 @dataclass(frozen=True)
 class Finetuned:
-    """What came of it: seconds of each stage, optimiser steps, and the accuracy of the last epoch."""
+    """The seconds of each stage, the optimiser steps, and the accuracy of the last epoch."""
 
     seconds: Mapping[str, float]
     steps: int
@@ -62,7 +63,7 @@ class Finetuned:
 
 
 class PadBatch:
-    """The collator: pads to the batch's longest clip, with the mask that the checkpoint's preprocessor asks for."""
+    """The collator: pads to the batch's longest clip, with the mask that the checkpoint's preprocessor specifies."""
 
     def __init__(self, extractor: Any) -> None:
         self.extractor = extractor
@@ -75,14 +76,14 @@ class PadBatch:
 
 
 def prepare(part: Part, extractor: Any, cache: Path) -> datasets.Dataset:
-    """Read every clip at 16 kHz, normalise it, and keep it in an Arrow file."""
+    """Read every clip at 16 kHz, normalise it, and write it to an Arrow file."""
 
     def load(row: Mapping[str, Any]) -> dict[str, Any]:
         samples = librosa.load(row["path"], sr=SAMPLE_RATE)[0]
         return {"input_values": extractor(samples, sampling_rate=SAMPLE_RATE).input_values[0]}
 
-    named = datasets.Dataset.from_dict({"path": list(part.paths), "labels": list(part.labels)})
-    return named.map(load, remove_columns=["path"], cache_file_name=str(cache))
+    rows = datasets.Dataset.from_dict({"path": list(part.paths), "labels": list(part.labels)})
+    return rows.map(load, remove_columns=["path"], cache_file_name=str(cache))
 
 
 def build(checkpoint: Path, classes: int, plan: Plan) -> PreTrainedModel:
@@ -99,7 +100,7 @@ def build(checkpoint: Path, classes: int, plan: Plan) -> PreTrainedModel:
 
 
 class EvaluationClock(TrainerCallback):
-    """Tells the time of training apart from that of evaluation."""
+    """Separates training time from evaluation time."""
 
     def __init__(self) -> None:
         self.training = 0.0
@@ -112,22 +113,24 @@ class EvaluationClock(TrainerCallback):
         self.training += time.perf_counter() - self._start
 
 
-def finetune(checkpoint: Path, learn: Part, choose: Part, classes: int, plan: Plan, scratch: Path) -> Finetuned:
+def finetune(
+    checkpoint: Path, train_part: Part, valid_part: Part, classes: int, plan: Plan, scratch: Path
+) -> Finetuned:
     """Prepare, train with an evaluation after each epoch, and save the model at the end."""
     datasets.disable_progress_bars()
     start = time.perf_counter()
     extractor = AutoFeatureExtractor.from_pretrained(checkpoint)
-    learned = prepare(learn, extractor, scratch / "learn.arrow")
-    chosen = prepare(choose, extractor, scratch / "choose.arrow")
+    train_data = prepare(train_part, extractor, scratch / "train.arrow")
+    valid_data = prepare(valid_part, extractor, scratch / "valid.arrow")
     prepared = time.perf_counter()
     clock = EvaluationClock()
     trainer = Trainer(
         model=build(checkpoint, classes, plan),
         args=arguments(plan, scratch / "checkpoints"),
-        train_dataset=learned,
-        eval_dataset=chosen,
+        train_dataset=train_data,
+        eval_dataset=valid_data,
         data_collator=PadBatch(extractor),
-        compute_metrics=lambda found: {"accuracy": float(np.mean(found.predictions.argmax(-1) == found.label_ids))},
+        compute_metrics=lambda result: {"accuracy": float(np.mean(result.predictions.argmax(-1) == result.label_ids))},
         callbacks=[clock],
     )
     opened = time.perf_counter()

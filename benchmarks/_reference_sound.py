@@ -1,8 +1,8 @@
-"""The everyday-sounds tutorial as it was written, to be measured against: decoding to spectrogram for every access.
+"""The everyday-sounds tutorial as it was written: the reference of the benchmark `sound`.
 
-In: paths of recordings and class numbers. Out: epochs of training, timed. Written anew after the tutorial's pipeline,
-traps included (each batch is normalised by its own statistics), with two kindnesses: resampling is soxr's, and window
-and mel filters are made once, where the tutorial makes them for every clip.
+In: paths of recordings and class indices. Out: timed epochs of training. It decodes a clip and computes its spectrogram
+at every access, and keeps the tutorial's pitfalls (each batch is normalised by its own statistics). Two
+simplifications make it faster than the original: soxr resamples, and window and mel filters are computed once.
 """
 
 import random
@@ -43,7 +43,7 @@ class SoundClips(Dataset[tuple[Tensor, int]]):
         return len(self.paths)
 
     def __getitem__(self, number: int) -> tuple[Tensor, int]:
-        waveform = shift(pad_or_cut(load(self.paths[number])))
+        waveform = shift(pad_or_crop(load(self.paths[number])))
         return augment(self.spectrogram(waveform)), self.labels[number]
 
     def spectrogram(self, waveform: Tensor) -> Tensor:
@@ -54,7 +54,7 @@ class SoundClips(Dataset[tuple[Tensor, int]]):
 
 
 def load(path: str | Path) -> Tensor:
-    """Decode, resample and bring to two channels: (2, samples)."""
+    """Decode, resample and convert to two channels: (2, samples)."""
     samples, sample_rate = soundfile.read(path, dtype="float32", always_2d=True)
     waveform = samples.T
     if sample_rate != SAMPLE_RATE:
@@ -64,8 +64,8 @@ def load(path: str | Path) -> Tensor:
     return torch.from_numpy(np.ascontiguousarray(waveform))
 
 
-def pad_or_cut(waveform: Tensor) -> Tensor:
-    """Keep the first SAMPLES, or put zeros on both sides so that the clip lies at a random place."""
+def pad_or_crop(waveform: Tensor) -> Tensor:
+    """Crop to the first SAMPLES, or pad with zeros on both sides at a random offset."""
     missing = SAMPLES - waveform.shape[1]
     if missing <= 0:
         return waveform[:, :SAMPLES]
@@ -79,15 +79,15 @@ def shift(waveform: Tensor) -> Tensor:
 
 
 def augment(spectrogram: Tensor) -> Tensor:
-    """Fill random bands and stretches with the mean."""
+    """Fill random bands and time spans with the mean."""
     mean = float(spectrogram.mean())
     for axis in (1, 2):
         size = spectrogram.shape[axis]
         for _ in range(MASKS):
             width = random.random() * MASK_SHARE * size
             start = random.random() * (size - width)
-            places = torch.arange(size)
-            hidden = (places >= int(start)) & (places < int(start) + int(width))
+            positions = torch.arange(size)
+            hidden = (positions >= int(start)) & (positions < int(start) + int(width))
             spectrogram = spectrogram.masked_fill(hidden[:, None] if axis == 1 else hidden, mean)
     return spectrogram
 

@@ -1,7 +1,7 @@
-"""How good the recipes are on real recordings: the whole of `auricle train`, and the figures of its report.
+"""Accuracy of the recipes on real recordings: `auricle train`, and the metrics of its report.
 
-NAME is a recipe and a corpus, such as sound-esc10. ESC-10 is judged on its own five folds, the other corpora by leaving
-one speaker out: each fold is tested by a model that never heard its speaker.
+NAME is a recipe and a corpus, such as sound-esc10. ESC-10 is evaluated on its own five folds, the other corpora by
+leaving one speaker out, so that no model is tested on a speaker that it was trained on.
 """
 
 import argparse
@@ -15,7 +15,7 @@ from auricle import recipes
 from auricle.errors import UsageError
 from auricle.training.progress import ProgressReporter
 from auricle.training.run import run as run_recipe
-from benchmarks._figures import CORPORA, Screen, corpus
+from benchmarks._environment import CORPORA, Screen, corpus
 
 SPLITS = {"esc10": "predefined", "emodb": "leave-one-group-out", "fsdd": "leave-one-group-out"}
 METRICS = ("accuracy", "balanced_accuracy", "macro_f1")
@@ -24,11 +24,11 @@ METRICS = ("accuracy", "balanced_accuracy", "macro_f1")
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("case", metavar="NAME", help=f"RECIPE-CORPUS, the corpus one of {', '.join(CORPORA)}")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="change one recipe value")
-    parser.add_argument("--out", type=Path, help="keep the run folder here (default: thrown away)")
+    parser.add_argument("--out", type=Path, help="keep the run folder here (default: delete it)")
 
 
 def run(options: argparse.Namespace, screen: Screen) -> None:
-    """Train and judge the case; print value, interval, baseline and seconds per fold."""
+    """Train and evaluate; print value, interval, baseline and seconds per fold."""
     recipe_name, _, corpus_name = options.case.rpartition("-")
     if not recipe_name or corpus_name not in CORPORA:
         raise UsageError(
@@ -56,6 +56,6 @@ def run(options: argparse.Namespace, screen: Screen) -> None:
     screen.say(f"95 % intervals, bootstrap over {report.interval.description}; {report.test_clips} clips:")
     screen.table(rows)
     screen.say("Training, seconds per fold: " + ", ".join(f"{name} {value:.1f}" for name, value in seconds.items()))
-    screen.say(f"The whole run, preparation and final model included: {wall:.0f} s.")
+    screen.say(f"`auricle train` took {wall:.0f} s, with preparation and final model.")
     screen.record("cost", case=options.case, fold_seconds=seconds, run_seconds=wall)
-    screen.verdict(f"accuracy {options.case}", "value", report.metrics["accuracy"].value)
+    screen.result(f"accuracy {options.case}", "value", report.metrics["accuracy"].value)

@@ -1,8 +1,8 @@
-"""Classifying clips of mixed length: auricle, with PyTorch and exported, beside `transformers.pipeline`.
+"""Classifying clips of mixed length: auricle, with PyTorch and exported, compared with `transformers.pipeline`.
 
-A model of HuBERT-base's size with random weights, whose head learnt the clips' emotions. The pipeline answers at its
-default, one file name at a time, and at its best batch size. The sides take turns on blocks of clips, so that a machine
-that slows down meets all of them. Opening the model is off the clock. What int8 changes is shown, not judged.
+A model of HuBERT-base's size with random weights, whose head is trained on the clips' emotions. The pipeline runs at
+its default, one file name at a time, and at its best batch size. The sides alternate on blocks of clips, so that a
+machine that slows down affects all of them. Loading is not timed. The change by int8 never fails the benchmark.
 """
 
 import argparse
@@ -26,7 +26,7 @@ from auricle.audio.recordings import recordings
 from auricle.corpus.read import read_index
 from auricle.errors import AuricleError
 from auricle.evaluation import scoring
-from auricle.export.quantize import narrow
+from auricle.export.quantize import quantize
 from auricle.export.trace import trace
 from auricle.inference.classifier import Classifier, load
 from auricle.models.families.pretrained.network import Model
@@ -34,36 +34,36 @@ from auricle.models.load import load_model
 from auricle.models.onnx_runtime import OnnxModel
 from auricle.models.precision import is_bf16
 from auricle.preparation.windows import from_arrays
-from benchmarks._figures import Screen, corpus, spread
+from benchmarks._environment import Screen, corpus, evenly_spaced
 
 CHECKPOINT = "hubert-base"
 BATCHES = (1, 2, 4, 8, 16)
-TRIED_CLIPS, WARM_CLIPS, BLOCK = 40, 2, 100
+BATCH_TRIAL_CLIPS, WARMUP_CLIPS, BLOCK = 40, 2, 100
 BATCH_SECONDS = 60.0
 TOLERANCE = {"bf16": 2e-2, "float32": 1e-4}
 
-Chances = Mapping[str, float]  # of one clip, by label
-Classify = Callable[[Sequence[str]], list[Chances]]
+Probabilities = Mapping[str, float]  # of one clip, by label
+Classify = Callable[[Sequence[str]], list[Probabilities]]
 
 
 @dataclass
-class Timed:
-    """One side: how it answers, and what it answered in how many seconds so far."""
+class Side:
+    """One side: its classify function, its answers and its seconds so far."""
 
     classify: Classify
     seconds: float = 0.0
-    answers: list[Chances] = field(default_factory=list)
+    answers: list[Probabilities] = field(default_factory=list)
 
-    def go(self, files: Sequence[str]) -> None:
+    def run(self, files: Sequence[str]) -> None:
         start = time.perf_counter()
         self.answers += self.classify(files)
         self.seconds += time.perf_counter() - start
 
 
 @dataclass(frozen=True)
-class Agreement:
-    """How near some answers are to others: clips with the same label; those with another although the first answers'
-    two best classes are further apart than both may move; and the greatest difference of any probability."""
+class Comparison:
+    """How close some answers are to a reference: clips with the same label; clips with another label although the
+    reference's two best classes are no near-tie; and the greatest difference of any probability."""
 
     same: int
     wrong: int
@@ -72,16 +72,16 @@ class Agreement:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--clips", type=int, default=200, help="so many clips of EmoDB (default: 200)")
-    parser.add_argument("--precision", choices=("auto", "float32"), default="auto", help="of our side (default: auto)")
-    parser.add_argument("--model", type=Path, help="a model folder (default: random weights, made anew)")
+    parser.add_argument("--clips", type=int, default=200, help="number of EmoDB clips (default: 200)")
+    parser.add_argument("--precision", choices=("auto", "float32"), default="auto", help="of auricle (default: auto)")
+    parser.add_argument("--model", type=Path, help="a model folder (default: random weights, generated)")
 
 
 def run(options: argparse.Namespace, screen: Screen) -> None:
-    """Classify on all sides, print rates, ratios and agreement; raise AuricleError where the answers differ."""
+    """Classify on all sides, print rates, ratios and differences; raise AuricleError where the answers differ."""
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
-    files = [str(path) for path in spread(corpus("emodb"), options.clips)]
+    files = [str(path) for path in evenly_spaced(corpus("emodb"), options.clips)]
     precision = "bf16" if is_bf16(options.precision) else "float32"
     screen.machine()
     with tempfile.TemporaryDirectory() as scratch:
@@ -91,102 +91,102 @@ def run(options: argparse.Namespace, screen: Screen) -> None:
             timed(lambda: load(folder, precision=options.precision)),
         )
         give = inputs(files, stock.feature_extractor.sampling_rate, screen)
-        batch = best_batch(stock, give, files[:TRIED_CLIPS], screen)
+        batch = best_batch(stock, give, files[:BATCH_TRIAL_CLIPS], screen)
         sides = {
-            "pipeline, one at a time": Timed(lambda some: [by_label(stock(give(file))) for file in some]),
-            f"pipeline, batches of {batch}": Timed(lambda some: in_batches(stock, map(give, some), batch)),
-            "auricle": Timed(lambda some: our_answers(ours, some)),
+            "pipeline, one at a time": Side(lambda some: [by_label(stock(give(file))) for file in some]),
+            f"pipeline, batches of {batch}": Side(lambda some: in_batches(stock, map(give, some), batch)),
+            "auricle": Side(lambda some: our_answers(ours, some)),
             **exported(folder, Path(scratch)),
         }
         for side in sides.values():
-            side.classify(files[:WARM_CLIPS])
+            side.classify(files[:WARMUP_CLIPS])
         for first in range(0, len(files), BLOCK):
             for side in sides.values():
-                side.go(files[first : first + BLOCK])
-    screen.say(f"Opening the model: pipeline {stock_seconds:.1f} s, auricle {our_seconds:.1f} s; not counted below.")
+                side.run(files[first : first + BLOCK])
+    screen.say(f"Loading the model: pipeline {stock_seconds:.1f} s, auricle {our_seconds:.1f} s; not timed below.")
     show(sides, precision, screen)
 
 
 def make_model(folder: Path, data: Path, files: Sequence[str]) -> Path:
-    """Write a model with random weights and a head that learnt these files' emotions: it answers as trained models do.
+    """Write a model with random weights and a head trained on these files' emotions.
 
-    A head with random weights is undecided between its classes, and then the least rounding changes the label.
+    A head with random weights gives near-ties, where rounding changes the label.
     """
     index = read_index(data)
     emotions = {Path(clip.source).name: index.labels.index(clip.label) for clip in index}
     torch.manual_seed(0)
     network = AutoModelForAudioClassification.from_config(checkpoints.config_of(CHECKPOINT, len(index.labels)))
     model = Model(network, Wav2Vec2FeatureExtractor(do_normalize=True, return_attention_mask=False)).eval()
-    sounds = from_arrays([np.round(soundfile.read(file)[0] * 32767).astype(np.int16)[None] for file in files])
-    vectors = torch.from_numpy(scoring.embed(model.bf16_copy(), sounds, batch_seconds=BATCH_SECONDS))
+    clips = from_arrays([np.round(soundfile.read(file)[0] * 32767).astype(np.int16)[None] for file in files])
+    vectors = torch.from_numpy(scoring.embed(model.bf16_copy(), clips, batch_seconds=BATCH_SECONDS))
     with torch.no_grad():
-        given = model.network.projector(vectors).numpy()
-        centre, spread_of = given.mean(0), given.std(0) + 1e-6
+        projected = model.network.projector(vectors).numpy()
+        mean, deviation = projected.mean(0), projected.std(0) + 1e-6
         fitted = LogisticRegression(max_iter=1000).fit(
-            (given - centre) / spread_of, [emotions[Path(file).name] for file in files]
+            (projected - mean) / deviation, [emotions[Path(file).name] for file in files]
         )
-        weight = torch.from_numpy(fitted.coef_ / spread_of).float()
+        weight = torch.from_numpy(fitted.coef_ / deviation).float()
         model.network.classifier.weight.copy_(weight)
         model.network.classifier.bias.copy_(
-            torch.from_numpy(fitted.intercept_).float() - weight @ torch.from_numpy(centre)
+            torch.from_numpy(fitted.intercept_).float() - weight @ torch.from_numpy(mean)
         )
     model.save_pretrained(folder)
     model.extractor.save_pretrained(folder)
     return folder
 
 
-def exported(folder: Path, scratch: Path) -> dict[str, Timed]:
-    """The same model as ONNX, in float32 and with 8-bit products, each opened."""
+def exported(folder: Path, scratch: Path) -> dict[str, Side]:
+    """The same model as ONNX, in float32 and int8."""
     products = trace(load_model(folder).cpu(), scratch / "float32.onnx")
-    narrow(scratch / "float32.onnx", scratch / "int8.onnx", products)
-    wide, small = (Classifier(OnnxModel.open(scratch / f"{name}.onnx")) for name in ("float32", "int8"))
+    quantize(scratch / "float32.onnx", scratch / "int8.onnx", products)
+    float32, int8 = (Classifier(OnnxModel.open(scratch / f"{name}.onnx")) for name in ("float32", "int8"))
     return {
-        "auricle, ONNX float32": Timed(lambda some: our_answers(wide, some)),
-        "auricle, ONNX int8": Timed(lambda some: our_answers(small, some)),
+        "auricle, ONNX float32": Side(lambda some: our_answers(float32, some)),
+        "auricle, ONNX int8": Side(lambda some: our_answers(int8, some)),
     }
 
 
 def inputs(files: Sequence[str], sample_rate: int, screen: Screen) -> Callable[[str], str | np.ndarray]:
-    """How the pipeline is given a file: by name, or, where it lacks ffmpeg, as samples that were read beforehand."""
+    """The input of the pipeline for a file: its name, or, without ffmpeg, samples read before timing."""
     if shutil.which("ffmpeg"):
         return lambda file: file
-    screen.say("There is no ffmpeg here: the pipeline is given samples that soundfile read before the clock started.")
-    held = {}
+    screen.say("ffmpeg is not installed: the pipeline gets samples that soundfile read before timing.")
+    samples_of = {}
     for file in files:
-        held[file], found = soundfile.read(file, dtype="float32")
-        if found != sample_rate:
-            raise AuricleError(f"'{file}' has {found} Hz, and only ffmpeg resamples for the pipeline. Install ffmpeg.")
-    return lambda file: held[file]
+        samples_of[file], rate = soundfile.read(file, dtype="float32")
+        if rate != sample_rate:
+            raise AuricleError(f"'{file}' has {rate} Hz, and the pipeline resamples only with ffmpeg. Install ffmpeg.")
+    return lambda file: samples_of[file]
 
 
 def best_batch(stock: Any, give: Callable[[str], Any], files: Sequence[str], screen: Screen) -> int:
-    """The batch size at which the pipeline answers for these files the fastest, all given at once as they come."""
-    in_batches(stock, map(give, files[:WARM_CLIPS]), 1)
+    """The pipeline's fastest batch size for these files, passed in one call in their order."""
+    in_batches(stock, map(give, files[:WARMUP_CLIPS]), 1)
     seconds = {batch: timed(lambda size=batch: in_batches(stock, map(give, files), size))[1] for batch in BATCHES}
     screen.say(
         f"The pipeline on {len(files)} clips, by batch size: "
-        + ", ".join(f"{batch}: {len(files) / taken:.1f} clips/s" for batch, taken in seconds.items())
+        + ", ".join(f"{batch}: {len(files) / elapsed:.1f} clips/s" for batch, elapsed in seconds.items())
         + "."
     )
     screen.record("batches", clips=len(files), seconds=seconds)
     return min(seconds, key=lambda batch: seconds[batch])
 
 
-def in_batches(stock: Any, given: Any, batch: int) -> list[Chances]:
-    return [by_label(answer) for answer in stock(list(given), batch_size=batch)]
+def in_batches(stock: Any, inputs: Any, batch: int) -> list[Probabilities]:
+    return [by_label(answer) for answer in stock(list(inputs), batch_size=batch)]
 
 
-def our_answers(classifier: Classifier, files: Sequence[str]) -> list[Chances]:
-    """Answer as `auricle predict` does. Raises AuricleError for a file that it cannot answer for."""
+def our_answers(classifier: Classifier, files: Sequence[str]) -> list[Probabilities]:
+    """Classify as `auricle predict` does. Raises AuricleError for a file that fails."""
     rows = []
     for answer in classifier.predict(recordings(files)):
         if answer.error is not None:
-            raise AuricleError(f"auricle has no answer for '{answer.name}': {answer.error}")
+            raise AuricleError(f"auricle failed on '{answer.name}': {answer.error}")
         rows.append({choice.label: choice.probability for choice in answer.choices})
     return rows
 
 
-def by_label(answer: Sequence[Mapping[str, Any]]) -> Chances:
+def by_label(answer: Sequence[Mapping[str, Any]]) -> Probabilities:
     return {choice["label"]: choice["score"] for choice in answer}
 
 
@@ -195,51 +195,51 @@ def timed(call: Callable[[], Any]) -> tuple[Any, float]:
     return call(), time.perf_counter() - start
 
 
-def agreement(judge: Sequence[Chances], answers: Sequence[Chances], tolerance: float) -> Agreement:
-    """Compare answers with the judge's. A pair of classes nearer than twice the tolerance may change places."""
+def compare(reference: Sequence[Probabilities], answers: Sequence[Probabilities], tolerance: float) -> Comparison:
+    """Compare answers with a reference. Two classes closer than twice the tolerance are a near-tie and may swap."""
     same = wrong = 0
     difference = 0.0
-    for first, second in zip(judge, answers, strict=True):
+    for first, second in zip(reference, answers, strict=True):
         best, next_best = sorted(first.values(), reverse=True)[:2]
         alike = max(first, key=lambda label: first[label]) == max(second, key=lambda label: second[label])
         same += alike
         wrong += not alike and best - next_best > 2 * tolerance
         difference = max(difference, *(abs(first[label] - second[label]) for label in first))
-    return Agreement(same, wrong, len(judge), difference)
+    return Comparison(same, wrong, len(reference), difference)
 
 
-def show(sides: Mapping[str, Timed], precision: str, screen: Screen) -> None:
+def show(sides: Mapping[str, Side], precision: str, screen: Screen) -> None:
     """Print the table; the last line is the ratio to the pipeline's default."""
     default, batched, ours, *others = sides.values()
     clips = len(default.answers)
-    rows: list[tuple[str, ...]] = [("side", "clips/s", "times ours", "same label", "greatest difference")]
+    rows: list[tuple[str, ...]] = [("side", "clips/s", "time / auricle", "same label", "greatest difference")]
     for name, side in sides.items():
-        found = agreement(default.answers, side.answers, TOLERANCE[precision])
+        result = compare(default.answers, side.answers, TOLERANCE[precision])
         rows.append(
             (
                 name,
                 f"{clips / side.seconds:.1f}",
                 f"{side.seconds / ours.seconds:.2f}",
-                f"{found.same} of {clips}",
-                f"{found.difference:.1e}",
+                f"{result.same} of {clips}",
+                f"{result.difference:.1e}",
             )
         )
         screen.record(
-            "classify", side=name, seconds=side.seconds, clips=clips, same=found.same, difference=found.difference
+            "classify", side=name, seconds=side.seconds, clips=clips, same=result.same, difference=result.difference
         )
     screen.table(rows)
-    found = agreement(default.answers, ours.answers, TOLERANCE[precision])
+    result = compare(default.answers, ours.answers, TOLERANCE[precision])
     screen.say(
         f"auricle in {precision}, the pipeline in float32; {len({max(row, key=row.get) for row in default.answers})} "
-        f"classes are heard. Ratio to the best batch size: {batched.seconds / ours.seconds:.3g}."
+        f"classes are predicted. Ratio to the best batch size: {batched.seconds / ours.seconds:.3g}."
     )
-    for wide in others[:1]:
-        off = agreement(default.answers, wide.answers, TOLERANCE["float32"]).difference
-        if off > TOLERANCE["float32"]:
-            raise AuricleError(f"ONNX in float32 is off by {off:.1e}, and {TOLERANCE['float32']:g} is allowed.")
-    if found.wrong or found.difference > TOLERANCE[precision]:
+    for onnx in others[:1]:
+        difference = compare(default.answers, onnx.answers, TOLERANCE["float32"]).difference
+        if difference > TOLERANCE["float32"]:
+            raise AuricleError(f"ONNX in float32 differs by {difference:.1e}; {TOLERANCE['float32']:g} is allowed.")
+    if result.wrong or result.difference > TOLERANCE[precision]:
         raise AuricleError(
-            f"The answers differ: {found.wrong} clips have another label without being a tie, and a probability is off "
-            f"by {found.difference:.1e}, where {TOLERANCE[precision]:g} is allowed in {precision}."
+            f"The answers differ: {result.wrong} clips have another label without a near-tie, and a probability "
+            f"differs by {result.difference:.1e}; {TOLERANCE[precision]:g} is allowed in {precision}."
         )
-    screen.verdict("classify", "ratio", default.seconds / ours.seconds)
+    screen.result("classify", "ratio", default.seconds / ours.seconds)

@@ -1,8 +1,8 @@
-"""Training steps of the reference speaker network: its blocks in plain PyTorch, and ours of the same shape.
+"""Training steps of the reference speaker network: in plain PyTorch, and auricle's of the same shape.
 
-Both see the same random frames, 128 to a clip as the reference trains, and the same head; each step is forward, loss,
-backward and an optimiser's step. The reference runs in float32, ours as `auricle train` runs it: in bfloat16 where the
-processor multiplies that natively. Rounds alternate, so that a drifting machine slows both.
+Both get the same random frames, 128 per clip as the reference trains, and the same head; a step is forward, loss,
+backward and optimiser step. The reference runs in float32, ours as `auricle train` does: in bfloat16 where the
+processor supports it natively. Rounds alternate, so that a machine that slows down affects both.
 """
 
 import argparse
@@ -18,7 +18,7 @@ from auricle.models import precision
 from auricle.models.families.conformer import network as conformer
 from auricle.models.layers.heads import build_head, soft_targets
 from auricle.models.options import HeadOptions
-from benchmarks._figures import Screen
+from benchmarks._environment import Screen
 
 BANDS, FRAMES, SPEAKERS = 40, 128, 600
 WIDTH, BLOCKS, HEADS, FACTOR, EXPANSION, KERNEL, DROPOUT = 512, 6, 8, 4, 2, 15, 0.1
@@ -58,11 +58,11 @@ class PlainBlock(nn.Module):
 
     def forward(self, values: Tensor) -> Tensor:
         values = values + 0.5 * self.first(values)
-        heard = self.attention_norm(values)
-        values = values + self.attention(heard, heard, heard, need_weights=False)[0]
+        normed = self.attention_norm(values)
+        values = values + self.attention(normed, normed, normed, need_weights=False)[0]
         values = values + self.convolution(self.convolution_norm(values).transpose(1, 2)).transpose(1, 2)
-        given: Tensor = self.norm(values + 0.5 * self.second(values))
-        return given
+        out: Tensor = self.norm(values + 0.5 * self.second(values))
+        return out
 
 
 class Plain(nn.Module):
@@ -88,7 +88,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace, screen: Screen) -> None:
-    """Train both in turns and print steps per second."""
+    """Train both, alternating, and print steps per second."""
     screen.machine()
     torch.manual_seed(0)
     labels = [str(number) for number in range(SPEAKERS)]
@@ -114,7 +114,7 @@ def run(options: argparse.Namespace, screen: Screen) -> None:
             start = time.perf_counter()
             for _ in range(options.steps):
                 step()
-            if number:  # the first round warms both up
+            if number:  # the first round is a warm-up
                 seconds[side].append((time.perf_counter() - start) / options.steps)
     medians = {side: statistics.median(times) for side, times in seconds.items()}
     sizes = {name: sum(weight.numel() for weight in model.parameters()) for name, model in (("p", plain), ("o", ours))}
@@ -126,8 +126,8 @@ def run(options: argparse.Namespace, screen: Screen) -> None:
         rows.append((side, f"{1 / median:.2f}", f"{options.batch / median:.1f}"))
         screen.record("conformer", side=side, steps_per_second=1 / median)
     screen.table(rows)
-    theirs, our = medians.values()
-    screen.verdict("conformer", "ratio", theirs / our)
+    reference_seconds, our_seconds = medians.values()
+    screen.result("conformer", "ratio", reference_seconds / our_seconds)
 
 
 def _step(model: nn.Module, loss_of: Callable[[], Tensor]) -> Callable[[], None]:

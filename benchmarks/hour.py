@@ -1,7 +1,7 @@
-"""The memory of naming the speaker of an hour-long recording and of a 40-second utterance, at its peak.
+"""Peak memory of identifying the speaker of an hour-long recording and of a 40-second utterance.
 
-A conformer of random weights answers through `auricle predict` in a fresh process; sampled is what the process holds,
-mapped files included. The last line is the greatest peak in gigabytes (10⁹ bytes).
+A conformer with random weights runs through `auricle predict` in a new process, whose memory is sampled, mapped files
+included. The last line is the greatest peak in gigabytes (10⁹ bytes).
 """
 
 import argparse
@@ -15,8 +15,8 @@ import soundfile
 from auricle import recipes
 from auricle.errors import AuricleError
 from auricle.models.load import build_model, save_model
-from benchmarks._figures import Screen
-from benchmarks._watching import watch
+from benchmarks._environment import Screen
+from benchmarks._memory_monitor import run_monitored
 
 SAMPLE_RATE = 16_000
 SECONDS = {"utterance": 40, "recording": 3600}
@@ -28,9 +28,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace, screen: Screen) -> None:
-    """Make the models and the sound, and watch `auricle predict`."""
+    """Write the models and the recordings, and monitor `auricle predict`."""
     screen.machine()
-    rows: list[tuple[str, ...]] = [("size", "sound", "seconds", "took", "peak GB")]
+    rows: list[tuple[str, ...]] = [("size", "recording", "duration, s", "took", "peak GB")]
     greatest = 0.0
     with tempfile.TemporaryDirectory() as scratch:
         random = np.random.default_rng(0)
@@ -45,12 +45,12 @@ def run(options: argparse.Namespace, screen: Screen) -> None:
             save_model(model, folder)
             for name, seconds in SECONDS.items():
                 command = [sys.executable, "-m", "auricle.cli", "predict", str(folder), f"{scratch}/{name}.wav"]
-                watched = watch(command, every=0.1)
-                if watched.code:
-                    raise AuricleError(f"The prediction failed: {(watched.errors or watched.out).strip()[-2000:]}")
-                peak = watched.peak.total
+                monitored = run_monitored(command, every=0.1)
+                if monitored.code:
+                    raise AuricleError(f"auricle predict failed: {(monitored.errors or monitored.out).strip()[-2000:]}")
+                peak = monitored.peak.total
                 greatest = max(greatest, peak)
-                rows.append((size, name, str(seconds), f"{watched.seconds:.0f} s", f"{peak:.2f}"))
-                screen.record("hour", size=size, sound=name, seconds=watched.seconds, peak_gb=peak)
+                rows.append((size, name, str(seconds), f"{monitored.seconds:.0f} s", f"{peak:.2f}"))
+                screen.record("hour", size=size, recording=name, seconds=monitored.seconds, peak_gb=peak)
     screen.table(rows)
-    screen.verdict("hour", "peak_gb", greatest)
+    screen.result("hour", "peak_gb", greatest)

@@ -1,8 +1,8 @@
-"""Many clients at once: `auricle serve` beside a server that scores each request alone, and beside itself in ones.
+"""Many concurrent clients: `auricle serve` compared with a server that scores each request alone, and with --batch 1.
 
-Clients and server share this machine. Every answer is compared with what the classifier says of that clip; some
-requests are too large, too long or no sound, and must be refused while the others go on. Then a full queue is shown to
-answer 429, and a server that is told to stop to lose nothing. The last line is the ratio of throughputs.
+Clients and server share this machine. Every response is compared with the classifier's own answer; some
+requests are too large, too long or no audio, and must be rejected while the others continue. Then a full queue must
+respond 429, and a server that is stopped must lose nothing. The last line is the ratio of throughputs.
 """
 
 import argparse
@@ -30,25 +30,25 @@ from auricle.audio.recordings import recordings
 from auricle.errors import AuricleError
 from auricle.inference.classifier import load
 from auricle.models.precision import is_bf16
-from benchmarks._figures import Screen, command, corpus
+from benchmarks._environment import Screen, command, corpus
 
 MODELS = ("sound", "baseline", "hubert-base")
-MOST_SECONDS, MOST_MEGABYTES = 30, 3
-REFUSED_SHARE = 0.06
+MAX_SECONDS, MAX_MEGABYTES = 30, 3
+INVALID_SHARE = 0.06
 TOLERANCE = {"bf16": 3e-2, "float32": 1e-3}
 READY_SECONDS = 120
-ALONE = ("alone, in threads", "alone, one at a time")
+UNBATCHED = ("unbatched, in threads", "unbatched, one at a time")
 
 
 @dataclass(frozen=True)
 class Load:
-    """What clients met: answers of each kind, and how long right ones took; and the server's seconds of processor."""
+    """What clients got: responses of each kind, the latencies of correct ones, and the server's CPU seconds."""
 
     seconds: float
     latencies: Sequence[float]
-    kinds: dict[str, int]
+    counts: dict[str, int]
     notes: Sequence[str]
-    processor: float = float("nan")
+    cpu_seconds: float = float("nan")
 
     @property
     def rate(self) -> float:
@@ -56,7 +56,7 @@ class Load:
 
     @property
     def bad(self) -> int:
-        return sum(self.kinds.get(kind, 0) for kind in ("wrong", "lost", "refused wrongly"))
+        return sum(self.counts.get(kind, 0) for kind in ("wrong", "lost", "rejected wrongly"))
 
     def percentile(self, share: float) -> float:
         return float(np.quantile(self.latencies, share)) if self.latencies else float("nan")
@@ -64,17 +64,19 @@ class Load:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--model", default="sound", help=f"{', '.join(MODELS)}, or a folder (default: sound)")
-    parser.add_argument("--data", default="", help="clips of this corpus (default: esc10, of speech models emodb)")
-    parser.add_argument("--clients", type=int, default=64, help="at once (default: 64)")
-    parser.add_argument("--seconds", type=float, default=60.0, help="of load for each server (default: 60)")
-    parser.add_argument("--clips", type=int, default=100, help="so many different ones (default: 100)")
-    parser.add_argument("--precision", choices=("auto", "float32"), default="auto", help="of our side (default: auto)")
-    parser.add_argument("--only", action="append", help="rows: alone, ones, ours, full, stop (default: all)")
-    parser.add_argument("--option", action="append", default=[], help="more for auricle serve: --option=--batch=16")
+    parser.add_argument("--data", default="", help="corpus of the clips (default: esc10, or emodb for hubert-base)")
+    parser.add_argument("--clients", type=int, default=64, help="concurrent clients (default: 64)")
+    parser.add_argument("--seconds", type=float, default=60.0, help="seconds of load for each server (default: 60)")
+    parser.add_argument("--clips", type=int, default=100, help="number of different clips (default: 100)")
+    parser.add_argument("--precision", choices=("auto", "float32"), default="auto", help="of auricle (default: auto)")
+    parser.add_argument("--only", action="append", help="tests: unbatched, batch1, auricle, full, stop (default: all)")
+    parser.add_argument(
+        "--option", action="append", default=[], help="extra option for auricle serve, such as --option=--batch=16"
+    )
 
 
 def run(options: argparse.Namespace, screen: Screen) -> None:
-    """Load all servers in turn; raise AuricleError for a wrong or lost answer of ours."""
+    """Load all servers in turn; raise AuricleError for a wrong or lost response of auricle."""
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
     screen.machine()
@@ -83,29 +85,29 @@ def run(options: argparse.Namespace, screen: Screen) -> None:
     files = files[:: max(1, len(files) // options.clips)][: options.clips]
     with tempfile.TemporaryDirectory() as scratch:
         bench = Bench(options, Path(scratch), model_of(options.model, data, files, Path(scratch)), files)
-        wanted = options.only or ["alone", "ones", "ours", "full", "stop"]
+        tests = options.only or ["unbatched", "batch1", "auricle", "full", "stop"]
         loads: dict[str, Load] = {}
-        if "alone" in wanted:
-            for name, more in zip(ALONE, ((), ("--one-at-a-time",)), strict=True):
-                with server(bench.alone(more)) as (url, process):
-                    loads[name] = bench.load(url, "/v1/classify", refused=False, server=process)
-        ours = {"ones": ("auricle, in ones", ("--batch", "1")), "ours": ("auricle", ())}
-        for key, (name, more) in ours.items():
-            if key in wanted:
-                with server(bench.ours(more)) as (url, process):
+        if "unbatched" in tests:
+            for name, flags in zip(UNBATCHED, ((), ("--one-at-a-time",)), strict=True):
+                with server(bench.unbatched(flags)) as (url, process):
+                    loads[name] = bench.load(url, "/v1/classify", invalid=False, server=process)
+        ours = {"batch1": ("auricle --batch 1", ("--batch", "1")), "auricle": ("auricle", ())}
+        for key, (name, flags) in ours.items():
+            if key in tests:
+                with server(bench.ours(flags)) as (url, process):
                     loads[name] = bench.load(url, bench.path, server=process)
         show(loads, screen)
-        if "full" in wanted:
+        if "full" in tests:
             full(bench, screen)
-        if "stop" in wanted:
+        if "stop" in tests:
             stop(bench, screen)
-    alone = [loads[name].rate for name in ALONE if name in loads]
-    if "auricle" in loads and alone:
-        screen.verdict("serve", "ratio", loads["auricle"].rate / max(alone))
+    unbatched = [loads[name].rate for name in UNBATCHED if name in loads]
+    if "auricle" in loads and unbatched:
+        screen.result("serve", "ratio", loads["auricle"].rate / max(unbatched))
 
 
 def model_of(name: str, data: Path, files: Sequence[Path], scratch: Path) -> Path:
-    """The folder of a model: one that is there, a network of HuBERT-base's size, or one that learns the corpus now."""
+    """The folder of a model: an existing one, a network of HuBERT-base's size, or one trained on the corpus now."""
     if name == "hubert-base":
         from benchmarks.classify import make_model
 
@@ -113,13 +115,13 @@ def model_of(name: str, data: Path, files: Sequence[Path], scratch: Path) -> Pat
     if name not in MODELS:
         return Path(name)
     short = ["--set", "train.epochs=4"] if name == "sound" else []
-    words = ["--recipe", name, "--out", str(scratch / "run"), "--no-audio", "--set", "data.split=holdout", *short]
-    command("train", str(data), *words)
+    arguments = ["--recipe", name, "--out", str(scratch / "run"), "--no-audio", "--set", "data.split=holdout", *short]
+    command("train", str(data), *arguments)
     return scratch / "run" / "model"
 
 
 class Bench:
-    """One model, the answers that are right of each clip, and what must be refused."""
+    """One model, the expected answer for each clip, and invalid requests."""
 
     def __init__(self, options: argparse.Namespace, scratch: Path, model: Path, files: Sequence[Path]) -> None:
         self.options = options
@@ -127,49 +129,49 @@ class Bench:
         self.model = model
         classifier = load(model, options.precision)
         self.path = f"/v1/classify?top={len(classifier.labels)}"
-        is_half = is_bf16(options.precision) and classifier.model.config.model_type == "hubert"
-        self.tolerance = TOLERANCE["bf16" if is_half else "float32"]
+        uses_bf16 = is_bf16(options.precision) and classifier.model.config.model_type == "hubert"
+        self.tolerance = TOLERANCE["bf16" if uses_bf16 else "float32"]
         answers = list(classifier.predict(recordings([str(file) for file in files])))
         self.clips = [
-            {"path": str(file), "chances": {choice.label: choice.probability for choice in answer.choices}}
+            {"path": str(file), "probabilities": {choice.label: choice.probability for choice in answer.choices}}
             for file, answer in zip(files, answers, strict=True)
         ]
-        self.refused = self._refused()
+        self.invalid = self._invalid()
 
-    def _refused(self) -> list[dict[str, object]]:
-        """Something too large, something too long, and no sound at all."""
+    def _invalid(self) -> list[dict[str, object]]:
+        """A file that is too large, one that is too long, and one that is no audio."""
         random = np.random.default_rng(0)
-        (self.scratch / "large").write_bytes(random.bytes(MOST_MEGABYTES * (1 << 20) + 1))
-        soundfile.write(self.scratch / "long.flac", np.zeros((MOST_SECONDS + 1) * 16_000), 16_000)
+        (self.scratch / "large").write_bytes(random.bytes(MAX_MEGABYTES * (1 << 20) + 1))
+        soundfile.write(self.scratch / "long.flac", np.zeros((MAX_SECONDS + 1) * 16_000), 16_000)
         (self.scratch / "noise").write_bytes(random.bytes(20_000))
         kinds = (("large", 413), ("long.flac", 422), ("noise", 422))
         return [{"path": str(self.scratch / name), "status": status} for name, status in kinds]
 
-    def alone(self, more: Sequence[str]) -> list[str]:
-        return [sys.executable, "-m", "benchmarks._alone", str(self.model), "PORT", *more]
+    def unbatched(self, flags: Sequence[str]) -> list[str]:
+        return [sys.executable, "-m", "benchmarks._unbatched_server", str(self.model), "PORT", *flags]
 
-    def ours(self, more: Sequence[str] = ()) -> list[str]:
-        limits = ["--max-seconds", str(MOST_SECONDS), "--max-mb", str(MOST_MEGABYTES), "--no-page"]
-        asked = ["--precision", self.options.precision, "--port", "PORT", *limits, *self.options.option, *more]
-        return [sys.executable, "-m", "auricle.cli", "serve", str(self.model), *asked]
+    def ours(self, extra: Sequence[str] = ()) -> list[str]:
+        limits = ["--max-seconds", str(MAX_SECONDS), "--max-mb", str(MAX_MEGABYTES), "--no-page"]
+        flags = ["--precision", self.options.precision, "--port", "PORT", *limits, *self.options.option, *extra]
+        return [sys.executable, "-m", "auricle.cli", "serve", str(self.model), *flags]
 
     def load(
         self,
         url: str,
         path: str,
         *,
-        refused: bool = True,
+        invalid: bool = True,
         seconds: float | None = None,
         server: "subprocess.Popen[bytes] | None" = None,
     ) -> Load:
-        """Let the clients ask for so many seconds."""
-        watched = psutil.Process(server.pid) if server is not None else None
-        before = sum(watched.cpu_times()[:2]) if watched else float("nan")
-        met = self.end(self.start(url, path, refused=refused, seconds=seconds))
-        return replace(met, processor=sum(watched.cpu_times()[:2]) - before if watched else float("nan"))
+        """Run the clients for so many seconds."""
+        process = psutil.Process(server.pid) if server is not None else None
+        before = sum(process.cpu_times()[:2]) if process else float("nan")
+        load = self.end(self.start(url, path, invalid=invalid, seconds=seconds))
+        return replace(load, cpu_seconds=sum(process.cpu_times()[:2]) - before if process else float("nan"))
 
     def start(
-        self, url: str, path: str, *, refused: bool = True, seconds: float | None = None
+        self, url: str, path: str, *, invalid: bool = True, seconds: float | None = None
     ) -> "subprocess.Popen[bytes]":
         plan = {
             "url": url,
@@ -177,27 +179,29 @@ class Bench:
             "clients": self.options.clients,
             "seconds": seconds or self.options.seconds,
             "clips": self.clips,
-            "refused": self.refused if refused else [],
-            "refused_share": REFUSED_SHARE,
+            "invalid": self.invalid if invalid else [],
+            "invalid_share": INVALID_SHARE,
             "tolerance": self.tolerance,
             "out": str(self.scratch / "load.json"),
         }
         (self.scratch / "plan.json").write_text(json.dumps(plan), encoding="utf-8")
-        return subprocess.Popen([sys.executable, "-m", "benchmarks._clients", str(self.scratch / "plan.json")])
+        return subprocess.Popen([sys.executable, "-m", "benchmarks._load_clients", str(self.scratch / "plan.json")])
 
     def end(self, process: "subprocess.Popen[bytes]") -> Load:
         if process.wait(timeout=600):
-            raise AuricleError("The clients failed; what they said stands above.")
+            raise AuricleError("The clients failed; see their output above.")
         return Load(**json.loads((self.scratch / "load.json").read_text(encoding="utf-8")))
 
 
 @contextlib.contextmanager
 def server(command: Sequence[str]) -> Iterator[tuple[str, "subprocess.Popen[bytes]"]]:
-    """Start a server on a free port and wait until it is ready; it is gone afterwards."""
+    """Start a server on a free port, wait until it is ready, and kill it afterwards."""
     with socket.create_server(("127.0.0.1", 0)) as probe:
         port = probe.getsockname()[1]
     process = subprocess.Popen(
-        [str(port) if word == "PORT" else word for word in command], stdout=subprocess.DEVNULL, env={**os.environ}
+        [str(port) if argument == "PORT" else argument for argument in command],
+        stdout=subprocess.DEVNULL,
+        env={**os.environ},
     )
     url = f"http://127.0.0.1:{port}"
     try:
@@ -219,53 +223,55 @@ def show(loads: dict[str, Load], screen: Screen) -> None:
     rows: list[tuple[str, ...]] = [
         (
             "server",
-            "right",
-            "answers/s",
+            "correct",
+            "responses/s",
             "p50 s",
             "p99 s",
-            "processor s/answer",
+            "CPU s/response",
             "wrong",
             "lost",
-            "refused rightly",
-            "refused wrongly",
+            "rejected correctly",
+            "rejected wrongly",
         )
     ]
-    for name, met in loads.items():
-        kinds = [str(met.kinds.get(kind, 0)) for kind in ("wrong", "lost", "refused rightly", "refused wrongly")]
-        times = [f"{met.percentile(share):.2f}" for share in (0.5, 0.99)]
-        each = met.processor / max(1, len(met.latencies))
-        times.append(f"{each:.3f}")
-        rows.append((name, str(len(met.latencies)), f"{met.rate:.1f}", *times, *kinds))
+    for name, result in loads.items():
+        counts = [
+            str(result.counts.get(kind, 0)) for kind in ("wrong", "lost", "rejected correctly", "rejected wrongly")
+        ]
+        times = [f"{result.percentile(share):.2f}" for share in (0.5, 0.99)]
+        cpu = result.cpu_seconds / max(1, len(result.latencies))
+        times.append(f"{cpu:.3f}")
+        rows.append((name, str(len(result.latencies)), f"{result.rate:.1f}", *times, *counts))
         screen.record(
             "serve",
             server=name,
-            rate=met.rate,
-            p50=met.percentile(0.5),
-            p99=met.percentile(0.99),
-            processor=each,
-            **met.kinds,
+            rate=result.rate,
+            p50=result.percentile(0.5),
+            p99=result.percentile(0.99),
+            cpu_seconds=cpu,
+            **result.counts,
         )
     screen.table(rows)
-    for name, met in loads.items():
-        if met.bad and name.startswith("auricle"):
-            raise AuricleError(f"{name}: {met.bad} answers are wrong or lost: {' | '.join(met.notes)}")
+    for name, result in loads.items():
+        if result.bad and name.startswith("auricle"):
+            raise AuricleError(f"{name}: {result.bad} responses are wrong or lost: {' | '.join(result.notes)}")
 
 
 def full(bench: Bench, screen: Screen) -> None:
-    """Fewer places than clients: the others are told so at once, and those inside are answered rightly."""
+    """A queue for fewer requests than clients: the others get 429 at once, and the accepted ones correct answers."""
     with server(bench.ours(("--max-requests", "8"))) as (url, _):
         load = bench.load(url, bench.path, seconds=min(10.0, bench.options.seconds))
     screen.say(
-        f"Room for 8 of {bench.options.clients} clients: {load.kinds.get('right', 0)} right, "
-        f"{load.kinds.get('full', 0)} got 429, {load.bad} wrong or lost."
+        f"Queue of 8 requests, {bench.options.clients} clients: {load.counts.get('correct', 0)} correct, "
+        f"{load.counts.get('full', 0)} got 429, {load.bad} wrong or lost."
     )
-    screen.record("full", **load.kinds)
-    if load.bad or not load.kinds.get("full"):
-        raise AuricleError(f"A full queue: {load.kinds} {' | '.join(load.notes)}")
+    screen.record("full", **load.counts)
+    if load.bad or not load.counts.get("full"):
+        raise AuricleError(f"Full queue: {load.counts} {' | '.join(load.notes)}")
 
 
 def stop(bench: Bench, screen: Screen) -> None:
-    """Told to stop under load, the server answers what it accepted and ends with 0."""
+    """Stopped under load, the server answers what it accepted and ends with 0."""
     with server(bench.ours()) as (url, process):
         clients = bench.start(url, bench.path, seconds=60.0)
         time.sleep(min(5.0, bench.options.seconds))
@@ -275,9 +281,9 @@ def stop(bench: Bench, screen: Screen) -> None:
         seconds = time.monotonic() - start
         load = bench.end(clients)
     screen.say(
-        f"Told to stop under load: {load.kinds.get('right', 0)} right, {load.kinds.get('lost', 0)} lost, "
-        f"{load.kinds.get('not accepted', 0)} clients found it closed; it ended with {code} after {seconds:.1f} s."
+        f"Stopped under load: {load.counts.get('correct', 0)} correct, {load.counts.get('lost', 0)} lost, "
+        f"{load.counts.get('not accepted', 0)} clients were not accepted; it ended with {code} after {seconds:.1f} s."
     )
-    screen.record("stop", code=code, seconds=seconds, **load.kinds)
+    screen.record("stop", code=code, seconds=seconds, **load.counts)
     if code or load.bad:
-        raise AuricleError(f"Stopping: exit code {code}, {load.kinds} {' | '.join(load.notes)}")
+        raise AuricleError(f"Stopping: exit code {code}, {load.counts} {' | '.join(load.notes)}")

@@ -1,9 +1,9 @@
-"""Training the everyday-sounds network: auricle's way of the data beside the tutorial's, epoch by epoch in turn.
+"""Training the everyday-sounds network: auricle compared with the tutorial, in alternating epochs.
 
 Both train the same network on the same clips with the same batch, augmentation, optimiser and schedule. The tutorial
-reads files at every access; ours reads the store that `auricle train` prepares once, and that time is stated. Measured
-twice: on 44.1 kHz wav copies, where decoding costs the tutorial next to nothing, and on the files as published; the
-last line is the ratio on these.
+reads files at every access; ours reads the store that `auricle train` prepares once, timed separately. Measured twice:
+on 44.1 kHz wav copies, which decode almost for free, and on the files as published; the last line is the ratio on the
+latter.
 """
 
 import argparse
@@ -30,9 +30,9 @@ from auricle.training import train as training
 from auricle.training.progress import Epoch
 from auricle.training.task import waveform_task
 from benchmarks import _reference_sound as reference
-from benchmarks._figures import Screen, corpus, median
+from benchmarks._environment import Screen, corpus, median
 
-# The tutorial's settings, on top of the recipe; what it does not do is switched off.
+# The tutorial's settings, on top of the recipe.
 SETTINGS = (
     "model.size=tutorial",
     f"audio.sample_rate={reference.SAMPLE_RATE}",
@@ -73,15 +73,15 @@ class Rates:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("data", nargs="?", type=Path, metavar="DATA", help="a corpus (default: $AURICLE_DATA/esc10)")
-    parser.add_argument("--epochs", type=int, default=6, help="of each side (default: 6)")
+    parser.add_argument("--epochs", type=int, default=6, help="epochs of each side (default: 6)")
 
 
 def run(options: argparse.Namespace, screen: Screen) -> None:
-    """Measure on wav copies and on the files as they are, print both, and end with the ratio on the files."""
+    """Measure on wav copies and on the published files, print both, and end with the ratio on the published files."""
     data = options.data or corpus("esc10")
     screen.machine()
     rows: list[tuple[str, ...]] = [
-        ("files", "clips", "tutorial, clips/s", "auricle, clips/s", "ratio", "our preparation, s")
+        ("files", "clips", "tutorial, clips/s", "auricle, clips/s", "ratio", "auricle's preparation, s")
     ]
     ratio = float("nan")
     with tempfile.TemporaryDirectory() as scratch:
@@ -101,50 +101,52 @@ def run(options: argparse.Namespace, screen: Screen) -> None:
                 ratio=ratio,
                 prepare_seconds=rates.prepare_seconds,
             )
-    screen.say(f"Medians of {options.epochs} epochs, the two sides in turn, {torch.get_num_threads()} threads each:")
+    screen.say(f"Medians of {options.epochs} epochs, sides alternating, {torch.get_num_threads()} threads each:")
     screen.table(rows)
-    screen.verdict("sound", "ratio", ratio)
+    screen.result("sound", "ratio", ratio)
 
 
 def compare(data: Path, epochs: int, scratch: Path) -> Rates:
-    """Train both sides on all usable clips, one epoch of each in turn."""
+    """Train both sides on all usable clips, in alternating epochs."""
     recipe = recipes.load("sound", [*SETTINGS, f"train.epochs={epochs}"])
     with fresh_cache(scratch / "cache"):
         start = time.perf_counter()
         prepared = prepare(read(data, recipe), recipe, lambda *_: None)
         prepare_seconds = time.perf_counter() - start
-    number = {label: place for place, label in enumerate(prepared.labels)}
+    number = {label: index for index, label in enumerate(prepared.labels)}
     labels = np.array([number[clip.label] for clip in prepared.usable], dtype=np.int64)
-    sounds = from_store(prepared.store, [prepared.positions[clip.id] for clip in prepared.usable])
+    clips = from_store(prepared.store, [prepared.positions[clip.id] for clip in prepared.usable])
     tutorial = reference.Training(
         [clip.source for clip in prepared.usable], labels.tolist(), len(prepared.labels), epochs
     )
-    theirs: list[float] = []
-    ours: list[float] = []
+    tutorial_rates: list[float] = []
+    our_rates: list[float] = []
 
     def after_epoch(epoch: Epoch) -> None:
-        ours.append(epoch.clips_per_second)
-        theirs.append(tutorial.epoch())
+        our_rates.append(epoch.clips_per_second)
+        tutorial_rates.append(tutorial.epoch())
 
-    learn = LabelledClips(sounds, labels)
-    choose = LabelledClips(from_store(prepared.store, []), labels[:0])
-    train(prepared.recipe, prepared.labels, learn, choose, scratch / "fold", after_epoch)
-    return Rates(len(labels), prepare_seconds, tuple(theirs), tuple(ours))
+    train_clips = LabelledClips(clips, labels)
+    valid_clips = LabelledClips(from_store(prepared.store, []), labels[:0])
+    train(prepared.recipe, prepared.labels, train_clips, valid_clips, scratch / "fold", after_epoch)
+    return Rates(len(labels), prepare_seconds, tuple(tutorial_rates), tuple(our_rates))
 
 
 def train(
     recipe: Recipe,
     labels: tuple[str, ...],
-    learn: LabelledClips,
-    choose: LabelledClips,
+    train_clips: LabelledClips,
+    valid_clips: LabelledClips,
     folder: Path,
     after_epoch: Callable[[Epoch], None],
 ) -> None:
     """Train as `auricle train` trains one fold."""
     folder.mkdir(parents=True)
     model = build_model(recipe, labels)
-    training.fit_normalization(model, learn, recipe.evaluate.batch_seconds)
-    training.train(model, recipe, waveform_task(model, recipe, learn, choose), RunFolder(folder), after_epoch)
+    training.fit_normalization(model, train_clips, recipe.evaluate.batch_seconds)
+    training.train(
+        model, recipe, waveform_task(model, recipe, train_clips, valid_clips), RunFolder(folder), after_epoch
+    )
 
 
 def write_copies(data: Path, folder: Path) -> None:
@@ -158,7 +160,7 @@ def write_copies(data: Path, folder: Path) -> None:
 
 @contextmanager
 def fresh_cache(folder: Path) -> Iterator[None]:
-    """Let auricle keep decoded corpora in an empty folder."""
+    """Set auricle's cache to an empty folder."""
     before = os.environ.get("AURICLE_CACHE")
     os.environ["AURICLE_CACHE"] = str(folder)
     try:

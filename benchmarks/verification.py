@@ -1,8 +1,8 @@
-"""Telling whether two recordings are of one speaker, of speakers that nothing was ever trained on.
+"""Speaker verification on speakers outside all training data.
 
-A recipe is trained on the speakers of EmoDB; each pair of LibriSpeech clips is a trial. Beside it the same cosines of
+A recipe is trained on the speakers of EmoDB; each pair of LibriSpeech clips is a trial. It is compared with cosines of
 MFCC statistics (mean and deviation of 20 coefficients by librosa), plain and standardised by the same training clips.
-Intervals draw whole speakers. The last line is how many times the error rate of the better MFCC vectors is ours.
+Intervals resample whole speakers. The last line is the EER of the better MFCC statistics divided by ours.
 """
 
 import argparse
@@ -18,8 +18,9 @@ from auricle import recipes
 from auricle.evaluation.intervals import Interval
 from auricle.training.progress import ProgressReporter
 from auricle.training.run import run as run_recipe
-from auricle.voices import error_rates, trials
-from benchmarks._figures import Screen, corpus
+from auricle.voices.error_rates import error_rate_intervals
+from auricle.voices.trials import Trials, evaluate_trials, read_trials, speakers_of
+from benchmarks._environment import Screen, corpus
 
 SAMPLE_RATE, COEFFICIENTS = 16_000, 20
 
@@ -30,42 +31,42 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace, screen: Screen) -> None:
-    """Train, hear all pairs, and print the equal error rates with their intervals."""
-    learnt, judged = corpus("emodb"), corpus("librispeech10")
+    """Train, score all pairs, and print the equal error rates with their intervals."""
+    train_data, test_data = corpus("emodb"), corpus("librispeech10")
     settings = ["data.label=speaker", f"audio.sample_rate={SAMPLE_RATE}", *options.set]
-    files = sorted(judged.glob("*/*.flac"))
+    files = sorted(test_data.glob("*/*.flac"))
     pairs = list(itertools.combinations(files, 2))
     screen.machine()
     with tempfile.TemporaryDirectory() as scratch:
-        out, listed = Path(scratch) / "run", Path(scratch) / "trials.txt"
-        names = {path: path.relative_to(judged).as_posix() for path in files}
-        listed.write_text(
+        out, trial_file = Path(scratch) / "run", Path(scratch) / "trials.txt"
+        names = {path: path.relative_to(test_data).as_posix() for path in files}
+        trial_file.write_text(
             "".join(f"{int(one.parent == other.parent)}\t{names[one]}\t{names[other]}\n" for one, other in pairs),
             encoding="utf-8",
         )
-        run_recipe(learnt, recipes.load(options.recipe, settings), out, ProgressReporter(message=screen.say))
-        ours = trials.judge(out, listed, lambda *_: None, root=judged)
-        asked = error_rates.read(listed)
-    cosine = ours["metrics"]["cosine"]
-    found = {f"auricle, recipe {options.recipe}": {name: Interval(**figure) for name, figure in cosine.items()}}
-    plain = np.stack([_statistics(judged / name) for name in asked.files])
-    train = np.stack([_statistics(path) for path in sorted(learnt.glob("*.wav"))])
-    speakers = error_rates.speakers(asked)
+        run_recipe(train_data, recipes.load(options.recipe, settings), out, ProgressReporter(message=screen.say))
+        ours = evaluate_trials(out, trial_file, lambda *_: None, root=test_data)
+        trials = read_trials(trial_file)
+    results = {f"auricle, recipe {options.recipe}": ours.metrics["cosine"]}
+    plain = np.stack([_statistics(test_data / name) for name in trials.files])
+    train = np.stack([_statistics(path) for path in sorted(train_data.glob("*.wav"))])
+    speakers = speakers_of(trials) or ()
     standard = (plain - train.mean(0)) / train.std(0)
     for side, vectors in (("MFCC statistics", plain), ("MFCC statistics, standardised", standard)):
-        found[side] = _judged(vectors, asked, speakers)
-    heard = len(set(speakers or ()))
-    screen.say(f"{len(asked)} trials, {int(asked.target.sum())} of one speaker; intervals over {heard} speakers.")
+        results[side] = _error_rates(vectors, trials, speakers)
+    screen.say(
+        f"{len(trials)} trials, {int(trials.target.sum())} target trials; intervals over {len(set(speakers))} speakers."
+    )
     rows: list[tuple[str, ...]] = [("vectors", "EER", "low", "high", "minDCF 0.05")]
-    for side, figures in found.items():
+    for side, figures in results.items():
         eer = figures["eer"]
         rows.append(
             (side, *(f"{value:.3f}" for value in (eer.value, eer.low, eer.high, figures["min_dcf_0.05"].value)))
         )
         screen.record("verification", side=side, eer=eer.value, low=eer.low, high=eer.high)
     screen.table(rows)
-    our, *theirs = (figures["eer"].value for figures in found.values())
-    screen.verdict("verification", "ratio", min(theirs) / our)
+    our_eer, *mfcc_eers = (figures["eer"].value for figures in results.values())
+    screen.result("verification", "ratio", min(mfcc_eers) / our_eer)
 
 
 def _statistics(path: Path) -> np.ndarray:
@@ -74,6 +75,7 @@ def _statistics(path: Path) -> np.ndarray:
     return np.concatenate([coefficients.mean(1), coefficients.std(1)])
 
 
-def _judged(vectors: np.ndarray, asked: error_rates.Trials, speakers: Sequence[str] | None) -> dict[str, Interval]:
+def _error_rates(vectors: np.ndarray, trials: Trials, speakers: Sequence[str]) -> dict[str, Interval]:
     unit = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
-    return error_rates.measured((unit[asked.left] * unit[asked.right]).sum(1), asked, speakers)[0]
+    scores = (unit[trials.left] * unit[trials.right]).sum(1)
+    return error_rate_intervals(scores, trials.target, trials.left, trials.right, speakers, "speaker")[0]

@@ -1,4 +1,4 @@
-"""The reference pipelines that we measure against do the references' work: shapes, ranges and layers."""
+"""The benchmarks: the reference pipelines do what the tutorials do, and the measurements are right."""
 
 import argparse
 import importlib
@@ -20,11 +20,11 @@ REPOSITORY = Path(__file__).parents[1]
 sys.path.insert(0, str(REPOSITORY))
 
 from benchmarks import (  # noqa: E402
-    _arithmetic,
-    _figures,
-    _preparation,
+    _environment,
+    _flops,
+    _memory_monitor,
+    _prepare_side,
     _reference_emotion,
-    _watching,
     classify,
     conformer,
     finetune,
@@ -86,27 +86,27 @@ def test_an_epoch_of_the_reference_moves_every_weight(recordings: list[Path]) ->
 
 def test_short_clips_are_padded_and_long_ones_keep_their_beginning() -> None:
     long = torch.arange(2.0 * (reference.SAMPLES + 5)).reshape(2, -1)
-    assert torch.equal(reference.pad_or_cut(long), long[:, : reference.SAMPLES])
+    assert torch.equal(reference.pad_or_crop(long), long[:, : reference.SAMPLES])
     short = torch.ones(2, 100)
-    padded = reference.pad_or_cut(short)
+    padded = reference.pad_or_crop(short)
     assert padded.shape == (2, reference.SAMPLES) and float(padded.sum()) == 200.0
 
 
 def test_all_sides_of_the_preparation_prepare_every_clip(recordings: list[Path], tmp_path: Path) -> None:
     corpus = tmp_path / "corpus"
-    for side in _preparation.SIDES:
-        found = _preparation.measure(side, corpus, tmp_path / side)
+    for side in _prepare_side.SIDES:
+        found = _prepare_side.measure(side, corpus, tmp_path / side)
         assert found["clips"] == len(recordings)
         assert found["seconds"] > 0 and found["peak_mb"] > 1
 
 
 def test_medians_are_those_of_numpy() -> None:
     values = [3.0, 9.0, 1.0, 4.0]
-    assert _figures.median(values) == np.median(values)
-    assert _figures.median(values[:3]) == np.median(values[:3])
+    assert _environment.median(values) == np.median(values)
+    assert _environment.median(values[:3]) == np.median(values[:3])
 
 
-def test_a_benchmark_without_its_recordings_says_which_layout_it_expects() -> None:
+def test_a_benchmark_without_its_recordings_names_the_layout_it_expects() -> None:
     done = subprocess.run(
         [sys.executable, "-m", "benchmarks", "prepare"], cwd=REPOSITORY, env={}, capture_output=True, text=True
     )
@@ -115,13 +115,13 @@ def test_a_benchmark_without_its_recordings_says_which_layout_it_expects() -> No
 
 
 def test_json_output_is_one_object_a_line(capsys: pytest.CaptureFixture[str]) -> None:
-    screen = _figures.Screen(json=True)
+    screen = _environment.Screen(json=True)
     screen.machine()
     screen.table([("a", "b"), ("1", "2")])
-    screen.verdict("sound", "ratio", 5.0)
+    screen.result("sound", "ratio", 5.0)
     lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
-    assert [line["record"] for line in lines] == ["machine", "verdict"]
-    assert lines[-1] == {"record": "verdict", "name": "sound", "figure": "ratio", "value": 5.0}
+    assert [line["record"] for line in lines] == ["machine", "result"]
+    assert lines[-1] == {"record": "result", "name": "sound", "metric": "ratio", "value": 5.0}
 
 
 def test_every_benchmark_understands_its_options() -> None:
@@ -142,15 +142,15 @@ def test_operations_are_those_that_torch_counts(name: str, top: int) -> None:
     for samples in (9_000, 16_000, 20_011):
         with FlopCounterMode(display=False) as counter, torch.no_grad():
             model(torch.zeros(1, samples))
-        work = _arithmetic.forward_work(config, samples, top)
-        assert work.forward == counter.get_total_flops()
-        assert 0 < work.top < work.forward
-        assert _arithmetic.forward_work(config, samples, top + 1).top > work.top
+        work = _flops.forward_flops(config, samples, top)
+        assert work.total == counter.get_total_flops()
+        assert 0 < work.top < work.total
+        assert _flops.forward_flops(config, samples, top + 1).top > work.top
 
 
-def test_the_tutorials_way_costs_the_frozen_layers_in_every_epoch_and_ours_once() -> None:
+def test_the_tutorial_runs_the_frozen_layers_in_every_epoch_and_auricle_once() -> None:
     config = checkpoints.config_of("tiny-hubert")
-    work = _arithmetic.forward_work(config, 16_000, finetune.TOP)
+    work = _flops.forward_flops(config, 16_000, finetune.TOP)
     theirs, ours = finetune.operations(config, [16_000] * 3, [16_000], epochs=5)
     assert ours == pytest.approx(4 * work.below + 5 * 10 * work.top)
     assert theirs - ours == pytest.approx(4 * 4 * work.below)
@@ -181,46 +181,46 @@ def test_the_reference_trains_the_top_layers_and_the_head_alone(recordings: list
 
 
 @pytest.mark.parametrize("to_waveform", [False, True])
-def test_the_references_gradients_go_no_deeper_than_they_are_asked_to(to_waveform: bool, tmp_path: Path) -> None:
+def test_the_references_gradients_stop_where_they_should(to_waveform: bool, tmp_path: Path) -> None:
     plan = _reference_emotion.Plan(1, 1, 1, 1e-3, top=2, to_waveform=to_waveform)
     checkpoint = checkpoints.make("tiny-hubert", tmp_path, head=False)
     front = _reference_emotion.build(checkpoint, 3, plan).train().base_model.feature_extractor
     assert front(torch.zeros(1, 2000)).requires_grad is to_waveform
 
 
-def test_a_watched_process_tells_its_phases_words_and_memory() -> None:
+def test_a_monitored_process_has_its_phases_output_and_memory() -> None:
     script = "import sys, time; block = bytearray(80_000_000); print('done'); time.sleep(0.5); sys.exit(3)"
-    watched = _watching.watch([sys.executable, "-c", script], 0.05, lambda: "holding")
-    assert (watched.code, watched.out, watched.errors) == (3, "done\n", "")
-    assert list(watched.peaks) == ["holding"]
-    assert 0.08 < watched.peak.anonymous <= watched.peak.total < 0.2
+    monitored = _memory_monitor.run_monitored([sys.executable, "-c", script], 0.05, lambda: "holding")
+    assert (monitored.code, monitored.out, monitored.errors) == (3, "done\n", "")
+    assert list(monitored.peaks) == ["holding"]
+    assert 0.08 < monitored.peak.anonymous <= monitored.peak.total < 0.2
 
 
-def test_labels_may_change_only_where_two_classes_are_as_good_as_tied() -> None:
-    judge = [{"a": 0.6, "b": 0.4}, {"a": 0.505, "b": 0.495}, {"a": 0.2, "b": 0.8}]
+def test_labels_may_change_only_at_near_ties() -> None:
+    reference_rows = [{"a": 0.6, "b": 0.4}, {"a": 0.505, "b": 0.495}, {"a": 0.2, "b": 0.8}]
     near = [{"a": 0.61, "b": 0.39}, {"a": 0.495, "b": 0.505}, {"a": 0.2, "b": 0.8}]
-    found = classify.agreement(judge, near, 2e-2)
+    found = classify.compare(reference_rows, near, 2e-2)
     assert (found.same, found.wrong, found.clips) == (2, 0, 3)
     assert found.difference == pytest.approx(0.01)
-    assert classify.agreement(judge, near, 1e-4).wrong == 1
+    assert classify.compare(reference_rows, near, 1e-4).wrong == 1
 
 
-def test_the_made_up_archive_is_laid_out_as_crema_d(tmp_path: Path) -> None:
+def test_the_generated_archive_is_laid_out_as_crema_d(tmp_path: Path) -> None:
     names = ["1001_DFA_ANG_XX.wav", "1002_IEO_SAD_HI.wav", "1003_TAI_NEU_XX.wav"]
     seconds = memory.write_archive(tmp_path / "archive.zip", names, b"ActorID\n1001\n")
     with zipfile.ZipFile(tmp_path / "archive.zip") as archive:
         assert archive.namelist() == ["VideoDemographics.csv", *(f"AudioWAV/{name}" for name in names)]
         with archive.open("AudioWAV/1002_IEO_SAD_HI.wav") as file:
             info = soundfile.info(file)
-    assert info.samplerate == 16_000 and memory.SHORTEST <= info.duration <= memory.LONGEST
-    assert 3 * memory.SHORTEST <= seconds <= 3 * memory.LONGEST
+    assert info.samplerate == 16_000 and memory.MIN_SECONDS <= info.duration <= memory.MAX_SECONDS
+    assert 3 * memory.MIN_SECONDS <= seconds <= 3 * memory.MAX_SECONDS
 
 
-def test_a_spread_takes_clips_from_everywhere(tmp_path: Path) -> None:
+def test_clips_are_evenly_spaced(tmp_path: Path) -> None:
     for number in range(10):
         (tmp_path / f"{number}.wav").touch()
-    assert [path.stem for path in _figures.spread(tmp_path, 5)] == ["0", "2", "4", "6", "8"]
-    assert len(_figures.spread(tmp_path, 99)) == 10
+    assert [path.stem for path in _environment.evenly_spaced(tmp_path, 5)] == ["0", "2", "4", "6", "8"]
+    assert len(_environment.evenly_spaced(tmp_path, 99)) == 10
 
 
 def test_the_plain_conformer_is_the_one_that_ours_is_measured_against() -> None:
@@ -235,10 +235,10 @@ def test_the_plain_conformer_is_the_one_that_ours_is_measured_against() -> None:
     assert torch.isfinite(loss)
 
 
-def test_an_hour_is_watched_through_the_command_line(
+def test_an_hour_is_monitored_through_the_command_line(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(hour, "SECONDS", {"utterance": 2})
-    hour.run(argparse.Namespace(size=["tutorial"]), _figures.Screen(True))
+    hour.run(argparse.Namespace(size=["tutorial"]), _environment.Screen(True))
     rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     assert any(row.get("size") == "tutorial" and 0.1 < row["peak_gb"] < 2 for row in rows)

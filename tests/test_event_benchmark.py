@@ -1,4 +1,4 @@
-"""The figures of the events benchmark: what counts as found, and where the clips' sound is."""
+"""The metrics of the events benchmark, and the times of its reference events."""
 
 import argparse
 from pathlib import Path
@@ -15,7 +15,7 @@ def event(label: str, start: float, end: float) -> Event:
     return Event(label, start, end, 1.0)
 
 
-def test_an_event_is_found_once_with_the_right_label_and_half_of_the_time() -> None:
+def test_an_event_is_matched_once_with_the_right_label_and_half_of_the_time() -> None:
     truth = [event("dog", 0, 4), event("rain", 10, 14), event("dog", 20, 24)]
     found = [event("dog", 1, 4), event("dog", 0, 3), event("dog", 10, 14), event("dog", 22.5, 26)]
     f1, precision, recall = benchmark.event_f1(truth, found)
@@ -29,7 +29,7 @@ def test_segments_count_seconds_of_each_class() -> None:
     assert benchmark.segment_f1(truth, found, 10) == pytest.approx(2 * 1 / (2 + 3))
 
 
-def test_clips_stand_where_the_truth_says(tmp_path: Path) -> None:
+def test_clips_are_at_the_times_of_the_reference(tmp_path: Path) -> None:
     folder = tmp_path / "001 - Dog bark"
     folder.mkdir()
     rate = benchmark.SAMPLE_RATE

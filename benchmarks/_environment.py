@@ -1,6 +1,6 @@
-"""What all benchmarks share: where the recordings are, on which machine, and how figures are printed.
+"""What all benchmarks share: the corpora, the machine, and the output.
 
-Light on purpose: the parent of the memory measurements must not import torch.
+It must not import torch: it runs in the parent process of the memory measurements.
 """
 
 import importlib.metadata
@@ -21,7 +21,7 @@ _LAYOUT = """
   librispeech10/1688/1688-….flac …       LibriSpeech test-other, 10 speakers of 10 clips
   esc10/001 - Dog bark/1-100032-A.ogg …    ESC-10, 400 ogg
   fsdd/recordings/0_george_0.wav …         Free Spoken Digit Dataset, 3,000 wav
-  crema-d/filenames.txt                    the names of CREMA-D's 7,442 clips, one a line; no sound
+  crema-d/filenames.txt                    the names of CREMA-D's 7,442 clips, one a line; no audio
   crema-d/VideoDemographics.csv            its table of actors"""
 
 
@@ -30,7 +30,7 @@ def corpus(name: str) -> Path:
     root = os.environ.get("AURICLE_DATA")
     if not root:
         raise UsageError(
-            f"AURICLE_DATA is not set. Name the folder that holds the recordings to measure on:{_LAYOUT}\n"
+            f"AURICLE_DATA is not set. Name the folder that holds the recordings:{_LAYOUT}\n"
             "and run again: AURICLE_DATA=recordings python -m benchmarks …"
         )
     folder = Path(root) / name
@@ -39,19 +39,19 @@ def corpus(name: str) -> Path:
     return folder
 
 
-def command(*words: str) -> str:
-    """Run auricle; its output. Raises AuricleError with its last words where it fails."""
-    done = subprocess.run([sys.executable, "-m", "auricle.cli", *words], capture_output=True, text=True)
+def command(*arguments: str) -> str:
+    """Run auricle and return its output. Raises AuricleError with the end of its output where it fails."""
+    done = subprocess.run([sys.executable, "-m", "auricle.cli", *arguments], capture_output=True, text=True)
     if done.returncode:
-        raise AuricleError(f"auricle {words[0]} failed: {(done.stderr or done.stdout).strip()[-2000:]}")
+        raise AuricleError(f"auricle {arguments[0]} failed: {(done.stderr or done.stdout).strip()[-2000:]}")
     return done.stdout
 
 
-def spread(folder: Path, clips: int) -> list[Path]:
-    """So many wav files of a folder, spread evenly over their sorted names; all of them where there are fewer."""
+def evenly_spaced(folder: Path, clips: int) -> list[Path]:
+    """So many wav files of a folder, evenly spaced over their sorted names; all of them where there are fewer."""
     paths = sorted(folder.glob("*.wav"))
     count = min(clips, len(paths))
-    return [paths[place * len(paths) // count] for place in range(count)]
+    return [paths[number * len(paths) // count] for number in range(count)]
 
 
 def machine() -> dict[str, str | int]:
@@ -78,7 +78,7 @@ def median(values: Sequence[float]) -> float:
 
 @dataclass(frozen=True)
 class Screen:
-    """Where figures go: sentences and tables for people, or one JSON object a line for programs."""
+    """The output: sentences and tables for people, or one JSON object a line for programs."""
 
     json: bool
 
@@ -99,8 +99,8 @@ class Screen:
         widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
         for row in rows:
             first, *others = (
-                cell.rjust(width) if place else cell.ljust(width)
-                for place, (cell, width) in enumerate(zip(row, widths, strict=True))
+                cell.rjust(width) if column else cell.ljust(width)
+                for column, (cell, width) in enumerate(zip(row, widths, strict=True))
             )
             self.say("  ".join([first, *others]))
 
@@ -108,7 +108,7 @@ class Screen:
         if self.json:
             print(json.dumps({"record": kind, **values}, ensure_ascii=False), flush=True)
 
-    def verdict(self, name: str, figure: str, value: float) -> None:
+    def result(self, name: str, metric: str, value: float) -> None:
         """The line that a benchmark ends with."""
-        self.say(f"{name} {figure} {value:.3g}")
-        self.record("verdict", name=name, figure=figure, value=value)
+        self.say(f"{name} {metric} {value:.3g}")
+        self.record("result", name=name, metric=metric, value=value)

@@ -1,7 +1,7 @@
-"""How much arithmetic a speech encoder needs, and how much of it this machine can do.
+"""The floating-point operations of a speech encoder, and how many this machine reaches.
 
-A multiplication with its addition counts as two operations. Counted are the products of matrices and the convolutions,
-for the frames that are real; norms, activations and softmax are left out, as is usual.
+A multiply-add counts as two operations. Matrix products and convolutions count, for frames without padding; norms,
+activations and softmax do not, as is usual.
 """
 
 import itertools
@@ -16,18 +16,18 @@ PROBE_SECONDS = 1.0
 
 
 @dataclass(frozen=True)
-class Work:
-    """The operations of one forward pass of one clip: what comes before the top layers, and these with the head."""
+class ForwardFlops:
+    """The operations of one forward pass of one clip: below the top layers, and in these with the head."""
 
     below: float
     top: float
 
     @property
-    def forward(self) -> float:
+    def total(self) -> float:
         return self.below + self.top
 
 
-def forward_work(config: PreTrainedConfig, samples: int, top: int) -> Work:
+def forward_flops(config: PreTrainedConfig, samples: int, top: int) -> ForwardFlops:
     """Count one forward pass of a HuBERT-like classifier over `samples`, divided below its `top` last layers.
 
     With T frames, width d and inner width f, per layer: 4 projections of T d², attention 2 T² d, feed-forward 2 T d f.
@@ -39,12 +39,12 @@ def forward_work(config: PreTrainedConfig, samples: int, top: int) -> Work:
         below += 2.0 * frames * outputs * channels * kernel
         channels = outputs
     below += 2.0 * frames * channels * width
-    # The convolution that tells positions pads both ends, and where its kernel is even one frame more comes out.
+    # The positional convolution pads both ends; an even kernel gives one frame more.
     kernel = config.num_conv_pos_embeddings
     below += 2.0 * (frames + 1 - kernel % 2) * width * (width // config.num_conv_pos_embedding_groups) * kernel
     layer = 2.0 * (4 * frames * width**2 + 2 * frames**2 * width + 2 * frames * width * inner)
     head = 2.0 * (frames * width * config.classifier_proj_size + config.classifier_proj_size * config.num_labels)
-    return Work(below + (config.num_hidden_layers - top) * layer, top * layer + head)
+    return ForwardFlops(below + (config.num_hidden_layers - top) * layer, top * layer + head)
 
 
 def matrix_peak(dtype: torch.dtype) -> float:

@@ -1,8 +1,8 @@
-"""One side of the fine-tuning benchmark, alone in its process so that its memory and threads are its own.
+"""One side of the fine-tuning benchmark, in its own process, so that its memory and threads are its own.
 
-`python -m benchmarks._finetuning SIDE TASK` reads a Task as JSON and prints a Done as JSON, its last line. Imports are
-off the clock. `ours` goes the way of `auricle train` for one fold, without its baseline and report, which the
-tutorial does not make; it comes first, and the clips of its split are the ones that `reference` is given.
+`python -m benchmarks._finetune_side SIDE TASK` reads a SideTask as JSON and prints a SideResult as JSON, its last
+line. Imports are not timed. `ours` trains one fold as `auricle train` does, without the baseline and the report, which
+the tutorial does not make; it runs first, and `reference` trains on the clips of its split.
 """
 
 import json
@@ -29,12 +29,12 @@ from auricle.training.resolve import resolve
 from benchmarks import _reference_emotion as reference
 
 PARTS = ("train", "valid", "test")
-SAVING = "save"
+SAVE_STAGE = "save"
 
 
 @dataclass(frozen=True)
-class Task:
-    """What one side is to do. `settings` change the recipe; `parts` are files and classes, once they are known."""
+class SideTask:
+    """The work of one side. `settings` change the recipe; `parts` are files and classes, empty until they are known."""
 
     data: str
     checkpoint: str
@@ -47,8 +47,8 @@ class Task:
 
 
 @dataclass(frozen=True)
-class Done:
-    """What one side did. Seconds by stage; the clips it used; the samples of each, for counting arithmetic."""
+class SideResult:
+    """Seconds by stage, the clips of each part and their samples, for counting operations."""
 
     seconds: dict[str, float]
     steps: int
@@ -57,13 +57,13 @@ class Done:
     parts: dict[str, dict[str, list[Any]]]
 
     @property
-    def compared(self) -> float:
+    def compared_seconds(self) -> float:
         """Seconds of what both sides do: from the recordings to the trained model, evaluations included."""
-        return sum(value for stage, value in self.seconds.items() if stage != SAVING)
+        return sum(value for stage, value in self.seconds.items() if stage != SAVE_STAGE)
 
 
-def ours(task: Task) -> Done:
-    """Prepare and train one fold as `auricle train` does. `evaluate` holds the checkpoints that it keeps, too.
+def ours(task: SideTask) -> SideResult:
+    """Prepare and train one fold as `auricle train` does. The stage `evaluate` includes saving checkpoints.
 
     Raises DataError for a split without validation clips.
     """
@@ -78,7 +78,9 @@ def ours(task: Task) -> Done:
     fold = prepared.split.folds[0]
     prepared = replace(prepared, split=replace(prepared.split, folds=(fold,)))
     if not fold.valid:
-        raise DataError("The split has no validation clips, and each epoch is to be evaluated. Take more clips.")
+        raise DataError(
+            "The split has no validation clips, which each epoch needs for its evaluation. Use more clips: --clips 120."
+        )
     prepared_at = time.perf_counter()
     tuning = FineTuning.prepare(prepared, resolved.options, reporter)
     opened_at = time.perf_counter()
@@ -87,16 +89,16 @@ def ours(task: Task) -> Done:
     trained = tuning.train(FoldData(prepared, fold, RunFolder(folder), reporter))
     trained_at = time.perf_counter()
     save_model(trained.model, folder / "model")
-    once = tuning.frozen_seconds
+    frozen = tuning.frozen_seconds
     training = sum(epoch.seconds for epoch in epochs)
-    return Done(
+    return SideResult(
         seconds={
             "prepare": prepared_at - start,
-            "open": opened_at - prepared_at - once,
-            "frozen part once": once,
+            "open": opened_at - prepared_at - frozen,
+            "frozen layers": frozen,
             "train": training,
             "evaluate": trained_at - opened_at - training,
-            SAVING: time.perf_counter() - trained_at,
+            SAVE_STAGE: time.perf_counter() - trained_at,
         },
         steps=trained.summary.steps,
         accuracy=epochs[-1].valid["accuracy"],
@@ -118,8 +120,8 @@ def parts_of(prepared: PreparedCorpus, fold: Fold) -> dict[str, dict[str, list[A
     }
 
 
-def theirs(task: Task) -> Done:
-    """Fine-tune as the tutorial does, on the clips and with the numbers of our side."""
+def theirs(task: SideTask) -> SideResult:
+    """Fine-tune as the tutorial does, on the clips and with the hyperparameters of our side."""
     settings = recipes.load("emotion", task.settings).train
     plan = reference.Plan(
         settings.epochs,
@@ -130,11 +132,13 @@ def theirs(task: Task) -> Done:
         task.reference_bf16,
         task.reference_to_waveform,
     )
-    learn, choose = (reference.Part(task.parts[name]["paths"], task.parts[name]["labels"]) for name in PARTS[:2])
+    train_part, valid_part = (
+        reference.Part(task.parts[name]["paths"], task.parts[name]["labels"]) for name in PARTS[:2]
+    )
     classes = 1 + max(label for part in task.parts.values() for label in part["labels"])
-    found = reference.finetune(Path(task.checkpoint), learn, choose, classes, plan, Path(task.scratch))
+    result = reference.finetune(Path(task.checkpoint), train_part, valid_part, classes, plan, Path(task.scratch))
     precision = "bf16" if task.reference_bf16 else "float32"
-    return Done(dict(found.seconds), found.steps, found.accuracy, precision, task.parts)
+    return SideResult(dict(result.seconds), result.steps, result.accuracy, precision, task.parts)
 
 
 SIDES = {"ours": ours, "reference": theirs}
@@ -144,11 +148,11 @@ def main(side: str, task: str) -> int:
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
     try:
-        done = SIDES[side](Task(**json.loads(task)))
+        result = SIDES[side](SideTask(**json.loads(task)))
     except AuricleError as error:
         print(error, file=sys.stderr)
         return 2
-    print(json.dumps(asdict(done)))
+    print(json.dumps(asdict(result)))
     return 0
 
 

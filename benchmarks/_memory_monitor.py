@@ -1,7 +1,7 @@
-"""The memory of a process and of all that it starts, sampled from outside while it runs.
+"""The memory of a process and its descendants, sampled from outside while it runs.
 
-Each page in memory is counted once, however many processes share it (Linux calls this Pss). Pages of files that are
-only mapped are counted too, and given apart: the system takes these back when others need the room.
+Each page counts once, however many processes share it (Pss on Linux). Mapped files count too, and are listed
+separately: the system reclaims their pages when it needs memory.
 """
 
 import contextlib
@@ -17,18 +17,18 @@ import psutil
 
 @dataclass(frozen=True)
 class Memory:
-    """Gigabytes (10⁹ bytes): everything, and the part that is no file's."""
+    """Gigabytes (10⁹ bytes): everything, and the anonymous part, which belongs to no file."""
 
     total: float = 0.0
     anonymous: float = 0.0
 
-    def most(self, other: "Memory") -> "Memory":
+    def maximum(self, other: "Memory") -> "Memory":
         return Memory(max(self.total, other.total), max(self.anonymous, other.anonymous))
 
 
 @dataclass(frozen=True)
-class Watched:
-    """How a watched process ended: exit code, what it printed, seconds, and the peak of memory in each phase."""
+class MonitoredRun:
+    """How a process ended: exit code, output, seconds, and peak memory in each phase."""
 
     code: int
     out: str
@@ -38,22 +38,22 @@ class Watched:
 
     @property
     def peak(self) -> Memory:
-        most = Memory()
+        peak = Memory()
         for memory in self.peaks.values():
-            most = most.most(memory)
-        return most
+            peak = peak.maximum(memory)
+        return peak
 
 
-def watch(
+def run_monitored(
     command: Sequence[str], every: float, phase: Callable[[], str] = lambda: "all", **environment: str
-) -> Watched:
-    """Run a command to its end and look at its memory every so many seconds; it ends when we are interrupted.
+) -> MonitoredRun:
+    """Run a command to its end and sample its memory every so many seconds; it is killed when we are interrupted.
 
-    `phase` names what the command is doing at the moment. A look costs 20 ms of one core and more with many processes.
+    `phase` names the current phase of the command. A sample costs 20 ms of one core, more with many processes.
     """
     peaks: dict[str, Memory] = {}
     start = time.perf_counter()
-    # Files take what it prints: a pipe that nobody empties would stop it.
+    # Its output goes to files: an unread pipe would block it.
     with (
         tempfile.TemporaryFile("w+", encoding="utf-8") as out,
         tempfile.TemporaryFile("w+", encoding="utf-8") as errors,
@@ -61,8 +61,8 @@ def watch(
         child = psutil.Popen(list(command), stdout=out, stderr=errors, env={**os.environ, **environment})
         try:
             while child.poll() is None:
-                now = phase()
-                peaks[now] = peaks.get(now, Memory()).most(memory_of(child.pid))
+                current = phase()
+                peaks[current] = peaks.get(current, Memory()).maximum(memory_of(child.pid))
                 time.sleep(every)
         finally:
             if child.poll() is None:
@@ -72,11 +72,11 @@ def watch(
         seconds = time.perf_counter() - start
         out.seek(0)
         errors.seek(0)
-        return Watched(child.returncode, out.read(), errors.read(), seconds, peaks)
+        return MonitoredRun(child.returncode, out.read(), errors.read(), seconds, peaks)
 
 
 def memory_of(pid: int) -> Memory:
-    """What a process and its descendants hold at the moment; nothing once it has ended."""
+    """The memory of a process and its descendants; zero once it has ended."""
     try:
         process = psutil.Process(pid)
         pids = [pid, *(child.pid for child in process.children(recursive=True))]
@@ -84,7 +84,7 @@ def memory_of(pid: int) -> Memory:
         return Memory()
     total = mapped = 0
     for each in pids:
-        # A process may end, or be one that is still being started, between the listing and the look.
+        # A process may end, or still be starting, between the listing and the sample.
         with contextlib.suppress(OSError):
             for line in Path(f"/proc/{each}/smaps_rollup").read_text(encoding="utf-8").splitlines():
                 name, _, value = line.partition(":")

@@ -1,9 +1,9 @@
-"""One side of the preparation benchmark, alone in its process so that its memory is its own.
+"""One side of the preparation benchmark, in its own process, so that its memory can be measured.
 
-`python -m benchmarks._preparation SIDE DATA SCRATCH` prints a line of JSON. Imports and one made-up file come first,
-off the clock; then the whole corpus at 16 kHz, mono. `lists` and `arrays` are `Dataset.map` with librosa: the first
-keeps the sound as Python lists, as the speech-emotion reference does, the second as numpy arrays, the best that
-`datasets` can do. `auricle` decodes, checks, fingerprints and stores, as `auricle train` does.
+`python -m benchmarks._prepare_side SIDE DATA SCRATCH` prints a line of JSON. Imports and one generated file come first,
+not timed; then the whole corpus at 16 kHz, mono. `lists` and `arrays` are `Dataset.map` with librosa: the first stores
+audio as Python lists, as the speech-emotion tutorial does, the second as numpy arrays, the best that `datasets` can do.
+`auricle` decodes, checks, fingerprints and stores, as `auricle train` does.
 """
 
 import json
@@ -26,7 +26,7 @@ MIN_SECONDS, MAX_SECONDS = 0.05, 3600.0
 Prepare = Callable[[list[Clip], Path], int]
 
 
-def datasets_side(as_list: bool) -> Prepare:
+def datasets_side(as_lists: bool) -> Prepare:
     """`Dataset.map` with `librosa.load`, one clip at a time, to an Arrow file."""
     import datasets
     import librosa
@@ -35,18 +35,18 @@ def datasets_side(as_list: bool) -> Prepare:
 
     def load(example: dict[str, str]) -> dict[str, Any]:
         samples = librosa.load(example["path"], sr=SAMPLE_RATE)[0]
-        return {"input_values": samples.tolist() if as_list else samples}
+        return {"input_values": samples.tolist() if as_lists else samples}
 
     def prepare(clips: list[Clip], scratch: Path) -> int:
-        named = datasets.Dataset.from_dict({"path": [clip.source for clip in clips]})
-        mapped = named.map(load, cache_file_name=str(scratch / "mapped.arrow"))
+        rows = datasets.Dataset.from_dict({"path": [clip.source for clip in clips]})
+        mapped = rows.map(load, cache_file_name=str(scratch / "mapped.arrow"))
         return len(mapped)
 
     return prepare
 
 
 def auricle_side() -> Prepare:
-    """Our way: the decoded store, with the facts that the audit judges by."""
+    """Our way: the decoded store, with the measurements that the audit needs."""
     from auricle.audio import store
     from auricle.audio.settings import Settings
 
@@ -58,20 +58,20 @@ def auricle_side() -> Prepare:
 
 
 SIDES: dict[str, Callable[[], Prepare]] = {
-    "lists": lambda: datasets_side(as_list=True),
-    "arrays": lambda: datasets_side(as_list=False),
+    "lists": lambda: datasets_side(as_lists=True),
+    "arrays": lambda: datasets_side(as_lists=False),
     "auricle": auricle_side,
 }
 
 
 def measure(side: str, data: Path, scratch: Path) -> dict[str, float]:
-    """Prepare a corpus into the scratch folder; gives seconds, clips prepared, and peak megabytes of the process."""
+    """Prepare a corpus into the scratch folder; returns seconds, clips prepared, and peak megabytes of the process."""
     prepare = SIDES[side]()
     clips = list(read_index(data).clips)
     warm, cold = scratch / "warm", scratch / "cold"
     warm.mkdir(parents=True)
     cold.mkdir()
-    prepare([_made_up(warm / "made-up.wav")], warm)
+    prepare([_generated_clip(warm / "generated.wav")], warm)
     for clip in clips:
         Path(clip.source).read_bytes()
     start = time.perf_counter()
@@ -83,22 +83,22 @@ def measure(side: str, data: Path, scratch: Path) -> dict[str, float]:
     }
 
 
-def _made_up(path: Path) -> Clip:
-    """Half a second of noise at another rate than the one asked for."""
+def _generated_clip(path: Path) -> Clip:
+    """Half a second of noise at another rate than the target."""
     noise = np.random.default_rng(0).normal(0.0, 0.1, 11_025)
     soundfile.write(path, noise, 22_050, subtype="PCM_16")
-    return Clip("made-up", str(path), "noise")
+    return Clip("generated", str(path), "noise")
 
 
 def _peak_mb(workers: int) -> float:
-    """The most memory this process had and, for each of its workers, as much as the largest of them had.
+    """The peak memory of this process and, for each of its workers, that of the largest of them.
 
-    What workers share with their parent is counted again for each: the figure is an upper bound.
+    Memory that workers share with their parent counts again for each: an upper bound.
     """
-    theirs = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024 * workers
+    workers_mb = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024 * workers
     for line in Path("/proc/self/status").read_text(encoding="utf-8").splitlines():
         if line.startswith("VmHWM:"):
-            return int(line.split()[1]) / 1024 + theirs
+            return int(line.split()[1]) / 1024 + workers_mb
     return float("nan")
 
 

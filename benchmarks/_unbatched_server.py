@@ -1,7 +1,7 @@
-"""`python -m benchmarks._alone FOLDER PORT`: the server that tutorials show, which scores each request alone.
+"""`python -m benchmarks._unbatched_server FOLDER PORT`: the server of the tutorials, which scores one request per call.
 
-In: a model folder. Out: FastAPI before `transformers.pipeline`, one request a call. `--one-at-a-time` makes the route a
-coroutine, so that requests wait for each other instead of sharing the processor in threads.
+In: a model folder. Out: FastAPI with `transformers.pipeline`. `--one-at-a-time` makes the route a coroutine, so that
+requests run one after the other instead of in threads.
 """
 
 import argparse
@@ -12,7 +12,7 @@ import uvicorn
 from fastapi import UploadFile
 from transformers import pipeline
 
-import auricle  # noqa: F401  (the pipeline knows auricle's families by it)
+import auricle  # noqa: F401  (registers auricle's families with transformers)
 
 
 def main() -> None:
@@ -29,10 +29,10 @@ def main() -> None:
         samples = samples if samples.ndim == 1 else samples.mean(axis=1)
         return {"choices": classifier({"raw": samples, "sampling_rate": rate})}
 
-    async def answer_alone(file: UploadFile) -> dict[str, object]:
+    async def answer_one_at_a_time(file: UploadFile) -> dict[str, object]:
         return answer(file)
 
-    app.post("/v1/classify")(answer_alone if options.one_at_a_time else answer)
+    app.post("/v1/classify")(answer_one_at_a_time if options.one_at_a_time else answer)
 
     @app.get("/readyz")
     def ready() -> str:
