@@ -56,7 +56,7 @@ def test_train_prints_the_verdict_and_names_the_report(
 ) -> None:
     assert main(["train", str(corpus), "--recipe", "baseline", "--out", str(tmp_path / "run")]) == 0
     out = capsys.readouterr().out
-    assert "Right on" in out and "report.html" in out and "95 % interval" in out
+    assert "held-out test clips" in out and "report.html" in out and "95 % interval" in out
 
 
 def test_predict_answers_for_files_folders_globs_and_archives(

@@ -111,7 +111,8 @@ def test_a_baseline_names_the_corpus_before_torch_and_never_imports_the_trainer(
     assert result["code"] == 0, message
     text, after_torch = result["lines"][0]
     assert "24 clips, 3 classes" in text and not after_torch
-    assert not imported(result) & {"accelerate", "peft", "datasets", "gradio"}
+    # transformers' own base class of models imports accelerate; its Trainer is another matter.
+    assert not imported(result) & {"peft", "datasets", "gradio"}
     assert "transformers.trainer" not in result["modules"]
 
 
