@@ -38,9 +38,9 @@ class TorchRuntime:
         """Vectors (batch, size) float32 of length 1, to be compared by cosine."""
 
         def vectors(batch: Tensor, mask: Tensor | None) -> Tensor:
-            embeddings = self.model.embed(batch, mask)
-            found: Tensor = self.model.vectors_from_embedding(embeddings, self.model.ensemble_embeddings(batch, mask))
-            return found
+            embeddings, ensemble_embeddings = self.model.embed(batch, mask), self.model.ensemble_embeddings(batch, mask)
+            unit_vectors: Tensor = self.model.vectors_from_embedding(embeddings, ensemble_embeddings)
+            return unit_vectors
 
         return self._run(vectors, values, lengths)
 

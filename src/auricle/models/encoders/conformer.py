@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from transformers.masking_utils import create_bidirectional_mask
 
 from auricle.models.encoders import spectra, wav2vec2
+from auricle.models.encoders.wav2vec2 import LayerContext
 from auricle.models.layers import masking
 
 
@@ -74,7 +75,7 @@ class ConformerEncoder:
             hidden = wav2vec2.mask_spans(hidden, real, self.base)
         return self.base.encoder.dropout(hidden.masked_fill(~real[..., None], 0.0)), frames
 
-    def context(self, hidden: Tensor, frames: Tensor) -> dict[str, Any]:
+    def context(self, hidden: Tensor, frames: Tensor) -> LayerContext:
         """What every layer takes in addition to its input: masks for attention and convolution, and positions."""
         encoder = self.base.encoder
         real = masking.real(frames, hidden.shape[1])
@@ -82,7 +83,7 @@ class ConformerEncoder:
         positions = encoder.embed_positions(hidden) if encoder.embed_positions is not None else None
         return {"attention_mask": mask, "relative_position_embeddings": positions, "conv_attention_mask": real}
 
-    def layer(self, number: int, hidden: Tensor, context: dict[str, Any]) -> Tensor:
+    def layer(self, number: int, hidden: Tensor, context: LayerContext) -> Tensor:
         """Run one conformer layer: (batch, tokens, size) → the same."""
         output: Tensor = self.layers[number](hidden, **context)
         return output

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from auricle.models.encoders import spectra, wav2vec2
+from auricle.models.encoders.wav2vec2 import LayerContext
 from auricle.models.layers import masking
 
 
@@ -65,11 +66,11 @@ class WhisperEncoder:
         hidden = hidden + self.base.embed_positions.weight
         return F.dropout(hidden, self.base.dropout, self.base.training), self.frames(frames)
 
-    def context(self, hidden: Tensor, frames: Tensor) -> dict[str, Any]:
+    def context(self, hidden: Tensor, frames: Tensor) -> LayerContext:
         """What every layer takes in addition to its input."""
         return {"attention_mask": None}
 
-    def layer(self, number: int, hidden: Tensor, context: dict[str, Any]) -> Tensor:
+    def layer(self, number: int, hidden: Tensor, context: LayerContext) -> Tensor:
         """Run one transformer layer: (batch, frames, size) → the same."""
         output: Tensor = self.layers[number](hidden, **context)
         return output
@@ -147,11 +148,11 @@ class ASTEncoder:
         dtype = embeddings.patch_embeddings.projection.weight.dtype
         return embeddings(features.to(dtype)), self.frames(frames)
 
-    def context(self, hidden: Tensor, frames: Tensor) -> dict[str, Any]:
+    def context(self, hidden: Tensor, frames: Tensor) -> LayerContext:
         """What every layer takes in addition to its input."""
         return {"attention_mask": None}
 
-    def layer(self, number: int, hidden: Tensor, context: dict[str, Any]) -> Tensor:
+    def layer(self, number: int, hidden: Tensor, context: LayerContext) -> Tensor:
         """Run one transformer layer: (batch, tokens, size) → the same."""
         output: Tensor = self.layers[number](hidden, **context)
         return output

@@ -18,6 +18,8 @@ from auricle.models.encoders import bf16_layer, spectra
 from auricle.models.encoders.bf16_layer import Bf16Layer
 from auricle.models.layers import masking
 
+# The keyword arguments of a stock layer.
+LayerContext = dict[str, Any]
 # Channels of a group; published checkpoints have 48 or more.
 NARROW_GROUP = 16
 
@@ -160,7 +162,7 @@ class Wav2Vec2Encoder:
         positions: Tensor = embedding.activation(embedding.padding(convolved))
         return positions.transpose(1, 2)
 
-    def context(self, hidden: Tensor, frames: Tensor) -> dict[str, Any]:
+    def context(self, hidden: Tensor, frames: Tensor) -> LayerContext:
         """What every layer takes in addition to its input: the mask, and WavLM's bias of relative positions."""
         size = hidden.shape[1]
         real = masking.real(frames, size)
@@ -173,7 +175,7 @@ class Wav2Vec2Encoder:
         mask = create_bidirectional_mask(config=self.base.config, inputs_embeds=hidden, attention_mask=real)
         return {"attention_mask": mask}
 
-    def layer(self, number: int, hidden: Tensor, context: dict[str, Any]) -> Tensor:
+    def layer(self, number: int, hidden: Tensor, context: LayerContext) -> Tensor:
         """Run one transformer layer: (batch, frames, size) → the same."""
         if self.bf16_layers is not None:
             return self.bf16_layers[number](hidden, context["padding"])

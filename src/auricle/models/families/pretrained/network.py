@@ -19,7 +19,7 @@ from transformers import AutoConfig, AutoFeatureExtractor
 from transformers.modeling_outputs import SequenceClassifierOutput
 
 from auricle.models.checkpoint import open_checkpoint
-from auricle.models.encoders import HEAD_NAMES, custom_head, encoder
+from auricle.models.encoders import HEAD_NAMES, LayerContext, custom_head, encoder
 from auricle.models.families.pretrained import Options
 from auricle.models.layers import augment, heads, masking
 from auricle.models.options import HeadOptions
@@ -165,7 +165,7 @@ class Model(nn.Module):
     def run_layers(self, state: EncoderState, depth: int) -> EncoderState:
         """Run the embedding and layers up to `depth`; at the final depth only the pooled vectors are left."""
         hidden, frames, pooled = state.hidden, state.frames, list(state.pooled)
-        context: dict[str, Any] | None = None
+        context: LayerContext | None = None
         for part in range(state.depth, depth):
             assert hidden is not None, "a state at the final depth has no layer left to run"
             if part == 0:
