@@ -93,7 +93,7 @@ def test_a_run_calibrates_its_model_on_validation_clips_that_no_part_of_it_learn
     trained = json.loads((tmp_path / "run" / "trained.json").read_text())
     config = json.loads((tmp_path / "run" / "model" / "config.json").read_text())
     assert trained["temperature"] == config["logit_temperature"] == report.model.temperature != 1.0
-    valid = Scores.load(tmp_path / "run" / "fold-valid.parquet")
+    valid = Scores.load(tmp_path / "run" / "fold-validation.parquet")
     again = calibration.fit_temperature(valid.logits * trained["temperature"], valid.truth, valid.groups)
     assert again == pytest.approx(trained["temperature"], rel=1e-3)
     # Test scores, and what the folder answers, come after it.
@@ -120,7 +120,7 @@ def test_a_fine_tuned_model_is_tempered_in_its_weights_and_answers_unknown(prefi
     assert report.rejection is not None and report.rejection.impostors == "misclassified clips"
     assert config["threshold"] == report.rejection.threshold
     # The saved folder says of validation clips what the threshold was set by: stock weights, tempered.
-    valid = Scores.load(tmp_path / "run" / "fold-valid.parquet")
+    valid = Scores.load(tmp_path / "run" / "fold-validation.parquet")
     for row in range(3):
         answer = load(tmp_path / "run", "float32")(data / valid.ids[row])
         assert answer.probability == pytest.approx(float(valid.probabilities[row].max()), abs=1e-4)
@@ -131,4 +131,4 @@ def test_without_validation_clips_and_in_closed_form_it_is_one(corpus: Path, tmp
     for number, recipe in enumerate((short, recipes.load("baseline"))):
         run(corpus, recipe, tmp_path / str(number), ProgressReporter())
         assert json.loads((tmp_path / str(number) / "trained.json").read_text())["temperature"] == 1.0
-        assert not (tmp_path / str(number) / "fold-valid.parquet").exists()
+        assert not (tmp_path / str(number) / "fold-validation.parquet").exists()

@@ -254,7 +254,7 @@ def test_a_run_with_unknown_classes_keeps_a_threshold_and_answers_by_it(
     assert report.rejection.classes == ("middle",) and report.rejection.impostor_clips == 8
     config = json.loads((out / "model" / "config.json").read_text())
     assert config["threshold"] == report.rejection.threshold and config["max_false_accept_rate"] == 0.25
-    met = OutOfSetScores.load(out / "fold-unknown.parquet")
+    met = OutOfSetScores.load(out / "fold-out-of-set.parquet")
     assert (confidence(met.logits) >= config["threshold"]).sum() == 2
     classifier = load(out)
     answers = [classifier(four / "middle" / f"device{number % 4}_{number:03d}.wav") for number in range(8)]
@@ -298,7 +298,7 @@ def test_folds_of_a_run_meet_the_unknown_and_the_kept_model_sets_the_threshold(f
     assert found is not None and found.impostor_clips == 16
     assert found.unit == "class" and found.max_false_accept_rate == 0.05
     assert any("16 clips of held-out classes" in caution for caution in report.cautions)
-    kept = confidence(OutOfSetScores.load(tmp_path / "run" / "fold-unknown.parquet").logits)
+    kept = confidence(OutOfSetScores.load(tmp_path / "run" / "fold-out-of-set.parquet").logits)
     assert found.threshold == open_set.rejection_threshold(kept, 0.05)
     resumed = run(four, recipe, tmp_path / "run", ProgressReporter(), resume=True)
     assert resumed == report
@@ -316,5 +316,5 @@ def test_a_run_without_unknown_classes_refuses_what_it_would_get_wrong(tmp_path:
     assert found is not None and found.impostors == "misclassified clips"
     assert not found.classes and found.impostor_clips > 0
     assert (rate := found.measured_false_accept_rate) is not None and 0 <= rate.low <= rate.value <= rate.high <= 1
-    assert (tmp_path / "run" / "fold-valid.parquet").is_file()
+    assert (tmp_path / "run" / "fold-validation.parquet").is_file()
     assert "Measured false-accept rate" in (tmp_path / "run" / "report.html").read_text()

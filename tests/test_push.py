@@ -170,12 +170,12 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def _hide_paths(run: Path, folder: Path) -> None:
     """Local paths where a run may hold them: the recipe, the report, the model's configuration."""
     recipe = yaml.safe_load((run / "recipe.yaml").read_text())
-    recipe["data"]["options"] = {"table": f"{folder}/people of mine.csv"}
+    recipe["data"]["reader_options"] = {"table": f"{folder}/people of mine.csv"}
     (run / "recipe.yaml").write_text(yaml.safe_dump(recipe))
     report = json.loads((run / "report.json").read_text())
     report["recipe"] = recipe
     report["model"]["base_model"] = f"{Path.home()}/models/hubert base"
-    report["cautions"].append(f"Read from {folder}/corpus/low, with '{Path.home()}/x/y.csv' beside it.")
+    report["cautions"].append(f"Read from {folder}/corpus/low, with '{Path.home()}/x/y.csv' next to it.")
     (run / "report.json").write_text(json.dumps(report))
     config = json.loads((run / "model" / "config.json").read_text())
     (run / "model" / "config.json").write_text(json.dumps({**config, "_name_or_path": f"{Path.home()}/models/hubert"}))
@@ -230,7 +230,7 @@ def test_no_secret_path_clip_or_person_is_in_any_byte(hub: Hub, trained: Path) -
     assert b"Mary" not in sent and b"data:audio" not in sent and b"data:image" not in sent
     report = json.loads(hub.files["report.json"])
     assert report["metrics"] == json.loads((trained / "report.json").read_text())["metrics"]
-    assert report["recipe"]["data"]["options"] == {"table": "people of mine.csv"}
+    assert report["recipe"]["data"]["reader_options"] == {"table": "people of mine.csv"}
     assert report["model"]["base_model"] == "hubert base"
     assert json.loads(hub.files["config.json"])["_name_or_path"] == "hubert"
     assert report["audit"]["quarantined"][0]["id"].startswith("clip ")
@@ -420,7 +420,7 @@ def test_without_a_token_the_login_is_named(hub: Hub, trained: Path, monkeypatch
 def test_a_token_inside_a_file_stops_the_push(hub: Hub, trained: Path, copied: Callable[[], Path]) -> None:
     run = copied()
     recipe = yaml.safe_load((run / "recipe.yaml").read_text())
-    recipe["data"]["options"] = {"token": TOKEN}
+    recipe["data"]["reader_options"] = {"token": TOKEN}
     (run / "recipe.yaml").write_text(yaml.safe_dump(recipe))
     with pytest.raises(RunError, match="contains your Hugging Face token") as caught:
         push(prepare_upload(run, "user/name", PushOptions()))
