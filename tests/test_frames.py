@@ -370,7 +370,7 @@ def test_inspecting_frames_is_sensible_and_listening_to_them_is_refused(
 ) -> None:
     assert main(["inspect", str(speakers)]) == 0
     out = capsys.readouterr().out
-    assert "36 of 36 clips usable" in out and "Precomputed features of 40 bands, 100 a second." in out
+    assert "36 of 36 clips usable" in out and "40 precomputed features per frame" in out
     assert main(["listen", str(speakers), "--port", "0", "--corrections", str(tmp_path / "f.csv"), "--no-browser"]) == 2
     assert "cannot be played" in capsys.readouterr().err
 

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from auricle import recipe as recipes
+from auricle import recipes
 from auricle.audio.recordings import Recording
 from auricle.cli.main import main
 from auricle.errors import UsageError
@@ -225,7 +225,7 @@ def test_a_rate_that_no_recording_has_is_refused(classifier: Classifier, rate: f
         classifier.classify(np.zeros(RATE), rate)  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("fault", ["silent", "dc", "clipped"])
+@pytest.mark.parametrize("fault", ["silent", "constant", "clipped"])
 def test_faults_of_an_array_are_those_of_a_file(classifier: Classifier, fault: str, tmp_path: Path) -> None:
     wave = np.clip(np.sin(np.arange(RATE) / 5) * 4, -1, 1) if fault == "clipped" else np.full(RATE, 0.4)
     samples = np.zeros(RATE) if fault == "silent" else wave
