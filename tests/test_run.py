@@ -147,7 +147,7 @@ KILLS = {
     "while a checkpoint is written": (
         "from auricle.training import loop\nloop.AudioTrainer._save_scaler = after(loop.AudioTrainer._save_scaler, 2)"
     ),
-    "before the report": "from auricle.training import outcome\noutcome.reporting.build = kill",
+    "before the report": "from auricle.training import outcome\noutcome.build_report = kill",
 }
 KILLER = """
 import os, signal, sys
