@@ -25,8 +25,8 @@ class HeadOptions(pydantic.BaseModel):
 
 @dataclass(frozen=True)
 class ModelSpec:
-    """What a fresh model is built for. `sample_rate` in hertz, or frames a second of precomputed features; `num_features`
-    is their width, None for audio.
+    """What a fresh model is built for. `sample_rate` is in hertz, or frames a second of precomputed features;
+    `num_features` is their width, None for audio.
     """
 
     sample_rate: int
