@@ -15,9 +15,10 @@ import torch
 from torch import Tensor, nn
 
 from auricle.models import precision
+from auricle.models.families.conformer import Options
 from auricle.models.families.conformer import network as conformer
 from auricle.models.layers.heads import build_head, soft_targets
-from auricle.models.options import HeadOptions
+from auricle.models.options import HeadOptions, ModelSpec
 from benchmarks._environment import Screen
 
 BANDS, FRAMES, SPEAKERS = 40, 128, 600
@@ -91,10 +92,8 @@ def run(options: argparse.Namespace, screen: Screen) -> None:
     """Train both, alternating, and print steps per second."""
     screen.machine()
     torch.manual_seed(0)
-    labels = [str(number) for number in range(SPEAKERS)]
-    ours = conformer.build(
-        conformer.Options(size="reference"), sample_rate=100, channels=1, labels=labels, num_features=BANDS
-    )
+    labels = tuple(str(number) for number in range(SPEAKERS))
+    ours = conformer.build(Options(size="reference"), ModelSpec(100, 1, labels, BANDS))
     plain = Plain()
     frames, speakers = torch.randn(options.batch, BANDS, FRAMES), torch.randint(SPEAKERS, (options.batch,))
     bf16 = precision.native_bf16()

@@ -15,9 +15,10 @@ from auricle.models.families.baseline import network as baseline
 from auricle.models.features import ridge
 from auricle.models.features.descriptors import FLOOR, Descriptors
 from auricle.models.features.functionals import QUANTILES, quantiles, segment_weights, statistics
+from auricle.models.options import ModelSpec
 
 RATE = 8000
-LABELS = ["low", "high", "noise"]
+LABELS = ("low", "high", "noise")
 
 
 def sound(label: int, seconds: float, seed: int, rate: int = RATE) -> np.ndarray:
@@ -41,7 +42,7 @@ def padded(clips: list[np.ndarray]) -> tuple[Tensor, Tensor]:
 
 
 def make_model(rate: int = RATE, **options: int) -> baseline.Model:
-    config = baseline.configure(Options(**options), sample_rate=rate, channels=1, labels=LABELS)
+    config = baseline.configure(Options(**options), ModelSpec(rate, 1, LABELS))
     return baseline.Model(config).eval()
 
 

@@ -16,6 +16,9 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoFeatureExtractor, HubertForSequenceClassification
 
+from auricle.models.families.conformer import Options, network
+from auricle.models.options import ModelSpec
+
 REPOSITORY = Path(__file__).parents[1]
 sys.path.insert(0, str(REPOSITORY))
 
@@ -225,9 +228,8 @@ def test_clips_are_evenly_spaced(tmp_path: Path) -> None:
 
 def test_the_plain_conformer_is_the_one_that_ours_is_measured_against() -> None:
     plain = conformer.Plain()
-    labels = [str(number) for number in range(conformer.SPEAKERS)]
-    options = conformer.conformer.Options(size="reference")
-    ours = conformer.conformer.build(options, sample_rate=100, channels=1, labels=labels, num_features=conformer.BANDS)
+    labels = tuple(str(number) for number in range(conformer.SPEAKERS))
+    ours = network.build(Options(size="reference"), ModelSpec(100, 1, labels, conformer.BANDS))
     weights = [sum(weight.numel() for weight in model.parameters()) for model in (plain, ours)]
     # Ours has no biases in its projections of attention; everything else is there on both sides.
     assert abs(weights[0] - weights[1]) == 6 * 3 * 512

@@ -10,9 +10,10 @@ from auricle.models.families.cnn import Options
 from auricle.models.families.cnn import network as cnn
 from auricle.models.layers import augment, heads, pooling
 from auricle.models.layers.front_end import LogMel, MelSpectrogram
+from auricle.models.options import ModelSpec
 from auricle.recipe import Augment
 
-LABELS = [f"class {number}" for number in range(10)]
+LABELS = tuple(f"class {number}" for number in range(10))
 RATES = {"default": 16_000, "tutorial": 44_100}
 EVERYTHING = Augment(
     shift_fraction=0.5,
@@ -28,7 +29,7 @@ EVERYTHING = Augment(
 
 def make_model(size: str, channels: int = 1) -> cnn.Model:
     torch.manual_seed(0)
-    config = cnn.configure(Options(size=size), sample_rate=RATES[size], channels=channels, labels=LABELS)
+    config = cnn.configure(Options(size=size), ModelSpec(RATES[size], channels, LABELS))
     return cnn.Model(config)
 
 

@@ -8,6 +8,7 @@ import torch
 from auricle.models.families.conformer import Options
 from auricle.models.families.conformer import network as conformer
 from auricle.models.families.conformer.network import Model
+from auricle.models.options import ModelSpec
 
 LABELS = ("a", "b", "c", "d")
 POOLINGS = ("mean", "statistics", "attention", "mean-max")
@@ -18,7 +19,7 @@ def build(size: str, num_features: int | None = None, **options: Any) -> Model:
     torch.manual_seed(0)
     checked = Options.model_validate({"size": size, "ensemble_baseline": False, **options})
     rate = 16_000 if num_features is None else 100
-    return conformer.build(checked, sample_rate=rate, channels=1, labels=LABELS, num_features=num_features).eval()
+    return conformer.build(checked, ModelSpec(rate, 1, LABELS, num_features)).eval()
 
 
 def test_the_tutorial_has_the_shapes_of_the_references_simple_network() -> None:

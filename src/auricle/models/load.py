@@ -12,6 +12,7 @@ from transformers import AutoConfig, PreTrainedModel
 
 from auricle.errors import RunError
 from auricle.models import device, registration
+from auricle.models.options import ModelSpec
 from auricle.models.precision import is_bf16
 from auricle.recipe import Recipe
 from auricle.run_folder import atomic_write
@@ -23,13 +24,8 @@ def build_model(recipe: Recipe, labels: Sequence[str], options: Any = None) -> P
     assert audio.sample_rate is not None, "preparing a corpus resolves the sample rate"
     network = registration.network(recipe.model.family)
     torch.manual_seed(recipe.train.seed)
-    model = network.build(
-        options or registration.parse_options(recipe),
-        sample_rate=audio.sample_rate,
-        channels=audio.channels,
-        labels=labels,
-        num_features=audio.num_features,
-    )
+    spec = ModelSpec(audio.sample_rate, audio.channels, tuple(labels), audio.num_features)
+    model = network.build(options or registration.parse_options(recipe), spec)
     model.config.window_seconds = recipe.evaluate.window_seconds
     model.config.overlap = recipe.evaluate.window_overlap
     return model

@@ -2,7 +2,8 @@
 transformers.
 """
 
-from typing import Literal
+from dataclasses import dataclass
+from typing import Any, Literal
 
 import pydantic
 
@@ -20,3 +21,26 @@ class HeadOptions(pydantic.BaseModel):
     margin: float = pydantic.Field(0.3, ge=0, lt=1.5)
     scale: float = pydantic.Field(15.0, gt=0)
     warmup: float = pydantic.Field(0.0, ge=0, lt=1)
+
+
+@dataclass(frozen=True)
+class ModelSpec:
+    """What a fresh model is built for. `sample_rate` is in hertz, or frames a second of precomputed features;
+    `num_features` is their width, None for audio.
+    """
+
+    sample_rate: int
+    channels: int
+    labels: tuple[str, ...]
+    num_features: int | None = None
+
+    @property
+    def config_keys(self) -> dict[str, Any]:
+        """The keys of a model's config that hold all this."""
+        return {
+            "sample_rate": self.sample_rate,
+            "channels": self.channels,
+            "num_features": self.num_features,
+            "id2label": dict(enumerate(self.labels)),
+            "label2id": {label: number for number, label in enumerate(self.labels)},
+        }

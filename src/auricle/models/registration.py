@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     import pydantic
     from transformers import PreTrainedModel
 
+    from auricle.models.options import ModelSpec
     from auricle.recipe import Recipe
 
 _AUTO_CLASSES = "transformers.models.auto.modeling_auto"
@@ -45,13 +46,12 @@ class Family(Protocol):
 class Network(Protocol):
     """What every family defines for building models; a package defines it in `network.py`.
 
-    `build(options, sample_rate=, channels=, labels=, num_features=)` makes a fresh model; `AUTO_MODELS` are the classes
-    that transformers opens.
+    `build` makes a fresh model from the family's Options; `AUTO_MODELS` are the classes that transformers opens.
     """
 
     Model: Any
     AUTO_MODELS: "tuple[type[PreTrainedModel], ...]"
-    build: "Callable[..., PreTrainedModel]"
+    build: "Callable[[Any, ModelSpec], PreTrainedModel]"
 
 
 def register_on_import() -> None:

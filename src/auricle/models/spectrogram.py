@@ -4,7 +4,7 @@ In: waveforms or precomputed features, their mask, labels. Out: logits and loss.
 and adds its layers and `encode`. Every layer works on real frames only, so a clip's logits do not depend on its batch.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import numpy as np
@@ -19,7 +19,7 @@ from auricle.models.families import baseline
 from auricle.models.families.baseline import network as baseline_network
 from auricle.models.layers import augment, heads, masking
 from auricle.models.layers.front_end import MelSpectrogram, front_end, passthrough_extractor
-from auricle.models.options import HeadOptions, PoolingKind
+from auricle.models.options import HeadOptions, ModelSpec, PoolingKind
 from auricle.recipe import Augment
 
 
@@ -204,15 +204,6 @@ class SpectrogramNetwork(PreTrainedModel):
         return values, lengths, targets
 
 
-def label_settings(labels: Sequence[str]) -> dict[str, Any]:
-    """The config keys in which transformers keeps the labels."""
-    return {"id2label": dict(enumerate(labels)), "label2id": {label: number for number, label in enumerate(labels)}}
-
-
-def baseline_config(
-    *, sample_rate: int, channels: int, labels: Sequence[str], num_features: int | None
-) -> dict[str, Any]:
-    """The config of an ensemble member for one corpus."""
-    return baseline_network.configure(
-        baseline.Options(), sample_rate=sample_rate, channels=channels, labels=labels, num_features=num_features
-    ).to_dict()
+def baseline_config(spec: ModelSpec) -> dict[str, Any]:
+    """The config of an ensemble member."""
+    return baseline_network.configure(baseline.Options(), spec).to_dict()

@@ -5,7 +5,7 @@ computed once for all folds; `fit` fits a linear and a Gaussian ridge classifier
 predictions for held-out groups of the training clips, so that the softmax of the logits is calibrated.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -23,6 +23,7 @@ from auricle.models.features.functionals import Functionals
 from auricle.models.features.ridge import CLIP_LIMIT, WITHIN_CLASS_RANK, fit_ridge_classifier, rbf_kernel
 from auricle.models.layers import masking
 from auricle.models.layers.front_end import passthrough_extractor
+from auricle.models.options import ModelSpec
 
 # Values summarised at once.
 CHUNK_VALUES = 2**18
@@ -51,19 +52,13 @@ class Config(PreTrainedConfig):
     logit_temperature: float = 1.0
 
 
-def configure(
-    options: Options, *, sample_rate: int, channels: int, labels: Sequence[str], num_features: int | None = None
-) -> Config:
-    """Make the config for one corpus; `num_features` is the width of precomputed features."""
+def configure(options: Options, spec: ModelSpec) -> Config:
+    """Make the config for one corpus."""
     config = Config(
-        sample_rate=sample_rate,
-        channels=channels,
-        num_features=num_features,
+        **spec.config_keys,
         n_mels=options.n_mels,
         n_mfcc=options.n_mfcc,
         max_support=options.max_support,
-        id2label=dict(enumerate(labels)),
-        label2id={label: number for number, label in enumerate(labels)},
     )
     config.part_sizes = functionals(config).part_sizes()
     return config
@@ -76,13 +71,9 @@ def functionals(config: Config) -> Functionals | FeatureFunctionals:
     return Functionals(config.sample_rate, config.n_mels, config.n_mfcc)
 
 
-def build(
-    options: Options, *, sample_rate: int, channels: int, labels: Sequence[str], num_features: int | None = None
-) -> "Model":
+def build(options: Options, spec: ModelSpec) -> "Model":
     """Make a fresh model for one corpus."""
-    return Model(
-        configure(options, sample_rate=sample_rate, channels=channels, labels=labels, num_features=num_features)
-    )
+    return Model(configure(options, spec))
 
 
 class Model(PreTrainedModel):

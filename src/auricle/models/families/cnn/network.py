@@ -5,7 +5,6 @@ the baseline's. `tutorial` is the reference network for everyday sounds, layer f
 four fixed seconds.
 """
 
-from collections.abc import Sequence
 from typing import Literal
 
 import torch
@@ -16,7 +15,8 @@ from auricle.models.families.cnn import MODEL_TYPES, Options
 from auricle.models.layers import augment, masking
 from auricle.models.layers.masked_batch_norm import BatchNorm
 from auricle.models.layers.pooling import Pooling, pooled_size
-from auricle.models.spectrogram import SpectrogramConfig, SpectrogramNetwork, baseline_config, label_settings
+from auricle.models.options import ModelSpec
+from auricle.models.spectrogram import SpectrogramConfig, SpectrogramNetwork, baseline_config
 
 
 @strict
@@ -32,16 +32,13 @@ class Config(SpectrogramConfig):
     kernel_sizes: list[int] | tuple[int, ...] = (3, 3, 3, 3)
 
 
-def configure(
-    options: Options, *, sample_rate: int, channels: int, labels: Sequence[str], num_features: int | None = None
-) -> Config:
+def configure(options: Options, spec: ModelSpec) -> Config:
     """Make the config of one size for one corpus."""
-    assert num_features is None, "the family takes no precomputed features"
+    assert spec.num_features is None, "the family takes no precomputed features"
     if options.size == "tutorial":
         # S4's network: torchaudio's mel floor (1e-10), 80 dB below the loudest value, four seconds.
         return Config(
-            sample_rate=sample_rate,
-            channels=channels,
+            **spec.config_keys,
             mel_floor=1e-10,
             top_db=80.0,
             fixed_seconds=4.0,
@@ -50,33 +47,23 @@ def configure(
             kernel_sizes=[5, 3, 3, 3],
             pooling=options.pooling or "mean",
             head=options.head.model_dump(),
-            **label_settings(labels),
         )
     # A hop of 23 ms and windows of 46 ms at any sample rate; multiples of 8 transform fast.
-    hop_length = 8 * round(sample_rate * 0.0232 / 8)
-    member = None
-    if options.ensemble_baseline:
-        member = baseline_config(sample_rate=sample_rate, channels=channels, labels=labels, num_features=None)
+    hop_length = 8 * round(spec.sample_rate * 0.0232 / 8)
     return Config(
-        sample_rate=sample_rate,
-        channels=channels,
+        **spec.config_keys,
         n_fft=2 * hop_length,
         hop_length=hop_length,
         dropout=0.2,
         pooling=options.pooling or "mean-max",
         head=options.head.model_dump(),
-        ensemble_member=member,
-        **label_settings(labels),
+        ensemble_member=baseline_config(spec) if options.ensemble_baseline else None,
     )
 
 
-def build(
-    options: Options, *, sample_rate: int, channels: int, labels: Sequence[str], num_features: int | None = None
-) -> "Model":
+def build(options: Options, spec: ModelSpec) -> "Model":
     """Make a fresh model of one size for one corpus."""
-    return Model(
-        configure(options, sample_rate=sample_rate, channels=channels, labels=labels, num_features=num_features)
-    )
+    return Model(configure(options, spec))
 
 
 class Model(SpectrogramNetwork):

@@ -4,7 +4,6 @@
 quarter, which makes it fast on two cores, and its log-probabilities are averaged with the baseline's.
 """
 
-from collections.abc import Sequence
 from typing import Any, Literal
 
 from huggingface_hub.dataclasses import strict
@@ -21,8 +20,8 @@ from auricle.models.layers.blocks import (
 )
 from auricle.models.layers.masked_batch_norm import BatchNorm
 from auricle.models.layers.pooling import Pooling, pooled_size
-from auricle.models.options import HeadOptions, PoolingKind
-from auricle.models.spectrogram import SpectrogramConfig, SpectrogramNetwork, baseline_config, label_settings
+from auricle.models.options import HeadOptions, ModelSpec, PoolingKind
+from auricle.models.spectrogram import SpectrogramConfig, SpectrogramNetwork, baseline_config
 
 HOP_SECONDS, FRAME_SECONDS = 0.010, 0.025
 
@@ -84,36 +83,25 @@ HEADS = {
 }
 
 
-def configure(
-    options: Options, *, sample_rate: int, channels: int, labels: Sequence[str], num_features: int | None = None
-) -> Config:
-    """Make the config of one size for one corpus; `num_features` is the width of precomputed features."""
+def configure(options: Options, spec: ModelSpec) -> Config:
+    """Make the config of one size for one corpus."""
     size = dict(SIZES[options.size])
     size["pooling"] = options.pooling or size.get("pooling", "statistics")
-    member = None
-    if options.ensemble_baseline and options.size == "default":
-        member = baseline_config(sample_rate=sample_rate, channels=channels, labels=labels, num_features=num_features)
+    has_member = options.ensemble_baseline and options.size == "default"
     return Config(
-        sample_rate=sample_rate,
-        channels=channels,
-        num_features=num_features,
-        hop_length=max(1, round(HOP_SECONDS * sample_rate)),
+        **spec.config_keys,
+        hop_length=max(1, round(HOP_SECONDS * spec.sample_rate)),
         # 25 ms or a little more: powers of two transform fast.
-        n_fft=1 << (round(FRAME_SECONDS * sample_rate) - 1).bit_length(),
+        n_fft=1 << (round(FRAME_SECONDS * spec.sample_rate) - 1).bit_length(),
         head=(options.head or HEADS[options.size]).model_dump(),
-        ensemble_member=member,
-        **label_settings(labels),
+        ensemble_member=baseline_config(spec) if has_member else None,
         **size,
     )
 
 
-def build(
-    options: Options, *, sample_rate: int, channels: int, labels: Sequence[str], num_features: int | None = None
-) -> "Model":
+def build(options: Options, spec: ModelSpec) -> "Model":
     """Make a fresh model of one size for one corpus."""
-    return Model(
-        configure(options, sample_rate=sample_rate, channels=channels, labels=labels, num_features=num_features)
-    )
+    return Model(configure(options, spec))
 
 
 class Model(SpectrogramNetwork):

@@ -19,10 +19,11 @@ from transformers import AutoConfig, AutoFeatureExtractor
 from transformers.modeling_outputs import SequenceClassifierOutput
 
 from auricle.models.checkpoint import open_checkpoint
-from auricle.models.encoders import HEAD_NAMES, LayerContext, custom_head, encoder
+from auricle.models.encoders import HEAD_NAMES, custom_head, encoder
+from auricle.models.encoders.wav2vec2 import LayerContext
 from auricle.models.families.pretrained import Options
 from auricle.models.layers import augment, heads, masking
-from auricle.models.options import HeadOptions
+from auricle.models.options import HeadOptions, ModelSpec
 from auricle.recipe import Augment
 
 # How much padded audio a processor's cache holds, and an accelerator.
@@ -30,13 +31,11 @@ CPU_BATCH_SECONDS, ACCELERATOR_BATCH_SECONDS = 8.0, 120.0
 AUTO_MODELS = (custom_head.Model,)
 
 
-def build(
-    options: Options, *, sample_rate: int, channels: int, labels: Sequence[str], num_features: int | None = None
-) -> "Model":
+def build(options: Options, spec: ModelSpec) -> "Model":
     """Open the checkpoint with a head for the labels. `resolve` made the audio settings the checkpoint's own."""
     checkpoint = open_checkpoint(
         options.checkpoint,
-        labels,
+        spec.labels,
         preprocessor=options.preprocessor,
         weighted_sum=options.weighted_sum,
         revision=options.revision,
