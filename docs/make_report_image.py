@@ -9,7 +9,7 @@ import tempfile
 from pathlib import Path
 
 PICTURE = Path(__file__).with_name("report.png")
-WIDTH, HEIGHT = 1180, 900
+WIDTH, HEIGHT = 1180, 760
 MAX_BYTES = 300_000
 
 

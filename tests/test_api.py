@@ -174,6 +174,6 @@ def test_training_shows_progress_in_a_notebook(corpus: Path, tmp_path: Path, mon
     shell = types.SimpleNamespace(kernel=object())
     monkeypatch.setitem(sys.modules, "IPython", types.SimpleNamespace(get_ipython=lambda: shell, display=display))
     monkeypatch.setitem(sys.modules, "IPython.display", display)
-    auricle.train(corpus, "sound", tmp_path / "run", epochs=1, model__ensemble_baseline=False)
+    auricle.train(corpus, "sound", tmp_path / "run", epochs=1, device="cpu", model__ensemble_baseline=False)
     assert any("24 clips, 3 classes" in page for page in shown)
     assert any("<progress" in page and "epoch 1 of 1" in page for page in shown)
