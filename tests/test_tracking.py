@@ -157,7 +157,7 @@ def test_an_unavailable_tracker_is_one_sentence(corpus: Path, tmp_path: Path, mo
     mlflow = pytest.importorskip("mlflow")
     monkeypatch.delenv("MLFLOW_ALLOW_FILE_STORE", raising=False)
     mlflow.set_tracking_uri(f"file:{tmp_path / 'store'}")
-    with pytest.raises(RunError, match=r"MLflow is unavailable.*track: none"):
+    with pytest.raises(RunError, match=r"MLflow is unavailable.*report_to: none"):
         tracked_run(corpus, tmp_path / "run", "mlflow")
 
 
