@@ -9,6 +9,7 @@ from typing import Any
 
 import jinja2
 
+from auricle.evaluation.metrics import metric_info
 from auricle.preparation import formatting
 
 
@@ -29,6 +30,7 @@ def environment(*packages: str) -> jinja2.Environment:
         decimals=lambda interval, digits=3: formatting.decimal_range(interval.low, interval.high, digits),
         thousands=lambda number: f"{number:,.0f}".replace(",", "\u202f"),  # thin spaces
         position=lambda share: f"{min(1.0, max(0.0, share)) * 100:.2f}%",  # along an SVG, clipped to it
+        metric_title=lambda name: metric_info(name).title,
         no_break=lambda text: text.replace(" %", "\u00a0%"),
     )
     return environment
