@@ -317,12 +317,12 @@ def test_the_page_fits_a_phone(served: Served, sounds: AudioSource, browser: Any
 def test_the_card_and_the_report_are_there_to_read(served: Served, browser: Any) -> None:
     page = Page(browser, served.url, READY)
     tab(page, "About")
-    wait_for(lambda: "What it learnt from" in page.text("#model-card"))
+    wait_for(lambda: "Training data" in page.text("#model-card"))
     assert "license:" not in page.text("#model-card")  # the header is for programs
     tab(page, "Report")
     frame = wait_for(lambda: browser.find_elements("css selector", "#report iframe"))[0]
     browser.switch_to.frame(frame)
-    wait_for(lambda: "How good it is" in page.text("body"))
+    wait_for(lambda: "Confusion matrix" in page.text("body"))
     browser.switch_to.default_content()
 
 
