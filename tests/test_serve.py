@@ -368,7 +368,7 @@ def test_an_open_door_is_refused(
     monkeypatch.delenv("AURICLE_TOKEN", raising=False)
     if environment is not None:
         monkeypatch.setenv("AURICLE_TOKEN", environment)
-    (tmp_path / "config.json").touch()
+    (tmp_path / "config.json").write_text("{}", encoding="utf-8")
     assert main(["serve", str(tmp_path), *options]) == 2
     assert said in capsys.readouterr().err
 

@@ -322,7 +322,7 @@ def test_the_card_and_the_report_are_there_to_read(served: Served, browser: Any)
     tab(page, "Report")
     frame = wait_for(lambda: browser.find_elements("css selector", "#report iframe"))[0]
     browser.switch_to.frame(frame)
-    wait_for(lambda: "Data and split" in page.text("body"))
+    wait_for(lambda: "Confusion matrix" in page.text("body"))
     browser.switch_to.default_content()
 
 

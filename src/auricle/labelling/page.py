@@ -121,9 +121,9 @@ def page(session: Session) -> gr.Blocks:
                 position = gr.HTML(elem_id="position")
                 clip = gr.HTML(elem_id="clip")
                 with gr.Row():
-                    previous = gr.Button("← Previous", min_width=80, elem_id="previous")
-                    random = gr.Button("Random clip", variant="primary", min_width=80, elem_id="random")
-                    following = gr.Button("Next →", min_width=80, elem_id="next")
+                    previous = gr.Button("← Previous", min_width=90, elem_id="previous")
+                    random = gr.Button("Random clip", variant="primary", min_width=90, elem_id="random")
+                    following = gr.Button("Next →", min_width=90, elem_id="next")
             with gr.Column(scale=2, min_width=300):
                 status = gr.HTML(elem_id="status")
                 label = gr.Dropdown(None, label="Correct label", allow_custom_value=True, elem_id="correct-label")
