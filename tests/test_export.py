@@ -150,7 +150,7 @@ def test_the_metadata_holds_the_models_settings() -> None:
     config.threshold, config.max_false_accept_rate, config.window_seconds, config.median_clip_seconds = 0.61, 0.05, 2.0, 1.25
     graph, _, _ = traced(model)
     metadata = graph.info
-    assert metadata.labels == LABELS and metadata.id2label == config.id2label and metadata.num_labels == 3
+    assert metadata.labels == LABELS == tuple(config.id2label[number] for number in range(3))
     assert (metadata.sample_rate, metadata.channels, metadata.num_features, metadata.model_type) == (
         RATE,
         1,

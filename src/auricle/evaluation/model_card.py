@@ -68,7 +68,7 @@ def model_card(
         names_emotions=sum(label.casefold().startswith(_EMOTIONS) for label in report.labels) >= 3,
         has_voices=group_name in _VOICES,
         refused=REFUSED,
-        text=_escaped,
+        text=escaped,
         counted=counted,
         percent=percent,
         percents=lambda interval: percent_range(interval.low, interval.high),
@@ -132,6 +132,6 @@ def _is_hub_id(name: str) -> bool:
     return _HUB_ID.fullmatch(name) is not None and not Path(name).exists()
 
 
-def _escaped(text: str) -> str:
+def escaped(text: str) -> str:
     """Text that neither ends a table's cell nor opens a tag."""
     return " ".join(text.split()).replace("<", "&lt;").replace("|", "\\|")

@@ -1,13 +1,15 @@
-"""The model card of an exported folder: the graph's inputs and outputs, how to run it, and how good the model is.
+"""The result of an export: export.json for programs, and the model card for people.
 
-In: the graph's metadata, the checks, and a summary of the run's report. Out: README.md as text.
+In: the graph's settings, the checks, and a summary of the run's report. Out: ExportResult, and README.md as text.
 """
 
-from dataclasses import dataclass
+import json
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from auricle.evaluation.intervals import Interval
-from auricle.evaluation.report import Report
+from auricle.evaluation.model_card import escaped
+from auricle.evaluation.report import IntervalBasis, Report, SplitSummary
 from auricle.export.parity import ParityResult
 from auricle.export.quantize import Int8Result
 from auricle.models.runtime import ModelInfo
@@ -16,12 +18,13 @@ from auricle.run_folder import RunFolder
 
 @dataclass(frozen=True)
 class ReportSummary:
-    """How good the run's model is, on what, and under which terms its corpus is."""
+    """How good the run's model is, on which clips, and the terms of its corpus."""
 
     name: str
     metrics: dict[str, Interval]
+    interval: IntervalBasis
     test_clips: int
-    split: str
+    split: SplitSummary
     corpus: str
     license: str | None
     citation: str | None
@@ -33,22 +36,48 @@ class ReportSummary:
         if not path.is_file():
             return None
         report = Report.load(path)
+        corpus = report.corpus
         return cls(
-            name=report.name,
-            metrics=report.metrics,
-            test_clips=report.test_clips,
-            split=report.split.description,
-            corpus=report.corpus.description,
-            license=report.corpus.license,
-            citation=report.corpus.citation,
+            report.name,
+            report.metrics,
+            report.interval,
+            report.test_clips,
+            report.split,
+            corpus.description,
+            corpus.license,
+            corpus.citation,
         )
 
 
-def card(model: ModelInfo, parity: ParityResult, int8: Int8Result | None, report: ReportSummary | None) -> str:
-    """Write the card."""
-    parts = [f"# {model.model_type}, as ONNX", _interface(model), _usage(model), _checks(parity, int8)]
-    if report is not None:
-        parts.append(_quality(report))
+@dataclass(frozen=True)
+class ExportResult:
+    """What was exported and measured: export.json. `model` is the settings in the graph's metadata.
+
+    `parity_clips` says where the compared clips come from. `int8` is None in float32, `report` for a bare model folder.
+    """
+
+    out: Path
+    precision: str
+    model: ModelInfo
+    versions: dict[str, str]
+    parity: ParityResult
+    parity_clips: str
+    parity_tolerance: float
+    int8: Int8Result | None
+    report: ReportSummary | None
+
+    def to_json(self) -> str:
+        """The text of export.json: all fields but `out`, since the folder may move."""
+        fields = {name: value for name, value in asdict(self).items() if name != "out"}
+        return json.dumps({"format": "onnx", **fields}, indent=1, ensure_ascii=False)
+
+
+def card(result: ExportResult) -> str:
+    """The model card: the graph's inputs and outputs, how to run it, and how good the model is."""
+    model = result.model
+    parts = [f"# {model.model_type}, as ONNX", _interface(model), _usage(model), _checks(result.parity, result.int8)]
+    if result.report is not None:
+        parts.append(_quality(result.report))
     return "\n\n".join(parts) + "\n"
 
 
@@ -71,7 +100,7 @@ def _interface(model: ModelInfo) -> str:
         f"| `logits` | (batch, {classes}) float32 | log-probabilities, up to a constant |",
         "| `embedding` | (batch, width) float32 | a vector of length 1, to be compared by cosine |",
         "",
-        "Labels: " + ", ".join(_escaped(str(label)) for label in model.labels) + ".",
+        "Labels: " + ", ".join(escaped(str(label)) for label in model.labels) + ".",
         "The file's metadata holds them and every other setting, each as JSON.",
     ]
     if model.window_seconds:
@@ -141,12 +170,8 @@ def _quality(report: ReportSummary) -> str:
             "| --- | --- | --- |",
             *rows,
             "",
-            f"Measured in float32 on {report.test_clips} test clips; {_escaped(report.split)}. Trained on "
-            f"{_escaped(report.corpus)}. Licence of the recordings: {_escaped(report.license or 'not stated')}.",
+            f"Measured in float32 on {report.test_clips} test clips; {escaped(report.split.description)}. Trained on "
+            f"{escaped(report.corpus)}. Licence of the recordings: {escaped(report.license or 'not stated')}.",
             "Other recordings may score lower; the model card of the run says more.",
         ]
     )
-
-
-def _escaped(text: str) -> str:
-    return " ".join(text.split()).replace("<", "&lt;").replace("|", "\\|")

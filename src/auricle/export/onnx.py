@@ -5,12 +5,10 @@ differs from the model, or an int8 one that is slower or less accurate, is refus
 export in the folder stays.
 """
 
-import json
 import os
 import shutil
 import tempfile
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 
@@ -20,14 +18,13 @@ from auricle.audio.recordings import DecodedRecording, Recording, read_recording
 from auricle.corpus.clip import Clip, Index
 from auricle.corpus.splits import load as load_split
 from auricle.errors import RunError, UsageError
-from auricle.export.card import ReportSummary, card
+from auricle.export.card import ExportResult, ReportSummary, card
 from auricle.export.parity import ParityResult, check_parity
 from auricle.export.quantize import Int8Result, compare_int8, quantize
 from auricle.export.trace import trace
 from auricle.inference.classifier import Classifier
 from auricle.models.load import load_model
 from auricle.models.onnx_runtime import FILE, OnnxModel
-from auricle.models.runtime import ModelInfo
 from auricle.preparation.windows import from_arrays
 from auricle.run_folder import RunFolder, model_folder
 
@@ -35,29 +32,6 @@ from auricle.run_folder import RunFolder, model_folder
 TOLERANCE = 1e-4
 PARITY_CLIPS, INT8_CLIPS = 100, 300
 RESULT = "export.json"
-
-
-@dataclass(frozen=True)
-class ExportResult:
-    """What was exported and measured: export.json. `model` is the metadata in the graph.
-
-    `report` is the quality of the run's model; None for a bare model folder. `int8` is None in float32.
-    """
-
-    out: Path
-    precision: str
-    model: ModelInfo
-    versions: dict[str, str]
-    parity: ParityResult
-    parity_clips: str
-    parity_tolerance: float = TOLERANCE
-    int8: Int8Result | None = None
-    report: ReportSummary | None = None
-
-    def to_json(self) -> str:
-        """All fields but `out`, which may move."""
-        fields = {name: value for name, value in asdict(self).items() if name != "out"}
-        return json.dumps({"format": "onnx", **fields}, indent=1, ensure_ascii=False)
 
 
 def export(
@@ -96,24 +70,24 @@ def export(
             f"{parity.max_difference:.1e} ({TOLERANCE:g} is allowed). PyTorch: {parity.pytorch_clips_per_second:.1f} "
             f"clips/s, ONNX: {parity.onnx_clips_per_second:.1f}."
         )
-        result = ExportResult(
-            out=out,
-            precision="float32",
-            model=graph.info,
-            versions={name: version(name) for name in ("torch", "onnx", "onnxruntime", "transformers")},
-            parity=parity,
-            parity_clips="given files" if check else "the run's own clips",
-            report=ReportSummary.of_run(run),
-        )
+        quantized = None
         if int8:
             del model
             quantized = _require_int8(new, graph, products, labelled, tolerance)
             say(f"Kept: {quantized.description}.")
-            result = replace(result, precision="int8", int8=quantized, model=replace(result.model, precision="int8"))
-        (new / RESULT).write_text(result.to_json(), encoding="utf-8")
-        (new / "README.md").write_text(
-            card(result.model, parity, quantized if int8 else None, result.report), encoding="utf-8"
+        result = ExportResult(
+            out=out,
+            precision="int8" if int8 else "float32",
+            model=OnnxModel.open(new).info,
+            versions={name: version(name) for name in ("torch", "onnx", "onnxruntime", "transformers")},
+            parity=parity,
+            parity_clips="given files" if check else "the run's own clips",
+            parity_tolerance=TOLERANCE,
+            int8=quantized,
+            report=ReportSummary.of_run(run),
         )
+        (new / RESULT).write_text(result.to_json(), encoding="utf-8")
+        (new / "README.md").write_text(card(result), encoding="utf-8")
         _replace_folder(new, out)
     return result
 

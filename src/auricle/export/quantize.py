@@ -69,8 +69,8 @@ def compare_int8(float32: Any, int8: Any, clips: AudioSource, truth: np.ndarray,
     """Compare an int8 graph with its float32 original on labelled clips (truth (clips,) class indices)."""
     (wide, narrow), rates = time_models((float32, int8), clips, ROUNDS)
     difference = float(np.abs(softmax(wide) - softmax(narrow)).max())
-    accuracies = [float((rows.argmax(1) == truth).mean()) for rows in (wide, narrow)]
-    return Int8Result(len(clips), *accuracies, *rates, difference, tolerance)
+    accuracy, int8_accuracy = (float((rows.argmax(1) == truth).mean()) for rows in (wide, narrow))
+    return Int8Result(len(clips), accuracy, int8_accuracy, rates[0], rates[1], difference, tolerance)
 
 
 def quantize(source: Path, target: Path, products: set[str]) -> None:

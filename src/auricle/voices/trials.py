@@ -12,7 +12,8 @@ import numpy as np
 
 from auricle.audio.recordings import Recording
 from auricle.errors import DataError, UsageError
-from auricle.evaluation.intervals import Interval
+from auricle.evaluation.intervals import Bootstrap, Interval
+from auricle.evaluation.report import IntervalBasis
 from auricle.parallel import Progress
 from auricle.voices import score_norm
 from auricle.voices.cohort import CohortSelection, cohort_from_data, speaker_folders
@@ -44,15 +45,6 @@ class Trials:
 
 
 @dataclass(frozen=True)
-class IntervalInfo:
-    """What the intervals resample: `unit` is speaker or file, of which there are `units`."""
-
-    unit: str
-    units: int
-    level: float = 0.95
-
-
-@dataclass(frozen=True)
 class TrialsReport:
     """The error rates of an encoder. `metrics` has cosine and, with a cohort, normalised, each with EER and minDCFs.
 
@@ -64,7 +56,7 @@ class TrialsReport:
     nontargets: int
     files: int
     cohort: str
-    interval: IntervalInfo
+    interval: IntervalBasis
     metrics: dict[str, dict[str, Interval]]
     excluded: int
     failed: tuple[tuple[str, str], ...]
@@ -104,33 +96,33 @@ def evaluate_trials(
     embeddings = np.stack([clip.vector if clip.error is None else np.zeros(width, np.float32) for clip in clips])
     usable = trials.select(decoded[trials.left] & decoded[trials.right])
     speakers = speakers_of(trials)
-    unit = "file" if speakers is None else "speaker"
-
-    def rates(scores: np.ndarray) -> tuple[dict[str, Interval], int]:
-        units = trials.files if speakers is None else speakers
-        metrics, resamples = error_rate_intervals(scores, usable.target, usable.left, usable.right, units, unit)
-        return metrics, resamples.units
-
+    rates, resampled = _error_rates(_scores(usable, embeddings, None), usable, speakers)
+    metrics = {"cosine": rates}
     notes = [] if speakers is not None else ["The list's folders do not name speakers: intervals resample files."]
-    cosine, units = rates(_scores(usable, embeddings, None))
-    metrics = {"cosine": cosine}
     selection = CohortSelection() if cohort is None else cohort_from_data(encoder, cohort)
     if selection.cohort is not None:
         impostors, more = _without_evaluated(selection.cohort, [clip.content for clip in clips], speakers)
         notes += [*selection.notes, *more]
-        metrics["normalised"] = rates(_scores(usable, embeddings, impostors))[0]
+        metrics["normalised"] = _error_rates(_scores(usable, embeddings, impostors), usable, speakers)[0]
     return TrialsReport(
         trials=len(usable),
         targets=int(usable.target.sum()),
         nontargets=int((~usable.target).sum()),
         files=len(clips),
         cohort=selection.description,
-        interval=IntervalInfo(unit, units),
+        interval=IntervalBasis.of(resampled),
         metrics=metrics,
         excluded=len(trials) - len(usable),
         failed=tuple((clip.name, clip.error) for clip in clips if clip.error is not None),
         notes=tuple(notes),
     )
+
+
+def _error_rates(
+    scores: np.ndarray, trials: Trials, speakers: Sequence[str] | None
+) -> tuple[dict[str, Interval], Bootstrap]:
+    units, name = (trials.files, "file") if speakers is None else (speakers, "speaker")
+    return error_rate_intervals(scores, trials.target, trials.left, trials.right, units, name)
 
 
 def _scores(trials: Trials, embeddings: np.ndarray, cohort: Cohort | None) -> np.ndarray:
