@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 import soundfile
 import torch
+from tests import checkpoints
 
 import auricle
 from auricle import recipes
@@ -25,7 +26,6 @@ from auricle.run_folder import RunFolder
 from auricle.training.progress import ProgressReporter
 from auricle.training.run import run as train
 from benchmarks._environment import Screen
-from tests import checkpoints
 
 RATE = 16_000
 CLASSES = {"low": 300.0, "middle": 900.0, "high": 2500.0}

@@ -129,9 +129,7 @@ def test_inspect_reports_corrections(corpus: Path, tmp_path: Path, capsys: pytes
     assert "excluded by corrections.csv" in said and "23 of 23 clips usable" in said
 
 
-def test_training_uses_the_corrected_labels(
-    corpus: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_training_uses_the_corrected_labels(corpus: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Every low sound is renamed: the class that the model knows, and answers with, is the new one."""
     clips = read_index(corpus).clips
     rows = [Correction(clip.id, "hum", "low") for clip in clips if clip.label == "low"]

@@ -257,3 +257,15 @@ def test_a_state_says_how_far_it_is() -> None:
         done = current.run_layers(state, current.final_depth)
     assert done.hidden is None and len(done.pooled) == 1 and done.pooled[0].shape == (1, 32)
     assert np.isfinite(done.pooled[0].numpy()).all()
+
+
+def test_ast_needs_no_filters_of_its_extractor(tmp_path: Path) -> None:
+    """With torchaudio installed, AST's extractor computes by it and keeps no window and no filters."""
+    from auricle.models.encoders import spectra
+
+    extractor = AutoFeatureExtractor.from_pretrained(checkpoints.make("tiny-ast", tmp_path / "ast"))
+    window, filters = spectra.ast_filters(extractor)
+    np.testing.assert_array_equal(window, extractor.window)
+    np.testing.assert_array_equal(filters, extractor.mel_filters)
+    del extractor.window, extractor.mel_filters
+    np.testing.assert_array_equal(spectra.ast_filters(extractor)[1], filters)

@@ -139,7 +139,8 @@ def test_every_kind_of_model_agrees_with_its_export_on_real_clips(
     check_agreement(model, graph, arrays())
     check_extreme_inputs(model, graph)
     some = files.recordings(sorted(map(str, (recordings / "emodb").glob("*.wav")))[::20])
-    clips = [clip.samples for chunk in files.read_recordings(some, Classifier(model).settings, whole=True) for clip in chunk]
+    chunks = files.read_recordings(some, Classifier(model).settings, whole=True)
+    clips = [clip.samples for chunk in chunks for clip in chunk]
     assert check_parity(model, graph, from_arrays(clips)).max_difference < 1e-4
 
 
@@ -147,7 +148,8 @@ def test_the_metadata_holds_the_models_settings() -> None:
     model = build("conformer", {"size": "tutorial"})
     model.apply_temperature(1.7)
     config = model.config
-    config.threshold, config.max_false_accept_rate, config.window_seconds, config.median_clip_seconds = 0.61, 0.05, 2.0, 1.25
+    config.threshold, config.max_false_accept_rate = 0.61, 0.05
+    config.window_seconds, config.median_clip_seconds = 2.0, 1.25
     graph, _, _ = traced(model)
     metadata = graph.info
     assert metadata.labels == LABELS == tuple(config.id2label[number] for number in range(3))
@@ -215,7 +217,8 @@ def test_the_command_line_answers_from_an_exported_folder_without_pytorch(traine
     heavy = ("torch", "transformers", "sklearn", "datasets", "accelerate", "onnx")
     code = (
         f"import sys\nfor name in {heavy}: sys.modules[name] = None\n"
-        f"from auricle.cli.main import main\nsys.exit(main(['predict', {str(trained / 'onnx')!r}, {str(file)!r}, '--json']))"
+        "from auricle.cli.main import main\n"
+        f"sys.exit(main(['predict', {str(trained / 'onnx')!r}, {str(file)!r}, '--json']))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr

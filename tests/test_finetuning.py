@@ -534,9 +534,7 @@ def test_a_shard_that_was_cut_off_is_computed_anew(tmp_path: Path) -> None:
     model, heard = build_model(settings, LABELS), from_arrays(sounds(3))
     cut = scoring.windows_of(model.config, heard.lengths)
     crops = CropPlan(None, settings.augment, 4, seed=0)
-    computed = frozen_features.layout(
-        model, 2, heard, cut, [0], crops, bf16=False, folder=tmp_path, identity="sounds"
-    )
+    computed = frozen_features.layout(model, 2, heard, cut, [0], crops, bf16=False, folder=tmp_path, identity="sounds")
     frozen_features.compute(computed, model, 2, heard, lambda *_: None)
     [path] = computed.shards.folder.iterdir()
     whole = path.read_bytes()

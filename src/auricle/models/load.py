@@ -58,6 +58,9 @@ def load_model(folder: Path, precision: str = "float32") -> PreTrainedModel:
     if not (folder / "model.safetensors").is_file():
         raise RunError(f"'{folder}' has no model.safetensors: the model was not saved completely. Train it again.")
     model: PreTrainedModel = registration.network(family).Model.from_pretrained(folder).eval()
+    if device.current().type == "cuda":
+        # TF32 convolutions would move float32 answers by a thousandth.
+        torch.backends.cudnn.allow_tf32 = False
     model = model.to(device.current())
     if is_bf16(precision) and registration.family(family).TRAINING == "fine_tuning":
         return model.to_bf16()

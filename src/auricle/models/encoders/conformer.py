@@ -60,7 +60,7 @@ class ConformerEncoder:
         lengths = lengths.clamp_min(self.min_samples)
         values = spectra.pad_or_cut(values, spectra.padded_size(values.shape[-1], self.min_samples))
         # Kaldi's full scale is that of 16-bit samples.
-        mel = spectra.kaldi_log_mel(values, self.extractor, scale=2.0**15)
+        mel = spectra.kaldi_log_mel(values, self.extractor.window, self.extractor.mel_filters, scale=2.0**15)
         mel = spectra.normalize_bins(mel, spectra.kaldi_frames(lengths))
         stride = self.extractor.stride
         frames = mel.shape[1] // stride * stride

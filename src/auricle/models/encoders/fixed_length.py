@@ -108,6 +108,7 @@ class ASTEncoder:
         self.network = network
         self.base = network.audio_spectrogram_transformer
         self.extractor = extractor
+        self.filters = spectra.ast_filters(extractor)
 
     @staticmethod
     def max_samples(extractor: Any) -> int | None:
@@ -133,7 +134,7 @@ class ASTEncoder:
     def features(self, values: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
         """Compute log-mel as the extractor does: (batch, samples) → (batch, max_length, mels), zeros after the clip."""
         values = spectra.pad_or_cut(values, spectra.padded_size(values.shape[-1], self.min_samples))
-        mel = spectra.kaldi_log_mel(values, self.extractor)
+        mel = spectra.kaldi_log_mel(values, *self.filters)
         size = self.extractor.max_length
         mel = F.pad(mel, (0, 0, 0, size - mel.shape[1]))
         real_frames = spectra.kaldi_frames(lengths.clamp_min(self.min_samples))

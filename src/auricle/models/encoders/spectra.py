@@ -6,9 +6,11 @@ for each clip alone. Those extractors loop over clips in Python; here a batch is
 
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from transformers.audio_utils import mel_filter_bank, window_function
 
 from auricle.models.features import fourier
 from auricle.models.layers import masking
@@ -34,22 +36,34 @@ def kaldi_frames(samples: Tensor) -> Tensor:
     return (samples - FRAME).div(HOP, rounding_mode="floor") + 1
 
 
-def kaldi_log_mel(values: Tensor, extractor: Any, scale: float = 1.0) -> Tensor:
-    """Log-mel as in Kaldi: (batch, samples) → (batch, frames, mels).
+def ast_filters(extractor: Any) -> tuple[np.ndarray, np.ndarray]:
+    """AST's window (400,) and mel filters (257, mels): its extractor has none where torchaudio is installed."""
+    rate = extractor.sampling_rate
+    filters = mel_filter_bank(
+        num_frequency_bins=N_FFT // 2 + 1,
+        num_mel_filters=extractor.num_mel_bins,
+        min_frequency=20,
+        max_frequency=rate // 2,
+        sampling_rate=rate,
+        mel_scale="kaldi",
+        triangularize_in_mel_space=True,
+    )
+    return window_function(FRAME, "hann", periodic=False), filters
 
-    `extractor` holds the window (400,) and the mel filters (257, mels) of SeamlessM4T's or AST's feature extractor.
-    """
-    window = torch.as_tensor(extractor.window, dtype=values.dtype, device=values.device)
-    filters = torch.as_tensor(extractor.mel_filters, dtype=values.dtype, device=values.device)
+
+def kaldi_log_mel(values: Tensor, window: np.ndarray, filters: np.ndarray, scale: float = 1.0) -> Tensor:
+    """Log-mel as in Kaldi, by a window (400,) and mel filters (257, mels): (batch, samples) → (batch, frames, mels)."""
+    taper = torch.as_tensor(window, dtype=values.dtype, device=values.device)
+    bank = torch.as_tensor(filters, dtype=values.dtype, device=values.device)
     frames = (values * scale).unfold(-1, FRAME, HOP)
     frames = frames - frames.mean(-1, keepdim=True)
     previous = torch.cat([frames[..., :1], frames[..., :-1]], -1)
-    windowed = (frames - PREEMPHASIS * previous) * window
+    windowed = (frames - PREEMPHASIS * previous) * taper
     if torch.compiler.is_compiling():
         power = fourier.power(windowed, N_FFT, N_FFT // 2 + 1)
     else:
         power = torch.fft.rfft(windowed, N_FFT).abs().square()
-    logs: Tensor = (power @ filters).clamp_min(FLOOR).log()
+    logs: Tensor = (power @ bank).clamp_min(FLOOR).log()
     return logs
 
 
