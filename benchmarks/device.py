@@ -5,6 +5,7 @@ training rate on the device to that on the CPU. A family that fails is a row of 
 """
 
 import argparse
+import contextlib
 import sys
 import tempfile
 import time
@@ -15,6 +16,7 @@ from pathlib import Path
 import numpy as np
 import soundfile
 import torch
+from safetensors.torch import load_file
 from tests import checkpoints
 
 import auricle
@@ -23,7 +25,7 @@ from auricle.evaluation.report import Cost
 from auricle.models import device
 from auricle.recipe import Recipe
 from auricle.run_folder import RunFolder
-from auricle.training.progress import ProgressReporter
+from auricle.training.progress import Epoch, ProgressReporter
 from auricle.training.run import run as train
 from benchmarks._environment import Screen
 
@@ -31,6 +33,7 @@ RATE = 16_000
 CLASSES = {"low": 300.0, "middle": 900.0, "high": 2500.0}
 # Relative to the largest logit. Convolutions in TF32 would be off by more: torch leaves it to matrix products alone.
 FLOAT32_LIMIT = 1e-3
+GPU_RESUME_LIMIT = 1e-2
 
 
 @dataclass(frozen=True)
@@ -48,7 +51,7 @@ class Row:
 
 
 class Interrupted(Exception):
-    """Stands for the end of the process, after an epoch whose checkpoint is complete."""
+    """Raised in the last epoch, as a kill would stop the process, when the first epoch's checkpoint is complete."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -58,7 +61,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace, screen: Screen) -> None:
-    """Run every family on the device that there is, and compare it with the CPU."""
+    """Run every family on this machine's device, and compare it with the CPU."""
     screen.say(f"device: {_device_name()}, torch {torch.__version__}")
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
@@ -80,13 +83,13 @@ def _cells(row: Row) -> list[str]:
 
 
 def _row(name: str, corpus: Path, folder: Path) -> Row:
-    """Everything for one family; a fault is part of the row."""
+    """Measure one family; a failure is part of the row."""
     start = time.perf_counter()
     if torch.cuda.is_available():
         torch.cuda.reset_peak_memory_stats()
     try:
         row = _measure(name, corpus, folder / name)
-    except Exception as error:  # the other families run all the same
+    except Exception as error:  # the other families still run
         traceback.print_exc()
         row = Row(name, fault=f"{type(error).__name__}: {error}"[:200])
     memory = torch.cuda.max_memory_allocated() / 1e6 if torch.cuda.is_available() else 0.0
@@ -100,7 +103,7 @@ def _measure(name: str, corpus: Path, folder: Path) -> Row:
         return Row(name, rate, 0.0, difference, 0.0, fault=_exceeds(difference))
     bf16 = recipe.replace("train", precision="bf16")
     bf16_rate, bf16_difference = _train_and_compare(bf16, corpus, folder / "bf16")
-    fault = _exceeds(difference) or _resume(recipe, corpus, folder / "resumed")
+    fault = _exceeds(difference) or _resume(recipe, corpus, folder)
     return Row(name, rate, bf16_rate, difference, bf16_difference, fault=fault)
 
 
@@ -140,24 +143,27 @@ def _rate(folder: Path) -> float:
 
 
 def _resume(recipe: Recipe, corpus: Path, folder: Path) -> str:
-    """Interrupt after the first epoch and resume; returns what is wrong with the end."""
+    """Interrupt a training in its last epoch and resume it; returns what is wrong with the end."""
+    last = recipe.train.epochs
 
-    def interrupt(*_: object) -> None:
-        raise Interrupted
+    def interrupt(_: str, epoch: Epoch) -> None:
+        if epoch.epoch == last:
+            raise Interrupted
 
-    try:
-        train(corpus, recipe, folder, ProgressReporter(epoch=interrupt))
-    except Interrupted:
-        pass
-    else:
+    with contextlib.suppress(Interrupted):
+        train(corpus, recipe, folder / "resumed", ProgressReporter(epoch=interrupt))
         return "training was not interrupted"
     epochs: list[int] = []
-    report = train(
-        corpus, recipe, folder, ProgressReporter(epoch=lambda _, epoch: epochs.append(epoch.epoch)), resume=True
-    )
-    if epochs and epochs[-1] != recipe.train.epochs:
-        return f"resuming ended with epoch {epochs[-1]} of {recipe.train.epochs}"
-    return "" if report.test_clips else "the resumed run tested nothing"
+    reporter = ProgressReporter(epoch=lambda _, epoch: epochs.append(epoch.epoch))
+    train(corpus, recipe, folder / "resumed", reporter, resume=True)
+    if epochs != [last]:
+        return f"resuming trained the epochs {epochs}, not {last} alone"
+    whole, resumed = (load_file(RunFolder(folder / run).model / "model.safetensors") for run in ("float32", "resumed"))
+    scale = max(float(weights.abs().max()) for weights in whole.values())
+    difference = max(float((whole[name].double() - resumed[name].double()).abs().max()) for name in whole) / scale
+    # A GPU adds in any order; on a CPU the resumed training is exact.
+    limit = GPU_RESUME_LIMIT if torch.cuda.is_available() else 0.0
+    return f"weights after resuming differ by {difference:.1e}" if difference > limit else ""
 
 
 def _ratio(corpus: Path, folder: Path) -> float:

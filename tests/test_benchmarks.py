@@ -30,6 +30,7 @@ from benchmarks import (  # noqa: E402
     _reference_emotion,
     classify,
     conformer,
+    device,
     finetune,
     hour,
     memory,
@@ -244,3 +245,21 @@ def test_an_hour_is_monitored_through_the_command_line(
     hour.run(argparse.Namespace(size=["tutorial"]), _environment.Screen(True))
     rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     assert any(row.get("size") == "tutorial" and 0.1 < row["peak_gb"] < 2 for row in rows)
+
+
+def test_a_family_that_fails_on_the_device_is_reported_and_the_others_still_run(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def measure(name: str, *_: object) -> device.Row:
+        if name == "cnn":
+            raise ValueError("no kernel")
+        return device.Row(name, fault="logits differ" if name == "conformer" else "")
+
+    monkeypatch.setattr(device, "_measure", measure)
+    monkeypatch.setattr(device, "_corpus", lambda *_: None)
+    monkeypatch.setattr(device, "_ratio", lambda *_: 1.0)
+    with pytest.raises(SystemExit, match="1"):
+        device.run(argparse.Namespace(clips=4, only=None), _environment.Screen(False))
+    rows = {line.split()[0]: line for line in capsys.readouterr().out.splitlines()}
+    assert rows["cnn"].endswith("ValueError: no kernel") and rows["conformer"].endswith("logits differ")
+    assert set(checkpoints.TINY) < set(rows) and rows["device"] == "device ratio 1"
