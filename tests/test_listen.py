@@ -252,7 +252,7 @@ def test_listening_is_refused_where_it_cannot_begin(
     assert "'low/broken.wav': unreadable" in capsys.readouterr().err
     corrections.write(tmp_path / "corrections.csv", [Correction("fox", "dog", "cat")])
     assert main([*command, "--port", "0"]) == 2
-    assert "names 'fox'" in capsys.readouterr().err
+    assert "lists 'fox'" in capsys.readouterr().err
 
 
 def test_without_gradio_the_command_that_installs_it_is_named(corpus: Path) -> None:
