@@ -141,7 +141,7 @@ def test_folds_alone_ask_for_cross_validation() -> None:
 
 
 def test_wrong_settings_raise_what_the_command_line_says(tmp_path: Path, corpus: Path) -> None:
-    with pytest.raises(UsageError, match=r"No setting named 'epoch'. Did you mean 'epochs'"):
+    with pytest.raises(UsageError, match=r"No setting named 'epoch'\. Did you mean 'epochs'"):
         auricle.train(corpus, epoch=3)
     with pytest.raises(UsageError, match="epochs is 0"):
         auricle.train(corpus, epochs=0)
@@ -158,7 +158,7 @@ def test_wrong_settings_raise_what_the_command_line_says(tmp_path: Path, corpus:
 
 
 def test_a_device_that_is_not_there_is_named(corpus: Path, tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match=r"This machine has no device 'cuda:99'. It has: auto, cpu"):
+    with pytest.raises(UsageError, match=r"This machine has no device 'cuda:99'\. It has: auto, cpu"):
         auricle.train(corpus, "baseline", tmp_path / "run", device="cuda:99")
     assert not (tmp_path / "run").exists()
 
