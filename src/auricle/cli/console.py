@@ -3,6 +3,7 @@
 In: results. Out: text on the terminal. Nothing is computed here.
 """
 
+import math
 import shutil
 import sys
 from collections.abc import Sequence
@@ -19,6 +20,9 @@ if TYPE_CHECKING:
     from auricle.evaluation.evaluate import Evaluation
     from auricle.evaluation.report import Report
     from auricle.hub.push import Upload
+    from auricle.voices.enrol import Enrolment
+    from auricle.voices.identify import Decision
+    from auricle.voices.store import StoreContents
     from auricle.voices.trials import TrialsReport
 
 MOST_ROWS = 20
@@ -205,52 +209,51 @@ def show_upload(screen: Screen, upload: "Upload") -> None:
         screen.print(f"! {note}")
 
 
-def show_enrolment(screen: Screen, done: dict[str, Any]) -> None:
+def show_enrolment(screen: Screen, done: "Enrolment") -> None:
     """What `auricle enrol` added, and the cohort that will normalise scores."""
-    if done["voice"] is not None:
-        clips = done["clips"]
-        screen.print(
-            f"Enrolled '{done['voice']}': {len(done['added'])} added, {clips} clip{'s' * (clips != 1)} in all."
-        )
-    for name in done["duplicates"]:
-        screen.print(f"! {name}: this voice already has this audio; it is stored once.")
-    for row in done["failed"]:
-        screen.line(row["file"], f"FAILED: {row['error']}")
-    for row in done["warnings"]:
-        screen.print(f"! {row['file']}: {row['warning']}")
-    if done["cohort"]["clips"]:
-        rate = done["max_false_accept_rate"]
-        screen.print(f"Cohort: {done['cohort']['description']}. Maximum false-accept rate: {rate:g}.")
-    for note in done["notes"]:
+    if done.enrolled is not None:
+        clips = done.enrolled.clips
+        added = len(done.enrolled.added)
+        screen.print(f"Enrolled '{done.enrolled.name}': {added} added, {clips} clip{'s' * (clips != 1)} in all.")
+        for name in done.enrolled.duplicates:
+            screen.print(f"! {name}: this voice already has this audio; it is stored once.")
+    for name, error in done.failed:
+        screen.line(name, f"FAILED: {error}")
+    for name, warning in done.warnings:
+        screen.print(f"! {name}: {warning}")
+    if done.cohort_clips:
+        rate = done.max_false_accept_rate
+        screen.print(f"Cohort: {done.cohort_description}. Maximum false-accept rate: {rate:g}.")
+    for note in done.notes:
         screen.print(f"! {note}")
 
 
-def show_decision(screen: Screen, row: dict[str, Any], threshold: float | None, claimed: str | None, top: int) -> None:
+def show_decision(screen: Screen, decision: "Decision", threshold: float | None, claimed: str | None, top: int) -> None:
     """One line of `auricle identify`, or of `auricle verify` where a voice was `claimed`."""
-    if row["error"] is not None:
-        screen.line(row["file"], f"FAILED: {row['error']}")
+    if decision.error is not None:
+        screen.line(decision.name, f"FAILED: {decision.error}")
         return
     scores = "   ".join(
-        f"{match['voice']} {match['score']:.2f}" if match["score"] is not None else f"{match['voice']} no score"
-        for match in row["scores"][:top]
+        f"{match.voice} {match.score:.2f}" if math.isfinite(match.score) else f"{match.voice} no score"
+        for match in decision.matches[:top]
     )
-    note = f"   ({'; '.join(row['warnings'])})" if row["warnings"] else ""
+    note = f"   ({'; '.join(decision.warnings)})" if decision.warnings else ""
     if threshold is None:
-        screen.line(row["file"], scores + note)
+        screen.line(decision.name, scores + note)
         return
-    refused = "unknown" if claimed is None else "rejected"
-    verdict = (row["voice"] if claimed is None else "accepted") if row["accepted"] else refused
-    screen.line(row["file"], verdict, f"{scores}   (threshold {threshold:.2f}){note}")
+    accepted, refused = (decision.voice or "", "unknown") if claimed is None else ("accepted", "rejected")
+    verdict = accepted if decision.accepted else refused
+    screen.line(decision.name, verdict, f"{scores}   (threshold {threshold:.2f}){note}")
 
 
-def show_voices(screen: Screen, listing: dict[str, Any]) -> None:
+def show_voices(screen: Screen, contents: "StoreContents", removed: str | None) -> None:
     """The voices of a store."""
-    if listing["removed"] is not None:
-        screen.print(f"Removed '{listing['removed']}'.")
-    rows = [(row["voice"], str(row["clips"]), duration(row["seconds"])) for row in listing["voices"]]
-    screen.table(f"{len(rows)} voices, encoded by {listing['run']}", ("voice", "clips", "duration"), rows)
-    cohort = listing["cohort"]["description"] or "none, hence no threshold"
-    screen.print(f"Cohort: {cohort}. Maximum false-accept rate: {listing['max_false_accept_rate']:g}.")
+    if removed is not None:
+        screen.print(f"Removed '{removed}'.")
+    rows = [(voice.name, str(voice.clips), duration(voice.seconds)) for voice in contents.voices]
+    screen.table(f"{len(rows)} voices, encoded by {contents.encoder.run}", ("voice", "clips", "duration"), rows)
+    cohort = contents.cohort_description or "none, hence no threshold"
+    screen.print(f"Cohort: {cohort}. Maximum false-accept rate: {contents.max_false_accept_rate:g}.")
 
 
 def show_trials(screen: Screen, report: "TrialsReport") -> None:

@@ -131,7 +131,7 @@ def _enrol(options: argparse.Namespace) -> int:
     if options.json:
         print_json(found)
     else:
-        console.show_enrolment(console.Screen(False), found)
+        console.show_enrolment(console.Screen(False), done)
     return 1 if done.failed else 0
 
 
@@ -170,7 +170,7 @@ def _decide(options: argparse.Namespace, matcher: "SpeakerMatcher", claimed: str
             "error": decision.error,
         }
         rows.append(row)
-        console.show_decision(screen, row, matcher.threshold, claimed, _SHOWN_MATCHES)
+        console.show_decision(screen, decision, matcher.threshold, claimed, _SHOWN_MATCHES)
     if options.json:
         about = {
             "threshold": None if matcher.threshold is None else round(matcher.threshold, 6),
@@ -209,7 +209,7 @@ def _voices(options: argparse.Namespace) -> int:
     if options.json:
         print_json(listing)
     else:
-        console.show_voices(console.Screen(False), listing)
+        console.show_voices(console.Screen(False), contents, options.remove)
     return 0
 
 
