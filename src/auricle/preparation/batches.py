@@ -6,7 +6,6 @@ run gets the same batches as one that was never interrupted. Samples stay int16 
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
@@ -44,7 +43,7 @@ class CropSample:
     length_fraction: float = 1.0
 
 
-class TrainClips(Dataset[dict[str, Any]]):
+class TrainClips(Dataset[tuple[np.ndarray, int]]):
     """The training clips: a CropSample gives one random crop and the clip's class.
 
     Crops are `crop` samples long or, by the sample's length_fraction, between `min_crop` and that; it is the same for
@@ -66,20 +65,20 @@ class TrainClips(Dataset[dict[str, Any]]):
         lengths = self.audio.lengths
         return lengths if self.crop is None else np.minimum(lengths, self.crop)
 
-    def __getitem__(self, sample: CropSample) -> dict[str, Any]:
+    def __getitem__(self, sample: CropSample) -> tuple[np.ndarray, int]:
         samples = self.audio.get(sample.clip)
         if self.crop is not None and self.min_crop is not None:
             crop = round(self.min_crop + sample.length_fraction * (self.crop - self.min_crop))
             if samples.shape[-1] > crop:
                 start = int(np.random.default_rng(sample.seed).integers(samples.shape[-1] - crop + 1))
                 samples = samples[:, start : start + crop]
-        return {"samples": samples, "label": int(self.labels[sample.clip])}
+        return samples, int(self.labels[sample.clip])
 
 
-def collate(items: Sequence[dict[str, Any]]) -> dict[str, Tensor]:
+def collate(items: Sequence[tuple[np.ndarray, int]]) -> dict[str, Tensor]:
     """The batch that `Trainer` hands to a model."""
-    values, mask = build([item["samples"] for item in items])
-    batch = {"input_values": values, "labels": torch.tensor([item["label"] for item in items])}
+    values, mask = build([samples for samples, _ in items])
+    batch = {"input_values": values, "labels": torch.tensor([label for _, label in items])}
     if mask is not None:
         batch["attention_mask"] = mask
     return batch

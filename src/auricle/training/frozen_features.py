@@ -152,7 +152,7 @@ class FrozenFeatures:
         return _padded([self.shards.read(view) for view in views], device)
 
 
-class FrozenFeatureClips(Dataset[dict[str, Any]]):
+class FrozenFeatureClips(Dataset[tuple[tuple[Tensor, int], int]]):
     """The training clips as frozen features: a CropSample gives one of a clip's variants, and its class."""
 
     def __init__(self, features: FrozenFeatures, clips: Sequence[int], labels: np.ndarray) -> None:
@@ -168,16 +168,16 @@ class FrozenFeatureClips(Dataset[dict[str, Any]]):
         """The length of each clip's views, in samples: (clips,)."""
         return np.array([views[0].stop - views[0].start for views in self.views])
 
-    def __getitem__(self, sample: CropSample) -> dict[str, Any]:
+    def __getitem__(self, sample: CropSample) -> tuple[tuple[Tensor, int], int]:
         views = self.views[sample.clip]
         variant = int(np.random.default_rng(sample.seed).integers(len(views)))
-        return {"rows": self.features.shards.read(views[variant]), "label": int(self.labels[sample.clip])}
+        return self.features.shards.read(views[variant]), int(self.labels[sample.clip])
 
 
-def collate(items: Sequence[dict[str, Any]]) -> dict[str, Tensor]:
+def collate(items: Sequence[tuple[tuple[Tensor, int], int]]) -> dict[str, Tensor]:
     """The batch that `Trainer` gives to a PartiallyFrozenModel."""
-    batch = _padded([item["rows"] for item in items], torch.device("cpu"))
-    return {**batch, "labels": torch.tensor([item["label"] for item in items])}
+    batch = _padded([rows for rows, _ in items], torch.device("cpu"))
+    return {**batch, "labels": torch.tensor([label for _, label in items])}
 
 
 def layout(

@@ -42,10 +42,10 @@ class TrainingTask:
     """What `Trainer` trains and on what. `validation` is None without validation clips, `plan` where all is trained."""
 
     trained_model: nn.Module
-    clips: Dataset[dict[str, Any]]
+    clips: Dataset[Any]
     lengths: np.ndarray
     labels: np.ndarray
-    collate: Callable[[Sequence[dict[str, Any]]], dict[str, Tensor]]
+    collate: Callable[[Sequence[Any]], dict[str, Tensor]]
     validation: Validation | None
     plan: Plan | None = None
 
