@@ -9,9 +9,8 @@ import gc
 import json
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from transformers import PreTrainedModel
@@ -20,6 +19,7 @@ from auricle.corpus import splits
 from auricle.corpus.splits import Fold
 from auricle.evaluation import duration, open_set
 from auricle.evaluation.open_set import OutOfSetScores
+from auricle.evaluation.report import CurvePoint
 from auricle.evaluation.scoring import Scores, confidence
 from auricle.models.load import save_model
 from auricle.preparation.prepare import PreparedCorpus
@@ -41,7 +41,7 @@ class FoldResult:
     folder: RunFolder
     summary: TrainingSummary
     parameters: int
-    history: list[dict[str, Any]]
+    history: list[CurvePoint]
     scores: Scores | None
     validation: Scores | None
     center_crops: Scores | None
@@ -53,8 +53,8 @@ class FoldResult:
         trained = json.loads(folder.trained.read_text(encoding="utf-8"))
         lines = folder.history.read_text(encoding="utf-8").splitlines() if folder.history.is_file() else []
         # Without the times, which differ from run to run.
-        columns = ("epoch", "loss", "learning_rate", "valid")
-        history = [{column: line[column] for column in columns} for line in map(json.loads, lines)]
+        names = [column.name for column in fields(CurvePoint)]
+        history = [CurvePoint(**{name: line[name] for name in names}) for line in map(json.loads, lines)]
         parameters = trained.pop("parameters")
         out_of_set = folder.out_of_set_scores
         return cls(

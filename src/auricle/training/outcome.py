@@ -22,7 +22,7 @@ from auricle.evaluation.intervals import Resampling
 from auricle.evaluation.model_card import dataset_of, model_card
 from auricle.evaluation.open_set import RejectionReport
 from auricle.evaluation.page import write_page
-from auricle.evaluation.report import Cost, CurvePoint, Hardware, ModelSummary, Report, TrainingTotals
+from auricle.evaluation.report import Cost, Hardware, ModelSummary, Report, TrainingTotals
 from auricle.evaluation.scoring import Scores
 from auricle.models import device
 from auricle.models.precision import native_bf16
@@ -91,7 +91,7 @@ def train_and_report(
             rejection=_rejection(corpus, results, scores),
             center_crops=_joined([result.center_crops for result in tested]),
             trained_ranges=_trained_ranges(corpus, resolved),
-            learning_curves={result.name: [CurvePoint(**epoch) for epoch in result.history] for result in tested},
+            learning_curves={result.name: result.history for result in tested},
             best_epochs={result.name: result.summary.chosen_epoch for result in tested},
             model=_model_summary(results[-1]),
             training=_training_totals(corpus, everything),
