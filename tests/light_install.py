@@ -35,7 +35,7 @@ def main() -> int:
         run, files = (options.run, options.files) if options.run else train(Path(folder))
         exported = Path(folder) / "exported"
         auricle(sys.executable, "export", str(run), "--onnx", "--out", str(exported))
-        wanted = answers(
+        expected = answers(
             auricle(sys.executable, "predict", str(run), *files, "--runtime", "torch", "--top", "1000", "--json")
         )
         python = install(Path(folder) / "light", "onnx")
@@ -44,9 +44,9 @@ def main() -> int:
         load(python, exported, files, expected)
         refuse(python, exported)
         install(Path(folder) / "light", "onnx", "serve")
-        serve(python, exported, files, wanted, "needs the extra &#x27;demo&#x27;")
+        serve(python, exported, files, expected, "needs the extra &#x27;demo&#x27;")
         install(Path(folder) / "light", "onnx", "serve", "demo")
-        serve(python, exported, files, wanted, "<gradio-app")
+        serve(python, exported, files, expected, "<gradio-app")
     print("light ok")
     return 0
 
@@ -127,7 +127,9 @@ def check_core(python: str, corpus: Path) -> None:
 
 def predict(python: str, exported: Path, files: Sequence[str], expected: Answers) -> None:
     compare(
-        "auricle predict", answers(auricle(python, "predict", str(exported), *files, "--top", "1000", "--json")), wanted
+        "auricle predict",
+        answers(auricle(python, "predict", str(exported), *files, "--top", "1000", "--json")),
+        expected,
     )
 
 
