@@ -51,7 +51,7 @@ def train(data: str, recipe: str, settings: list[str], out: Path, screen: Screen
 def export_int8(run_folder: Path, tolerance: float, screen: Screen) -> float | None:
     """Export as int8: the speed-up, or None if it is refused."""
     try:
-        result = export(run_folder, int8=True, tolerance=tolerance, say=screen.say)
+        result = export(run_folder, int8=True, tolerance=tolerance, message=screen.say)
     except RunError as refused:
         screen.say(f"Refused. {refused}")
         screen.record("int8", run=run_folder.name, exported=False, reason=str(refused))

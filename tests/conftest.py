@@ -55,6 +55,34 @@ def make_corpus() -> Callable[..., Path]:
     return write_corpus
 
 
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of the baseline on the three-class corpus."""
+    from auricle import recipes
+    from auricle.training.progress import ProgressReporter
+    from auricle.training.run import run
+
+    folder = tmp_path_factory.mktemp("trained")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("AURICLE_CACHE", str(folder / "cache"))
+        run(write_corpus(folder / "corpus"), recipes.load("baseline"), folder / "run", ProgressReporter())
+    return folder / "run"
+
+
+def usage_error(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
+    """Run a command that must be refused, with exit code 2, one message on stderr and no traceback; the message."""
+    from auricle.cli.main import main
+
+    try:
+        code = main(arguments)
+    except SystemExit as stop:
+        code = int(stop.code or 0)
+    output = capsys.readouterr()
+    assert code == 2, output.out
+    assert "Traceback" not in output.err and output.err.strip()
+    return output.err
+
+
 @pytest.fixture(scope="session")
 def recordings() -> Path:
     """The folder of real recordings; tests that need it are skipped where there is none."""

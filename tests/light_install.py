@@ -1,6 +1,6 @@
-"""`python -m tests.light_install [RUN FILE…]`: an exported model answers without PyTorch, and as PyTorch does.
+"""`python -m tests.light_install [RUN FILE…]`: an exported model runs without PyTorch, with the same answers.
 
-In: a run and recordings, by default a small one on tones made here. It is exported and asked by PyTorch in this
+In: a run and recordings, by default a small one on tones made here. It is exported and run with PyTorch in this
 environment; then the checkout is installed into a new one with `[onnx]` alone, then `[serve]`, then `[demo]` beside it.
 Out: what was checked, line by line; it ends with 1 where an answer differs by more than 1e-4. Needs PyPI.
 """
@@ -35,18 +35,18 @@ def main() -> int:
         run, files = (options.run, options.files) if options.run else train(Path(folder))
         exported = Path(folder) / "exported"
         auricle(sys.executable, "export", str(run), "--onnx", "--out", str(exported))
-        wanted = answers(
+        expected = answers(
             auricle(sys.executable, "predict", str(run), *files, "--runtime", "torch", "--top", "1000", "--json")
         )
         python = install(Path(folder) / "light", "onnx")
         check_core(python, Path(files[0]).parent)
-        predict(python, exported, files, wanted)
-        load(python, exported, files, wanted)
+        predict(python, exported, files, expected)
+        load(python, exported, files, expected)
         refuse(python, exported)
         install(Path(folder) / "light", "onnx", "serve")
-        serve(python, exported, files, wanted, "needs the extra &#x27;demo&#x27;")
+        serve(python, exported, files, expected, "needs the extra &#x27;demo&#x27;")
         install(Path(folder) / "light", "onnx", "serve", "demo")
-        serve(python, exported, files, wanted, "<gradio-app")
+        serve(python, exported, files, expected, "<gradio-app")
     print("light ok")
     return 0
 
@@ -65,9 +65,9 @@ def install(folder: Path, *extras: str, pip: Sequence[str] = ()) -> str:
     python = folder / "bin" / "python"
     if not python.exists():
         subprocess.run([sys.executable, "-m", "venv", str(folder)], check=True)
-    asked = [f"{ROOT}[{','.join(extras)}]", "--constraint", str(ROOT / "constraints.txt"), *pip]
+    arguments = [f"{ROOT}[{','.join(extras)}]", "--constraint", str(ROOT / "constraints.txt"), *pip]
     start = time.perf_counter()
-    command = [str(python), "-m", "pip", "install", "-qq", "--disable-pip-version-check", *asked]
+    command = [str(python), "-m", "pip", "install", "-qq", "--disable-pip-version-check", *arguments]
     subprocess.run(command, check=True, cwd=folder)
     print(f"installed [{','.join(extras)}] in {time.perf_counter() - start:.0f} s, {megabytes(folder):.0f} MB")
     return str(python)
@@ -103,18 +103,18 @@ def answers(printed: str) -> dict[str, dict[str, float]]:
     return {row["file"]: {one["label"]: one["probability"] for one in row["choices"]} for row in rows}
 
 
-def compare(what: str, found: Answers, wanted: Answers) -> None:
-    """Fail where an answer is missing or another one."""
-    if set(found) != set(wanted):
-        raise SystemExit(f"{what}: answered for {len(found)} files of {len(wanted)}.")
-    worst = max(abs(found[file][label] - share) for file, row in wanted.items() for label, share in row.items())
+def compare(what: str, answers: Answers, expected: Answers) -> None:
+    """Fail where an answer is missing or differs."""
+    if set(answers) != set(expected):
+        raise SystemExit(f"{what}: {len(answers)} answers for {len(expected)} files.")
+    worst = max(abs(answers[file][label] - share) for file, row in expected.items() for label, share in row.items())
     if not worst <= TOLERANCE:
         raise SystemExit(f"{what}: an answer differs by {worst:.2e}; {TOLERANCE:g} is allowed.")
-    print(f"{what}: {len(wanted)} answers, at most {worst:.1e} from PyTorch's")
+    print(f"{what}: {len(expected)} answers, at most {worst:.1e} from PyTorch's")
 
 
 def check_core(python: str, corpus: Path) -> None:
-    """Nothing heavy is there, and what the core does needs none of it."""
+    """No heavy package is installed, and the core commands work."""
     code = f"from importlib.util import find_spec as f; print([one for one in {HEAVY!r} if f(one)])"
     there = subprocess.run([python, "-c", code], capture_output=True, text=True, check=True).stdout.strip()
     if there != "[]":
@@ -125,13 +125,15 @@ def check_core(python: str, corpus: Path) -> None:
     print(f"none of {', '.join(HEAVY)}; --help and inspect work")
 
 
-def predict(python: str, exported: Path, files: Sequence[str], wanted: Answers) -> None:
+def predict(python: str, exported: Path, files: Sequence[str], expected: Answers) -> None:
     compare(
-        "auricle predict", answers(auricle(python, "predict", str(exported), *files, "--top", "1000", "--json")), wanted
+        "auricle predict",
+        answers(auricle(python, "predict", str(exported), *files, "--top", "1000", "--json")),
+        expected,
     )
 
 
-def load(python: str, exported: Path, files: Sequence[str], wanted: Answers) -> None:
+def load(python: str, exported: Path, files: Sequence[str], expected: Answers) -> None:
     code = (
         "import sys, json, auricle\nmodel = auricle.load(sys.argv[1])\n"
         "found = {file: {one.label: one.probability for one in model(file).choices} for file in sys.argv[2:]}\n"
@@ -141,40 +143,40 @@ def load(python: str, exported: Path, files: Sequence[str], wanted: Answers) -> 
     done = subprocess.run(command, capture_output=True, text=True, cwd=tempfile.gettempdir())
     if done.returncode:
         raise SystemExit(f"auricle.load failed:\n{done.stderr}")
-    compare("auricle.load", json.loads(done.stdout), wanted)
+    compare("auricle.load", json.loads(done.stdout), expected)
 
 
 def refuse(python: str, exported: Path) -> None:
     """What is missing is named with the command that installs it."""
     for command, extra in ((["serve", str(exported)], "serve"), (["export", str(exported), "--onnx"], "train")):
-        said = auricle(python, *command, code=2)
-        if f"auricle[{extra}]" not in said:
-            raise SystemExit(f"auricle {command[0]} does not name the extra '{extra}': {said}")
+        message = auricle(python, *command, code=2)
+        if f"auricle[{extra}]" not in message:
+            raise SystemExit(f"auricle {command[0]} does not name the extra '{extra}': {message}")
     print("serve and export name the extras that they need")
 
 
-def serve(python: str, exported: Path, files: Sequence[str], wanted: Answers, page: str) -> None:
-    """Start the service, ask it, look at its page, and stop it."""
+def serve(python: str, exported: Path, files: Sequence[str], expected: Answers, page: str) -> None:
+    """Start the service, send requests, fetch its page, and stop it."""
     with service([python, "-m", "auricle.cli", "serve", str(exported), "--port", "0", "--json"]) as url:
-        compare("auricle serve", {file: ask(url, Path(file)) for file in files}, wanted)
-        with urllib.request.urlopen(url, timeout=WAIT) as found:
-            if page not in found.read().decode():
+        compare("auricle serve", {file: ask(url, Path(file)) for file in files}, expected)
+        with urllib.request.urlopen(url, timeout=WAIT) as response:
+            if page not in response.read().decode():
                 raise SystemExit(f"The page at / does not hold '{page}'.")
 
 
 def ask(url: str, file: Path) -> dict[str, float]:
-    """What a service says of a file, by label."""
+    """The probabilities of a file by the service, by label."""
     request = urllib.request.Request(f"{url}v1/classify?top=1000", file.read_bytes())
-    with urllib.request.urlopen(request, timeout=WAIT) as found:
-        return {one["label"]: one["probability"] for one in json.load(found)["choices"]}
+    with urllib.request.urlopen(request, timeout=WAIT) as response:
+        return {one["label"]: one["probability"] for one in json.load(response)["choices"]}
 
 
 @contextlib.contextmanager
 def service(command: Sequence[str], **environment: str) -> Iterator[str]:
-    """Run a service that prints its address as JSON; it must end with 0 when it is told to stop."""
-    kept = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    """Run a service that prints its address as JSON; it must end with 0 after SIGTERM."""
+    inherited = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     process: subprocess.Popen[str] = subprocess.Popen(
-        command, stdout=subprocess.PIPE, text=True, env=kept | environment, cwd=tempfile.gettempdir()
+        command, stdout=subprocess.PIPE, text=True, env=inherited | environment, cwd=tempfile.gettempdir()
     )
     try:
         yield ready(process)
@@ -189,13 +191,13 @@ def service(command: Sequence[str], **environment: str) -> Iterator[str]:
 def ready(process: "subprocess.Popen[str]") -> str:
     """Wait for the address, and until the model there is warm."""
     assert process.stdout is not None
-    said = ""
-    while not said.rstrip().endswith("}"):
+    output = ""
+    while not output.rstrip().endswith("}"):
         line = process.stdout.readline()
         if not line:
-            raise SystemExit("The service ended before it told its address.")
-        said += line
-    url: str = json.loads(said)["url"]
+            raise SystemExit("The service ended before it printed its address.")
+        output += line
+    url: str = json.loads(output)["url"]
     end = time.monotonic() + WAIT
     while time.monotonic() < end:
         with contextlib.suppress(OSError), urllib.request.urlopen(f"{url}readyz", timeout=WAIT):

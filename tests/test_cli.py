@@ -14,33 +14,8 @@ import pytest
 import soundfile
 
 import auricle
-from auricle import recipes
 from auricle.cli.main import _parser, main
-from auricle.training.progress import ProgressReporter
-from auricle.training.run import run
-from tests.conftest import RATE, tone, write_corpus
-
-
-@pytest.fixture(scope="module")
-def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run of the baseline on the three-class corpus."""
-    folder = tmp_path_factory.mktemp("trained")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("AURICLE_CACHE", str(folder / "cache"))
-        run(write_corpus(folder / "corpus"), recipes.load("baseline"), folder / "run", ProgressReporter())
-    return folder / "run"
-
-
-def wrong(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
-    """Run a command that must be refused: exit code 2, one message on stderr, no traceback."""
-    try:
-        code = main(arguments)
-    except SystemExit as stop:
-        code = int(stop.code or 0)
-    said = capsys.readouterr()
-    assert code == 2, said.out
-    assert "Traceback" not in said.err and said.err.strip()
-    return said.err
+from tests.conftest import RATE, tone, usage_error, write_corpus
 
 
 def test_inspect_prints_what_is_there_and_the_same_as_json(corpus: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -190,7 +165,7 @@ def test_bad_input_gets_one_clear_message_and_leaves_nothing(
     make, inner, options, told = CASES[number]
     make(tmp_path / "data")
     out = tmp_path / "run"
-    said = wrong(capsys, "train", str(tmp_path / "data" / inner), *options, "--out", str(out))
+    said = usage_error(capsys, "train", str(tmp_path / "data" / inner), *options, "--out", str(out))
     assert any(word in said for word in told) if number == 1 else all(word in said for word in told), said
     assert not out.exists()
 
@@ -219,11 +194,11 @@ def test_a_declared_two_gigabytes_in_a_kilobyte_is_a_finding(corpus: Path, capsy
 
 
 def test_a_folder_of_another_kind_is_no_run(corpus: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert "no run folder at" in wrong(capsys, "predict", str(tmp_path / "nothing"), "a.wav")
-    assert "neither a run folder" in wrong(capsys, "predict", str(corpus), "a.wav")
+    assert "no run folder at" in usage_error(capsys, "predict", str(tmp_path / "nothing"), "a.wav")
+    assert "neither a run folder" in usage_error(capsys, "predict", str(corpus), "a.wav")
     (tmp_path / "bert").mkdir()
     (tmp_path / "bert" / "config.json").write_text('{"model_type": "bert"}')
-    assert "'bert'" in wrong(capsys, "predict", str(tmp_path / "bert"), "a.wav")
+    assert "'bert'" in usage_error(capsys, "predict", str(tmp_path / "bert"), "a.wav")
 
 
 def test_every_option_is_explained_and_every_command_has_an_example() -> None:
@@ -238,24 +213,24 @@ def test_every_option_is_explained_and_every_command_has_an_example() -> None:
 
 
 def test_a_message_names_the_option_that_was_typed(corpus: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert "--learning-rate is 0" in wrong(capsys, "train", str(corpus), "--learning-rate", "0")
-    assert "--folds is 1" in wrong(capsys, "inspect", str(corpus), "--folds", "1")
-    assert "'train.epochs' is 0" in wrong(capsys, "train", str(corpus), "--set", "train.epochs=0")
+    assert "--learning-rate is 0" in usage_error(capsys, "train", str(corpus), "--learning-rate", "0")
+    assert "--folds is 1" in usage_error(capsys, "inspect", str(corpus), "--folds", "1")
+    assert "'train.epochs' is 0" in usage_error(capsys, "train", str(corpus), "--set", "train.epochs=0")
 
 
 def test_wrong_usage_is_said_in_one_line(capsys: pytest.CaptureFixture[str], trained: Path) -> None:
-    assert "--epoch-count" in wrong(capsys, "train", "somewhere", "--epoch-count", "3")
-    assert "invalid choice" in wrong(capsys, "trian", "somewhere")
-    assert "--out RUN" in wrong(capsys, "train", "somewhere", "--resume")
-    assert ".csv or .jsonl" in wrong(capsys, "predict", str(trained), "a.wav", "--out", "answers.xlsx")
-    assert "folder that exists" in wrong(capsys, "predict", str(trained), "a.wav", "--out", "/nowhere/at/all.csv")
+    assert "--epoch-count" in usage_error(capsys, "train", "somewhere", "--epoch-count", "3")
+    assert "invalid choice" in usage_error(capsys, "trian", "somewhere")
+    assert "--out RUN" in usage_error(capsys, "train", "somewhere", "--resume")
+    assert ".csv or .jsonl" in usage_error(capsys, "predict", str(trained), "a.wav", "--out", "answers.xlsx")
+    assert "folder that exists" in usage_error(capsys, "predict", str(trained), "a.wav", "--out", "/nowhere/at/all.csv")
 
 
 def test_a_tracker_that_is_not_installed_is_named_before_any_work(
     corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    said = wrong(capsys, "train", str(corpus), "--set", "train.report_to=wandb", "--out", str(tmp_path / "run"))
+    said = usage_error(capsys, "train", str(corpus), "--set", "train.report_to=wandb", "--out", str(tmp_path / "run"))
     assert "pip install 'auricle[track]'" in said and not (tmp_path / "run").exists()
 
 

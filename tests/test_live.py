@@ -23,7 +23,7 @@ from auricle.inference.live import Message, latency, listen
 from auricle.preparation.windows import WindowSpec
 from auricle.training.progress import ProgressReporter
 from auricle.training.run import run
-from tests.conftest import RATE, tone, write_corpus
+from tests.conftest import RATE, tone
 
 PLAIN = EventRules(onset=0.6, offset=0.4, min_seconds=0.0, max_gap=0.0)
 
@@ -105,15 +105,6 @@ def test_the_stated_bounds_follow_from_window_hop_and_rules() -> None:
     assert 0.05 <= bound.scoring < 2.0
     assert bound.begin == pytest.approx(1.0 + 2 * bound.scoring + 0.2 + 2 * 0.25)
     assert bound.end == pytest.approx(1.0 + 2 * bound.scoring + 0.2 + 2 * 0.25)
-
-
-@pytest.fixture(scope="module")
-def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("trained")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("AURICLE_CACHE", str(folder / "cache"))
-        run(write_corpus(folder / "corpus"), recipes.load("baseline"), folder / "run", ProgressReporter())
-    return folder / "run"
 
 
 def live(

@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 import soundfile
 
-from auricle import recipes
 from auricle.audio.recordings import Recording
 from auricle.cli.main import main
 from auricle.errors import UsageError
@@ -22,23 +21,12 @@ from auricle.serving.limits import Limits
 from auricle.serving.microphone import MicrophoneStream
 from auricle.serving.serve import create_service
 from auricle.serving.service import PredictOptions, Timeline
-from auricle.training.progress import ProgressReporter
-from auricle.training.run import run
-from tests.conftest import RATE, tone, write_corpus
+from tests.conftest import RATE, tone
 from tests.services import service
 
 WINDOW, HOP = 0.5, 0.25
 LABELS = ("low", "noise", "high", "low")
 Row = tuple[str, float, float, float]
-
-
-@pytest.fixture(scope="module")
-def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("trained")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("AURICLE_CACHE", str(folder / "cache"))
-        run(write_corpus(folder / "corpus"), recipes.load("baseline"), folder / "run", ProgressReporter())
-    return folder / "run"
 
 
 @pytest.fixture(scope="module")

@@ -14,28 +14,15 @@ import numpy as np
 import pytest
 import soundfile
 
-from auricle import recipes
 from auricle.audio import recordings
 from auricle.cli.main import main
 from auricle.inference import writer
 from auricle.preparation.windows import WindowSpec
-from auricle.training.progress import ProgressReporter
-from auricle.training.run import run
 from tests.conftest import RATE, tone, write_corpus
 
 # Seconds of the scene: low from 2 to 4, high from 6 to 8, low from 8 to 9; silence elsewhere.
 SCENE = (("low", 2.0, 4.0), ("high", 6.0, 8.0), ("low", 8.0, 9.0))
 EVENTS = ["--events", "--windows", "0.5", "--hop", "0.25"]
-
-
-@pytest.fixture(scope="module")
-def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run of the baseline on the three-class corpus."""
-    folder = tmp_path_factory.mktemp("trained")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("AURICLE_CACHE", str(folder / "cache"))
-        run(write_corpus(folder / "corpus"), recipes.load("baseline"), folder / "run", ProgressReporter())
-    return folder / "run"
 
 
 def scene(path: Path, times: int = 1) -> Path:

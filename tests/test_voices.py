@@ -18,6 +18,7 @@ from auricle.training.run import run
 from auricle.voices.cohort import cohort_from_data
 from auricle.voices.encoder import load_encoder
 from auricle.voices.identify import load_matcher
+from tests.conftest import usage_error
 
 RATE = 8000
 TRAINED, NEW, IMPOSTORS = range(12), range(120, 123), range(200, 206)
@@ -77,16 +78,6 @@ def files(folder: Path, speaker: int) -> list[str]:
     return [str(folder / "new" / f"s{speaker}" / f"{number}.wav") for number in range(3, 6)]
 
 
-def wrong(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
-    try:
-        code = main(arguments)
-    except SystemExit as stop:
-        code = int(stop.code or 0)
-    output = capsys.readouterr()
-    assert code == 2 and "Traceback" not in output.err, output.out
-    return output.err
-
-
 def test_enrolled_speakers_are_identified_and_impostors_are_unknown(folder: Path, store: Path) -> None:
     for speaker in NEW:
         assert [row.voice for row in auricle.identify(store, files(folder, speaker))] == [f"s{speaker}"] * 3
@@ -122,7 +113,9 @@ def test_verify_ends_with_0_only_where_all_are_accepted(
     assert main(["verify", str(store), "s120", str(folder / "no.wav"), "--json"]) == 1
     found = json.loads(capsys.readouterr().out)
     assert found["files"][0]["error"] and found["files"][0]["accepted"] is None
-    assert "No voice named 's12O'. Did you mean" in wrong(capsys, "verify", str(store), "s12O", files(folder, 120)[0])
+    assert "No voice named 's12O'. Did you mean" in usage_error(
+        capsys, "verify", str(store), "s12O", files(folder, 120)[0]
+    )
 
 
 def test_the_same_audio_is_reported_and_stored_once_in_any_lossless_file(
@@ -158,18 +151,18 @@ def test_voices_are_listed_and_removed(store: Path, tmp_path: Path, capsys: pyte
     assert [row["voice"] for row in found["voices"]] == ["s120", "s122"] and found["cohort"]["clips"] >= 60
     assert main(["voices", str(mine)]) == 0
     assert "s120" in capsys.readouterr().out
-    assert "No voice named 's121'" in wrong(capsys, "voices", str(mine), "--remove", "s121")
+    assert "No voice named 's121'" in usage_error(capsys, "voices", str(mine), "--remove", "s121")
 
 
 def test_a_store_needs_its_own_model(
     folder: Path, store: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert "--run RUN" in wrong(capsys, "enrol", str(tmp_path / "new.db"), "Anna", files(folder, 120)[0])
+    assert "--run RUN" in usage_error(capsys, "enrol", str(tmp_path / "new.db"), "Anna", files(folder, 120)[0])
     other = shutil.copytree(folder / "run" / "model", tmp_path / "other")
     config = json.loads((other / "config.json").read_text())
     (other / "config.json").write_text(json.dumps({**config, "initializer_range": 0.5}))
     for command in (["enrol", str(store), "Anna"], ["identify", str(store)], ["verify", str(store), "s120"]):
-        assert "another model" in wrong(capsys, *command, files(folder, 120)[0], "--run", str(other))
+        assert "another model" in usage_error(capsys, *command, files(folder, 120)[0], "--run", str(other))
 
 
 def test_a_run_that_moved_is_named_again(
@@ -179,7 +172,7 @@ def test_a_run_that_moved_is_named_again(
     shutil.copytree(folder / "run" / "model", tmp_path / "first")
     auricle.enrol(mine, "Anna", files(folder, 122), run=tmp_path / "first")
     (tmp_path / "first").rename(tmp_path / "second")
-    assert "is not there" in wrong(capsys, "identify", str(mine), files(folder, 120)[0])
+    assert "is not there" in usage_error(capsys, "identify", str(mine), files(folder, 120)[0])
     assert main(["identify", str(mine), files(folder, 120)[0], "--run", str(tmp_path / "second")]) == 0
     auricle.enrol(mine, "Anna", files(folder, 122), run=tmp_path / "second")
     assert main(["identify", str(mine), files(folder, 120)[0]]) == 0
@@ -221,7 +214,7 @@ def test_a_speaker_that_the_model_was_trained_on_can_be_enrolled(folder: Path, t
 def test_a_false_accept_rate_lies_between_0_and_1(
     share: str, folder: Path, store: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert "between 0 and 1" in wrong(
+    assert "between 0 and 1" in usage_error(
         capsys, "enrol", str(store), "A", files(folder, 120)[0], f"--max-false-accept-rate={share}"
     )
 
@@ -284,7 +277,7 @@ def test_a_cohort_excludes_the_evaluated_speakers(
     assert main(["trials", str(folder / "run"), str(trial_file), "--cohort", str(everyone), "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
     assert any("24 clips of the cohort are of the evaluated speakers" in note for note in found["notes"])
-    output = wrong(capsys, "trials", str(folder / "run"), str(trial_file), "--cohort", str(folder / "impostors"))
+    output = usage_error(capsys, "trials", str(folder / "run"), str(trial_file), "--cohort", str(folder / "impostors"))
     assert "of the evaluated speakers" in output
 
 
@@ -297,8 +290,8 @@ def test_trials_with_files_that_cannot_be_decoded_are_counted(
     found = json.loads(capsys.readouterr().out)
     assert found["excluded"] == 1 and found["trials"] == 276
     assert [row["file"] for row in found["failed"]] == ["s200/gone.wav"]
-    assert "--root" in wrong(capsys, "trials", str(folder / "run"), str(trial_file))
-    assert "no folder" in wrong(capsys, "trials", str(folder / "run"), str(trial_file), "--root", str(trial_file))
+    assert "--root" in usage_error(capsys, "trials", str(folder / "run"), str(trial_file))
+    assert "no folder" in usage_error(capsys, "trials", str(folder / "run"), str(trial_file), "--root", str(trial_file))
 
 
 def test_python_raises_auricles_own_errors(folder: Path, tmp_path: Path) -> None:

@@ -58,7 +58,7 @@ def _export(options: argparse.Namespace) -> int:
             check=options.check,
             int8=options.int8,
             tolerance=options.tolerance,
-            say=screen.print,
+            message=screen.print,
         )
     if options.json:
         print_json({**json.loads(result.to_json()), "out": str(result.out)})

@@ -41,7 +41,7 @@ def export(
     check: Sequence[str] = (),
     int8: bool = False,
     tolerance: float = 0.01,
-    say: Callable[[str], None] = lambda text: None,
+    message: Callable[[str], None] = lambda text: None,
 ) -> ExportResult:
     """Write the exported folder: RUN/onnx, or RUN/onnx-int8 with `int8`, by default.
 
@@ -61,11 +61,11 @@ def export(
     with tempfile.TemporaryDirectory(prefix=f".{out.name}-", dir=out.parent) as scratch:
         new = Path(scratch) / "new"
         new.mkdir()
-        say("Tracing the model.")
+        message("Tracing the model.")
         products = trace(model, new / FILE)
         graph = OnnxModel.open(new)
         parity = _require_parity(check_parity(model, graph, from_arrays(clips)))
-        say(
+        message(
             f"On {parity.clips} clips the probabilities of ONNX and PyTorch differ by at most "
             f"{parity.max_difference:.1e} ({TOLERANCE:g} is allowed). PyTorch: {parity.pytorch_clips_per_second:.1f} "
             f"clips/s, ONNX: {parity.onnx_clips_per_second:.1f}."
@@ -74,7 +74,7 @@ def export(
         if int8:
             del model
             quantized = _require_int8(new, graph, products, labelled, tolerance)
-            say(f"Kept: {quantized.description}.")
+            message(f"Kept: {quantized.description}.")
         result = ExportResult(
             out=out,
             precision="int8" if int8 else "float32",
