@@ -381,7 +381,7 @@ def test_the_table_says_what_is_trained() -> None:
 
 def test_the_checkpoints_rate_rules() -> None:
     assert resolved(small(folder("tiny-hubert"))).audio.sample_rate == RATE
-    with pytest.raises(UsageError, match="hears 16000 Hz"):
+    with pytest.raises(UsageError, match="takes 16000 Hz"):
         resolved(small(folder("tiny-hubert"), "audio.sample_rate=44100"))
     with pytest.raises(UsageError, match="one channel"):
         resolved(small(folder("tiny-hubert"), "audio.channels=2"))
