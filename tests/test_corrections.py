@@ -139,9 +139,9 @@ def test_training_uses_the_corrected_labels(corpus: Path, tmp_path: Path, capsys
     command = ["train", str(corpus), "--recipe", "baseline", "--out", str(run), "--json"]
     assert main([*command, "--corrections", str(tmp_path / "right.csv")]) == 0
     report = json.loads(capsys.readouterr().out)
-    assert report.labels == ("high", "hum", "noise")
-    assert report.audit.classes == {"high": 8, "hum": 8, "noise": 7}
-    assert report.recipe.data.corrections == str(tmp_path / "right.csv")
+    assert report["labels"] == ["high", "hum", "noise"]
+    assert report["audit"]["classes"] == {"high": 8, "hum": 8, "noise": 7}
+    assert report["recipe"]["data"]["corrections"] == str(tmp_path / "right.csv")
     page = (run / "report.html").read_text(encoding="utf-8")
     assert "right.csv changed 8 labels and excluded 1 clip" in page and "excluded by right.csv" in page
     assert main(["predict", str(run), str(corpus / "low"), "--json"]) == 0
