@@ -24,7 +24,7 @@ def benchmarks() -> dict[str, str]:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the benchmark that the command line names; returns the exit code."""
-    listing = "".join(f"\n  {name:10}{title}" for name, title in benchmarks().items())
+    listing = "".join(f"\n  {name:14}{title}" for name, title in benchmarks().items())
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks",
         description=f"Compare auricle with its reference systems:{listing}",
