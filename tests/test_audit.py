@@ -10,7 +10,7 @@ import soundfile
 
 from auricle import recipes
 from auricle.preparation.audit import Audit
-from auricle.preparation.prepare import inspect
+from auricle.training.grouping import inspect
 from tests.conftest import RATE, tone
 
 

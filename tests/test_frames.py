@@ -28,7 +28,8 @@ from auricle.errors import UsageError
 from auricle.evaluation import scoring
 from auricle.models.load import build_model, save_model
 from auricle.preparation.batches import build
-from auricle.preparation.prepare import inspect, prepare, read
+from auricle.preparation.prepare import prepare, read
+from auricle.training.grouping import inspect
 from auricle.preparation.windows import from_arrays
 from auricle.recipe import parse
 from auricle.recipes import load

@@ -32,7 +32,8 @@ from auricle.labelling.clip_view import load_preview, render_clip
 from auricle.labelling.corrections_file import CorrectionsFile
 from auricle.labelling.selection import ANY_FINDING, CORRECTED, Filter, Note
 from auricle.labelling.session import Session, View
-from auricle.preparation.prepare import Inspection, inspect
+from auricle.preparation.inspection import Inspection
+from auricle.training.grouping import inspect
 from auricle.run_folder import RunFolder
 from auricle.serving import waveform
 from tests.browsing import WAIT, Page, asked_for, chromium, wait_for

@@ -66,7 +66,7 @@ def _inspect(options: argparse.Namespace) -> int:
     recipe = recipe_of(options)
     check_location(options.data, recipe.data.reader)
     from auricle.cli import console
-    from auricle.preparation.prepare import inspect
+    from auricle.training.grouping import inspect
 
     screen = console.Screen(options.json)
     inspection = inspect(options.data, recipe, screen.progress)
@@ -124,7 +124,7 @@ def _repeated(options: argparse.Namespace) -> Iterator[str]:
     """The options by which the corpus was read: training with the corrections needs the same."""
     if options.recipe != DEFAULT_RECIPE:
         yield from ("--recipe", options.recipe)
-    for name in ("reader", "label", "group"):
+    for name in ("reader", "label", "group", "pattern"):
         if (value := getattr(options, name)) is not None:
             yield from (f"--{name}", value)
     for setting in options.set:

@@ -61,14 +61,20 @@ def corpus_options(parser: argparse.ArgumentParser, *, corrections: bool = True)
     parser.add_argument("data", metavar="DATA", help=DATA_HELP)
     data = parser.add_argument_group("data")
     data.add_argument("--reader", metavar="NAME", help="how to read the layout, such as folder (default: recognised)")
-    data.add_argument("--label", metavar="FIELD", help="the column or field that holds the class, such as species")
-    data.add_argument("--group", metavar="FIELD", help="the field that must not cross the split, such as speaker")
+    data.add_argument(
+        "--label", metavar="FIELD", help="what holds the class: a column (species), folder:2, or name:1 (of file names)"
+    )
+    data.add_argument(
+        "--group", metavar="FIELD", help="what must not cross the split: a column (speaker), folder:1, name:1, or none"
+    )
+    data.add_argument("--pattern", metavar="TEXT", help="the fields of the paths, such as '{group}_{label}_{take}.wav'")
     data.add_argument(
         "--split",
         metavar="KIND",
         help="auto, predefined, holdout, folds, leave-one-group-out, random, or a split.json (default: auto)",
     )
     data.add_argument("--folds", type=int, metavar="N", help="cross-validate with N folds, such as 5")
+    data.add_argument("--test", type=float, metavar="SHARE", help="share of the clips to test on (default: 0.2)")
     if corrections:
         data.add_argument("--corrections", metavar="FILE", help="a CSV of corrected labels that `auricle listen` wrote")
     data.add_argument("--strict", action="store_true", default=None, help="stop at unusable clips; else exclude them")

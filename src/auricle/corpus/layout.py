@@ -18,12 +18,23 @@ _FOLDS = {
     "test": "test testing tst eval evaluation",
 }
 _FOLD_OF_WORD = {word: fold for fold, words in _FOLDS.items() for word in words.split()}
+_FOLD_PREFIX = re.compile(
+    r"(training|train|testing|test|validation|valid|val|dev|eval)(?=[\d_\-. ]|new|set|data|$)", re.I
+)
 _UNCOMPRESSED_FIRST = {".wav": 0, ".flac": 1}
 
 
 def official_fold(word: str) -> str | None:
     """ "train", "valid" or "test" for the words that corpora use for them, else None."""
     return _FOLD_OF_WORD.get(word.strip().lower())
+
+
+def split_folder(name: str) -> str | None:
+    """As `official_fold`, also for folders such as testnew, train_set or dev-clean."""
+    if fold := official_fold(name):
+        return fold
+    match = _FOLD_PREFIX.match(name)
+    return official_fold(match[1]) if match else None
 
 
 def audio_files(tree: Tree) -> tuple[list[str], list[Excluded]]:

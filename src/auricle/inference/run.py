@@ -25,11 +25,11 @@ from auricle.inference.notebook import NotebookProgress, in_notebook
 from auricle.models import device as devices
 from auricle.models import registration
 from auricle.models.quiet import quiet_libraries
-from auricle.preparation import prepare
 from auricle.preparation.inspection import Inspection
 from auricle.recipe import Recipe
 from auricle.recipes import NAMED_SETTINGS
 from auricle.run_folder import RunFolder, new_run_folder
+from auricle.training import grouping
 from auricle.training.progress import ProgressReporter
 from auricle.training.run import run as train_run
 
@@ -91,7 +91,7 @@ def inspect(
     """
     resolved = resolve(recipe, settings)
     check_location(data, resolved.data.reader)
-    return prepare.inspect(data, resolved, _reporter(verbose).progress)
+    return grouping.inspect(data, resolved, _reporter(verbose).progress)
 
 
 def train(

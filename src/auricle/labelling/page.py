@@ -27,10 +27,10 @@ from auricle.labelling.corrections_file import CorrectionsFile
 from auricle.labelling.selection import Filter
 from auricle.labelling.session import Session, View
 from auricle.parallel import Progress
-from auricle.preparation.prepare import inspect
 from auricle.recipe import Recipe
 from auricle.serving import gradio_host, local_server
 from auricle.serving.local_server import LOOPBACK_NAMES, Application
+from auricle.training.grouping import inspect
 
 HEADERS = ("Clip", "Label in the corpus", "Correct label", "Comment")
 EXCLUDED = "(excluded)"
