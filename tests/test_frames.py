@@ -29,10 +29,10 @@ from auricle.evaluation import scoring
 from auricle.models.load import build_model, save_model
 from auricle.preparation.batches import build
 from auricle.preparation.prepare import prepare, read
-from auricle.training.grouping import inspect
 from auricle.preparation.windows import from_arrays
 from auricle.recipe import parse
 from auricle.recipes import load
+from auricle.training.grouping import inspect
 from auricle.training.progress import ProgressReporter
 from auricle.training.run import run
 from tests.conftest import tone

@@ -33,9 +33,9 @@ from auricle.labelling.corrections_file import CorrectionsFile
 from auricle.labelling.selection import ANY_FINDING, CORRECTED, Filter, Note
 from auricle.labelling.session import Session, View
 from auricle.preparation.inspection import Inspection
-from auricle.training.grouping import inspect
 from auricle.run_folder import RunFolder
 from auricle.serving import waveform
+from auricle.training.grouping import inspect
 from tests.browsing import WAIT, Page, asked_for, chromium, wait_for
 from tests.conftest import RATE, tone, write_corpus
 from tests.reports import small_report

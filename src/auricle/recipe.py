@@ -40,8 +40,8 @@ class Data(_Section):
     )
     group: str | None = Field(
         None,
-        description="The field that must not cross the split, such as the speaker, written as for data.label; null takes "
-        "the corpus' own, or decides by evidence; none ignores groups.",
+        description="The field that must not cross the split, such as the speaker, written as for data.label; null "
+        "takes the corpus' own, or decides by evidence; none ignores groups.",
     )
     fold: str | None = Field(
         None, description="The metadata column that holds the fold: train, valid, test, or any names."

@@ -179,7 +179,7 @@ def partition(values: Iterable[str]) -> tuple[int, ...]:
 
 @dataclass(frozen=True)
 class Classes:
-    """The field that holds the class, and in one line why."""
+    """The field that holds the class, and why, where there was a choice."""
 
     field: Field
     reason: str
@@ -198,12 +198,12 @@ def find_classes(names: Sequence[str], location: str, split_key: str | None = No
         inner = next((level for level in reversed(words) if level.repeats_across(_outer(level, words))), None)
         chosen = inner or words[0]
         others = ", ".join(f"`--label {level.key}`" for level in words if level is not chosen)
-        reason = f"which repeats across the folders above it; {others} otherwise" if inner else f"; {others} otherwise"
-        return Classes(chosen, f"{chosen.description} {reason}")
+        reason = ", which repeats across the folders above it" if inner else ""
+        return Classes(chosen, f"{chosen.description}{reason}; {others} otherwise")
     if len(words) == 1 and not _hides_batches(words[0], levels):
-        return Classes(words[0], words[0].description)
+        return Classes(words[0], "")
     if len(levels) == 1 and not words and not parts:
-        return Classes(levels[0], levels[0].description)
+        return Classes(levels[0], "")
     if not levels and len(parts) == 1:
         return Classes(parts[0], f"{parts[0].description}; there are no class folders")
     raise DataError(_readings(names, location, [*levels, *parts]))
@@ -223,11 +223,11 @@ def _hides_batches(words: Field, levels: Sequence[Field]) -> bool:
 def _could_be_classes(item: Field) -> bool:
     """Several values, most with several files."""
     several = sum(count > 1 for count in item.counts.values())
-    return 1 < len(item.counts) <= min(MAX_CLASSES, len(item.values) / 2) and several >= 0.5 * len(item.counts)
+    return 1 < len(item.counts) <= MAX_CLASSES and several >= 0.5 * len(item.counts)
 
 
 def _class_parts(names: Sequence[str]) -> list[Field]:
-    """The parts of the file names that could be classes: not the counter at their end, and not several parts at once."""
+    """The parts of the file names that could be classes: not the counter at their end, not several parts at once."""
     whole = [item for item in fields(names) if item.is_folder or re.fullmatch(r"name:-?\d+", item.key)]
     return [item for item in whole if not item.is_folder and _could_be_classes(item) and not _is_counter(item, whole)]
 

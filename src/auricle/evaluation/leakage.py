@@ -76,11 +76,11 @@ class HeldOutFit:
         clips = np.arange(len(self.labels))
         true = predicted[clips, self.labels]
         predicted[clips, self.labels] = -np.inf
-        return true - predicted.max(1)
+        return np.asarray(true - predicted.max(1))
 
 
 def measure(fit: HeldOutFit, field: Field, seed: int) -> Leakage:
-    """Measure one field on the clips of a fit, given in the same order. A clip without a value is a value of its own."""
+    """Measure one field on the clips of a fit, in their order. A clip without a value is a value of its own."""
     random = np.random.default_rng(seed)
     names = [value or f"\0{number}" for number, value in enumerate(field.values)]
     values = np.unique(names, return_inverse=True)[1]

@@ -1,7 +1,8 @@
 """From a path to all that training needs: read the corpus, decode it once, audit it, split it.
 
 In: DATA and a recipe. Out: a PreparedCorpus. Decoding and dividing are two steps: between them the groups are decided
-by how the clips sound (training.grouping). Only the decoded store in the cache is written. Nothing here imports torch: recordings are decoded in forked processes, which are to be small.
+by how the clips sound (training.grouping). Only the decoded store in the cache is written. Nothing here imports torch:
+recordings are decoded in forked processes, which are to be small.
 """
 
 from collections.abc import Sequence

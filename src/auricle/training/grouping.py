@@ -2,10 +2,12 @@
 
 In: a decoded corpus. Out: its index with groups, what a split is worth with and without them, and one sentence of both.
 The vectors are the instant baseline's, which a run needs anyway; of a large corpus a stratified sample is measured.
+Torch is imported when vectors are needed: without it `inspect` reports everything else.
 """
 
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -14,17 +16,15 @@ from auricle.corpus.clip import Clip, Index
 from auricle.corpus.read import UNGROUPED, paths
 from auricle.corpus.structure import Field
 from auricle.errors import DataError, UsageError
-from auricle.evaluation.leakage import HeldOutFit, Leakage, choose_group, measure
-from auricle.models.features.ridge import subsample
-from auricle.models.load import build_model
 from auricle.parallel import Progress
 from auricle.preparation.formatting import percent
 from auricle.preparation.inspection import Inspection
 from auricle.preparation.prepare import PreparedCorpus, decode, divide, for_corpus, read, usable_clips
 from auricle.preparation.prepare import inspect as audit_clips
 from auricle.recipe import Model, Recipe
-from auricle.training.closed_form import embed_clips
-from auricle.training.resolve import resolve
+
+if TYPE_CHECKING:
+    from auricle.evaluation.leakage import Leakage
 
 SAMPLE_CLIPS = 2000
 # With fewer clips no field could be told from chance.
@@ -36,7 +36,7 @@ class Grouping:
     """An index with its groups, the evidence for them (None where nothing could be measured), and a sentence."""
 
     index: Index
-    evidence: Leakage | None
+    evidence: "Leakage | None"
     message: str
 
 
@@ -48,12 +48,14 @@ def inspect(data: str | Path, recipe: Recipe, progress: Progress) -> Inspection:
     usable, _ = usable_clips(index, audit, recipe)
     grouping = Grouping(index, None, "")
     if len(usable.labels) > 1:
-        sample = _sample(usable, recipe.data.seed)
         try:
+            sample = _sample(usable, recipe.data.seed)
             decoded = decode(sample, recipe.replace("data", strict=False, held_out_classes=[]), progress)
             grouping = decide_groups(decoded, index)
         except DataError as error:
             grouping = Grouping(index, None, f"Groups could not be examined: {error}")
+        except ModuleNotFoundError:
+            grouping = Grouping(index, None, _NO_TORCH)
     try:
         split, audit = divide(grouping.index, audit, recipe)
     except (DataError, UsageError) as error:
@@ -75,7 +77,10 @@ def decide_groups(corpus: PreparedCorpus, index: Index | None = None) -> Groupin
     fields = _known_field(sample) if known else _candidates(sample)
     if not fields:
         return Grouping(index, None, _NO_FIELDS)
-    fit = HeldOutFit(_vectors(corpus, sample), corpus.classes([clip.id for clip in sample]))
+    vectors = _vectors(corpus, sample)
+    from auricle.evaluation.leakage import HeldOutFit, choose_group, measure
+
+    fit = HeldOutFit(vectors, corpus.classes([clip.id for clip in sample]))
     measured = [measure(fit, field, corpus.recipe.data.seed) for field in fields]
     if known:
         return Grouping(index, measured[0], _known_message(measured[0], index.group_name))
@@ -91,6 +96,8 @@ def decide_groups(corpus: PreparedCorpus, index: Index | None = None) -> Groupin
 def _sample(usable: Index, seed: int) -> Index:
     if len(usable) <= SAMPLE_CLIPS:
         return usable
+    from auricle.models.features.ridge import subsample
+
     numbers = np.unique([clip.label for clip in usable], return_inverse=True)[1]
     rows = set(subsample(numbers, SAMPLE_CLIPS, seed).tolist())
     return usable.select([row in rows for row in range(len(usable))])
@@ -112,6 +119,10 @@ def _known_field(index: Index) -> list[Field]:
 
 
 def _vectors(corpus: PreparedCorpus, sample: Index) -> np.ndarray:
+    from auricle.models.load import build_model
+    from auricle.training.closed_form import embed_clips
+    from auricle.training.resolve import resolve
+
     resolved = resolve(corpus.recipe.model_copy(update={"model": Model(family="baseline")}))
     embeddings = embed_clips(corpus, build_model(resolved.recipe, corpus.labels, resolved.options))
     return embeddings.of([clip.id for clip in sample])
@@ -132,7 +143,7 @@ def _in_group(clip: Clip, value: str) -> Clip:
     return replace(clip, group=value or None)
 
 
-def _chosen_message(chosen: Leakage, measured: list[Leakage]) -> str:
+def _chosen_message(chosen: "Leakage", measured: "list[Leakage]") -> str:
     others = [item for item in measured if item.leaks and item.key != chosen.key]
     override = f" or `--group {others[0].key}`" if others else " or `--group FIELD`"
     return (
@@ -142,31 +153,32 @@ def _chosen_message(chosen: Leakage, measured: list[Leakage]) -> str:
     )
 
 
-def _known_message(measured: Leakage, name: str) -> str:
+def _known_message(measured: "Leakage", name: str) -> str:
     low, high = measured.difference.low, measured.difference.high
     return (
-        f"With the same {name}s on both sides a split reports {percent(measured.random_accuracy)}, with them kept apart "
-        f"{percent(measured.grouped_accuracy)} (instant baseline; difference {100 * low:.1f} to {100 * high:.1f} points)."
+        f"With the same {name}s on both sides a split reports {percent(measured.random_accuracy)}, kept apart "
+        f"{percent(measured.grouped_accuracy)} (instant baseline; {100 * low:.1f} to {100 * high:.1f} points)."
     )
 
 
-def _ignored_message(chosen: Leakage | None) -> str:
+def _ignored_message(chosen: "Leakage | None") -> str:
     if chosen is None:
         return "Groups are ignored, as data.group is none; no field of names and tables gives the class away."
     return (
-        f"Groups are ignored, as data.group is none, although {chosen.description} gives the class away: the figures are "
-        f"too high for new ones (instant baseline: {percent(chosen.random_accuracy)} with its values on both sides, "
-        f"{percent(chosen.grouped_accuracy)} with them kept apart: `--group {chosen.key}`)."
+        f"Groups are ignored, as data.group is none, although {chosen.description} gives the class away: the "
+        f"figures are too high for new ones (instant baseline: {percent(chosen.random_accuracy)} with its values on "
+        f"both sides, {percent(chosen.grouped_accuracy)} with them kept apart: `--group {chosen.key}`)."
     )
 
 
+_NO_TORCH = "Groups were not examined, which needs PyTorch: pip install 'auricle[train]'."
 _NO_FIELDS = (
     "No groups: names and tables hold no field that could tell which clips belong together. If speakers, devices or "
     "recordings have several clips, name them: `--group FIELD`, or a column of metadata.csv."
 )
 
 
-def _no_group_message(fields: list[Field], conditions: list[Leakage]) -> str:
+def _no_group_message(fields: list[Field], conditions: "list[Leakage]") -> str:
     listed = ", ".join(field.key for field in fields[:6]) + (" …" if len(fields) > 6 else "")
     also = "".join(
         f" {item.description} ({item.values} values) is a condition that changes the sound, too few to keep apart."

@@ -59,7 +59,7 @@ def read(tree: Tree, *, label: str | None = None) -> Iterator[Clip | Excluded]:
 def note(tree: Tree, *, label: str | None = None) -> str:
     """What holds the class and why, and classes whose names may mean that they are none."""
     layout, _ = _layout(tree, label)
-    notes = [f"classes are {layout.reason}"] if label is None else []
+    notes = [f"classes are {layout.reason}"] if layout.reason else []
     doubtful = [
         value for value in sorted(layout.label.counts) if value.startswith(("_", "-")) or value.lower() in _DOUBTFUL
     ]
