@@ -45,6 +45,7 @@ def audio_files(tree: Tree) -> tuple[list[str], list[Excluded]]:
     for suffix, count in sorted(others.items()):
         more = f" and {count - 1} more '{suffix}'" if count > 1 else ""
         excluded.append(Excluded(first[suffix] + more, "not a recording, by its name"))
+    excluded += [Excluded(name, reason) for name, reason in tree.missing]
     return [name for name in tree.names if is_audio(name)], excluded
 
 

@@ -73,7 +73,8 @@ def note(tree: Tree, *, label: str | None = None) -> str:
 def _layout(tree: Tree, label: str | None) -> tuple[_Layout, list[Excluded]]:
     names, excluded = audio_files(tree)
     if not names:
-        raise DataError(f"'{tree.location}' has no recordings among {len(tree.names)} files.")
+        why = "".join(f" '{item.name}' is {item.reason}." for item in excluded[-1:])
+        raise DataError(f"'{tree.location}' has no recordings among {len(tree.names)} files.{why}")
     wrappers, strays = structure.wrapper_folders(names)
     excluded += [Excluded(name, "outside the class folders") for name in strays]
     names = [name for name in names if name not in strays]
