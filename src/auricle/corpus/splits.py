@@ -227,7 +227,7 @@ def _predefined_holdout(
     if not by_fold.get("train"):
         raise DataError(
             f"'{index.origin}' has the parts {', '.join(sorted(by_fold))} and none to train on. `--split holdout` "
-            "divides all clips anew."
+            "divides all clips again."
         )
     test = by_fold.get("test") or by_fold["valid"]
     valid = by_fold.get("valid", []) if "test" in by_fold else []
@@ -245,7 +245,7 @@ def _predefined_holdout(
     for name in sorted(set(by_fold) - set(PARTS)):
         notes.append(
             f"The part '{name}' ({len(by_fold[name])} clips) is neither trained nor tested on. `--split holdout` "
-            "or `--split folds` divides all clips anew."
+            "or `--split folds` divides all clips again."
         )
     return Split("predefined", description, index.has_groups and not crossing, (fold,), tuple(notes))
 

@@ -51,9 +51,14 @@ class Field:
 
     @property
     def is_identifier(self) -> bool:
-        """Whether the values look like numbered speakers, sessions or takes: most hold a digit, or such a word."""
-        hits = sum(any(letter.isdigit() for letter in value) or bool(_SPEAKERS.match(value)) for value in self.counts)
-        return hits >= 0.8 * len(self.counts)
+        """Whether the values look like numbered speakers, sessions or takes: most hold a digit."""
+        hits = sum(any(letter.isdigit() for letter in value) for value in self.counts)
+        return self.is_speaker or hits >= 0.8 * len(self.counts)
+
+    @property
+    def is_speaker(self) -> bool:
+        """Whether most values are a word for a speaker, session or part, with its number."""
+        return sum(bool(_SPEAKERS.match(value)) for value in self.counts) >= 0.8 * len(self.counts)
 
     def determines(self, other: "Field") -> bool:
         """Whether each value has one value of the other field only."""
@@ -202,8 +207,9 @@ def find_classes(names: Sequence[str], location: str, split_key: str | None = No
         return Classes(chosen, f"{chosen.description}{reason}; {others} otherwise")
     if len(words) == 1 and not _hides_batches(words[0], levels):
         return Classes(words[0], "")
-    if len(levels) == 1 and not words and not parts:
-        return Classes(levels[0], "")
+    if len(levels) == 1 and not words and not (parts and levels[0].is_speaker):
+        others = "".join(f"; `--label {part.key}` otherwise" for part in parts[:1])
+        return Classes(levels[0], f"{levels[0].description}{others}" if others else "")
     if not levels and len(parts) == 1:
         return Classes(parts[0], f"{parts[0].description}; there are no class folders")
     raise DataError(_readings(names, location, [*levels, *parts]))

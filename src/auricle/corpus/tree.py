@@ -257,7 +257,7 @@ def _is_skipped(name: str) -> bool:
 
 
 def _walk(root: str, missing: list[tuple[str, str]]) -> Iterator[tuple[str, int]]:
-    """Names and sizes below a folder; what has no content goes to `missing`. Links to folders never lead in a circle."""
+    """Names and sizes below a folder; what has no content goes to `missing`. Links never lead in a circle."""
     pending = [("", frozenset({os.path.realpath(root)}))]
     while pending:
         below, above = pending.pop()
