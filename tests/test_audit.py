@@ -15,7 +15,7 @@ from tests.conftest import RATE, tone
 
 
 def audit(folder: Path, **data: object) -> Audit:
-    settings = recipes.parse({"data": data}, "test")
+    settings = recipes.parse({"data": {"group": "name:1", **data}}, "test")
     return inspect(folder, settings, lambda *_: None).audit
 
 

@@ -61,7 +61,7 @@ def write_faulty(folder: Path) -> Path:
 @pytest.fixture(scope="module")
 def found(tmp_path_factory: pytest.TempPathFactory) -> Inspection:
     corpus = write_faulty(tmp_path_factory.mktemp("faulty") / "corpus")
-    return inspect(corpus, recipes.load("baseline"), lambda done, total: None)
+    return inspect(corpus, recipes.load("baseline", ["data.group=name:1"]), lambda done, total: None)
 
 
 def names(found: Inspection, filter: Filter, corrected: tuple[str, ...] = ()) -> list[str]:

@@ -71,7 +71,7 @@ def listen(
             f"continue with that file, use --corrections {recipe.data.corrections} alone."
         )
     with local_server.bind(options.host, options.port) as listener:
-        inspected = inspect(data, recipe, progress)
+        inspected = inspect(data, recipe, progress, evidence=False)
         if inspected.index.num_features is not None:
             raise UsageError(
                 f"'{data}' contains precomputed features, which cannot be played. `auricle inspect {data}` lists its "

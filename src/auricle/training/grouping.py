@@ -40,14 +40,14 @@ class Grouping:
     message: str
 
 
-def inspect(data: str | Path, recipe: Recipe, progress: Progress) -> Inspection:
-    """Report what `train` would read, audit and split, and by which groups; the audio of a sample is kept."""
+def inspect(data: str | Path, recipe: Recipe, progress: Progress, *, evidence: bool = True) -> Inspection:
+    """Report what `train` would read, audit and split. Without `evidence`, groups are those that the corpus names."""
     index = read(data, recipe)
     recipe = for_corpus(recipe, index)
     audit = audit_clips(index, recipe, progress)
     usable, _ = usable_clips(index, audit, recipe)
     grouping = Grouping(index, None, "")
-    if len(usable.labels) > 1:
+    if evidence and len(usable.labels) > 1:
         try:
             sample = _sample(usable, recipe.data.seed)
             decoded = decode(sample, recipe.replace("data", strict=False, held_out_classes=[]), progress)
