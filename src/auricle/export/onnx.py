@@ -5,9 +5,6 @@ differs from the model, or an int8 one that is slower or less accurate, is refus
 export in the folder stays.
 """
 
-import os
-import shutil
-import tempfile
 from collections.abc import Callable, Sequence
 from importlib.metadata import version
 from pathlib import Path
@@ -19,14 +16,14 @@ from auricle.corpus.clip import Clip, Index
 from auricle.corpus.splits import load as load_split
 from auricle.errors import RunError, UsageError
 from auricle.export.card import ExportResult, ReportSummary, card
-from auricle.export.parity import ParityResult, check_parity
+from auricle.export.parity import check_parity
 from auricle.export.quantize import Int8Result, compare_int8, quantize
 from auricle.export.trace import trace
 from auricle.inference.classifier import Classifier
 from auricle.models.load import load_model
 from auricle.models.onnx_runtime import FILE, OnnxModel
 from auricle.preparation.windows import from_arrays
-from auricle.run_folder import RunFolder, model_folder
+from auricle.run_folder import RunFolder, atomic_write, model_folder
 
 # No probability may differ by more.
 TOLERANCE = 1e-4
@@ -58,13 +55,18 @@ def export(
     clips = _parity_clips(run, check, classifier)
     labelled = _validation_clips(run, classifier) if int8 else []
     out.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{out.name}-", dir=out.parent) as scratch:
-        new = Path(scratch) / "new"
+    with atomic_write(out) as new:
         new.mkdir()
         message("Tracing the model.")
         products = trace(model, new / FILE)
         graph = OnnxModel.open(new)
-        parity = _require_parity(check_parity(model, graph, from_arrays(clips)))
+        parity = check_parity(model, graph, from_arrays(clips))
+        if not parity.max_difference <= TOLERANCE:
+            raise RunError(
+                f"The exported graph differs from the model: on {parity.clips} clips a probability differs by up to "
+                f"{parity.max_difference:.1e}, and {TOLERANCE:g} is allowed. Nothing was written. Compare on other "
+                "recordings (--check FILE…); if it persists, auricle cannot export this model."
+            )
         message(
             f"On {parity.clips} clips the probabilities of ONNX and PyTorch differ by at most "
             f"{parity.max_difference:.1e} ({TOLERANCE:g} is allowed). PyTorch: {parity.pytorch_clips_per_second:.1f} "
@@ -88,7 +90,6 @@ def export(
         )
         (new / RESULT).write_text(result.to_json(), encoding="utf-8")
         (new / "README.md").write_text(card(result), encoding="utf-8")
-        _replace_folder(new, out)
     return result
 
 
@@ -111,6 +112,10 @@ def _split_clips(run: Path, *, test: bool) -> list[Clip]:
     return [clip for clip in index if clip.id in ids]
 
 
+def _recordings(clips: Sequence[Clip]) -> list[Recording]:
+    return [Recording(clip.id, clip.source, clip.start, clip.end) for clip in clips]
+
+
 def _decode(clips: Sequence[Recording], classifier: Classifier, most: int) -> list[DecodedRecording]:
     """Decode at most so many recordings, evenly spaced over the list."""
     count = min(most, len(clips))
@@ -118,12 +123,8 @@ def _decode(clips: Sequence[Recording], classifier: Classifier, most: int) -> li
     return [clip for chunk in read_recordings(chosen, classifier.settings, whole=True) for clip in chunk]
 
 
-def _recording(clip: Clip) -> Recording:
-    return Recording(clip.id, clip.source, clip.start, clip.end)
-
-
 def _parity_clips(run: Path, check: Sequence[str], classifier: Classifier) -> list[np.ndarray]:
-    clips = [*recordings(check)] if check else [_recording(clip) for clip in _split_clips(run, test=True)]
+    clips = [*recordings(check)] if check else _recordings(_split_clips(run, test=True))
     decoded = _decode(clips, classifier, PARITY_CLIPS)
     usable = [clip.samples for clip in decoded if clip.error is None]
     if not usable:
@@ -142,22 +143,12 @@ def _validation_clips(run: Path, classifier: Classifier) -> list[tuple[np.ndarra
     number = {label: index for index, label in enumerate(classifier.labels)}
     clips = [clip for clip in _split_clips(run, test=False) if clip.label in number]
     truth = {clip.id: number[clip.label] for clip in clips}
-    decoded = _decode([_recording(clip) for clip in clips], classifier, INT8_CLIPS)
+    decoded = _decode(_recordings(clips), classifier, INT8_CLIPS)
     usable = [(clip.samples, truth[clip.name]) for clip in decoded if clip.error is None]
     if not usable:
         why = f"none of its {len(clips)} validation clips can be opened" if clips else "it has none"
         raise RunError(f"'{run}' cannot be exported as int8: the accuracy check needs validation clips, and {why}.")
     return usable
-
-
-def _require_parity(parity: ParityResult) -> ParityResult:
-    if not parity.max_difference <= TOLERANCE:
-        raise RunError(
-            f"The exported graph differs from the model: on {parity.clips} clips a probability differs by up to "
-            f"{parity.max_difference:.1e}, and {TOLERANCE:g} is allowed. Nothing was written. Compare on other "
-            "recordings (--check FILE…); if it persists, auricle cannot export this model."
-        )
-    return parity
 
 
 def _require_int8(
@@ -171,9 +162,9 @@ def _require_int8(
         )
     if (folder / f"{FILE}.data").exists():
         raise RunError("--int8 received a model above 2 GB, which cannot be quantized. Export it without --int8.")
-    float32 = folder.with_name("float32.onnx")
-    os.replace(folder / FILE, float32)
+    float32 = (folder / FILE).replace(folder / "float32.onnx")
     quantize(float32, folder / FILE, products)
+    float32.unlink()
     truth = np.array([label for _, label in labelled])
     clips = from_arrays([samples for samples, _ in labelled])
     result = compare_int8(graph, OnnxModel.open(folder), clips, truth, tolerance)
@@ -183,12 +174,3 @@ def _require_int8(
             "export it without --int8."
         )
     return result
-
-
-def _replace_folder(new: Path, out: Path) -> None:
-    """Move the new folder to `out`; the former one is deleted only when the new one is complete."""
-    former = new.with_name("former")
-    if out.exists():
-        os.replace(out, former)
-    os.replace(new, out)
-    shutil.rmtree(former, ignore_errors=True)

@@ -121,7 +121,7 @@ def resolve(recipe: Recipe, options: Options) -> Recipe:
     """
     # Reading a checkpoint needs transformers; checking the options above does not.
     from auricle.models.checkpoint import read_config, read_extractor
-    from auricle.models.encoders import ARCHITECTURES
+    from auricle.models.encoders import max_samples
 
     config = read_config(options.checkpoint, options.revision)
     extractor = read_extractor(options.checkpoint, config, options.preprocessor, options.revision)
@@ -146,10 +146,10 @@ def resolve(recipe: Recipe, options: Options) -> Recipe:
         )
     _check_freezing(options, int(config.num_hidden_layers), recipe.train.epochs)
     recipe = recipe.replace("audio", sample_rate=rate)
-    max_samples = ARCHITECTURES[config.model_type].max_samples(extractor)
-    if max_samples is None:
+    samples = max_samples(config.model_type, extractor)
+    if samples is None:
         return recipe
-    seconds = max_samples / rate
+    seconds = samples / rate
     if recipe.evaluate.window_seconds is None or recipe.evaluate.window_seconds > seconds:
         recipe = recipe.replace("evaluate", window_seconds=seconds)
     if recipe.train.crop_seconds is None or recipe.train.crop_seconds > seconds:

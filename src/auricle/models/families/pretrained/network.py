@@ -19,7 +19,7 @@ from transformers import AutoConfig, AutoFeatureExtractor
 from transformers.modeling_outputs import SequenceClassifierOutput
 
 from auricle.models.checkpoint import open_checkpoint
-from auricle.models.encoders import HEAD_NAMES, custom_head, encoder
+from auricle.models.encoders import HEAD_NAMES, custom_head, encoder, run_layer, to_bf16
 from auricle.models.encoders.wav2vec2 import LayerContext
 from auricle.models.families.pretrained import Options
 from auricle.models.layers import augment, heads, masking
@@ -172,7 +172,7 @@ class Model(nn.Module):
             else:
                 context = context if context is not None else self.encoder.context(hidden, frames)
                 if not self._skips_layer(part - 1):
-                    hidden = self.encoder.layer(part - 1, hidden, context)
+                    hidden = run_layer(self.encoder, part - 1, hidden, context)
             if self.uses_weighted_sum:
                 is_final = part == len(self.encoder.layers) and self.encoder.sums_final_output
                 pooled.append(self.encoder.pool(self.encoder.finish(hidden) if is_final else hidden, frames))
@@ -196,7 +196,10 @@ class Model(nn.Module):
         if self.has_custom_head:
             logits: Tensor = self.network.head(embeddings)
             return logits.float()
-        return self.encoder.classify(embeddings).float()
+        # Averaging before the linear projection equals averaging after it.
+        classifier, projector = self.network.classifier, getattr(self.network, "projector", nn.Identity())
+        logits = classifier(projector(embeddings.to(next(classifier.parameters()).dtype)))
+        return logits.float()
 
     def _pool(self, hidden: Tensor, frames: Tensor) -> Tensor:
         if not self.has_custom_head:
@@ -229,7 +232,7 @@ class Model(nn.Module):
                 if isinstance(child, nn.Conv1d) and parametrize.is_parametrized(child):
                     setattr(module, name, _without_parametrization(child))
         head = copy.deepcopy({name: getattr(self.network, name) for name in HEAD_NAMES if hasattr(self.network, name)})
-        self.encoder.to_bf16()
+        to_bf16(self.encoder, self.network)
         for name, part in head.items():
             setattr(self.network, name, part)
         return self.eval()
