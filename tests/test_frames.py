@@ -17,10 +17,9 @@ import torch
 import auricle
 from auricle.audio import frames
 from auricle.audio import store as stores
-from auricle.audio.inputs import SourceSpan
 from auricle.audio.inspect import DECLARED_FRAMES, open_clip
 from auricle.audio.recordings import DecodedClip, decode_source, recordings
-from auricle.audio.settings import Settings
+from auricle.audio.settings import Settings, SourceSpan
 from auricle.cli.main import main
 from auricle.corpus.clip import Clip
 from auricle.corpus.read import read_index

@@ -46,16 +46,6 @@ class DecodedAudio:
         return float(self.samples.shape[1] / self.sample_rate)
 
 
-@dataclass(frozen=True)
-class _Section:
-    """The seconds to decode, `end` None for the end of the recording, and the bounds on what may be decoded."""
-
-    start: float
-    end: float | None
-    max_seconds: float
-    max_values: int
-
-
 def decode(
     content: bytes,
     *,
@@ -74,53 +64,49 @@ def decode(
     Raises AudioError: 'unreadable', 'empty' (no samples), 'truncated' (a header and nothing behind it) or 'long'.
     """
     try:
-        return _decode(content, _Section(start or 0.0, end, max_seconds, max_values))
+        return _decode(content, start or 0.0, end, max_seconds, max_values)
     except AudioError as error:
         raise AudioError(error.kind, f"'{name}': {error.detail}" if name else error.detail) from error.__cause__
 
 
-def _decode(content: bytes, section: _Section) -> DecodedAudio:
+def _decode(content: bytes, start: float, end: float | None, max_seconds: float, max_values: int) -> DecodedAudio:
     if not content:
         raise AudioError("empty", "the file has no bytes")
     if not content.strip(b"\0"):
         raise AudioError("unreadable", f"all of its {len(content)} bytes are zero")
-    if not 0.0 <= section.start < (math.inf if section.end is None else section.end):
+    if not 0.0 <= start < (math.inf if end is None else end):
         raise AudioError(
-            "empty",
-            f"nothing lies from {section.start:g} s to {section.end} s; give a start of 0 or more and a later end",
+            "empty", f"nothing lies from {start:g} s to {end} s; give a start of 0 or more and a later end"
         )
-    audio = _first_decodable(content, section)
-    if audio.samples.shape[1] == 0:
-        if audio.truncated:
-            raise AudioError("truncated", audio.truncated)
-        raise AudioError("empty", "it holds no samples" + (f" after {section.start:g} s" if section.start else ""))
-    return audio
-
-
-def _first_decodable(content: bytes, section: _Section) -> DecodedAudio:
-    """Decode with the first decoder that comes to the end."""
     with contextlib.ExitStack() as closing:
         for decoder in open_decoders(io.BytesIO(content), content, sniff(content), closing):
             with contextlib.suppress(soundfile.LibsndfileError):
-                return _collect(decoder, len(content), section)
-    raise AssertionError("FFmpeg, the last decoder, raises no error of libsndfile")
+                audio = _collect(decoder, len(content), start, end, max_seconds, max_values)
+                break
+        else:
+            raise AssertionError("FFmpeg, the last decoder, raises no error of libsndfile")
+    if audio.samples.shape[1] == 0:
+        if audio.truncated:
+            raise AudioError("truncated", audio.truncated)
+        raise AudioError("empty", "it holds no samples" + (f" after {start:g} s" if start else ""))
+    return audio
 
 
-def _collect(decoder: Decoder, size: int, section: _Section) -> DecodedAudio:
-    """Join a decoder's blocks within the section."""
+def _collect(
+    decoder: Decoder, size: int, start: float, end: float | None, max_seconds: float, max_values: int
+) -> DecodedAudio:
+    """Join a decoder's blocks from start to end."""
     rate, channels = decoder.sample_rate, decoder.channels
-    first = round(section.start * rate)
-    wanted = math.inf if section.end is None else round(section.end * rate) - first
-    limit = min(int(section.max_seconds * rate), section.max_values // channels)
+    first = round(start * rate)
+    wanted = math.inf if end is None else round(end * rate) - first
+    limit = min(int(max_seconds * rate), max_values // channels)
     pieces, count = [], 0
     # No block is longer than the limit and the one frame by which a file shows that it has too many.
     for block in decoder.blocks(first, max(1, min(limit + 1, max(_BLOCK_VALUES, 32 * size) // channels))):
         piece = block if count + block.shape[1] <= wanted else block[:, : int(wanted) - count]
         count += piece.shape[1]
         if count > limit:
-            raise AudioError(
-                "long", f"it lasts more than the {min(section.max_seconds, limit / rate):g} s that are allowed"
-            )
+            raise AudioError("long", f"it lasts more than the {min(max_seconds, limit / rate):g} s that are allowed")
         pieces.append(piece)
         if count >= wanted:
             break

@@ -41,7 +41,7 @@ def max_bytes(num_features: int, frame_rate: int, max_seconds: float) -> int:
     return math.ceil(max_seconds * frame_rate) * num_features * WIDEST_BYTES + OVERHEAD_BYTES
 
 
-def open_features(content: bytes, *, num_features: int, frame_rate: int, max_seconds: float) -> DecodedAudio:
+def open_features(content: bytes, num_features: int, frame_rate: int, max_seconds: float) -> DecodedAudio:
     """Open a `.pt` file of a float tensor (frames, features): float32 samples (features, frames), unscaled.
 
     Raises AudioError: 'unreadable' (no tensor, or unsafe to open), 'feature_mismatch' (wrong type, shape or width),

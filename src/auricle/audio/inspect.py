@@ -12,10 +12,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from auricle.audio import quality
-from auricle.audio.inputs import NO_FINGERPRINT, SourceSpan
 from auricle.audio.quality import Finding
 from auricle.audio.recordings import DecodedClip, decode_source
-from auricle.audio.settings import Settings
+from auricle.audio.settings import NO_FINGERPRINT, Settings, SourceSpan
 from auricle.corpus.clip import Clip
 from auricle.parallel import Progress, parallel_map
 
@@ -65,18 +64,18 @@ def inspect_clip(clip: Clip, settings: Settings, *, with_samples: bool) -> Inspe
     audio = decoded.audio
     if audio is None:
         return InspectedClip(ClipInfo(clip.id, 0.0, 0, 0, "", decoded.findings, "", NO_FINGERPRINT), None)
-    digest, clip_fingerprint = settings.input.identify(audio, decoded.findings)
+    digest, clip_fingerprint = settings.identify(audio, decoded.findings)
     info = ClipInfo(
         id=clip.id,
         seconds=audio.seconds,
         sample_rate=audio.sample_rate,
-        channels=settings.input.channels_of(audio),
+        channels=len(audio.samples) if settings.is_audio else 1,
         container=audio.container,
         findings=decoded.findings,
         audio_hash=digest,
         fingerprint=clip_fingerprint,
     )
-    return InspectedClip(info, settings.input.convert(audio) if with_samples and info.usable else None)
+    return InspectedClip(info, settings.convert(audio) if with_samples and info.usable else None)
 
 
 def inspect_clips(clips: Sequence[Clip], settings: Settings, progress: Progress) -> list[ClipInfo]:

@@ -20,9 +20,8 @@ import numpy as np
 
 from auricle.audio import FULL_SCALE, frames, quality, stream
 from auricle.audio.decode import DecodedAudio
-from auricle.audio.inputs import SourceSpan
 from auricle.audio.quality import Finding
-from auricle.audio.settings import Settings
+from auricle.audio.settings import Settings, SourceSpan
 from auricle.corpus import tree
 from auricle.corpus.archive import is_archive
 from auricle.errors import AudioError, DataError, UsageError
@@ -165,7 +164,7 @@ def read_recordings(
 def decode_source(source: str, settings: Settings, section: SourceSpan) -> DecodedClip:
     """Decode one source, or a section of it, and look for faults. A bad recording never raises: it has findings."""
     try:
-        return DecodedClip(*settings.input.decode(source, section))
+        return DecodedClip(*settings.decode(source, section))
     except AudioError as error:
         return DecodedClip(None, (Finding(error.kind, error.detail),))
     except (OSError, DataError) as error:
@@ -177,7 +176,7 @@ def convert_clip(name: str, clip: DecodedClip, settings: Settings) -> DecodedRec
     warnings = tuple(f"{finding.kind}: {finding.detail}" for finding in clip.findings)
     if clip.audio is None or any(finding.kind in FATAL for finding in clip.findings):
         return whole_recording(name, np.zeros((1, 0), np.int16), settings, warnings)
-    return whole_recording(name, settings.input.convert(clip.audio), settings, warnings)
+    return whole_recording(name, settings.convert(clip.audio), settings, warnings)
 
 
 def _in_order(recordings: Iterable[Recording], settings: Settings, whole: bool) -> Iterator[DecodedRecording]:
@@ -198,12 +197,12 @@ def _in_order(recordings: Iterable[Recording], settings: Settings, whole: bool) 
 def _read_ahead(recording: Recording, settings: Settings, whole: bool) -> DecodedRecording | BinaryIO | str:
     """Decode the recording, if it is short; else return what it can be streamed from."""
     source: BinaryIO | str = recording.source
-    content: bytes | None = None
+    content = None
     if whole or not settings.is_audio or recording.start is not None or recording.end is not None:
         content = sys.stdin.buffer.read() if source == "-" else None
         return convert_clip(recording.name, _decode(recording, settings, content), settings)
     if source == "-":
-        content = _first_bytes(sys.stdin.buffer)
+        content = stream.first_bytes(sys.stdin.buffer, WHOLE_BYTES + 1)
         if len(content) > WHOLE_BYTES:
             return cast(BinaryIO, stream.JoinedFile(content, sys.stdin.buffer))
         source = io.BytesIO(content)
@@ -217,14 +216,6 @@ def _read_ahead(recording: Recording, settings: Settings, whole: bool) -> Decode
 def _decode(recording: Recording, settings: Settings, content: bytes | None) -> DecodedClip:
     name, start, end = recording.name.partition("#")[0], recording.start, recording.end
     return decode_source(recording.source, settings, SourceSpan(name, start, end, content))
-
-
-def _first_bytes(file: BinaryIO) -> bytes:
-    """The first bytes of a pipe, one more than WHOLE_BYTES at most."""
-    content = b""
-    while len(content) <= WHOLE_BYTES and (piece := file.read(WHOLE_BYTES + 1 - len(content))):
-        content += piece
-    return content
 
 
 def _streamed(name: str, source: BinaryIO | str, settings: Settings) -> DecodedRecording:

@@ -80,7 +80,7 @@ class Store:
     def __init__(self, folder: Path, settings: Settings) -> None:
         self.folder = folder
         self.settings = settings
-        self.dtype = settings.input.dtype
+        self.dtype = settings.dtype
         self.clip_info: list[ClipInfo] = []
         self._batches: list[_Batch] = []
         self._locations: list[tuple[int, int]] = []
@@ -180,34 +180,28 @@ def _write(job: tuple[Path, Sequence[Clip]], settings: Settings) -> int:
         pa.OSFile(str(partial), "wb") as sink,
         pa.ipc.new_file(sink, _SCHEMA) as writer,
     ):
-        rows: list[InspectedClip] = []
+        rows: list[dict[str, object]] = []
         size = 0
         for clip in clips:
-            rows.append(inspect_clip(clip, settings, with_samples=True))
-            samples = rows[-1].samples
-            size += samples.nbytes if samples is not None else 0
+            inspected = inspect_clip(clip, settings, with_samples=True)
+            rows.append(_row(inspected))
+            size += inspected.samples.nbytes if inspected.samples is not None else 0
             if size >= BATCH_BYTES:
-                writer.write_batch(_record(rows))
+                writer.write_batch(pa.RecordBatch.from_pylist(rows, _SCHEMA))
                 rows, size = [], 0
         if rows:
-            writer.write_batch(_record(rows))
+            writer.write_batch(pa.RecordBatch.from_pylist(rows, _SCHEMA))
     return len(clips)
 
 
-def _record(rows: Sequence[InspectedClip]) -> pa.RecordBatch:
-    columns = {
-        "id": [row.info.id for row in rows],
-        "pcm": [b"" if row.samples is None else np.ascontiguousarray(row.samples).data for row in rows],
-        "pcm_channels": [1 if row.samples is None else row.samples.shape[0] for row in rows],
-        "seconds": [row.info.seconds for row in rows],
-        "sample_rate": [row.info.sample_rate for row in rows],
-        "channels": [row.info.channels for row in rows],
-        "container": [row.info.container for row in rows],
-        "findings": [json.dumps([[finding.kind, finding.detail] for finding in row.info.findings]) for row in rows],
-        "audio_hash": [row.info.audio_hash for row in rows],
-        "fingerprint": [row.info.fingerprint.tobytes() for row in rows],
+def _row(clip: InspectedClip) -> dict[str, object]:
+    return {
+        **vars(clip.info),
+        "pcm": b"" if clip.samples is None else np.ascontiguousarray(clip.samples).data,
+        "pcm_channels": 1 if clip.samples is None else clip.samples.shape[0],
+        "findings": json.dumps([[finding.kind, finding.detail] for finding in clip.info.findings]),
+        "fingerprint": clip.info.fingerprint.tobytes(),
     }
-    return pa.record_batch(columns, schema=_SCHEMA)
 
 
 def _info(row: dict[str, object]) -> ClipInfo:

@@ -7,6 +7,7 @@ the stream and is one of its findings.
 
 import contextlib
 import io
+import shutil
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -97,11 +98,14 @@ def _open(source: str | BinaryIO, closing: contextlib.ExitStack) -> Decoder:
         content: Content = LazyBytes(file)
         container = sniff(content)
     else:
-        content = _head(file)
+        content = first_bytes(file, _HEAD_BYTES)
         container = sniff(content)
         file = cast(BinaryIO, JoinedFile(content, file))
         if container in _SPOOLED:
-            file = _spooled(file, closing)
+            copy = closing.enter_context(tempfile.TemporaryFile())  # noqa: SIM115 - `closing` is its context
+            shutil.copyfileobj(file, copy, 1 << 20)
+            copy.seek(0)
+            file = cast(BinaryIO, copy)
             content = LazyBytes(file)
     if not len(content):
         raise AudioError("empty", "the file has no bytes")
@@ -122,17 +126,9 @@ def _decoded(decoder: Decoder, findings: list[Finding]) -> Iterator[np.ndarray]:
         findings.append(Finding("truncated", truncated))
 
 
-def _head(file: BinaryIO) -> bytes:
-    """The first bytes of a stream, however small the pieces are in which they come."""
-    head = b""
-    while len(head) < _HEAD_BYTES and (piece := file.read(_HEAD_BYTES - len(head))):
-        head += piece
-    return head
-
-
-def _spooled(file: BinaryIO, closing: contextlib.ExitStack) -> BinaryIO:
-    copy = closing.enter_context(tempfile.TemporaryFile())  # noqa: SIM115 - `closing` is its context
-    while piece := file.read(1 << 20):
-        copy.write(piece)
-    copy.seek(0)
-    return cast(BinaryIO, copy)
+def first_bytes(file: BinaryIO, size: int) -> bytes:
+    """The first bytes of a stream, `size` at most, however small the pieces are in which they come."""
+    content = b""
+    while len(content) < size and (piece := file.read(size - len(content))):
+        content += piece
+    return content

@@ -16,7 +16,7 @@ from auricle.corpus.clip import Clip, Index
 from auricle.corpus.splits import load as load_split
 from auricle.errors import RunError, UsageError
 from auricle.export.card import ExportResult, ReportSummary, card
-from auricle.export.parity import check_parity
+from auricle.export.parity import ParityResult, check_parity
 from auricle.export.quantize import Int8Result, compare_int8, quantize
 from auricle.export.trace import trace
 from auricle.inference.classifier import Classifier
@@ -61,17 +61,7 @@ def export(
         products = trace(model, new / FILE)
         graph = OnnxModel.open(new)
         parity = check_parity(model, graph, from_arrays(clips))
-        if not parity.max_difference <= TOLERANCE:
-            raise RunError(
-                f"The exported graph differs from the model: on {parity.clips} clips a probability differs by up to "
-                f"{parity.max_difference:.1e}, and {TOLERANCE:g} is allowed. Nothing was written. Compare on other "
-                "recordings (--check FILE…); if it persists, auricle cannot export this model."
-            )
-        message(
-            f"On {parity.clips} clips the probabilities of ONNX and PyTorch differ by at most "
-            f"{parity.max_difference:.1e} ({TOLERANCE:g} is allowed). PyTorch: {parity.pytorch_clips_per_second:.1f} "
-            f"clips/s, ONNX: {parity.onnx_clips_per_second:.1f}."
-        )
+        message(_require_parity(parity))
         quantized = None
         if int8:
             del model
@@ -149,6 +139,21 @@ def _validation_clips(run: Path, classifier: Classifier) -> list[tuple[np.ndarra
         why = f"none of its {len(clips)} validation clips can be opened" if clips else "it has none"
         raise RunError(f"'{run}' cannot be exported as int8: the accuracy check needs validation clips, and {why}.")
     return usable
+
+
+def _require_parity(parity: ParityResult) -> str:
+    """What the comparison measured. Raises RunError where the graph differs from the model by more than TOLERANCE."""
+    if not parity.max_difference <= TOLERANCE:
+        raise RunError(
+            f"The exported graph differs from the model: on {parity.clips} clips a probability differs by up to "
+            f"{parity.max_difference:.1e}, and {TOLERANCE:g} is allowed. Nothing was written. Compare on other "
+            "recordings (--check FILE…); if it persists, auricle cannot export this model."
+        )
+    return (
+        f"On {parity.clips} clips the probabilities of ONNX and PyTorch differ by at most {parity.max_difference:.1e} "
+        f"({TOLERANCE:g} is allowed). PyTorch: {parity.pytorch_clips_per_second:.1f} clips/s, ONNX: "
+        f"{parity.onnx_clips_per_second:.1f}."
+    )
 
 
 def _require_int8(

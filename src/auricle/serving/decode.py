@@ -11,9 +11,8 @@ import numpy as np
 
 from auricle.audio import decode, quality
 from auricle.audio.decode import DecodedAudio
-from auricle.audio.inputs import SourceSpan
 from auricle.audio.recordings import FATAL, DecodedClip, DecodedRecording, convert_clip, decode_source
-from auricle.audio.settings import Settings
+from auricle.audio.settings import Settings, SourceSpan
 from auricle.errors import AudioError
 from auricle.serving.limits import Limits, RequestError
 
