@@ -259,5 +259,5 @@ def test_soft_targets_agree_with_torchs_label_smoothing() -> None:
 
 def test_pooling_hears_real_frames_only() -> None:
     values = torch.tensor([[[-3.0, -1.0, 9.0]]])
-    pooled = pooling.mean_and_max(values, torch.tensor([[True, True, False]]))
+    pooled = pooling.Pooling("mean-max", values.shape[1])(values, torch.tensor([[True, True, False]]))
     assert pooled.tolist() == [[-2.0, -1.0]]

@@ -86,23 +86,19 @@ class Descriptors(nn.Module):
             getattr(self, name).copy_(value)
 
     def _constants(self) -> dict[str, Tensor]:
+        filters = mel_filters(self.sample_rate, self.n_fft, self.n_mels, 20.0, self.sample_rate / 2)
         with torch.device("cpu"):
-            return self._computed_constants()
-
-    def _computed_constants(self) -> dict[str, Tensor]:
-        pitch_window = torch.hann_window(self.pitch_size)
-        decay = torch.fft.irfft(torch.fft.rfft(pitch_window, self.pitch_fft).abs().square())
-        decay = decay[:: self.pitch_decimation][: self.max_lag + 2]
-        return {
-            "window": torch.hann_window(self.n_fft),
-            "filters": torch.from_numpy(
-                mel_filters(self.sample_rate, self.n_fft, self.n_mels, 20.0, self.sample_rate / 2)
-            ),
-            "dct": dct_matrix(self.n_mfcc, self.n_mels),
-            "bins": torch.linspace(0.0, self.sample_rate / 2, self.n_fft // 2 + 1),
-            "pitch_window": pitch_window,
-            "pitch_decay": decay / decay[0],
-        }
+            pitch_window = torch.hann_window(self.pitch_size)
+            decay = torch.fft.irfft(torch.fft.rfft(pitch_window, self.pitch_fft).abs().square())
+            decay = decay[:: self.pitch_decimation][: self.max_lag + 2]
+            return {
+                "window": torch.hann_window(self.n_fft),
+                "filters": torch.from_numpy(filters),
+                "dct": dct_matrix(self.n_mfcc, self.n_mels),
+                "bins": torch.linspace(0.0, self.sample_rate / 2, self.n_fft // 2 + 1),
+                "pitch_window": pitch_window,
+                "pitch_decay": decay / decay[0],
+            }
 
     def forward(self, waveform: Tensor, lengths: Tensor) -> Frames:
         """Describe (batch, samples) float32, zero beyond lengths (batch,) int64."""

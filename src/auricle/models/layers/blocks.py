@@ -6,7 +6,7 @@ across time sees zeros or nothing beyond a clip's last frame, so that a clip's f
 
 import itertools
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -119,25 +119,16 @@ class Convolution(nn.Module):
 class ConformerBlock(nn.Module):
     """Half a feed-forward, attention, convolution, half a feed-forward, layer norm (Gulati et al. 2020)."""
 
-    def __init__(
-        self,
-        hidden_size: int,
-        heads: int,
-        head_dim: int,
-        intermediate_size: int,
-        conv_expansion: int,
-        conv_kernel_size: int,
-        dropout: float,
-    ) -> None:
+    def __init__(self, config: Any) -> None:
         super().__init__()
-        self.feed_forward_1 = FeedForward(hidden_size, intermediate_size, dropout)
-        self.attention = Attention(hidden_size, heads, head_dim, dropout)
-        self.convolution = Convolution(hidden_size, conv_expansion, conv_kernel_size, dropout)
-        self.feed_forward_2 = FeedForward(hidden_size, intermediate_size, dropout)
-        self.norm = nn.LayerNorm(hidden_size)
+        size, dropout = config.hidden_size, config.dropout
+        self.feed_forward_1 = FeedForward(size, config.intermediate_size, dropout)
+        self.attention = Attention(size, config.num_attention_heads, config.head_dim, dropout)
+        self.convolution = Convolution(size, config.conv_expansion, config.conv_kernel_size, dropout)
+        self.feed_forward_2 = FeedForward(size, config.intermediate_size, dropout)
+        self.norm = nn.LayerNorm(size)
 
     def forward(self, values: Tensor, context: BatchContext) -> Tensor:
-        """Run the block on (batch, frames, hidden)."""
         values = values + 0.5 * self.feed_forward_1(values)
         values = values + self.attention(values, context)
         values = values + self.convolution(values, context)
@@ -148,12 +139,12 @@ class ConformerBlock(nn.Module):
 class TransformerBlock(nn.Module):
     """torch's own encoder layer: layer norm after attention and after the feed-forward, no positions."""
 
-    def __init__(self, hidden_size: int, heads: int, intermediate_size: int, dropout: float) -> None:
+    def __init__(self, config: Any) -> None:
         super().__init__()
-        self.layer = nn.TransformerEncoderLayer(hidden_size, heads, intermediate_size, dropout, batch_first=True)
+        size, heads = config.hidden_size, config.num_attention_heads
+        self.layer = nn.TransformerEncoderLayer(size, heads, config.intermediate_size, config.dropout, batch_first=True)
 
     def forward(self, values: Tensor, context: BatchContext) -> Tensor:
-        """Run the layer on (batch, frames, hidden)."""
         padding = None if context.real is None else ~context.real
         output: Tensor = self.layer(values, src_key_padding_mask=padding)
         return output

@@ -39,16 +39,12 @@ class MelSpectrogram(nn.Module):
     window: Tensor
     filters: Tensor
 
-    def __init__(
-        self, sample_rate: int, n_fft: int, hop_length: int, n_mels: int, f_min: float = 0.0, f_max: float | None = None
-    ) -> None:
+    def __init__(self, sample_rate: int, n_fft: int, hop_length: int, n_mels: int) -> None:
         super().__init__()
         self.sample_rate = sample_rate
         self.n_fft = n_fft
         self.hop_length = hop_length
         self.n_mels = n_mels
-        self.f_min = f_min
-        self.f_max = f_max or sample_rate / 2
         self.register_buffer("window", torch.empty(n_fft), persistent=False)
         self.register_buffer("filters", torch.empty(n_fft // 2 + 1, n_mels), persistent=False)
         self.reset()
@@ -57,7 +53,7 @@ class MelSpectrogram(nn.Module):
         """Compute window and filters from the settings."""
         with torch.device("cpu"):
             self.window.copy_(torch.hann_window(self.n_fft))
-            filters = mel_filters(self.sample_rate, self.n_fft, self.n_mels, self.f_min, self.f_max)
+            filters = mel_filters(self.sample_rate, self.n_fft, self.n_mels, 0.0, self.sample_rate / 2)
             self.filters.copy_(torch.from_numpy(filters))
 
     def frames(self, samples: Count) -> Count:
@@ -68,16 +64,13 @@ class MelSpectrogram(nn.Module):
         """Transform a few clips at a time: frames that stay in the processor's cache take half the time."""
         flat = waveform.reshape(-1, waveform.shape[-1])
         if torch.compiler.is_compiling():
-            exported = self._exported(flat)
-            return exported.reshape(*waveform.shape[:-1], *exported.shape[-2:])
-        clips = max(1, CACHED_SAMPLES // max(1, flat.shape[-1]))
-        power = torch.cat([self._power(part) for part in torch.split(flat, clips)])
+            # An exported graph has no loop over the batch and no Fourier transform.
+            padded = nn.functional.pad(flat, (self.n_fft // 2, self.n_fft // 2))
+            power = torch.matmul(self.filters.T, fourier.framed_power(padded, self.window, self.hop_length))
+        else:
+            clips = max(1, CACHED_SAMPLES // max(1, flat.shape[-1]))
+            power = torch.cat([self._power(part) for part in torch.split(flat, clips)])
         return power.reshape(*waveform.shape[:-1], *power.shape[-2:])
-
-    def _exported(self, flat: Tensor) -> Tensor:
-        """The same as `_power` in an exported graph: no loop over the batch, no Fourier transform."""
-        padded = nn.functional.pad(flat, (self.n_fft // 2, self.n_fft // 2))
-        return torch.matmul(self.filters.T, fourier.framed_power(padded, self.window, self.hop_length))
 
     def _power(self, waveform: Tensor) -> Tensor:
         """(..., samples) → (..., mels, frames). Framed by hand: `torch.stft` copies to put frames last."""
@@ -147,13 +140,10 @@ class LogMel(nn.Module):
         """Compute mean and deviation per mel band over the real frames of (waveform, real) batches."""
         _fit_statistics(self, ((self.log_mel(waveform, real), real) for waveform, real in batches))
 
-    def forward(self, waveform: Tensor, real: Tensor | None = None) -> Tensor:
-        """Standardised log-mel; frames that real (batch, frames) does not mark are zero, the mean of the training
-        split.
-        """
+    def forward(self, waveform: Tensor, real: Tensor) -> Tensor:
+        """Standardised log-mel; frames that real (batch, frames) does not mark are zero, the training split's mean."""
         log = self.log_mel(waveform, real)
-        standard = (log - self.mean[:, None]) / self.deviation[:, None]
-        return standard if real is None else standard * masking.unsqueezed(real, log)
+        return (log - self.mean[:, None]) / self.deviation[:, None] * masking.unsqueezed(real, log)
 
 
 class PrecomputedFeatures(nn.Module):
@@ -168,23 +158,18 @@ class PrecomputedFeatures(nn.Module):
         self.register_buffer("deviation", torch.ones(num_features))
 
     def mix(self, features: Tensor) -> Tensor:
-        """Features (batch, features, frames) have no channels: they stay as they are."""
         return features
 
     def real_frames(self, lengths: Tensor, frames: int) -> Tensor:
-        """Mark the real frames of clips of lengths (batch,) in a batch of so many: (batch, frames) bool."""
         return masking.real(lengths, frames)
 
     def fit_normalization(self, batches: Iterable[tuple[Tensor, Tensor]]) -> None:
-        """Compute mean and deviation per feature over the real frames of (features, real) batches."""
         _fit_statistics(self, batches)
 
-    def forward(self, features: Tensor, real: Tensor | None = None) -> Tensor:
-        """Standardise (batch, features, frames) → (batch, 1, features, frames); frames that real does not mark are
-        zero.
-        """
+    def forward(self, features: Tensor, real: Tensor) -> Tensor:
+        """Standardise (batch, features, frames) → (batch, 1, features, frames); frames beyond `real` are zero."""
         standard = (features - self.mean[:, None]) / self.deviation[:, None]
-        return (standard if real is None else standard.masked_fill(~real[:, None], 0.0))[:, None]
+        return standard.masked_fill(~real[:, None], 0.0)[:, None]
 
 
 def front_end(config: Any, *, channels: int) -> LogMel | PrecomputedFeatures:

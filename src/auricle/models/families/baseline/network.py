@@ -18,8 +18,7 @@ from transformers.modeling_outputs import SequenceClassifierOutput
 
 from auricle.models.families.baseline import MODEL_TYPES, Options
 from auricle.models.features.descriptors import Descriptors
-from auricle.models.features.feature_functionals import FeatureFunctionals
-from auricle.models.features.functionals import Functionals
+from auricle.models.features.functionals import FeatureFunctionals, Functionals
 from auricle.models.features.ridge import CLIP_LIMIT, WITHIN_CLASS_RANK, fit_ridge_classifier, rbf_kernel
 from auricle.models.layers import masking
 from auricle.models.layers.front_end import passthrough_extractor
@@ -60,7 +59,9 @@ def configure(options: Options, spec: ModelSpec) -> Config:
         n_mfcc=options.n_mfcc,
         max_support=options.max_support,
     )
-    config.part_sizes = functionals(config).part_sizes()
+    shape = (1, config.sample_rate) if config.num_features is None else (1, config.num_features, 2)
+    parts = functionals(config)(torch.zeros(shape), torch.tensor(shape[-1:]))
+    config.part_sizes = [part.shape[1] for part in parts.values()]
     return config
 
 
@@ -132,14 +133,19 @@ class Model(PreTrainedModel):
         features (batch, num_features, frames); attention_mask (batch, samples or frames), 1 on real ones.
         """
         lengths = masking.lengths(input_values, attention_mask)
-        values = self.functionals.prepare(input_values, lengths)
+        values = input_values
+        if self.config.num_features is None:
+            values = values.mean(1) if values.dim() == 3 else values
+            values = values * masking.real(lengths, values.shape[-1])
         if torch.compiler.is_compiling():
-            embeddings: Tensor = self.functionals(values, lengths)  # an exported graph has no loop over its batch
-            return embeddings
+            # An exported graph has no loop over its batch.
+            return torch.cat(list(self.functionals(values, lengths).values()), 1)
         # A few clips at a time stay in the processor's cache: half the time of a large batch, and flat memory.
         clips = max(1, CHUNK_VALUES // max(1, values[0].numel()))
-        chunks = zip(values.split(clips), lengths.split(clips), strict=True)
-        return torch.cat([self.functionals(part[..., : max(1, int(real.max()))], real) for part, real in chunks])
+        rows = []
+        for part, real in zip(values.split(clips), lengths.split(clips), strict=True):
+            rows.append(torch.cat(list(self.functionals(part[..., : max(1, int(real.max()))], real).values()), 1))
+        return torch.cat(rows)
 
     def ensemble_embeddings(self, input_values: Tensor, attention_mask: Tensor | None) -> None:
         """None: this family has no ensemble member."""

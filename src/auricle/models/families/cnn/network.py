@@ -74,9 +74,8 @@ class Model(SpectrogramNetwork):
     def __init__(self, config: Config) -> None:
         super().__init__(config, channels=config.channels)
         sizes = [config.channels, *config.block_channels]
-        block = StridedBlock if config.block == "strided" else PooledBlock
         shapes = zip(sizes, sizes[1:], config.kernel_sizes, strict=False)
-        self.blocks = nn.ModuleList(block(*shape) for shape in shapes)
+        self.blocks = nn.ModuleList(Block(*shape, strided=config.block == "strided") for shape in shapes)
         self.pooling = Pooling(config.pooling, sizes[-1])
         self.add_head(pooled_size(config.pooling, sizes[-1]), config.dropout)
 
@@ -130,34 +129,25 @@ def _fixed_length(
     return waveform, fixed
 
 
-class StridedBlock(nn.Module):
-    """Convolution of stride 2, ReLU, batch norm: S4's block."""
+class Block(nn.Module):
+    """Convolution, batch norm and ReLU, halving (batch, channels, features, frames).
 
-    def __init__(self, in_channels: int, out_channels: int, kernel_size: int) -> None:
-        super().__init__()
-        self.convolution = nn.Conv2d(in_channels, out_channels, kernel_size, stride=2, padding=kernel_size // 2)
-        self.norm = BatchNorm(out_channels)
-
-    def forward(self, values: Tensor, lengths: Tensor | None) -> Tensor:
-        """Halve (batch, channels, features, frames) of `lengths` real frames (batch,); None is all real."""
-        out_lengths = None if lengths is None else (lengths + 1) // 2
-        normalized: Tensor = self.norm(self.convolution(values).relu(), out_lengths)
-        return normalized
-
-
-class PooledBlock(nn.Module):
-    """Convolution of stride 1, batch norm, ReLU, then the maximum of every 2 x 2 values.
-
-    For a small corpus, computing every position before halving is worth more than depth or width after strided layers.
-    After the ReLU nothing is below zero, so the zeros beyond a clip's end are never its maximum.
+    S4's has stride 2, and its norm comes last. The other computes every position and takes the maximum of every 2 x 2
+    values, which a small corpus gains more by than by depth or width after strided layers; after the ReLU nothing is
+    below zero, so the zeros beyond a clip's end are never its maximum.
     """
 
-    def __init__(self, in_channels: int, out_channels: int, kernel_size: int) -> None:
+    def __init__(self, in_channels: int, out_channels: int, kernel_size: int, strided: bool) -> None:
         super().__init__()
-        self.convolution = nn.Conv2d(in_channels, out_channels, kernel_size, padding=kernel_size // 2, bias=False)
+        stride, padding = 2 if strided else 1, kernel_size // 2
+        self.strided = strided
+        self.convolution = nn.Conv2d(in_channels, out_channels, kernel_size, stride, padding, bias=strided)
         self.norm = BatchNorm(out_channels)
 
     def forward(self, values: Tensor, lengths: Tensor | None) -> Tensor:
-        """Halve (batch, channels, features, frames) of `lengths` real frames (batch,); None is all real."""
-        normalized: Tensor = self.norm(self.convolution(values), lengths)
-        return nn.functional.max_pool2d(normalized.relu_(), 2, ceil_mode=True)
+        """Halve values of `lengths` real frames (batch,); None is all real."""
+        values = self.convolution(values)
+        if self.strided:
+            normalized: Tensor = self.norm(values.relu(), None if lengths is None else (lengths + 1) // 2)
+            return normalized
+        return nn.functional.max_pool2d(self.norm(values, lengths).relu_(), 2, ceil_mode=True)

@@ -117,7 +117,8 @@ class Model(SpectrogramNetwork):
             if config.subsampling_channels
             else nn.Linear(num_features, config.hidden_size)
         )
-        self.blocks = nn.ModuleList(_block(config) for _ in range(config.num_hidden_layers))
+        block = TransformerBlock if config.block == "transformer" else ConformerBlock
+        self.blocks = nn.ModuleList(block(config) for _ in range(config.num_hidden_layers))
         self.pooling = Pooling(config.pooling, config.hidden_size)
         size = pooled_size(config.pooling, config.hidden_size)
         self.projection = nn.Linear(size, config.projection_size) if config.projection_size else None
@@ -149,19 +150,3 @@ class Model(SpectrogramNetwork):
 
 
 AUTO_MODELS = (Model,)
-
-
-def _block(config: Config) -> ConformerBlock | TransformerBlock:
-    if config.block == "transformer":
-        return TransformerBlock(
-            config.hidden_size, config.num_attention_heads, config.intermediate_size, config.dropout
-        )
-    return ConformerBlock(
-        config.hidden_size,
-        config.num_attention_heads,
-        config.head_dim,
-        config.intermediate_size,
-        config.conv_expansion,
-        config.conv_kernel_size,
-        config.dropout,
-    )
