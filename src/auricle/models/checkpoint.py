@@ -29,7 +29,7 @@ CONNECT_SECONDS = 5.0
 _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
 # What a checkpoint for another task may lack: these weights are initialised.
 _HEAD_PREFIXES = ("projector.", "classifier.", "layer_weights")
-_OPTIONAL = ("masked_spec_embed",)
+OPTIONAL_WEIGHTS = ("masked_spec_embed",)
 
 
 @dataclass(frozen=True)
@@ -147,7 +147,9 @@ def _notes(checkpoint: str, loading: Mapping[str, Any], old_classes: int, classe
     """Notes on initialised and ignored weights. Raises UsageError if weights of the encoder itself are missing."""
     missing = sorted(loading["missing_keys"])
     mismatched = sorted(key for key, *_ in loading["mismatched_keys"])
-    body = [key for key in missing + mismatched if not key.startswith(_HEAD_PREFIXES) and not key.endswith(_OPTIONAL)]
+    body = [
+        key for key in missing + mismatched if not key.startswith(_HEAD_PREFIXES) and not key.endswith(OPTIONAL_WEIGHTS)
+    ]
     if body:
         raise UsageError(
             f"model.checkpoint received '{checkpoint}', whose weights do not match its config: {len(body)} of the "

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 import transformers
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
-from transformers import AutoConfig, AutoFeatureExtractor
+from transformers import AutoFeatureExtractor
 from transformers.modeling_outputs import SequenceClassifierOutput
 
 from auricle.models.checkpoint import open_checkpoint
@@ -242,15 +242,16 @@ class Model(nn.Module):
         (custom_head.wrapped(self.network) if self.has_custom_head else self.network).save_pretrained(folder)
 
     @classmethod
-    def from_pretrained(cls, folder: Path) -> "Model":
-        """Open what `save_pretrained` wrote."""
-        network: Any
-        if AutoConfig.from_pretrained(folder).model_type == custom_head.Config.model_type:
-            network = custom_head.Model.from_pretrained(folder, use_safetensors=True).network
-            return cls(network, AutoFeatureExtractor.from_pretrained(folder))
+    def from_pretrained(cls, folder: Path, *, output_loading_info: bool = False, **options: Any) -> Any:
+        """Open what `save_pretrained` wrote; options as those of transformers."""
         auto_class = transformers.AutoModelForAudioClassification
-        network = auto_class.from_pretrained(folder, dtype=torch.float32, use_safetensors=True)
-        return cls(network, AutoFeatureExtractor.from_pretrained(folder))
+        network, loading = auto_class.from_pretrained(
+            folder, dtype=torch.float32, use_safetensors=True, output_loading_info=True, **options
+        )
+        if isinstance(network, custom_head.Model):
+            network = network.network
+        model = cls(network, AutoFeatureExtractor.from_pretrained(folder))
+        return (model, loading) if output_loading_info else model
 
 
 def _without_parametrization(conv: nn.Conv1d) -> nn.Conv1d:
