@@ -50,11 +50,9 @@ class Decoder(Protocol):
 
         Raises LibsndfileError where libsndfile gives up; FFmpeg may then decode what libsndfile cannot.
         """
-        ...
 
     def truncation(self, frames: int) -> str | None:
         """Say why the content was cut short, once `frames` were decoded; None if it is complete or cannot tell."""
-        ...
 
 
 def open_decoders(file: BinaryIO, content: Content, container: str, closing: contextlib.ExitStack) -> Iterator[Decoder]:

@@ -19,9 +19,9 @@ from typing import BinaryIO, cast
 import numpy as np
 
 from auricle.audio import FULL_SCALE, frames, quality, stream
-from auricle.audio.decode import DecodedAudio
+from auricle.audio.decode import DecodedAudio, decode
 from auricle.audio.quality import Finding
-from auricle.audio.settings import Settings, SourceSpan
+from auricle.audio.settings import Settings
 from auricle.corpus import tree
 from auricle.corpus.archive import is_archive
 from auricle.errors import AudioError, DataError, UsageError
@@ -42,12 +42,17 @@ FATAL = frozenset({"unreadable", "empty", "nan"})
 
 @dataclass(frozen=True)
 class Recording:
-    """A file to classify: its name, the source that opens it, and the seconds in it, None for its two ends."""
+    """A recording: its name, the source that opens it, and the seconds in it, None for its two ends.
+
+    `content` has the source's bytes where they are in memory; `declared_frames` is the corpus's number of frames.
+    """
 
     name: str
     source: str
     start: float | None = None
     end: float | None = None
+    content: bytes | None = None
+    declared_frames: str | None = None
 
 
 @dataclass(frozen=True)
@@ -161,14 +166,37 @@ def read_recordings(
         yield chunk
 
 
-def decode_source(source: str, settings: Settings, section: SourceSpan) -> DecodedClip:
-    """Decode one source, or a section of it, and look for faults. A bad recording never raises: it has findings."""
+def decode_recording(recording: Recording, settings: Settings) -> DecodedClip:
+    """Decode a recording, or its section, and look for faults. A bad one never raises: it has findings."""
     try:
-        return DecodedClip(*settings.decode(source, section))
+        return _decode(recording, settings)
     except AudioError as error:
         return DecodedClip(None, (Finding(error.kind, error.detail),))
     except (OSError, DataError) as error:
         return DecodedClip(None, (Finding("unreadable", f"the file cannot be opened: {error}"),))
+
+
+def _decode(recording: Recording, settings: Settings) -> DecodedClip:
+    content, name, max_seconds = recording.content, recording.name.partition("#")[0], settings.max_seconds
+    if settings.num_features is not None:
+        bounds = (settings.num_features, settings.sample_rate, max_seconds)
+        if content is None:
+            # A file that is too large is not read.
+            content = tree.read_bytes(recording.source, frames.max_bytes(*bounds))
+        features = frames.open_features(content, *bounds)
+        faults = frames.check(features, declared=recording.declared_frames, min_seconds=settings.min_seconds)
+        return DecodedClip(features, faults)
+    content = tree.read_bytes(recording.source) if content is None else content
+    try:
+        audio = decode(content, start=recording.start, end=recording.end, max_seconds=max_seconds, name=name)
+    except AudioError as error:
+        if name.endswith(frames.SUFFIX) and error.kind == "unreadable":
+            hint = f"{error.detail}; a .pt file may hold precomputed features, and audio is needed here"
+            raise AudioError(error.kind, hint) from error
+        raise
+    return DecodedClip(
+        audio, quality.check(audio, name=name, min_seconds=settings.min_seconds, max_seconds=max_seconds)
+    )
 
 
 def convert_clip(name: str, clip: DecodedClip, settings: Settings) -> DecodedRecording:
@@ -200,7 +228,8 @@ def _read_ahead(recording: Recording, settings: Settings, whole: bool) -> Decode
     content = None
     if whole or not settings.is_audio or recording.start is not None or recording.end is not None:
         content = sys.stdin.buffer.read() if source == "-" else None
-        return convert_clip(recording.name, _decode(recording, settings, content), settings)
+        clip = decode_recording(replace(recording, content=content), settings)
+        return convert_clip(recording.name, clip, settings)
     if source == "-":
         content = stream.first_bytes(sys.stdin.buffer, WHOLE_BYTES + 1)
         if len(content) > WHOLE_BYTES:
@@ -208,14 +237,9 @@ def _read_ahead(recording: Recording, settings: Settings, whole: bool) -> Decode
         source = io.BytesIO(content)
     elif (tree.size_of(recording.source) or 0) > WHOLE_BYTES:
         return source
-    clip = _decode(recording, replace(settings, max_seconds=WHOLE_SECONDS), content)
+    clip = decode_recording(replace(recording, content=content), replace(settings, max_seconds=WHOLE_SECONDS))
     is_long = clip.audio is None and any(finding.kind == "long" for finding in clip.findings)
     return source if is_long else convert_clip(recording.name, clip, settings)
-
-
-def _decode(recording: Recording, settings: Settings, content: bytes | None) -> DecodedClip:
-    name, start, end = recording.name.partition("#")[0], recording.start, recording.end
-    return decode_source(recording.source, settings, SourceSpan(name, start, end, content))
 
 
 def _streamed(name: str, source: BinaryIO | str, settings: Settings) -> DecodedRecording:

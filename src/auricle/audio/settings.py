@@ -1,6 +1,6 @@
 """How a corpus is decoded: the input of the model that will be trained on it, audio or precomputed features.
 
-In: a source. Out: decoded samples with their faults, the array that a model takes, and what identifies the recording.
+In: decoded samples. Out: the array that a model takes, and what identifies the recording.
 """
 
 from collections.abc import Sequence
@@ -11,24 +11,9 @@ import numpy as np
 from auricle.audio import decode, fingerprint, frames, quality
 from auricle.audio.decode import DecodedAudio
 from auricle.audio.quality import Finding
-from auricle.corpus import tree
 from auricle.errors import AudioError
 
 NO_FINGERPRINT = np.zeros(0, np.uint32)
-
-
-@dataclass(frozen=True)
-class SourceSpan:
-    """What to decode of a source: its name in messages, the seconds from `start` to `end`, None for its two ends.
-
-    `content` has the source's bytes where they are in memory; `declared_frames` is the corpus's number of frames.
-    """
-
-    name: str
-    start: float | None = None
-    end: float | None = None
-    content: bytes | None = None
-    declared_frames: str | None = None
 
 
 @dataclass(frozen=True)
@@ -53,31 +38,6 @@ class Settings:
     def dtype(self) -> np.dtype:
         """Of a model's input: int16 (channels, samples), or float32 (num_features, frames), unscaled."""
         return np.dtype(np.int16 if self.is_audio else np.float32)
-
-    def decode(self, source: str, section: SourceSpan) -> tuple[DecodedAudio, tuple[Finding, ...]]:
-        """Decode a source and find its faults; a file of features that is too large is not read.
-
-        Raises AudioError, DataError or OSError where nothing can be decoded.
-        """
-        content = section.content
-        if self.num_features is not None:
-            bounds = (self.num_features, self.sample_rate, self.max_seconds)
-            if content is None:
-                content = tree.read_bytes(source, frames.max_bytes(*bounds))
-            features = frames.open_features(content, *bounds)
-            return features, frames.check(features, declared=section.declared_frames, min_seconds=self.min_seconds)
-        content = tree.read_bytes(source) if content is None else content
-        try:
-            audio = decode.decode(
-                content, start=section.start, end=section.end, max_seconds=self.max_seconds, name=section.name
-            )
-        except AudioError as error:
-            if section.name.endswith(frames.SUFFIX) and error.kind == "unreadable":
-                hint = f"{error.detail}; a .pt file may hold precomputed features, and audio is needed here"
-                raise AudioError(error.kind, hint) from error
-            raise
-        findings = quality.check(audio, name=section.name, min_seconds=self.min_seconds, max_seconds=self.max_seconds)
-        return audio, findings
 
     def convert(self, audio: DecodedAudio) -> np.ndarray:
         """The array that a model takes. Raises AudioError 'nan' for samples that are not finite, or absurdly large."""

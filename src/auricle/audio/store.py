@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from auricle.audio.inspect import ClipInfo, InspectedClip, inspect_clip
+from auricle.audio.inspect import ClipInfo, inspect_clip
 from auricle.audio.quality import Finding
 from auricle.audio.settings import Settings
 from auricle.corpus import tree
@@ -183,9 +183,9 @@ def _write(job: tuple[Path, Sequence[Clip]], settings: Settings) -> int:
         rows: list[dict[str, object]] = []
         size = 0
         for clip in clips:
-            inspected = inspect_clip(clip, settings, with_samples=True)
-            rows.append(_row(inspected))
-            size += inspected.samples.nbytes if inspected.samples is not None else 0
+            info, samples = inspect_clip(clip, settings, with_samples=True)
+            rows.append(_row(info, samples))
+            size += 0 if samples is None else samples.nbytes
             if size >= BATCH_BYTES:
                 writer.write_batch(pa.RecordBatch.from_pylist(rows, _SCHEMA))
                 rows, size = [], 0
@@ -194,13 +194,13 @@ def _write(job: tuple[Path, Sequence[Clip]], settings: Settings) -> int:
     return len(clips)
 
 
-def _row(clip: InspectedClip) -> dict[str, object]:
+def _row(info: ClipInfo, samples: np.ndarray | None) -> dict[str, object]:
     return {
-        **vars(clip.info),
-        "pcm": b"" if clip.samples is None else np.ascontiguousarray(clip.samples).data,
-        "pcm_channels": 1 if clip.samples is None else clip.samples.shape[0],
-        "findings": json.dumps([[finding.kind, finding.detail] for finding in clip.info.findings]),
-        "fingerprint": clip.info.fingerprint.tobytes(),
+        **vars(info),
+        "pcm": b"" if samples is None else np.ascontiguousarray(samples).data,
+        "pcm_channels": 1 if samples is None else len(samples),
+        "findings": json.dumps([[finding.kind, finding.detail] for finding in info.findings]),
+        "fingerprint": info.fingerprint.tobytes(),
     }
 
 

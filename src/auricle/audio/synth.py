@@ -139,62 +139,35 @@ def _encode(samples: np.ndarray, sample_rate: int, suffix: str) -> bytes:
 
 
 def _plant(folder: Path, count: int, seed: int) -> Planted:
-    """Add the faulty files to those of `make`."""
     faults: dict[str, tuple[str, ...]] = {}
     origins: dict[str, str] = {}
 
-    def path_of(name: str, device: str, number: int, suffix: str = ".wav") -> Path:
-        return folder / name / f"{device}_{count + number:03d}{suffix}"
+    def new(fault: str, name: str, device: str, number: int, suffix: str = ".wav") -> Path:
+        path = folder / name / f"{device}_{count + number:03d}{suffix}"
+        faults[fault] = (*faults.get(fault, ()), path.relative_to(folder).as_posix())
+        return path
 
-    def relative(*paths: Path) -> tuple[str, ...]:
-        return tuple(path.relative_to(folder).as_posix() for path in paths)
-
-    silent = path_of("rising", "field", 1), path_of("falling", "camera", 1)
-    for path, level in zip(silent, (0.0, 2e-5), strict=True):
-        _write(path, np.random.default_rng(seed).normal(0.0, level, 2 * RATE), RATE)
-    truncated = path_of("arch", "phone", 1), path_of("dip", "laptop", 1)
-    for path, name, device in zip(truncated, ("arch", "dip"), ("phone", "laptop"), strict=True):
+    for name, device, level in (("rising", "field", 0.0), ("falling", "camera", 2e-5)):
+        _write(new("silent", name, device, 1), np.random.default_rng(seed).normal(0.0, level, 2 * RATE), RATE)
+    for name, device in (("arch", "phone"), ("dip", "laptop")):
         content = _encode(*record(name, device, _generator(seed, name, count + 1)), ".wav")
-        path.write_bytes(content[: len(content) * 2 // 3])
-    empty = path_of("rising-twice", "camera", 1)
-    empty.write_bytes(b"")
-
-    wavs = {
-        name: sorted((folder / name).glob("laptop_*.wav"))
-        for name in ("trill", "falling-twice", "rising-twice", "flat")
-    }
-    copies = {
-        path_of("trill", "studio", 1, ".flac"): wavs["trill"][0],
-        path_of("falling-twice", "field", 1, ".flac"): wavs["falling-twice"][0],
-        path_of("flat", "phone", 1, ".wav"): wavs["rising-twice"][0],
-    }
-    for copy, original in copies.items():
-        samples, rate = soundfile.read(original, dtype="int16")
-        _write(copy, samples, rate)
-    quieter = path_of("flat", "radio", 2, ".ogg")
-    samples, rate = soundfile.read(wavs["flat"][0], dtype="float32")
-    _write(quieter, samples * 0.4, rate)
-    copies[quieter] = wavs["flat"][0]
-    origins = {relative(copy)[0]: relative(original)[0] for copy, original in copies.items()}
-    exact = list(origins)
-
-    mislabelled = path_of("rising", "laptop", 2), path_of("trill", "camera", 2)
-    for path, name, device in zip(mislabelled, ("falling-twice", "falling"), ("laptop", "camera"), strict=True):
-        _write(path, *record(name, device, _generator(seed, name, count + 2)))
-    clipped = path_of("dip", "field", 2)
+        new("truncated", name, device, 1).write_bytes(content[: len(content) * 2 // 3])
+    new("empty", "rising-twice", "camera", 1).write_bytes(b"")
+    for fault, name, device, number, suffix, source in (
+        ("duplicate", "trill", "studio", 1, ".flac", "trill"),
+        ("duplicate", "falling-twice", "field", 1, ".flac", "falling-twice"),
+        ("conflict", "flat", "phone", 1, ".wav", "rising-twice"),
+        ("near_duplicate", "flat", "radio", 2, ".ogg", "flat"),
+    ):
+        original = min((folder / source).glob("laptop_*.wav"))
+        is_exact = fault != "near_duplicate"
+        samples, rate = soundfile.read(original, dtype="int16" if is_exact else "float32")
+        _write(new(fault, name, device, number, suffix), samples if is_exact else samples * 0.4, rate)
+        origins[faults[fault][-1]] = original.relative_to(folder).as_posix()
+    for name, device, actual in (("rising", "laptop", "falling-twice"), ("trill", "camera", "falling")):
+        _write(new("mislabelled", name, device, 2), *record(actual, device, _generator(seed, actual, count + 2)))
     loud, rate = record("dip", "field", _generator(seed, "dip", count + 2))
-    _write(clipped, np.clip(loud * 40.0, -1.0, 1.0), rate)
-
-    faults = {
-        "silent": relative(*silent),
-        "truncated": relative(*truncated),
-        "empty": relative(empty),
-        "duplicate": tuple(exact[:2]),
-        "conflict": (exact[2],),
-        "near_duplicate": (exact[3],),
-        "mislabelled": relative(*mislabelled),
-        "clipped": relative(clipped),
-    }
+    _write(new("clipped", "dip", "field", 2), np.clip(loud * 40.0, -1.0, 1.0), rate)
     return Planted(faults, origins)
 
 

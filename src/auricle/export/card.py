@@ -9,46 +9,11 @@ from pathlib import Path
 
 import jinja2
 
-from auricle.evaluation.intervals import Interval
 from auricle.evaluation.model_card import escaped
-from auricle.evaluation.report import IntervalBasis, Report, SplitSummary
+from auricle.evaluation.report import Report
 from auricle.export.parity import ParityResult
 from auricle.export.quantize import Int8Result
 from auricle.models.runtime import ModelInfo
-from auricle.run_folder import RunFolder
-
-
-@dataclass(frozen=True)
-class ReportSummary:
-    """How good the run's model is, on which clips, and the terms of its corpus."""
-
-    name: str
-    metrics: dict[str, Interval]
-    interval: IntervalBasis
-    test_clips: int
-    split: SplitSummary
-    corpus: str
-    license: str | None
-    citation: str | None
-
-    @classmethod
-    def of_run(cls, run: Path) -> "ReportSummary | None":
-        """The summary of a run's report; None for a bare model folder."""
-        path = RunFolder(run).report
-        if not path.is_file():
-            return None
-        report = Report.load(path)
-        corpus = report.corpus
-        return cls(
-            report.name,
-            report.metrics,
-            report.interval,
-            report.test_clips,
-            report.split,
-            corpus.description,
-            corpus.license,
-            corpus.citation,
-        )
 
 
 @dataclass(frozen=True)
@@ -66,12 +31,20 @@ class ExportResult:
     parity_clips: str
     parity_tolerance: float
     int8: Int8Result | None
-    report: ReportSummary | None
+    report: Report | None
 
     def to_json(self) -> str:
-        """The text of export.json: all fields but `out`, since the folder may move."""
-        fields = {name: value for name, value in asdict(self).items() if name != "out"}
-        return json.dumps({"format": "onnx", **fields}, indent=1, ensure_ascii=False)
+        """The text of export.json: all fields but `out`, since the folder may move, and a summary of the report."""
+        fields = {name: value for name, value in vars(self).items() if name != "out"}
+        if self.report is not None:
+            corpus = self.report.corpus
+            names = ("name", "metrics", "interval", "test_clips", "split")
+            fields["report"] = {name: getattr(self.report, name) for name in names} | {
+                "corpus": corpus.description,
+                "license": corpus.license,
+                "citation": corpus.citation,
+            }
+        return json.dumps({"format": "onnx", **fields}, default=asdict, indent=1, ensure_ascii=False)
 
 
 def card(result: ExportResult) -> str:

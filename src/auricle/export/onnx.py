@@ -15,7 +15,8 @@ from auricle.audio.recordings import DecodedRecording, Recording, read_recording
 from auricle.corpus.clip import Clip, Index
 from auricle.corpus.splits import load as load_split
 from auricle.errors import RunError, UsageError
-from auricle.export.card import ExportResult, ReportSummary, card
+from auricle.evaluation.report import Report
+from auricle.export.card import ExportResult, card
 from auricle.export.parity import ParityResult, check_parity
 from auricle.export.quantize import Int8Result, compare_int8, quantize
 from auricle.export.trace import trace
@@ -76,7 +77,7 @@ def export(
             parity_clips="given files" if check else "the run's own clips",
             parity_tolerance=TOLERANCE,
             int8=quantized,
-            report=ReportSummary.of_run(run),
+            report=Report.load(report) if (report := RunFolder(run).report).is_file() else None,
         )
         (new / RESULT).write_text(result.to_json(), encoding="utf-8")
         (new / "README.md").write_text(card(result), encoding="utf-8")

@@ -13,8 +13,8 @@ from transformers import AutoConfig, PreTrainedModel
 from auricle.errors import RunError
 from auricle.models import device, registration
 from auricle.models.checkpoint import OPTIONAL_WEIGHTS
+from auricle.models.device import is_bf16
 from auricle.models.options import ModelSpec
-from auricle.models.precision import is_bf16
 from auricle.recipe import Recipe
 from auricle.run_folder import atomic_write
 

@@ -11,8 +11,8 @@ import numpy as np
 
 from auricle.audio import decode, quality
 from auricle.audio.decode import DecodedAudio
-from auricle.audio.recordings import FATAL, DecodedClip, DecodedRecording, convert_clip, decode_source
-from auricle.audio.settings import Settings, SourceSpan
+from auricle.audio.recordings import FATAL, DecodedClip, DecodedRecording, Recording, convert_clip, decode_recording
+from auricle.audio.settings import Settings
 from auricle.errors import AudioError
 from auricle.serving.limits import Limits, RequestError
 
@@ -55,7 +55,7 @@ def decode_request(
 def _decoded(content: bytes, name: str, settings: Settings, limits: Limits, pcm: Pcm | None) -> DecodedClip:
     if not settings.is_audio:
         within = replace(settings, max_seconds=min(settings.max_seconds, limits.seconds))
-        return decode_source(name, within, SourceSpan(name, content=content))
+        return decode_recording(Recording(name, name, content=content), within)
     if pcm is not None:
         audio = _raw(content, pcm, limits)
     else:
