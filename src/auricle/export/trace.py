@@ -39,10 +39,7 @@ class ExportWrapper(nn.Module):
     def forward(self, waveform: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Give probabilities and logits (batch, classes), and embeddings (batch, width) to be compared by cosine."""
         mask = masking.real(lengths, waveform.shape[-1]).long()
-        embeddings = self.model.embed(waveform, mask)
-        ensemble_embeddings = self.model.ensemble_embeddings(waveform, mask)
-        logits = self.model.logits_from_embedding(embeddings, ensemble_embeddings)
-        vectors = self.model.vectors_from_embedding(embeddings, ensemble_embeddings)
+        logits, vectors = self.model.logits_and_vectors(waveform, mask)
         return logits.softmax(-1), logits, vectors
 
 

@@ -55,11 +55,9 @@ class OnnxModel:
         return cls(session, ModelInfo.from_metadata(session.get_modelmeta().custom_metadata_map, path))
 
     def logits(self, values: np.ndarray, lengths: np.ndarray) -> np.ndarray:
-        """Logits (batch, classes) float32."""
         return self._run("logits", values, lengths)
 
     def vectors(self, values: np.ndarray, lengths: np.ndarray) -> np.ndarray:
-        """Vectors (batch, size) float32 of length 1, to be compared by cosine."""
         return self._run("embedding", values, lengths)
 
     def _run(self, output: str, values: np.ndarray, lengths: np.ndarray) -> np.ndarray:

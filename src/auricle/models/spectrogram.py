@@ -104,11 +104,7 @@ class SpectrogramNetwork(PreTrainedModel):
         self.front_end.fit_normalization(prepared())
 
     def forward(
-        self,
-        input_values: Tensor,
-        attention_mask: Tensor | None = None,
-        labels: Tensor | None = None,
-        **_: Any,
+        self, input_values: Tensor, attention_mask: Tensor | None = None, labels: Tensor | None = None, **_: Any
     ) -> SequenceClassifierOutput:
         """Compute logits (batch, classes), and the loss where labels are given.
 
@@ -124,7 +120,7 @@ class SpectrogramNetwork(PreTrainedModel):
         if self.training:
             logits = self.head(self.dropout(embeddings))
         else:
-            logits = self.logits_from_embedding(embeddings, self.ensemble_embeddings(input_values, attention_mask))
+            logits = self._with_member(embeddings, input_values, attention_mask)[0]
         loss = None
         if targets is not None:
             loss = self.head.loss(logits, targets, self.class_weights if self.training else None)
@@ -135,30 +131,23 @@ class SpectrogramNetwork(PreTrainedModel):
         values, lengths, _ = self._features(input_values, attention_mask, None)
         return self.encode(values, lengths)
 
-    def ensemble_embeddings(self, input_values: Tensor, attention_mask: Tensor | None) -> Tensor | None:
-        """Compute the embeddings of the ensemble member; None where there is no fitted one."""
-        if self.ensemble_member is None or not self.ensemble_member.is_fitted:
-            return None
-        return self.ensemble_member.embed(input_values, attention_mask)
+    def logits_and_vectors(self, input_values: Tensor, attention_mask: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Logits (batch, classes), and vectors (batch, size) of length 1, to be compared by cosine.
 
-    def logits_from_embedding(self, embeddings: Tensor, ensemble_embeddings: Tensor | None = None) -> Tensor:
-        """Logits (batch, classes) from what `embed` and `ensemble_embeddings` give."""
-        logits = self.head(embeddings)
-        if ensemble_embeddings is not None:
-            assert self.ensemble_member is not None, "only an ensemble member has embeddings"
-            member_logits = self.ensemble_member.logits_from_embedding(ensemble_embeddings)
-            logits = heads.average_log_probabilities(logits, member_logits)
-        scaled: Tensor = logits / self.config.logit_temperature
-        return scaled
+        Network and ensemble member, where there is a fitted one, weigh the same.
+        """
+        return self._with_member(self.embed(input_values, attention_mask), input_values, attention_mask)
 
-    def vectors_from_embedding(self, embeddings: Tensor, ensemble_embeddings: Tensor | None = None) -> Tensor:
-        """Vectors (batch, size) of length 1, to be compared by cosine; network and ensemble member weigh the same."""
-        vectors = F.normalize(embeddings.float(), dim=-1)
-        if ensemble_embeddings is None:
-            return vectors
-        assert self.ensemble_member is not None, "only an ensemble member has embeddings"
-        member_vectors = self.ensemble_member.vectors_from_embedding(ensemble_embeddings)
-        return F.normalize(torch.cat([vectors, member_vectors], -1), dim=-1)
+    def _with_member(
+        self, embeddings: Tensor, input_values: Tensor, attention_mask: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        logits, vectors = self.head(embeddings), F.normalize(embeddings.float(), dim=-1)
+        if self.ensemble_member is not None and self.ensemble_member.is_fitted:
+            member_logits, member_vectors = self.ensemble_member.logits_and_vectors(input_values, attention_mask)
+            # The product rule of Kittler et al. 1998.
+            logits = (logits.float().log_softmax(-1) + member_logits.log_softmax(-1)) / 2
+            vectors = F.normalize(torch.cat([vectors, member_vectors], -1), dim=-1)
+        return logits / self.config.logit_temperature, vectors
 
     def fit_ensemble_member(
         self, embeddings: np.ndarray, labels: np.ndarray, *, groups: np.ndarray | None, class_weighted: bool, seed: int

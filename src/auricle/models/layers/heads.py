@@ -94,8 +94,3 @@ def build_head(options: HeadOptions, size: int, classes: int) -> Softmax | Margi
 def soft_targets(labels: Tensor, classes: int, smoothing: float = 0.0) -> Tensor:
     """Turn labels (batch,) into (batch, classes): the label keeps 1 - smoothing, all classes share the rest."""
     return F.one_hot(labels, classes).float() * (1.0 - smoothing) + smoothing / classes
-
-
-def average_log_probabilities(first: Tensor, second: Tensor) -> Tensor:
-    """Average the log-probabilities of two classifiers' logits (Kittler et al. 1998, product rule)."""
-    return (first.float().log_softmax(-1) + second.log_softmax(-1)) / 2

@@ -82,7 +82,6 @@ class Model(PreTrainedModel):
 
     config_class = Config
     main_input_name = "input_values"
-    ensemble_member = None
     # Batches of any size are equally fast.
     batch_seconds: float | None = None
 
@@ -147,9 +146,6 @@ class Model(PreTrainedModel):
             rows.append(torch.cat(list(self.functionals(part[..., : max(1, int(real.max()))], real).values()), 1))
         return torch.cat(rows)
 
-    def ensemble_embeddings(self, input_values: Tensor, attention_mask: Tensor | None) -> None:
-        """None: this family has no ensemble member."""
-
     def classify(self, embeddings: Tensor) -> Tensor:
         """Turn functionals (batch, size) into logits (batch, classes) without temperature."""
         # Squared distances lose digits in single precision, enough to move a logit by 1e-4 from batch to batch.
@@ -158,16 +154,15 @@ class Model(PreTrainedModel):
         logits = standard @ self.linear_weights.double() + kernel @ self.kernel_weights.double() + self.bias
         return logits.to(embeddings.dtype)
 
-    def logits_from_embedding(self, embeddings: Tensor, ensemble_embeddings: Tensor | None = None) -> Tensor:
-        """Logits (batch, classes) from what `embed` gives."""
-        return self.classify(embeddings) / self.config.logit_temperature
+    def logits_and_vectors(self, input_values: Tensor, attention_mask: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Logits (batch, classes), and vectors (batch, size) of length 1, to be compared by cosine.
 
-    def vectors_from_embedding(self, embeddings: Tensor, ensemble_embeddings: Tensor | None = None) -> Tensor:
-        """Vectors (batch, size) of length 1, to be compared by cosine: standardised and normalised within classes."""
-        standard = self._standardize(embeddings)
-        directions = self.within_class_directions
+        The vectors are standardised and normalised within classes.
+        """
+        embeddings = self.embed(input_values, attention_mask)
+        standard, directions = self._standardize(embeddings), self.within_class_directions
         normalized = standard - (standard @ directions.T * self.within_class_damping) @ directions
-        return F.normalize(normalized.float(), dim=-1)
+        return self.classify(embeddings) / self.config.logit_temperature, F.normalize(normalized.float(), dim=-1)
 
     def _standardize(self, embeddings: Tensor) -> Tensor:
         return ((embeddings - self.mean) * self.scale).clamp(-CLIP_LIMIT, CLIP_LIMIT)
@@ -202,15 +197,12 @@ class Model(PreTrainedModel):
         self.config.logit_temperature = temperature
 
     def forward(
-        self,
-        input_values: Tensor,
-        attention_mask: Tensor | None = None,
-        labels: Tensor | None = None,
-        **_: Any,
+        self, input_values: Tensor, attention_mask: Tensor | None = None, labels: Tensor | None = None, **_: Any
     ) -> SequenceClassifierOutput:
         """Compute logits (batch, classes), and their cross-entropy if labels (batch,) are given. Input as `embed`."""
         embeddings = self.embed(input_values, attention_mask)
-        logits = self.classify(embeddings) if self.training else self.logits_from_embedding(embeddings)
+        logits = self.classify(embeddings)
+        logits = logits if self.training else logits / self.config.logit_temperature
         loss = None if labels is None else F.cross_entropy(logits, labels)
         return SequenceClassifierOutput(loss=loss, logits=logits)
 

@@ -101,8 +101,7 @@ class Model(SpectrogramNetwork):
             # A stride or a pool of 2 over n frames gives ceil(n / 2).
             lengths = (lengths + 1) // 2
         values = values.mean(2)
-        pooled: Tensor = self.pooling(values, masking.real(lengths, values.shape[-1]))
-        return pooled
+        return self.pooling(values, masking.real(lengths, values.shape[-1]))
 
     def prepare(
         self, input_values: Tensor, attention_mask: Tensor | None, generator: torch.Generator | None
@@ -148,6 +147,5 @@ class Block(nn.Module):
         """Halve values of `lengths` real frames (batch,); None is all real."""
         values = self.convolution(values)
         if self.strided:
-            normalized: Tensor = self.norm(values.relu(), None if lengths is None else (lengths + 1) // 2)
-            return normalized
+            return self.norm(values.relu(), None if lengths is None else (lengths + 1) // 2)
         return nn.functional.max_pool2d(self.norm(values, lengths).relu_(), 2, ceil_mode=True)

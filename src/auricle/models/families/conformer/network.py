@@ -83,12 +83,12 @@ HEADS = {
 }
 
 
-def configure(options: Options, spec: ModelSpec) -> Config:
-    """Make the config of one size for one corpus."""
+def build(options: Options, spec: ModelSpec) -> "Model":
+    """Make a fresh model of one size for one corpus."""
     size = dict(SIZES[options.size])
     size["pooling"] = options.pooling or size.get("pooling", "statistics")
     has_member = options.ensemble_baseline and options.size == "default"
-    return Config(
+    config = Config(
         **spec.config_keys,
         hop_length=max(1, round(HOP_SECONDS * spec.sample_rate)),
         # 25 ms or a little more: powers of two transform fast.
@@ -97,11 +97,7 @@ def configure(options: Options, spec: ModelSpec) -> Config:
         ensemble_member=baseline_config(spec) if has_member else None,
         **size,
     )
-
-
-def build(options: Options, spec: ModelSpec) -> "Model":
-    """Make a fresh model of one size for one corpus."""
-    return Model(configure(options, spec))
+    return Model(config)
 
 
 class Model(SpectrogramNetwork):

@@ -72,9 +72,6 @@ class EncoderState:
 class Model(nn.Module):
     """A stock audio classifier on waveforms. `network` is the stock model; nothing else has weights."""
 
-    # No ensemble member is averaged with a pretrained encoder.
-    ensemble_member = None
-
     def __init__(self, network: Any, extractor: Any, notes: Sequence[str] = ()) -> None:
         super().__init__()
         self.network = network
@@ -127,8 +124,7 @@ class Model(nn.Module):
         weights = self.class_weights if self.training else None
         weights = weights.to(logits.device) if weights is not None else None
         if self.has_custom_head:
-            loss: Tensor = self.network.head.loss(logits, targets, weights)
-            return loss
+            return self.network.head.loss(logits, targets, weights)
         return F.cross_entropy(logits, targets, weight=weights)
 
     @torch.no_grad()
@@ -147,8 +143,10 @@ class Model(nn.Module):
         """Compute the input of the head: (batch, size)."""
         return self._embedding(self.run_layers(self.extract_features(input_values, attention_mask), self.final_depth))
 
-    def ensemble_embeddings(self, input_values: Tensor, attention_mask: Tensor | None) -> None:
-        """None: this family has no ensemble member."""
+    def logits_and_vectors(self, input_values: Tensor, attention_mask: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Logits (batch, classes), and vectors (batch, size) of length 1, to be compared by cosine."""
+        embeddings = self.embed(input_values, attention_mask)
+        return self._classify(embeddings), F.normalize(embeddings.float(), dim=-1)
 
     def extract_features(self, input_values: Tensor, attention_mask: Tensor | None) -> EncoderState:
         """Compute the features before the embedding, convolutions or log-mel: depth 0."""
@@ -185,28 +183,20 @@ class Model(nn.Module):
 
     def logits(self, state: EncoderState) -> Tensor:
         """Logits (batch, classes) float32 from a state at the final depth."""
-        return self.logits_from_embedding(self._embedding(state))
+        return self._classify(self._embedding(state))
 
-    def vectors_from_embedding(self, embeddings: Tensor, ensemble_embeddings: Tensor | None = None) -> Tensor:
-        """Vectors (batch, size) of length 1, to be compared by cosine."""
-        return F.normalize(embeddings.float(), dim=-1)
-
-    def logits_from_embedding(self, embeddings: Tensor, ensemble_embeddings: Tensor | None = None) -> Tensor:
-        """Logits (batch, classes) float32 from what `embed` gives."""
+    def _classify(self, embeddings: Tensor) -> Tensor:
         if self.has_custom_head:
-            logits: Tensor = self.network.head(embeddings)
-            return logits.float()
+            return self.network.head(embeddings).float()
         # Averaging before the linear projection equals averaging after it.
         classifier, projector = self.network.classifier, getattr(self.network, "projector", nn.Identity())
-        logits = classifier(projector(embeddings.to(next(classifier.parameters()).dtype)))
-        return logits.float()
+        return classifier(projector(embeddings.to(next(classifier.parameters()).dtype))).float()
 
     def _pool(self, hidden: Tensor, frames: Tensor) -> Tensor:
         if not self.has_custom_head:
             return self.encoder.pool(hidden, frames)
         real = masking.real(frames, hidden.shape[1])
-        pooled: Tensor = self.network.pooling(hidden.float().transpose(1, 2), real)
-        return pooled
+        return self.network.pooling(hidden.float().transpose(1, 2), real)
 
     def _embedding(self, state: EncoderState) -> Tensor:
         if not self.uses_weighted_sum:
