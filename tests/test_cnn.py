@@ -29,8 +29,7 @@ EVERYTHING = Augment(
 
 def make_model(size: str, channels: int = 1) -> cnn.Model:
     torch.manual_seed(0)
-    config = cnn.configure(Options(size=size), ModelSpec(RATES[size], channels, LABELS))
-    return cnn.Model(config)
+    return cnn.build(Options(size=size), ModelSpec(RATES[size], channels, LABELS))
 
 
 def make_batch(seconds: list[float], sample_rate: int) -> tuple[Tensor, Tensor]:

@@ -29,11 +29,9 @@ _BLOCK_VALUES = 1 << 20
 
 @dataclass(frozen=True, eq=False)
 class DecodedAudio:
-    """One decoded recording.
+    """One decoded recording: samples (channels, frames), int16 where that is exact, else float32 in [-1, 1].
 
-    samples: (channels, frames), int16 where that is exact, else float32 in [-1, 1]. `container` is what the content
-    is, whatever its name says. `truncated` says why the content was cut short; None where it is complete, or where
-    its format cannot tell.
+    `container` is what the content is; `truncated` says why it was cut short, None where it is complete or cannot tell.
     """
 
     samples: np.ndarray
@@ -55,13 +53,11 @@ def decode(
     max_values: int = MAX_VALUES,
     name: str = "",
 ) -> DecodedAudio:
-    """Decode a file's content, or the section from `start` to `end` seconds of it.
+    """Decode a file's content, or the section from `start` to `end` seconds of it. Threads scale.
 
-    `max_seconds` bounds what is decoded, `max_values` the samples of all channels together; `name` is only used in
-    messages. A truncated file gives what is left of it, with `truncated` set, unless the section lies before the cut.
-    Threads scale: the decoders release the interpreter lock.
-
-    Raises AudioError: 'unreadable', 'empty' (no samples), 'truncated' (a header and nothing behind it) or 'long'.
+    `max_seconds` bounds what is decoded, `max_values` the samples of all channels together; `name` is for messages. A
+    truncated file gives what is left of it, with `truncated` set, unless the section lies before the cut. Raises
+    AudioError: 'unreadable', 'empty' (no samples), 'truncated' (a header and nothing behind it) or 'long'.
     """
     try:
         return _decode(content, start or 0.0, end, max_seconds, max_values)
@@ -95,7 +91,6 @@ def _decode(content: bytes, start: float, end: float | None, max_seconds: float,
 def _collect(
     decoder: Decoder, size: int, start: float, end: float | None, max_seconds: float, max_values: int
 ) -> DecodedAudio:
-    """Join a decoder's blocks from start to end."""
     rate, channels = decoder.sample_rate, decoder.channels
     first = round(start * rate)
     wanted = math.inf if end is None else round(end * rate) - first
@@ -119,11 +114,9 @@ def _collect(
 def resample(audio: DecodedAudio, sample_rate: int, channels: int) -> np.ndarray:
     """Convert a recording to one rate and channel count: (1 or 2, frames) int16, rounded and clipped.
 
-    `channels` 1 takes the mean of all channels. 2 keeps mono and stereo as they are; more than two are mixed to mono,
-    as the left one is not known. 16-bit samples that are already there pass through exactly. Resampling is soxr's HQ
-    (20-bit precision, linear phase), outside the interpreter lock.
-
-    Raises AudioError 'nan' for samples that are not finite, or absurdly large.
+    `channels` 1 takes the mean of all channels; 2 keeps mono and stereo, and mixes more to mono, as the left one is not
+    known. 16-bit samples that are already there pass through exactly. Resampling is soxr's HQ (20-bit precision, linear
+    phase), outside the interpreter lock. Raises AudioError 'nan' for samples that are not finite, or absurdly large.
     """
     samples = _mixed(audio.samples, channels)
     if audio.sample_rate == sample_rate:
@@ -134,10 +127,7 @@ def resample(audio: DecodedAudio, sample_rate: int, channels: int) -> np.ndarray
 
 
 def convert(blocks: Iterable[np.ndarray], source_rate: int, sample_rate: int, channels: int) -> Iterator[np.ndarray]:
-    """Convert a stream of blocks as `resample` converts a recording; empty blocks are left out.
-
-    Raises AudioError 'nan' behind the last block that is converted.
-    """
+    """Convert a stream of blocks as `resample` does; raises its error behind the last block that is converted."""
     converter = Converter(source_rate, sample_rate, channels)
     fault: AudioError | None = None
     for block in blocks:
@@ -175,7 +165,6 @@ class Converter:
         return _clipped(self._resampler.resample_chunk(np.ascontiguousarray(_scaled(samples, block.dtype).T)).T)
 
     def flush(self) -> np.ndarray:
-        """The samples that the resampler held back."""
         if self._resampler is None:
             return np.zeros((1, 0), np.int16)
         return _clipped(self._resampler.resample_chunk(np.zeros((0, self._width), np.float32), last=True).T)
@@ -200,5 +189,4 @@ def _rounded(samples: np.ndarray, dtype: np.dtype) -> np.ndarray:
 
 
 def _clipped(values: np.ndarray) -> np.ndarray:
-    """Values with full scale at FULL_SCALE as contiguous int16, rounded and clipped."""
     return np.ascontiguousarray(np.clip(np.rint(values), -FULL_SCALE, FULL_SCALE - 1).astype(np.int16))

@@ -100,7 +100,6 @@ def _unpacked_bytes(content: bytes) -> int:
 
 
 def _tensor(content: bytes, size: int, num_features: int) -> np.ndarray:
-    """The float tensor (frames, features) of a file, as an array of its own type."""
     import torch
 
     try:

@@ -50,10 +50,7 @@ def open_clip(clip: Clip, settings: Settings) -> DecodedClip:
 
 
 def inspect_clip(clip: Clip, settings: Settings, *, with_samples: bool) -> tuple[ClipInfo, np.ndarray | None]:
-    """Decode one clip and describe it; `with_samples` adds its samples as a model's input, if it is usable.
-
-    samples: int16 (channels, frames), or float32 (features, frames) of precomputed features.
-    """
+    """Decode one clip and describe it; `with_samples` adds its samples as a model's input, if it is usable."""
     decoded = open_clip(clip, settings)
     audio = decoded.audio
     if audio is None:

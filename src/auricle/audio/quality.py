@@ -77,10 +77,7 @@ class Finding:
 
 
 def check(audio: DecodedAudio, *, name: str, min_seconds: float, max_seconds: float) -> tuple[Finding, ...]:
-    """Find every quality problem of a decoded recording.
-
-    `name` is the file's name, for its extension. Durations are in seconds, with the bounds allowed.
-    """
+    """Find every quality problem of a decoded recording; `name` is the file's, for its extension."""
     findings = []
     if audio.truncated:
         findings.append(Finding("truncated", audio.truncated))
@@ -138,10 +135,7 @@ def _plateaus(samples: np.ndarray, full_scale: float) -> int:
 
 
 def audio_hash(audio: DecodedAudio) -> str:
-    """Hash the samples, whatever their file format: 32 hexadecimal digits (SHA-256 over 16-bit samples, truncated).
-
-    The same PCM in wav, flac or aiff gives the same hash; a lossy codec or another level does not.
-    """
+    """Hash the samples, whatever their file format: 32 hexadecimal digits (SHA-256 over 16-bit samples, truncated)."""
     samples = audio.samples
     digest = hashlib.sha256(f"{audio.sample_rate} {len(samples)} ".encode())
     for channel in samples:

@@ -99,8 +99,7 @@ def whole_recording(
 def recordings(inputs: Iterable[str]) -> Iterator[Recording]:
     """Expand files, folders, archives, globs and '-' (a recording on standard input) into recordings.
 
-    A .json file lists utterances, and gives these by the names that it has for them. A name that does not exist is
-    passed on: its prediction has the error.
+    A .json file lists utterances. A name that does not exist is passed on: its prediction has the error.
     """
     for name in inputs:
         path = Path(name)
@@ -123,10 +122,7 @@ def recordings(inputs: Iterable[str]) -> Iterator[Recording]:
 
 
 def listed_utterances(path: Path) -> Iterator[Recording]:
-    """Read the utterances that a testdata.json lists, in its order, from files in its folder.
-
-    Raises UsageError for a file that is no such list, or names files elsewhere.
-    """
+    """Read the utterances that a testdata.json lists, in its order. Raises UsageError for files elsewhere."""
     example = '{"utterances": [{"feature_path": "uttr-….pt"}, …]}'
     try:
         content = json.loads(path.read_text(encoding="utf-8"))

@@ -93,10 +93,7 @@ class Store:
         return len(self._locations)
 
     def samples(self, position: int) -> np.ndarray:
-        """The clip's samples: a view into the memory map, empty for a quarantined clip.
-
-        int16 (channels, frames), or float32 (features, frames) of precomputed features.
-        """
+        """The clip's samples, as `Settings.dtype`: a view into the memory map, empty for a quarantined clip."""
         number, row = self._locations[position]
         batch = self._batches[number]
         flat = batch.pcm[batch.offsets[row] : batch.offsets[row + 1]]
@@ -173,7 +170,6 @@ def shard_clips(clips: int) -> int:
 
 
 def _write(job: tuple[Path, Sequence[Clip]], settings: Settings) -> int:
-    """Write one shard atomically; returns its number of clips."""
     path, clips = job
     with (
         atomic_write(path) as partial,

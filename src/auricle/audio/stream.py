@@ -38,9 +38,8 @@ def blocks(source: str | BinaryIO, settings: Settings, findings: list[Finding] |
     """Decode to int16 (channels, samples) at the settings' rate, block after block, in constant memory.
 
     An open file need not be seekable; it is read from its beginning, if it can go there, and left open. `findings`
-    receives what is wrong with the recording, once its end is reached. The first block is decoded when the caller
-    takes it; then raises AudioError ('unreadable', 'empty', 'truncated', 'nan') where nothing can be decoded, or
-    DataError for a broken archive.
+    receives what is wrong, at the end. With the first block raises AudioError ('unreadable', 'empty', 'truncated',
+    'nan') where nothing can be decoded, or DataError for a broken archive.
     """
     findings = findings if findings is not None else []
     is_empty = True
@@ -63,8 +62,7 @@ def pcm(
 ) -> Iterator[np.ndarray]:
     """Read raw interleaved samples as they come, to int16 (channels, samples) blocks at the settings' rate.
 
-    A block is whatever is there to be read, so that a live stream waits for nothing. Raises AudioError 'unreadable' for
-    an unbelievable rate, 'nan' for floats that are not finite.
+    A live stream waits for nothing. Raises AudioError 'unreadable' for an unbelievable rate, 'nan' for infinite floats.
     """
     check_format(sample_rate, channels)
     frames = whole_frames(iter(lambda: file.read1(1 << 16), b""), channels, _DTYPES[encoding])
@@ -88,7 +86,6 @@ class JoinedFile(io.RawIOBase):
 
 
 def _open(source: str | BinaryIO, closing: contextlib.ExitStack) -> Decoder:
-    """Choose the decoder by the content."""
     if not isinstance(source, str):
         file = source
     else:

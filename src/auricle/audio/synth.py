@@ -57,10 +57,9 @@ class Planted:
 
 
 def make(folder: Path, *, clips_per_class: int = 24, seed: int = 0) -> Planted:
-    """Write the corpus into `folder`, one sub-folder per class, and `.planted.json` into it.
+    """Write the corpus into `folder`, one sub-folder per class, and `.planted.json`; the seed fixes all samples.
 
-    The same seed and count give the same samples. A dozen faulty files are added, numbered like the rest, so that only
-    their content shows the fault.
+    A dozen faulty files are added, numbered like the rest, so that only their content shows the fault.
     """
     devices = list(DEVICES)
     for name in CALLS:
@@ -82,7 +81,7 @@ def record(name: str, device: str, generator: np.random.Generator) -> tuple[np.n
     start = int(generator.integers(0, size - len(call) + 1))
     snr = generator.uniform(*_SNR)
     clip = _background(generator, size) * 10 ** (-snr / 20)
-    clip += np.sin(2 * np.pi * generator.choice([50.0, 60.0]) * _time(size)) * 10 ** (-(snr + 6) / 20)
+    clip += np.sin(2 * np.pi * generator.choice([50.0, 60.0]) * np.arange(size) / RATE) * 10 ** (-(snr + 6) / 20)
     clip[start : start + len(call)] += call
     recorder = DEVICES[device]
     clip = _filter(clip, lambda hz: _response(recorder, hz))
@@ -99,8 +98,7 @@ def _call(name: str, generator: np.random.Generator) -> np.ndarray:
     pitch = low * (1.0 + generator.uniform(0.35, 0.9) * CALLS[name](time, generator))
     edges = np.clip(np.minimum(time, 1.0 - time) * 20.0, 0.0, 1.0)
     whistle = edges * np.sin(2 * np.pi * np.cumsum(pitch) / RATE)
-    unit: np.ndarray = whistle / np.sqrt(np.mean(np.square(whistle)))
-    return unit
+    return np.asarray(whistle / np.sqrt(np.mean(np.square(whistle))))
 
 
 def _background(generator: np.random.Generator, size: int) -> np.ndarray:
@@ -177,20 +175,14 @@ def _response(device: Device, hz: np.ndarray) -> np.ndarray:
     edges = 1.0 / (np.sqrt(1.0 + (low / hz) ** 4) * np.sqrt(1.0 + (hz / high) ** 4))
     octaves = np.log2(hz / 1_000.0)
     bump = device.resonance[1] * np.exp(-2.0 * np.log2(hz / device.resonance[0]) ** 2)
-    gain: np.ndarray = edges * 10 ** ((device.tilt * octaves + bump) / 20)
-    return gain
-
-
-def _time(size: int) -> np.ndarray:
-    return np.arange(size) / RATE
+    return np.asarray(edges * 10 ** ((device.tilt * octaves + bump) / 20))
 
 
 def _filter(signal: np.ndarray, gain: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
     """Filter with zero phase by a gain over frequency (Hz, from 10 Hz up)."""
     spectrum = np.fft.rfft(signal)
     hz = np.maximum(np.linspace(0.0, RATE / 2, len(spectrum)), 10.0)
-    shaped: np.ndarray = np.fft.irfft(spectrum * gain(hz), len(signal))
-    return shaped
+    return np.asarray(np.fft.irfft(spectrum * gain(hz), len(signal)))
 
 
 # Pitch over time, both from 0 to 1; the range of pitches is drawn for each call.

@@ -108,7 +108,6 @@ def _recordings(clips: Sequence[Clip]) -> list[Recording]:
 
 
 def _decode(clips: Sequence[Recording], classifier: Classifier, most: int) -> list[DecodedRecording]:
-    """Decode at most so many recordings, evenly spaced over the list."""
     count = min(most, len(clips))
     chosen = [clips[number * len(clips) // count] for number in range(count)]
     return [clip for chunk in read_recordings(chosen, classifier.settings, whole=True) for clip in chunk]

@@ -201,7 +201,6 @@ def _check_folder(checkpoint: str) -> None:
 
 
 def _loading_error(checkpoint: str, error: Exception) -> str:
-    """Why the weights cannot be opened, and what to do."""
     message = f"model.checkpoint received '{checkpoint}', whose weights cannot be opened: "
     path = Path(checkpoint).expanduser()
     if not path.is_dir():
@@ -226,7 +225,6 @@ def _is_same_kind(value: Any, known: Any) -> bool:
 
 
 def _default_extractor(config: Any) -> Any:
-    """The preprocessor of this model type with the settings that its config implies."""
     extractor = feature_extractor_class_from_name(FEATURE_EXTRACTOR_MAPPING_NAMES[config.model_type])
     if config.model_type == "whisper":
         seconds = config.max_source_positions * 2 * 160 / 16_000
@@ -242,6 +240,5 @@ def _default_extractor(config: Any) -> Any:
 
 
 def _first_sentence(error: Exception) -> str:
-    """The first sentence of a library's message."""
     text = " ".join(str(error).split())
     return text.partition(". ")[0].rstrip(".") + "."

@@ -40,11 +40,10 @@ def save_model(model: PreTrainedModel, folder: Path) -> None:
 
 
 def load_model(folder: Path, precision: str = "float32") -> PreTrainedModel:
-    """Open a model folder, on the accelerator if there is one.
+    """Open a model folder, on the accelerator if there is one. Raises RunError for one that no family can open exactly.
 
     `precision` auto or bf16 runs a pretrained encoder in bfloat16, auto only where the processor multiplies it
-    natively; the small families always run in float32. Raises RunError for a folder that no family can open, and for
-    one whose weights are not exactly those of its config.
+    natively; the small families always run in float32.
     """
     registration.register()
     try:

@@ -106,10 +106,10 @@ class SpectrogramNetwork(PreTrainedModel):
     def forward(
         self, input_values: Tensor, attention_mask: Tensor | None = None, labels: Tensor | None = None, **_: Any
     ) -> SequenceClassifierOutput:
-        """Compute logits (batch, classes), and the loss where labels are given.
+        """Compute logits (batch, classes), and the loss where labels (batch,) are given.
 
         input_values (batch, samples) or (batch, channels, samples) in [-1, 1], or (batch, num_features, frames);
-        attention_mask (batch, samples or frames), 1 on real ones; labels (batch,) class numbers.
+        attention_mask (batch, samples or frames), 1 on real ones.
         """
         targets = None
         if labels is not None:
@@ -127,15 +127,11 @@ class SpectrogramNetwork(PreTrainedModel):
         return SequenceClassifierOutput(loss=loss, logits=logits)
 
     def embed(self, input_values: Tensor, attention_mask: Tensor | None = None) -> Tensor:
-        """Compute the input of the head: (batch, size)."""
         values, lengths, _ = self._features(input_values, attention_mask, None)
         return self.encode(values, lengths)
 
     def logits_and_vectors(self, input_values: Tensor, attention_mask: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Logits (batch, classes), and vectors (batch, size) of length 1, to be compared by cosine.
-
-        Network and ensemble member, where there is a fitted one, weigh the same.
-        """
+        """Logits, and vectors (batch, size) of length 1; network and fitted ensemble member weigh the same."""
         return self._with_member(self.embed(input_values, attention_mask), input_values, attention_mask)
 
     def _with_member(
@@ -164,10 +160,7 @@ class SpectrogramNetwork(PreTrainedModel):
     def prepare(
         self, input_values: Tensor, attention_mask: Tensor | None, generator: torch.Generator | None
     ) -> tuple[Tensor, Tensor]:
-        """Bring input to (batch, channels or features, samples or frames), zero beyond each clip; lengths (batch,).
-
-        `generator` is for what training does at random.
-        """
+        """Bring input to (batch, channels or features, samples or frames), zero beyond each clip; lengths (batch,)."""
         lengths = masking.lengths(input_values, attention_mask)
         values = input_values[:, None] if input_values.dim() == 2 else input_values
         if not self.training and attention_mask is not None:

@@ -91,10 +91,9 @@ def to_bf16(encoder: Encoder, network: Any) -> None:
 
 
 def depth_of(encoder: Encoder, name: str) -> int:
-    """The depth of a weight or module of the network.
+    """The depth of a weight or module: -1 before the embedding, 0 the embedding, 1 + n layer n and then the head.
 
-    -1 is before the embedding, 0 the embedding, 1 + n layer n; what follows the last layer counts with it, and the head
-    comes one after it.
+    What follows the last layer counts with it.
     """
     layers = len(encoder.layers)
     if name.startswith(HEAD_NAMES):

@@ -62,9 +62,7 @@ class Functionals(nn.Module):
         return torch.log1p(power / frames.active.sum(-1).clamp_min(1)[:, None, None]).flatten(1)
 
     def segments(self, frames: Frames) -> Tensor:
-        """Means over ten overlapping segments of the active part; the cepstrum relative to its mean: (batch, rows *
-        10).
-        """
+        """Means over ten overlapping segments of the active part; the cepstrum relative to its mean."""
         weights = segment_weights(frames.active)
         cepstrum = torch.matmul(frames.cepstrum[:, :16], weights)
         slopes = torch.matmul(deltas(frames.cepstrum[:, :13], frames.num_frames, 4), weights)
@@ -73,9 +71,7 @@ class Functionals(nn.Module):
 
 
 class FeatureFunctionals(nn.Module):
-    """Functionals of precomputed log-mel features in nats, by kind: over real frames, or those not much weaker than
-    the clip's strongest.
-    """
+    """Functionals of log-mel features in nats, by kind: over real frames, or those near the clip's strongest."""
 
     dct: Tensor
 
@@ -179,10 +175,7 @@ def count_onsets(mask: Tensor) -> Tensor:
 
 
 def segment_weights(active: Tensor) -> Tensor:
-    """The weights of ten overlapping segments between the first and last active frame.
-
-    active (batch, frames) → (batch, frames, 10), each column summing to 1.
-    """
+    """Weights of ten overlapping segments of active (batch, frames): (batch, frames, 10), columns summing to 1."""
     size = active.shape[-1]
     index = torch.arange(size, device=active.device)
     first = torch.where(active, index, size).amin(-1).clamp_max(size - 1)[:, None]

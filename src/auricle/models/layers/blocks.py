@@ -93,9 +93,7 @@ def rotated(values: Tensor, context: BatchContext) -> Tensor:
 
 
 class Convolution(nn.Module):
-    """Layer norm, gated pointwise convolution, depthwise convolution over time, batch norm, SiLU, pointwise
-    convolution.
-    """
+    """Layer norm, gated pointwise, depthwise convolution over time, batch norm, SiLU, pointwise convolution."""
 
     def __init__(self, hidden_size: int, conv_expansion: int, conv_kernel_size: int, dropout: float) -> None:
         super().__init__()

@@ -32,8 +32,8 @@ def passthrough_extractor(sample_rate: int) -> Wav2Vec2FeatureExtractor:
 class MelSpectrogram(nn.Module):
     """Mel power: (batch, [channels,] samples) → (batch, [channels,] mels, 1 + samples // hop_length).
 
-    Window and filters follow from the settings and are not saved. `reset` computes them; `_init_weights` of a model
-    calls it, because `from_pretrained` leaves what no file holds uninitialised.
+    Window and filters are not saved: a model's `_init_weights` calls `reset`, because `from_pretrained` leaves them
+    open.
     """
 
     window: Tensor
@@ -85,9 +85,8 @@ class MelSpectrogram(nn.Module):
 class LogMel(nn.Module):
     """Log-mel in nats, standardised per mel band with the statistics of the training split.
 
-    `mel_floor` keeps digital silence finite; `top_db` also raises every value to at most that far below the clip's
-    loudest. The network takes `channels` channels; a clip with more is averaged. `whole_hops` drops the last,
-    half-empty frame.
+    `mel_floor` keeps silence finite; `top_db` raises every value to at most that far below the clip's loudest. A clip
+    of more than `channels` channels is averaged. `whole_hops` drops the last, half-empty frame.
     """
 
     mean: Tensor

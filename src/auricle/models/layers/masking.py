@@ -9,11 +9,7 @@ from torch import Tensor
 
 
 def lengths(input_values: Tensor, attention_mask: Tensor | None) -> Tensor:
-    """Count the real samples of each clip.
-
-    input_values (batch, [channels,] samples); attention_mask (batch, samples) with 1 on real samples, or None when all
-    are. Returns (batch,) int64.
-    """
+    """Count the real samples of (batch, [channels,] samples) by mask (batch, samples): (batch,) int64; None is all."""
     if attention_mask is None:
         return torch.full((input_values.shape[0],), input_values.shape[-1], device=input_values.device)
     return attention_mask.sum(dim=-1, dtype=torch.int64)

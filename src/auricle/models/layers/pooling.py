@@ -15,15 +15,13 @@ VARIANCE_FLOOR = 1e-5
 
 
 def pooled_size(kind: PoolingKind, channels: int) -> int:
-    """The size of the pooled vector."""
     return 2 * channels if kind in ("mean-max", "statistics") else channels
 
 
 class Pooling(nn.Module):
     """Pool by one of the kinds; only attention has weights.
 
-    statistics joins mean and deviation (Snyder et al. 2017). attention is self-attentive pooling (Safari et al. 2020):
-    a linear score per frame, a softmax over the real frames, the weighted mean.
+    statistics joins mean and deviation (Snyder et al. 2017). attention is self-attentive pooling (Safari et al. 2020).
     """
 
     def __init__(self, kind: PoolingKind, channels: int) -> None:

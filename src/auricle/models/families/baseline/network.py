@@ -128,8 +128,8 @@ class Model(PreTrainedModel):
     def embed(self, input_values: Tensor, attention_mask: Tensor | None = None) -> Tensor:
         """Compute the functionals of each clip, which no training changes: (batch, size).
 
-        input_values (batch, samples) or (batch, channels, samples) in [-1, 1], channels averaged, or precomputed
-        features (batch, num_features, frames); attention_mask (batch, samples or frames), 1 on real ones.
+        input_values (batch, samples) or (batch, channels, samples), or precomputed features (batch, num_features,
+        frames); attention_mask (batch, samples or frames), 1 on real ones.
         """
         lengths = masking.lengths(input_values, attention_mask)
         values = input_values
@@ -155,10 +155,7 @@ class Model(PreTrainedModel):
         return logits.to(embeddings.dtype)
 
     def logits_and_vectors(self, input_values: Tensor, attention_mask: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Logits (batch, classes), and vectors (batch, size) of length 1, to be compared by cosine.
-
-        The vectors are standardised and normalised within classes.
-        """
+        """Logits (batch, classes), and vectors (batch, size) of length 1, normalised within classes."""
         embeddings = self.embed(input_values, attention_mask)
         standard, directions = self._standardize(embeddings), self.within_class_directions
         normalized = standard - (standard @ directions.T * self.within_class_damping) @ directions
@@ -170,11 +167,11 @@ class Model(PreTrainedModel):
     def fit(
         self, embeddings: np.ndarray, labels: np.ndarray, *, groups: np.ndarray | None, class_weighted: bool, seed: int
     ) -> None:
-        """Fit the ridge classifiers to the training clips.
+        """Fit the ridge classifiers to the training clips. Raises DataError for fewer than two classes.
 
         embeddings (clips, size); labels (clips,) class numbers; groups (clips,) or None, none of which crosses the
         inner validation; class_weighted gives each class the same weight. Above the option max_support, `seed` selects
-        the clips. Raises DataError for fewer than two classes.
+        the clips.
         """
         classifier = fit_ridge_classifier(
             embeddings,

@@ -32,38 +32,23 @@ class Config(SpectrogramConfig):
     kernel_sizes: list[int] | tuple[int, ...] = (3, 3, 3, 3)
 
 
-def configure(options: Options, spec: ModelSpec) -> Config:
-    """Make the config of one size for one corpus."""
-    assert spec.num_features is None, "the family takes no precomputed features"
-    if options.size == "tutorial":
-        # S4's network: torchaudio's mel floor (1e-10), 80 dB below the loudest value, four seconds.
-        return Config(
-            **spec.config_keys,
-            mel_floor=1e-10,
-            top_db=80.0,
-            fixed_seconds=4.0,
-            block="strided",
-            block_channels=[8, 16, 32, 64],
-            kernel_sizes=[5, 3, 3, 3],
-            pooling=options.pooling or "mean",
-            head=options.head.model_dump(),
-        )
-    # A hop of 23 ms and windows of 46 ms at any sample rate; multiples of 8 transform fast.
-    hop_length = 8 * round(spec.sample_rate * 0.0232 / 8)
-    return Config(
-        **spec.config_keys,
-        n_fft=2 * hop_length,
-        hop_length=hop_length,
-        dropout=0.2,
-        pooling=options.pooling or "mean-max",
-        head=options.head.model_dump(),
-        ensemble_member=baseline_config(spec) if options.ensemble_baseline else None,
-    )
-
-
 def build(options: Options, spec: ModelSpec) -> "Model":
     """Make a fresh model of one size for one corpus."""
-    return Model(configure(options, spec))
+    assert spec.num_features is None, "the family takes no precomputed features"
+    config = Config(**spec.config_keys, head=options.head.model_dump())
+    if options.size == "tutorial":
+        # S4's network: torchaudio's mel floor (1e-10), 80 dB below the loudest value, four seconds.
+        config.mel_floor, config.top_db, config.fixed_seconds = 1e-10, 80.0, 4.0
+        config.block, config.block_channels, config.kernel_sizes = "strided", [8, 16, 32, 64], [5, 3, 3, 3]
+        config.pooling = options.pooling or "mean"
+        return Model(config)
+    # A hop of 23 ms and windows of 46 ms at any sample rate; multiples of 8 transform fast.
+    config.hop_length = 8 * round(spec.sample_rate * 0.0232 / 8)
+    config.n_fft = 2 * config.hop_length
+    config.dropout = 0.2
+    config.pooling = options.pooling or "mean-max"
+    config.ensemble_member = baseline_config(spec) if options.ensemble_baseline else None
+    return Model(config)
 
 
 class Model(SpectrogramNetwork):

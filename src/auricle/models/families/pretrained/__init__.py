@@ -80,7 +80,7 @@ class Options(pydantic.BaseModel):
     cached_crops: int = pydantic.Field(4, ge=1)
 
     @pydantic.model_validator(mode="after")
-    def _exclusive_options(self) -> "Options":
+    def _consistent(self) -> "Options":
         if self.stages and self.freeze is not None:
             raise ValueError(
                 "model.freeze and model.stages are both given, and both choose what is frozen: set model.stages=[] or "
@@ -93,6 +93,9 @@ class Options(pydantic.BaseModel):
             )
         if self.lora is not None and all(stage.freeze in ("all", Top(top=0)) for stage in self.resolved_stages):
             raise ValueError("model.lora is given, and all layers are frozen: unfreeze some with model.freeze")
+        starts = [stage.from_epoch for stage in self.stages]
+        if starts and (starts[0] != 1 or sorted(set(starts)) != starts):
+            raise ValueError(f"the stages' from_epoch are {starts}; they must start at 1 and increase")
         return self
 
     @property
@@ -104,13 +107,6 @@ class Options(pydantic.BaseModel):
     def resolved_stages(self) -> tuple[Stage, ...]:
         """The stages; one if the recipe names none."""
         return self.stages or (Stage(freeze=self.freeze or "none"),)
-
-    @pydantic.model_validator(mode="after")
-    def _stages_in_order(self) -> "Options":
-        starts = [stage.from_epoch for stage in self.stages]
-        if starts and (starts[0] != 1 or sorted(set(starts)) != starts):
-            raise ValueError(f"the stages' from_epoch are {starts}; they must start at 1 and increase")
-        return self
 
 
 def resolve(recipe: Recipe, options: Options) -> Recipe:

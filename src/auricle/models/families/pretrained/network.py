@@ -58,9 +58,8 @@ def build(options: Options, spec: ModelSpec) -> "Model":
 class EncoderState:
     """A batch partly through the encoder. `depth` is 0 after the features, 1 after the embedding, then 1 + layers run.
 
-    hidden (batch, frames, size) is the output of the last part, None once only pooled vectors are left; frames (batch,)
-    the real frames; pooled holds one (batch, size) for each embedding or layer that a weighted sum needs, or the input
-    of the head.
+    hidden (batch, frames, size) is the last part's output, None at the final depth; frames (batch,) the real frames;
+    pooled holds one (batch, size) for each embedding or layer that a weighted sum needs, or the input of the head.
     """
 
     depth: int
@@ -94,7 +93,6 @@ class Model(nn.Module):
 
     @property
     def final_depth(self) -> int:
-        """The depth after the last layer."""
         return 1 + len(self.encoder.layers)
 
     @property
@@ -205,7 +203,7 @@ class Model(nn.Module):
         return torch.stack([pooled.float() for pooled in state.pooled], -1) @ weights
 
     def _skips_layer(self, number: int) -> bool:
-        """Whether this training step skips a layer (LayerDrop), as the checkpoint's config defines."""
+        # LayerDrop, as the checkpoint's config defines.
         probability = self.encoder.layerdrop
         if not probability or self.uses_weighted_sum or not self.encoder.layers[number].training:
             return False
