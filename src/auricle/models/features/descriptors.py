@@ -143,7 +143,7 @@ class Descriptors(nn.Module):
         return torch.view_as_real(spectrum).square().sum(-1) / self.window.square().sum()
 
     def spectral_shape(self, power: Tensor) -> Tensor:
-        """Centroid, bandwidth, roll-off, flatness, tilt, contrast (octaves, decibels) of power (batch, bins, frames)."""
+        """Centroid, bandwidth, roll-off, flatness, tilt, contrast (octaves, dB) of power (batch, bins, frames)."""
         power = power + 1e-12
         share = power / power.sum(1, keepdim=True)
         hertz = self.bins[:, None]
