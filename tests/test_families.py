@@ -46,7 +46,7 @@ def build(name: str, options: dict[str, object], channels: int = 1) -> PreTraine
     clips = arrays()
     closed_form = registration.family(name).TRAINING == "closed_form"
     fitted = model if closed_form else getattr(model, "ensemble_member", None)
-    if not closed_form:
+    if registration.family(name).TRAINING == "gradient":
         model.fit_normalization([(torch.from_numpy(clip.astype(np.float32) / 32768), None) for clip in clips])
     if fitted is not None:
         embedded = scoring.embed(fitted, from_arrays(clips), batch_seconds=10)

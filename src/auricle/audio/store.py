@@ -11,7 +11,7 @@ import json
 import mmap
 import os
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -65,15 +65,6 @@ def key(clips: Sequence[Clip], settings: Settings) -> str:
     return digest.hexdigest()
 
 
-@dataclass(frozen=True)
-class _Batch:
-    """One record batch: the offsets of each clip's samples in the mapped buffer."""
-
-    pcm: np.ndarray
-    offsets: np.ndarray
-    channels: np.ndarray
-
-
 class Store:
     """All clips of a corpus, decoded. Positions are those of its Index."""
 
@@ -82,31 +73,26 @@ class Store:
         self.settings = settings
         self.dtype = settings.dtype
         self.clip_info: list[ClipInfo] = []
-        self._batches: list[_Batch] = []
-        self._locations: list[tuple[int, int]] = []
+        self._samples: list[np.ndarray] = []
         self._maps: list[mmap.mmap] = []
         self._resident_bytes = 0
         for path in sorted(folder.glob("shard-*.arrow")):
             self._open(path)
 
     def __len__(self) -> int:
-        return len(self._locations)
+        return len(self._samples)
 
     def samples(self, position: int) -> np.ndarray:
         """The clip's samples, as `Settings.dtype`: a view into the memory map, empty for a quarantined clip."""
-        number, row = self._locations[position]
-        batch = self._batches[number]
-        flat = batch.pcm[batch.offsets[row] : batch.offsets[row + 1]]
-        self._resident_bytes += flat.nbytes
+        samples = self._samples[position]
+        self._resident_bytes += samples.nbytes
         if self._resident_bytes > MAX_RESIDENT_BYTES:
             self._release_pages()
-        return flat.reshape(int(batch.channels[row]), -1)
+        return samples
 
     def frames(self, position: int) -> int:
         """The clip's length in samples at the store's rate."""
-        number, row = self._locations[position]
-        batch = self._batches[number]
-        return int(batch.offsets[row + 1] - batch.offsets[row]) // int(batch.channels[row])
+        return int(self._samples[position].shape[1])
 
     def _release_pages(self) -> None:
         """Release the pages that were read; a view that is still in use reads them again."""
@@ -129,9 +115,8 @@ class Store:
             samples = np.zeros(0, self.dtype)
             if data is not None:
                 samples = np.frombuffer(data, self.dtype, count=len(data) // self.dtype.itemsize)
-            channels = batch.column("pcm_channels").to_numpy(zero_copy_only=False)
-            self._locations += [(len(self._batches), row) for row in range(len(pcm))]
-            self._batches.append(_Batch(samples, offsets, channels))
+            for row, channels in enumerate(batch.column("pcm_channels").to_pylist()):
+                self._samples.append(samples[offsets[row] : offsets[row + 1]].reshape(channels, -1))
             self.clip_info += [_info(row) for row in batch.drop_columns(["pcm", "pcm_channels"]).to_pylist()]
 
 

@@ -5,24 +5,28 @@ differs from the model, or an int8 one that is slower or less accurate, is refus
 export in the folder stays.
 """
 
+import json
 from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
 
+import jinja2
 import numpy as np
 
 from auricle.audio.recordings import DecodedRecording, Recording, read_recordings, recordings
 from auricle.corpus.clip import Clip, Index
 from auricle.corpus.splits import load as load_split
 from auricle.errors import RunError, UsageError
+from auricle.evaluation.model_card import escaped
 from auricle.evaluation.report import Report
-from auricle.export.card import ExportResult, card
 from auricle.export.parity import ParityResult, check_parity
 from auricle.export.quantize import Int8Result, compare_int8, quantize
 from auricle.export.trace import trace
 from auricle.inference.classifier import Classifier
 from auricle.models.load import load_model
 from auricle.models.onnx_runtime import FILE, OnnxModel
+from auricle.models.runtime import ModelInfo
 from auricle.preparation.windows import from_arrays
 from auricle.run_folder import RunFolder, atomic_write, model_folder
 
@@ -30,6 +34,37 @@ from auricle.run_folder import RunFolder, atomic_write, model_folder
 TOLERANCE = 1e-4
 PARITY_CLIPS, INT8_CLIPS = 100, 300
 RESULT = "export.json"
+
+
+@dataclass(frozen=True)
+class ExportResult:
+    """What was exported and measured: export.json. `model` is the settings in the graph's metadata.
+
+    `parity_clips` says where the compared clips come from. `int8` is None in float32, `report` for a bare model folder.
+    """
+
+    out: Path
+    precision: str
+    model: ModelInfo
+    versions: dict[str, str]
+    parity: ParityResult
+    parity_clips: str
+    parity_tolerance: float
+    int8: Int8Result | None
+    report: Report | None
+
+    def to_json(self) -> str:
+        """The text of export.json: all fields but `out`, since the folder may move, and a summary of the report."""
+        fields = {name: value for name, value in vars(self).items() if name != "out"}
+        if self.report is not None:
+            corpus = self.report.corpus
+            names = ("name", "metrics", "interval", "test_clips", "split")
+            fields["report"] = {name: getattr(self.report, name) for name in names} | {
+                "corpus": corpus.description,
+                "license": corpus.license,
+                "citation": corpus.citation,
+            }
+        return json.dumps({"format": "onnx", **fields}, default=asdict, indent=1, ensure_ascii=False)
 
 
 def export(
@@ -80,8 +115,21 @@ def export(
             report=Report.load(report) if (report := RunFolder(run).report).is_file() else None,
         )
         (new / RESULT).write_text(result.to_json(), encoding="utf-8")
-        (new / "README.md").write_text(card(result), encoding="utf-8")
+        (new / "README.md").write_text(_card(result), encoding="utf-8")
     return result
+
+
+def _card(result: ExportResult) -> str:
+    """The model card: the graph's inputs and outputs, how to run it, and how good the model is."""
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("auricle.export"),
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        keep_trailing_newline=True,
+    )
+    environment.filters["text"] = lambda text: escaped(str(text))
+    template = environment.get_template("card.md")
+    return template.render(model=result.model, parity=result.parity, int8=result.int8, report=result.report)
 
 
 def _check_out(out: Path) -> None:

@@ -12,7 +12,7 @@ import torch
 from huggingface_hub.dataclasses import strict
 from torch import Tensor, nn
 from torch.nn import functional as F
-from transformers import PreTrainedConfig, PreTrainedModel, Wav2Vec2FeatureExtractor
+from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.modeling_outputs import SequenceClassifierOutput
 
 from auricle.models.families import baseline
@@ -62,6 +62,7 @@ class SpectrogramNetwork(PreTrainedModel):
 
     def __init__(self, config: SpectrogramConfig, *, channels: int = 1) -> None:
         super().__init__(config)
+        self.extractor = passthrough_extractor(config.sample_rate)
         self.front_end = front_end(config, channels=channels)
         self.augment = Augment()
         self.class_weights: Tensor | None = None
@@ -80,11 +81,6 @@ class SpectrogramNetwork(PreTrainedModel):
     def encode(self, values: Tensor, lengths: Tensor) -> Tensor:
         """From standardised (batch, channels, features, frames) of lengths (batch,) to embeddings (batch, size)."""
         raise NotImplementedError
-
-    @property
-    def extractor(self) -> Wav2Vec2FeatureExtractor:
-        """What a stock pipeline needs to know about the input: its sample rate."""
-        return passthrough_extractor(self.config.sample_rate)
 
     def _init_weights(self, module: nn.Module) -> None:
         if isinstance(module, MelSpectrogram | heads.MarginSoftmax):
@@ -138,7 +134,7 @@ class SpectrogramNetwork(PreTrainedModel):
         self, embeddings: Tensor, input_values: Tensor, attention_mask: Tensor | None
     ) -> tuple[Tensor, Tensor]:
         logits, vectors = self.head(embeddings), F.normalize(embeddings.float(), dim=-1)
-        if self.ensemble_member is not None and self.ensemble_member.is_fitted:
+        if self.ensemble_member is not None and self.ensemble_member.config.n_support:
             member_logits, member_vectors = self.ensemble_member.logits_and_vectors(input_values, attention_mask)
             # The product rule of Kittler et al. 1998.
             logits = (logits.float().log_softmax(-1) + member_logits.log_softmax(-1)) / 2

@@ -138,10 +138,8 @@ def within_class_directions(standard: Tensor, labels: np.ndarray) -> tuple[Tenso
     variances, vectors = torch.linalg.eigh(centred @ centred.T / len(centred))
     variances, vectors = variances.flip(0)[:WITHIN_CLASS_RANK].clamp_min(0.0), vectors.flip(1)[:, :WITHIN_CLASS_RANK]
     lengths = (variances * len(centred)).sqrt().clamp_min(1e-9)
-    directions, damping = (
-        standard.new_zeros(WITHIN_CLASS_RANK, standard.shape[1]),
-        standard.new_zeros(WITHIN_CLASS_RANK),
-    )
+    directions = standard.new_zeros(WITHIN_CLASS_RANK, standard.shape[1])
+    damping = standard.new_zeros(WITHIN_CLASS_RANK)
     directions[: len(variances)] = (centred.T @ vectors / lengths).T
     damping[: len(variances)] = 1.0 - (WITHIN_CLASS_FLOOR / (variances + WITHIN_CLASS_FLOOR)).sqrt()
     return directions, damping

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from auricle.models.layers import masking
-from auricle.models.layers.masked_batch_norm import BatchNorm
+from auricle.models.layers.masking import BatchNorm
 
 Count = TypeVar("Count", int, Tensor)
 

@@ -5,7 +5,6 @@ computed once for all folds; `fit` fits a linear and a Gaussian ridge classifier
 predictions for held-out groups of the training clips, so that the softmax of the logits is calibrated.
 """
 
-from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -13,7 +12,7 @@ import torch
 from huggingface_hub.dataclasses import strict
 from torch import Tensor, nn
 from torch.nn import functional as F
-from transformers import PreTrainedConfig, PreTrainedModel, Wav2Vec2FeatureExtractor
+from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.modeling_outputs import SequenceClassifierOutput
 
 from auricle.models.families.baseline import MODEL_TYPES, Options
@@ -53,12 +52,7 @@ class Config(PreTrainedConfig):
 
 def configure(options: Options, spec: ModelSpec) -> Config:
     """Make the config for one corpus."""
-    config = Config(
-        **spec.config_keys,
-        n_mels=options.n_mels,
-        n_mfcc=options.n_mfcc,
-        max_support=options.max_support,
-    )
+    config = Config(**spec.config_keys, **options.model_dump())
     shape = (1, config.sample_rate) if config.num_features is None else (1, config.num_features, 2)
     parts = functionals(config)(torch.zeros(shape), torch.tensor(shape[-1:]))
     config.part_sizes = [part.shape[1] for part in parts.values()]
@@ -95,6 +89,7 @@ class Model(PreTrainedModel):
     def __init__(self, config: Config) -> None:
         super().__init__(config)
         size, classes = sum(config.part_sizes), config.num_labels
+        self.extractor = passthrough_extractor(config.sample_rate)
         self.functionals = functionals(config)
         self.register_buffer("mean", torch.zeros(size))
         self.register_buffer("scale", torch.ones(size))
@@ -108,22 +103,9 @@ class Model(PreTrainedModel):
         self.bias = nn.Parameter(torch.zeros(classes), requires_grad=False)
         self.post_init()
 
-    @property
-    def extractor(self) -> Wav2Vec2FeatureExtractor:
-        """What a stock pipeline needs to know about the input: its sample rate."""
-        return passthrough_extractor(self.config.sample_rate)
-
     def _init_weights(self, module: nn.Module) -> None:
         if isinstance(module, Descriptors | FeatureFunctionals):
             module.reset()
-
-    @property
-    def is_fitted(self) -> bool:
-        """Whether `fit` was called, in this process or before the model was saved."""
-        return bool(self.config.n_support)
-
-    def fit_normalization(self, batches: Iterable[tuple[Tensor, Tensor | None]]) -> None:
-        """Do nothing: standardisation is part of `fit`."""
 
     def embed(self, input_values: Tensor, attention_mask: Tensor | None = None) -> Tensor:
         """Compute the functionals of each clip, which no training changes: (batch, size).

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from auricle.models.families.cnn import MODEL_TYPES, Options
 from auricle.models.layers import augment, masking
-from auricle.models.layers.masked_batch_norm import BatchNorm
+from auricle.models.layers.masking import BatchNorm
 from auricle.models.layers.pooling import Pooling, pooled_size
 from auricle.models.options import ModelSpec
 from auricle.models.spectrogram import SpectrogramConfig, SpectrogramNetwork, baseline_config

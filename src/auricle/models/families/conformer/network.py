@@ -18,7 +18,7 @@ from auricle.models.layers.blocks import (
     batch_context,
     subsampled,
 )
-from auricle.models.layers.masked_batch_norm import BatchNorm
+from auricle.models.layers.masking import BatchNorm
 from auricle.models.layers.pooling import Pooling, pooled_size
 from auricle.models.options import HeadOptions, ModelSpec, PoolingKind
 from auricle.models.spectrogram import SpectrogramConfig, SpectrogramNetwork, baseline_config

@@ -5,7 +5,7 @@ parts here, so that frozen layers can be computed once and a clip's logits do no
 """
 
 import copy
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -88,7 +88,6 @@ class Model(nn.Module):
 
     @property
     def batch_seconds(self) -> float:
-        """The padded seconds of audio in the fastest batch."""
         return CPU_BATCH_SECONDS if self.network.device.type == "cpu" else ACCELERATOR_BATCH_SECONDS
 
     @property
@@ -99,9 +98,6 @@ class Model(nn.Module):
     def max_frozen_depth(self) -> int:
         """The greatest depth before the head: a custom pooling may have weights."""
         return self.final_depth - self.has_custom_head
-
-    def fit_normalization(self, batches: Iterable[tuple[Tensor, Tensor | None]]) -> None:
-        """Do nothing: the checkpoint has its own statistics."""
 
     def forward(
         self, input_values: Tensor, attention_mask: Tensor | None = None, labels: Tensor | None = None, **_: Any
