@@ -42,9 +42,14 @@ class Wav2Vec2Encoder:
         self.config = network.config
         self.normalizes = bool(extractor.do_normalize)
         self.convolutions = [
-            (layer.conv, _norm(layer), layer.activation) for layer in self.base.feature_extractor.conv_layers
+            (layer.conv, getattr(layer, "layer_norm", None), layer.activation)
+            for layer in self.base.feature_extractor.conv_layers
         ]
-        self.stride, self.min_samples = _receptive_field([conv for conv, _, _ in self.convolutions])
+        # The stride of all convolutions together, and the samples of one frame's receptive field.
+        self.stride, self.min_samples = 1, 1
+        for conv, _, _ in self.convolutions:
+            self.min_samples += (conv.kernel_size[0] - 1) * self.stride
+            self.stride *= conv.stride[0]
         self.layerdrop = float(getattr(self.config, "layerdrop", 0.0))
         prefix = network.base_model_prefix
         self.feature_encoder_name = f"{prefix}.feature_extractor"
@@ -258,20 +263,3 @@ def _strided_convolution(rows: Tensor, conv: nn.Conv1d) -> Tensor:
             # Under autocast the first product has a narrower dtype than its factors, and adding in place does not cast.
             output[: len(later)].addmm_(later.to(output.dtype), part.T.to(output.dtype))
     return output
-
-
-def _norm(layer: nn.Module) -> nn.Module | None:
-    norm = getattr(layer, "layer_norm", None)
-    assert not isinstance(norm, nn.GroupNorm) or norm.num_groups == norm.num_channels, (
-        "stock models normalise each channel"
-    )
-    return norm
-
-
-def _receptive_field(convolutions: list[nn.Conv1d]) -> tuple[int, int]:
-    """The stride of all convolutions together, and the samples of one frame's receptive field."""
-    stride, samples = 1, 1
-    for conv in convolutions:
-        samples += (conv.kernel_size[0] - 1) * stride
-        stride *= conv.stride[0]
-    return stride, samples

@@ -11,13 +11,7 @@ from torch import Tensor, nn
 
 from auricle.models.families.conformer import MODEL_TYPES, Options
 from auricle.models.layers import masking
-from auricle.models.layers.blocks import (
-    ConformerBlock,
-    ConvSubsampling,
-    TransformerBlock,
-    batch_context,
-    subsampled,
-)
+from auricle.models.layers.blocks import ConformerBlock, ConvSubsampling, TransformerBlock, batch_context, subsampled
 from auricle.models.layers.masking import BatchNorm
 from auricle.models.layers.pooling import Pooling, pooled_size
 from auricle.models.options import HeadOptions, ModelSpec, PoolingKind

@@ -23,6 +23,7 @@ from auricle.models.encoders import HEAD_NAMES, custom_head, encoder, run_layer,
 from auricle.models.encoders.wav2vec2 import LayerContext
 from auricle.models.families.pretrained import Options
 from auricle.models.layers import augment, heads, masking
+from auricle.models.layers.pooling import Pooling
 from auricle.models.options import HeadOptions, ModelSpec
 from auricle.recipe import Augment
 
@@ -80,7 +81,7 @@ class Model(nn.Module):
         self.config = network.config
         self.config.sample_rate = int(extractor.sampling_rate)
         self.config.channels = 1
-        self.has_custom_head = custom_head.is_attached(network)
+        self.has_custom_head = isinstance(getattr(network, "pooling", None), Pooling)
         self.uses_weighted_sum = bool(getattr(self.config, "use_weighted_layer_sum", False))
         self.augment = Augment()
         self.class_weights: Tensor | None = None
@@ -117,9 +118,8 @@ class Model(nn.Module):
         targets = heads.soft_targets(labels, self.config.num_labels, smoothing)
         weights = self.class_weights if self.training else None
         weights = weights.to(logits.device) if weights is not None else None
-        if self.has_custom_head:
-            return self.network.head.loss(logits, targets, weights)
-        return F.cross_entropy(logits, targets, weight=weights)
+        loss = self.network.head.loss if self.has_custom_head else F.cross_entropy
+        return loss(logits, targets, weights)
 
     @torch.no_grad()
     def apply_temperature(self, temperature: float) -> None:
