@@ -94,13 +94,13 @@ def near_duplicates(fingerprints: Sequence[np.ndarray]) -> list[Match]:
     Tuned against false positives: what agrees with itself at many shifts, such as a steady tone, is skipped. Memory is
     a few times that of the fingerprints; time is about linear up to tens of thousands of clips.
     """
-    signs: dict[int, _Wave] = {}
+    signs: dict[int, np.ndarray] = {}
     matches = []
     for a, candidates in _candidates([words[3 : 3 + words[0]] if len(words) else words for words in fingerprints]):
         for b, frames in candidates:
             for number in (a, b):
                 if number not in signs:
-                    signs[number] = _unpack_wave(fingerprints[number])
+                    signs[number] = _unpack_signs(fingerprints[number])
             match = _compare(signs[a], signs[b], frames * _HOP)
             if match is not None:
                 matches.append(Match(a, b, match[0], match[1] / RATE))
@@ -144,15 +144,8 @@ def _to_words(bits: np.ndarray) -> np.ndarray:
     return np.packbits(np.pad(bits, (0, -len(bits) % 32))).view(np.uint32)
 
 
-@dataclass(frozen=True, eq=False)
-class _Wave:
-    """Signs of a waveform, 0 where it is too quiet to trust, and how many are not."""
-
-    signs: np.ndarray
-    active: int
-
-
-def _unpack_wave(words: np.ndarray) -> _Wave:
+def _unpack_signs(words: np.ndarray) -> np.ndarray:
+    """The signs of a waveform, 0 where it is too quiet to trust."""
     landmarks, frames, samples = (int(count) for count in words[:3])
     at = 3 + landmarks
     end = at + (frames + 31) // 32
@@ -161,7 +154,7 @@ def _unpack_wave(words: np.ndarray) -> _Wave:
     blocks = np.pad(active, (1, samples // _HOP + 2 - frames), mode="edge")
     signs = np.unpackbits(words[end:].view(np.uint8), count=samples).astype(np.float32) * 2.0 - 1.0
     signs *= np.repeat(blocks, _HOP)[:samples]
-    return _Wave(signs, int(np.count_nonzero(signs)))
+    return signs
 
 
 def _ambiguity(signs: np.ndarray) -> float:
@@ -181,20 +174,20 @@ def _self_products(values: np.ndarray, size: int) -> np.ndarray:
     return np.fft.irfft(np.square(np.abs(spectrum)), size)
 
 
-def _compare(a: _Wave, b: _Wave, offset: int) -> tuple[float, int] | None:
-    """Similarity and exact offset of two clips near a proposed offset (samples); None where they are two recordings."""
+def _compare(a: np.ndarray, b: np.ndarray, offset: int) -> tuple[float, int] | None:
+    """Similarity and exact offset of clips near a proposed offset (samples); None where they are two recordings."""
     reach = 3 * _HOP // 2
     low = max(-offset - reach, 0)
-    query = b.signs[low : max(len(a.signs) - offset + reach, 0)][:_LONGEST]
-    padded = _span(a.signs, offset + low - reach, len(query) + 2 * reach)
+    query = b[low : max(len(a) - offset + reach, 0)][:_LONGEST]
+    padded = _span(a, offset + low - reach, len(query) + 2 * reach)
     if not len(query):
         return None
     best = int(np.argmax(np.abs(np.correlate(padded, query, "valid"))))
-    least = max(_MIN_ACTIVE, _MIN_OVERLAP * min(a.active, b.active, _LONGEST))
+    least = max(_MIN_ACTIVE, _MIN_OVERLAP * min(int(np.count_nonzero(a)), int(np.count_nonzero(b)), _LONGEST))
     similarity, compared = max(_agreement(padded, query, best, half, least) for half in (-1, 0, 1))
     if similarity < np.interp(compared / RATE, (0.5, 1.0), (_SIMILAR_SHORT, _SIMILAR_LONG)):
         return None
-    if similarity < max(_ambiguity(a.signs), _ambiguity(b.signs)) + _MARGIN:
+    if similarity < max(_ambiguity(a), _ambiguity(b)) + _MARGIN:
         return None
     return similarity, offset - reach + best
 

@@ -4,7 +4,7 @@ In: waveforms no longer than that. Out: frames. Every clip is padded to the same
 differ; longer clips are cut into windows.
 """
 
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -55,8 +55,7 @@ class WhisperEncoder:
         return {"attention_mask": None}
 
     def finish(self, hidden: Tensor) -> Tensor:
-        output: Tensor = self.base.layer_norm(hidden)
-        return output
+        return cast(Tensor, self.base.layer_norm(hidden))
 
     def pool(self, hidden: Tensor, frames: Tensor) -> Tensor:
         return hidden.mean(1, dtype=torch.float32)
@@ -107,8 +106,7 @@ class ASTEncoder:
         return {"attention_mask": None}
 
     def finish(self, hidden: Tensor) -> Tensor:
-        output: Tensor = self.base.layernorm(hidden)
-        return output
+        return cast(Tensor, self.base.layernorm(hidden))
 
     def pool(self, hidden: Tensor, frames: Tensor) -> Tensor:
         return (hidden[:, 0].float() + hidden[:, 1].float()) / 2.0

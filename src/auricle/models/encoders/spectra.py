@@ -63,8 +63,7 @@ def kaldi_log_mel(values: Tensor, window: np.ndarray, filters: np.ndarray, scale
         power = fourier.power(windowed, N_FFT, N_FFT // 2 + 1)
     else:
         power = torch.fft.rfft(windowed, N_FFT).abs().square()
-    logs: Tensor = (power @ bank).clamp_min(FLOOR).log()
-    return logs
+    return (power @ bank).clamp_min(FLOOR).log()
 
 
 def normalize_bins(values: Tensor, lengths: Tensor) -> Tensor:

@@ -207,8 +207,7 @@ class Descriptors(nn.Module):
         else:
             spectrum = torch.fft.rfft(frames, self.pitch_fft)[..., :bins]
             raw = torch.fft.irfft(torch.view_as_real(spectrum).square().sum(-1))[..., : self.max_lag + 2]
-        height: Tensor = raw / (raw[..., :1] + 1e-7) / self.pitch_decay.clamp_min(0.05)
-        return height
+        return raw / (raw[..., :1] + 1e-7) / self.pitch_decay.clamp_min(0.05)
 
     def _best_lag(self, height: Tensor) -> tuple[Tensor, Tensor]:
         """The lag of the highest peak of (batch, frames, lags) and its height, both interpolated by a parabola.

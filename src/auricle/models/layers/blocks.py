@@ -6,7 +6,7 @@ across time sees zeros or nothing beyond a clip's last frame, so that a clip's f
 
 import itertools
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import torch
 import torch.nn.functional as F
@@ -55,8 +55,7 @@ class FeedForward(nn.Module):
 
     def forward(self, values: Tensor) -> Tensor:
         inner = self.dropout(F.silu(self.up(self.norm(values))))
-        output: Tensor = self.dropout(self.down(inner))
-        return output
+        return cast(Tensor, self.dropout(self.down(inner)))
 
 
 class Attention(nn.Module):
@@ -81,8 +80,7 @@ class Attention(nn.Module):
         mixed = F.scaled_dot_product_attention(
             rotated(queries, context), rotated(keys, context), content, attn_mask=mask
         )
-        output: Tensor = self.dropout(self.out(mixed.transpose(1, 2).reshape(batch, frames, -1)))
-        return output
+        return cast(Tensor, self.dropout(self.out(mixed.transpose(1, 2).reshape(batch, frames, -1))))
 
 
 def rotated(values: Tensor, context: BatchContext) -> Tensor:
@@ -110,8 +108,7 @@ class Convolution(nn.Module):
         if context.real is not None:
             gated = gated * context.real[..., None]
         convolved = F.silu(self.norm(self.depthwise(gated.transpose(1, 2)), context.lengths)).transpose(1, 2)
-        output: Tensor = self.dropout(self.out(convolved))
-        return output
+        return cast(Tensor, self.dropout(self.out(convolved)))
 
 
 class ConformerBlock(nn.Module):
@@ -130,8 +127,7 @@ class ConformerBlock(nn.Module):
         values = values + 0.5 * self.feed_forward_1(values)
         values = values + self.attention(values, context)
         values = values + self.convolution(values, context)
-        output: Tensor = self.norm(values + 0.5 * self.feed_forward_2(values))
-        return output
+        return cast(Tensor, self.norm(values + 0.5 * self.feed_forward_2(values)))
 
 
 class TransformerBlock(nn.Module):
@@ -144,8 +140,7 @@ class TransformerBlock(nn.Module):
 
     def forward(self, values: Tensor, context: BatchContext) -> Tensor:
         padding = None if context.real is None else ~context.real
-        output: Tensor = self.layer(values, src_key_padding_mask=padding)
-        return output
+        return cast(Tensor, self.layer(values, src_key_padding_mask=padding))
 
 
 class ConvSubsampling(nn.Module):
@@ -171,8 +166,7 @@ class ConvSubsampling(nn.Module):
             convolved = convolution(values)
             padded = torch.compiler.is_compiling() or int(lengths.min()) < convolved.shape[-1]
             values = F.silu(norm(convolved, lengths if padded else None))
-        output: Tensor = self.out(values.flatten(1, 2).transpose(1, 2))
-        return output
+        return cast(Tensor, self.out(values.flatten(1, 2).transpose(1, 2)))
 
 
 def subsampled(size: Count) -> Count:

@@ -5,6 +5,7 @@ and label smoothing make them. Margins are part of the loss alone, so logits do 
 """
 
 import math
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -21,8 +22,7 @@ class Softmax(nn.Module):
         self.linear = nn.Linear(size, classes)
 
     def forward(self, embedding: Tensor) -> Tensor:
-        logits: Tensor = self.linear(embedding)
-        return logits
+        return cast(Tensor, self.linear(embedding))
 
     def loss(self, logits: Tensor, targets: Tensor, class_weights: Tensor | None = None) -> Tensor:
         """Mean cross-entropy against soft targets (batch, classes); class_weights (classes,) average 1 over clips."""
