@@ -69,8 +69,7 @@ def read_config(checkpoint: str, revision: str | None = None) -> Any:
 
 
 def read_extractor(checkpoint: str, config: Any, changes: Mapping[str, Any], revision: str | None = None) -> Any:
-    """Read the checkpoint's own preprocessor settings, updated with `changes`; its model type's defaults if it has
-    none.
+    """Read the checkpoint's own preprocessor settings, or its model type's defaults, updated with `changes`.
 
     Raises UsageError for a setting that this preprocessor does not have.
     """

@@ -18,7 +18,7 @@ from transformers.modeling_outputs import SequenceClassifierOutput
 from auricle.models.families import baseline
 from auricle.models.families.baseline import network as baseline_network
 from auricle.models.layers import augment, heads, masking
-from auricle.models.layers.front_end import MelSpectrogram, front_end, passthrough_extractor
+from auricle.models.layers.front_end import LogMel, MelSpectrogram, fit_statistics, front_end, passthrough_extractor
 from auricle.models.options import HeadOptions, ModelSpec, PoolingKind
 from auricle.recipe import Augment
 
@@ -95,9 +95,10 @@ class SpectrogramNetwork(PreTrainedModel):
                 values, _ = self.prepare(input_values, attention_mask, None)
                 # Without the padding to a fixed length.
                 lengths = masking.lengths(input_values, attention_mask)
-                yield values, self.front_end.real_frames(lengths, values.shape[-1])
+                real = self.front_end.real_frames(lengths, values.shape[-1])
+                yield self.front_end.log_mel(values, real) if isinstance(self.front_end, LogMel) else values, real
 
-        self.front_end.fit_normalization(prepared())
+        fit_statistics(self.front_end, prepared())
 
     def forward(
         self, input_values: Tensor, attention_mask: Tensor | None = None, labels: Tensor | None = None, **_: Any

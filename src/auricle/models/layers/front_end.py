@@ -135,10 +135,6 @@ class LogMel(nn.Module):
         loudest = masked.amax(tuple(range(1, log.dim())), keepdim=True)
         return torch.maximum(log, loudest - self.top_db * math.log(10.0) / 10.0)
 
-    def fit_normalization(self, batches: Iterable[tuple[Tensor, Tensor]]) -> None:
-        """Compute mean and deviation per mel band over the real frames of (waveform, real) batches."""
-        _fit_statistics(self, ((self.log_mel(waveform, real), real) for waveform, real in batches))
-
     def forward(self, waveform: Tensor, real: Tensor) -> Tensor:
         """Standardised log-mel; frames that real (batch, frames) does not mark are zero, the training split's mean."""
         log = self.log_mel(waveform, real)
@@ -162,9 +158,6 @@ class PrecomputedFeatures(nn.Module):
     def real_frames(self, lengths: Tensor, frames: int) -> Tensor:
         return masking.real(lengths, frames)
 
-    def fit_normalization(self, batches: Iterable[tuple[Tensor, Tensor]]) -> None:
-        _fit_statistics(self, batches)
-
     def forward(self, features: Tensor, real: Tensor) -> Tensor:
         """Standardise (batch, features, frames) → (batch, 1, features, frames); frames beyond `real` are zero."""
         standard = (features - self.mean[:, None]) / self.deviation[:, None]
@@ -179,7 +172,7 @@ def front_end(config: Any, *, channels: int) -> LogMel | PrecomputedFeatures:
     return LogMel(mel, config.mel_floor, config.top_db, channels, whole_hops=config.fixed_seconds is not None)
 
 
-def _fit_statistics(front_end: LogMel | PrecomputedFeatures, batches: Iterable[tuple[Tensor, Tensor]]) -> None:
+def fit_statistics(front_end: LogMel | PrecomputedFeatures, batches: Iterable[tuple[Tensor, Tensor]]) -> None:
     """Set mean and deviation per feature over the real frames of (batch, [channels,] features, frames) batches."""
     num_features = len(front_end.mean)
     count, total, squares = 0.0, torch.zeros(()), torch.zeros(())
