@@ -9,7 +9,6 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import PurePosixPath
-from types import MappingProxyType
 
 import numpy as np
 
@@ -17,21 +16,19 @@ from auricle.audio import FULL_SCALE
 from auricle.audio.decode import DecodedAudio
 from auricle.audio.decoders import LOUDEST
 
-KINDS: Mapping[str, str] = MappingProxyType(
-    {
-        "unreadable": "no decoder can read the content",
-        "empty": "it has no samples",
-        "truncated": "the content was cut short",
-        "silent": "nothing is louder than -80 dBFS",
-        "constant": "the signal is one constant value",
-        "nan": "some samples are not finite, or implausibly large",
-        "short": "it is shorter than the minimum",
-        "long": "it is longer than the maximum",
-        "clipped": "its peaks are clipped at full scale",
-        "wrong_extension": "the content has another format than the file extension",
-        "feature_mismatch": "the precomputed features have another type, width or length than declared",
-    }
-)
+KINDS: Mapping[str, str] = {
+    "unreadable": "no decoder can read the content",
+    "empty": "it has no samples",
+    "truncated": "the content was cut short",
+    "silent": "nothing is louder than -80 dBFS",
+    "constant": "the signal is one constant value",
+    "nan": "some samples are not finite, or implausibly large",
+    "short": "it is shorter than the minimum",
+    "long": "it is longer than the maximum",
+    "clipped": "its peaks are clipped at full scale",
+    "wrong_extension": "the content has another format than the file extension",
+    "feature_mismatch": "the precomputed features have another type, width or length than declared",
+}
 # Not for training or testing. Clips that are clipped or have a wrong extension are still usable.
 QUARANTINED = frozenset(KINDS) - {"clipped", "wrong_extension"}
 
