@@ -140,7 +140,7 @@ def test_a_run_folder_is_not_overwritten_nor_resumed_with_another_recipe(corpus:
 
 
 KILLS = {
-    "while preparing": "from auricle.audio import store\nstore._record = kill",
+    "while preparing": "from auricle.audio import store\nstore._row = kill",
     "after the first epoch": (
         "from auricle.training.loop import ProgressCallback as one\none._emit = after(one._emit, 1)"
     ),
