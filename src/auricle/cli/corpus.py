@@ -7,16 +7,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from auricle.cli.options import (
-    DEFAULT_RECIPE,
-    check_location,
-    check_run,
-    command,
-    corpus_options,
-    print_json,
-    recipe_of,
-)
+from auricle.cli.options import DEFAULT_RECIPE, command, corpus_options, recipe_of
 from auricle.errors import DataError
+from auricle.run_folder import check_model
 
 
 def declare(commands: Any) -> None:
@@ -40,41 +33,25 @@ def declare(commands: Any) -> None:
     )
     corpus_options(listen, corrections=False)
     page = listen.add_argument_group("page")
-    page.add_argument(
-        "--corrections",
-        dest="corrections_file",
-        type=Path,
-        default=Path("corrections.csv"),
-        metavar="FILE",
-        help="where corrections are saved (default: corrections.csv)",
-    )
+    default, saved = Path("corrections.csv"), "where corrections are saved (default: corrections.csv)"
+    page.add_argument("--corrections", dest="corrections_file", type=Path, default=default, metavar="FILE", help=saved)
     page.add_argument("--run", type=Path, metavar="RUN", help="a run folder: show its suspect labels as findings")
     page.add_argument("--port", type=int, default=7860, help="the page's port, 0 for any free one (default: 7860)")
     page.add_argument("--host", default="127.0.0.1", help="the address to serve (default: 127.0.0.1, this machine)")
     page.add_argument("--no-browser", dest="browser", action="store_false", help="do not open the page")
-    page.add_argument(
-        "--seed",
-        dest="order_seed",
-        type=int,
-        default=0,
-        metavar="N",
-        help="the seed of the random order of clips (default: 0)",
-    )
+    seed = "the seed of the random order of clips (default: 0)"
+    page.add_argument("--seed", dest="order_seed", type=int, default=0, metavar="N", help=seed)
 
 
 def _inspect(options: argparse.Namespace) -> int:
     recipe = recipe_of(options)
-    check_location(options.data, recipe.data.reader)
     from auricle.cli import console
     from auricle.preparation.prepare import inspect
 
     screen = console.Screen(options.json)
     inspection = inspect(options.data, recipe, screen.progress)
-    screen.finish()
-    if options.json:
-        print_json(inspection.as_json())
-    else:
-        console.show_inspection(screen, inspection)
+    console.show_inspection(screen, inspection)
+    screen.print_json(inspection.as_json())
     if options.strict and (unusable := inspection.audit.quarantined):
         raise DataError(f"{len(unusable)} clips are unusable, and --strict does not allow any.")
     return 0
@@ -82,17 +59,15 @@ def _inspect(options: argparse.Namespace) -> int:
 
 def _listen(options: argparse.Namespace) -> int:
     recipe = recipe_of(options)
-    check_location(options.data, recipe.data.reader)
     if options.run is not None:
-        check_run(options.run)
+        check_model(options.run)
     from auricle.cli import console
     from auricle.serving.gradio_host import gradio_environment
 
     screen = console.Screen(options.json)
 
     def on_ready(url: str) -> None:
-        if options.json:
-            print_json({"url": url, "corrections": str(options.corrections_file)})
+        screen.print_json({"url": url, "corrections": str(options.corrections_file)})
         screen.print(f"Open {url}. Corrections are saved to {options.corrections_file}. Stop with Ctrl-C.")
         if not local_server.is_loopback(options.host):
             screen.print(

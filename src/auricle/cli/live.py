@@ -6,10 +6,10 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from auricle import run_folder
 from auricle.cli.options import RUN_HELP, command, model_options
 from auricle.cli.predict import event_options, event_rules, seconds_option
 from auricle.errors import UsageError
+from auricle.run_folder import check_model
 
 if TYPE_CHECKING:
     from auricle.inference.live import Message
@@ -46,7 +46,7 @@ def declare(commands: Any) -> None:
 
 def _listen_live(options: argparse.Namespace) -> int:
     rules = event_rules(options)
-    run_folder.check_model(options.run, options.runtime)
+    check_model(options.run, options.runtime)
     from auricle.audio import stream
     from auricle.inference.classifier import load
     from auricle.inference.live import latency, listen
@@ -68,12 +68,7 @@ def _listen_live(options: argparse.Namespace) -> int:
         spec = WindowSpec(window, min(window, _ROOM * bound.scoring))
         bound = latency(classifier, spec, rules)
     if options.json:
-        fields: dict[str, float] = {
-            "rate": options.rate,
-            "channels": options.channels,
-            "window": spec.seconds,
-            "hop": spec.hop,
-        }
+        fields = {"rate": options.rate, "channels": options.channels, "window": spec.seconds, "hop": spec.hop}
         fields |= {"begin_within": bound.begin, "end_within": bound.end, "scoring": bound.scoring}
         _line(json.dumps({"type": "listening", **{name: round(value, 3) for name, value in fields.items()}}))
     else:

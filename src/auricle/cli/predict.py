@@ -9,12 +9,12 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from auricle import run_folder
 from auricle.cli.options import RUN_HELP, command, model_options
 from auricle.errors import UsageError
 from auricle.inference.events import EventRules
 from auricle.inference.formats import FORMATS, SINGLE, RowFormat, View
 from auricle.inference.writer import Output
+from auricle.run_folder import check_model
 
 if TYPE_CHECKING:
     from auricle.inference.classifier import Classifier
@@ -29,20 +29,11 @@ _WINDOWS_HOP, _EVENTS_HOP = 0.5, 0.125
 
 def declare(commands: Any) -> None:
     """Add the command to the parser."""
-    predict = command(
-        commands,
-        "predict",
-        _predict,
-        "classify recordings",
-        "auricle predict runs/first night.flac --events --out night.csv",
-    )
+    example = "auricle predict runs/first night.flac --events --out night.csv"
+    predict = command(commands, "predict", _predict, "classify recordings", example)
     predict.add_argument("run", type=Path, metavar="RUN", help=RUN_HELP)
-    predict.add_argument(
-        "files",
-        nargs="+",
-        metavar="FILE",
-        help="files, folders, archives, globs, testdata.json, or - for standard input",
-    )
+    files = "files, folders, archives, globs, testdata.json, or - for standard input"
+    predict.add_argument("files", nargs="+", metavar="FILE", help=files)
     predict.output.add_argument(
         "--top", type=_positive, default=TABLE_CHOICES, metavar="K", help="how many classes to list (default: 3)"
     )
@@ -54,20 +45,9 @@ def declare(commands: Any) -> None:
         "--format", choices=_KINDS, help="row format (default: by the ending of --out, else table)"
     )
     model_options(predict)
-    _timeline_options(predict)
-
-
-def _timeline_options(predict: argparse.ArgumentParser) -> None:
-    """Options of long recordings."""
     timeline = predict.add_argument_group("recordings as a timeline")
-    timeline.add_argument(
-        "--windows",
-        type=seconds_option,
-        nargs="?",
-        const=0.0,
-        metavar="SECONDS",
-        help="a row for each window; how long windows are (default: the model's own), with --events too",
-    )
+    windows = "a row for each window; how long windows are (default: the model's own), with --events too"
+    timeline.add_argument("--windows", type=seconds_option, nargs="?", const=0.0, metavar="SECONDS", help=windows)
     timeline.add_argument("--events", action="store_true", help="a row for each event: label, start, end, probability")
     timeline.add_argument("--hop", type=seconds_option, metavar="SECONDS", help="from one window to the next")
     event_options(timeline)
@@ -95,7 +75,7 @@ def _predict(options: argparse.Namespace) -> int:
     view: View = "events" if options.events else "windows" if options.windows is not None else "recordings"
     out, kind = _destination(options, view)
     rules = event_rules(options)
-    run_folder.check_model(options.run, options.runtime)
+    check_model(options.run, options.runtime)
     from auricle.audio.recordings import recordings
     from auricle.inference.classifier import load
     from auricle.inference.job import Job, job_id

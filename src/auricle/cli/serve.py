@@ -12,8 +12,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from auricle.cli.options import RUN_HELP, check_run, command, model_options, print_json
+from auricle.cli.options import RUN_HELP, command, model_options, print_json
 from auricle.errors import UsageError
+from auricle.run_folder import check_model
 
 if TYPE_CHECKING:
     import fastapi
@@ -66,21 +67,13 @@ def declare(commands: Any) -> None:
 
 def _serve(options: argparse.Namespace) -> int:
     token = _token(options)
-    check_run(options.run, options.runtime)
+    check_model(options.run, options.runtime)
     # Each scoring thread has its own core. Threads within one operation would wait for each other, and spin.
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     from auricle.serving.serve import ServerConfig, serve
 
-    config = ServerConfig(
-        options.host,
-        options.port,
-        token,
-        options.open_to_all,
-        options.refuse,
-        options.precision,
-        options.runtime,
-        _limits(options),
-    )
+    names = ("host", "port", "open_to_all", "refuse", "precision", "runtime")
+    config = ServerConfig(token=token, limits=_limits(options), **{name: getattr(options, name) for name in names})
 
     def on_ready(url: str) -> None:
         if options.json:
@@ -95,7 +88,6 @@ def _serve(options: argparse.Namespace) -> int:
 
 
 def _limits(options: argparse.Namespace) -> "Limits":
-    """The default limits with what the options change."""
     from auricle.serving.limits import Limits
 
     changed = {}
