@@ -5,11 +5,11 @@ neither reads nor buffers bodies.
 """
 
 import hmac
-import json
 import time
 from typing import Any
 
 import fastapi
+from starlette.responses import JSONResponse
 
 from auricle.serving.local_server import Application, Message, Send
 from auricle.serving.service import InferenceService
@@ -43,7 +43,9 @@ class AuthMiddleware:
 
         if path.startswith(PROTECTED) and not self._is_authorized(scope):
             metrics.rejected.labels("token").inc()
-            await _unauthorized(counting_send)
+            detail = "The token is missing or wrong. Send 'Authorization: Bearer TOKEN'."
+            error = {"error": {"kind": "token", "detail": detail}}
+            await JSONResponse(error, 401, {"www-authenticate": "Bearer"})(scope, receive, counting_send)
         else:
             await self._app(scope, receive, counting_send)
         metrics.seconds.labels(route).observe(time.perf_counter() - start)
@@ -63,15 +65,3 @@ def add_security_scheme(app: fastapi.FastAPI) -> None:
         if path.startswith(PROTECTED):
             for operation in methods.values():
                 operation["security"] = [{"token": []}]
-
-
-async def _unauthorized(send: Send) -> None:
-    error = {"kind": "token", "detail": "The token is missing or wrong. Send 'Authorization: Bearer TOKEN'."}
-    body = json.dumps({"error": error}).encode()
-    headers = [
-        (b"content-type", b"application/json"),
-        (b"content-length", str(len(body)).encode()),
-        (b"www-authenticate", b"Bearer"),
-    ]
-    await send({"type": "http.response.start", "status": 401, "headers": headers})
-    await send({"type": "http.response.body", "body": body})

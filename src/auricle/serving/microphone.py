@@ -34,7 +34,7 @@ class MicrophoneStream:
         self.spec = WindowSpec(self.window_seconds, min(self.window_seconds, hop_seconds))
         # Gradio drops pieces that come faster than they are scored: the clock shows it.
         self.missed = 0.0
-        self.events: deque[Event] = deque(maxlen=SHOWN_EVENTS)
+        self._completed: deque[Event] = deque(maxlen=SHOWN_EVENTS)
         self._start_time = float("inf")
         self._detector = EventDetector(self.labels, classifier.threshold, EventRules())
         self._converter: Converter | None = None
@@ -47,9 +47,10 @@ class MicrophoneStream:
         return self._cutter.received / self.settings.sample_rate
 
     @property
-    def current(self) -> Event | None:
-        """The event that goes on."""
-        return self._detector.current
+    def events(self) -> list[Event]:
+        """The latest events, with the one that goes on."""
+        current = self._detector.current
+        return [*self._completed, *([] if current is None else [current])]
 
     def add(self, piece: bytes, time: float) -> None:
         """Take one more piece, which came at so many seconds of a clock. Raises AudioError for one without audio."""
@@ -73,8 +74,8 @@ class MicrophoneStream:
     def add_logits(self, window: WindowBatch, logits: np.ndarray) -> None:
         """Take the logits (classes,) of a window."""
         for scored in window.scored([logits], self.settings.sample_rate):
-            self.events.extend(self._detector.add(scored))
+            self._completed.extend(self._detector.add(scored))
 
     def finish(self) -> None:
         """End the event that goes on: nothing follows."""
-        self.events.extend(self._detector.finish())
+        self._completed.extend(self._detector.finish())

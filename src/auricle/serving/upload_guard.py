@@ -7,6 +7,7 @@ is never read is removed.
 
 import asyncio
 import contextlib
+import functools
 import json
 import os
 import re
@@ -14,6 +15,9 @@ import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
+
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import PlainTextResponse
 
 from auricle.serving.local_server import Application, Message, Send
 
@@ -39,7 +43,10 @@ MAX_PENDING = 3
 
 
 class _TooLarge(Exception):
-    """An upload exceeds its declared size."""
+    """A body exceeds its limit."""
+
+
+_refusal = functools.partial(PlainTextResponse, headers={"connection": "close"})
 
 
 class UploadGuard:
@@ -58,7 +65,7 @@ class UploadGuard:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
         elif not ALLOWED.fullmatch(scope["path"]):
-            await _respond(send, 404, "This page does not exist.")
+            await _refusal("This page does not exist.", 404)(scope, receive, send)
         elif scope["path"].startswith(STREAMS):
             await self._stream(scope, receive, send)
         elif scope["method"] != "POST":
@@ -73,7 +80,9 @@ class UploadGuard:
         limit = MAX_FILES * self.max_file_bytes
         size = _content_length(scope) or limit
         if size > limit:
-            await _respond(send, 413, f"The upload is larger than {limit} bytes. Send fewer or smaller files.")
+            await _refusal(f"The upload is larger than {limit} bytes. Send fewer or smaller files.", 413)(
+                scope, receive, send
+            )
             return
         # Reserve before the first await: other uploads arrive at the same time.
         self.uploads += 1
@@ -81,7 +90,7 @@ class UploadGuard:
         try:
             on_disk = await asyncio.to_thread(_bytes_in, self.folder)
             if self.uploads > MAX_UPLOADS or self.reserved_bytes + on_disk > MAX_PENDING * limit:
-                await _respond(send, 429, "The server's upload limit is reached; retry later.")
+                await _refusal("The server's upload limit is reached; retry later.", 429)(scope, receive, send)
             else:
                 await self._receive_upload(size, scope, receive, send)
         finally:
@@ -104,9 +113,9 @@ class UploadGuard:
             async with asyncio.timeout(UPLOAD_SECONDS):
                 await self.app(scope, counting_receive, send)
         except _TooLarge:
-            await _respond(send, 413, f"The upload is larger than {limit} bytes.")
+            await _refusal(f"The upload is larger than {limit} bytes.", 413)(scope, receive, send)
         except TimeoutError:
-            await _respond(send, 408, f"The upload took more than {UPLOAD_SECONDS:g} s.")
+            await _refusal(f"The upload took more than {UPLOAD_SECONDS:g} s.", 408)(scope, receive, send)
         finally:
             if not self.cleanup_scheduled:
                 self.cleanup_scheduled = True
@@ -137,26 +146,27 @@ class UploadGuard:
 
     async def _call(self, scope: Message, receive: Any, send: Send) -> None:
         """Read the small body of a call, check that it names only uploaded files, and pass it on."""
-        body, more = bytearray(), _content_length(scope) <= MAX_CALL_BYTES
-        too_large = not more
-        while more and not too_large:
-            message = await receive()
-            if message["type"] != "http.request":
-                return
-            body += message.get("body", b"")
-            more = message.get("more_body", False)
-            too_large = len(body) > MAX_CALL_BYTES
-        if too_large:
-            await _respond(send, 413, f"The request is larger than {MAX_CALL_BYTES} bytes.")
-            return
         try:
-            # Pass on the parsed JSON, so that Gradio cannot parse it differently.
-            checked = json.dumps(_checked(body, self.folder)).encode() if _is_json(scope, body) else bytes(body)
-        except (ValueError, RecursionError) as error:
-            await _respond(send, 400, str(error))
+            body = await _read_call(scope, receive)
+            # The login sends a form, and some calls have no body; everything else must be JSON.
+            if body and not scope["path"].startswith("/login"):
+                # Pass on the parsed JSON, so that Gradio cannot parse it differently.
+                body = json.dumps(_checked(body, self.folder)).encode()
+        except ClientDisconnect:
             return
-        unread: list[Message] = [{"type": "http.request", "body": checked, "more_body": False}]
-        await self.app(scope, lambda: _next_message(unread, receive), send)
+        except _TooLarge:
+            await _refusal(f"The request is larger than {MAX_CALL_BYTES} bytes.", 413)(scope, receive, send)
+            return
+        except (ValueError, RecursionError) as error:
+            await _refusal(str(error), 400)(scope, receive, send)
+            return
+        unread: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
+
+        async def next_message() -> Message:
+            message: Message = unread.pop() if unread else await receive()
+            return message
+
+        await self.app(scope, next_message, send)
 
 
 async def read_upload(path: str) -> bytes:
@@ -198,22 +208,24 @@ def _read_and_remove(path: Path) -> bytes:
     return content
 
 
-async def _next_message(unread: list[Message], receive: Any) -> Message:
-    message: Message = unread.pop() if unread else await receive()
-    return message
-
-
 def _content_length(scope: Message) -> int:
     length = dict(scope["headers"]).get(b"content-length", b"0")
     return int(length) if length.isdigit() else 0
 
 
-def _is_json(scope: Message, body: bytearray) -> bool:
-    """The login sends a form, and some calls have no body; everything else must be JSON."""
-    return bool(body) and not scope["path"].startswith("/login")
+async def _read_call(scope: Message, receive: Any) -> bytes:
+    """The body of a call. Raises _TooLarge, or ClientDisconnect."""
+    if _content_length(scope) > MAX_CALL_BYTES:
+        raise _TooLarge
+    body = bytearray()
+    async for chunk in Request(scope, receive).stream():
+        body += chunk
+        if len(body) > MAX_CALL_BYTES:
+            raise _TooLarge
+    return bytes(body)
 
 
-def _checked(body: bytearray, folder: Path) -> Any:
+def _checked(body: bytes, folder: Path) -> Any:
     """Parse a JSON body in which every 'path' lies in a folder. Raises ValueError for any other.
 
     A mounted Gradio does not check this: a visitor could make it read any file of the server, or any address.
@@ -230,9 +242,3 @@ def _checked(body: bytearray, folder: Path) -> Any:
         elif isinstance(value, list):
             pending.extend(value)
     return content
-
-
-async def _respond(send: Send, status: int, text: str) -> None:
-    headers = [(b"content-type", b"text/plain; charset=utf-8"), (b"connection", b"close")]
-    await send({"type": "http.response.start", "status": status, "headers": headers})
-    await send({"type": "http.response.body", "body": text.encode()})
