@@ -13,11 +13,11 @@ import numpy as np
 from auricle.audio import FULL_SCALE
 from auricle.audio.decode import resample
 from auricle.audio.inspect import open_clip
+from auricle.audio.quality import Finding
 from auricle.audio.settings import Settings
 from auricle.corpus.clip import Clip
 from auricle.errors import AudioError
 from auricle.evaluation import html
-from auricle.labelling.selection import Note
 from auricle.serving.waveform import Waveform, draw_waveform
 
 # Checking a label takes seconds, and a minute of audio is less than a megabyte to send.
@@ -34,7 +34,7 @@ class Preview:
     channels: int
 
 
-def render_clip(clip: Clip, notes: Sequence[Note], group_name: str) -> str:
+def render_clip(clip: Clip, notes: Sequence[Finding], group_name: str) -> str:
     """The HTML of one clip; never raises for a bad recording."""
     try:
         preview, reason = load_preview(clip), ""

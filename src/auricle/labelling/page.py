@@ -24,8 +24,7 @@ from auricle.errors import AuricleError, DataError, UsageError
 from auricle.labelling import selection
 from auricle.labelling.clip_view import render_clip
 from auricle.labelling.corrections_file import CorrectionsFile
-from auricle.labelling.selection import Filter
-from auricle.labelling.session import Session, View
+from auricle.labelling.selection import Filter, Session, View
 from auricle.parallel import Progress
 from auricle.preparation.prepare import inspect
 from auricle.recipe import Recipe
@@ -132,15 +131,8 @@ def page(session: Session) -> gr.Blocks:
                 exclude = gr.Button("Exclude this clip", elem_id="exclude")
                 undo = gr.Button("Undo correction", elem_id="undo")
         heading = gr.HTML(elem_id="corrections-heading")
-        table = gr.Dataframe(
-            headers=list(HEADERS),
-            type="array",
-            interactive=False,
-            wrap=True,
-            visible=False,
-            buttons=[],
-            elem_id="corrections",
-        )
+        options: dict[str, Any] = {"interactive": False, "wrap": True, "visible": False, "buttons": []}
+        table = gr.Dataframe(headers=list(HEADERS), type="array", elem_id="corrections", **options)
 
         changed = [label, comment, undo, status, heading, table]
         everything = [view, clip, position, *changed]
@@ -151,12 +143,18 @@ def page(session: Session) -> gr.Blocks:
         for control in filters:
             control.input(partial(_apply_filter, session), [view, *filters], everything, **DIRECT)
         save.click(partial(_save, session), [view, label, comment], changed, **DIRECT)
-        exclude.click(partial(_exclude, session), [view, comment], changed, **DIRECT)
-        undo.click(partial(_undo, session), view, changed, **DIRECT)
+
+        def exclude_clip(view: View, comment: str) -> list[Any]:
+            return _change(session, view, lambda clip: session.corrections.save(clip, "", comment))
+
+        def undo_correction(view: View) -> list[Any]:
+            return _change(session, view, lambda clip: session.corrections.undo(clip.id))
 
         def go_to_row(view: View, event: gr.SelectData) -> list[Any]:
             return _move(session, partial(session.go_to, id=event.row_value[0]), view)
 
+        exclude.click(exclude_clip, [view, comment], changed, **DIRECT)
+        undo.click(undo_correction, view, changed, **DIRECT)
         table.select(go_to_row, view, everything, **DIRECT)
     return blocks
 
@@ -207,14 +205,6 @@ def _save(session: Session, view: View, label: str | None, comment: str) -> list
     if not label or not label.strip():
         return _update(session, view, "Choose or type the correct label first, or exclude this clip.")
     return _change(session, view, lambda clip: session.corrections.save(clip, label, comment))
-
-
-def _exclude(session: Session, view: View, comment: str) -> list[Any]:
-    return _change(session, view, lambda clip: session.corrections.save(clip, "", comment))
-
-
-def _undo(session: Session, view: View) -> list[Any]:
-    return _change(session, view, lambda clip: session.corrections.undo(clip.id))
 
 
 def _change(session: Session, view: View, change: Callable[[Clip], object]) -> list[Any]:
