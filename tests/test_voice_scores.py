@@ -77,7 +77,7 @@ def test_normalisation_is_the_published_one_with_a_shrunken_deviation(
     monkeypatch.setattr(score_norm, "PRIOR_SPEAKERS", prior)
     cohort = cohort_of()
     left, right = people(3, 1, 1)[0], people(4, 1, 2)[0]
-    found = score_norm.as_norm(left, right, cohort)
+    found = score_norm.as_norm(left, right, cohort, np.ones((len(left), len(cohort)), bool))
     for row, ours in enumerate(left):
         for column, theirs in enumerate(right):
             assert found[row, column] == pytest.approx(slow_score(ours, theirs, cohort.embeddings, cohort))
@@ -90,7 +90,9 @@ def test_the_pooled_deviation_helps_where_the_cohort_has_few_people(monkeypatch:
         for seed in range(3):
             rows, whose = people(60, 4, 11 + seed)
             pairs = all_pairs(whose)
-            scored = score_norm.as_norm(rows, rows, cohort_of(3, 8, 12 + seed))[pairs.left, pairs.right]
+            cohort = cohort_of(3, 8, 12 + seed)
+            everyone = np.ones((len(rows), len(cohort)), bool)
+            scored = score_norm.as_norm(rows, rows, cohort, everyone)[pairs.left, pairs.right]
             rates.append(eer(scored, pairs.target))
     assert np.mean(found[30]) < 0.75 * np.mean(found[0])
 
@@ -114,7 +116,7 @@ def test_the_false_accept_rate_above_the_threshold_is_the_requested_one() -> Non
     voices, impostor_tests = people(20, 1, 3)[0], people(400, 2, 4)[0]
     impostors = np.ones((len(voices), len(cohort)), bool)
     claims = score_norm.impostor_scores(voices, impostors, cohort)
-    scores = score_norm.as_norm(voices, impostor_tests, cohort)
+    scores = score_norm.as_norm(voices, impostor_tests, cohort, impostors)
     for share in (0.02, 0.1):
         limits = [score_norm.threshold(row, share) for row in claims]
         assert all(limit is not None for limit in limits)

@@ -12,7 +12,7 @@ import numpy as np
 
 from auricle.audio.recordings import Recording
 from auricle.errors import DataError, UsageError
-from auricle.evaluation.intervals import Bootstrap, Interval
+from auricle.evaluation.intervals import Interval
 from auricle.evaluation.report import IntervalBasis
 from auricle.parallel import Progress
 from auricle.voices import score_norm
@@ -96,14 +96,16 @@ def evaluate_trials(
     embeddings = np.stack([clip.vector if clip.error is None else np.zeros(width, np.float32) for clip in clips])
     usable = trials.select(decoded[trials.left] & decoded[trials.right])
     speakers = speakers_of(trials)
-    rates, resampled = _error_rates(_scores(usable, embeddings, None), usable, speakers)
+    units, unit = (trials.files, "file") if speakers is None else (speakers, "speaker")
+    sides = (usable.target, usable.left, usable.right, units, unit)
+    rates, resampled = error_rate_intervals(_scores(usable, embeddings, None), *sides)
     metrics = {"cosine": rates}
     notes = [] if speakers is not None else ["The list's folders do not name speakers: intervals resample files."]
     selection = CohortSelection() if cohort is None else cohort_from_data(encoder, cohort)
     if selection.cohort is not None:
         impostors, more = _without_evaluated(selection.cohort, [clip.content for clip in clips], speakers)
         notes += [*selection.notes, *more]
-        metrics["normalised"] = _error_rates(_scores(usable, embeddings, impostors), usable, speakers)[0]
+        metrics["normalised"] = error_rate_intervals(_scores(usable, embeddings, impostors), *sides)[0]
     return TrialsReport(
         trials=len(usable),
         targets=int(usable.target.sum()),
@@ -118,13 +120,6 @@ def evaluate_trials(
     )
 
 
-def _error_rates(
-    scores: np.ndarray, trials: Trials, speakers: Sequence[str] | None
-) -> tuple[dict[str, Interval], Bootstrap]:
-    units, name = (trials.files, "file") if speakers is None else (speakers, "speaker")
-    return error_rate_intervals(scores, trials.target, trials.left, trials.right, units, name)
-
-
 def _scores(trials: Trials, embeddings: np.ndarray, cohort: Cohort | None) -> np.ndarray:
     """The score of each trial (trials,): a cosine, or an AS-norm score against the cohort."""
     blocks = [slice(first, first + _TRIAL_BLOCK) for first in range(0, max(1, len(trials)), _TRIAL_BLOCK)]
@@ -133,18 +128,14 @@ def _scores(trials: Trials, embeddings: np.ndarray, cohort: Cohort | None) -> np
     ).astype(np.float64)
     if cohort is None:
         return cosines
-    parts = [
-        cohort.shrink(
-            score_norm.top_statistics(
-                score_norm.cosines(embeddings[first : first + _EMBEDDING_BLOCK], cohort.embeddings)
-            )
-        )
-        for first in range(0, len(embeddings), _EMBEDDING_BLOCK)
-    ]
+    parts = []
+    for first in range(0, len(embeddings), _EMBEDDING_BLOCK):
+        scores = score_norm.cosines(embeddings[first : first + _EMBEDDING_BLOCK], cohort.embeddings)
+        parts.append(cohort.shrink(score_norm.top_statistics(scores)))
     mean = np.concatenate([part.mean for part in parts])
     deviation = np.concatenate([part.deviation for part in parts])
-    sides = [(cosines - mean[side]) / deviation[side] for side in (trials.left, trials.right)]
-    return np.asarray((sides[0] + sides[1]) / 2)
+    left, right = ((cosines - mean[side]) / deviation[side] for side in (trials.left, trials.right))
+    return np.asarray((left + right) / 2)
 
 
 def _without_evaluated(
@@ -175,7 +166,12 @@ def read_trials(path: Path) -> Trials:
         lines = path.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"'{path}' cannot be read as a trial list: {error}.") from error
-    rows = [(number, _columns(line)) for number, line in enumerate(lines, start=1) if line.strip()]
+    # Between tabs, where a line has any, names may hold blanks.
+    rows = [
+        (number, [part.strip() for part in line.strip().split("\t")] if "\t" in line else line.split())
+        for number, line in enumerate(lines, start=1)
+        if line.strip()
+    ]
     if not rows:
         raise DataError(f"'{path}' holds no trials. {_LIST_FORMAT}")
     malformed = [(number, row) for number, row in rows if len(row) != 3][:1]
@@ -187,11 +183,6 @@ def read_trials(path: Path) -> Trials:
         malformed = max(malformed, unknown)
     number, row = malformed[0]
     raise DataError(f"'{path}' is no trial list: line {number} is '{' '.join(row)}'. {_LIST_FORMAT}")
-
-
-def _columns(line: str) -> list[str]:
-    """A line's columns: between tabs where it has any, so that names may hold blanks."""
-    return [part.strip() for part in line.strip().split("\t")] if "\t" in line else line.split()
 
 
 def _trials(rows: Sequence[list[str]], target_column: int) -> Trials:
