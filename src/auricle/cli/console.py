@@ -1,7 +1,4 @@
-"""What the command line prints for people: tables, progress, one line per epoch.
-
-In: results. Out: text on the terminal. Nothing is computed here.
-"""
+"""What the command line prints for people: tables, progress, one line per epoch. Nothing is computed here."""
 
 import math
 import shutil
@@ -19,6 +16,7 @@ from auricle.preparation.inspection import Inspection
 
 if TYPE_CHECKING:
     from auricle.evaluation.evaluate import Evaluation
+    from auricle.evaluation.intervals import Interval
     from auricle.evaluation.report import Report
     from auricle.hub.push import Upload
     from auricle.voices.enrol import Enrolment
@@ -34,7 +32,9 @@ class Screen:
     """The terminal; nothing is printed when the output is JSON."""
 
     def __init__(self, quiet: bool) -> None:
-        self.console = Console(quiet=quiet, soft_wrap=True, highlight=False, width=_width())
+        # Tables in a pipe or a log are not folded at 80 columns.
+        width = None if sys.stdout.isatty() else max(120, shutil.get_terminal_size((160, 24)).columns)
+        self.console = Console(quiet=quiet, soft_wrap=True, highlight=False, width=width)
         self._progress: Progress | None = None
         self._task: Any = None
 
@@ -118,22 +118,14 @@ def show_inspection(screen: Screen, inspection: Inspection) -> None:
 
 def show_report(screen: Screen, report: "Report") -> None:
     """The end of a training on the terminal: the metrics in context, the verdict, the cautions."""
+    baseline = report.baseline.metrics
     rows = [
-        (
-            name.replace("_", " "),
-            f"{metric.value:.3f}",
-            decimal_range(metric.low, metric.high),
-            f"{report.baseline.metrics[name].value:.3f}",
-            f"{report.majority[name]:.3f}",
-        )
+        (*_metric(name, metric), f"{baseline[name].value:.3f}", f"{report.majority[name]:.3f}")
         for name, metric in report.metrics.items()
     ]
     screen.print("")
-    screen.table(
-        f"{report.test_clips} test clips; intervals over {report.interval.description}",
-        ("metric", "value", "95 % interval", "baseline", "majority"),
-        rows,
-    )
+    title = f"{report.test_clips} test clips; intervals over {report.interval.description}"
+    screen.table(title, ("metric", "value", "95 % interval", "baseline", "majority"), rows)
     screen.print(report.verdict)
     if report.seeds:
         accuracy = report.seeds.metrics["accuracy"]
@@ -150,16 +142,10 @@ def show_report(screen: Screen, report: "Report") -> None:
 
 def show_evaluation(screen: Screen, evaluation: "Evaluation") -> None:
     """The metrics of `auricle evaluate`."""
-    rows = [
-        (name.replace("_", " "), f"{metric.value:.3f}", decimal_range(metric.low, metric.high))
-        for name, metric in evaluation.metrics.items()
-    ]
     screen.print(evaluation.description)
-    screen.table(
-        f"{evaluation.test_clips} clips; intervals over {evaluation.interval.description}",
-        ("metric", "value", "95 % interval"),
-        rows,
-    )
+    title = f"{evaluation.test_clips} clips; intervals over {evaluation.interval.description}"
+    rows = [_metric(name, metric) for name, metric in evaluation.metrics.items()]
+    screen.table(title, ("metric", "value", "95 % interval"), rows)
     classes = [
         (row.label, str(row.clips), f"{row.precision:.3f}", f"{row.recall:.3f}", f"{row.f1:.3f}")
         for row in evaluation.per_class
@@ -168,6 +154,10 @@ def show_evaluation(screen: Screen, evaluation: "Evaluation") -> None:
     _show_duration_and_rejection(screen, evaluation)
     if evaluation.unusable:
         screen.print(f"! {counted(evaluation.unusable, 'unusable clip')}; `auricle inspect` lists the reasons.")
+
+
+def _metric(name: str, metric: "Interval", digits: int = 3) -> tuple[str, str, str]:
+    return name.replace("_", " "), f"{metric.value:.{digits}f}", decimal_range(metric.low, metric.high, digits)
 
 
 def _show_duration_and_rejection(screen: Screen, result: "Report | Evaluation") -> None:
@@ -265,16 +255,13 @@ def show_voices(screen: Screen, contents: "StoreContents", removed: str | None) 
 def show_trials(screen: Screen, report: "TrialsReport") -> None:
     """The error rates of `auricle trials`."""
     rows = [
-        (score, name.replace("_", " "), f"{rate.value:.4f}", f"{rate.low:.4f} to {rate.high:.4f}")
+        (score, *_metric(name, rate, digits=4))
         for score, rates in report.metrics.items()
         for name, rate in rates.items()
     ]
-    screen.table(
-        f"{report.targets} target and {report.nontargets} non-target trials; "
-        f"intervals over {report.interval.units} {report.interval.unit}s",
-        ("score", "metric", "value", "95 % interval"),
-        rows,
-    )
+    title = f"{report.targets} target and {report.nontargets} non-target trials; "
+    title += f"intervals over {report.interval.units} {report.interval.unit}s"
+    screen.table(title, ("score", "metric", "value", "95 % interval"), rows)
     if report.cohort:
         screen.print(f"Normalised by {report.cohort}.")
     if report.excluded:
@@ -282,8 +269,3 @@ def show_trials(screen: Screen, report: "TrialsReport") -> None:
     for name, error in report.failed[:MOST_ROWS]:
         screen.line(name, f"FAILED: {error}")
     screen.notes(report.notes)
-
-
-def _width() -> int | None:
-    """Tables in a pipe or a log are not folded at 80 columns."""
-    return None if sys.stdout.isatty() else max(120, shutil.get_terminal_size((160, 24)).columns)

@@ -11,26 +11,15 @@ from auricle.cli.options import DEFAULT_RECIPE, command, corpus_options, recipe_
 from auricle.errors import DataError
 from auricle.run_folder import check_model
 
+_LISTEN_EXAMPLE = """auricle listen my-recordings --corrections corrections.csv
+auricle train my-recordings --corrections corrections.csv"""
+
 
 def declare(commands: Any) -> None:
     """Add the commands to the parser."""
-    inspect = command(
-        commands,
-        "inspect",
-        _inspect,
-        "report what is in a corpus, what is wrong with it, and how it would be split",
-        "auricle inspect my-recordings --label species --group recorder",
-    )
-    corpus_options(inspect)
+    corpus_options(command(commands, _inspect, "auricle inspect my-recordings --label species --group recorder"))
 
-    listen = command(
-        commands,
-        "listen",
-        _listen,
-        "play labelled clips in a web page, and correct wrong labels",
-        "auricle listen my-recordings --corrections corrections.csv\n"
-        "auricle train my-recordings --corrections corrections.csv",
-    )
+    listen = command(commands, _listen, _LISTEN_EXAMPLE)
     corpus_options(listen, corrections=False)
     page = listen.add_argument_group("page")
     default, saved = Path("corrections.csv"), "where corrections are saved (default: corrections.csv)"
@@ -44,6 +33,7 @@ def declare(commands: Any) -> None:
 
 
 def _inspect(options: argparse.Namespace) -> int:
+    """Report what is in a corpus, what is wrong with it, and how it would be split."""
     recipe = recipe_of(options)
     from auricle.cli import console
     from auricle.preparation.prepare import inspect
@@ -58,6 +48,7 @@ def _inspect(options: argparse.Namespace) -> int:
 
 
 def _listen(options: argparse.Namespace) -> int:
+    """Play labelled clips in a web page, and correct wrong labels."""
     recipe = recipe_of(options)
     if options.run is not None:
         check_model(options.run)

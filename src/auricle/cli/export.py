@@ -12,8 +12,7 @@ from auricle.run_folder import check_model
 
 def declare(commands: Any) -> None:
     """Add the commands to the parser."""
-    example = "auricle export runs/first --onnx --out first-onnx"
-    export = command(commands, "export", _export, "export a model to ONNX, to run without PyTorch", example)
+    export = command(commands, _export, "auricle export runs/first --onnx --out first-onnx")
     export.add_argument("run", type=Path, metavar="RUN", help=RUN_HELP)
     onnx = export.add_argument_group("export")
     onnx.add_argument("--onnx", action="store_true", help="write ONNX, the only format")
@@ -28,13 +27,7 @@ def declare(commands: Any) -> None:
         "--out", type=Path, metavar="FOLDER", help="where to write (default: RUN/onnx, or RUN/onnx-int8 with --int8)"
     )
 
-    push = command(
-        commands,
-        "push",
-        _push,
-        "share a run on the Hugging Face Hub: model, card, report and metrics",
-        "auricle push runs/first my-name/bird-calls --license apache-2.0 --dry-run",
-    )
+    push = command(commands, _push, "auricle push runs/first my-name/bird-calls --license apache-2.0 --dry-run")
     push.add_argument("run", type=Path, metavar="RUN", help="the folder that `auricle train` wrote")
     push.add_argument("repo", metavar="USER/NAME", help="the repository; created if it does not exist")
     hub = push.add_argument_group("hub")
@@ -48,6 +41,7 @@ def declare(commands: Any) -> None:
 
 
 def _export(options: argparse.Namespace) -> int:
+    """Export a model to ONNX, to run without PyTorch."""
     if not options.onnx:
         raise UsageError("export received no format. Add --onnx.")
     check_model(options.run)
@@ -70,6 +64,7 @@ def _export(options: argparse.Namespace) -> int:
 
 
 def _push(options: argparse.Namespace) -> int:
+    """Share a run on the Hugging Face Hub: model, card, report and metrics."""
     check_model(options.run)
     from auricle.cli import console
     from auricle.hub.push import PushOptions, prepare_upload, push

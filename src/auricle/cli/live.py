@@ -23,9 +23,7 @@ ffmpeg -v error -i rtsp://camera/audio -f s16le -ar 16000 -ac 1 - | auricle list
 
 def declare(commands: Any) -> None:
     """Add the command to the parser."""
-    live = command(
-        commands, "listen-live", _listen_live, "detect events as they happen, in raw samples on stdin", _EXAMPLES
-    )
+    live = command(commands, _listen_live, _EXAMPLES)
     live.add_argument("run", type=Path, metavar="RUN", help=RUN_HELP)
     model_options(live)
     audio = live.add_argument_group("input")
@@ -45,6 +43,7 @@ def declare(commands: Any) -> None:
 
 
 def _listen_live(options: argparse.Namespace) -> int:
+    """Detect events as they happen, in raw samples on stdin."""
     rules = event_rules(options)
     check_model(options.run, options.runtime)
     from auricle.audio import stream

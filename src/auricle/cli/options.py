@@ -38,14 +38,13 @@ class Parser(argparse.ArgumentParser):
         self.exit(2, f"auricle: {message}\n{self.format_usage()}")
 
 
-def command(
-    commands: Any, name: str, call: Callable[[argparse.Namespace], int], help: str, example: str = ""
-) -> Parser:
-    """Declare a command; `example` is one or two realistic command lines, shown below the options."""
+def command(commands: Any, call: Callable[[argparse.Namespace], int], example: str) -> Parser:
+    """Declare the command of a function, by its name and docstring; `example` is shown below the options."""
+    description = call.__doc__ or ""
     parser: Parser = commands.add_parser(
-        name,
-        help=help,
-        description=help[0].upper() + help[1:] + ".",
+        call.__name__.strip("_").replace("_", "-"),
+        help=description[:1].lower() + description[1:].rstrip("."),
+        description=description,
         epilog="example:\n" + "\n".join(f"  {line}" for line in example.splitlines()),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )

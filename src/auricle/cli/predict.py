@@ -1,7 +1,4 @@
-"""The command `predict`: classify recordings, whole, window by window, or as events. As `cli`: no logic.
-
-Exit codes as everywhere: 1 where some recordings failed.
-"""
+"""The command `predict`: classify recordings, whole, window by window, or as events. As `cli`: no logic."""
 
 import argparse
 import itertools
@@ -29,8 +26,7 @@ _WINDOWS_HOP, _EVENTS_HOP = 0.5, 0.125
 
 def declare(commands: Any) -> None:
     """Add the command to the parser."""
-    example = "auricle predict runs/first night.flac --events --out night.csv"
-    predict = command(commands, "predict", _predict, "classify recordings", example)
+    predict = command(commands, _predict, "auricle predict runs/first night.flac --events --out night.csv")
     predict.add_argument("run", type=Path, metavar="RUN", help=RUN_HELP)
     files = "files, folders, archives, globs, testdata.json, or - for standard input"
     predict.add_argument("files", nargs="+", metavar="FILE", help=files)
@@ -72,6 +68,7 @@ def event_rules(options: argparse.Namespace) -> EventRules:
 
 
 def _predict(options: argparse.Namespace) -> int:
+    """Classify recordings."""
     view: View = "events" if options.events else "windows" if options.windows is not None else "recordings"
     out, kind = _destination(options, view)
     rules = event_rules(options)
@@ -149,7 +146,6 @@ def _destination(options: argparse.Namespace, view: View) -> tuple[Path | None, 
 
 
 def _window_spec(options: argparse.Namespace, view: View, classifier: "Classifier") -> "WindowSpec":
-    """The windows of the options, or the model's own."""
     from auricle.preparation.windows import WindowSpec
 
     if not classifier.settings.is_audio:

@@ -1,7 +1,4 @@
-"""The command that serves a model: parse, call, print.
-
-Its options' defaults are those of `serving.limits.Limits`, which is not imported before the command runs.
-"""
+"""The command that serves a model: parse, call, print. The defaults in its help are those of `limits.Limits`."""
 
 import argparse
 import contextlib
@@ -23,6 +20,8 @@ if TYPE_CHECKING:
     from auricle.serving.service import InferenceService
 
 TOKEN = "AURICLE_TOKEN"
+_EXAMPLE = """auricle serve runs/first --port 8000
+curl --data-binary @recording.wav http://127.0.0.1:8000/v1/classify"""
 _MEBIBYTE = 1 << 20
 # The option, the limit it sets, its type, its unit, and its help.
 _LIMITS: tuple[tuple[str, str, type, float, str], ...] = (
@@ -43,13 +42,7 @@ _LIMITS: tuple[tuple[str, str, type, float, str], ...] = (
 
 def declare(commands: Any) -> None:
     """Add the command to the parser."""
-    serve = command(
-        commands,
-        "serve",
-        _serve,
-        "serve a model over HTTP, with a web page",
-        "auricle serve runs/first --port 8000\ncurl --data-binary @recording.wav http://127.0.0.1:8000/v1/classify",
-    )
+    serve = command(commands, _serve, _EXAMPLE)
     serve.add_argument("run", type=Path, metavar="RUN", help=RUN_HELP)
     model_options(serve)
     server = serve.add_argument_group("server")
@@ -66,6 +59,7 @@ def declare(commands: Any) -> None:
 
 
 def _serve(options: argparse.Namespace) -> int:
+    """Serve a model over HTTP, with a web page."""
     token = _token(options)
     check_model(options.run, options.runtime)
     # Each scoring thread has its own core. Threads within one operation would wait for each other, and spin.

@@ -14,13 +14,7 @@ from auricle.run_folder import check_model, new_run_folder
 
 def declare(commands: Any) -> None:
     """Add the commands to the parser."""
-    train = command(
-        commands,
-        "train",
-        _train,
-        "train a classifier and report how good it is",
-        "auricle train my-recordings --group recorder --epochs 40 --out runs/first",
-    )
+    train = command(commands, _train, "auricle train my-recordings --group recorder --epochs 40 --out runs/first")
     shared.corpus_options(train)
     shared.training_options(train)
     train.output.add_argument(
@@ -30,24 +24,12 @@ def declare(commands: Any) -> None:
     audio = "omit audio of misclassified clips from the report"
     train.output.add_argument("--no-audio", dest="embed_audio", action="store_false", default=None, help=audio)
 
-    evaluate = command(
-        commands,
-        "evaluate",
-        _evaluate,
-        "measure a trained model again, or on other labelled recordings",
-        "auricle evaluate runs/first recordings-of-next-year",
-    )
+    evaluate = command(commands, _evaluate, "auricle evaluate runs/first recordings-of-next-year")
     evaluate.add_argument("run", type=Path, metavar="RUN", help=RUN_HELP)
     evaluate.add_argument("data", nargs="?", metavar="DATA", help=f"{DATA_HELP} (default: the run's own test clips)")
     device_option(evaluate)
 
-    demo = command(
-        commands,
-        "demo",
-        _demo,
-        "generate a small corpus with planted faults, train on it, and show the report",
-        "auricle demo --out demo",
-    )
+    demo = command(commands, _demo, "auricle demo --out demo")
     demo.add_argument("--seed", type=int, default=0, metavar="N", help="the seed of the corpus (default: 0)")
     device_option(demo)
     folder = "where the corpus and the run go (default: demo)"
@@ -55,6 +37,7 @@ def declare(commands: Any) -> None:
 
 
 def _train(options: argparse.Namespace) -> int:
+    """Train a classifier and report how good it is."""
     if options.resume and options.out is None:
         raise UsageError("--resume received no run folder. Name the run to continue: --out RUN.")
     recipe = shared.recipe_of(options)
@@ -75,6 +58,7 @@ def _train(options: argparse.Namespace) -> int:
 
 
 def _evaluate(options: argparse.Namespace) -> int:
+    """Measure a trained model again, or on other labelled recordings."""
     check_model(options.run)
     if options.data is not None:
         from auricle.corpus.read import check_location
@@ -92,6 +76,7 @@ def _evaluate(options: argparse.Namespace) -> int:
 
 
 def _demo(options: argparse.Namespace) -> int:
+    """Generate a small corpus with planted faults, train on it, and show the report."""
     from auricle.demo import check_folder
 
     check_folder(options.out)

@@ -1,6 +1,6 @@
 """The commands about voices: enrol, identify, verify, voices, trials. As `cli`: parse, call, print.
 
-Exit codes as everywhere; `verify` ends with 0 only where every recording was accepted.
+`verify` ends with 0 only where every recording was accepted.
 """
 
 import argparse
@@ -18,13 +18,8 @@ _COHORT_HELP = "recordings of other people, a folder per person, against which s
 
 def declare(commands: Any) -> None:
     """Add the commands to the parser."""
-    enrol = command(
-        commands,
-        "enrol",
-        _enrol,
-        "add recordings of a speaker to a store of voices",
-        "auricle enrol voices.db anna anna-1.wav anna-2.wav --run runs/speaker --cohort other-people",
-    )
+    example = "auricle enrol voices.db anna anna-1.wav anna-2.wav --run runs/speaker --cohort other-people"
+    enrol = command(commands, _enrol, example)
     _store(enrol)
     enrol.add_argument("name", metavar="NAME", help="the speaker")
     enrol.add_argument("files", nargs="+", metavar="FILE", help=_FILES_HELP)
@@ -33,28 +28,20 @@ def declare(commands: Any) -> None:
     rate = "share of impostors that thresholds may accept (default: 0.01)"
     enrol.add_argument("--max-false-accept-rate", type=float, metavar="RATE", help=rate)
 
-    example = "auricle identify voices.db meeting.wav"
-    identify = command(commands, "identify", _decide, "identify the speaker of recordings, or answer unknown", example)
-    example = "auricle verify voices.db anna call.wav"
-    verify = command(commands, "verify", _decide, "verify that recordings are of one enrolled speaker", example)
+    identify = command(commands, _identify, "auricle identify voices.db meeting.wav")
+    verify = command(commands, _verify, "auricle verify voices.db anna call.wav")
     for parser in (identify, verify):
         _store(parser)
         if parser is verify:
             parser.add_argument("name", metavar="NAME", help="the claimed speaker")
         parser.add_argument("files", nargs="+", metavar="FILE", help=_FILES_HELP)
         _run(parser, "the store's encoder, if it has moved")
-    identify.set_defaults(name=None)
 
-    voices = command(
-        commands, "voices", _voices, "list the voices of a store", "auricle voices voices.db --remove anna"
-    )
+    voices = command(commands, _voices, "auricle voices voices.db --remove anna")
     _store(voices)
     voices.add_argument("--remove", metavar="NAME", help="remove this voice with all its clips")
 
-    example = "auricle trials runs/speaker trials.txt --root recordings"
-    trials = command(
-        commands, "trials", _trials, "evaluate a speaker encoder on a list of verification trials", example
-    )
+    trials = command(commands, _trials, "auricle trials runs/speaker trials.txt --root recordings")
     trials.add_argument("run", type=Path, metavar="RUN", help="a run folder or a model folder")
     trials.add_argument(
         "list", type=Path, metavar="LIST", help="trial list, one trial a line: 1 or 0, a file, another file"
@@ -72,6 +59,7 @@ def _run(parser: argparse.ArgumentParser, help: str) -> None:
 
 
 def _enrol(options: argparse.Namespace) -> int:
+    """Add recordings of a speaker to a store of voices."""
     if options.run is not None:
         check_model(options.run)
     from auricle.cli import console
@@ -104,8 +92,18 @@ def _enrol(options: argparse.Namespace) -> int:
     return 1 if done.failed else 0
 
 
-def _decide(options: argparse.Namespace) -> int:
-    """Identify recordings, or verify them if a name is given: each decision as it comes, or all as JSON."""
+def _identify(options: argparse.Namespace) -> int:
+    """Identify the speaker of recordings, or answer unknown."""
+    return _decide(options, None)
+
+
+def _verify(options: argparse.Namespace) -> int:
+    """Verify that recordings are of one enrolled speaker."""
+    return _decide(options, options.name)
+
+
+def _decide(options: argparse.Namespace, claimed: str | None) -> int:
+    """Print each decision as it comes, or all as JSON; `claimed` names the voice to be verified."""
     from auricle.voices.store import VoiceStore
 
     VoiceStore.open(options.store).close()  # refuses a file that is no store, before an encoder is loaded
@@ -113,12 +111,12 @@ def _decide(options: argparse.Namespace) -> int:
     from auricle.cli import console
     from auricle.voices.identify import load_matcher
 
-    matcher = load_matcher(options.store, options.name, run=options.run)
+    matcher = load_matcher(options.store, claimed, run=options.run)
     screen = console.Screen(options.json)
     rows, good = [], True
     screen.notes(matcher.notes)
     for decision in matcher.decide(recordings(options.files)):
-        good = good and decision.error is None and (options.name is None or decision.accepted is True)
+        good = good and decision.error is None and (claimed is None or decision.accepted is True)
         # JSON has no infinity: the score of a voice without impostors in the cohort.
         scores = [(match.voice, round(match.score, 6)) for match in decision.matches]
         rows.append(
@@ -134,7 +132,7 @@ def _decide(options: argparse.Namespace) -> int:
                 "error": decision.error,
             }
         )
-        console.show_decision(screen, decision, matcher.threshold, options.name is not None)
+        console.show_decision(screen, decision, matcher.threshold, is_claim=claimed is not None)
     screen.print_json(
         {
             "threshold": None if matcher.threshold is None else round(matcher.threshold, 6),
@@ -148,6 +146,7 @@ def _decide(options: argparse.Namespace) -> int:
 
 
 def _voices(options: argparse.Namespace) -> int:
+    """List the voices of a store."""
     from auricle.cli import console
     from auricle.errors import UsageError, unknown
     from auricle.voices.store import VoiceStore
@@ -176,6 +175,7 @@ def _voices(options: argparse.Namespace) -> int:
 
 
 def _trials(options: argparse.Namespace) -> int:
+    """Evaluate a speaker encoder on a list of verification trials."""
     check_model(options.run)
     from auricle.cli import console
     from auricle.voices.trials import evaluate_trials

@@ -1,8 +1,7 @@
 """Push a run to the Hugging Face Hub: model, card, report and metrics in one commit.
 
-In: a finished run folder and the name of a repository. Out: an Upload, which can be inspected without network or token,
-and the push itself. Files are named one by one, never by folder; what they contain about this machine or the people
-recorded is removed first. huggingface_hub reads the token from its usual place, and no message shows it.
+An Upload can be inspected without network or token. Files are named one by one, never by folder; what they contain
+about this machine or the people recorded is removed first. No message shows the token.
 """
 
 import json
@@ -223,7 +222,6 @@ def _model_files(folder: RunFolder) -> list[Path]:
 
 
 def _model_file(path: Path, local: LocalPaths) -> UploadFile:
-    """A file of the model: unchanged, unless a local path must be removed from it."""
     if path.suffix != ".json":
         return UploadFile(path.name, path)
     content = json.loads(path.read_text(encoding="utf-8"))
@@ -257,7 +255,6 @@ def _refuse_local_paths(files: list[UploadFile], local: LocalPaths) -> None:
 
 
 def _notes(report: Report, options: PushOptions) -> list[str]:
-    """What was omitted, and what is included that a user may not expect."""
     notes = []
     embeds_audio = report.model.num_features is None and report.recipe.evaluate.embed_audio
     if embeds_audio and (report.misclassified or report.suspect_labels):

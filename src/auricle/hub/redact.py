@@ -1,7 +1,6 @@
 """What of a run may be published: paths of this machine and the names of clips and people are removed.
 
-In: the report and recipe as plain data, and the corpus' Index. Out: the same data, with clips numbered, groups numbered
-where they name a fold or a slice, and local paths cut to their last part.
+Clips are numbered, and groups where they name a fold or a slice; local paths are cut to their last part.
 """
 
 import re

@@ -1,8 +1,6 @@
-"""A trained model that predicts: for files, for samples in memory, one or many.
+"""A trained model that predicts: for files of any format, rate and length, and for samples in memory.
 
-In: a run, model or exported folder, then recordings of any format, rate and length. Out: one Prediction or embedding
-for each, in order; a file that cannot be decoded gets one with the reason. PyTorch is imported only where a model needs
-it.
+A file that cannot be decoded gets a Prediction with the reason. PyTorch is imported only where a model needs it.
 """
 
 import hashlib
@@ -205,7 +203,6 @@ class Classifier:
                 yield self.prediction(recording, mean.value)
 
     def _clip(self, samples: np.ndarray, sample_rate: int) -> DecodedClip:
-        """Check an array and look for faults of its audio."""
         num_features = self.settings.num_features
         if num_features is None:
             audio = DecodedAudio(_checked_samples(samples, sample_rate), int(sample_rate), "array")

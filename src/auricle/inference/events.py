@@ -1,8 +1,8 @@
 """Overlapping windows merged into events: a label, from when to when, with its probability.
 
-In: ScoredWindows in order of time. Out: Events. The probability of a cell (one hop of time) is the mean over the
-windows that cover its middle; an event begins where a class reaches `onset`, and goes on until it falls below `offset`.
-Unknown and quiet cells hold no event. Memory does not grow with time, and the state can be saved and restored.
+The probability of a cell (one hop of time) is the mean over the windows that cover its middle; an event begins where a
+class reaches `onset`, and goes on until it falls below `offset`. Unknown and quiet cells hold no event. Memory does not
+grow with time, and the state can be saved and restored.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -141,7 +141,6 @@ class EventDetector:
         return done
 
     def _decide(self, upto: int) -> list[Event]:
-        """Decide the cells before number `upto`."""
         state = self.state
         done: list[Event] = []
         while state.next < upto and state.cells:

@@ -1,7 +1,4 @@
-"""Predictions, windows and events as text: a table for people, CSV, JSON lines, a submission, Audacity labels, WebVTT.
-
-In: one of them at a time. Out: its lines. What the lines hold does not depend on where they go.
-"""
+"""Predictions, windows and events as text: table, CSV, JSON lines, submission, Audacity labels, WebVTT."""
 
 import csv
 import html

@@ -1,8 +1,7 @@
 """The job of `auricle predict`: recordings of any length and number to rows, resumable where it was interrupted.
 
-In: a classifier, recordings, a row format, and an Output. Out: rows, in order. Memory holds one chunk of short
-recordings or one batch of windows. The state is saved only between these, so that a resumed job scores the same batches
-as one that was never interrupted, and writes the same bytes.
+Memory holds one chunk of short recordings or one batch of windows. The state is saved only between these, so that a
+resumed job scores the same batches as one that was never interrupted, and writes the same bytes.
 """
 
 import hashlib
@@ -135,7 +134,6 @@ class Job:
             self._state = JobState(state.done + 1, state.failed + failed, fingerprint)
 
     def _write_window(self, name: str, window: ScoredWindow, detector: EventDetector) -> None:
-        """Write the row of a window, or of the events that it completes."""
         if self.format.view == "windows":
             prediction = self.classifier.window_prediction(name, window)
             self.output.write(self.format.window(window.start, window.end, prediction))

@@ -1,8 +1,7 @@
 """Events as they happen: audio comes in, and a message goes out when an event begins and when it is over.
 
-In: blocks of samples that arrive in real time, and a WindowSpec. Out: messages, each with how long after the audio it
-is sent. Windows are scored one by one, as soon as they are complete; where that is slower than the audio comes, windows
-are skipped and counted.
+Windows are scored one by one, as soon as they are complete; where that is slower than the audio comes, windows are
+skipped and counted.
 """
 
 import bisect

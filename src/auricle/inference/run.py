@@ -1,7 +1,6 @@
 """The verbs of Python: inspect a corpus, train a classifier, and use the run that training wrote.
 
-In: DATA, a recipe and settings, named like the options of the command line. Out: an Inspection, or a Run that opens its
-report and its classifier. Nothing is printed; a notebook shows progress, `verbose=True` prints it.
+Settings are named like the options of the command line. A notebook shows progress, `verbose=True` prints it.
 """
 
 import html

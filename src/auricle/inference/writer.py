@@ -1,8 +1,8 @@
 """Where rows go, and how an interrupted job resumes.
 
-In: text, and now and then the state of the job. Out: lines on standard output; or a file, or a file for each recording
-in a folder, each of them complete or absent. Next to an unfinished file is a journal: how much of it is valid, and the
-state that belongs to that. What follows the last entry is done again, to the same bytes.
+Lines go to standard output; or to a file, or a file for each recording in a folder, each complete or absent. Next to
+an unfinished file is a journal: how much of it is valid, and the state that belongs to that. What follows the last
+entry is done again, to the same bytes.
 """
 
 import contextlib
@@ -173,6 +173,5 @@ class Output:
 
 
 def _sync(file: IO[Any]) -> None:
-    """Put a file's content on disk."""
     file.flush()
     os.fsync(file.fileno())

@@ -1,8 +1,6 @@
 """One clip as HTML: its metadata, waveform, spectrogram and a player.
 
-In: a Clip, which is decoded here, and its notes. Out: HTML that holds image and audio as data URIs, so that no file of
-the corpus is copied or served. Names and labels are untrusted text: Jinja escapes them. A recording that cannot be
-decoded is shown with the reason.
+Image and audio are data URIs: no file of the corpus is copied or served. Names and labels are untrusted text.
 """
 
 from collections.abc import Sequence

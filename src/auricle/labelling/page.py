@@ -1,7 +1,7 @@
 """The listening page: play random labelled clips, see their findings, and correct wrong labels.
 
-In: a Session. Out: a Gradio page as an ASGI application, which serves no file: a clip's audio and image are part of the
-page. Importing this needs the extra `demo`; do it inside `gradio_environment`.
+It serves no file: a clip's audio and image are part of the page. Importing this needs the extra `demo`; do it inside
+`gradio_environment`.
 """
 
 import html
@@ -60,9 +60,8 @@ def listen(
 ) -> None:
     """Inspect a corpus and serve the page until it is stopped; `on_ready` receives its URL.
 
-    Raises DataError for a corpus that cannot be read, or, if strict, has unusable clips; UsageError for corrections in
-    the recipe, a corrections file that cannot be written, or an unavailable address; RunError for a run without a
-    report.
+    Raises DataError for a corpus that cannot be read or, if strict, has unusable clips; RunError for a run without a
+    report; UsageError for corrections in the recipe, or a file or an address that is unavailable.
     """
     if recipe.data.corrections is not None:
         raise UsageError(
@@ -160,7 +159,6 @@ def page(session: Session) -> gr.Blocks:
 
 
 def _filters(session: Session) -> list[gr.Dropdown]:
-    """Class, group (if there are groups) and finding; each choice with its number of clips."""
     labels = Counter(clip.label for clip in session.index)
     groups = Counter(clip.group for clip in session.index if clip.group is not None)
     counts = selection.count_clips(session.notes)
@@ -185,7 +183,6 @@ def _apply_filter(session: Session, view: View, label: str, group: str, finding:
 
 
 def _move(session: Session, move: Move, view: View) -> list[Any]:
-    """Go to another clip and update the whole page."""
     try:
         view = move(view)
         selected = session.selected(view)

@@ -1,7 +1,6 @@
 """Which clips to show: filtered by class, group and finding, in random or corpus order; and each visitor's position.
 
-In: an Index, its Audit and, if there is one, the report of a run. Out: the findings on each clip, and Views, each one
-step from another. One shuffled order is the only randomness, so that no clip repeats before all were shown.
+One shuffled order of all clips is the only randomness, so that no clip repeats before all were shown.
 """
 
 from collections import Counter, defaultdict
@@ -94,10 +93,7 @@ def shuffle(clips: int, seed: int) -> list[int]:
 
 
 def next_random(selected: Sequence[int], order: Sequence[int], start: int) -> tuple[int, int]:
-    """The next selected position in the shuffled order, from index `start` on; and the index after it.
-
-    `selected` holds one position or more.
-    """
+    """The next selected position in the shuffled order, from index `start` on; and the index after it."""
     allowed = set(selected)
     for step in range(len(order)):
         index = (start + step) % len(order)

@@ -1,8 +1,4 @@
-"""The HTTP API: audio in, predictions and embeddings out, as JSON.
-
-In: the inference service. Out: a FastAPI application whose OpenAPI document matches its routes exactly. A web page may
-be mounted at its root afterwards.
-"""
+"""The HTTP API: audio in, predictions and embeddings out, as JSON. Its OpenAPI document matches its routes exactly."""
 
 import asyncio
 import contextlib
@@ -214,7 +210,6 @@ async def metrics(request: Request) -> Response:
 
 
 def _pcm(from_body: Pcm | None, sample_rate: int | None, channels: int, encoding: Encoding) -> Pcm | None:
-    """The PCM format that the body's media type states, else the query's."""
     if from_body is not None or sample_rate is None:
         return from_body
     return body.pcm(sample_rate, channels, encoding)

@@ -1,8 +1,4 @@
-"""Authentication by a bearer token, and the count of all requests.
-
-In: every request. Out: the same to the application, if its token is right; counted in the metrics. Plain ASGI: it
-neither reads nor buffers bodies.
-"""
+"""Authentication by a bearer token, and the count of all requests. Plain ASGI: it neither reads nor buffers bodies."""
 
 import hmac
 import time

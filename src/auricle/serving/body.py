@@ -1,7 +1,6 @@
 """A request's body, in memory alone: read within bounds, whatever its head promises.
 
-In: a request and its slot. Out: the bytes of one file, from a form or as they come, with the encoding of raw PCM where
-it is stated. Nothing is written to a disk, and no name that a client sends is ever opened.
+Nothing is written to a disk, and no name that a client sends is ever opened.
 """
 
 import asyncio

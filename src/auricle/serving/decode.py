@@ -1,7 +1,6 @@
 """From a request's bytes to a recording in the model's form, within a service's limits.
 
-In: the content of a file, known by its bytes alone, or raw PCM of a stated encoding. Out: a decoded recording, with
-warnings; or RequestError, with the fault's name. Runs in a thread: the decoders release the interpreter's lock.
+A file is known by its bytes alone. Runs in a thread: the decoders release the interpreter's lock.
 """
 
 from dataclasses import dataclass, replace
@@ -33,10 +32,7 @@ class Pcm:
 def decode_request(
     content: bytes, name: str, settings: Settings, limits: Limits, pcm: Pcm | None = None
 ) -> DecodedRecording:
-    """Decode content and convert it to a model's form.
-
-    Raises RequestError with the fault's kind for what cannot be decoded, or is longer, wider or faster than allowed.
-    """
+    """Decode content in a model's form. Raises RequestError, with the fault's kind, also for what exceeds limits."""
     name = PurePath(name.replace("\\", "/")).name[:NAME_CHARACTERS]
     try:
         clip = _decoded(content, name, settings, limits, pcm)

@@ -1,7 +1,6 @@
 """Gradio without its openness: no analytics, no history, no web fonts, no shared folder, no file access.
 
-In: a page made of Gradio's blocks. Out: an application with that page at its root. Gradio reads two of these settings
-from the environment when it is imported, so this module imports it only where it is used.
+Gradio reads two of these settings from the environment when it is imported: it is imported only where it is used.
 """
 
 import contextlib

@@ -1,8 +1,7 @@
 """A browser's microphone, piece by piece: cut into windows and merged into events as it comes.
 
-In: the pieces of audio that a browser records, each a small file, and the model's logits for the windows. Out: the
-windows to score, in the model's form, and events. The pieces pass through one resampler, so no seam between them is
-audible. A MicrophoneStream belongs to one recording of one visitor; its memory is that of one window.
+The pieces, each a small file, pass through one resampler, so no seam between them is audible. A MicrophoneStream
+belongs to one recording of one visitor; its memory is that of one window.
 """
 
 from collections import deque

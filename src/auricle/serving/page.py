@@ -1,8 +1,7 @@
 """The web page of a served model: classify one file, a recording or a batch, or the microphone; read the model card.
 
-In: the inference service and the model's documents. Out: the service's application with a Gradio page at its root. An
-upload is removed once it is read; audio and images are part of the page. Importing this needs the extra `demo`; do it
-inside `gradio_environment`.
+An upload is removed once it is read; audio and images are part of the page. Importing this needs the extra `demo`; do
+it inside `gradio_environment`.
 """
 
 import asyncio
@@ -158,7 +157,6 @@ def _live_tab(service: InferenceService) -> None:
 
 
 async def _classify(service: InferenceService, path: str | None) -> tuple[Any, Any]:
-    """Classify one uploaded file and clear the control."""
     if path is None:
         return gr.skip(), gr.skip()
     name = Path(path).name

@@ -1,9 +1,4 @@
-"""Predictions as HTML.
-
-In: predictions, or why a file has none. Out: HTML in which every name and label is escaped: class probabilities with
-waveform and spectrogram, the timeline of a long recording with its events, and a table of many files with its CSV.
-Everything that can be played or saved is part of the page.
-"""
+"""Predictions as HTML in which every name and label is escaped. All that can be played or saved is part of the page."""
 
 import base64
 import csv

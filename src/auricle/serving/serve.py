@@ -1,7 +1,7 @@
-"""Serve a model over HTTP, with a graceful shutdown.
+"""Serve a model over HTTP until a signal.
 
-In: a model folder, an address and limits. Out: a server that runs until it receives a signal; then it accepts no new
-connection, answers every request that it accepted, and ends. A second signal ends it at once.
+The server then accepts no new connection, answers every request that it accepted, and ends. A second signal ends it at
+once.
 """
 
 import asyncio
@@ -51,10 +51,7 @@ MountPage = Callable[[fastapi.FastAPI, InferenceService], None]
 
 @dataclass(frozen=True)
 class ServerConfig:
-    """Where a service listens, its token, how it runs the model, and its limits. Port 0 takes any free one.
-
-    `open_to_all` lets other machines use the service without a token.
-    """
+    """Where a service listens, who needs a token, how it runs the model, and its limits. Port 0 takes any free one."""
 
     host: str = "127.0.0.1"
     port: int = 8000
@@ -149,7 +146,6 @@ class GracefulServer(uvicorn.Server):
         await super().shutdown(sockets)
 
     def _protocol(self) -> asyncio.Protocol:
-        """The protocol that uvicorn creates for a connection that it accepts itself."""
         protocol: asyncio.Protocol = self.config.http_protocol_class(  # type: ignore[call-arg]
             config=self.config, server_state=self.server_state, app_state=self.lifespan.state
         )

@@ -94,10 +94,7 @@ class InferenceService:
 
     @contextlib.asynccontextmanager
     async def slot(self) -> AsyncIterator[RequestSlot]:
-        """Be one of the requests in progress, until the deadline.
-
-        Raises RequestError: 'full' at once where there are as many as allowed, 'deadline' when time is over.
-        """
+        """Be one of the requests in progress, until the deadline. Raises RequestError 'full' at once, or 'deadline'."""
         if self.in_progress >= self.limits.requests:
             raise RequestError("full", f"{self.limits.requests} requests are in progress; retry later.")
         self.in_progress += 1
@@ -159,7 +156,6 @@ class InferenceService:
         return recording
 
     async def _score(self, recording: DecodedRecording, spec: WindowSpec) -> tuple[list[WindowBatch], list[np.ndarray]]:
-        """Score the windows of a recording, some at a time."""
         rate = self.classifier.settings.sample_rate
         batches = list(window_batches(recording.blocks, spec, rate, WINDOWS_AT_ONCE))
         return batches, [await self.scorer.logits(batch.pieces) for batch in batches]
@@ -182,7 +178,6 @@ class InferenceService:
         return windows, tuple(events)
 
     def _window_spec(self, frames: int, options: PredictOptions) -> WindowSpec:
-        """The windows of the options, or the model's own, within the limits."""
         if not self.classifier.settings.is_audio:
             raise RequestError(
                 "query", "windows and events need audio; this model takes precomputed features, whole clips only."

@@ -1,8 +1,7 @@
 """A guard before Gradio: it limits what visitors may request and upload.
 
-In: requests to the page. Out: only the routes that the page needs reach Gradio. Bodies are bounded, and a request
-can name no file or address except an uploaded file. An upload stays in Gradio's folder only until it is read; one that
-is never read is removed.
+Only the routes that the page needs reach Gradio. Bodies are bounded, and a request can name no file or address except
+an uploaded file. An upload stays in Gradio's folder only until it is read; one that is never read is removed.
 """
 
 import asyncio
@@ -98,7 +97,6 @@ class UploadGuard:
             self.reserved_bytes -= size
 
     async def _receive_upload(self, limit: int, scope: Message, receive: Any, send: Send) -> None:
-        """Pass an upload on while it stays within its size and the time limit."""
         size = 0
 
         async def counting_receive() -> Message:

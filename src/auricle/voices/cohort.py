@@ -1,8 +1,4 @@
-"""Select a cohort: recordings of other people, against which scores are normalised.
-
-In: DATA that the user names, or the clips that a run was trained on. Out: CohortSelection, with its embeddings, a
-description and notes for the user.
-"""
+"""Select a cohort: recordings of other people, against which scores are normalised."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

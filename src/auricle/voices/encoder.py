@@ -1,8 +1,7 @@
-"""Speaker encoders: what turns recordings into embeddings.
+"""Speaker encoders: runs, models, and local transformers checkpoints `…ForXVector` (wav2vec 2.0, WavLM, data2vec …).
 
-In: a run folder, a model folder, or a local transformers checkpoint `…ForXVector` (wav2vec 2.0, WavLM, UniSpeech-SAT,
-data2vec). Out: an Encoder with the hash of its weights and configs: embeddings of two models cannot be compared, and a
-folder's name does not identify a model. Encoders run in float32, so that every machine gives the same embeddings.
+An encoder has the hash of its weights and configs: embeddings of two models cannot be compared, and a folder's name
+does not identify a model. Encoders run in float32, so that every machine gives the same embeddings.
 """
 
 import hashlib

@@ -1,8 +1,7 @@
 """Score normalisation (AS-norm) and thresholds: cosines, normalised against a cohort of other people.
 
-In: embeddings of length 1. Out: scores (voices, tests) and thresholds. A score counts in standard deviations above what
-impostors get: adaptive symmetric normalisation (Matejka et al. 2017, "Analysis of score normalization in multilingual
-speaker recognition"). A threshold is a quantile of impostor scores, each impostor normalised as if not in the cohort.
+A score counts in standard deviations above what impostors get: adaptive symmetric normalisation (Matejka et al. 2017,
+"Analysis of score normalization in multilingual speaker recognition"). Embeddings have length 1.
 """
 
 import functools

@@ -1,8 +1,7 @@
 """The store of enrolled voices: one SQLite file.
 
-In: embeddings of clips, under a name. Out: voices, and the cohort that normalises their scores. Each write is one
-transaction, on disk when the call returns: a killed writer loses nothing that was acknowledged, and leaves no partial
-voice. Readers work meanwhile. Of recordings it keeps file names and hashes, neither paths nor audio.
+Each write is one transaction, on disk when the call returns: a killed writer loses nothing that was acknowledged, and
+leaves no partial voice. Readers work meanwhile. Of recordings it keeps file names and hashes, neither paths nor audio.
 """
 
 import contextlib
@@ -297,7 +296,6 @@ def _read_mode(path: Path) -> str:
 
 @contextlib.contextmanager
 def _explain_database_errors(path: Path) -> Iterator[None]:
-    """Turn SQLite's errors into DataErrors that say what to do."""
     try:
         yield
     except sqlite3.OperationalError as error:

@@ -1,8 +1,4 @@
-"""Evaluate a speaker encoder on a list of verification trials.
-
-In: a run, a trial list, optionally a cohort. Out: TrialsReport: EER and minDCF with intervals, of plain cosines and,
-with a cohort, of normalised scores. Each file is encoded once, however many trials it is in.
-"""
+"""Evaluate a speaker encoder on a list of verification trials: EER and minDCF of cosines and of normalised scores."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -141,7 +137,6 @@ def _scores(trials: Trials, embeddings: np.ndarray, cohort: Cohort | None) -> np
 def _without_evaluated(
     cohort: Cohort, content_hashes: list[str], speakers: Sequence[str] | None
 ) -> tuple[Cohort, list[str]]:
-    """The cohort without the speakers of the trials, and notes for the user."""
     names = {Path(speaker).name for speaker in cohort.speakers} & set(speakers or ())
     known = {speaker for speaker in cohort.speakers if Path(speaker).name in names}
     impostors = cohort.impostor_mask(known, content_hashes)
