@@ -70,11 +70,6 @@ class WindowBatch:
             for start, piece, row in zip(self.starts, self.pieces, rows, strict=True)
         ]
 
-    def after(self, skip: int) -> "WindowBatch":
-        """The batch without the windows whose number is below `skip`."""
-        gone = min(max(skip - self.number, 0), len(self.starts))
-        return WindowBatch(self.number + gone, self.starts[gone:], self.pieces[gone:], self.hop)
-
 
 class WindowCutter:
     """Cuts a stream of samples into windows, and gives a batch of them as soon as its last sample is there.
@@ -170,13 +165,13 @@ def score_windows(
 ) -> Iterator[ScoredWindow]:
     """Score a stream of blocks (channels, samples) in the classifier's form, window after window.
 
-    The first `skip` windows are neither scored nor given: with a multiple of `spec.batch()` the rest is the same to
-    the last bit, for batches stay the same.
+    The first `skip` windows, a multiple of `spec.batch()`, are neither scored nor given: the rest is the same to the
+    last bit, for batches stay the same.
     """
     rate = classifier.settings.sample_rate
     for batch in window_batches(blocks, spec, rate, spec.batch(batch_seconds)):
-        remaining = batch.after(skip)
-        yield from remaining.scored(classifier.logits(remaining.pieces), rate)
+        if batch.number >= skip:
+            yield from batch.scored(classifier.logits(batch.pieces), rate)
 
 
 def score_recordings(

@@ -32,6 +32,11 @@ class Preview:
     channels: int
 
 
+def fill(template: str, **values: object) -> str:
+    """The HTML of a template, with every value escaped."""
+    return html.environment("auricle.labelling", "auricle.serving").get_template(template).render(values)
+
+
 def render_clip(clip: Clip, notes: Sequence[Finding], group_name: str) -> str:
     """The HTML of one clip; never raises for a bad recording."""
     try:
@@ -39,8 +44,7 @@ def render_clip(clip: Clip, notes: Sequence[Finding], group_name: str) -> str:
     except AudioError as error:
         # A note of this kind gives the reason already.
         preview, reason = None, "" if any(note.kind == error.kind for note in notes) else str(error)
-    template = html.environment("auricle.labelling", "auricle.serving").get_template("clip.html")
-    return template.render(clip=clip, notes=notes, group_name=group_name, preview=preview, reason=reason)
+    return fill("clip.html", clip=clip, notes=notes, group_name=group_name, preview=preview, reason=reason)
 
 
 def load_preview(clip: Clip) -> Preview:

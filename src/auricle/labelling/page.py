@@ -19,10 +19,9 @@ import gradio as gr
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 
 from auricle.corpus.clip import Clip
-from auricle.corpus.corrections import Correction
 from auricle.errors import AuricleError, DataError, UsageError
 from auricle.labelling import selection
-from auricle.labelling.clip_view import render_clip
+from auricle.labelling.clip_view import fill, render_clip
 from auricle.labelling.corrections_file import CorrectionsFile
 from auricle.labelling.selection import Filter, Session, View
 from auricle.parallel import Progress
@@ -221,41 +220,20 @@ def _update(session: Session, view: View, error: Exception | str = "") -> list[A
         corrections = session.corrections.read()
     except AuricleError as damaged:
         # The clip may have changed: the previous clip's input must not be saved for it.
-        return [gr.Dropdown(value=None), "", gr.skip(), _alert(damaged), gr.skip(), gr.skip()]
+        return [gr.Dropdown(value=None), "", gr.skip(), fill("status.html", error=damaged), gr.skip(), gr.skip()]
     if error:
-        return [gr.skip(), gr.skip(), gr.skip(), _alert(error), gr.skip(), gr.skip()]
+        return [gr.skip(), gr.skip(), gr.skip(), fill("status.html", error=error), gr.skip(), gr.skip()]
     clip = session.clip(view)
     current = corrections.get(clip.id) if clip else None
     labels = sorted({*session.index.labels, *(row.label for row in corrections.values() if row.label)})
     rows = [[row.id, row.was, row.label or EXCLUDED, row.comment] for row in reversed(corrections.values())]
+    path = shlex.quote(str(session.corrections.path))
+    data = shlex.join([session.index.origin, *session.corpus_options])
     return [
         gr.Dropdown(choices=labels, value=(current.label or None) if current else None),
         current.comment if current else "",
         gr.Button(interactive=current is not None),
-        _status(current),
-        _heading(session, len(corrections)),
+        fill("status.html", error="", correction=current),
+        fill("corrections.html", count=len(corrections), path=path, data=data),
         gr.Dataframe(value=rows, visible=bool(rows)),
     ]
-
-
-def _alert(error: Exception | str) -> str:
-    return f"<p class='alert' role='alert'>{html.escape(str(error))}</p>"
-
-
-def _status(correction: Correction | None) -> str:
-    if correction is None:
-        return "<p class='soft'>Is the label correct? If not, correct it here.</p>"
-    label = f"<b>{html.escape(correction.label)}</b>" if correction.label else "<b>excluded</b>"
-    return f"<p class='corrected'>Corrected: {html.escape(correction.was)} → {label}</p>"
-
-
-def _heading(session: Session, count: int) -> str:
-    path = html.escape(shlex.quote(str(session.corrections.path)))
-    if not count:
-        return f"<h3>No corrections yet</h3><p class='soft'>Each one is saved to <code>{path}</code> at once.</p>"
-    data = html.escape(shlex.join([session.index.origin, *session.corpus_options]))
-    corrections = "1 correction" if count == 1 else f"{count} corrections"
-    return (
-        f"<h3>{corrections} in <code>{path}</code></h3>"
-        f"<p class='soft'>Train with them: <code>auricle train {data} --corrections {path}</code></p>"
-    )

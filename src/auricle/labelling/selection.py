@@ -57,8 +57,8 @@ def collect_notes(audit: Audit, run: Path | None = None) -> dict[str, list[Findi
     if run is not None:
         report = Report.load(RunFolder(run).report)
         for kind, rows in (("suspect label", report.suspect_labels), ("misclassified", report.misclassified)):
-            for row in rows:
-                notes[row.id].append(Finding(kind, f"predicted '{row.predicted}' with {row.probability:.0%}"))
+            for wrong in rows:
+                notes[wrong.id].append(Finding(kind, f"predicted '{wrong.predicted}' with {wrong.probability:.0%}"))
     return dict(notes)
 
 

@@ -5,6 +5,7 @@ import contextlib
 import functools
 import logging
 from collections.abc import AsyncIterator, Callable
+from dataclasses import replace
 from typing import Annotated, Any, Literal
 
 import fastapi
@@ -20,7 +21,7 @@ from auricle.inference.events import EventRules
 from auricle.inference.predictor import ScoredWindow
 from auricle.serving import body, schema
 from auricle.serving.api_docs import add_api_docs
-from auricle.serving.decode import Pcm
+from auricle.serving.decode import Upload
 from auricle.serving.limits import RequestError
 from auricle.serving.service import InferenceService, PredictOptions, Timeline
 
@@ -115,8 +116,7 @@ async def classify(
     options = PredictOptions(windows is not None, events, windows, hop, rules)
     async with service.slot() as slot:
         upload = await body.read(request, slot, service.limits)
-        pcm = _pcm(upload.pcm, sample_rate, channels, encoding)
-        timeline = await service.predict(slot, upload.content, upload.name, options, pcm)
+        timeline = await service.predict(slot, _with_pcm(upload, sample_rate, channels, encoding), options)
     return _json(_classification(service, timeline, options, top))
 
 
@@ -133,8 +133,7 @@ async def embed(
     service: InferenceService = request.app.state.service
     async with service.slot() as slot:
         upload = await body.read(request, slot, service.limits)
-        pcm = _pcm(upload.pcm, sample_rate, channels, encoding)
-        embedded = await service.embed(slot, upload.content, upload.name, pcm)
+        embedded = await service.embed(slot, _with_pcm(upload, sample_rate, channels, encoding))
     return _json(
         schema.Embedding(
             embedding=embedded.vector.astype(float).tolist(),
@@ -209,10 +208,11 @@ async def metrics(request: Request) -> Response:
     return Response(service.metrics.text(), media_type=service.metrics.content_type)
 
 
-def _pcm(from_body: Pcm | None, sample_rate: int | None, channels: int, encoding: Encoding) -> Pcm | None:
-    if from_body is not None or sample_rate is None:
-        return from_body
-    return body.pcm(sample_rate, channels, encoding)
+def _with_pcm(upload: Upload, sample_rate: int | None, channels: int, encoding: Encoding) -> Upload:
+    """The upload with the PCM format of the query, unless its media type states one."""
+    if upload.pcm is not None or sample_rate is None:
+        return upload
+    return replace(upload, pcm=body.pcm(sample_rate, channels, encoding))
 
 
 def _classification(

@@ -83,13 +83,9 @@ class BatchScorer:
 
     def __init__(self, classifier: Classifier, limits: Limits, metrics: Metrics) -> None:
         self._settings = classifier.settings
-        threads = limits.threads or cores()
-
-        def queues(rows: Rows, count: int) -> list[WorkerQueue]:
-            return [WorkerQueue(rows, limits, metrics, self._settings.sample_rate) for _ in range(count)]
-
-        self._logits = queues(classifier.logits, threads)
-        self._vectors = queues(classifier.vectors, 1)
+        threads, rate = limits.threads or cores(), classifier.settings.sample_rate
+        self._logits = [WorkerQueue(classifier.logits, limits, metrics, rate) for _ in range(threads)]
+        self._vectors = [WorkerQueue(classifier.vectors, limits, metrics, rate)]
 
     async def logits(self, clips: Sequence[np.ndarray]) -> np.ndarray:
         """Logits (clips, classes) of clips int16 (channels, samples), or of frames."""

@@ -22,10 +22,9 @@ from starlette.middleware.trustedhost import TrustedHostMiddleware
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from auricle.errors import UsageError
-from auricle.inference.classifier import Classifier, Runtime, load
+from auricle.inference.classifier import Runtime, load
 from auricle.serving.app import create_app
 from auricle.serving.auth import AuthMiddleware, add_security_scheme
-from auricle.serving.batching import BatchScorer
 from auricle.serving.limits import Limits
 from auricle.serving.local_server import (
     LOOPBACK_NAMES,
@@ -35,7 +34,6 @@ from auricle.serving.local_server import (
     url_of,
     with_security_headers,
 )
-from auricle.serving.metrics import Metrics
 from auricle.serving.service import InferenceService
 
 # During shutdown an idle connection may still carry a request that was sent before the signal.
@@ -76,16 +74,10 @@ def serve(run: Path, config: ServerConfig, on_ready: Callable[[str], None], moun
         )
     with bind(config.host, config.port) as listener:
         classifier = load(run, config.precision, refuse=config.refuse, runtime=config.runtime)
-        service = create_service(classifier, config.limits, run.resolve().name)
+        service = InferenceService(classifier, config.limits, run.resolve().name)
         app = secure_app(service, config, mount_page)
         on_ready(url_of(listener))
         GracefulServer(app, service).run(sockets=[listener])
-
-
-def create_service(classifier: Classifier, limits: Limits, name: str) -> InferenceService:
-    """Create the inference service of a model."""
-    metrics = Metrics()
-    return InferenceService(classifier, limits, BatchScorer(classifier, limits, metrics), metrics, name)
 
 
 def secure_app(service: InferenceService, config: ServerConfig, mount_page: MountPage) -> Application:
