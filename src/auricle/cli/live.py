@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from auricle.cli.options import RUN_HELP, command, model_options
-from auricle.cli.predict import event_options, event_rules, seconds_option
+from auricle.cli.predict import event_options, event_rules, seconds_option, window_spec
 from auricle.errors import UsageError
 from auricle.run_folder import check_model
 
@@ -56,15 +56,12 @@ def _listen_live(options: argparse.Namespace) -> int:
         raise UsageError(
             "listen-live received a model of precomputed features, and its input is audio. Use a model of audio."
         )
-    window = options.window or classifier.window_seconds
-    spec = WindowSpec(window, options.hop or window * _HOP)
-    if spec.hop > spec.seconds:
-        raise UsageError(f"--hop received {spec.hop:g}, and windows are {window:g} s long. Allowed: up to that.")
+    spec = window_spec(classifier, options.window, options.hop, _HOP)
     source: Any = sys.stdin.buffer
     blocks = stream.pcm(source, options.rate, options.channels, options.encoding, classifier.settings)
     bound = latency(classifier, spec, rules)
     if options.hop is None and spec.hop < _ROOM * bound.scoring:
-        spec = WindowSpec(window, min(window, _ROOM * bound.scoring))
+        spec = WindowSpec(spec.seconds, min(spec.seconds, _ROOM * bound.scoring))
         bound = latency(classifier, spec, rules)
     if options.json:
         fields = {"rate": options.rate, "channels": options.channels, "window": spec.seconds, "hop": spec.hop}

@@ -76,7 +76,3 @@ def _parser() -> Parser:
     for module in (corpus, train, predict, live, serve, export, voices):
         module.declare(commands)
     return parser
-
-
-if __name__ == "__main__":
-    sys.exit(main())

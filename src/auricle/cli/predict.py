@@ -79,7 +79,14 @@ def _predict(options: argparse.Namespace) -> int:
 
     classifier = load(options.run, options.precision, refuse=options.refuse, runtime=options.runtime)
     row_format = RowFormat(view, kind, min(options.top, len(classifier.labels)))
-    spec = None if view == "recordings" else _window_spec(options, view, classifier)
+    spec = None
+    if view != "recordings":
+        if not classifier.settings.is_audio:
+            raise UsageError(
+                "--windows and --events received a model of precomputed features. It classifies whole clips only."
+            )
+        share = _EVENTS_HOP if view == "events" else _WINDOWS_HOP
+        spec = window_spec(classifier, options.windows, options.hop, share)
     listed = recordings(options.files)
     ending = SINGLE.get(kind) if out is not None and _is_folder(options.out) else None
     if kind in SINGLE and ending is None:
@@ -145,15 +152,12 @@ def _destination(options: argparse.Namespace, view: View) -> tuple[Path | None, 
     return out, str(kind)
 
 
-def _window_spec(options: argparse.Namespace, view: View, classifier: "Classifier") -> "WindowSpec":
+def window_spec(classifier: "Classifier", seconds: float | None, hop: float | None, hop_share: float) -> "WindowSpec":
+    """The windows of the options, or the model's own, one every `hop_share` of a window. Raises UsageError."""
     from auricle.preparation.windows import WindowSpec
 
-    if not classifier.settings.is_audio:
-        raise UsageError(
-            "--windows and --events received a model of precomputed features. It classifies whole clips only."
-        )
-    seconds = options.windows or classifier.window_seconds
-    hop = options.hop or seconds * (_EVENTS_HOP if view == "events" else _WINDOWS_HOP)
+    seconds = seconds or classifier.window_seconds
+    hop = hop or seconds * hop_share
     if hop > seconds:
         raise UsageError(f"--hop received {hop:g}, and windows are {seconds:g} s long. Allowed: up to that.")
     return WindowSpec(seconds, hop)

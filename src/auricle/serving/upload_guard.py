@@ -6,7 +6,6 @@ an uploaded file. An upload stays in Gradio's folder only until it is read; one 
 
 import asyncio
 import contextlib
-import functools
 import json
 import os
 import re
@@ -41,11 +40,12 @@ MAX_FILES = 4
 MAX_PENDING = 3
 
 
-class _TooLarge(Exception):
-    """A body exceeds its limit."""
+class _Refused(Exception):
+    """A request is answered with this status and sentence."""
 
-
-_refusal = functools.partial(PlainTextResponse, headers={"connection": "close"})
+    def __init__(self, status: int, sentence: str) -> None:
+        super().__init__(sentence)
+        self.status = status
 
 
 class UploadGuard:
@@ -63,9 +63,17 @@ class UploadGuard:
     async def __call__(self, scope: Message, receive: Any, send: Send) -> None:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
-        elif not ALLOWED.fullmatch(scope["path"]):
-            await _refusal("This page does not exist.", 404)(scope, receive, send)
-        elif scope["path"].startswith(STREAMS):
+            return
+        try:
+            await self._answer(scope, receive, send)
+        except _Refused as refused:
+            response = PlainTextResponse(str(refused), refused.status, {"connection": "close"})
+            await response(scope, receive, send)
+
+    async def _answer(self, scope: Message, receive: Any, send: Send) -> None:
+        if not ALLOWED.fullmatch(scope["path"]):
+            raise _Refused(404, "This page does not exist.")
+        if scope["path"].startswith(STREAMS):
             await self._stream(scope, receive, send)
         elif scope["method"] != "POST":
             await self.app(scope, receive, send)
@@ -75,46 +83,35 @@ class UploadGuard:
             await self._call(scope, receive, send)
 
     async def _upload(self, scope: Message, receive: Any, send: Send) -> None:
-        """Accept an upload if it fits together with the uploads in progress and the files on disk."""
+        """Pass on an upload, within its size and time, if it fits together with those in progress and on disk."""
         limit = MAX_FILES * self.max_file_bytes
         size = _content_length(scope) or limit
         if size > limit:
-            await _refusal(f"The upload is larger than {limit} bytes. Send fewer or smaller files.", 413)(
-                scope, receive, send
-            )
-            return
+            raise _Refused(413, f"The upload is larger than {limit} bytes. Send fewer or smaller files.")
+        received = 0
+
+        async def counting_receive() -> Message:
+            nonlocal received
+            message: Message = await receive()
+            received += len(message.get("body", b""))
+            if received > size:
+                raise _Refused(413, f"The upload is larger than {size} bytes.")
+            return message
+
         # Reserve before the first await: other uploads arrive at the same time.
         self.uploads += 1
         self.reserved_bytes += size
         try:
             on_disk = await asyncio.to_thread(_bytes_in, self.folder)
             if self.uploads > MAX_UPLOADS or self.reserved_bytes + on_disk > MAX_PENDING * limit:
-                await _refusal("The server's upload limit is reached; retry later.", 429)(scope, receive, send)
-            else:
-                await self._receive_upload(size, scope, receive, send)
+                raise _Refused(429, "The server's upload limit is reached; retry later.")
+            async with asyncio.timeout(UPLOAD_SECONDS):
+                await self.app(scope, counting_receive, send)
+        except TimeoutError as error:
+            raise _Refused(408, f"The upload took more than {UPLOAD_SECONDS:g} s.") from error
         finally:
             self.uploads -= 1
             self.reserved_bytes -= size
-
-    async def _receive_upload(self, limit: int, scope: Message, receive: Any, send: Send) -> None:
-        size = 0
-
-        async def counting_receive() -> Message:
-            nonlocal size
-            message: Message = await receive()
-            size += len(message.get("body", b""))
-            if size > limit:
-                raise _TooLarge
-            return message
-
-        try:
-            async with asyncio.timeout(UPLOAD_SECONDS):
-                await self.app(scope, counting_receive, send)
-        except _TooLarge:
-            await _refusal(f"The upload is larger than {limit} bytes.", 413)(scope, receive, send)
-        except TimeoutError:
-            await _refusal(f"The upload took more than {UPLOAD_SECONDS:g} s.", 408)(scope, receive, send)
-        finally:
             if not self.cleanup_scheduled:
                 self.cleanup_scheduled = True
                 asyncio.get_running_loop().call_later(EXPIRY_SECONDS, self._clean_up)
@@ -144,20 +141,23 @@ class UploadGuard:
 
     async def _call(self, scope: Message, receive: Any, send: Send) -> None:
         """Read the small body of a call, check that it names only uploaded files, and pass it on."""
+        body, size = b"", _content_length(scope)
         try:
-            body = await _read_call(scope, receive)
-            # The login sends a form, and some calls have no body; everything else must be JSON.
-            if body and not scope["path"].startswith("/login"):
-                # Pass on the parsed JSON, so that Gradio cannot parse it differently.
-                body = json.dumps(_checked(body, self.folder)).encode()
+            chunks = Request(scope, receive).stream()
+            while size <= MAX_CALL_BYTES and (chunk := await anext(chunks, b"")):
+                body += chunk
+                size = max(size, len(body))
         except ClientDisconnect:
             return
-        except _TooLarge:
-            await _refusal(f"The request is larger than {MAX_CALL_BYTES} bytes.", 413)(scope, receive, send)
-            return
-        except (ValueError, RecursionError) as error:
-            await _refusal(str(error), 400)(scope, receive, send)
-            return
+        if size > MAX_CALL_BYTES:
+            raise _Refused(413, f"The request is larger than {MAX_CALL_BYTES} bytes.")
+        # The login sends a form, and some calls have no body; everything else must be JSON.
+        if body and not scope["path"].startswith("/login"):
+            try:
+                # Pass on the parsed JSON, so that Gradio cannot parse it differently.
+                body = json.dumps(_checked(body, self.folder)).encode()
+            except (ValueError, RecursionError) as error:
+                raise _Refused(400, str(error)) from error
         unread: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
 
         async def next_message() -> Message:
@@ -209,18 +209,6 @@ def _read_and_remove(path: Path) -> bytes:
 def _content_length(scope: Message) -> int:
     length = dict(scope["headers"]).get(b"content-length", b"0")
     return int(length) if length.isdigit() else 0
-
-
-async def _read_call(scope: Message, receive: Any) -> bytes:
-    """The body of a call. Raises _TooLarge, or ClientDisconnect."""
-    if _content_length(scope) > MAX_CALL_BYTES:
-        raise _TooLarge
-    body = bytearray()
-    async for chunk in Request(scope, receive).stream():
-        body += chunk
-        if len(body) > MAX_CALL_BYTES:
-            raise _TooLarge
-    return bytes(body)
 
 
 def _checked(body: bytes, folder: Path) -> Any:
