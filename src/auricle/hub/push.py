@@ -116,12 +116,16 @@ def prepare_upload(run: Path, repo: str, options: PushOptions) -> Upload:
     report, cost = Report.from_json(content), Cost.load(folder.cost)
     store, positions = _audio(index, own, names) if options.with_audio else (None, {})
     card = model_card(report, cost, dataset=dataset_of(index), license=options.license, repo=repo)
+    with tempfile.TemporaryDirectory() as temporary:
+        path = Path(temporary) / "report.html"
+        write_page(path, report, cost, store, positions, repo)
+        page = path.read_bytes()
     recipe = without_paths(yaml.safe_load(folder.recipe.read_text(encoding="utf-8")), local)
     files = [
         *(_model_file(path, local) for path in _model_files(folder)),
         UploadFile("README.md", str(card).encode()),
         _json_file("report.json", content),
-        UploadFile("report.html", _page(report, cost, store, positions, repo)),
+        UploadFile("report.html", page),
         UploadFile("recipe.yaml", yaml.safe_dump(recipe, sort_keys=False, allow_unicode=True).encode()),
         UploadFile("cost.json", folder.cost.read_bytes()),
     ]
@@ -237,13 +241,6 @@ def _audio(index: Index, report: Report, names: Pseudonyms | None) -> tuple[Stor
     return store, {(names.clips[clip.id] if names else clip.id): position for position, clip in enumerate(index)}
 
 
-def _page(report: Report, cost: Cost, store: Store | None, positions: Mapping[str, int], repo: str) -> bytes:
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "report.html"
-        write_page(path, report, cost, store, positions, repo)
-        return path.read_bytes()
-
-
 def _refuse_local_paths(files: list[UploadFile], local: LocalPaths) -> None:
     """The final check: no pushed text may contain the path of a folder of this machine."""
     for file in files:
@@ -255,22 +252,16 @@ def _refuse_local_paths(files: list[UploadFile], local: LocalPaths) -> None:
 
 
 def _notes(report: Report, options: PushOptions) -> list[str]:
-    notes = []
-    embeds_audio = report.model.num_features is None and report.recipe.evaluate.embed_audio
-    if embeds_audio and (report.misclassified or report.suspect_labels):
-        if options.with_audio:
-            notes.append(
-                "report.html includes excerpts of recordings: everyone who can see the repository can play them."
-            )
-        else:
-            notes.append(
-                "report.html omits audio and spectrograms of misclassified clips (--with-audio includes them)."
-            )
+    scores = "The report numbers the clips, and scores.parquet is omitted (--with-scores includes both)."
     if options.with_scores:
-        notes.append("scores.parquet and the report include the names of clips and groups.")
-    else:
-        notes.append("The report numbers the clips, and scores.parquet is omitted (--with-scores includes both).")
-    return notes
+        scores = "scores.parquet and the report include the names of clips and groups."
+    embeds_audio = report.model.num_features is None and report.recipe.evaluate.embed_audio
+    if not embeds_audio or not (report.misclassified or report.suspect_labels):
+        return [scores]
+    audio = "report.html omits audio and spectrograms of misclassified clips (--with-audio includes them)."
+    if options.with_audio:
+        audio = "report.html includes excerpts of recordings: everyone who can see the repository can play them."
+    return [audio, scores]
 
 
 def _json_file(name: str, content: Any) -> UploadFile:

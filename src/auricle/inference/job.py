@@ -7,7 +7,6 @@ resumed job scores the same batches as one that was never interrupted, and write
 import hashlib
 import itertools
 import json
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -76,26 +75,21 @@ class Job:
     output: Output
     notify: Callable[[str], None]
     _state: JobState = field(default_factory=JobState)
-    _reading: deque[Recording] = field(default_factory=deque)
 
     def run(self, recordings: Iterable[Recording]) -> int:
         """Write the rows of all of them; returns how many failed. Raises UsageError where a resumed job had others."""
-        remaining = iter(recordings)
+        recordings = iter(recordings)
         if self.output.state is not None:
             self._state = TypeAdapter(JobState).validate_python(self.output.state)
-            self._skip(remaining)
+            self._skip(recordings)
         else:
             self.output.checkpoint(asdict(self._state), now=True)
-        for chunk in read_recordings(self._noted(remaining), self.classifier.settings):
-            self._predict(chunk)
+        ahead, behind = itertools.tee(recordings)
+        for chunk in read_recordings(ahead, self.classifier.settings):
+            self._predict(chunk, list(itertools.islice(behind, len(chunk))))
             self.output.checkpoint(asdict(self._state))
         self.output.finish()
         return self._state.failed
-
-    def _noted(self, recordings: Iterator[Recording]) -> Iterator[Recording]:
-        for recording in recordings:
-            self._reading.append(recording)
-            yield recording
 
     def _skip(self, recordings: Iterator[Recording]) -> None:
         """Skip what is done, and make sure that it is what was done."""
@@ -109,13 +103,14 @@ class Job:
             raise UsageError(_changed(name))
         self.notify(f"Resuming after {self._state.done} recordings.")
 
-    def _predict(self, chunk: Sequence[DecodedRecording]) -> None:
+    def _predict(self, chunk: Sequence[DecodedRecording], originals: Sequence[Recording]) -> None:
         """Write the rows of a chunk; those of a long recording from the window where it was interrupted."""
-        resumed, first = self._state.current, _fingerprint("", self._reading[0])
+        resumed, first = self._state.current, _fingerprint("", originals[0])
         if resumed is not None and not (chunk[0].is_long and resumed.fingerprint == first):
             raise UsageError(_changed(chunk[0].name))
         skip = 0 if resumed is None else resumed.windows
-        for recording, windows in score_recordings(self.classifier, chunk, self.spec, skip=skip):
+        scored = score_recordings(self.classifier, chunk, self.spec, skip=skip)
+        for original, (recording, windows) in zip(originals, scored, strict=True):
             self.output.begin(recording.name, resumed=resumed is not None)
             mean = MeanLogits() if resumed is None else MeanLogits(resumed.total, resumed.windows)
             events = DetectorState() if resumed is None else resumed.events
@@ -130,7 +125,7 @@ class Job:
             self._write_end(recording, mean, detector)
             failed = recording.error is not None
             self.output.end(failed=failed)
-            state, fingerprint = self._state, _fingerprint(self._state.fingerprint, self._reading.popleft())
+            state, fingerprint = self._state, _fingerprint(self._state.fingerprint, original)
             self._state = JobState(state.done + 1, state.failed + failed, fingerprint)
 
     def _write_window(self, name: str, window: ScoredWindow, detector: EventDetector) -> None:

@@ -5,6 +5,7 @@ import time
 from typing import Any
 
 import fastapi
+from starlette.datastructures import Headers
 from starlette.responses import JSONResponse
 
 from auricle.serving.local_server import Application, Message, Send
@@ -21,7 +22,8 @@ class AuthMiddleware:
     def __init__(self, app: Application, service: InferenceService, token: str | None) -> None:
         self._app = app
         self._service = service
-        self._expected = None if token is None else f"Bearer {token}".encode()
+        self._expected = f"Bearer {token}".encode()
+        self._protected = () if token is None else PROTECTED
 
     async def __call__(self, scope: Message, receive: Any, send: Send) -> None:
         if scope["type"] != "http":
@@ -37,7 +39,8 @@ class AuthMiddleware:
                     message["headers"] = [*message.get("headers", ()), (b"connection", b"close")]
             await send(message)
 
-        if path.startswith(PROTECTED) and not self._is_authorized(scope):
+        received = Headers(scope=scope).get("authorization", "").encode("latin-1")
+        if path.startswith(self._protected) and not hmac.compare_digest(received, self._expected):
             metrics.rejected.labels("token").inc()
             detail = "The token is missing or wrong. Send 'Authorization: Bearer TOKEN'."
             error = {"error": {"kind": "token", "detail": detail}}
@@ -45,12 +48,6 @@ class AuthMiddleware:
         else:
             await self._app(scope, receive, counting_send)
         metrics.seconds.labels(route).observe(time.perf_counter() - start)
-
-    def _is_authorized(self, scope: Message) -> bool:
-        if self._expected is None:
-            return True
-        received = next((value for name, value in scope["headers"] if name == b"authorization"), b"")
-        return hmac.compare_digest(received, self._expected)
 
 
 def add_security_scheme(app: fastapi.FastAPI) -> None:

@@ -6,6 +6,7 @@ once.
 
 import asyncio
 import contextlib
+import functools
 import os
 import signal
 import socket
@@ -130,18 +131,16 @@ class GracefulServer(uvicorn.Server):
             server.close()
         for listener in sockets or []:
             listener.close()
+        # What uvicorn creates for a connection that it accepts itself.
+        protocol = functools.partial(
+            TimeoutProtocol, config=self.config, server_state=self.server_state, app_state=self.lifespan.state
+        )
         for connection in pending:
-            await asyncio.get_running_loop().connect_accepted_socket(self._protocol, connection)
+            await asyncio.get_running_loop().connect_accepted_socket(protocol, connection)
         end = time.monotonic() + LINGER_SECONDS
         while self.server_state.connections and time.monotonic() < end:
             await asyncio.sleep(0.02)
         await super().shutdown(sockets)
-
-    def _protocol(self) -> asyncio.Protocol:
-        protocol: asyncio.Protocol = self.config.http_protocol_class(  # type: ignore[call-arg]
-            config=self.config, server_state=self.server_state, app_state=self.lifespan.state
-        )
-        return protocol
 
 
 class TimeoutProtocol(HttpToolsProtocol):
