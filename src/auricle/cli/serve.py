@@ -108,8 +108,7 @@ def _mount_page(
     stack.enter_context(gradio_environment())
     from auricle.serving import page
 
-    documents = page.documents(options.run)
-    return lambda app, service: page.mount(app, service, documents, token)
+    return lambda app, service: page.mount(app, service, options.run, token)
 
 
 def _token(options: argparse.Namespace) -> str | None:

@@ -8,7 +8,7 @@ import asyncio
 import hmac
 import time
 from collections.abc import AsyncIterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from importlib import resources
 from pathlib import Path
@@ -43,32 +43,15 @@ LIVE_REGION = "element.setAttribute('aria-live', 'polite')"
 EXPIRED = "The uploaded file has expired. Upload it again."
 
 
-@dataclass(frozen=True)
-class Documents:
-    """The documents of a model: its name, its model card as Markdown, and the report of its run as HTML."""
+def mount(app: fastapi.FastAPI, service: InferenceService, folder: Path, token: str | None = None) -> None:
+    """Mount the page at the root of a service, after its own routes. With a token, visitors log in with it.
 
-    name: str
-    card: str = ""
-    report: str = ""
-
-
-def documents(folder: Path) -> Documents:
-    """Read the model card, without its YAML header, and the report of a folder with a model; a missing one is empty."""
-    run = RunFolder(folder)
-    cards = (path.read_text(encoding="utf-8") for path in (run.model_card, folder / "README.md") if path.is_file())
-    card = next(cards, "")
-    if card.startswith("---\n"):
-        card = card[4:].partition("\n---\n")[2].lstrip()
-    report = run.report_page.read_text(encoding="utf-8") if run.report_page.is_file() else ""
-    return Documents(folder.resolve().name, card, report)
-
-
-def mount(app: fastapi.FastAPI, service: InferenceService, documents: Documents, token: str | None = None) -> None:
-    """Mount the page at the root of a service, after its own routes. With a token, visitors log in with it."""
+    It shows the model card and the report of `folder`, which holds the model.
+    """
     templates = resources.files("auricle.serving") / "templates"
     gradio_host.mount(
         app,
-        page(service, documents),
+        page(service, _card(folder), RunFolder(folder).report_page),
         [templates / "page.css", templates / "serve.css"],
         max_upload_bytes=service.limits.body_bytes,
         is_stopping=lambda: service.stopping,
@@ -78,10 +61,10 @@ def mount(app: fastapi.FastAPI, service: InferenceService, documents: Documents,
     )
 
 
-def page(service: InferenceService, documents: Documents) -> gr.Blocks:
-    """Build the page and connect its controls."""
+def page(service: InferenceService, card: str, report: Path) -> gr.Blocks:
+    """Build the page and connect its controls. `card` is Markdown, `report` HTML."""
     with gr.Blocks(
-        title=f"auricle · {documents.name}", analytics_enabled=False, delete_cache=(30, round(EXPIRY_SECONDS))
+        title=f"auricle · {service.name}", analytics_enabled=False, delete_cache=(30, round(EXPIRY_SECONDS))
     ) as blocks:
         gr.HTML("<h1>Audio classification</h1>", elem_id="title")
         with gr.Tabs():
@@ -93,16 +76,23 @@ def page(service: InferenceService, documents: Documents) -> gr.Blocks:
                 with gr.Tab("Live", id="live"):
                     _live_tab(service)
             with gr.Tab("About", id="about"):
-                gr.Markdown(documents.card or "This model has no model card.", elem_id="model-card")
-            if documents.report:
+                gr.Markdown(card or "This model has no model card.", elem_id="model-card")
+            if report.is_file():
                 with gr.Tab("Report", id="report-tab") as tab:
-                    report = gr.HTML(elem_id="report")
+                    frame = gr.HTML(elem_id="report")
                 # It is large: send it only when the tab is opened.
-                link = render.data_uri("text/html", documents.report)
-                content = partial(render.fill, "report_frame.html", page=documents.report, link=link)
-                tab.select(content, None, report, queue=False, **PRIVATE)
+                html = report.read_text(encoding="utf-8")
+                content = partial(render.fill, "report_frame.html", page=html, link=render.data_uri("text/html", html))
+                tab.select(content, None, frame, queue=False, **PRIVATE)
     blocks.queue(max_size=128, api_open=False)
     return blocks
+
+
+def _card(folder: Path) -> str:
+    """The model card of a folder, without its YAML header; empty where there is none."""
+    paths = (RunFolder(folder).model_card, folder / "README.md")
+    card = next((path.read_text(encoding="utf-8") for path in paths if path.is_file()), "")
+    return card[4:].partition("\n---\n")[2].lstrip() if card.startswith("---\n") else card
 
 
 def _classify_tab(service: InferenceService) -> None:
