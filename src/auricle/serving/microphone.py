@@ -27,15 +27,13 @@ class MicrophoneStream:
     """Takes pieces, gives windows, and takes the logits for them."""
 
     def __init__(self, classifier: Classifier, hop_seconds: float) -> None:
-        self.labels = classifier.labels
         self.settings = classifier.settings
-        self.window_seconds = classifier.window_seconds
-        self.spec = WindowSpec(self.window_seconds, min(self.window_seconds, hop_seconds))
+        self.spec = WindowSpec(classifier.window_seconds, min(classifier.window_seconds, hop_seconds))
         # Gradio drops pieces that come faster than they are scored: the clock shows it.
         self.missed = 0.0
         self._completed: deque[Event] = deque(maxlen=SHOWN_EVENTS)
         self._start_time = float("inf")
-        self._detector = EventDetector(self.labels, classifier.threshold, EventRules())
+        self._detector = EventDetector(classifier.labels, classifier.threshold, EventRules())
         self._converter: Converter | None = None
         self._cutter = WindowCutter(*self.spec.samples(self.settings.sample_rate))
         self._pending: deque[WindowBatch] = deque(maxlen=MAX_PENDING_WINDOWS)

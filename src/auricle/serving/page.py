@@ -218,7 +218,7 @@ async def _classify_chunk(
         return stream, render.render_live(None, (), str(error))
     latency = CHUNK_SECONDS + time.monotonic() - start
     status = (
-        f"{stream.seconds:.1f} s received. Each prediction covers the last {stream.window_seconds:g} s; a new one "
+        f"{stream.seconds:.1f} s received. Each prediction covers the last {stream.spec.seconds:g} s; a new one "
         f"follows every {stream.spec.hop:g} s. Latency: {latency:.2f} s."
     )
     if stream.missed > MAX_DELAY_SECONDS:

@@ -24,17 +24,11 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from auricle.errors import UsageError
 from auricle.inference.classifier import Runtime, load
+from auricle.serving import local_server
 from auricle.serving.app import create_app
 from auricle.serving.auth import AuthMiddleware, add_security_scheme
 from auricle.serving.limits import Limits
-from auricle.serving.local_server import (
-    LOOPBACK_NAMES,
-    Application,
-    bind,
-    is_loopback,
-    url_of,
-    with_security_headers,
-)
+from auricle.serving.local_server import Application
 from auricle.serving.service import InferenceService
 
 # During shutdown an idle connection may still carry a request that was sent before the signal.
@@ -68,16 +62,16 @@ def serve(run: Path, config: ServerConfig, on_ready: Callable[[str], None], moun
     `mount_page` may add pages to the application. Raises UsageError for an address that is unavailable, or that other
     machines can reach without a token; RunError for a folder without a model.
     """
-    if config.token is None and not config.open_to_all and not is_loopback(config.host):
+    if config.token is None and not config.open_to_all and not local_server.is_loopback(config.host):
         raise UsageError(
             f"--host received '{config.host}', which other machines can reach, and there is no token. Set one in "
             "AURICLE_TOKEN or with --token-file, or allow everyone with --open."
         )
-    with bind(config.host, config.port) as listener:
+    with local_server.bind(config.host, config.port) as listener:
         classifier = load(run, config.precision, refuse=config.refuse, runtime=config.runtime)
         service = InferenceService(classifier, config.limits, run.resolve().name)
         app = secure_app(service, config, mount_page)
-        on_ready(url_of(listener))
+        on_ready(local_server.url_of(listener))
         GracefulServer(app, service).run(sockets=[listener])
 
 
@@ -88,9 +82,9 @@ def secure_app(service: InferenceService, config: ServerConfig, mount_page: Moun
     if config.token is not None:
         add_security_scheme(app)
     # DNS rebinding: a page of another site must not reach a local service under a host name of its own.
-    names = LOOPBACK_NAMES if is_loopback(config.host) else ["*"]
+    names = local_server.LOOPBACK_NAMES if local_server.is_loopback(config.host) else ["*"]
     authenticated = AuthMiddleware(app, service, config.token)
-    return with_security_headers(TrustedHostMiddleware(authenticated, allowed_hosts=names))
+    return local_server.with_security_headers(TrustedHostMiddleware(authenticated, allowed_hosts=names))
 
 
 class GracefulServer(uvicorn.Server):
