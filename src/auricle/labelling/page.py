@@ -96,11 +96,7 @@ def create_app(session: Session, local_only: bool) -> Application:
     app = fastapi.FastAPI(openapi_url=None)
     if local_only:
         app.add_middleware(TrustedHostMiddleware, allowed_hosts=LOOPBACK_NAMES)
-    stylesheets = [
-        resources.files("auricle.serving") / "templates" / "page.css",
-        resources.files("auricle.labelling") / "templates" / "listen.css",
-    ]
-    gradio_host.mount(app, page(session), stylesheets)
+    gradio_host.mount(app, page(session), resources.files("auricle.labelling") / "templates" / "listen.css")
     return app
 
 

@@ -48,11 +48,10 @@ def mount(app: fastapi.FastAPI, service: InferenceService, folder: Path, token: 
 
     It shows the model card and the report of `folder`, which holds the model.
     """
-    templates = resources.files("auricle.serving") / "templates"
     gradio_host.mount(
         app,
         page(service, _card(folder), RunFolder(folder).report_page),
-        [templates / "page.css", templates / "serve.css"],
+        resources.files("auricle.serving") / "templates" / "serve.css",
         max_upload_bytes=service.limits.body_bytes,
         is_stopping=lambda: service.stopping,
         check_login=None

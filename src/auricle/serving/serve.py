@@ -1,4 +1,4 @@
-"""Serve a model over HTTP until a signal.
+"""Serve a model over HTTP until a signal, behind a bearer token if there is one.
 
 The server then accepts no new connection, answers every request that it accepted, and ends. A second signal ends it at
 once.
@@ -7,6 +7,7 @@ once.
 import asyncio
 import contextlib
 import functools
+import hmac
 import os
 import signal
 import socket
@@ -19,16 +20,17 @@ from typing import Any
 
 import fastapi
 import uvicorn
+from starlette.datastructures import Headers
 from starlette.middleware.trustedhost import TrustedHostMiddleware
+from starlette.responses import JSONResponse
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from auricle.errors import UsageError
 from auricle.inference.classifier import Runtime, load
 from auricle.serving import local_server
 from auricle.serving.app import create_app
-from auricle.serving.auth import AuthMiddleware, add_security_scheme
 from auricle.serving.limits import Limits
-from auricle.serving.local_server import Application
+from auricle.serving.local_server import Application, Message, Send
 from auricle.serving.service import InferenceService
 
 # During shutdown an idle connection may still carry a request that was sent before the signal.
@@ -38,6 +40,10 @@ KEEP_ALIVE_SECONDS = 15
 HEAD_SECONDS = 10.0
 # Many more connections than requests: most are idle between two requests, and an error response needs one too.
 CONNECTIONS = 4096
+
+ROUTES = ("/v1/classify", "/v1/embed", "/v1/labels", "/healthz", "/readyz", "/metrics", "/openapi.json", "/docs")
+PROTECTED = ("/v1/", "/metrics")
+OTHER_ROUTE = "other"
 
 MountPage = Callable[[fastapi.FastAPI, InferenceService], None]
 
@@ -80,11 +86,48 @@ def secure_app(service: InferenceService, config: ServerConfig, mount_page: Moun
     app = create_app(service)
     mount_page(app, service)
     if config.token is not None:
-        add_security_scheme(app)
+        _add_security_scheme(app)
     # DNS rebinding: a page of another site must not reach a local service under a host name of its own.
     names = local_server.LOOPBACK_NAMES if local_server.is_loopback(config.host) else ["*"]
     authenticated = AuthMiddleware(app, service, config.token)
     return local_server.with_security_headers(TrustedHostMiddleware(authenticated, allowed_hosts=names))
+
+
+class AuthMiddleware:
+    """An ASGI application before another, which counts requests and leaves bodies alone.
+
+    With a token, the model's routes and the metrics require it.
+    """
+
+    def __init__(self, app: Application, service: InferenceService, token: str | None) -> None:
+        self._app = app
+        self._service = service
+        self._expected = f"Bearer {token}".encode()
+        self._protected = () if token is None else PROTECTED
+
+    async def __call__(self, scope: Message, receive: Any, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        start, path, metrics = time.perf_counter(), scope["path"], self._service.metrics
+        route = path if path in ROUTES else OTHER_ROUTE
+
+        async def counting_send(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                metrics.requests.labels(route, str(message["status"])).inc()
+                if self._service.stopping:
+                    message["headers"] = [*message.get("headers", ()), (b"connection", b"close")]
+            await send(message)
+
+        received = Headers(scope=scope).get("authorization", "").encode("latin-1")
+        if path.startswith(self._protected) and not hmac.compare_digest(received, self._expected):
+            metrics.rejected.labels("token").inc()
+            detail = "The token is missing or wrong. Send 'Authorization: Bearer TOKEN'."
+            error = {"error": {"kind": "token", "detail": detail}}
+            await JSONResponse(error, 401, {"www-authenticate": "Bearer"})(scope, receive, counting_send)
+        else:
+            await self._app(scope, receive, counting_send)
+        metrics.seconds.labels(route).observe(time.perf_counter() - start)
 
 
 class GracefulServer(uvicorn.Server):
@@ -180,3 +223,13 @@ def _accept_pending(listener: socket.socket) -> Iterator[socket.socket]:
             connection, _ = listener.accept()
             connection.setblocking(False)
             yield connection
+
+
+def _add_security_scheme(app: fastapi.FastAPI) -> None:
+    """Mark the protected routes in the application's OpenAPI document."""
+    document = app.openapi()
+    document.setdefault("components", {})["securitySchemes"] = {"token": {"type": "http", "scheme": "bearer"}}
+    for path, methods in document["paths"].items():
+        if path.startswith(PROTECTED):
+            for operation in methods.values():
+                operation["security"] = [{"token": []}]

@@ -89,7 +89,6 @@ def error_rate_intervals(
     right: np.ndarray,
     units: Sequence[str],
     unit_name: str,
-    seed: int = 0,
 ) -> tuple[dict[str, Interval], Bootstrap]:
     """EER and minDCF of scored trials with 95 % intervals, and the resamples that the intervals come from.
 
@@ -100,7 +99,7 @@ def error_rate_intervals(
     observed = ranked.error_rates(np.ones(len(ranked.order)))
     assert observed is not None
     used = np.unique(np.concatenate([left, right]))
-    resampled = bootstrap([units[row] for row in used], Resampling(RESAMPLES, seed, unit_name))
+    resampled = bootstrap([units[row] for row in used], Resampling(RESAMPLES, 0, unit_name))
     unit_of = np.zeros(len(units), dtype=np.int64)
     unit_of[used] = resampled.unit_of
     left, right = unit_of[left], unit_of[right]
