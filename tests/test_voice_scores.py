@@ -10,10 +10,10 @@ from scipy.stats import norm
 from sklearn.metrics import roc_curve
 
 from auricle.errors import DataError
-from auricle.evaluation.intervals import Bootstrap, Interval
 from auricle.voices import error_rates, score_norm
+from auricle.voices.error_rates import Trials
 from auricle.voices.score_norm import Cohort
-from auricle.voices.trials import Trials, read_trials, speakers_of
+from auricle.voices.trials import read_trials, speakers_of
 
 
 def rates_of(scores: np.ndarray, target: np.ndarray, weight: np.ndarray | None = None) -> error_rates.ErrorRates:
@@ -209,13 +209,6 @@ def all_pairs(whose: np.ndarray) -> Trials:
     return Trials(files, left, right, whose[left] == whose[right])
 
 
-def intervals_of(
-    scores: np.ndarray, trials: Trials, speakers: tuple[str, ...] | None
-) -> tuple[dict[str, Interval], Bootstrap]:
-    units, name = (trials.files, "file") if speakers is None else (speakers, "speaker")
-    return error_rates.error_rate_intervals(scores, trials.target, trials.left, trials.right, units, name)
-
-
 def test_intervals_over_speakers_are_as_wide_as_the_truth_is(monkeypatch: pytest.MonkeyPatch) -> None:
     """Of twenty samples of twelve speakers most intervals hold the rate of all speakers."""
     monkeypatch.setattr(error_rates, "RESAMPLES", 200)
@@ -227,7 +220,7 @@ def test_intervals_over_speakers_are_as_wide_as_the_truth_is(monkeypatch: pytest
         part = slice(index * 3, (index + 12) * 3)
         some = all_pairs(whose[part])
         found = np.einsum("tw,tw->t", rows[part][some.left], rows[part][some.right])
-        figures, over = intervals_of(found, some, speakers_of(some))
+        figures, over = error_rates.error_rate_intervals(found, some, speakers_of(some))
         assert over.units == 12
         covered += figures["eer"].low <= true <= figures["eer"].high
     assert covered >= 16
@@ -236,7 +229,9 @@ def test_intervals_over_speakers_are_as_wide_as_the_truth_is(monkeypatch: pytest
 def test_without_speakers_files_are_resampled() -> None:
     rows, whose = people(5, 4, 2, spread=1.0)
     pairs = all_pairs(whose)
-    figures, over = intervals_of(np.einsum("tw,tw->t", rows[pairs.left], rows[pairs.right]), pairs, None)
+    figures, over = error_rates.error_rate_intervals(
+        np.einsum("tw,tw->t", rows[pairs.left], rows[pairs.right]), pairs, None
+    )
     assert over.units == 20 and set(figures) == {"eer", "min_dcf_0.01", "min_dcf_0.05"}
 
 
@@ -244,7 +239,7 @@ def test_intervals_are_the_same_each_time_and_hold_the_value() -> None:
     rows, whose = people(10, 4, 1, spread=1.0)
     pairs = all_pairs(whose)
     found = np.einsum("tw,tw->t", rows[pairs.left], rows[pairs.right])
-    first, second = (intervals_of(found, pairs, speakers_of(pairs))[0] for _ in range(2))
+    first, second = (error_rates.error_rate_intervals(found, pairs, speakers_of(pairs))[0] for _ in range(2))
     assert first == second
     assert all(figure.low <= figure.value <= figure.high for figure in first.values())
 

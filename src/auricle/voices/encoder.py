@@ -34,9 +34,8 @@ _PRETRAINING_ONLY = ("masked_spec_embed", "objective.", "classifier.")
 
 @dataclass(frozen=True)
 class Encoder:
-    """A model that gives embeddings. `run` is the folder that the user named."""
+    """A model that gives embeddings."""
 
-    run: Path
     id: EncoderId
     embeddings: Callable[[Iterable[Recording]], Iterator[Embedding]]
 
@@ -47,8 +46,8 @@ def load_encoder(run: str | Path) -> Encoder:
     folder = model_folder(run)
     encoder_id = EncoderId(str(run), fingerprint(folder))
     if is_xvector(folder):
-        return Encoder(run, encoder_id, load_xvector(folder).embeddings)
-    return Encoder(run, encoder_id, load_classifier(folder, "float32", runtime="torch").embeddings)
+        return Encoder(encoder_id, load_xvector(folder).embeddings)
+    return Encoder(encoder_id, load_classifier(folder, "float32", runtime="torch").embeddings)
 
 
 def fingerprint(folder: Path) -> str:

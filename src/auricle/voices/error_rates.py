@@ -19,6 +19,23 @@ METRICS = ("eer", *(f"min_dcf_{p_target:g}" for p_target in P_TARGETS))
 
 
 @dataclass(frozen=True, eq=False)
+class Trials:
+    """Pairs of files: `files` once each; for each trial the indices of its two, and whether one speaker is in both."""
+
+    files: tuple[str, ...]
+    left: np.ndarray
+    right: np.ndarray
+    target: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.target)
+
+    def select(self, keep: np.ndarray) -> "Trials":
+        """The trials for which `keep` (trials,) bool is true, of the same files."""
+        return Trials(self.files, self.left[keep], self.right[keep], self.target[keep])
+
+
+@dataclass(frozen=True, eq=False)
 class ErrorRates:
     """Miss rates and false-accept rates as the threshold falls: from nothing accepted to everything."""
 
@@ -83,26 +100,22 @@ def rank(scores: np.ndarray, target: np.ndarray) -> RankedTrials:
 
 
 def error_rate_intervals(
-    scores: np.ndarray,
-    target: np.ndarray,
-    left: np.ndarray,
-    right: np.ndarray,
-    units: Sequence[str],
-    unit_name: str,
+    scores: np.ndarray, trials: Trials, speakers: Sequence[str] | None
 ) -> tuple[dict[str, Interval], Bootstrap]:
     """EER and minDCF of scored trials with 95 % intervals, and the resamples that the intervals come from.
 
-    `left` and `right` (trials,) are indices into `units`, which names the speaker (or the file) of each recording.
-    Skips resamples without targets or without non-targets. Raises DataError where the trials themselves lack one kind.
+    `speakers` are those of the files; without them files are resampled. Skips resamples without targets or without
+    non-targets. Raises DataError where the trials themselves lack one kind.
     """
-    ranked = rank(scores, target)
+    units, unit_name = (trials.files, "file") if speakers is None else (speakers, "speaker")
+    ranked = rank(scores, trials.target)
     observed = ranked.error_rates(np.ones(len(ranked.order)))
     assert observed is not None
-    used = np.unique(np.concatenate([left, right]))
+    used = np.unique(np.concatenate([trials.left, trials.right]))
     resampled = bootstrap([units[row] for row in used], Resampling(RESAMPLES, 0, unit_name))
     unit_of = np.zeros(len(units), dtype=np.int64)
     unit_of[used] = resampled.unit_of
-    left, right = unit_of[left], unit_of[right]
+    left, right = unit_of[trials.left], unit_of[trials.right]
     replicates = []
     for counts in resampled.counts.astype(np.float64):
         # A speaker drawn twice is two people: each forms trials with itself, never with its copy.

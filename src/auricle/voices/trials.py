@@ -14,30 +14,13 @@ from auricle.parallel import Progress
 from auricle.voices import score_norm
 from auricle.voices.cohort import CohortSelection, cohort_from_data, speaker_folders
 from auricle.voices.encoder import load_encoder
-from auricle.voices.error_rates import error_rate_intervals
+from auricle.voices.error_rates import Trials, error_rate_intervals
 from auricle.voices.score_norm import MIN_COHORT_CLIPS, MIN_COHORT_SPEAKERS, Cohort
 
 # Trials, and embeddings, scored at once.
 _TRIAL_BLOCK, _EMBEDDING_BLOCK = 100_000, 1000
 _TARGET_WORDS = {"1": True, "0": False, "target": True, "nontarget": False, "tgt": True, "imp": False}
 _LIST_FORMAT = "Each line holds two files and, first or last, 1 or 0 (or target or nontarget)."
-
-
-@dataclass(frozen=True, eq=False)
-class Trials:
-    """Pairs of files: `files` once each; for each trial the indices of its two, and whether one speaker is in both."""
-
-    files: tuple[str, ...]
-    left: np.ndarray
-    right: np.ndarray
-    target: np.ndarray
-
-    def __len__(self) -> int:
-        return len(self.target)
-
-    def select(self, keep: np.ndarray) -> "Trials":
-        """The trials for which `keep` (trials,) bool is true, of the same files."""
-        return Trials(self.files, self.left[keep], self.right[keep], self.target[keep])
 
 
 @dataclass(frozen=True)
@@ -92,16 +75,14 @@ def evaluate_trials(
     embeddings = np.stack([clip.vector if clip.error is None else np.zeros(width, np.float32) for clip in clips])
     usable = trials.select(decoded[trials.left] & decoded[trials.right])
     speakers = speakers_of(trials)
-    units, unit = (trials.files, "file") if speakers is None else (speakers, "speaker")
-    sides = (usable.target, usable.left, usable.right, units, unit)
-    rates, resampled = error_rate_intervals(_scores(usable, embeddings, None), *sides)
+    rates, resampled = error_rate_intervals(_scores(usable, embeddings, None), usable, speakers)
     metrics = {"cosine": rates}
     notes = [] if speakers is not None else ["The list's folders do not name speakers: intervals resample files."]
     selection = CohortSelection() if cohort is None else cohort_from_data(encoder, cohort)
     if selection.cohort is not None:
         impostors, more = _without_evaluated(selection.cohort, [clip.content for clip in clips], speakers)
         notes += [*selection.notes, *more]
-        metrics["normalised"] = error_rate_intervals(_scores(usable, embeddings, impostors), *sides)[0]
+        metrics["normalised"] = error_rate_intervals(_scores(usable, embeddings, impostors), usable, speakers)[0]
     return TrialsReport(
         trials=len(usable),
         targets=int(usable.target.sum()),
