@@ -13,9 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from auricle.audio.inputs import describe_content
 from auricle.audio.inspect import inspect_clips, most_common_rate
-from auricle.audio.settings import Settings
+from auricle.audio.settings import Settings, describe_content
 from auricle.audio.store import Store
 from auricle.audio.store import prepare as prepare_store
 from auricle.corpus import corrections, splits
