@@ -12,8 +12,7 @@ import numpy as np
 import pydantic
 
 from auricle import recipes
-from auricle.audio.inputs import describe_content
-from auricle.audio.settings import Settings
+from auricle.audio.settings import Settings, describe_content
 from auricle.audio.store import prepare as prepare_store
 from auricle.corpus.clip import Index
 from auricle.corpus.splits import load as load_split
