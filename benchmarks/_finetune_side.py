@@ -25,7 +25,7 @@ from auricle.run_folder import RunFolder
 from auricle.training.finetune import FineTuning
 from auricle.training.fold import FoldData
 from auricle.training.progress import Epoch, ProgressReporter
-from auricle.training.resolve import resolve
+from auricle.training.run import resolve
 from benchmarks import _reference_emotion as reference
 
 PARTS = ("train", "valid", "test")
@@ -72,8 +72,7 @@ def ours(task: SideTask) -> SideResult:
     epochs: list[Epoch] = []
     reporter = ProgressReporter(epoch=lambda _, epoch: epochs.append(epoch))
     start = time.perf_counter()
-    resolved = resolve(recipes.load("emotion", task.settings))
-    recipe = resolved.recipe
+    recipe = resolve(recipes.load("emotion", task.settings))
     prepared = prepare(read(task.data, recipe), recipe, reporter.progress)
     fold = prepared.split.folds[0]
     prepared = replace(prepared, split=replace(prepared.split, folds=(fold,)))
@@ -82,7 +81,7 @@ def ours(task: SideTask) -> SideResult:
             "The split has no validation clips, which each epoch needs for its evaluation. Use more clips: --clips 120."
         )
     prepared_at = time.perf_counter()
-    tuning = FineTuning.prepare(prepared, resolved.options, reporter)
+    tuning = FineTuning.prepare(prepared, reporter)
     opened_at = time.perf_counter()
     folder = scratch / "fold"
     folder.mkdir()

@@ -1,7 +1,7 @@
 """Groups by evidence on corpora that auricle does not know by name: disguised public ones, and generated ones.
 
 EmoDB, FSDD, ESC-10 and LibriSpeech are copied into class folders under names that no reader knows, and `inspect`
-decides their labels and groups. Then the evidence is timed on 2,000 clips of 3 s. The last line is the share of disguised
+decides their labels and groups. Then the evidence is timed on 2,000 clips of 3 s. The last line is the share of the
 corpora whose labels and groups are those of the original.
 """
 

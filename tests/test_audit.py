@@ -16,7 +16,7 @@ from tests.conftest import RATE, tone
 
 def audit(folder: Path, **data: object) -> Audit:
     settings = recipes.parse({"data": {"group": "name:1", **data}}, "test")
-    return inspect(folder, settings, lambda *_: None).audit
+    return inspect(folder, settings, lambda *_: None, evidence=False).audit
 
 
 def test_a_clean_corpus_is_clean(corpus: Path) -> None:

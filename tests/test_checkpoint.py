@@ -17,7 +17,7 @@ from transformers import (
 
 from auricle.errors import UsageError
 from auricle.models.checkpoint import open_checkpoint, read_config, read_extractor
-from auricle.training.resolve import resolve
+from auricle.training.run import resolve
 from tests.test_encoders import folder
 from tests.test_finetuning import small
 
@@ -206,7 +206,7 @@ def test_every_wrong_option_gets_a_sentence(settings: list[str], said: str) -> N
 
 
 def test_a_word_gives_way_to_the_mapping_that_is_meant() -> None:
-    settled = resolve(small(folder("tiny-hubert"), "model.stages=[]", "model.freeze.top=2", "model.lora.rank=4")).recipe
+    settled = resolve(small(folder("tiny-hubert"), "model.stages=[]", "model.freeze.top=2", "model.lora.rank=4"))
     assert settled.model.options["freeze"] == {"top": 2} and settled.model.options["lora"] == {"rank": 4}
 
 

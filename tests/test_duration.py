@@ -21,7 +21,7 @@ def full(seconds: list[float], right: list[bool], folds: int = 1) -> Scores:
     return Scores(
         ("a", "b"),
         tuple(f"{number}.wav" for number in range(count)),
-        np.zeros(count, np.int64),
+        ("a",) * count,
         np.where(np.array(right)[:, None], [2.0, 0.0], [0.0, 2.0]).astype(np.float32),
         np.array(seconds),
         (None,) * count,

@@ -22,6 +22,7 @@ from auricle import recipes
 from auricle.errors import UsageError
 from auricle.evaluation import scoring
 from auricle.inference.classifier import load
+from auricle.models import registration
 from auricle.models.families.pretrained import Options
 from auricle.models.families.pretrained.network import Model
 from auricle.models.load import build_model
@@ -33,11 +34,10 @@ from auricle.training import freezing, frozen_features
 from auricle.training import train as training
 from auricle.training.finetune import report_parts
 from auricle.training.freezing import PartiallyFrozenModel
-from auricle.training.frozen_features import ClipView, CropPlan
+from auricle.training.frozen_features import ClipView, CropPlan, FrozenFeatures
 from auricle.training.progress import ProgressReporter
-from auricle.training.resolve import resolve
-from auricle.training.run import run
-from auricle.training.task import crop_samples, frozen_feature_task, waveform_task
+from auricle.training.run import resolve, run
+from auricle.training.task import frozen_feature_task, waveform_task
 from tests.conftest import PITCHES, tone, write_corpus
 from tests.test_encoders import NAMES, folder
 
@@ -65,7 +65,7 @@ def small(checkpoint: str | Path, *settings: str, recipe: str = "emotion") -> Re
 
 
 def resolved(recipe: Recipe) -> Recipe:
-    return resolve(recipe).recipe
+    return resolve(recipe)
 
 
 def sounds(count: int, seconds: float = 0.4) -> list[np.ndarray]:
@@ -81,8 +81,8 @@ def learn(
     settings: Recipe, out: Path, *, count: int = 18, stop_after: int | None = None, off: bool = False
 ) -> tuple[Any, list[float]]:
     """Train on a few sounds, through the prefix where there is one; returns the model and the losses."""
-    ready = resolve(settings.replace("audio", sample_rate=None))
-    settings, options = ready.recipe, ready.options
+    settings = resolve(settings.replace("audio", sample_rate=None))
+    options = registration.parse_options(settings)
     out.mkdir(parents=True, exist_ok=True)
     model = build_model(settings, LABELS, options)
     plan = freezing.plan(model, options, settings.train.learning_rate)
@@ -92,13 +92,13 @@ def learn(
     if off or depth is None:
         task = waveform_task(model, settings, learnt, material(6), plan)
     else:
-        crops = CropPlan(crop_samples(settings, RATE), settings.augment, options.cached_crops, settings.train.seed)
+        crops = CropPlan.of(settings, RATE, options.cached_crops)
         cut = scoring.windows_of(model.config, learnt.audio.lengths)
         bf16 = settings.train.precision == "bf16"
-        computed = frozen_features.layout(
-            model, depth, learnt.audio, cut, range(count), crops, bf16=bf16, folder=out, identity="these sounds"
+        computed = FrozenFeatures(
+            model, depth, learnt.audio.lengths, cut, range(count), crops, bf16=bf16, folder=out, identity="these sounds"
         )
-        frozen_features.compute(computed, model, depth, learnt.audio, lambda *_: None)
+        computed.compute(model, learnt.audio, lambda *_: None)
         part = (list(range(count)), learnt.labels)
         task = frozen_feature_task(model, settings, plan, computed, part, (part[0][:6], part[1][:6]))
     losses: list[float] = []
@@ -113,7 +113,7 @@ def learn(
     except KeyboardInterrupt:
         assert stop_after is not None
     if adapters is not None:
-        freezing.merge_adapters(adapters)
+        adapters.merge_and_unload()
     return model, losses
 
 
@@ -318,12 +318,12 @@ def test_changed_sounds_are_heard_in_a_stated_number_of_variants(tmp_path: Path)
     heard = from_arrays(sounds(4))
     crops = CropPlan(None, settings.augment, 3, seed=0)
     cut = scoring.windows_of(model.config, heard.lengths)
-    computed = frozen_features.layout(
-        model, 3, heard, cut, [0, 1], crops, bf16=False, folder=tmp_path, identity="four sounds"
+    computed = FrozenFeatures(
+        model, 3, heard.lengths, cut, [0, 1], crops, bf16=False, folder=tmp_path, identity="four sounds"
     )
-    frozen_features.compute(computed, model, 3, heard, lambda *_: None)
-    assert len(computed.shards.views) == 4 + 2 * 3
-    variants = [computed.shards.read(view)[0] for view in crops.views(0, int(heard.lengths[0]))]
+    computed.compute(model, heard, lambda *_: None)
+    assert len(computed.views) == 4 + 2 * 3
+    variants = [computed.read(view)[0] for view in crops.views(0, int(heard.lengths[0]))]
     assert len(variants) == 3
     assert all((variants[0] - other).abs().max() > 1e-3 for other in variants[1:])
 
@@ -370,8 +370,7 @@ def test_the_table_says_what_is_trained() -> None:
         "convolutions": None,
         "embedding": None,
         "layer 1": None,
-        "layer 2": 2,
-        "layer 3": 2,
+        "layer 2-3": 2,
         "head": 1,
     }
     said: list[str] = []
@@ -476,16 +475,16 @@ def test_rows_in_bfloat16_are_read_back_as_they_were_computed(tmp_path: Path) ->
     heard = from_arrays(sounds(5))
     cut = scoring.windows_of(model.config, heard.lengths)
     crops = CropPlan(None, settings.augment, 4, seed=0)
-    computed = frozen_features.layout(
-        model, 2, heard, cut, range(5), crops, bf16=True, folder=tmp_path, identity="five sounds"
+    computed = FrozenFeatures(
+        model, 2, heard.lengths, cut, range(5), crops, bf16=True, folder=tmp_path, identity="five sounds"
     )
-    frozen_features.compute(computed, model, 2, heard, lambda *_: None)
-    assert computed.shards.bytes == sum(path.stat().st_size for path in computed.shards.folder.iterdir())
+    computed.compute(model, heard, lambda *_: None)
+    assert computed.bytes == sum(path.stat().st_size for path in computed.folder.iterdir())
     for clip in range(5):
         values = torch.from_numpy(heard.get(clip).astype(np.float32) / 32768.0)
         with torch.inference_mode():
             state = model.run_layers(model.extract_features(values, None), 2)
-        rows, frames = computed.shards.read(ClipView(clip, 0, int(heard.lengths[clip])))
+        rows, frames = computed.read(ClipView(clip, 0, int(heard.lengths[clip])))
         assert rows.dtype == torch.bfloat16 and frames == int(state.frames) == len(rows)
         assert (rows.float() - state.hidden[0]).abs().max() < 0.1 * state.hidden.abs().max()
 
@@ -497,10 +496,10 @@ def test_another_checkpoint_or_another_corpus_is_another_prefix(tmp_path: Path) 
     def place(model: Any, identity: str = "sounds", depth: int = 2, bf16: bool = False) -> Path:
         cut = scoring.windows_of(model.config, heard.lengths)
         crops = CropPlan(None, settings.augment, 4, seed=0)
-        computed = frozen_features.layout(
-            model, depth, heard, cut, [0], crops, bf16=bf16, folder=tmp_path, identity=identity
+        computed = FrozenFeatures(
+            model, depth, heard.lengths, cut, [0], crops, bf16=bf16, folder=tmp_path, identity=identity
         )
-        return computed.shards.folder
+        return computed.folder
 
     model = build_model(settings, LABELS)
     first = place(model)
@@ -534,11 +533,11 @@ def test_a_shard_that_was_cut_off_is_computed_anew(tmp_path: Path) -> None:
     model, heard = build_model(settings, LABELS), from_arrays(sounds(3))
     cut = scoring.windows_of(model.config, heard.lengths)
     crops = CropPlan(None, settings.augment, 4, seed=0)
-    computed = frozen_features.layout(model, 2, heard, cut, [0], crops, bf16=False, folder=tmp_path, identity="sounds")
-    frozen_features.compute(computed, model, 2, heard, lambda *_: None)
-    [path] = computed.shards.folder.iterdir()
+    computed = FrozenFeatures(model, 2, heard.lengths, cut, [0], crops, bf16=False, folder=tmp_path, identity="sounds")
+    computed.compute(model, heard, lambda *_: None)
+    [path] = computed.folder.iterdir()
     whole = path.read_bytes()
     for damaged in (b"", whole[:100]):
         path.write_bytes(damaged)
-        frozen_features.compute(computed, model, 2, heard, lambda *_: None)
+        computed.compute(model, heard, lambda *_: None)
         assert path.read_bytes() == whole

@@ -53,7 +53,7 @@ def vectors(waves: list[np.ndarray]) -> np.ndarray:
     batch = torch.tensor(np.stack(waves), dtype=torch.float32)
     lengths = torch.full((len(waves),), batch.shape[1])
     with torch.no_grad():
-        return functionals(functionals.prepare(batch, lengths), lengths).numpy()
+        return torch.cat(list(functionals(batch, lengths).values()), 1).numpy()
 
 
 def decide(seed: int, planted: bool) -> Leakage | None:

@@ -10,7 +10,7 @@ from transformers import TrainerControl, TrainerState, TrainingArguments
 from auricle.models.layers import heads, pooling
 from auricle.models.layers.heads import MarginSoftmax, Softmax
 from auricle.models.options import HeadOptions, PoolingKind
-from auricle.training.loop import MarginWarmup
+from auricle.training.loop import ModelProgress
 
 KINDS = ("am-softmax", "aam-softmax")
 
@@ -83,7 +83,7 @@ def test_the_margin_warms_up_with_the_share_of_training_that_is_done() -> None:
     options = HeadOptions(kind="am-softmax", margin=0.2, warmup=0.5)
     head = heads.build_head(options, 4, 3)
     assert isinstance(head, MarginSoftmax) and head.margin == 0.2
-    callback = MarginWarmup(torch.nn.Sequential(head))
+    callback = ModelProgress(torch.nn.Sequential(head))
     state, control = TrainerState(), TrainerControl()
     arguments = TrainingArguments(output_dir="unused", report_to=[], use_cpu=True)
     margins = []

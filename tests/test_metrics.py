@@ -20,7 +20,8 @@ def scores(clips: int = 200, classes: int = 5, skill: float = 1.5, groups: int =
     named = tuple(f"g{number % groups}" for number in range(clips)) if groups else (None,) * clips
     labels = tuple("abcdefgh"[:classes])
     ids = tuple(f"{number}.wav" for number in range(clips))
-    return Scores(labels, ids, truth, logits.astype(np.float32), RANDOM.uniform(1, 9, clips), named, ("1",) * clips)
+    classes = tuple(labels[number] for number in truth)
+    return Scores(labels, ids, classes, logits.astype(np.float32), RANDOM.uniform(1, 9, clips), named, ("1",) * clips)
 
 
 def test_headline_metrics_are_those_of_scikit_learn() -> None:
@@ -110,7 +111,7 @@ def test_the_same_model_is_no_better_than_itself() -> None:
     found = scores()
     outcomes = metrics.evaluate_logits(found.truth, found.logits)
     drawn = intervals.bootstrap(found.groups, Resampling(200, 0, "g"))
-    gain = intervals.paired_differences(outcomes, outcomes, drawn)["accuracy"]
+    gain = intervals.metric_intervals(outcomes, drawn, minus=outcomes)["accuracy"]
     assert (gain.value, gain.low, gain.high) == (0, 0, 0)
 
 
@@ -138,6 +139,6 @@ def test_the_most_confident_errors_come_first_and_suspect_labels_need_confidence
     flipped[3] = 0
     flipped[3, (found.truth[3] + 1) % 5] = 20
     suspect_labels = error_analysis.suspect_labels(
-        Scores(found.labels, found.ids, found.truth, flipped, found.seconds, found.groups, found.folds)
+        Scores(found.labels, found.ids, found.classes, flipped, found.seconds, found.groups, found.folds)
     )
     assert suspect_labels[0].id == "3.wav"

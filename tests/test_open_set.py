@@ -17,7 +17,6 @@ from auricle.errors import UsageError
 from auricle.evaluation import calibration, open_set
 from auricle.evaluation.evaluate import evaluate
 from auricle.evaluation.intervals import Resampling
-from auricle.evaluation.open_set import OutOfSetScores
 from auricle.evaluation.scoring import Scores, confidence
 from auricle.inference.classifier import load
 from auricle.preparation.prepare import PreparedCorpus, prepare, read
@@ -35,16 +34,23 @@ def logits_of(confidence: np.ndarray) -> np.ndarray:
     return np.log(np.stack([confidence, rest, rest], 1)).astype(np.float32)
 
 
-def out_of_set(confidence: np.ndarray, classes: list[str], folds: int = 1) -> OutOfSetScores:
+def out_of_set(confidence: np.ndarray, classes: list[str], folds: int = 1) -> Scores:
     count = len(confidence) // folds
     names = [f"{number}.wav" for number in range(count)]
-    return OutOfSetScores(
+    return Scores(
+        ("a", "b", "c"),
         tuple(names * folds),
         tuple(classes),
+        logits_of(confidence),
+        np.ones(len(confidence)),
         (None,) * len(confidence),
         tuple(str(number // count) for number in range(len(confidence))),
-        logits_of(confidence),
     )
+
+
+def auroc(known: np.ndarray, unknown: np.ndarray) -> float:
+    of_weights = open_set.weighted_auroc(known, unknown, np.zeros(len(known)), np.zeros(len(unknown)))
+    return of_weights(np.ones(len(known)), np.ones(len(unknown)))
 
 
 def known(confidence: np.ndarray, right: np.ndarray, groups: list[str] | None = None, folds: int = 1) -> Scores:
@@ -52,7 +58,7 @@ def known(confidence: np.ndarray, right: np.ndarray, groups: list[str] | None = 
     return Scores(
         ("a", "b", "c"),
         tuple(f"k{number}.wav" for number in range(count)),
-        np.where(right, 0, 1),
+        tuple(np.where(right, "a", "b").tolist()),
         logits_of(confidence),
         np.ones(count),
         tuple(groups or [None] * count),
@@ -82,15 +88,16 @@ def test_auroc_is_that_of_scikit_learn_also_with_ties(digits: int) -> None:
     random = np.random.default_rng(1)
     ours, theirs = random.normal(0.5, 1, 300).round(digits), random.normal(0, 1, 200).round(digits)
     judged = roc_auc_score([1] * 300 + [0] * 200, np.concatenate([ours, theirs]))
-    assert open_set.auroc(ours, theirs) == pytest.approx(judged, abs=1e-12)
+    assert auroc(ours, theirs) == pytest.approx(judged, abs=1e-12)
 
 
 def test_a_weight_of_two_is_a_clip_twice_in_auroc() -> None:
     random = np.random.default_rng(2)
     ours, theirs = random.normal(0.5, 1, 30).round(1), random.normal(0, 1, 20).round(1)
     weights = (random.integers(0, 3, 30), random.integers(0, 3, 20))
-    twice = open_set.auroc(np.repeat(ours, weights[0]), np.repeat(theirs, weights[1]))
-    weighted = open_set.RankedScores.of(ours, theirs).auroc(weights[0].astype(float), weights[1].astype(float))
+    twice = auroc(np.repeat(ours, weights[0]), np.repeat(theirs, weights[1]))
+    of_weights = open_set.weighted_auroc(ours, theirs, np.zeros(30), np.zeros(20))
+    weighted = of_weights(weights[0].astype(float), weights[1].astype(float))
     assert weighted == pytest.approx(twice, abs=1e-12)
 
 
@@ -171,7 +178,7 @@ def test_without_unknown_classes_mistakes_on_other_groups_set_the_threshold() ->
         and found.impostor_clips == (~right).sum()
     )
     assert found.auroc is not None
-    assert found.auroc.value == pytest.approx(open_set.auroc(confidence[right], confidence[~right]), abs=1e-3)
+    assert found.auroc.value == pytest.approx(auroc(confidence[right], confidence[~right]), abs=1e-3)
     # The same clips on both sides are no held-out evidence: then nothing is refused.
     same = open_set.by_misclassified_clips(scores, scores, 0.1, RESAMPLING)
     assert (
@@ -181,7 +188,7 @@ def test_without_unknown_classes_mistakes_on_other_groups_set_the_threshold() ->
     )
 
 
-FIELDS = ("truth", "logits", "seconds", "groups", "folds")
+FIELDS = ("classes", "logits", "seconds", "groups", "folds")
 
 
 def test_too_few_impostors_give_a_caution() -> None:
@@ -199,9 +206,9 @@ def test_too_few_impostors_give_a_caution() -> None:
 def test_out_of_set_scores_are_saved_and_read_again(tmp_path: Path) -> None:
     met = out_of_set(np.linspace(0.4, 0.5, 12), ["x", "y"] * 6)
     met.save(tmp_path / "met.parquet")
-    back = OutOfSetScores.load(tmp_path / "met.parquet")
+    back = Scores.load(tmp_path / "met.parquet")
     assert (back.ids, back.classes, back.groups, back.folds) == (met.ids, met.classes, met.groups, met.folds)
-    assert np.array_equal(back.logits, met.logits)
+    assert np.array_equal(back.logits, met.logits) and np.array_equal(back.seconds, met.seconds)
 
 
 @pytest.fixture
@@ -254,7 +261,7 @@ def test_a_run_with_unknown_classes_keeps_a_threshold_and_answers_by_it(
     assert report.rejection.classes == ("middle",) and report.rejection.impostor_clips == 8
     config = json.loads((out / "model" / "config.json").read_text())
     assert config["threshold"] == report.rejection.threshold and config["max_false_accept_rate"] == 0.25
-    met = OutOfSetScores.load(out / "fold-out-of-set.parquet")
+    met = Scores.load(out / "fold-out-of-set.parquet")
     assert (confidence(met.logits) >= config["threshold"]).sum() == 2
     classifier = load(out)
     answers = [classifier(four / "middle" / f"device{number % 4}_{number:03d}.wav") for number in range(8)]
@@ -300,7 +307,7 @@ def test_folds_of_a_run_meet_the_unknown_and_the_kept_model_sets_the_threshold(f
     assert found is not None and found.impostor_clips == 16
     assert found.unit == "class" and found.max_false_accept_rate == 0.05
     assert any("16 clips of held-out classes" in caution for caution in report.cautions)
-    kept = confidence(OutOfSetScores.load(tmp_path / "run" / "fold-out-of-set.parquet").logits)
+    kept = confidence(Scores.load(tmp_path / "run" / "fold-out-of-set.parquet").logits)
     assert found.threshold == open_set.rejection_threshold(kept, 0.05)
     resumed = run(four, recipe, tmp_path / "run", ProgressReporter(), resume=True)
     assert resumed == report

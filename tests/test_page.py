@@ -20,7 +20,7 @@ from PIL import Image
 from auricle import recipes
 from auricle.audio import image
 from auricle.errors import RunError
-from auricle.evaluation import page, plots
+from auricle.evaluation import page
 from auricle.evaluation.build_report import ReportInputs, build_report
 from auricle.evaluation.duration import DurationAccuracy
 from auricle.evaluation.error_analysis import ClipError
@@ -108,16 +108,14 @@ def full_report(prepared: PreparedCorpus) -> Report:
         logits[np.arange(len(ids)), true] += skill
         seconds = np.array([prepared.store.clip_info[prepared.positions[id]].seconds for id in ids])
         folds = tuple(fold for _, fold in pairs)
-        return Scores(prepared.labels, ids, true, logits, seconds, tuple(clips[id].group for id in ids), folds)
+        classes, groups = tuple(clips[id].label for id in ids), tuple(clips[id].group for id in ids)
+        return Scores(prepared.labels, ids, classes, logits, seconds, groups, folds)
 
     names = [fold.name for fold in prepared.split.folds]
     curve = [CurvePoint(epoch, 2 / epoch, 1e-3, {"accuracy": 0.5, "log_loss": 1.0}) for epoch in (1, 2, 3)]
     return build_report(
         ReportInputs(
-            index=prepared.index,
-            audit=prepared.audit,
-            split=prepared.split,
-            recipe=prepared.recipe,
+            corpus=prepared,
             scores=scores(1.0),
             majority=scores(0.0),
             baseline=scores(0.5),
@@ -302,7 +300,7 @@ def test_a_gain_is_better_whichever_way_the_metric_points() -> None:
 
 @pytest.mark.parametrize("largest", [0.0, 1e-6, 0.3, 1.0, 2.31, 7, 99, 1e5])
 def test_ticks_are_few_round_and_reach_over_the_largest(largest: float) -> None:
-    ticks = plots.ticks(largest)
+    ticks = page.ticks(largest)
     assert ticks[0] == 0 and ticks == sorted(set(ticks)) and len(ticks) <= 6
     assert ticks[-1] >= largest * 0.99
     mantissa = ticks[1] / 10 ** math.floor(math.log10(ticks[1]) + 1e-9)
@@ -328,7 +326,7 @@ def test_the_accuracy_at_every_coverage_is_drawn_and_listed(
     tmp_path: Path, report: Report, prepared: PreparedCorpus
 ) -> None:
     rows = report.risk_coverage
-    (line,) = plots.accuracy_by_coverage(rows).lines
+    (line,) = page.accuracy_by_coverage(rows).lines
     assert [x for x, _ in line.points] == [row.coverage for row in rows]
     low = 0.5 if min(row.accuracy for row in rows) >= 0.5 else 0.0
     assert [1 - y * (1 - low) for _, y in line.points] == pytest.approx([row.accuracy for row in rows])

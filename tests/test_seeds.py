@@ -33,7 +33,7 @@ def scores(logits: list[list[float]]) -> Scores:
     return Scores(
         ("a", "b"),
         tuple(map(str, range(count))),
-        np.zeros(count, np.int64),
+        ("a",) * count,
         np.array(logits, np.float32),
         np.ones(count),
         (None,) * count,

@@ -116,7 +116,12 @@ def test_a_baseline_names_the_corpus_before_torch_and_never_imports_the_trainer(
     assert "transformers.trainer" not in result["modules"]
 
 
-def test_inspecting_imports_no_torch(corpus: Path) -> None:
+def test_inspecting_imports_torch_only_for_groups_and_never_the_trainer(corpus: Path) -> None:
+    result, _ = call("inspect", corpus)
+    assert result["code"] == 0
+    assert not imported(result) & {"peft", "datasets", "gradio"} and "transformers.trainer" not in result["modules"]
+    for number, path in enumerate(sorted(corpus.rglob("*.wav"))):
+        path.rename(path.with_name(f"{number * 7919:x}.wav"))  # no field of the names could be a group
     result, _ = call("inspect", corpus)
     assert result["code"] == 0
     assert not imported(result) - {"av"}

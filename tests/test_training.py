@@ -15,9 +15,9 @@ from auricle.preparation.prepare import LabelledClips
 from auricle.preparation.windows import AudioSource, from_arrays
 from auricle.recipe import Recipe, parse
 from auricle.run_folder import RunFolder
-from auricle.training import schedule
 from auricle.training import train as training
 from auricle.training.fold import TrainingSummary
+from auricle.training.loop import make_schedule
 from auricle.training.progress import Epoch
 from auricle.training.task import waveform_task
 from tests.conftest import PITCHES, RATE, tone
@@ -213,7 +213,7 @@ def test_class_weights_even_out_the_classes() -> None:
 def test_schedules_warm_up_and_come_down(kind: str) -> None:
     settings = recipe(lr_scheduler_type=kind, warmup_ratio=0.2, learning_rate=0.1).train
     optimizer = torch.optim.Adam([torch.zeros(1, requires_grad=True)], lr=0.1)
-    steps = schedule.make(optimizer, settings, 100)
+    steps = make_schedule(optimizer, settings, 100)
     rates = []
     for _ in range(100):
         rates.append(optimizer.param_groups[0]["lr"])
@@ -221,6 +221,17 @@ def test_schedules_warm_up_and_come_down(kind: str) -> None:
         steps.step()
     assert max(rates) == pytest.approx(0.1, rel=0.02) and 15 <= int(np.argmax(rates)) <= 25
     assert rates[-1] < 0.005 and rates[0] < 0.01
+
+
+def test_a_one_cycle_whose_rise_is_one_step_works() -> None:
+    optimizer = torch.optim.Adam([torch.zeros(1, requires_grad=True)], lr=0.1)
+    steps = make_schedule(optimizer, recipe(warmup_ratio=0.1, learning_rate=0.1).train, 10)
+    rates = []
+    for _ in range(10):
+        rates.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        steps.step()
+    assert rates[0] < 0.01 and rates[1] == max(rates) > 0.08 and rates[-1] < 0.015
 
 
 @pytest.mark.parametrize("track", ["tensorboard"])

@@ -9,78 +9,57 @@ from typing import TYPE_CHECKING, Any
 from auricle.models import registration
 
 if TYPE_CHECKING:
-    from auricle.corpus.clip import Clip, Index
-    from auricle.corpus.read import read_index
-    from auricle.errors import AuricleError
-    from auricle.evaluation.evaluate import Evaluation
-    from auricle.evaluation.report import Report
-    from auricle.inference.classifier import Classifier, Prediction, load
-    from auricle.inference.run import Run, evaluate, inspect, open_run, train
-    from auricle.preparation.inspection import Inspection
-    from auricle.recipe import Recipe
-    from auricle.voices.enrol import enrol
-    from auricle.voices.identify import identify, verify
-    from auricle.voices.store import VoiceStore
+    from auricle.corpus.clip import Clip as Clip
+    from auricle.corpus.clip import Index as Index
+    from auricle.corpus.read import read_index as read_index
+    from auricle.errors import AuricleError as AuricleError
+    from auricle.evaluation.evaluate import Evaluation as Evaluation
+    from auricle.evaluation.report import Report as Report
+    from auricle.inference.classifier import Classifier as Classifier
+    from auricle.inference.classifier import Prediction as Prediction
+    from auricle.inference.classifier import load as load
+    from auricle.inference.run import Run as Run
+    from auricle.inference.run import evaluate as evaluate
+    from auricle.inference.run import inspect as inspect
+    from auricle.inference.run import open_run as open_run
+    from auricle.inference.run import train as train
+    from auricle.preparation.inspection import Inspection as Inspection
+    from auricle.recipe import Recipe as Recipe
+    from auricle.voices.enrol import enrol as enrol
+    from auricle.voices.identify import identify as identify
+    from auricle.voices.identify import verify as verify
+    from auricle.voices.store import VoiceStore as VoiceStore
 
 __version__ = "0.1.0"
 
-# Each public name and the module that it is imported from when it is first used.
-_HOME = {
-    "AuricleError": "auricle.errors",
-    "Classifier": "auricle.inference.classifier",
-    "Clip": "auricle.corpus.clip",
-    "Evaluation": "auricle.evaluation.evaluate",
-    "Index": "auricle.corpus.clip",
-    "Inspection": "auricle.preparation.inspection",
-    "Prediction": "auricle.inference.classifier",
-    "Recipe": "auricle.recipe",
-    "Report": "auricle.evaluation.report",
-    "Run": "auricle.inference.run",
-    "VoiceStore": "auricle.voices.store",
-    "enrol": "auricle.voices.enrol",
-    "evaluate": "auricle.inference.run",
-    "identify": "auricle.voices.identify",
-    "inspect": "auricle.inference.run",
-    "load": "auricle.inference.classifier",
-    "open_run": "auricle.inference.run",
-    "read_index": "auricle.corpus.read",
-    "train": "auricle.inference.run",
-    "verify": "auricle.voices.identify",
+# The modules of the public names, each imported when one of its names is first used.
+_MODULES = {
+    "auricle.corpus.clip": ("Clip", "Index"),
+    "auricle.corpus.read": ("read_index",),
+    "auricle.errors": ("AuricleError",),
+    "auricle.evaluation.evaluate": ("Evaluation",),
+    "auricle.evaluation.report": ("Report",),
+    "auricle.inference.classifier": ("Classifier", "Prediction", "load"),
+    "auricle.inference.run": ("Run", "evaluate", "inspect", "open_run", "train"),
+    "auricle.preparation.inspection": ("Inspection",),
+    "auricle.recipe": ("Recipe",),
+    "auricle.voices.enrol": ("enrol",),
+    "auricle.voices.identify": ("identify", "verify"),
+    "auricle.voices.store": ("VoiceStore",),
 }
+_MODULE_OF = {name: module for module, names in _MODULES.items() for name in names}
 
-__all__ = [
-    "AuricleError",
-    "Classifier",
-    "Clip",
-    "Evaluation",
-    "Index",
-    "Inspection",
-    "Prediction",
-    "Recipe",
-    "Report",
-    "Run",
-    "VoiceStore",
-    "__version__",
-    "enrol",
-    "evaluate",
-    "identify",
-    "inspect",
-    "load",
-    "open_run",
-    "read_index",
-    "train",
-    "verify",
-]
+__all__ = sorted(["__version__", *_MODULE_OF])
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _HOME:
+    if name not in _MODULE_OF:
         raise AttributeError(f"module 'auricle' has no attribute '{name}'")
-    return getattr(importlib.import_module(_HOME[name]), name)
+    return getattr(importlib.import_module(_MODULE_OF[name]), name)
 
 
 def __dir__() -> list[str]:
-    return sorted(__all__)
+    return __all__
 
 
 registration.register_on_import()

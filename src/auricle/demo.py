@@ -16,6 +16,9 @@ if TYPE_CHECKING:
     from auricle.evaluation.report import Report
     from auricle.training.progress import ProgressReporter
 
+# The file that marks a folder as a demo's.
+MARKER = ".auricle-demo"
+
 
 @dataclass(frozen=True)
 class PlantedFaults:
@@ -38,7 +41,7 @@ def check_folder(folder: Path) -> None:
     """Raise UsageError for a folder that holds other files than an earlier demo's."""
     if folder.exists() and not folder.is_dir():
         raise UsageError(f"--out received '{folder}', which is a file. Name an empty or new folder.")
-    if folder.exists() and any(folder.iterdir()) and not _marker(folder).is_file():
+    if folder.exists() and any(folder.iterdir()) and not (folder / MARKER).is_file():
         raise UsageError(f"--out received '{folder}', which holds other files. Name an empty or new folder.")
 
 
@@ -52,7 +55,7 @@ def demo(folder: Path, reporter: "ProgressReporter", *, seed: int = 0) -> Demo:
     for old in (corpus, out):
         shutil.rmtree(old, ignore_errors=True)
     folder.mkdir(parents=True, exist_ok=True)
-    _marker(folder).touch()
+    (folder / MARKER).touch()
     reporter.message(f"Generating a small corpus with planted faults in {corpus} …")
     planted = synth.make(corpus, seed=seed)
     report = run(corpus, recipes.load("demo"), out, reporter)
@@ -76,7 +79,3 @@ def compare(planted: "Planted", report: "Report") -> PlantedFaults:
     )
     total = sum(len(paths) for paths in planted.faults.values())
     return PlantedFaults(total, total - len(missed), missed)
-
-
-def _marker(folder: Path) -> Path:
-    return folder / ".auricle-demo"

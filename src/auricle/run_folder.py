@@ -49,6 +49,7 @@ class RunFolder:
     exported = _Entry("onnx")  # the folder that `auricle export` writes
     # Of one fold: its history is one line of JSON an epoch, and `trained` is written last.
     history = _Entry("history.jsonl")
+    tracked = _Entry("tracked.json")  # the id of its run in the experiment tracker
     checkpoints = _Entry("checkpoints")
     trained = _Entry("trained.json")
     fold_scores = _Entry("fold-scores.parquet")

@@ -190,13 +190,13 @@ class Classes:
     reason: str
 
 
-def find_classes(names: Sequence[str], location: str, split_key: str | None = None) -> Classes:
-    """The field that holds the class; `split_key` is the folder level of train and test.
+def find_classes(names: Sequence[str], location: str, split_key: str | None = None, wrapper: str = "") -> Classes:
+    """The field that holds the class; `split_key` is the folder level of train and test, `wrapper` a folder of all.
 
     Raises DataError, with a table of the readings, where it is not clear.
     """
-    levels = [item for item in fields(names) if item.is_folder and _could_be_classes(item)]
-    levels = [item for item in levels if item.key != split_key]
+    folders = [item for item in fields(names) if item.is_folder and item.key != split_key]
+    levels = [item for item in folders if _could_be_classes(item)]
     words = [level for level in levels if not level.is_identifier]
     parts = _class_parts(names)
     if len(words) > 1:
@@ -212,7 +212,9 @@ def find_classes(names: Sequence[str], location: str, split_key: str | None = No
         return Classes(levels[0], f"{levels[0].description}{others}" if others else "")
     if not levels and len(parts) == 1:
         return Classes(parts[0], f"{parts[0].description}; there are no class folders")
-    raise DataError(_readings(names, location, [*levels, *parts]))
+    if len(folders) == 1 and not parts:
+        return Classes(folders[0], "")  # a single clip in most folders is an error of its own
+    raise DataError(_readings(names, location, [*levels, *parts], wrapper))
 
 
 def _outer(level: Field, levels: Sequence[Field]) -> Field:
@@ -245,7 +247,13 @@ def _is_counter(item: Field, others: Sequence[Field]) -> bool:
     return len(set(zip(*(other.values for other in others), strict=True))) == len(item.values)
 
 
-def _readings(names: Sequence[str], location: str, candidates: Sequence[Field]) -> str:
+def _readings(names: Sequence[str], location: str, candidates: Sequence[Field], wrapper: str) -> str:
+    if not candidates and wrapper:
+        return (
+            f"'{location}' has a single class folder, '{wrapper}' ({len(names)} recordings), and a classifier needs two "
+            "classes or more. Put each class in its own folder, or name the parts of the file names: "
+            "`--pattern '{group}_{label}_{take}.wav'`."
+        )
     if not candidates:
         return (
             f"'{location}' has {len(names)} recordings, such as '{names[0]}', and neither folders nor file names that "

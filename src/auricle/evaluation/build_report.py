@@ -10,10 +10,10 @@ from dataclasses import dataclass, field
 from importlib import metadata
 from pathlib import PurePath
 
-from auricle.corpus.clip import Index
-from auricle.corpus.splits import Split
+from auricle.corpus.splits import PARTS
 from auricle.evaluation import calibration, duration, error_analysis, metrics, open_set
-from auricle.evaluation.intervals import Interval, Resampling, bootstrap, metric_intervals, paired_differences
+from auricle.evaluation.intervals import Interval, Resampling, bootstrap, metric_intervals
+from auricle.evaluation.leakage import Leakage
 from auricle.evaluation.metrics import ClassMetrics, compute_metrics, evaluate_logits
 from auricle.evaluation.open_set import RejectionReport
 from auricle.evaluation.report import (
@@ -29,9 +29,8 @@ from auricle.evaluation.report import (
     TrainingTotals,
 )
 from auricle.evaluation.scoring import Scores
-from auricle.preparation.audit import Audit
-from auricle.preparation.formatting import percent, percent_range
-from auricle.recipe import Recipe
+from auricle.preparation.formatting import counted, percent, percent_range
+from auricle.preparation.prepare import PreparedCorpus
 
 PACKAGES = (
     "auricle",
@@ -58,10 +57,7 @@ class ReportInputs:
     each fold in seconds, `repetitions` the scores of the same test clips by models trained from further seeds.
     """
 
-    index: Index
-    audit: Audit
-    split: Split
-    recipe: Recipe
+    corpus: PreparedCorpus
     scores: Scores
     majority: Scores
     baseline: Scores
@@ -71,6 +67,8 @@ class ReportInputs:
     model: ModelSummary
     training: TrainingTotals
     hardware: Hardware
+    grouping: str = ""
+    leakage: Leakage | None = None
     rejection: RejectionReport | None = None
     center_crops: Scores | None = None
     trained_ranges: Mapping[str, tuple[float, float]] = field(default_factory=dict)
@@ -79,7 +77,8 @@ class ReportInputs:
 
 def build_report(inputs: ReportInputs) -> Report:
     """Put the whole report together."""
-    recipe, scores, name = inputs.recipe, inputs.scores, inputs.index.group_name
+    corpus, scores = inputs.corpus, inputs.scores
+    recipe, name = corpus.recipe, corpus.index.group_name
     evaluate = recipe.evaluate
     outcomes, baseline, majority = (
         evaluate_logits(one.truth, one.logits, evaluate.top_k) for one in (scores, inputs.baseline, inputs.majority)
@@ -87,7 +86,7 @@ def build_report(inputs: ReportInputs) -> Report:
     resampled = bootstrap(scores.groups, Resampling(evaluate.bootstrap_resamples, recipe.train.seed, name))
     comparison = BaselineComparison(
         metrics=metric_intervals(baseline, resampled),
-        gain=paired_differences(outcomes, baseline, resampled),
+        gain=metric_intervals(outcomes, resampled, minus=baseline),
         is_this_model=recipe.model.family == "baseline",
     )
     accuracies = metric_intervals(outcomes, resampled)
@@ -116,13 +115,13 @@ def build_report(inputs: ReportInputs) -> Report:
         rejection=inputs.rejection,
         accuracy_by_duration=duration.accuracy_by_duration(crops, scores, min_clips, name) if crops else (),
         accuracy_by_clip_duration=error_analysis.by_clip_duration(scores, name),
-        slices=error_analysis.slices(scores, {clip.id: clip for clip in inputs.index}, min_clips, name),
+        slices=error_analysis.slices(scores, {clip.id: clip for clip in corpus.index}, min_clips, name),
         misclassified=error_analysis.misclassified(scores, evaluate.examples),
         suspect_labels=error_analysis.suspect_labels(inputs.suspects) if inputs.suspects else (),
         learning_curves={fold: tuple(points) for fold, points in inputs.learning_curves.items()},
-        audit=inputs.audit,
-        split=_split(inputs.split),
-        corpus=_corpus(inputs),
+        audit=corpus.audit,
+        split=_split(inputs),
+        corpus=_corpus(corpus),
         recipe=recipe,
         model=inputs.model,
         training=inputs.training,
@@ -132,8 +131,22 @@ def build_report(inputs: ReportInputs) -> Report:
     )
 
 
-def _corpus(inputs: ReportInputs) -> CorpusSummary:
-    index = inputs.index
+def _split(inputs: ReportInputs) -> SplitSummary:
+    split = inputs.corpus.split
+    return SplitSummary(
+        kind=split.kind,
+        description=split.description,
+        grouped=split.grouped,
+        notes=split.notes,
+        folds=len(split.folds),
+        clips={part: len(getattr(split.folds[0], part)) for part in PARTS},
+        grouping=inputs.grouping,
+        leakage=inputs.leakage,
+    )
+
+
+def _corpus(corpus: PreparedCorpus) -> CorpusSummary:
+    index = corpus.index
     return CorpusSummary(
         origin=PurePath(index.origin).name,
         reader=index.reader,
@@ -141,22 +154,17 @@ def _corpus(inputs: ReportInputs) -> CorpusSummary:
         license=index.license,
         citation=index.citation,
         clips=len(index),
-        classes=len(inputs.scores.labels),
-        groups=inputs.audit.groups,
+        classes=len(corpus.labels),
+        groups=corpus.audit.groups,
         group_name=index.group_name,
     )
 
 
-def _split(split: Split) -> SplitSummary:
-    clips = {part: len(getattr(split.folds[0], part)) for part in ("train", "valid", "test")}
-    return SplitSummary(split.kind, split.description, split.grouped, tuple(split.notes), len(split.folds), clips)
-
-
 def _folds(inputs: ReportInputs) -> tuple[FoldMetrics, ...]:
     rows = []
-    baseline = error_analysis.by_fold(inputs.baseline)
-    sizes = {fold.name: (len(fold.train), len(fold.valid)) for fold in inputs.split.folds}
-    for fold, scores in error_analysis.by_fold(inputs.scores).items():
+    baseline = inputs.baseline.by_fold()
+    sizes = {fold.name: (len(fold.train), len(fold.valid)) for fold in inputs.corpus.split.folds}
+    for fold, scores in inputs.scores.by_fold().items():
         own, other = (compute_metrics(evaluate_logits(one.truth, one.logits)) for one in (scores, baseline[fold]))
         rows.append(
             FoldMetrics(
@@ -186,7 +194,6 @@ def versions() -> dict[str, str]:
 def _verdict(
     clips: int, accuracy: Interval, baseline: BaselineComparison, majority: float, rows: Sequence[ClassMetrics]
 ) -> str:
-    """The result in two sentences."""
     gain = baseline.gain["accuracy"]
     if baseline.is_this_model:
         comparison = f"against {percent(majority)} for the majority class"
@@ -205,8 +212,7 @@ def _verdict(
 
 
 def _cautions(inputs: ReportInputs, rows: Sequence[ClassMetrics]) -> list[str]:
-    """What limits the metrics."""
-    index, audit, split = inputs.index, inputs.audit, inputs.split
+    index, audit, split = inputs.corpus.index, inputs.corpus.audit, inputs.corpus.split
     cautions = list(split.notes)
     if audit.leaks:
         clips = len({leak.tested for leak in audit.leaks})
@@ -218,7 +224,7 @@ def _cautions(inputs: ReportInputs, rows: Sequence[ClassMetrics]) -> list[str]:
     if 0 < tested < FEW_UNITS:
         more = " Testing each in turn (data.split=leave-one-group-out) gives a better estimate."
         cautions.append(
-            f"Only {tested} {name}{'s' if tested > 1 else ''} in the test set: the interval is a rough guide."
+            f"Only {counted(tested, name)} in the test set: the interval is a rough guide."
             + (more if tested < audit.groups else "")
         )
     if not index.has_groups and split.kind != "predefined":
@@ -237,6 +243,6 @@ def _cautions(inputs: ReportInputs, rows: Sequence[ClassMetrics]) -> list[str]:
     if inputs.rejection is not None:
         cautions += open_set.cautions(inputs.rejection)
     if inputs.trained_ranges:
-        window = inputs.recipe.evaluate.window_seconds
+        window = inputs.corpus.recipe.evaluate.window_seconds
         cautions += duration.cautions(inputs.scores, inputs.trained_ranges, window)
     return cautions

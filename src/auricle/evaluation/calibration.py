@@ -36,7 +36,9 @@ def fit_temperature(logits: np.ndarray, truth: np.ndarray, groups: Sequence[str 
 
     wide = logits.astype(np.float64)
     rows = np.arange(len(truth))
-    weight = _clip_weights(groups if groups is not None else [None] * len(truth))
+    groups = groups if groups is not None else [None] * len(truth)
+    sizes = Counter(groups)
+    weight = np.array([1.0 if one is None else 1.0 / (1.0 + (sizes[one] - 1) * GROUP_CORRELATION) for one in groups])
 
     def cost(log_temperature: float) -> float:
         scaled = wide * np.exp(-log_temperature)
@@ -47,14 +49,6 @@ def fit_temperature(logits: np.ndarray, truth: np.ndarray, groups: Sequence[str 
     bounds = (-LOG_TEMPERATURE_LIMIT, LOG_TEMPERATURE_LIMIT)
     optimum = minimize_scalar(cost, bounds=bounds, method="bounded", options={"xatol": 1e-6})
     return float(np.exp(optimum.x))
-
-
-def _clip_weights(groups: Sequence[str | None]) -> np.ndarray:
-    """How much each clip counts: 1 on its own, less among others of its group."""
-    sizes = Counter(groups)
-    return np.array(
-        [1.0 if group is None else 1.0 / (1.0 + (sizes[group] - 1) * GROUP_CORRELATION) for group in groups]
-    )
 
 
 @dataclass(frozen=True)
@@ -93,7 +87,7 @@ def risk_coverage(scores: Scores) -> tuple[CoveragePoint, ...]:
     """Accuracy on the most confident clips, for ever larger shares of them (selective classification)."""
     values = confidence(scores.logits)
     order = np.argsort(-values, kind="stable")
-    correct = (scores.predicted == scores.truth)[order]
+    correct = scores.correct[order]
     points = []
     for share in COVERAGES:
         clips = max(1, round(share * len(scores)))

@@ -11,7 +11,6 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from auricle.evaluation.intervals import Interval, Resampling, bootstrap, mean_interval
-from auricle.evaluation.metrics import evaluate_logits
 from auricle.evaluation.scoring import Scores, join
 from auricle.preparation.windows import AudioSource
 
@@ -84,8 +83,7 @@ def accuracy_by_duration(crops: Scores, full: Scores, min_clips: int, group_name
         same = [row_of[pair] for pair in zip(part.ids, part.folds, strict=True)]
         resampled = bootstrap(part.groups, Resampling(RESAMPLES, 0, group_name))
         cropped, uncropped = (
-            mean_interval(evaluate_logits(truth, logits).correct, resampled.weights())
-            for truth, logits in ((part.truth, part.logits), (full.truth[same], full.logits[same]))
+            mean_interval(correct, resampled.weights()) for correct in (part.correct, full.correct[same])
         )
         groups = len(set(part.groups) - {None})
         rows.append(DurationAccuracy(float(seconds), len(part), groups, cropped, uncropped))

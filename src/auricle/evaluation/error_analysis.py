@@ -3,7 +3,7 @@
 In: scores of test clips and, for the slices, the clips themselves. Out: rows for the report.
 """
 
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -11,7 +11,7 @@ import numpy as np
 
 from auricle.corpus.clip import Clip
 from auricle.evaluation.intervals import Interval, Resampling, bootstrap, mean_interval
-from auricle.evaluation.scoring import Scores
+from auricle.evaluation.scoring import Scores, confidence
 
 DURATION_BINS = 4
 MOST_VALUES = 12
@@ -76,9 +76,8 @@ def slices(scores: Scores, clips: Mapping[str, Clip], min_clips: int, group_name
 
 def misclassified(scores: Scores, most: int) -> tuple[ClipError, ...]:
     """The misclassified clips, the most confident predictions first."""
-    confidence = scores.probabilities.max(1)
-    wrong = np.flatnonzero(scores.predicted != scores.truth)
-    return _clip_errors(scores, wrong[np.argsort(-confidence[wrong], kind="stable")][:most])
+    wrong = np.flatnonzero(~scores.correct)
+    return _clip_errors(scores, wrong[np.argsort(-confidence(scores.logits)[wrong], kind="stable")][:most])
 
 
 def suspect_labels(scores: Scores) -> tuple[ClipError, ...]:
@@ -89,9 +88,8 @@ def suspect_labels(scores: Scores) -> tuple[ClipError, ...]:
     probabilities = scores.probabilities
     own = probabilities[np.arange(len(scores)), scores.truth]
     other = probabilities.max(1)
-    rows = np.flatnonzero(
-        (own <= SUSPECT_LABEL_PROBABILITY) & (other >= SUSPECT_OTHER_PROBABILITY) & (scores.predicted != scores.truth)
-    )
+    confident = (own <= SUSPECT_LABEL_PROBABILITY) & (other >= SUSPECT_OTHER_PROBABILITY)
+    rows = np.flatnonzero(confident & ~scores.correct)
     return _clip_errors(scores, rows[np.argsort(-other[rows], kind="stable")])
 
 
@@ -100,7 +98,7 @@ def _clip_errors(scores: Scores, rows: np.ndarray) -> tuple[ClipError, ...]:
     return tuple(
         ClipError(
             scores.ids[row],
-            scores.labels[scores.truth[row]],
+            scores.classes[row],
             scores.labels[predicted[row]],
             float(probabilities[row, predicted[row]]),
             float(probabilities[row, scores.truth[row]]),
@@ -112,40 +110,19 @@ def _clip_errors(scores: Scores, rows: np.ndarray) -> tuple[ClipError, ...]:
 
 def _slice(scores: Scores, inside: np.ndarray, name: str, group_name: str) -> Slice:
     part = scores.select(inside)
-    correct = (part.predicted == part.truth).astype(np.float64)
     resampled = bootstrap(part.groups, Resampling(RESAMPLES, 0, group_name))
-    return Slice(name, len(part), len(set(part.groups) - {None}), mean_interval(correct, resampled.weights()))
+    accuracy = mean_interval(part.correct, resampled.weights())
+    return Slice(name, len(part), len(set(part.groups) - {None}), accuracy)
 
 
 def _slice_names(values: Sequence[str | None]) -> list[str | None]:
     """The values as slice names; many different numbers become thirds."""
-    numbers = _numbers(values)
-    if numbers is None or len(set(numbers.values())) <= MOST_VALUES:
+    try:
+        numbers = [float(value) for value in values if value]
+    except ValueError:
+        numbers = []
+    if len(set(numbers)) <= MOST_VALUES:
         return [value or None for value in values]
-    edges = np.quantile(list(numbers.values()), [0, 1 / 3, 2 / 3, 1])
+    edges = np.quantile(numbers, [0, 1 / 3, 2 / 3, 1])
     names = [f"{edges[part]:g} to {edges[part + 1]:g}" for part in range(3)]
-    return [
-        names[min(2, int(np.searchsorted(edges[1:3], numbers[index], side="left")))] if index in numbers else None
-        for index in range(len(values))
-    ]
-
-
-def _numbers(values: Sequence[str | None]) -> dict[int, float] | None:
-    """The values that are present, as numbers by index; None when one of them is not a number."""
-    numbers: dict[int, float] = {}
-    for index, value in enumerate(values):
-        if not value:
-            continue
-        try:
-            numbers[index] = float(value)
-        except ValueError:
-            return None
-    return numbers or None
-
-
-def by_fold(scores: Scores) -> dict[str, Scores]:
-    """The scores of each fold, in order."""
-    rows: dict[str, list[int]] = defaultdict(list)
-    for row, fold in enumerate(scores.folds):
-        rows[fold].append(row)
-    return {fold: scores.select(np.isin(np.arange(len(scores)), members)) for fold, members in rows.items()}
+    return [names[np.searchsorted(edges[1:3], float(value), side="left")] if value else None for value in values]

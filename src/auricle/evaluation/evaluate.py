@@ -4,15 +4,15 @@ In: a run folder and, for other recordings, DATA read by any reader. Out: an Eva
 scored by the models that were not trained on them; other recordings by the kept model.
 """
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pydantic
 
 from auricle import recipes
-from auricle.audio.settings import Settings
+from auricle.audio.settings import Settings, describe_content
 from auricle.audio.store import prepare as prepare_store
 from auricle.corpus.clip import Index
 from auricle.corpus.splits import load as load_split
@@ -23,10 +23,11 @@ from auricle.evaluation.duration import DurationAccuracy
 from auricle.evaluation.error_analysis import Slice
 from auricle.evaluation.intervals import Interval, Resampling, bootstrap, metric_intervals
 from auricle.evaluation.metrics import ClassMetrics
-from auricle.evaluation.open_set import OutOfSetScores, RejectionReport
-from auricle.evaluation.report import IntervalBasis, plain
+from auricle.evaluation.open_set import RejectionReport
+from auricle.evaluation.report import IntervalBasis
 from auricle.evaluation.scoring import Scores
 from auricle.models.load import load_model
+from auricle.models.runtime import ModelInfo
 from auricle.parallel import Progress
 from auricle.preparation.prepare import read
 from auricle.preparation.windows import AudioSource, from_store
@@ -53,7 +54,7 @@ class Evaluation:
 
     def as_json(self) -> dict[str, Any]:
         """The evaluation as plain data."""
-        content: dict[str, Any] = plain(self)
+        content: dict[str, Any] = pydantic.TypeAdapter(Evaluation).dump_python(self, mode="json")
         return content
 
 
@@ -61,9 +62,10 @@ class Evaluation:
 class _Scored:
     """Scores of clips in full, of their center crops and, where there are any, of clips of held-out classes."""
 
+    model: ModelInfo
     full: Scores
     center_crops: Scores
-    out_of_set: OutOfSetScores | None = None
+    out_of_set: Scores | None = None
 
 
 def evaluate(run: Path, data: str | None, progress: Progress) -> Evaluation:
@@ -75,18 +77,20 @@ def evaluate(run: Path, data: str | None, progress: Progress) -> Evaluation:
             f"'{run}' is not a run folder: it has no recipe.yaml. Name the folder that `auricle train` wrote."
         )
     recipe = recipes.load(folder.recipe)
-    settings, seed = recipe.evaluate, recipe.train.seed
-    unusable, rejection = 0, None
+    settings, unusable, rejection = recipe.evaluate, 0, None
     if data is None:
         index = Index.load(folder.index)
         scored = _score_own_test_clips(folder, recipe, index, progress)
     else:
         index = read(data, recipe.replace("data", reader="auto", reader_options={}, fold=None, corrections=None))
         scored = _score(model, index, tuple(clip.id for clip in index), recipe, progress, "all")
-        rejection = _rejection(model, scored, Resampling(settings.bootstrap_resamples, seed, index.group_name))
         unusable = len(index) - len(scored.full) - len(scored.out_of_set or ())
     scores, name = scored.full, index.group_name
-    resampled = bootstrap(scores.groups, Resampling(settings.bootstrap_resamples, seed, name))
+    resampling = Resampling(settings.bootstrap_resamples, recipe.train.seed, name)
+    limit, max_rate = scored.model.threshold, scored.model.max_false_accept_rate
+    if scored.out_of_set is not None and limit is not None and max_rate is not None:
+        rejection = open_set.by_fixed_threshold(scores, scored.out_of_set, limit, max_rate, resampling)
+    resampled = bootstrap(scores.groups, resampling)
     outcomes = metrics.evaluate_logits(scores.truth, scores.logits, settings.top_k)
     return Evaluation(
         description=index.description,
@@ -120,70 +124,44 @@ def _score_own_test_clips(run: RunFolder, recipe: Recipe, index: Index, progress
         _score(model_folder(folder), index, fold.test, recipe, progress, fold.name)
         for fold, folder in zip(split.folds, folders, strict=True)
     ]
-    return _Scored(scoring.join([part.full for part in parts]), scoring.join([part.center_crops for part in parts]))
-
-
-def _rejection(model: Path, scored: _Scored, resampling: Resampling) -> RejectionReport | None:
-    """How the kept threshold does on clips of the held-out classes, where the data has some."""
-    config = json.loads((model / "config.json").read_text(encoding="utf-8"))
-    if scored.out_of_set is None or config.get("threshold") is None:
-        return None
-    return open_set.by_fixed_threshold(
-        scored.full, scored.out_of_set, config["threshold"], config["max_false_accept_rate"], resampling
-    )
+    full, crops = [part.full for part in parts], [part.center_crops for part in parts]
+    return _Scored(parts[0].model, scoring.join(full), scoring.join(crops))
 
 
 def _score(folder: Path, index: Index, ids: tuple[str, ...], recipe: Recipe, progress: Progress, fold: str) -> _Scored:
     model = load_model(folder, recipe.train.precision)
-    config = model.config
-    labels = tuple(config.id2label[number] for number in range(config.num_labels))
-    num_features = getattr(config, "num_features", None)
-    _check(index, labels, num_features, recipe)
+    info = ModelInfo.of_model(model)
+    _check(index, info, recipe)
     audio = recipe.audio
-    settings = Settings(config.sample_rate, config.channels, audio.min_seconds, audio.max_seconds, num_features)
+    settings = Settings(info.sample_rate, info.channels, audio.min_seconds, audio.max_seconds, info.num_features)
     store = prepare_store(index.clips, settings, progress=progress)
     positions = {clip.id: position for position, clip in enumerate(index)}
-    clips = {clip.id: clip for clip in index}
-    usable = [id for id in ids if store.clip_info[positions[id]].usable]
-    known = tuple(id for id in usable if clips[id].label in labels)
-    unknown = tuple(id for id in usable if clips[id].label not in labels)
+    usable = [position for id in ids if store.clip_info[position := positions[id]].usable]
+    known = [position for position in usable if index.clips[position].label in info.labels]
+    unknown = [position for position in usable if index.clips[position].label not in info.labels]
     if not known:
         raise DataError(f"None of the {len(ids)} clips is usable. `auricle inspect` lists the reasons.")
 
     def score(source: AudioSource) -> np.ndarray:
         return scoring.score(model, source, batch_seconds=recipe.evaluate.batch_seconds)
 
-    def audio_of(ids: tuple[str, ...]) -> AudioSource:
-        return from_store(store, [positions[id] for id in ids])
+    def scores_of(chosen: list[int]) -> Scores:
+        seconds = np.array([store.clip_info[position].seconds for position in chosen])
+        clips = [index.clips[position] for position in chosen]
+        return Scores.of_clips(info.labels, clips, seconds, score(from_store(store, chosen)), fold)
 
-    source = audio_of(known)
-    scores = Scores(
-        labels=labels,
-        ids=known,
-        truth=np.array([labels.index(clips[id].label) for id in known], dtype=np.int64),
-        logits=score(source),
-        seconds=np.array([store.clip_info[positions[id]].seconds for id in known]),
-        groups=tuple(clips[id].group for id in known),
-        folds=(fold,) * len(known),
-    )
-    out_of_set = None
-    if unknown:
-        names, groups = tuple(clips[id].label for id in unknown), tuple(clips[id].group for id in unknown)
-        out_of_set = OutOfSetScores(unknown, names, groups, (fold,) * len(unknown), score(audio_of(unknown)))
-    return _Scored(scores, duration.center_crops(scores, source, settings.sample_rate, score), out_of_set)
+    full = scores_of(known)
+    crops = duration.center_crops(full, from_store(store, known), settings.sample_rate, score)
+    return _Scored(info, full, crops, scores_of(unknown) if unknown else None)
 
 
-def _check(index: Index, labels: tuple[str, ...], num_features: int | None, recipe: Recipe) -> None:
-    """Refuse clips whose labels or kind of input the model does not know."""
-    unknown = sorted(set(index.labels) - set(labels) - set(recipe.data.held_out_classes))
+def _check(index: Index, model: ModelInfo, recipe: Recipe) -> None:
+    unknown = sorted(set(index.labels) - set(model.labels) - set(recipe.data.held_out_classes))
     if unknown:
         listed = ", ".join(f"'{label}'" for label in unknown[:5])
-        raise DataError(f"The model was not trained on {listed}. Its classes: {', '.join(labels)}.")
-    if num_features != index.num_features:
+        raise DataError(f"The model was not trained on {listed}. Its classes: {', '.join(model.labels)}.")
+    if model.num_features != index.num_features:
         raise DataError(
-            f"'{index.origin}' holds {_input(index.num_features)}, and the model takes {_input(num_features)}."
+            f"'{index.origin}' holds {describe_content(index.num_features)}, and the model takes "
+            f"{describe_content(model.num_features)}."
         )
-
-
-def _input(num_features: int | None) -> str:
-    return "audio" if num_features is None else f"precomputed features of {num_features} bands"

@@ -66,25 +66,25 @@ def percentile_interval(value: float, estimates: Sequence[float] | np.ndarray) -
 
 
 def mean_interval(values: np.ndarray, weights: Iterable[np.ndarray]) -> Interval:
-    """The mean of values (clips,), with the interval of its weighted means; resamples without a clip are skipped."""
+    """The mean of numbers or truths (clips,), with the interval of its weighted means; resamples without a clip are
+    skipped.
+    """
+    values = values.astype(np.float64)
     means = [float(weight @ values / weight.sum()) for weight in weights if weight.any()]
     return percentile_interval(float(values.mean()), means)
 
 
-def metric_intervals(outcomes: ClipOutcomes, resampled: Bootstrap) -> dict[str, Interval]:
-    """Every headline metric with its interval."""
-    values = compute_metrics(outcomes)
-    estimates = [compute_metrics(outcomes, weight) for weight in resampled.weights()]
-    return {name: percentile_interval(value, [row[name] for row in estimates]) for name, value in values.items()}
+def metric_intervals(
+    outcomes: ClipOutcomes, resampled: Bootstrap, minus: ClipOutcomes | None = None
+) -> dict[str, Interval]:
+    """Every headline metric with its interval; with `minus`, how much it exceeds that of other outcomes of the same
+    clips, resampled together.
+    """
 
+    def measure(weight: np.ndarray | None = None) -> dict[str, float]:
+        own = compute_metrics(outcomes, weight)
+        other = dict.fromkeys(own, 0.0) if minus is None else compute_metrics(minus, weight)
+        return {name: value - other[name] for name, value in own.items()}
 
-def paired_differences(outcomes: ClipOutcomes, other: ClipOutcomes, resampled: Bootstrap) -> dict[str, Interval]:
-    """The first's metrics minus the second's on the same clips, resampled together."""
-    ours, theirs = compute_metrics(outcomes), compute_metrics(other)
-    estimates = [(compute_metrics(outcomes, weight), compute_metrics(other, weight)) for weight in resampled.weights()]
-    return {
-        name: percentile_interval(
-            ours[name] - theirs[name], [first[name] - second[name] for first, second in estimates]
-        )
-        for name in ours
-    }
+    estimates = [measure(weight) for weight in resampled.weights()]
+    return {name: percentile_interval(value, [row[name] for row in estimates]) for name, value in measure().items()}

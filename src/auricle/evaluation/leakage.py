@@ -2,7 +2,7 @@
 
 In: vectors of clips, their classes, and fields of their names and tables. Out: for each field the accuracy of a linear
 ridge classifier with the field's values on both sides of a split and with them kept together. Both come in closed form
-from one fit. The first is measured with the same sizes: values are shuffled among the clips of each class.
+from one fit, without torch until it is made. The first is measured with the same sizes: values are shuffled among the clips of each class.
 """
 
 from collections.abc import Sequence
@@ -10,11 +10,9 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
-from scipy import stats
 
 from auricle.corpus.structure import Field
 from auricle.evaluation.intervals import Interval
-from auricle.models.features.ridge import CLIP_LIMIT, LINEAR_RIDGE
 
 FOLDS = 10
 REPEATS = 12
@@ -57,6 +55,8 @@ class HeldOutFit:
 
     @cached_property
     def _solved(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        from auricle.models.features.ridge import CLIP_LIMIT, LINEAR_RIDGE
+
         deviation = self.vectors.std(0)
         scale = np.where(deviation > 1e-4, 1.0 / np.maximum(deviation, 1e-4), 0.0)
         standard = np.clip((self.vectors - self.vectors.mean(0)) * scale, -CLIP_LIMIT, CLIP_LIMIT).astype(np.float64)
@@ -81,6 +81,8 @@ class HeldOutFit:
 
 def measure(fit: HeldOutFit, field: Field, seed: int) -> Leakage:
     """Measure one field on the clips of a fit, in their order. A clip without a value is a value of its own."""
+    from scipy import stats
+
     random = np.random.default_rng(seed)
     names = [value or f"\0{number}" for number, value in enumerate(field.values)]
     values = np.unique(names, return_inverse=True)[1]

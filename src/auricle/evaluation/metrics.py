@@ -128,16 +128,14 @@ def per_class(scores: Scores) -> tuple[ClassMetrics, ...]:
     """Precision, recall and F1 of every class."""
     outcomes = evaluate_logits(scores.truth, scores.logits)
     hits, support, predicted = _class_counts(outcomes, np.ones(len(scores)))
-    return tuple(
-        ClassMetrics(
-            label,
-            int(support[row]),
-            float(hits[row] / predicted[row]) if predicted[row] else 0.0,
-            float(hits[row] / support[row]) if support[row] else 0.0,
-            float(2 * hits[row] / (support[row] + predicted[row])) if support[row] + predicted[row] else 0.0,
-        )
-        for row, label in enumerate(scores.labels)
+    columns = (
+        support.astype(int),
+        hits / np.maximum(predicted, 1),
+        hits / np.maximum(support, 1),
+        2 * hits / np.maximum(support + predicted, 1),
     )
+    rows = zip(scores.labels, *(column.tolist() for column in columns), strict=True)
+    return tuple(ClassMetrics(*row) for row in rows)
 
 
 def confusion_matrix(scores: Scores) -> np.ndarray:
@@ -163,9 +161,9 @@ def confused_pairs(matrix: np.ndarray, labels: Sequence[str]) -> tuple[ConfusedP
     order = np.argsort(-off_diagonal, axis=None, kind="stable")[:MOST_CONFUSED_PAIRS]
     cells = [divmod(int(cell), len(labels)) for cell in order]
     return tuple(
-        ConfusedPair(labels[row], labels[column], int(off_diagonal[row, column]))
+        ConfusedPair(labels[row], labels[column], int(clips))
         for row, column in cells
-        if off_diagonal[row, column]
+        if (clips := off_diagonal[row, column])
     )
 
 
@@ -193,10 +191,9 @@ def variance_across_seeds(seeds: Sequence[int], scores: Sequence[Scores], top_k:
     computed = [compute_metrics(evaluate_logits(one.truth, one.logits, top_k)) for one in scores]
     metrics = {}
     for name in computed[0]:
-        values = tuple(float(row[name]) for row in computed)
-        metrics[name] = MetricAcrossSeeds(
-            values, float(np.mean(values)), float(np.std(values, ddof=1)), min(values), max(values)
-        )
+        values = tuple(row[name] for row in computed)
+        deviation = float(np.std(values, ddof=1))
+        metrics[name] = MetricAcrossSeeds(values, float(np.mean(values)), deviation, min(values), max(values))
     return SeedVariance(tuple(seeds), metrics)
 
 

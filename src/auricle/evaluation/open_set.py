@@ -6,82 +6,18 @@ accepts a given share of impostors, and a RejectionReport. No test clip influenc
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 
-from auricle.evaluation.error_analysis import by_fold
-from auricle.evaluation.intervals import (
-    Bootstrap,
-    Interval,
-    Resampling,
-    bootstrap,
-    mean_interval,
-    percentile_interval,
-)
+from auricle.evaluation.intervals import Interval, Resampling, bootstrap, mean_interval, percentile_interval
 from auricle.evaluation.scoring import Scores, confidence
 from auricle.recipe import Recipe
 
 DEFAULT_MAX_FALSE_ACCEPT_RATE = 0.05
 # The logits of a clip may differ by this much with the batch that it is scored in.
 BATCH_TOLERANCE = 1e-4
-
-
-@dataclass(frozen=True)
-class OutOfSetScores:
-    """Logits (clips, classes) of clips whose class no model was trained on, one row per clip and fold model.
-
-    `classes` are the clips' own; `folds` names the model.
-    """
-
-    ids: tuple[str, ...]
-    classes: tuple[str, ...]
-    groups: tuple[str | None, ...]
-    folds: tuple[str, ...]
-    logits: np.ndarray
-
-    def __len__(self) -> int:
-        return len(self.ids)
-
-    def save(self, path: Path) -> None:
-        """Write one row per clip as Parquet."""
-        table = pa.table(
-            {
-                "id": list(self.ids),
-                "fold": list(self.folds),
-                "group": pa.array(self.groups, pa.string()),
-                "label": list(self.classes),
-                "logits": list(self.logits.astype(np.float32)),
-            }
-        )
-        pq.write_table(table, path, compression="zstd")
-
-    @classmethod
-    def load(cls, path: Path) -> "OutOfSetScores":
-        """Read scores that `save` wrote."""
-        columns = pq.read_table(path).to_pydict()
-        return cls(
-            tuple(columns["id"]),
-            tuple(columns["label"]),
-            tuple(columns["group"]),
-            tuple(columns["fold"]),
-            np.array(columns["logits"], dtype=np.float32),
-        )
-
-
-def join(parts: Sequence[OutOfSetScores]) -> OutOfSetScores:
-    """The scores of several models, one after the other."""
-    return OutOfSetScores(
-        tuple(id for part in parts for id in part.ids),
-        tuple(name for part in parts for name in part.classes),
-        tuple(group for part in parts for group in part.groups),
-        tuple(fold for part in parts for fold in part.folds),
-        np.concatenate([part.logits for part in parts]),
-    )
 
 
 def max_false_accept_rate(recipe: Recipe) -> float | None:
@@ -106,34 +42,30 @@ def rejection_threshold(impostors: np.ndarray, max_rate: float) -> float | None:
     return float(max(rejected + min(BATCH_TOLERANCE, room / 2), np.nextafter(rejected, np.inf)))
 
 
-def auroc(known: np.ndarray, unknown: np.ndarray) -> float:
-    """How often a known clip scores above an unknown one, ties counting half: (clips,) each, at least one."""
-    return RankedScores.of(known, unknown).auroc(np.ones(len(known)), np.ones(len(unknown)))
+def weighted_auroc(
+    known: np.ndarray, unknown: np.ndarray, known_folds: np.ndarray, unknown_folds: np.ndarray
+) -> Callable[[np.ndarray, np.ndarray], float]:
+    """The AUROC as a function of the weights of known and unknown clips, (clips,) each.
 
+    It is how often a known clip scores above an unknown one of the same fold model, ties counting half.
+    """
+    ranked = []
+    for fold in dict.fromkeys(known_folds):
+        tested, own = known_folds == fold, unknown_folds == fold
+        levels, rank = np.unique(np.concatenate([known[tested], unknown[own]]), return_inverse=True)
+        ranked.append((tested, own, rank[: tested.sum()], rank[tested.sum() :], len(levels)))
 
-@dataclass(frozen=True)
-class RankedScores:
-    """Known and unknown clips on one scale: the rank of each, and how many ranks there are; ties share one."""
+    def area(known_weight: np.ndarray, unknown_weight: np.ndarray) -> float:
+        concordant = pairs = 0.0
+        for tested, own, known_rank, unknown_rank, ranks in ranked:
+            first, second = known_weight[tested], unknown_weight[own]
+            above = np.bincount(known_rank, first, ranks)
+            below = np.bincount(unknown_rank, second, ranks)
+            concordant += float(above @ (np.cumsum(below) - below / 2))
+            pairs += float(first.sum() * second.sum())
+        return concordant / pairs
 
-    known: np.ndarray
-    unknown: np.ndarray
-    ranks: int
-
-    @classmethod
-    def of(cls, known: np.ndarray, unknown: np.ndarray) -> "RankedScores":
-        """Rank the scores of known and unknown clips together."""
-        levels, rank = np.unique(np.concatenate([known, unknown]), return_inverse=True)
-        return cls(rank[: len(known)], rank[len(known) :], len(levels))
-
-    def concordant(self, known_weight: np.ndarray, unknown_weight: np.ndarray) -> float:
-        """Weighted pairs in which the known clip scores above the unknown one, ties counting half."""
-        above = np.bincount(self.known, known_weight, self.ranks)
-        below = np.bincount(self.unknown, unknown_weight, self.ranks)
-        return float(above @ (np.cumsum(below) - below / 2))
-
-    def auroc(self, known_weight: np.ndarray, unknown_weight: np.ndarray) -> float:
-        """The share of concordant pairs: the area under the ROC curve."""
-        return self.concordant(known_weight, unknown_weight) / float(known_weight.sum() * unknown_weight.sum())
+    return area
 
 
 @dataclass(frozen=True)
@@ -161,17 +93,8 @@ class RejectionReport:
         return self.impostors == "held-out classes"
 
 
-@dataclass(frozen=True)
-class Threshold:
-    """A threshold, the share of impostors that it may accept, and how many impostors set it."""
-
-    max_rate: float
-    value: float | None
-    impostor_clips: int
-
-
 def by_held_out_classes(
-    scores: Scores, out_of_set: OutOfSetScores, final: OutOfSetScores, max_rate: float, resampling: Resampling
+    scores: Scores, out_of_set: Scores, final: Scores, max_rate: float, resampling: Resampling
 ) -> RejectionReport:
     """Measure rejection of held-out classes. `out_of_set` holds the fold models' scores, `final` the kept model's.
 
@@ -191,60 +114,47 @@ def by_held_out_classes(
             limit = rejection_threshold(unknown[own & (part != one)], max_rate)
             # A single clip has no other half that could reject it.
             accepted[inside] = 1.0 if limit is None else unknown[inside] >= limit
-    value = rejection_threshold(confidence(final.logits), max_rate)
-    return _class_report(scores, out_of_set, accepted, rejected, Threshold(max_rate, value, len(final)), resampling)
+    threshold = rejection_threshold(confidence(final.logits), max_rate)
+    return _class_report(scores, out_of_set, accepted, rejected, threshold, len(final), max_rate, resampling)
 
 
 def by_fixed_threshold(
-    scores: Scores, out_of_set: OutOfSetScores, threshold: float, max_rate: float, resampling: Resampling
+    scores: Scores, out_of_set: Scores, threshold: float, max_rate: float, resampling: Resampling
 ) -> RejectionReport:
     """Measure a given threshold on other recordings of held-out classes, none of which set it."""
     accepted, rejected = confidence(out_of_set.logits) >= threshold, confidence(scores.logits) < threshold
-    chosen = Threshold(max_rate, threshold, len(out_of_set))
-    return _class_report(scores, out_of_set, accepted.astype(float), rejected.astype(float), chosen, resampling)
+    return _class_report(scores, out_of_set, accepted, rejected, threshold, len(out_of_set), max_rate, resampling)
 
 
 def _class_report(
     scores: Scores,
-    out_of_set: OutOfSetScores,
+    out_of_set: Scores,
     accepted: np.ndarray,
     rejected: np.ndarray,
-    threshold: Threshold,
+    threshold: float | None,
+    impostor_clips: int,
+    max_rate: float,
     resampling: Resampling,
 ) -> RejectionReport:
     """Report which unknown clips are `accepted` and which known clips `rejected`, (clips,) each."""
-    unknown = _bootstrap_unknown(out_of_set, resampling)
-    known = bootstrap(scores.groups, Resampling(resampling.resamples, resampling.seed + 1, resampling.group_name))
-    area = _auroc_over_folds(scores, out_of_set)
+    units, name = _resampled_units(out_of_set, resampling.group_name)
+    unknown = bootstrap(units, replace(resampling, group_name=name))
+    known = bootstrap(scores.groups, replace(resampling, seed=resampling.seed + 1))
+    area = weighted_auroc(
+        confidence(scores.logits), confidence(out_of_set.logits), np.array(scores.folds), np.array(out_of_set.folds)
+    )
     estimates = [area(*weights) for weights in zip(known.weights(), unknown.weights(), strict=True)]
     return RejectionReport(
         impostors="held-out classes",
         classes=tuple(sorted(set(out_of_set.classes))),
-        max_false_accept_rate=threshold.max_rate,
-        threshold=threshold.value,
-        impostor_clips=threshold.impostor_clips,
+        max_false_accept_rate=max_rate,
+        threshold=threshold,
+        impostor_clips=impostor_clips,
         measured_false_accept_rate=mean_interval(accepted, unknown.weights()),
         unit=unknown.unit,
         auroc=percentile_interval(area(np.ones(len(scores)), np.ones(len(out_of_set))), estimates),
         false_rejection_rate=float(rejected.mean()),
     )
-
-
-def _auroc_over_folds(scores: Scores, out_of_set: OutOfSetScores) -> Callable[[np.ndarray, np.ndarray], float]:
-    """The AUROC as a function of the weights of known and unknown clips: the mean over fold models, by their pairs."""
-    known, unknown = confidence(scores.logits), confidence(out_of_set.logits)
-    folds, models = np.array(scores.folds), np.array(out_of_set.folds)
-    ranked = [
-        (RankedScores.of(known[folds == fold], unknown[models == fold]), folds == fold, models == fold)
-        for fold in dict.fromkeys(scores.folds)
-    ]
-
-    def area(known_weight: np.ndarray, unknown_weight: np.ndarray) -> float:
-        parts = [(fold, known_weight[tested], unknown_weight[own]) for fold, tested, own in ranked]
-        concordant = sum(fold.concordant(first, second) for fold, first, second in parts)
-        return concordant / sum(float(first.sum() * second.sum()) for _, first, second in parts)
-
-    return area
 
 
 def by_misclassified_clips(
@@ -255,26 +165,29 @@ def by_misclassified_clips(
     The kept threshold is set by the errors of all models on their validation clips, `valid`; that of a fold's test
     clips by those errors on clips and groups that the fold does not test.
     """
-    values, wrong = confidence(scores.logits), scores.predicted != scores.truth
-    errors = valid.select(valid.predicted != valid.truth) if valid is not None else None
+    values, wrong = confidence(scores.logits), ~scores.correct
+    errors = valid.select(~valid.correct) if valid is not None else None
     impostors = confidence(errors.logits) if errors is not None else np.zeros(0)
     threshold = rejection_threshold(impostors, max_rate)
     accepted = np.ones(len(scores))
     if errors is not None:
         folds = np.array(scores.folds)
-        for fold, part in by_fold(scores).items():
-            limit = rejection_threshold(impostors[_not_tested(errors, part)], max_rate)
+        for fold, part in scores.by_fold().items():
+            ids, groups = set(part.ids), set(part.groups) - {None}
+            pairs = zip(errors.ids, errors.groups, strict=True)
+            untested = np.array([id not in ids and group not in groups for id, group in pairs], dtype=bool)
+            limit = rejection_threshold(impostors[untested], max_rate)
             accepted[folds == fold] = 1.0 if limit is None else confidence(part.logits) >= limit
     resampled = bootstrap(scores.groups, resampling)
     area = None
     if wrong.any() and not wrong.all():
-        ranked = RankedScores.of(values[~wrong], values[wrong])
+        auroc = weighted_auroc(values[~wrong], values[wrong], np.zeros((~wrong).sum()), np.zeros(wrong.sum()))
         estimates = [
-            ranked.auroc(weight[~wrong], weight[wrong])
+            auroc(weight[~wrong], weight[wrong])
             for weight in resampled.weights()
             if weight[wrong].any() and weight[~wrong].any()
         ]
-        area = percentile_interval(ranked.auroc(np.ones((~wrong).sum()), np.ones(wrong.sum())), estimates)
+        area = percentile_interval(auroc(np.ones((~wrong).sum()), np.ones(wrong.sum())), estimates)
     measured = None
     if threshold is not None and wrong.any():
         measured = mean_interval(accepted[wrong], (weight[wrong] for weight in resampled.weights()))
@@ -304,7 +217,7 @@ def cautions(rejection: RejectionReport) -> list[str]:
     return []
 
 
-def _halves(out_of_set: OutOfSetScores, seed: int) -> np.ndarray:
+def _halves(out_of_set: Scores, seed: int) -> np.ndarray:
     """Divide the groups of a single class into two halves by the seed, or its clips where fewer than two are known."""
     units, _ = _resampled_units(out_of_set, "group")
     names = sorted({unit for unit in units if unit is not None})
@@ -313,23 +226,10 @@ def _halves(out_of_set: OutOfSetScores, seed: int) -> np.ndarray:
     return np.array([half[unit] for unit in units if unit is not None])
 
 
-def _bootstrap_unknown(out_of_set: OutOfSetScores, resampling: Resampling) -> Bootstrap:
-    units, name = _resampled_units(out_of_set, resampling.group_name)
-    return bootstrap(units, Resampling(resampling.resamples, resampling.seed, name))
-
-
-def _resampled_units(out_of_set: OutOfSetScores, group_name: str) -> tuple[Sequence[str | None], str]:
+def _resampled_units(out_of_set: Scores, group_name: str) -> tuple[Sequence[str | None], str]:
     """What is resampled: classes or, for a single class, groups or clips, each with its rows of all folds."""
     if len(set(out_of_set.classes)) > 1:
         return out_of_set.classes, "class"
     if None not in out_of_set.groups and len(set(out_of_set.groups)) > 1:
         return out_of_set.groups, group_name
     return out_of_set.ids, "clip"
-
-
-def _not_tested(errors: Scores, tested: Scores) -> np.ndarray:
-    """Which errors are neither on the tested clips nor on their groups: (clips,) bool."""
-    ids, groups = set(tested.ids), {group for group in tested.groups if group is not None}
-    return np.array(
-        [id not in ids and group not in groups for id, group in zip(errors.ids, errors.groups, strict=True)], dtype=bool
-    )

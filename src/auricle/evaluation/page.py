@@ -8,12 +8,12 @@ but its own.
 
 import base64
 import hashlib
+import math
 import shlex
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import yaml
@@ -23,12 +23,13 @@ from auricle.audio import FULL_SCALE
 from auricle.audio.image import audio_uri, spectrogram_uri
 from auricle.audio.store import Store
 from auricle.corpus.clip import Excluded
-from auricle.evaluation import plots
+from auricle.evaluation.calibration import CoveragePoint
 from auricle.evaluation.html import render
 from auricle.evaluation.intervals import Interval
 from auricle.evaluation.metrics import MetricInfo, metric_info
-from auricle.evaluation.report import Cost, Report
+from auricle.evaluation.report import Cost, CurvePoint, Report
 from auricle.preparation.audit import Fault
+from auricle.preparation.formatting import percent
 from auricle.run_folder import write_text
 
 EXCERPT_SECONDS = 10.0
@@ -36,6 +37,8 @@ MOST_SUSPECT_LABELS = 12
 MOST_LISTED = 100
 MATRIX_CLASSES = 50
 BALANCE_CLASSES = 40
+PLOT_EPOCHS = 200
+_Series = list[tuple[int, float]]
 
 
 @dataclass(frozen=True)
@@ -70,21 +73,28 @@ class Excerpt:
 
 
 @dataclass(frozen=True)
-class Listing:
-    """Some of the rows under one title, each a name and a detail, and how many there are in all."""
+class Line:
+    """One line of a plot: points in the unit square, with y pointing down as in SVG."""
+
+    kind: str
+    points: tuple[tuple[float, float], ...]
+
+
+@dataclass(frozen=True)
+class Plot:
+    """Lines over an x axis; ticks are (position in 0..1, text). `marker` is a position on the x axis."""
 
     title: str
-    rows: tuple[tuple[str, str], ...]
-    total: int
+    caption: str
+    x_label: str
+    lines: tuple[Line, ...]
+    x_ticks: tuple[tuple[float, str], ...]
+    y_ticks: tuple[tuple[float, str], ...]
+    marker: float | None = None
 
 
 def write_page(
-    path: Path,
-    report: Report,
-    cost: Cost,
-    store: Store | None,
-    positions: Mapping[str, int],
-    repo: str | None = None,
+    path: Path, report: Report, cost: Cost, store: Store | None, positions: Mapping[str, int], repo: str | None = None
 ) -> None:
     """Write the page completely or not at all. `positions` gives a clip's position in the store by its id.
 
@@ -101,9 +111,9 @@ def write_page(
         report=report,
         cost=cost,
         cards=metric_cards(report),
-        curves=plots.learning_curves(report),
-        coverage=plots.accuracy_by_coverage(report.risk_coverage),
-        matrix=_shares(report.confusion_matrix),
+        curves=learning_curves(report),
+        coverage=accuracy_by_coverage(report.risk_coverage),
+        matrix=report.confusion_matrix if len(report.labels) <= MATRIX_CLASSES else (),
         excerpts={
             row.id: _excerpt(store, positions[row.id])
             for row in (*report.misclassified, *suspect_labels)
@@ -113,9 +123,9 @@ def write_page(
         has_features=has_features,
         suspect_labels=suspect_labels,
         class_sizes=_class_sizes(audit.classes),
-        quarantined=_fault_listings(audit.quarantined),
-        warnings=_fault_listings(audit.warnings),
-        excluded=_excluded_listings(audit.excluded),
+        quarantined=_most_frequent_first(audit.quarantined, "kind"),
+        warnings=_most_frequent_first(audit.warnings, "kind"),
+        excluded=_most_frequent_first(audit.excluded, "reason"),
         most_listed=MOST_LISTED,
         recipe=yaml.safe_dump(report.recipe.model_dump(), sort_keys=False, allow_unicode=True),
         repo=repo,
@@ -157,13 +167,6 @@ def gain_sentence(info: MetricInfo, gain: Interval) -> str:
     return f"{abs(value):.{digits}f}{unit} {'better' if low > 0 else 'worse'} than the instant baseline ({between})."
 
 
-def _shares(matrix: Sequence[Sequence[int]]) -> list[list[tuple[int, float]]]:
-    """(clips, share of the row) of each cell; empty where there are too many classes to draw."""
-    if len(matrix) > MATRIX_CLASSES:
-        return []
-    return [[(count, count / max(1, sum(row))) for count in row] for row in matrix]
-
-
 def _class_sizes(classes: Mapping[str, int]) -> list[tuple[str, int]]:
     """Clips of each class, the largest first; of very many classes the largest and the smallest."""
     rows = sorted(classes.items(), key=lambda pair: -pair[1])
@@ -171,27 +174,88 @@ def _class_sizes(classes: Mapping[str, int]) -> list[tuple[str, int]]:
     return rows if len(rows) <= BALANCE_CLASSES else [*rows[:half], *rows[-half:]]
 
 
-def _fault_listings(faults: Sequence[Fault]) -> list[Listing]:
-    return _listings([(fault.kind, (fault.id, fault.detail)) for fault in faults])
-
-
-def _excluded_listings(excluded: Sequence[Excluded]) -> list[Listing]:
-    return _listings([(item.reason, (item.name, "")) for item in excluded])
-
-
-def _listings(rows: Sequence[tuple[str, tuple[str, str]]]) -> list[Listing]:
-    """Rows under their titles, the most frequent title first; long listings are cut."""
-    by_title: dict[str, list[Any]] = defaultdict(list)
-    for title, row in rows:
-        by_title[title].append(row)
-    order = sorted(by_title.items(), key=lambda pair: -len(pair[1]))
-    return [Listing(title, tuple(group[:MOST_LISTED]), len(group)) for title, group in order]
+def _most_frequent_first(rows: Sequence[Fault | Excluded], title: str) -> list[tuple[str, list[Fault | Excluded]]]:
+    """Rows under their titles, the most frequent title first."""
+    by_title = defaultdict(list)
+    for row in rows:
+        by_title[getattr(row, title)].append(row)
+    return sorted(by_title.items(), key=lambda pair: -len(pair[1]))
 
 
 def _excerpt(store: Store, position: int) -> Excerpt:
     """The first seconds of a clip at the model's sample rate, mixed to one channel."""
-    sample_rate = store.settings.sample_rate
-    samples = store.samples(position)
+    sample_rate, samples = store.settings.sample_rate, store.samples(position)
     mono = samples[:, : round(EXCERPT_SECONDS * sample_rate)].astype(np.float32).mean(0) / FULL_SCALE
     seconds, clip_seconds = len(mono) / sample_rate, samples.shape[1] / sample_rate
     return Excerpt(spectrogram_uri(mono, sample_rate), audio_uri(mono, sample_rate), seconds, clip_seconds)
+
+
+def learning_curves(report: Report) -> list[Plot]:
+    """Loss and validation accuracy by epoch, one line for each fold; none for a model without epochs."""
+    curves = [[point for point in points if math.isfinite(point.loss)] for points in report.learning_curves.values()]
+    curves = [points[:: math.ceil(len(points) / PLOT_EPOCHS)] for points in curves if points]
+    if not curves:
+        return []
+    last = max(point.epoch for points in curves for point in points)
+    best = report.folds[0].best_epoch if len(curves) == 1 else None
+
+    def position(epoch: int) -> float:
+        return (epoch - 1) / (last - 1) if last > 1 else 0.5
+
+    def plot(title: str, caption: str, series: Sequence[tuple[str, _Series]], y_ticks: Mapping[float, str]) -> Plot:
+        top = max(*y_ticks, 1e-9)
+        epochs = sorted({max(1, round(tick)) for tick in ticks(last) if tick <= last} | {1})
+        return Plot(
+            title,
+            caption,
+            "epoch",
+            tuple(
+                Line(kind, tuple((position(epoch), 1 - value / top) for epoch, value in points))
+                for kind, points in series
+                if points
+            ),
+            tuple((position(epoch), str(epoch)) for epoch in epochs),
+            tuple((1 - tick / top, text) for tick, text in y_ticks.items()),
+            position(best) if best else None,
+        )
+
+    losses = [("train", [(point.epoch, point.loss) for point in points]) for points in curves]
+    losses += [("valid", _validation(points, "log_loss")) for points in curves]
+    loss_ticks = ticks(max(value for _, series in losses for _, value in series))
+    caption = "on the training clips and on the validation clips"
+    plots = [plot("Loss", caption, losses, {tick: f"{tick:g}" for tick in loss_ticks})]
+    accuracies = [("valid", _validation(points, "accuracy")) for points in curves]
+    if any(series for _, series in accuracies):
+        caption = "on the validation clips, which are in neither training nor test"
+        plots.append(plot("Validation accuracy", caption, accuracies, {tick: percent(tick, 0) for tick in ticks(1.0)}))
+    return plots
+
+
+def _validation(points: Iterable[CurvePoint], name: str) -> _Series:
+    """(epoch, value) of a validation metric, where it was measured."""
+    pairs = [(point.epoch, (point.valid or {}).get(name)) for point in points]
+    return [(epoch, value) for epoch, value in pairs if value is not None and math.isfinite(value)]
+
+
+def ticks(largest: float) -> list[float]:
+    """Round numbers from 0 to just above the largest value, some five of them."""
+    largest = max(largest, 1e-9)
+    rough = largest / 4
+    power = 10.0 ** math.floor(math.log10(rough))
+    step = next(power * factor for factor in (1, 2, 2.5, 5, 10) if power * factor >= rough * 0.999)
+    return [round(step * number, 12) for number in range(math.ceil(largest / step * 0.999) + 1)]
+
+
+def accuracy_by_coverage(points: Sequence[CoveragePoint]) -> Plot:
+    """Accuracy against the share of clips that is answered, the most confident first."""
+    # The lower half of the scale is drawn only where there are points in it.
+    low = 0.5 if min(point.accuracy for point in points) >= 0.5 else 0.0
+    y_ticks = [low + (1 - low) * step / 5 for step in range(6)]
+    return Plot(
+        "Accuracy",
+        "on the most confident clips",
+        "coverage: the share of clips that is answered",
+        (Line("valid", tuple((point.coverage, (1 - point.accuracy) / (1 - low)) for point in points)),),
+        tuple((share, percent(share, 0)) for share in (0.1, 0.25, 0.5, 0.75, 1.0)),
+        tuple(((1 - tick) / (1 - low), percent(tick, 0)) for tick in y_ticks),
+    )

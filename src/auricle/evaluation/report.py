@@ -6,7 +6,7 @@ depends on the clock, so the same recipe, data and machine give the same report;
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields, is_dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -18,9 +18,11 @@ from auricle.evaluation.duration import DurationAccuracy
 from auricle.evaluation.error_analysis import ClipError, Slice
 from auricle.evaluation.html import render
 from auricle.evaluation.intervals import Bootstrap, Interval
+from auricle.evaluation.leakage import Leakage
 from auricle.evaluation.metrics import ClassMetrics, ConfusedPair, SeedVariance
 from auricle.evaluation.open_set import RejectionReport
 from auricle.preparation.audit import Audit
+from auricle.preparation.formatting import counted
 from auricle.recipe import Recipe
 from auricle.run_folder import write_json
 
@@ -43,7 +45,7 @@ class IntervalBasis:
     @property
     def description(self) -> str:
         """As in "7 speakers"."""
-        return f"{self.units} {self.unit}{'s' if self.units != 1 else ''}"
+        return counted(self.units, self.unit)
 
 
 @dataclass(frozen=True)
@@ -81,7 +83,10 @@ class CurvePoint:
 
 @dataclass(frozen=True)
 class SplitSummary:
-    """How the clips were split; `clips` counts those of the first fold by part: train, valid, test."""
+    """How the clips were split; `clips` counts those of the first fold by part: train, valid, test.
+
+    `grouping` says which clips are kept together and why, `leakage` what a split without that would report.
+    """
 
     kind: str
     description: str
@@ -89,6 +94,8 @@ class SplitSummary:
     notes: tuple[str, ...]
     folds: int
     clips: dict[str, int]
+    grouping: str = ""
+    leakage: Leakage | None = None
 
 
 @dataclass(frozen=True)
@@ -189,8 +196,8 @@ class Report:
 
     def as_json(self) -> dict[str, Any]:
         """The content of report.json."""
-        content: dict[str, Any] = plain(self)
-        return content
+        content: dict[str, Any] = pydantic.TypeAdapter(Report).dump_python(self, mode="json")
+        return {**content, "audit": self.audit.as_json()}
 
     def save(self, path: Path) -> None:
         """Write report.json."""
@@ -202,9 +209,9 @@ class Report:
         return _load(cls, path)
 
     @classmethod
-    def from_json(cls, content: Mapping[str, Any], origin: str = "The report") -> "Report":
+    def from_json(cls, content: Mapping[str, Any]) -> "Report":
         """Read the content of a report.json. Raises RunError where a field is missing or wrong."""
-        return _parse(cls, content, origin)
+        return _parse(cls, content, "The report")
 
     def summary_html(self, page: Path | None = None) -> str:
         """A small card for notebooks: the headline metrics, and a link to the report page where one is given."""
@@ -236,21 +243,6 @@ class Cost:
     def load(cls, path: Path) -> "Cost":
         """Read a cost.json. Raises RunError for a file that is missing or is not one."""
         return _load(cls, path)
-
-
-def plain(value: Any) -> Any:
-    """Dataclasses, with the recipe and the audit in them, as plain data."""
-    if isinstance(value, Audit):
-        return value.as_json()
-    if isinstance(value, Recipe):
-        return value.model_dump()
-    if isinstance(value, dict):
-        return {key: plain(inner) for key, inner in value.items()}
-    if isinstance(value, tuple):
-        return [plain(inner) for inner in value]
-    if is_dataclass(value):
-        return {field.name: plain(getattr(value, field.name)) for field in fields(value)}
-    return value
 
 
 Kind = TypeVar("Kind")

@@ -6,6 +6,8 @@ windows. Clips are batched with others of similar length; the logits of a clip d
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
+from itertools import compress
 from pathlib import Path
 from typing import Any
 
@@ -13,25 +15,43 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from auricle.corpus.clip import Clip
 from auricle.models.onnx_runtime import OnnxModel
-from auricle.models.runtime import Runtime
+from auricle.models.runtime import ModelInfo, Runtime
 from auricle.preparation.windows import AudioSource, Window, by_length, cut_clips, padded
 
 
 @dataclass(frozen=True)
 class Scores:
-    """The logits (clips, classes) of clips, and what is known of them. `truth` (clips,) holds indices into `labels`."""
+    """The logits (clips, classes) of clips, by models whose classes are `labels`, and what is known of the clips.
+
+    `classes` are the clips' own: none of `labels` for clips of held-out classes, which have a row for each fold model.
+    """
 
     labels: tuple[str, ...]
     ids: tuple[str, ...]
-    truth: np.ndarray
+    classes: tuple[str, ...]
     logits: np.ndarray
     seconds: np.ndarray
     groups: tuple[str | None, ...]
     folds: tuple[str, ...]
 
+    @classmethod
+    def of_clips(
+        cls, labels: tuple[str, ...], clips: Sequence[Clip], seconds: np.ndarray, logits: np.ndarray, fold: str
+    ) -> "Scores":
+        """The scores of some clips by the model of one fold."""
+        ids, classes = tuple(clip.id for clip in clips), tuple(clip.label for clip in clips)
+        return cls(labels, ids, classes, logits, seconds, tuple(clip.group for clip in clips), (fold,) * len(clips))
+
     def __len__(self) -> int:
         return len(self.ids)
+
+    @cached_property
+    def truth(self) -> np.ndarray:
+        """The index into `labels` of each clip's class: (clips,) int64. Raises KeyError for a held-out class."""
+        index_of = {label: index for index, label in enumerate(self.labels)}
+        return np.array([index_of[name] for name in self.classes], dtype=np.int64)
 
     @property
     def probabilities(self) -> np.ndarray:
@@ -41,28 +61,36 @@ class Scores:
     def predicted(self) -> np.ndarray:
         return np.asarray(self.logits.argmax(1))
 
+    @property
+    def correct(self) -> np.ndarray:
+        return np.asarray(self.predicted == self.truth)
+
     def select(self, keep: np.ndarray) -> "Scores":
         """The clips for which `keep` (clips,) bool is true."""
-        rows = np.flatnonzero(keep)
         return Scores(
             self.labels,
-            tuple(self.ids[row] for row in rows),
-            self.truth[rows],
-            self.logits[rows],
-            self.seconds[rows],
-            tuple(self.groups[row] for row in rows),
-            tuple(self.folds[row] for row in rows),
+            tuple(compress(self.ids, keep)),
+            tuple(compress(self.classes, keep)),
+            self.logits[keep],
+            self.seconds[keep],
+            tuple(compress(self.groups, keep)),
+            tuple(compress(self.folds, keep)),
         )
 
+    def by_fold(self) -> dict[str, "Scores"]:
+        """The scores of each fold, in order."""
+        folds = np.array(self.folds)
+        return {fold: self.select(folds == fold) for fold in dict.fromkeys(self.folds)}
+
     def save(self, path: Path) -> None:
-        """Write one row per clip as Parquet: names, truth and prediction in words, the logits as a list."""
+        """Write one row per clip as Parquet: names, class and prediction in words, the logits as a list."""
         table = pa.table(
             {
                 "id": list(self.ids),
                 "fold": list(self.folds),
                 "group": pa.array(self.groups, pa.string()),
                 "seconds": self.seconds,
-                "label": [self.labels[row] for row in self.truth],
+                "label": list(self.classes),
                 "predicted": [self.labels[row] for row in self.predicted],
                 "logits": list(self.logits.astype(np.float32)),
             }
@@ -74,12 +102,11 @@ class Scores:
         """Read scores that `save` wrote."""
         table = pq.read_table(path)
         labels = tuple((table.schema.metadata or {})[b"labels"].decode().split("\n"))
-        index_of = {label: index for index, label in enumerate(labels)}
         columns = table.to_pydict()
         return cls(
             labels,
             tuple(columns["id"]),
-            np.array([index_of[label] for label in columns["label"]], dtype=np.int64),
+            tuple(columns["label"]),
             np.array(columns["logits"], dtype=np.float32).reshape(len(table), len(labels)),
             np.array(columns["seconds"], dtype=np.float64),
             tuple(columns["group"]),
@@ -87,12 +114,12 @@ class Scores:
         )
 
 
-def join(parts: list[Scores]) -> Scores:
-    """The out-of-fold scores of all folds, one after the other."""
+def join(parts: Sequence[Scores]) -> Scores:
+    """The scores of several models, one after the other."""
     return Scores(
         parts[0].labels,
         tuple(id for part in parts for id in part.ids),
-        np.concatenate([part.truth for part in parts]),
+        tuple(name for part in parts for name in part.classes),
         np.concatenate([part.logits for part in parts]),
         np.concatenate([part.seconds for part in parts]),
         tuple(group for part in parts for group in part.groups),
@@ -150,12 +177,11 @@ def _score_windows(
     def run_batch(batch: Sequence[Window]) -> np.ndarray:
         return run(*padded([source.get(window.clip)[:, window.start : window.stop] for window in batch]))
 
-    info = runtime.info
-    return mean_over_windows(windows_of(info, source.lengths), info.batch_samples(batch_seconds), run_batch)
+    return mean_over_windows(runtime.info, source.lengths, batch_seconds, run_batch)
 
 
 def windows_of(config: Any, lengths: np.ndarray) -> list[Window]:
-    """The windows that a model's config asks for, of clips of so many samples each."""
+    """The windows that a model's config, or its ModelInfo, asks for, of clips of so many samples each."""
     seconds = getattr(config, "window_seconds", None)
     if not seconds:
         return cut_clips(lengths, None)
@@ -164,16 +190,15 @@ def windows_of(config: Any, lengths: np.ndarray) -> list[Window]:
 
 
 def mean_over_windows(
-    windows: Sequence[Window], batch_samples: int, run_batch: Callable[[Sequence[Window]], np.ndarray]
+    info: ModelInfo, lengths: np.ndarray, batch_seconds: float, run_batch: Callable[[Sequence[Window]], np.ndarray]
 ) -> np.ndarray:
     """The mean over each clip's windows of the rows that `run_batch` gives: (clips, width) float32."""
-    clips = max(window.clip for window in windows) + 1
     total: np.ndarray | None = None
-    counts = np.zeros((clips, 1), np.float32)
-    for batch in by_length(windows, batch_samples):
+    counts = np.zeros((len(lengths), 1), np.float32)
+    for batch in by_length(windows_of(info, lengths), info.batch_samples(batch_seconds)):
         rows = run_batch(batch)
         if total is None:
-            total = np.zeros((clips, rows.shape[1]), np.float32)
+            total = np.zeros((len(lengths), rows.shape[1]), np.float32)
         indices = [window.clip for window in batch]
         np.add.at(total, indices, rows)
         np.add.at(counts, indices, 1.0)

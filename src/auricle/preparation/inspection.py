@@ -86,6 +86,11 @@ class Inspection:
         return tuple(Table(f"{title}: {len(rows)}", columns, tuple(rows)) for title, columns, rows in tables if rows)
 
     @property
+    def findings(self) -> tuple[str, ...]:
+        """What the audit found, with the number of each kind: Unusable: 3, Warnings: 1."""
+        return tuple(table.title for table in self.tables[1:])
+
+    @property
     def notes(self) -> tuple[str, ...]:
         """What to know before training: the audit's notes and the split's, or why there is no split."""
         grouping = (self.grouping,) if self.grouping else ()
@@ -111,8 +116,7 @@ class Inspection:
         }
 
     def __str__(self) -> str:
-        findings = [table.title for table in self.tables[1:]]
-        lines = [*self.summary, *findings, *(f"! {note}" for note in self.notes), self.split_summary]
+        lines = [*self.summary, *self.findings, *(f"! {note}" for note in self.notes), self.split_summary]
         return "\n".join(lines)
 
     def _repr_html_(self) -> str:

@@ -7,10 +7,7 @@ functions.
 import hashlib
 import json
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 from transformers import PreTrainedModel
@@ -21,48 +18,39 @@ from auricle.models import torch_runtime
 from auricle.models.load import build_model
 from auricle.preparation.prepare import PreparedCorpus
 from auricle.run_folder import atomic_write
-from auricle.training.fold import Embeddings, FoldData, Scorer, TrainedFold, TrainingSummary
+from auricle.training.fold import FoldData, FoldTrainer, TrainedFold, TrainingSummary
 
 
-@dataclass(frozen=True)
-class ClosedFormTraining:
-    """Fits a model to the embeddings of each fold's training and validation clips. Its logits need no temperature."""
+def closed_form_trainer(corpus: PreparedCorpus) -> FoldTrainer:
+    """Compute the embeddings that all folds share; each fold fits a model to those of its training and validation
+    clips. Its logits need no temperature.
+    """
+    embeddings = embed_clips(corpus, build_model(corpus.recipe, corpus.labels))
 
-    corpus: PreparedCorpus
-    options: Any
-    embeddings: Embeddings
-    clips_per_second: float
-
-    @classmethod
-    def prepare(cls, corpus: PreparedCorpus, options: Any) -> "ClosedFormTraining":
-        """Compute the embeddings that all folds share."""
-        start = time.perf_counter()
-        embeddings = embed_clips(corpus, build_model(corpus.recipe, corpus.labels, options))
-        return cls(corpus, options, embeddings, len(embeddings.rows) / (time.perf_counter() - start))
-
-    def train(self, data: FoldData) -> TrainedFold:
+    def train(data: FoldData) -> TrainedFold:
         start = time.perf_counter()
         fold = data.fold
-        model = build_model(data.recipe, self.corpus.labels, self.options)
+        model = build_model(data.recipe, data.corpus.labels)
         validation_logits = None
         if fold.valid and open_set.max_false_accept_rate(data.recipe) is not None:
             # The threshold is set by mistakes on clips that the model was not fitted to; the final fit includes them.
-            fit(model.fit, self.embeddings, data.corpus, fold.train)
-            validation_logits = torch_runtime.score_embeddings(model, self.embeddings.of(fold.valid))
-        fit(model.fit, self.embeddings, data.corpus, (*fold.train, *fold.valid))
+            fit(model.fit, embeddings, data.corpus, fold.train)
+            validation_logits = torch_runtime.score_embeddings(model, np.stack([embeddings[id] for id in fold.valid]))
+        fit(model.fit, embeddings, data.corpus, (*fold.train, *fold.valid))
         seconds = time.perf_counter() - start
-        summary = TrainingSummary(1, 1, 1, len(fold.train), 1, seconds, self.clips_per_second)
-        return TrainedFold(model, summary, validation_logits)
+        summary = TrainingSummary(1, 1, 1, len(fold.train), 1, seconds, len(fold.train) / seconds)
+        return TrainedFold(model, summary, validation_logits, embeddings)
 
-    def scorer(self, trained: TrainedFold, model_folder: Path) -> Scorer:
-        return Scorer(trained.model, self.corpus, self.embeddings)
+    return train
 
 
-def fit(solve: Callable[..., None], embeddings: Embeddings, corpus: PreparedCorpus, ids: Sequence[str]) -> None:
+def fit(
+    solve: Callable[..., None], embeddings: Mapping[str, np.ndarray], corpus: PreparedCorpus, ids: Sequence[str]
+) -> None:
     """Fit a closed-form classifier to the embeddings, classes and groups of some clips."""
     grouped = all(clip.group is not None for clip in corpus.usable)
     solve(
-        embeddings.of(ids),
+        np.stack([embeddings[id] for id in ids]),
         corpus.classes(ids),
         groups=np.array(corpus.groups(ids)) if grouped else None,
         class_weighted=corpus.recipe.train.class_balance != "none",
@@ -70,8 +58,8 @@ def fit(solve: Callable[..., None], embeddings: Embeddings, corpus: PreparedCorp
     )
 
 
-def embed_clips(corpus: PreparedCorpus, model: PreTrainedModel) -> Embeddings:
-    """Embed every usable clip, or read what an earlier run of the same corpus and settings cached with the store."""
+def embed_clips(corpus: PreparedCorpus, model: PreTrainedModel) -> dict[str, np.ndarray]:
+    """Embed every usable clip, or read what an earlier run of the same corpus and settings cached; by id."""
     ids = [clip.id for clip in (*corpus.usable, *corpus.held_out)]
     settings = {name: value for name, value in model.config.to_dict().items() if name not in ("id2label", "label2id")}
     key = hashlib.blake2b(json.dumps([__version__, settings, ids], sort_keys=True).encode(), digest_size=12).hexdigest()
@@ -80,4 +68,4 @@ def embed_clips(corpus: PreparedCorpus, model: PreTrainedModel) -> Embeddings:
         values = scoring.embed(model, corpus.audio(ids), batch_seconds=corpus.recipe.evaluate.batch_seconds)
         with atomic_write(path) as partial:
             np.save(partial, values)
-    return Embeddings(np.load(path), {id: row for row, id in enumerate(ids)})
+    return dict(zip(ids, np.load(path), strict=True))

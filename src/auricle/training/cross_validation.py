@@ -10,31 +10,28 @@ import json
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
-from pathlib import Path
 
 import numpy as np
 from transformers import PreTrainedModel
 
 from auricle.corpus import splits
-from auricle.corpus.splits import Fold
 from auricle.evaluation import duration, open_set
-from auricle.evaluation.open_set import OutOfSetScores
 from auricle.evaluation.report import CurvePoint
 from auricle.evaluation.scoring import Scores, confidence
-from auricle.models.load import save_model
+from auricle.models import registration
+from auricle.models.load import load_model, save_model
 from auricle.preparation.prepare import PreparedCorpus
 from auricle.run_folder import RunFolder, atomic_write, write_json
-from auricle.training.fold import FoldData, Scorer, TrainedFold, Training, TrainingSummary
+from auricle.training.closed_form import closed_form_trainer
+from auricle.training.fold import FoldData, FoldTrainer, Scorer, TrainedFold, TrainingSummary
 from auricle.training.progress import ProgressReporter
-from auricle.training.resolve import ResolvedRecipe
 
 
 @dataclass(frozen=True)
 class FoldResult:
-    """A complete fold, read back from its folder.
+    """A complete fold, read back from its folder; None is what does not apply. `scores` are of its test clips.
 
-    `scores` are of its test clips (None for the final model of several folds), `validation` of its validation clips,
-    `center_crops` of the centers of test clips, `out_of_set` of clips of held-out classes. None is what does not apply.
+    `center_crops` are of the centers of these, `out_of_set` of clips of held-out classes.
     """
 
     name: str
@@ -45,120 +42,99 @@ class FoldResult:
     scores: Scores | None
     validation: Scores | None
     center_crops: Scores | None
-    out_of_set: OutOfSetScores | None
+    out_of_set: Scores | None
 
     @classmethod
     def read(cls, name: str, folder: RunFolder) -> "FoldResult":
         """Read what `train_fold` wrote."""
         trained = json.loads(folder.trained.read_text(encoding="utf-8"))
+        parameters = trained.pop("parameters")
         lines = folder.history.read_text(encoding="utf-8").splitlines() if folder.history.is_file() else []
         # Without the times, which differ from run to run.
         names = [column.name for column in fields(CurvePoint)]
         history = [CurvePoint(**{name: line[name] for name in names}) for line in map(json.loads, lines)]
-        parameters = trained.pop("parameters")
-        out_of_set = folder.out_of_set_scores
-        return cls(
-            name,
-            folder,
-            TrainingSummary(**trained),
-            parameters,
-            history,
-            scores=_load(folder.fold_scores),
-            validation=_load(folder.validation_scores),
-            center_crops=_load(folder.center_crop_scores),
-            out_of_set=OutOfSetScores.load(out_of_set) if out_of_set.is_file() else None,
-        )
+        paths = (folder.fold_scores, folder.validation_scores, folder.center_crop_scores, folder.out_of_set_scores)
+        scores = [Scores.load(path) if path.is_file() else None for path in paths]
+        return cls(name, folder, TrainingSummary(**trained), parameters, history, *scores)
 
 
-def _load(path: Path) -> Scores | None:
-    return Scores.load(path) if path.is_file() else None
-
-
-def prepare_training(corpus: PreparedCorpus, resolved: ResolvedRecipe, reporter: ProgressReporter) -> Training:
+def prepare_training(corpus: PreparedCorpus, reporter: ProgressReporter) -> FoldTrainer:
     """Compute what all folds share, in the way that the family is trained."""
-    if resolved.training == "closed_form":
-        from auricle.training.closed_form import ClosedFormTraining
-
-        return ClosedFormTraining.prepare(corpus, resolved.options)
+    training = registration.family(corpus.recipe.model.family).TRAINING
+    if training == "closed_form":
+        return closed_form_trainer(corpus)
     # Trainer and what it imports take seconds, which a closed-form family does without.
-    if resolved.training == "fine_tuning":
+    if training == "fine_tuning":
         from auricle.training.finetune import FineTuning
 
-        return FineTuning.prepare(corpus, resolved.options, reporter)
-    from auricle.training.gradient import GradientTraining
+        return FineTuning.prepare(corpus, reporter).train
+    from auricle.training.train import gradient_trainer
 
-    return GradientTraining.prepare(corpus, resolved.options)
+    return gradient_trainer(corpus)
 
 
 def train_all(
-    corpus: PreparedCorpus, folder: RunFolder, training: Training, reporter: ProgressReporter
+    corpus: PreparedCorpus, folder: RunFolder, train: FoldTrainer, reporter: ProgressReporter
 ) -> list[FoldResult]:
     """Train every fold, and after several folds a final model on all clips; the last result is the run's own model."""
     folds = corpus.split.folds
     if len(folds) == 1:
-        return [train_fold(FoldData(corpus, folds[0], folder, reporter), training, [])]
+        return [train_fold(FoldData(corpus, folds[0], folder, reporter), train, [])]
     results: list[FoldResult] = []
     for number, fold in enumerate(folds, start=1):
         reporter.message(f"Fold {number} of {len(folds)}: tests on '{fold.name}', {len(fold.test)} clips.")
         data = FoldData(corpus, fold, folder.fold(number, fold.name), reporter)
-        results.append(train_fold(data, training))
+        results.append(train_fold(data, train))
     reporter.message("The final model: trained on all clips. The folds above measure how good it is.")
     fold = splits.all_clips(corpus.usable, corpus.recipe.data, corpus.audit.duplicate_groups)
-    return [*results, train_fold(FoldData(corpus, fold, folder, reporter), training, results)]
+    return [*results, train_fold(FoldData(corpus, fold, folder, reporter), train, results)]
 
 
 def train_again(
-    corpus: PreparedCorpus, folder: RunFolder, training: Training, reporter: ProgressReporter
+    corpus: PreparedCorpus, folder: RunFolder, train: FoldTrainer, reporter: ProgressReporter
 ) -> list[FoldResult]:
     """Train the folds once more into a repetition's folder, without a final model."""
     folds = corpus.split.folds
-    if len(folds) == 1:
-        return [train_fold(FoldData(corpus, folds[0], folder, reporter), training)]
+    folders = [folder]
+    if len(folds) > 1:
+        folders = [RunFolder(folder.path / "folds" / f"{number:02d}") for number in range(1, len(folds) + 1)]
     return [
-        train_fold(FoldData(corpus, fold, RunFolder(folder.path / "folds" / f"{number:02d}"), reporter), training)
-        for number, fold in enumerate(folds, start=1)
+        train_fold(FoldData(corpus, fold, inner, reporter), train) for fold, inner in zip(folds, folders, strict=True)
     ]
 
 
-def train_fold(data: FoldData, training: Training, others: Sequence[FoldResult] | None = None) -> FoldResult:
+def train_fold(data: FoldData, train: FoldTrainer, others: Sequence[FoldResult] | None = None) -> FoldResult:
     """Train, save and score one fold unless it is complete.
 
-    The run's own model gets its rejection threshold before its folder is there; `others` are the results of the folds
-    before it, None for a model that is not the run's own.
+    The run's own model gets a rejection threshold, for which `others` are the folds before it; else they are None.
     """
     folder = data.folder
     if not folder.trained.is_file():
         folder.path.mkdir(parents=True, exist_ok=True)
-        trained = training.train(data)
-        trained.model.config.median_clip_seconds = _typical_seconds(data)
+        trained = train(data)
+        # A model's natural window in long recordings.
+        seconds = float(np.median(data.train.audio.lengths)) / data.corpus.store.settings.sample_rate
+        trained.model.config.median_clip_seconds = round(seconds, 3)
         with atomic_write(folder.model) as partial:
             save_model(trained.model, partial)
-            _score(data, trained, training.scorer(trained, partial))
+            model = trained.model
+            if trained.embeddings is None:
+                # As prediction will open it.
+                model = load_model(partial, data.recipe.train.precision)
+            _score(data, trained, Scorer(model, data.corpus, trained.embeddings))
             if others is not None and _set_threshold(data, trained.model, others):
                 save_model(trained.model, partial)
         parameters = sum(weight.numel() for weight in trained.model.parameters())
         write_json(folder.trained, {**asdict(trained.summary), "parameters": parameters})
-        del trained
+        del trained, model
         release_memory()
     return FoldResult.read(data.fold.name, folder)
 
 
 def scores_of(corpus: PreparedCorpus, ids: Sequence[str], logits: np.ndarray, fold: str) -> Scores:
-    """The logits of some usable clips with what the report needs to know of these."""
-    return Scores(
-        labels=corpus.labels,
-        ids=tuple(ids),
-        truth=corpus.classes(ids),
-        logits=logits,
-        seconds=corpus.seconds(ids),
-        groups=corpus.groups(ids),
-        folds=(fold,) * len(ids),
-    )
-
-
-def score_test_clips(corpus: PreparedCorpus, fold: Fold, scorer: Scorer) -> Scores:
-    """Score the test clips of a fold."""
-    return scores_of(corpus, fold.test, scorer.clips(fold.test), fold.name)
+    """The logits of some clips, usable or of held-out classes, with what the report needs to know of these."""
+    clips = [corpus.index.clips[corpus.positions[id]] for id in ids]
+    return Scores.of_clips(corpus.labels, clips, corpus.seconds(ids), logits, fold)
 
 
 def release_memory() -> None:
@@ -169,10 +145,9 @@ def release_memory() -> None:
 
 
 def _score(data: FoldData, trained: TrainedFold, scorer: Scorer) -> None:
-    """Save scores of test clips, whole and cropped, of validation clips and of clips of held-out classes."""
     corpus, fold, folder = data.corpus, data.fold, data.folder
     if fold.test:
-        scores = score_test_clips(corpus, fold, scorer)
+        scores = scores_of(corpus, fold.test, scorer.clips(fold.test), fold.name)
         scores.save(folder.fold_scores)
         rate = corpus.store.settings.sample_rate
         most = duration.MOST_CLIPS // len(corpus.split.folds) + 1
@@ -180,12 +155,9 @@ def _score(data: FoldData, trained: TrainedFold, scorer: Scorer) -> None:
         crops.save(folder.center_crop_scores)
     if trained.validation_logits is not None:
         scores_of(corpus, fold.valid, trained.validation_logits, fold.name).save(folder.validation_scores)
-    held_out = corpus.held_out.clips
+    held_out = [clip.id for clip in corpus.held_out]
     if held_out:
-        ids = tuple(clip.id for clip in held_out)
-        labels, groups = tuple(clip.label for clip in held_out), tuple(clip.group for clip in held_out)
-        scores_out = OutOfSetScores(ids, labels, groups, (fold.name,) * len(ids), scorer.clips(ids))
-        scores_out.save(folder.out_of_set_scores)
+        scores_of(corpus, held_out, scorer.clips(held_out), fold.name).save(folder.out_of_set_scores)
 
 
 def _set_threshold(data: FoldData, model: PreTrainedModel, others: Sequence[FoldResult]) -> bool:
@@ -195,20 +167,13 @@ def _set_threshold(data: FoldData, model: PreTrainedModel, others: Sequence[Fold
         return False
     folder = data.folder
     if folder.out_of_set_scores.is_file():
-        impostors = [OutOfSetScores.load(folder.out_of_set_scores).logits]
+        impostors = [Scores.load(folder.out_of_set_scores)]
     else:
         validations = [other.validation for other in others if other.validation is not None]
         if folder.validation_scores.is_file():
             validations.append(Scores.load(folder.validation_scores))
-        impostors = [part.logits[part.predicted != part.truth] for part in validations]
-    confidences = [confidence(logits) for logits in impostors]
+        impostors = [part.select(~part.correct) for part in validations]
+    confidences = [confidence(part.logits) for part in impostors]
     model.config.threshold = open_set.rejection_threshold(np.concatenate(confidences or [np.zeros(0)]), max_rate)
     model.config.max_false_accept_rate = max_rate
     return True
-
-
-def _typical_seconds(data: FoldData) -> float:
-    """The median length of the training clips: a model's natural window in long recordings."""
-    corpus = data.corpus
-    lengths = corpus.audio(data.fold.train).lengths
-    return round(float(np.median(lengths)) / corpus.store.settings.sample_rate, 3)

@@ -1,27 +1,24 @@
 """Fine-tuning a pretrained model: the frozen part is computed once for all folds, the rest is trained.
 
-In: a PreparedCorpus whose recipe names a checkpoint. Out: for each fold the fine-tuned model. Test clips are scored by
-the model folder that was saved, as prediction will open it.
+In: a PreparedCorpus whose recipe names a checkpoint. Out: for each fold the fine-tuned model.
 """
 
 import math
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Any
 
 from auricle.evaluation import scoring
-from auricle.models.device import is_bf16
+from auricle.models import device, registration
 from auricle.models.families.pretrained import Options
-from auricle.models.load import build_model, load_model
+from auricle.models.load import build_model
 from auricle.preparation.prepare import PreparedCorpus
-from auricle.training import freezing, frozen_features, tracking
-from auricle.training.fold import FoldData, Scorer, TrainedFold, fit_temperature
-from auricle.training.freezing import PartiallyFrozenModel, PartSummary, Plan
+from auricle.training import freezing, tracking
+from auricle.training.fold import FoldData, TrainedFold, calibrate
+from auricle.training.freezing import PartiallyFrozenModel, Plan
 from auricle.training.frozen_features import CropPlan, FrozenFeatures
 from auricle.training.progress import ProgressReporter
-from auricle.training.task import TrainingTask, crop_samples, frozen_feature_task, waveform_task
+from auricle.training.task import TrainingTask, frozen_feature_task, waveform_task
 from auricle.training.train import train
 
 
@@ -40,8 +37,9 @@ class FineTuning:
     frozen_seconds: float
 
     @classmethod
-    def prepare(cls, corpus: PreparedCorpus, options: Options, reporter: ProgressReporter) -> "FineTuning":
+    def prepare(cls, corpus: PreparedCorpus, reporter: ProgressReporter) -> "FineTuning":
         """Compute the frozen part of the model for the clips of all folds."""
+        options = registration.parse_options(corpus.recipe)
         model = build_model(corpus.recipe, corpus.labels, options)
         plan = freezing.plan(model, options, corpus.recipe.train.learning_rate)
         for note in model.notes:
@@ -67,12 +65,8 @@ class FineTuning:
         with tracking.tracked(data.recipe, data.folder.path):
             summary = train(model, data.recipe, task, data.folder, data.report_epoch)
         if adapters is not None:
-            freezing.merge_adapters(adapters)
-        validation_logits = None
-        if task.validation is not None:
-            temperature, validation_logits = fit_temperature(data, model, task.validation.logits())
-            summary = replace(summary, temperature=temperature)
-        return TrainedFold(model, summary, validation_logits)
+            adapters.merge_and_unload()
+        return calibrate(data, model, summary, task.validation)
 
     def _task(self, data: FoldData, model: Any) -> TrainingTask:
         if self.features is None:
@@ -82,14 +76,11 @@ class FineTuning:
         )
         return frozen_feature_task(model, data.recipe, self.plan, self.features, train, validation)
 
-    def scorer(self, trained: TrainedFold, model_folder: Path) -> Scorer:
-        return Scorer(load_model(model_folder, self.corpus.recipe.train.precision), self.corpus)
-
 
 def report_parts(model: Any, reporter: ProgressReporter) -> None:
     """Report which parts are trained, their weights, and from which epoch on."""
     assert isinstance(model, PartiallyFrozenModel)
-    parts = _joined(freezing.summarize(model))
+    parts = freezing.summarize(model)
     total = sum(part.weights for part in parts)
     trained = sum(part.weights for part in parts if part.first_epoch is not None)
     width = max(len(part.part) for part in parts)
@@ -99,25 +90,10 @@ def report_parts(model: Any, reporter: ProgressReporter) -> None:
         reporter.message(f"  {part.part:{width}}  {part.weights:>12,}  {when}")
 
 
-def _joined(parts: Sequence[PartSummary]) -> list[PartSummary]:
-    """Neighbouring layers of one kind as one part."""
-    joined: list[PartSummary] = []
-    for part in parts:
-        kind, _, number = part.part.rpartition(" ")
-        last = joined[-1] if joined else None
-        if kind and last is not None and last.part.startswith(kind) and last.first_epoch == part.first_epoch:
-            first = last.part.removeprefix(kind).strip(" s").partition("-")[0]
-            joined[-1] = PartSummary(f"{kind} {first}-{number}", last.weights + part.weights, part.first_epoch)
-        else:
-            joined.append(part)
-    return joined
-
-
 def _frozen_features(
     corpus: PreparedCorpus, ids: list[str], model: Any, options: Options, plan: Plan, reporter: ProgressReporter
 ) -> FrozenFeatures | None:
     """The frozen part's output for these clips; None, with a message, where it cannot be computed once."""
-    recipe = corpus.recipe
     depth = freezing.frozen_depth(model, plan)
     if not options.cache_frozen:
         reporter.message("The frozen part runs in every step, because model.cache_frozen is false.")
@@ -128,37 +104,29 @@ def _frozen_features(
     audio = corpus.audio(ids)
     trained_ids = {id for fold in corpus.split.folds for id in fold.train}
     trained = [number for number, id in enumerate(ids) if id in trained_ids]
-    crop = crop_samples(recipe, model.config.sample_rate)
-    crops = CropPlan(crop, recipe.augment, options.cached_crops, recipe.train.seed)
-    features = frozen_features.layout(
+    crops = CropPlan.of(corpus.recipe, model.config.sample_rate, options.cached_crops)
+    features = FrozenFeatures(
         model,
         depth,
-        audio,
+        audio.lengths,
         scoring.windows_of(model.config, audio.lengths),
         trained,
         crops,
-        bf16=is_bf16(recipe.train.precision),
+        bf16=device.is_bf16(corpus.recipe.train.precision),
         folder=corpus.store.folder,
         identity=" ".join([corpus.store.folder.name, *ids]),
     )
-    size = f"{math.ceil(features.shards.bytes / 1e6):,} MB"
-    if not frozen_features.fits_on_disk(features):
+    size = f"{math.ceil(features.bytes / 1e6):,} MB"
+    if not features.fits_on_disk():
         reporter.message(
             f"The frozen part runs in every step: caching its output takes {size}, and the disk has less free."
         )
         return None
-    reporter.message(
-        f"{_frozen_part(model, depth)} computed once for {len(ids)} clips: {size} in {features.shards.folder}."
-    )
+    part = f"Everything up to layer {depth - 1} of {len(model.encoder.layers)} is frozen and is"
+    if depth < 2:
+        part = ("The part before the embedding is", "The part before layer 1 is frozen and is")[depth]
+    reporter.message(f"{part} computed once for {len(ids)} clips: {size} in {features.folder}.")
     if any(len(crops.views(clip, int(audio.lengths[clip]))) > 1 for clip in trained):
         reporter.message(f"Training uses {options.cached_crops} cached variants of each clip (model.cached_crops).")
-    frozen_features.compute(features, model, depth, audio, reporter.progress)
+    features.compute(model, audio, reporter.progress)
     return features
-
-
-def _frozen_part(model: Any, depth: int) -> str:
-    if depth == 0:
-        return "The part before the embedding is"
-    if depth == 1:
-        return "The part before layer 1 is frozen and is"
-    return f"Everything up to layer {depth - 1} of {len(model.encoder.layers)} is frozen and is"

@@ -1,19 +1,17 @@
 """What goes into training one fold, whatever the family, and what comes out.
 
-In: a FoldData. Out: a TrainedFold. Each way of training (closed_form, gradient, finetune) is a class that is built once
-for all folds and holds what they share; its `train` takes the one and gives the other.
+In: a FoldData. Out: a TrainedFold. Each way of training (closed_form, train, finetune) is a FoldTrainer that is built
+once for all folds and holds what they share.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Protocol
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from transformers import PreTrainedModel
 
 from auricle.corpus.splits import Fold
-from auricle.evaluation import calibration, scoring
+from auricle.evaluation import calibration, metrics, scoring
 from auricle.models import torch_runtime
 from auricle.preparation.prepare import LabelledClips, PreparedCorpus
 from auricle.preparation.windows import AudioSource
@@ -65,24 +63,29 @@ class TrainingSummary:
 
 
 @dataclass(frozen=True)
+class Validation:
+    """The classes (clips,) of the validation clips, and their `logits` (clips, classes) by the model as it is now."""
+
+    labels: np.ndarray
+    top_k: int
+    logits: Callable[[], np.ndarray]
+
+    def metrics(self) -> dict[str, float]:
+        """Every metric, by name."""
+        return metrics.compute_metrics(metrics.evaluate_logits(self.labels, self.logits(), self.top_k))
+
+
+@dataclass(frozen=True)
 class TrainedFold:
-    """A finished model. `validation_logits` are None where the model was fitted to the validation clips too."""
+    """A finished model. `validation_logits` are None where the model was fitted to the validation clips too.
+
+    `embeddings` (width,) of every usable clip, by id, are what a closed-form model was fitted to and is scored from.
+    """
 
     model: PreTrainedModel
     summary: TrainingSummary
     validation_logits: np.ndarray | None
-
-
-@dataclass(frozen=True)
-class Embeddings:
-    """What no training changes, of every usable clip: values (clips, width) and each clip's row, by id."""
-
-    values: np.ndarray
-    rows: dict[str, int]
-
-    def of(self, ids: Sequence[str]) -> np.ndarray:
-        """The embeddings of some clips, in their order."""
-        return np.asarray(self.values[[self.rows[id] for id in ids]])
+    embeddings: Mapping[str, np.ndarray] | None = None
 
 
 @dataclass(frozen=True)
@@ -91,12 +94,12 @@ class Scorer:
 
     model: PreTrainedModel
     corpus: PreparedCorpus
-    embeddings: Embeddings | None = None
+    embeddings: Mapping[str, np.ndarray] | None = None
 
     def clips(self, ids: Sequence[str]) -> np.ndarray:
         """Score usable clips of the corpus by id."""
         if self.embeddings is not None:
-            return torch_runtime.score_embeddings(self.model, self.embeddings.of(ids))
+            return torch_runtime.score_embeddings(self.model, np.stack([self.embeddings[id] for id in ids]))
         return self.audio(self.corpus.audio(ids))
 
     def audio(self, audio: AudioSource) -> np.ndarray:
@@ -104,19 +107,17 @@ class Scorer:
         return scoring.score(self.model, audio, batch_seconds=self.corpus.recipe.evaluate.batch_seconds)
 
 
-class Training(Protocol):
-    """One way of training, built once for all folds."""
-
-    def train(self, data: FoldData) -> TrainedFold:
-        """Train one fold."""
-
-    def scorer(self, trained: TrainedFold, model_folder: Path) -> Scorer:
-        """How the finished model is scored, once it is saved in `model_folder`."""
+# One way of training, built once for all folds.
+FoldTrainer = Callable[[FoldData], TrainedFold]
 
 
-def fit_temperature(data: FoldData, model: PreTrainedModel, logits: np.ndarray) -> tuple[float, np.ndarray]:
-    """Fit the temperature to the validation clips' logits and apply it; returns it and the calibrated logits."""
-    ids = data.fold.valid
+def calibrate(
+    data: FoldData, model: PreTrainedModel, summary: TrainingSummary, validation: Validation | None
+) -> TrainedFold:
+    """Fit the temperature to the validation clips' logits, where there are any, and apply it to model and logits."""
+    if validation is None:
+        return TrainedFold(model, summary, None)
+    logits, ids = validation.logits(), data.fold.valid
     temperature = calibration.fit_temperature(logits, data.corpus.classes(ids), data.corpus.groups(ids))
     model.apply_temperature(temperature)
-    return temperature, (logits / temperature).astype(np.float32)
+    return TrainedFold(model, replace(summary, temperature=temperature), (logits / temperature).astype(np.float32))

@@ -5,6 +5,7 @@ whole model, and its state is the trained part. The frozen part always runs in e
 computing it in every step or once gives the same.
 """
 
+import itertools
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -15,7 +16,7 @@ from transformers.modeling_outputs import SequenceClassifierOutput
 
 from auricle.errors import MissingExtra
 from auricle.models.encoders import HEAD_NAMES, depth_of
-from auricle.models.families.pretrained import Freeze, Options, Top
+from auricle.models.families.pretrained import Options, Top
 from auricle.models.families.pretrained.network import EncoderState, Model
 
 
@@ -50,21 +51,15 @@ class Plan:
 
 def plan(model: Model, options: Options, learning_rate: float) -> Plan:
     """Turn the freezing options into stages."""
-    layers = len(model.encoder.layers)
+    head = 1 + len(model.encoder.layers)
     # The embedding takes no adapters, so with adapters it is always frozen.
     lowest = -1 if options.lora is None else 1
-    stages = [
-        Stage(stage.from_epoch, max(lowest, _depth(stage.freeze, layers)), stage.learning_rate or learning_rate)
-        for stage in options.resolved_stages
-    ]
+    stages = []
+    for stage in options.resolved_stages:
+        freeze = stage.freeze
+        depth = head - freeze.top if isinstance(freeze, Top) else {"none": -1, "features": 0, "all": head}[freeze]
+        stages.append(Stage(stage.from_epoch, max(lowest, depth), stage.learning_rate or learning_rate))
     return Plan(tuple(stages), options.layer_decay)
-
-
-def _depth(freeze: Freeze, layers: int) -> int:
-    """The lowest depth that is trained."""
-    if not isinstance(freeze, Top):
-        return {"none": -1, "features": 0, "all": 1 + layers}[freeze]
-    return 1 + layers - freeze.top
 
 
 class PartiallyFrozenModel(nn.Module):
@@ -194,28 +189,31 @@ class PartSummary:
 
 
 def summarize(model: PartiallyFrozenModel) -> list[PartSummary]:
-    """Summarize convolutions, embedding, each layer and the head: weights, and the first epoch that trains them."""
-    counts: dict[tuple[str, int | None], int] = {}
-    weights = [
-        (depth_of(model.model.encoder, name), name, weight) for name, weight in model.model.network.named_parameters()
-    ]
+    """Summarize convolutions, embedding, layers and head: their weights, and the first epoch that trains them.
+
+    Neighbouring layers with the same first epoch are one part.
+    """
+    encoder = model.model.encoder
+    weights = [(depth_of(encoder, name), name, weight) for name, weight in model.model.network.named_parameters()]
+    counts: dict[tuple[str, int, int | None], int] = {}
     for depth, name, weight in sorted(weights, key=lambda row: row[0]):
+        kind = {-1: "convolutions", 0: "embedding", len(encoder.layers) + 1: "head"}.get(depth, "layer")
+        if kind == "layer" and "lora_" in name:
+            kind = "adapters, layer"
         starts = [stage.first_epoch for stage in model.plan.stages if model.depths.get(name, -2) >= stage.depth]
-        key = (_title(name, depth, model.model), min(starts, default=None))
+        key = (kind, depth, min(starts, default=None))
         counts[key] = counts.get(key, 0) + weight.numel()
-    return [PartSummary(part, count, epoch) for (part, epoch), count in counts.items()]
-
-
-def _title(name: str, depth: int, model: Model) -> str:
-    if depth > len(model.encoder.layers):
-        return "head"
-    if "lora_" in name:
-        return f"adapters, layer {depth}"
-    return {-1: "convolutions", 0: "embedding"}.get(depth, f"layer {depth}")
+    parts = []
+    for (kind, epoch), group in itertools.groupby(counts.items(), key=lambda item: (item[0][0], item[0][2])):
+        rows = list(group)
+        first, last = rows[0][0][1], rows[-1][0][1]
+        numbers = "" if "layer" not in kind else f" {first}" if first == last else f" {first}-{last}"
+        parts.append(PartSummary(kind + numbers, sum(count for _, count in rows), epoch))
+    return parts
 
 
 def add_adapters(model: Model, options: Options, plan: Plan) -> Any:
-    """Put low-rank adapters into the trained layers; returns what `merge_adapters` takes. Raises MissingExtra."""
+    """Put low-rank adapters into the trained layers; returns the `peft.LoraModel`. Raises MissingExtra."""
     assert options.lora is not None, "the recipe has adapters"
     try:
         from peft import LoraConfig, LoraModel
@@ -234,8 +232,3 @@ def add_adapters(model: Model, options: Options, plan: Plan) -> Any:
         if name.startswith(HEAD_NAMES):
             weight.requires_grad_(True)
     return adapters
-
-
-def merge_adapters(adapters: Any) -> None:
-    """Add the adapters to the weights of their layers, and remove them."""
-    adapters.merge_and_unload()

@@ -1,7 +1,7 @@
 """The frozen part of a model is computed once: its activations for every clip, in files.
 
 In: a model, its frozen depth, the clips. Out: FrozenFeatures, which training and validation read instead of waveforms.
-The frozen part runs in evaluation mode, in batches of one length, in bfloat16 where the processor multiplies it
+The frozen part runs in evaluation mode, in batches of similar length, in bfloat16 where the processor multiplies it
 natively. A clip that training crops or augments at random has a stated number of variants. Shards are written
 atomically, so a run that was killed computes only the missing ones; plain file reads keep memory flat.
 """
@@ -12,7 +12,6 @@ import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -22,13 +21,15 @@ from torch.utils.data import Dataset
 
 from auricle import __version__
 from auricle.audio import FULL_SCALE
+from auricle.models import torch_runtime
 from auricle.models.encoders import depth_of
 from auricle.models.families.pretrained.network import Model
 from auricle.models.layers import augment, masking
+from auricle.models.runtime import ModelInfo
 from auricle.parallel import Progress
 from auricle.preparation.batches import CropSample
-from auricle.preparation.windows import AudioSource, Window
-from auricle.recipe import Augment
+from auricle.preparation.windows import AudioSource, Window, by_length
+from auricle.recipe import Augment, Recipe
 from auricle.run_folder import atomic_write
 from auricle.training.freezing import pack_state, summary_count
 
@@ -56,6 +57,11 @@ class CropPlan:
     variants: int
     seed: int
 
+    @classmethod
+    def of(cls, recipe: Recipe, sample_rate: int, variants: int) -> "CropPlan":
+        seconds = recipe.train.crop_seconds
+        return cls(round(seconds * sample_rate) if seconds else None, recipe.augment, variants, recipe.train.seed)
+
     @property
     def augments(self) -> bool:
         """Whether a clip is changed at random, cropping apart."""
@@ -73,83 +79,146 @@ class CropPlan:
         return views
 
 
-class FeatureShards:
-    """The files of the features, and where the rows of each view are. Views are sorted by length, the longest first."""
+@dataclass(frozen=True)
+class _Rows:
+    """Where the rows of a view are: `count` rows of a shard from `start` on. `frames` is its number of real frames."""
 
-    def __init__(self, model: Model, depth: int, views: Sequence[ClipView], bf16: bool, folder: Path) -> None:
-        self.views = sorted(
-            set(views), key=lambda view: (view.start - view.stop, view.clip, view.start, view.variant or 0)
-        )
-        self.folder = folder
-        self.bf16 = bf16
+    shard: int
+    start: int
+    count: int
+    frames: int
+
+
+class FrozenFeatures:
+    """The frozen part's output for views of clips, in shards. Nothing is computed until `compute`.
+
+    `windows` are scored in validation, the clips `trained` are also trained on, as `plan` crops and augments them.
+    `lengths` (clips,) are in samples; `identity` names the recordings. Views are sorted, the longest first.
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        depth: int,
+        lengths: np.ndarray,
+        windows: Sequence[Window],
+        trained: Sequence[int],
+        plan: CropPlan,
+        *,
+        bf16: bool,
+        folder: Path,
+        identity: str,
+    ) -> None:
+        self.depth, self.lengths, self.plan, self.bf16 = depth, lengths, plan, bf16
+        views = {ClipView(window.clip, window.start, window.stop) for window in windows}
+        for clip in trained:
+            views.update(plan.views(clip, int(lengths[clip])))
+        self.views = sorted(views, key=lambda view: (view.start - view.stop, view.clip, view.start, view.variant or 0))
         self.width = model.encoder.feature_size() if depth == 0 else int(model.config.hidden_size)
+        self._row_bytes = self.width * (2 if bf16 else 4)
         samples = torch.tensor([view.stop - view.start for view in self.views])
         frames = model.encoder.feature_frames(samples) if depth == 0 else model.encoder.frames(samples)
-        self.frames = frames.tolist()
         stored = frames if depth < model.final_depth else torch.zeros_like(frames)
-        self.counts = (stored + summary_count(model, depth)).tolist()
-        self.shards = self._assign()
-        self.index = {view: number for number, view in enumerate(self.views)}
-        self.starts = {
-            number: (shard, start)
-            for shard, numbers in enumerate(self.shards)
-            for number, start in zip(numbers, np.cumsum([0, *(self.counts[n] for n in numbers)]).tolist(), strict=False)
-        }
+        self._assign((stored + summary_count(model, depth)).tolist(), frames.tolist())
+        self.folder = folder / f"frozen-{self._key(model, identity)}"
+
+    def _assign(self, counts: Sequence[int], frames: Sequence[int]) -> None:
+        """Neighbouring views share a shard until it is full."""
+        self.shards: list[list[ClipView]] = []
+        self._rows: dict[ClipView, _Rows] = {}
+        rows = 0
+        for view, count, real in zip(self.views, counts, frames, strict=True):
+            if not self.shards or rows * self._row_bytes >= SHARD_BYTES:
+                self.shards.append([])
+                rows = 0
+            self.shards[-1].append(view)
+            self._rows[view] = _Rows(len(self.shards) - 1, rows, count, real)
+            rows += count
+
+    def _key(self, model: Model, identity: str) -> str:
+        """What the rows depend on, as a hash: recordings, views, settings and the weights of the frozen part."""
+        config = {name: value for name, value in model.config.to_dict().items() if name not in ("id2label", "label2id")}
+        sizes = [len(shard) for shard in self.shards]
+        settings = [__version__, identity, self.depth, self.bf16, config, model.extractor.to_dict(), sizes]
+        key = hashlib.blake2b(json.dumps(settings, sort_keys=True).encode(), digest_size=12)
+        key.update(repr((self.views, self.plan if self.plan.augments else None)).encode())
+        for name, value in sorted(model.network.state_dict().items()):
+            if depth_of(model.encoder, name) < self.depth:
+                key.update(name.encode())
+                key.update(value.detach().cpu().contiguous().numpy().tobytes())
+        return key.hexdigest()
 
     @property
     def bytes(self) -> int:
-        return sum(self.counts) * self.width * self.itemsize
+        """The disk space of all shards."""
+        return sum(rows.count for rows in self._rows.values()) * self._row_bytes
 
-    @property
-    def itemsize(self) -> int:
-        return 2 if self.bf16 else 4
-
-    def is_complete(self, shard: int) -> bool:
-        """Whether a shard has all its bytes; else it is computed again."""
-        path = self.path(shard)
-        expected = sum(self.counts[number] for number in self.shards[shard]) * self.width * self.itemsize
-        return path.is_file() and path.stat().st_size == expected
-
-    def path(self, shard: int) -> Path:
-        return self.folder / f"rows-{shard:05d}.{'bfloat16' if self.bf16 else 'float32'}"
+    def fits_on_disk(self) -> bool:
+        """Whether the disk has room for the shards."""
+        return self.folder.is_dir() or shutil.disk_usage(self.folder.parent).free > self.bytes + FREE_BYTES
 
     def read(self, view: ClipView) -> tuple[Tensor, int]:
         """The rows (rows, width) of one view, and its number of real frames."""
-        number = self.index[view]
-        shard, start = self.starts[number]
+        rows = self._rows[view]
         flat = np.fromfile(
-            self.path(shard),
+            self._path(rows.shard),
             np.int16 if self.bf16 else np.float32,
-            count=self.counts[number] * self.width,
-            offset=start * self.width * self.itemsize,
+            count=rows.count * self.width,
+            offset=rows.start * self._row_bytes,
         )
-        rows = torch.from_numpy(flat).view(-1, self.width)
-        return rows.view(torch.bfloat16) if self.bf16 else rows, self.frames[number]
+        values = torch.from_numpy(flat).view(-1, self.width)
+        return values.view(torch.bfloat16) if self.bf16 else values, rows.frames
 
-    def _assign(self) -> list[list[int]]:
-        """Neighbouring views share a shard until it is full."""
-        shards: list[list[int]] = []
-        size = SHARD_BYTES
-        for number, count in enumerate(self.counts):
-            if size >= SHARD_BYTES:
-                shards.append([])
-                size = 0
-            shards[-1].append(number)
-            size += count * self.width * self.itemsize
-        return shards
+    def compute(self, model: Model, audio: AudioSource, progress: Progress) -> None:
+        """Compute the missing shards."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        missing = [shard for shard in range(len(self.shards)) if not self._is_complete(shard)]
+        if not missing:
+            return
+        done = len(self.views) - sum(len(self.shards[shard]) for shard in missing)
+        model = (model.bf16_copy() if self.bf16 else model).eval()
+        batch_samples = ModelInfo.of_model(model).batch_samples(model.batch_seconds)
+        for shard in missing:
+            views = self.shards[shard]
+            spans = [Window(number, 0, view.stop - view.start) for number, view in enumerate(views)]
+            with atomic_write(self._path(shard)) as partial, partial.open("wb") as file:
+                for batch in by_length(spans, batch_samples):
+                    rows = self._compute_batch(model, audio, [views[span.clip] for span in batch])
+                    file.write(rows.tobytes())
+                    done += len(batch)
+                    progress(done, len(self.views))
 
+    def _compute_batch(self, model: Model, audio: AudioSource, views: Sequence[ClipView]) -> np.ndarray:
+        """The rows of some views, one view after the other."""
+        pieces = [self._waveform(audio, view) for view in views]
+        values, lengths = pad_sequence(pieces, batch_first=True), torch.tensor([len(piece) for piece in pieces])
+        mask = masking.real(lengths, values.shape[1]).long() if int(lengths.min()) < values.shape[1] else None
+        device = torch_runtime.device_of(model)
+        with torch.inference_mode():
+            state = model.extract_features(values.to(device), mask.to(device) if mask is not None else None)
+            rows = pack_state(model, model.run_layers(state, self.depth))
+            rows = rows.to(torch.bfloat16 if self.bf16 else torch.float32).cpu()
+        real = torch.cat([row[: self._rows[view].count] for row, view in zip(rows, views, strict=True)])
+        stored: np.ndarray = (real.view(torch.int16) if self.bf16 else real).numpy()
+        return stored
 
-@dataclass(frozen=True)
-class FrozenFeatures:
-    """The frozen part's output for clips of so many samples (clips,), cropped and augmented by a plan."""
+    def _waveform(self, audio: AudioSource, view: ClipView) -> Tensor:
+        """The samples (samples,) of a view, augmented as its variant is."""
+        samples = audio.get(view.clip)[0, view.start : view.stop]
+        values = torch.from_numpy(samples.astype(np.float32) / FULL_SCALE)
+        if view.variant is None or not self.plan.augments:
+            return values
+        seed = np.random.SeedSequence([self.plan.seed, view.clip, view.variant, 1]).generate_state(1)
+        generator = torch.Generator().manual_seed(int(seed[0]))
+        return augment.waveform(values[None, None], torch.tensor([len(values)]), self.plan.augment, generator)[0, 0]
 
-    shards: FeatureShards
-    lengths: np.ndarray
-    plan: CropPlan
+    def _is_complete(self, shard: int) -> bool:
+        path = self._path(shard)
+        expected = sum(self._rows[view].count for view in self.shards[shard]) * self._row_bytes
+        return path.is_file() and path.stat().st_size == expected
 
-    def batch(self, views: Sequence[ClipView], device: torch.device) -> dict[str, Tensor]:
-        """The rows of some views, padded to one tensor (views, rows, width), and their real frames (views,)."""
-        return _padded([self.shards.read(view) for view in views], device)
+    def _path(self, shard: int) -> Path:
+        return self.folder / f"rows-{shard:05d}.{'bfloat16' if self.bf16 else 'float32'}"
 
 
 class FrozenFeatureClips(Dataset[tuple[tuple[Tensor, int], int]]):
@@ -171,112 +240,16 @@ class FrozenFeatureClips(Dataset[tuple[tuple[Tensor, int], int]]):
     def __getitem__(self, sample: CropSample) -> tuple[tuple[Tensor, int], int]:
         views = self.views[sample.clip]
         variant = int(np.random.default_rng(sample.seed).integers(len(views)))
-        return self.features.shards.read(views[variant]), int(self.labels[sample.clip])
+        return self.features.read(views[variant]), int(self.labels[sample.clip])
 
 
 def collate(items: Sequence[tuple[tuple[Tensor, int], int]]) -> dict[str, Tensor]:
     """The batch that `Trainer` gives to a PartiallyFrozenModel."""
-    batch = _padded([rows for rows, _ in items], torch.device("cpu"))
+    batch = padded([rows for rows, _ in items], torch.device("cpu"))
     return {**batch, "labels": torch.tensor([label for _, label in items])}
 
 
-def layout(
-    model: Model,
-    depth: int,
-    audio: AudioSource,
-    windows: Sequence[Window],
-    trained: Sequence[int],
-    plan: CropPlan,
-    *,
-    bf16: bool,
-    folder: Path,
-    identity: str,
-) -> FrozenFeatures:
-    """Lay out the shards of all clips, without computing any: `shards.bytes` is the disk space they need.
-
-    `windows` are scored in validation, the clips `trained` are also trained on; `identity` names the recordings.
-    """
-    views = [ClipView(window.clip, window.start, window.stop) for window in windows]
-    for clip in trained:
-        views += plan.views(clip, int(audio.lengths[clip]))
-    shards = FeatureShards(model, depth, views, bf16, folder)
-    key = hashlib.blake2b(digest_size=12)
-    settings = [__version__, identity, depth, bf16, _settings(model), shards.shards]
-    key.update(json.dumps(settings, sort_keys=True).encode())
-    key.update(repr((shards.views, plan if plan.augments else None)).encode())
-    for name, value in sorted(model.network.state_dict().items()):
-        if depth_of(model.encoder, name) < depth:
-            key.update(name.encode())
-            key.update(value.detach().cpu().contiguous().numpy().tobytes())
-    shards.folder = folder / f"frozen-{key.hexdigest()}"
-    return FrozenFeatures(shards, audio.lengths, plan)
-
-
-def fits_on_disk(features: FrozenFeatures) -> bool:
-    """Whether the disk has room for the shards."""
-    if features.shards.folder.is_dir():
-        return True
-    return shutil.disk_usage(features.shards.folder.parent).free > features.shards.bytes + FREE_BYTES
-
-
-def compute(features: FrozenFeatures, model: Model, depth: int, audio: AudioSource, progress: Progress) -> None:
-    """Compute the missing shards."""
-    shards = features.shards
-    shards.folder.mkdir(parents=True, exist_ok=True)
-    missing = [shard for shard in range(len(shards.shards)) if not shards.is_complete(shard)]
-    done = len(shards.views) - sum(len(shards.shards[shard]) for shard in missing)
-    if not missing:
-        return
-    model = (model.bf16_copy() if shards.bf16 else model).eval()
-    device = next(model.parameters()).device
-    dtype = torch.bfloat16 if shards.bf16 else torch.float32
-    for shard in missing:
-        with atomic_write(shards.path(shard)) as partial, partial.open("wb") as file:
-            for numbers in _batches(shards, shards.shards[shard], model.batch_seconds * model.config.sample_rate):
-                values, lengths = _waveforms(features, audio, [shards.views[number] for number in numbers])
-                mask = masking.real(lengths, values.shape[1]).long() if int(lengths.min()) < values.shape[1] else None
-                with torch.inference_mode():
-                    state = model.extract_features(values.to(device), mask.to(device) if mask is not None else None)
-                    rows = pack_state(model, model.run_layers(state, depth)).to(dtype).cpu()
-                for row, number in zip(rows, numbers, strict=True):
-                    real = row[: shards.counts[number]].contiguous()
-                    file.write((real.view(torch.int16) if shards.bf16 else real).numpy().tobytes())
-                done += len(numbers)
-                progress(done, len(shards.views))
-
-
-def _batches(shards: FeatureShards, numbers: Sequence[int], batch_samples: float) -> list[list[int]]:
-    """Neighbouring views in batches of bounded length; one view at least."""
-    batches: list[list[int]] = []
-    for number in numbers:
-        longest = shards.views[batches[-1][0]] if batches else shards.views[number]
-        if not batches or (len(batches[-1]) + 1) * (longest.stop - longest.start) > batch_samples:
-            batches.append([])
-        batches[-1].append(number)
-    return batches
-
-
-def _waveforms(features: FrozenFeatures, audio: AudioSource, views: Sequence[ClipView]) -> tuple[Tensor, Tensor]:
-    """The waveforms (views, samples) and their lengths (views,), each augmented as its variant is."""
-    plan = features.plan
-    pieces = []
-    for view in views:
-        samples = audio.get(view.clip)[0, view.start : view.stop]
-        values = torch.from_numpy(samples.astype(np.float32) / FULL_SCALE)
-        if view.variant is not None and plan.augments:
-            seed = np.random.SeedSequence([plan.seed, view.clip, view.variant, 1]).generate_state(1)
-            generator = torch.Generator().manual_seed(int(seed[0]))
-            length = torch.tensor([len(values)])
-            values = augment.waveform(values[None, None], length, plan.augment, generator)[0, 0]
-        pieces.append(values)
-    return pad_sequence(pieces, batch_first=True), torch.tensor([len(piece) for piece in pieces])
-
-
-def _padded(views: Sequence[tuple[Tensor, int]], device: torch.device) -> dict[str, Tensor]:
+def padded(views: Sequence[tuple[Tensor, int]], device: torch.device) -> dict[str, Tensor]:
+    """The rows of some views, padded to one tensor (views, rows, width), and their real frames (views,)."""
     rows = pad_sequence([rows for rows, _ in views], batch_first=True)
     return {"rows": rows.to(device), "frames": torch.tensor([frames for _, frames in views], device=device)}
-
-
-def _settings(model: Model) -> list[Any]:
-    config = {name: value for name, value in model.config.to_dict().items() if name not in ("id2label", "label2id")}
-    return [config, model.extractor.to_dict()]

@@ -7,7 +7,6 @@ Torch is imported when vectors are needed: without it `inspect` reports everythi
 
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -16,15 +15,13 @@ from auricle.corpus.clip import Clip, Index
 from auricle.corpus.read import UNGROUPED, paths
 from auricle.corpus.structure import Field
 from auricle.errors import DataError, UsageError
+from auricle.evaluation.leakage import HeldOutFit, Leakage, choose_group, measure
 from auricle.parallel import Progress
 from auricle.preparation.formatting import percent
 from auricle.preparation.inspection import Inspection
 from auricle.preparation.prepare import PreparedCorpus, decode, divide, for_corpus, read, usable_clips
 from auricle.preparation.prepare import inspect as audit_clips
 from auricle.recipe import Model, Recipe
-
-if TYPE_CHECKING:
-    from auricle.evaluation.leakage import Leakage
 
 SAMPLE_CLIPS = 2000
 # With fewer clips no field could be told from chance.
@@ -36,7 +33,7 @@ class Grouping:
     """An index with its groups, the evidence for them (None where nothing could be measured), and a sentence."""
 
     index: Index
-    evidence: "Leakage | None"
+    evidence: Leakage | None
     message: str
 
 
@@ -78,8 +75,6 @@ def decide_groups(corpus: PreparedCorpus, index: Index | None = None) -> Groupin
     if not fields:
         return Grouping(index, None, _NO_FIELDS)
     vectors = _vectors(corpus, sample)
-    from auricle.evaluation.leakage import HeldOutFit, choose_group, measure
-
     fit = HeldOutFit(vectors, corpus.classes([clip.id for clip in sample]))
     measured = [measure(fit, field, corpus.recipe.data.seed) for field in fields]
     if known:
@@ -121,11 +116,10 @@ def _known_field(index: Index) -> list[Field]:
 def _vectors(corpus: PreparedCorpus, sample: Index) -> np.ndarray:
     from auricle.models.load import build_model
     from auricle.training.closed_form import embed_clips
-    from auricle.training.resolve import resolve
 
-    resolved = resolve(corpus.recipe.model_copy(update={"model": Model(family="baseline")}))
-    embeddings = embed_clips(corpus, build_model(resolved.recipe, corpus.labels, resolved.options))
-    return embeddings.of([clip.id for clip in sample])
+    recipe = corpus.recipe.model_copy(update={"model": Model(family="baseline")})
+    embeddings = embed_clips(corpus, build_model(recipe, corpus.labels))
+    return np.stack([embeddings[clip.id] for clip in sample])
 
 
 def _with_groups(index: Index, key: str) -> Index:
@@ -143,7 +137,7 @@ def _in_group(clip: Clip, value: str) -> Clip:
     return replace(clip, group=value or None)
 
 
-def _chosen_message(chosen: "Leakage", measured: "list[Leakage]") -> str:
+def _chosen_message(chosen: Leakage, measured: list[Leakage]) -> str:
     others = [item for item in measured if item.leaks and item.key != chosen.key]
     override = f" or `--group {others[0].key}`" if others else " or `--group FIELD`"
     return (
@@ -153,7 +147,7 @@ def _chosen_message(chosen: "Leakage", measured: "list[Leakage]") -> str:
     )
 
 
-def _known_message(measured: "Leakage", name: str) -> str:
+def _known_message(measured: Leakage, name: str) -> str:
     low, high = measured.difference.low, measured.difference.high
     return (
         f"With the same {name}s on both sides a split reports {percent(measured.random_accuracy)}, kept apart "
@@ -161,7 +155,7 @@ def _known_message(measured: "Leakage", name: str) -> str:
     )
 
 
-def _ignored_message(chosen: "Leakage | None") -> str:
+def _ignored_message(chosen: Leakage | None) -> str:
     if chosen is None:
         return "Groups are ignored, as data.group is none; no field of names and tables gives the class away."
     return (
@@ -178,7 +172,7 @@ _NO_FIELDS = (
 )
 
 
-def _no_group_message(fields: list[Field], conditions: "list[Leakage]") -> str:
+def _no_group_message(fields: list[Field], conditions: list[Leakage]) -> str:
     listed = ", ".join(field.key for field in fields[:6]) + (" …" if len(fields) > 6 else "")
     also = "".join(
         f" {item.description} ({item.values} values) is a condition that changes the sound, too few to keep apart."

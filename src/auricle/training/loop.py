@@ -1,30 +1,34 @@
-"""Where our training differs from `Trainer`'s: its batches, its validation, its seeds, its averaged weights.
+"""Where our training differs from `Trainer`'s: batches, validation, seeds, averaged weights, schedules.
 
 Before each step the global generator is seeded from the run's seed and the step's number: nothing random depends on
 what happened before, so a resumed run repeats the steps of one that was never interrupted.
 """
 
+import bisect
 import json
+import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor, nn
+from torch.optim.lr_scheduler import LambdaLR, LRScheduler, OneCycleLR
 from torch.utils.data import DataLoader
-from transformers import PrinterCallback, Trainer, TrainerCallback
+from transformers import EarlyStoppingCallback, PrinterCallback, Trainer, TrainerCallback
 from transformers.trainer_callback import TrainerControl, TrainerState
 from transformers.training_args import TrainingArguments
 
 from auricle.models.layers.heads import MarginSoftmax
 from auricle.preparation.batches import EpochBatches
-from auricle.recipe import Recipe
-from auricle.training import schedule
-from auricle.training.freezing import PartiallyFrozenModel
+from auricle.recipe import Recipe, Train
+from auricle.run_folder import RunFolder, write_text
+from auricle.training import tracking
+from auricle.training.freezing import PartiallyFrozenModel, Stage
 from auricle.training.progress import Epoch
 from auricle.training.task import TrainingTask
 
@@ -38,14 +42,12 @@ class ProgressCallback(TrainerCallback):
     """Times the epochs and passes each one on, to history.jsonl and to `on_epoch`."""
 
     def __init__(self, clips: int, epochs: int, path: Path, on_epoch: Callable[[Epoch], None]) -> None:
-        self.clips = clips
-        self.epochs = epochs
-        self.path = path
-        self.on_epoch = on_epoch
+        self.clips, self.epochs, self.path, self.on_epoch = clips, epochs, path, on_epoch
         self.trained_seconds = 0.0
         self.trained_epochs = 0
         self._began = self._start = time.perf_counter()
         self._first = 0
+        self._lines: list[str] = []
         self._logged: dict[str, float] = {}
 
     @property
@@ -55,6 +57,10 @@ class ProgressCallback(TrainerCallback):
     def on_train_begin(self, args: TrainingArguments, state: TrainerState, *_: Any, **__: Any) -> None:
         self._began = time.perf_counter()
         self._first = round(state.epoch or 0)
+        if self.path.is_file():
+            # The epochs after the checkpoint that training resumes from will run again.
+            lines = self.path.read_text(encoding="utf-8").splitlines()
+            self._lines = [line for line in lines if json.loads(line)["epoch"] <= self._first]
 
     def on_epoch_begin(self, *_: Any, **__: Any) -> None:
         self._start = time.perf_counter()
@@ -78,37 +84,32 @@ class ProgressCallback(TrainerCallback):
 
     def _emit(self, state: TrainerState, valid: dict[str, float] | None) -> None:
         done = round(state.epoch or 0)
-        elapsed = time.perf_counter() - self._began
+        seconds, elapsed = self._logged["seconds"], time.perf_counter() - self._began
         epoch = Epoch(
             epoch=done,
             epochs=self.epochs,
             loss=self._logged["loss"],
             learning_rate=self._logged["learning_rate"],
             valid=valid,
-            seconds=self._logged["seconds"],
-            clips_per_second=self.clips / self._logged["seconds"],
+            seconds=seconds,
+            clips_per_second=self.clips / seconds,
             seconds_left=elapsed / max(1, done - self._first) * (self.epochs - done),
         )
-        with self.path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(asdict(epoch)) + "\n")
+        self._lines.append(json.dumps(asdict(epoch)))
+        write_text(self.path, "".join(f"{line}\n" for line in self._lines))
         self.on_epoch(epoch)
 
 
-class StageCallback(TrainerCallback):
-    """Lets a PartiallyFrozenModel train what the stage of each epoch trains."""
-
-    def __init__(self, model: PartiallyFrozenModel) -> None:
-        self.model = model
-
-    def on_epoch_begin(self, args: TrainingArguments, state: TrainerState, *_: Any, **__: Any) -> None:
-        self.model.begin(1 + int(state.epoch or 0))
-
-
-class MarginWarmup(TrainerCallback):
-    """Gives heads with a margin the progress of training: the margin may rise in its first part."""
+class ModelProgress(TrainerCallback):
+    """Gives the model the progress of training: margins rise in its first part, stages begin with their epochs."""
 
     def __init__(self, model: nn.Module) -> None:
+        self.model = model
         self.heads = [module for module in model.modules() if isinstance(module, MarginSoftmax)]
+
+    def on_epoch_begin(self, args: TrainingArguments, state: TrainerState, *_: Any, **__: Any) -> None:
+        if isinstance(self.model, PartiallyFrozenModel):
+            self.model.begin(1 + int(state.epoch or 0))
 
     def on_step_begin(self, args: TrainingArguments, state: TrainerState, *_: Any, **__: Any) -> None:
         for head in self.heads:
@@ -128,10 +129,6 @@ class WeightAverage(TrainerCallback):
             name: value.detach().clone() for name, value in model.state_dict().items() if value.is_floating_point()
         }
 
-    def load(self, checkpoint: Path) -> None:
-        """Load the average from a checkpoint."""
-        self.weights = load_file(checkpoint / AVERAGE_FILE)
-
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, model: Any, **_: Any
     ) -> None:
@@ -142,51 +139,52 @@ class WeightAverage(TrainerCallback):
                 value.lerp_(current[name].to(value.device), 1 - decay)
 
 
-def _selection_metric(metrics: dict[str, float], name: str) -> float:
-    """The number that is largest in the best epoch."""
-    if name == "log_loss":
-        return -metrics[name]
-    return metrics[name] - TIE_WEIGHT * metrics["log_loss"]
-
-
 class AudioTrainer(Trainer):
     """`Trainer` with our batches, schedule and validation."""
 
     def __init__(
         self,
-        *,
         args: TrainingArguments,
         task: TrainingTask,
-        batches: EpochBatches,
         recipe: Recipe,
-        progress: ProgressCallback,
+        folder: RunFolder,
+        on_epoch: Callable[[Epoch], None],
     ) -> None:
-        optimizer = None
-        if recipe.train.optimizer == "adam":
-            optimizer = (torch.optim.Adam, {"lr": recipe.train.learning_rate, "fused": True})
+        settings, model, clips = recipe.train, task.trained_model, task.clips
         self.lr_scheduler: Any
         self.optimizer: Any
         self.control: TrainerControl
+        self.settings = settings
+        self.task = task
+        self.batches = EpochBatches(
+            clips.lengths,
+            clips.labels,
+            args.per_device_train_batch_size,
+            settings.seed,
+            balanced=settings.class_balance == "sampling",
+        )
+        self.progress = ProgressCallback(len(clips), settings.epochs, folder.history, on_epoch)
+        self.average = WeightAverage(model, settings.ema_decay) if settings.ema_decay else None
+        callbacks: list[Any] = [self.progress, ModelProgress(model)]
+        if self.average is not None:
+            callbacks.append(self.average)
+        if settings.report_to == "tensorboard":
+            callbacks.append(tracking.tensorboard_callback(folder.path))
+        if settings.early_stopping_patience is not None and task.validation is not None:
+            callbacks.append(EarlyStoppingCallback(early_stopping_patience=settings.early_stopping_patience))
+        optimizer = None
+        if settings.optimizer == "adam":
+            optimizer = (torch.optim.Adam, {"lr": settings.learning_rate, "fused": True})
         super().__init__(
-            model=task.trained_model,
+            model=model,
             args=args,
-            train_dataset=task.clips,
-            eval_dataset=task.clips if task.validation else None,
+            train_dataset=clips,
+            eval_dataset=clips if task.validation else None,
             data_collator=task.collate,
-            callbacks=[progress],
+            callbacks=callbacks,
             optimizer_cls_and_kwargs=optimizer,
         )
         self.remove_callback(PrinterCallback)
-        self.progress = progress
-        self.batches = batches
-        self.settings = recipe.train
-        self.task = task
-        self.average = WeightAverage(task.trained_model, recipe.train.ema_decay) if recipe.train.ema_decay else None
-        if self.average is not None:
-            self.add_callback(self.average)
-        self.add_callback(MarginWarmup(task.trained_model))
-        if isinstance(task.trained_model, PartiallyFrozenModel):
-            self.add_callback(StageCallback(task.trained_model))
         self._step = -1
         self._part = 0
 
@@ -213,23 +211,17 @@ class AudioTrainer(Trainer):
 
     def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
         if self.lr_scheduler is None:
-            optimizer = optimizer or self.optimizer
-            plan = self.task.plan
-            if plan is not None and plan.is_staged(self.settings.learning_rate):
-                starts = [stage.first_epoch - 1 for stage in plan.stages]
-                rates = [stage.learning_rate / self.settings.learning_rate for stage in plan.stages]
-                self.lr_scheduler = schedule.staged(optimizer, self.settings, num_training_steps, starts, rates)
-            else:
-                self.lr_scheduler = schedule.make(optimizer, self.settings, num_training_steps)
+            plan = self.model.plan if isinstance(self.model, PartiallyFrozenModel) else None
+            stages = plan.stages if plan is not None and plan.is_staged(self.settings.learning_rate) else ()
+            self.lr_scheduler = make_schedule(optimizer or self.optimizer, self.settings, num_training_steps, stages)
             self._created_lr_scheduler = True
         return self.lr_scheduler
 
     def training_step(self, model: Any, inputs: Any, num_items_in_batch: Any = None) -> Tensor:
         self._part = self._part + 1 if self._step == self.state.global_step else 0
         self._step = self.state.global_step
-        words = np.random.SeedSequence(
-            [self.settings.seed, self._step, self._part, self.args.process_index]
-        ).generate_state(2)
+        seeds = [self.settings.seed, self._step, self._part, self.args.process_index]
+        words = np.random.SeedSequence(seeds).generate_state(2)
         torch.manual_seed(int(words[0]) << 31 | int(words[1]))
         return super().training_step(model, inputs, num_items_in_batch)
 
@@ -244,7 +236,10 @@ class AudioTrainer(Trainer):
             self.model.load_state_dict(raw)
         metrics = {f"eval_{name}": value for name, value in found.items()}
         self.log(dict(metrics))
-        metrics[f"eval_{SELECTION_METRIC}"] = _selection_metric(found, self.settings.metric_for_best_model)
+        # The number that is largest in the best epoch.
+        name = self.settings.metric_for_best_model
+        best = -found[name] if name == "log_loss" else found[name] - TIE_WEIGHT * found["log_loss"]
+        metrics[f"eval_{SELECTION_METRIC}"] = best
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics
 
@@ -259,3 +254,35 @@ class AudioTrainer(Trainer):
         """Put the averaged weights into the model, where there are any."""
         if self.average is not None:
             self.model.load_state_dict(self.average.weights, strict=False)
+
+
+def make_schedule(
+    optimizer: torch.optim.Optimizer, train: Train, steps: int, stages: Sequence[Stage] = ()
+) -> LRScheduler:
+    """Build the recipe's schedule for so many optimiser steps: with warm-up, and from the start again in every stage.
+
+    One-cycle rises and falls linearly and moves the momentum against the rate (Smith, 2018); in stages it is linear
+    without its momentum.
+    """
+    if train.lr_scheduler_type == "one-cycle" and not stages:
+        rates, steps = [group["lr"] for group in optimizer.param_groups], max(steps, 2)
+        rise = train.warmup_ratio or 1e-3
+        if rise * steps == 1:
+            # OneCycleLR would divide by the zero steps between the first and the peak.
+            rise *= 1.001
+        return OneCycleLR(optimizer, max_lr=rates, total_steps=steps, pct_start=rise, anneal_strategy="linear")
+    rates = [stage.learning_rate / train.learning_rate for stage in stages] or [1.0]
+    starts = [stage.first_epoch - 1 for stage in stages] or [0]
+    bounds = [round(steps * start / train.epochs) for start in [*starts, train.epochs]]
+
+    def factor(step: int) -> float:
+        stage = min(bisect.bisect_right(bounds, step) - 1, len(rates) - 1)
+        # A step has the rate of its own middle, so that even the single step of a short stage has a rate above zero.
+        progress = min((step + 0.5 - bounds[stage]) / max(1, bounds[stage + 1] - bounds[stage]), 1.0)
+        if progress < train.warmup_ratio:
+            return rates[stage] * (progress / train.warmup_ratio)
+        rest = (progress - train.warmup_ratio) / (1 - train.warmup_ratio)
+        is_cosine = train.lr_scheduler_type == "cosine"
+        return rates[stage] * ((1 + math.cos(math.pi * rest)) / 2 if is_cosine else 1 - rest)
+
+    return LambdaLR(optimizer, factor)

@@ -1,5 +1,4 @@
-"""From a prepared corpus to the report: all trainings of a run, the baseline to compare with, and what is written of
-them.
+"""From a prepared corpus to the report: all trainings of a run, and the baseline to compare with.
 
 In: a PreparedCorpus and its resolved recipe. Out: models, scores, report.json, report.html, cost.json, the model card.
 This module imports torch, `run` does not.
@@ -24,49 +23,40 @@ from auricle.evaluation.open_set import RejectionReport
 from auricle.evaluation.page import write_page
 from auricle.evaluation.report import Cost, Hardware, ModelSummary, Report, TrainingTotals
 from auricle.evaluation.scoring import Scores
-from auricle.models import device
+from auricle.models import device, registration
 from auricle.models.device import native_bf16
 from auricle.parallel import cores
 from auricle.preparation.prepare import PreparedCorpus
 from auricle.recipe import Model
 from auricle.run_folder import RunFolder, atomic_write, write_text
 from auricle.training import tracking
-from auricle.training.closed_form import ClosedFormTraining
-from auricle.training.cross_validation import (
-    FoldResult,
-    prepare_training,
-    score_test_clips,
-    scores_of,
-    train_again,
-    train_all,
-)
-from auricle.training.fold import FoldData, Training
+from auricle.training.closed_form import closed_form_trainer
+from auricle.training.cross_validation import FoldResult, prepare_training, scores_of, train_again, train_all
+from auricle.training.fold import FoldData, FoldTrainer, Scorer
+from auricle.training.grouping import Grouping
 from auricle.training.progress import ProgressReporter
-from auricle.training.resolve import ResolvedRecipe, resolve
 
 # Suspecting labels takes five more fits, whose cost grows with the cube of the clips: seconds up to here.
 SUSPECT_CLIPS = 4000
 
 
 def train_and_report(
-    corpus: PreparedCorpus,
-    resolved: ResolvedRecipe,
-    folder: RunFolder,
-    reporter: ProgressReporter,
-    prepare_seconds: float,
+    corpus: PreparedCorpus, grouping: Grouping, folder: RunFolder, reporter: ProgressReporter, prepare_seconds: float
 ) -> Report:
     """Train all models of a run and write everything about them; returns the report."""
-    recipe = resolved.recipe
+    recipe = corpus.recipe
     start = time.perf_counter()
-    training = prepare_training(corpus, resolved, reporter)
+    train = prepare_training(corpus, reporter)
     shared_seconds = time.perf_counter() - start
-    results = train_all(corpus, folder, training, reporter)
-    repetitions = {
-        seed: _repeat(corpus, resolved, seed, folder, reporter)
-        for seed in range(recipe.train.seed + 1, recipe.train.seed + recipe.train.seeds)
-    }
+    results = train_all(corpus, folder, train, reporter)
+    repetitions = {}
+    for seed in range(recipe.train.seed + 1, recipe.train.seed + recipe.train.seeds):
+        reporter.message(f"The same split, trained from seed {seed}.")
+        # A closed-form family uses the seed for its inner folds.
+        again = corpus.with_train(seed=seed)
+        repetitions[seed] = train_again(again, folder.repetition(seed), prepare_training(again, reporter), reporter)
     everything = [*results, *(result for repeated in repetitions.values() for result in repeated)]
-    baseline, suspects = _baseline(corpus, folder, training, reporter)
+    baseline, suspects = _baseline(corpus, folder, train, reporter)
     cost = Cost(
         prepare_seconds=prepare_seconds,
         shared_seconds=shared_seconds,
@@ -80,17 +70,16 @@ def train_and_report(
     scores.save(folder.scores)
     report = build_report(
         ReportInputs(
-            index=corpus.index,
-            audit=corpus.audit,
-            split=corpus.split,
-            recipe=recipe,
+            corpus=corpus,
+            grouping=grouping.message,
+            leakage=grouping.evidence,
             scores=scores,
             majority=_majority(corpus),
             baseline=scores if recipe.model.family == "baseline" else baseline,
             suspects=suspects,
             rejection=_rejection(corpus, results, scores),
             center_crops=_joined([result.center_crops for result in tested]),
-            trained_ranges=_trained_ranges(corpus, resolved),
+            trained_ranges=_trained_ranges(corpus),
             learning_curves={result.name: result.history for result in tested},
             best_epochs={result.name: result.summary.chosen_epoch for result in tested},
             model=_model_summary(results[-1]),
@@ -107,18 +96,8 @@ def train_and_report(
     return report
 
 
-def _repeat(
-    corpus: PreparedCorpus, resolved: ResolvedRecipe, seed: int, folder: RunFolder, reporter: ProgressReporter
-) -> list[FoldResult]:
-    """Train the folds of the same split from another seed; a closed-form family uses it for its inner folds."""
-    reporter.message(f"The same split, trained from seed {seed}.")
-    corpus = corpus.with_train(seed=seed)
-    training = prepare_training(corpus, replace(resolved, recipe=corpus.recipe), reporter)
-    return train_again(corpus, folder.repetition(seed), training, reporter)
-
-
 def _baseline(
-    corpus: PreparedCorpus, folder: RunFolder, training: Training, reporter: ProgressReporter
+    corpus: PreparedCorpus, folder: RunFolder, train: FoldTrainer, reporter: ProgressReporter
 ) -> tuple[Scores, Scores | None]:
     """The instant baseline on the same split; and on folds that ignore groups, by which labels are suspected.
 
@@ -128,23 +107,24 @@ def _baseline(
     if not folder.baseline_scores.is_file():
         if corpus.recipe.model.family != "baseline":
             reporter.message("The instant baseline, on the same split.")
-            resolved = resolve(corpus.recipe.model_copy(update={"model": Model(family="baseline")}))
-            corpus = replace(corpus, recipe=resolved.recipe)
-            training = ClosedFormTraining.prepare(corpus, resolved.options)
+            recipe = corpus.recipe.model_copy(update={"model": Model(family="baseline")})
+            corpus = replace(corpus, recipe=recipe)
+            train = closed_form_trainer(corpus)
         if has_suspects:
             folds = splits.ungrouped(corpus.usable, corpus.recipe.data, corpus.audit.duplicate_groups)
-            _cross_validate(corpus, folds, training, folder).save(folder.suspect_scores)
+            _cross_validate(corpus, folds, train, folder).save(folder.suspect_scores)
         with atomic_write(folder.baseline_scores) as partial:
-            _cross_validate(corpus, corpus.split.folds, training, folder).save(partial)
+            _cross_validate(corpus, corpus.split.folds, train, folder).save(partial)
     return Scores.load(folder.baseline_scores), Scores.load(folder.suspect_scores) if has_suspects else None
 
 
-def _cross_validate(corpus: PreparedCorpus, folds: Sequence[Fold], training: Training, folder: RunFolder) -> Scores:
+def _cross_validate(corpus: PreparedCorpus, folds: Sequence[Fold], train: FoldTrainer, folder: RunFolder) -> Scores:
     """Out-of-fold scores, without saving the models."""
     parts = []
     for fold in folds:
-        trained = training.train(FoldData(corpus, fold, folder, ProgressReporter()))
-        parts.append(score_test_clips(corpus, fold, training.scorer(trained, folder.model)))
+        trained = train(FoldData(corpus, fold, folder, ProgressReporter()))
+        logits = Scorer(trained.model, corpus, trained.embeddings).clips(fold.test)
+        parts.append(scores_of(corpus, fold.test, logits, fold.name))
     return scoring.join(parts)
 
 
@@ -153,7 +133,6 @@ def _test_scores(results: Sequence[FoldResult]) -> Scores:
 
 
 def _joined(parts: Sequence[Scores | None]) -> Scores | None:
-    """The scores of several folds as one; None where there are none."""
     present = [part for part in parts if part is not None]
     return scoring.join(present) if present else None
 
@@ -170,12 +149,13 @@ def _rejection(corpus: PreparedCorpus, results: Sequence[FoldResult], scores: Sc
         validation = _joined([result.validation for result in results])
         return open_set.by_misclassified_clips(scores, validation, max_rate, resampling)
     tested = [result.out_of_set for result in results if result.scores is not None and result.out_of_set is not None]
-    return open_set.by_held_out_classes(scores, open_set.join(tested), own, max_rate, resampling)
+    return open_set.by_held_out_classes(scores, scoring.join(tested), own, max_rate, resampling)
 
 
-def _trained_ranges(corpus: PreparedCorpus, resolved: ResolvedRecipe) -> dict[str, tuple[float, float]]:
+def _trained_ranges(corpus: PreparedCorpus) -> dict[str, tuple[float, float]]:
     """The shortest and longest input of each fold's training; closed-form families take whole clips."""
-    crop = None if resolved.training == "closed_form" else corpus.recipe.train.crop_seconds
+    is_cropped = registration.family(corpus.recipe.model.family).TRAINING != "closed_form"
+    crop = corpus.recipe.train.crop_seconds if is_cropped else None
     return {fold.name: duration.trained_range(corpus.seconds(fold.train), crop) for fold in corpus.split.folds}
 
 

@@ -1,52 +1,81 @@
 """One run, from a path to a report: the folder that `auricle train` writes.
 
 In: DATA, a recipe and a folder. Out: the run folder of RunFolder. A killed run resumes: complete folds are skipped, one
-with checkpoints continues, and the result is that of a run that was never killed. Nothing heavy is imported before the
-corpus is decoded: torch comes with what trains the recipe's family.
+with checkpoints continues, and the result is that of a run that was never killed. What cannot work is refused before
+any recording is decoded. Nothing heavy is imported until then: torch comes with what trains the recipe's family.
 """
 
+import importlib.util
 import time
 from pathlib import Path
 
 from auricle import recipes
 from auricle.corpus.clip import Index
-from auricle.errors import RunError, UsageError
+from auricle.errors import MissingExtra, RunError, UsageError
 from auricle.evaluation.report import Report
+from auricle.models import registration
+from auricle.preparation.inspection import Inspection
 from auricle.preparation.prepare import PreparedCorpus, decode, read, with_split
 from auricle.recipe import Recipe
 from auricle.run_folder import RunFolder, atomic_write
 from auricle.training.progress import ProgressReporter
-from auricle.training.resolve import ResolvedRecipe, check_corpus, resolve
 
 
 def run(data: str | Path, recipe: Recipe, out: Path, reporter: ProgressReporter, *, resume: bool = False) -> Report:
     """Train and evaluate a model; returns the report. Raises AuricleError before anything is written."""
-    resolved = resolve(recipe)
+    recipe = resolve(recipe)
     folder = RunFolder(out)
     if resume:
-        resolved = ResolvedRecipe(_resumed(resolved.recipe, folder), resolved.options)
+        recipe = _resumed(recipe, folder)
     elif out.exists() and any(out.iterdir()):
         raise UsageError(f"'{out}' exists already. Resume it with --resume, or name another folder with --out.")
     start = time.perf_counter()
-    index = read(data, resolved.recipe)
-    check_corpus(resolved.recipe, index)
+    index = read(data, recipe)
+    _check_features(recipe, index.num_features)
     reporter.message(index.description)
-    decoded = decode(index, resolved.recipe, reporter.progress)
+    decoded = decode(index, recipe, reporter.progress)
     from auricle.training.grouping import decide_groups
     from auricle.training.outcome import train_and_report
 
     grouping = decide_groups(decoded)
-    reporter.message(grouping.message)
     corpus = with_split(decoded, grouping.index)
     seconds = time.perf_counter() - start
-    if resume:
-        _check_same_corpus(corpus, folder)
-    write_metadata(corpus, folder, reporter)
-    return train_and_report(corpus, ResolvedRecipe(corpus.recipe, resolved.options), folder, reporter, seconds)
+    if resume and folder.index.is_file():
+        started = Index.load(folder.index)
+        if [(clip.id, clip.label) for clip in started] != [(clip.id, clip.label) for clip in corpus.index]:
+            raise RunError(f"The run in '{folder.path}' was started on another corpus. Start a new run.")
+    _write_metadata(corpus, grouping.message, folder, reporter)
+    return train_and_report(corpus, grouping, folder, reporter, seconds)
 
 
-def write_metadata(corpus: PreparedCorpus, folder: RunFolder, reporter: ProgressReporter) -> None:
-    """Write what is known before training, and report how the corpus is divided."""
+def resolve(recipe: Recipe) -> Recipe:
+    """Check the recipe against its family, its checkpoint and what is installed; fill in what a checkpoint decides.
+
+    Raises UsageError for what cannot work, MissingExtra for a tracker that is not installed.
+    """
+    options = registration.parse_options(recipe)
+    tracker = recipe.train.report_to
+    if tracker != "none" and importlib.util.find_spec(tracker) is None:
+        raise MissingExtra(f"Tracking with {tracker}", "track")
+    family = registration.family(recipe.model.family)
+    if family.TRAINING == "fine_tuning":
+        recipe = family.resolve(recipe, options)
+    _check_features(recipe, recipe.audio.num_features)
+    return recipe
+
+
+def _check_features(recipe: Recipe, num_features: int | None) -> None:
+    able = [name for name in registration.names() if registration.family(name).TAKES_FEATURES]
+    if num_features is not None and recipe.model.family not in able:
+        raise UsageError(
+            f"The corpus holds {num_features} precomputed features per frame, and the family '{recipe.model.family}' "
+            f"takes audio. Families that take precomputed features: {', '.join(able)}. Choose one with "
+            f"--set model.family={able[0]}."
+        )
+
+
+def _write_metadata(corpus: PreparedCorpus, grouping: str, folder: RunFolder, reporter: ProgressReporter) -> None:
+    """Write what is known before training, and report what `inspect` reports."""
     folder.path.mkdir(parents=True, exist_ok=True)
     with atomic_write(folder.recipe) as partial:
         corpus.recipe.save(partial)
@@ -54,11 +83,12 @@ def write_metadata(corpus: PreparedCorpus, folder: RunFolder, reporter: Progress
         corpus.index.save(partial)
     corpus.split.save(folder.split)
     corpus.audit.save(folder.audit)
-    reporter.message(f"Split: {corpus.split.description}.")
-    for note in corpus.split.notes:
+    inspection = Inspection(corpus.index, corpus.audit, corpus.split, "", grouping)
+    if findings := inspection.findings:
+        reporter.message(f"{', '.join(findings)} (audit.json lists them).")
+    for note in inspection.notes:
         reporter.message(note)
-    if corpus.audit.quarantined:
-        reporter.message(f"{len(corpus.audit.quarantined)} clips are unusable and excluded: audit.json lists them.")
+    reporter.message(inspection.split_summary)
 
 
 def _resumed(recipe: Recipe, folder: RunFolder) -> Recipe:
@@ -78,10 +108,3 @@ def _resumed(recipe: Recipe, folder: RunFolder) -> Recipe:
             "Resume with the recipe and settings that it was started with, or start a new run with another --out."
         )
     return started
-
-
-def _check_same_corpus(corpus: PreparedCorpus, folder: RunFolder) -> None:
-    if folder.index.is_file():
-        started = Index.load(folder.index)
-        if [(clip.id, clip.label) for clip in started] != [(clip.id, clip.label) for clip in corpus.index]:
-            raise RunError(f"The run in '{folder.path}' was started on another corpus. Start a new run.")

@@ -21,6 +21,7 @@ import numpy as np
 from auricle.errors import RunError
 from auricle.evaluation.report import Report
 from auricle.recipe import Recipe
+from auricle.run_folder import RunFolder, write_json
 
 PROJECT = "auricle"
 # A training's folder inside the run folder: seeds/01, folds/03-name, or both.
@@ -30,8 +31,7 @@ _CELL_PIXELS = 12
 
 def run_name(folder: Path) -> str:
     """The name of a training's tracked run: the run folder's name, with the seed and fold."""
-    subfolder = _subfolder(folder)
-    return f"{_run_folder(folder).name}{subfolder}"
+    return f"{_run_folder(folder).name}{_subfolder(folder)}"
 
 
 def finish(recipe: Recipe, folder: Path, report: Report) -> None:
@@ -67,29 +67,21 @@ def confusion_rows(report: Report) -> list[list[str | int]]:
 @contextlib.contextmanager
 def tracked(recipe: Recipe, folder: Path) -> Iterator[None]:
     """Open a tracked run for the training inside; that of the run's own model stays open for its test metrics."""
-    folder = folder.absolute()
-    tracker = recipe.train.report_to
-    if tracker == "none":
-        yield
-        return
-    if tracker == "wandb":
-        _open_wandb(recipe, folder)
-    elif tracker == "mlflow":
-        _open_mlflow(folder)
+    folder, tracker = folder.absolute(), recipe.train.report_to
     with contextlib.ExitStack() as around:
-        if tracker == "tensorboard":
-            around.enter_context(_tensorboard_variable(folder))
+        if tracker == "wandb":
+            _open_wandb(recipe, folder)
+        elif tracker == "mlflow":
+            _open_mlflow(folder)
         elif tracker == "trackio":
             # It prints to standard output, which is reserved for the JSON of `--json`.
             around.enter_context(contextlib.redirect_stdout(sys.stderr))
         yield
-    if not _subfolder(folder):
-        return
-    if tracker == "wandb":
+    if _subfolder(folder) and tracker == "wandb":
         import wandb
 
         wandb.finish()
-    elif tracker == "mlflow":
+    elif _subfolder(folder) and tracker == "mlflow":
         import mlflow
 
         mlflow.end_run()
@@ -99,18 +91,17 @@ def _open_wandb(recipe: Recipe, folder: Path) -> Any:
     """Start or resume the training's run; another open run is ended, since `Trainer` logs to the open one."""
     import wandb
 
-    name, known = _known_run(folder)
+    known = _known_run(folder)
     if wandb.run is not None:
         if wandb.run.id == known:
             return wandb.run
         wandb.finish()
-    identity = known or secrets.token_hex(4)
     try:
         run = wandb.init(
             project=os.environ.get("WANDB_PROJECT", PROJECT),
-            name=name,
+            name=run_name(folder),
             group=_run_folder(folder).name,
-            id=identity,
+            id=known or secrets.token_hex(4),
             resume="allow",
             dir=os.environ.get("WANDB_DIR", str(_run_folder(folder))),
             config={"recipe": recipe.model_dump()},
@@ -120,7 +111,7 @@ def _open_wandb(recipe: Recipe, folder: Path) -> Any:
             f"Weights & Biases is unavailable: {error} Log in with `wandb login`, or set WANDB_MODE=offline and upload "
             "the run later with `wandb sync`."
         ) from error
-    _remember_run(folder, identity)
+    write_json(RunFolder(folder).tracked, {"id": run.id})
     return run
 
 
@@ -144,20 +135,19 @@ def _open_mlflow(folder: Path) -> None:
     """Start or resume the training's run in the tracking store that MLflow's own settings name."""
     import mlflow
 
-    name, known = _known_run(folder)
-    active = mlflow.active_run()
+    known, active = _known_run(folder), mlflow.active_run()
     if active is not None and active.info.run_id == known:
         return
     try:
         mlflow.end_run()
         mlflow.set_experiment(os.environ.get("MLFLOW_EXPERIMENT_NAME", PROJECT))
-        run = mlflow.start_run(run_id=known) if known else mlflow.start_run(run_name=name)
+        run = mlflow.start_run(run_id=known) if known else mlflow.start_run(run_name=run_name(folder))
     except mlflow.exceptions.MlflowException as error:
         raise RunError(
             f"MLflow is unavailable: {error} Its store is set by MLFLOW_TRACKING_URI; `train.report_to: none` trains "
             "without a tracker."
         ) from error
-    _remember_run(folder, run.info.run_id)
+    write_json(RunFolder(folder).tracked, {"id": run.info.run_id})
 
 
 def _log_mlflow(recipe: Recipe, folder: Path, report: Report) -> None:
@@ -208,18 +198,13 @@ def _log_tensorboard(recipe: Recipe, folder: Path, report: Report) -> None:
         writer.add_text("recipe", f"```\n{json.dumps(recipe.model_dump(), indent=1)}\n```")
 
 
-@contextlib.contextmanager
-def _tensorboard_variable(folder: Path) -> Iterator[None]:
-    """Let `Trainer` write its curves to the folder of the test metrics: its callback reads only this variable."""
-    before = os.environ.get("TENSORBOARD_LOGGING_DIR")
-    os.environ["TENSORBOARD_LOGGING_DIR"] = _tensorboard_folder(folder)
-    try:
-        yield
-    finally:
-        if before is None:
-            del os.environ["TENSORBOARD_LOGGING_DIR"]
-        else:
-            os.environ["TENSORBOARD_LOGGING_DIR"] = before
+def tensorboard_callback(folder: Path) -> Any:
+    """What writes the curves of a training to the folder of its test metrics."""
+    from transformers.integrations import TensorBoardCallback
+
+    callback = TensorBoardCallback()
+    callback.logging_dir = _tensorboard_folder(folder)
+    return callback
 
 
 def _tensorboard_folder(folder: Path) -> str:
@@ -239,17 +224,10 @@ def _subfolder(folder: Path) -> str:
 
 
 def _run_folder(folder: Path) -> Path:
-    """The run folder that contains a training's folder."""
-    path = folder.absolute().as_posix()
-    return Path(path.removesuffix(_subfolder(folder)))
+    return Path(folder.absolute().as_posix().removesuffix(_subfolder(folder)))
 
 
-def _known_run(folder: Path) -> tuple[str, str | None]:
-    """The name of a training's tracked run, and its id in the tracker where it was started before."""
-    path = folder / "tracked.json"
-    return run_name(folder), json.loads(path.read_text(encoding="utf-8"))["id"] if path.is_file() else None
-
-
-def _remember_run(folder: Path, identity: str) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "tracked.json").write_text(json.dumps({"id": identity}), encoding="utf-8")
+def _known_run(folder: Path) -> str | None:
+    """The id of a training's run in the tracker, where it was started before."""
+    path = RunFolder(folder).tracked
+    return str(json.loads(path.read_text(encoding="utf-8"))["id"]) if path.is_file() else None

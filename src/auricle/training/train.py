@@ -16,22 +16,52 @@ from pathlib import Path
 import numpy as np
 import torch
 from safetensors.torch import load_file
-from transformers import EarlyStoppingCallback, PreTrainedModel, TrainingArguments
+from transformers import PreTrainedModel, TrainingArguments
 
 from auricle.errors import RunError
 from auricle.models import device
-from auricle.preparation.batches import EpochBatches, build
-from auricle.preparation.prepare import LabelledClips
+from auricle.models.load import build_model
+from auricle.models.runtime import ModelInfo
+from auricle.preparation.batches import build
+from auricle.preparation.prepare import LabelledClips, PreparedCorpus
+from auricle.preparation.windows import by_length, cut_clips
 from auricle.recipe import Recipe
 from auricle.run_folder import RunFolder
 from auricle.training import tracking
-from auricle.training.fold import TrainingSummary
-from auricle.training.loop import AVERAGE_FILE, SELECTION_METRIC, AudioTrainer, ProgressCallback
+from auricle.training.closed_form import embed_clips, fit
+from auricle.training.fold import FoldData, FoldTrainer, TrainedFold, TrainingSummary, calibrate
+from auricle.training.loop import AVERAGE_FILE, SELECTION_METRIC, AudioTrainer
 from auricle.training.progress import Epoch
-from auricle.training.task import TrainingTask
+from auricle.training.task import TrainingTask, waveform_task
 
 NORMALIZATION_CLIPS = 1000
 _log = logging.getLogger(__name__)
+
+
+def gradient_trainer(corpus: PreparedCorpus) -> FoldTrainer:
+    """Train a fresh network on each fold, all weights by gradient; its ensemble member is fitted last, to embeddings
+    that all folds share.
+    """
+    member = build_model(corpus.recipe, corpus.labels).ensemble_member
+    embeddings = embed_clips(corpus, member) if member is not None else None
+
+    def train_network(data: FoldData) -> TrainedFold:
+        recipe, fold = data.recipe, data.fold
+        model = build_model(recipe, data.corpus.labels)
+        with tracking.tracked(recipe, data.folder.path):
+            clips = data.train
+            fit_normalization(model, clips, recipe.evaluate.batch_seconds)
+            task = waveform_task(model, recipe, clips, data.validation)
+            summary = train(model, recipe, task, data.folder, data.report_epoch)
+        if embeddings is not None and task.validation is not None:
+            # The temperature needs a member that was not fitted to the validation clips; the final one is.
+            fit(model.fit_ensemble_member, embeddings, data.corpus, fold.train)
+        trained = calibrate(data, model, summary, task.validation)
+        if embeddings is not None:
+            fit(model.fit_ensemble_member, embeddings, data.corpus, (*fold.train, *fold.valid))
+        return trained
+
+    return train_network
 
 
 def train(
@@ -46,14 +76,18 @@ def train(
     # The memory layout in which convolutions train fastest; the saved weights have the usual one.
     model.to(memory_format=torch.channels_last)
     batch_size, accumulation = recipe.train.batch_size, recipe.train.gradient_accumulation_steps
+    model.augment = recipe.augment
+    model.label_smoothing = recipe.train.label_smoothing_factor
+    is_weighted = recipe.train.class_balance == "loss"
+    model.class_weights = class_weights(task.clips.labels, model.config.num_labels) if is_weighted else None
     initial = {name: value.clone() for name, value in task.trained_model.state_dict().items()}
     while True:
         try:
-            trainer = _trainer(model, recipe, task, folder, on_epoch, batch_size, accumulation)
+            arguments = _arguments(recipe, folder, batch_size, accumulation, task.validation is not None)
+            trainer = AudioTrainer(arguments, task, recipe, folder, on_epoch)
             checkpoint = last_checkpoint(folder.checkpoints)
-            _truncate_history(folder.history, checkpoint)
             if checkpoint and trainer.average is not None:
-                trainer.average.load(checkpoint)
+                trainer.average.weights = load_file(checkpoint / AVERAGE_FILE)
             trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
             break
         except (RuntimeError, MemoryError) as error:
@@ -67,7 +101,7 @@ def train(
             batch_size, accumulation = -(-batch_size // 2), accumulation * 2
             _log.warning("Out of memory: retrying with batches of %d, accumulated %d times.", batch_size, accumulation)
             task.trained_model.load_state_dict(initial)
-    chosen_epoch = _load_chosen(trainer, recipe, task.validation is not None)
+    chosen_epoch = _load_chosen(trainer)
     # Training in bf16 leaves its cast around the model's forward; from here on it computes as its folder will.
     trainer.accelerator.unwrap_model(task.trained_model, keep_fp32_wrapper=False)
     model.to(memory_format=torch.contiguous_format)
@@ -85,12 +119,9 @@ def train(
 def fit_normalization(model: PreTrainedModel, clips: LabelledClips, batch_seconds: float) -> None:
     """Fit the front end's statistics to at most NORMALIZATION_CLIPS evenly spaced training clips."""
     positions = np.unique(np.linspace(0, len(clips) - 1, min(len(clips), NORMALIZATION_CLIPS)).astype(int))
-    size = max(1, round(batch_seconds / 8))
-    batches = (
-        build([clips.audio.get(int(position)) for position in positions[first : first + size]])
-        for first in range(0, len(positions), size)
-    )
-    model.fit_normalization(batches)
+    windows = cut_clips(clips.audio.lengths[positions], None)
+    batches = by_length(windows, ModelInfo.of_model(model).batch_samples(batch_seconds))
+    model.fit_normalization(build([clips.audio.get(int(positions[one.clip])) for one in batch]) for batch in batches)
 
 
 def class_weights(labels: np.ndarray, classes: int) -> torch.Tensor:
@@ -109,33 +140,6 @@ def last_checkpoint(folder: Path) -> Path | None:
         except (OSError, json.JSONDecodeError):
             shutil.rmtree(path)
     return None
-
-
-def _trainer(
-    model: PreTrainedModel,
-    recipe: Recipe,
-    task: TrainingTask,
-    folder: RunFolder,
-    on_epoch: Callable[[Epoch], None],
-    batch_size: int,
-    accumulation: int,
-) -> AudioTrainer:
-    settings = recipe.train
-    model.augment = recipe.augment
-    model.label_smoothing = settings.label_smoothing_factor
-    classes = model.config.num_labels
-    model.class_weights = class_weights(task.labels, classes) if settings.class_balance == "loss" else None
-    balanced = settings.class_balance == "sampling"
-    trainer = AudioTrainer(
-        args=_arguments(recipe, folder, batch_size, accumulation, task.validation is not None),
-        task=task,
-        batches=EpochBatches(task.lengths, task.labels, batch_size, settings.seed, balanced),
-        recipe=recipe,
-        progress=ProgressCallback(len(task.labels), settings.epochs, folder.history, on_epoch),
-    )
-    if settings.early_stopping_patience is not None and task.validation is not None:
-        trainer.add_callback(EarlyStoppingCallback(early_stopping_patience=settings.early_stopping_patience))
-    return trainer
 
 
 def _arguments(
@@ -162,7 +166,7 @@ def _arguments(
         bf16=device.is_bf16(settings.precision),
         seed=settings.seed,
         use_cpu=on.type == "cpu",
-        report_to=[] if settings.report_to == "none" else [settings.report_to],
+        report_to=[] if settings.report_to in ("none", "tensorboard") else [settings.report_to],
         run_name=tracking.run_name(folder.path),
         project=tracking.PROJECT,
         remove_unused_columns=False,
@@ -177,10 +181,10 @@ def _arguments(
     return arguments
 
 
-def _load_chosen(trainer: AudioTrainer, recipe: Recipe, is_validated: bool) -> int:
+def _load_chosen(trainer: AudioTrainer) -> int:
     """Leave the model with the weights of the chosen epoch; returns its number, counted from 1."""
-    steps_an_epoch = max(1, trainer.state.max_steps // recipe.train.epochs)
-    best = trainer.state.best_model_checkpoint if is_validated and recipe.train.load_best_model_at_end else None
+    steps_an_epoch = max(1, trainer.state.max_steps // trainer.settings.epochs)
+    best = trainer.state.best_model_checkpoint if trainer.args.load_best_model_at_end else None
     if best is None:
         trainer.use_average()
         return math.ceil(trainer.state.global_step / steps_an_epoch)
@@ -190,26 +194,5 @@ def _load_chosen(trainer: AudioTrainer, recipe: Recipe, is_validated: bool) -> i
     return math.ceil((trainer.state.best_global_step or 0) / steps_an_epoch)
 
 
-def _truncate_history(path: Path, checkpoint: Path | None) -> None:
-    """Drop the epochs after the checkpoint that training resumes from: they will run again."""
-    if not path.is_file():
-        return
-    epoch = 0.0
-    if checkpoint is not None:
-        epoch = json.loads((checkpoint / "trainer_state.json").read_text(encoding="utf-8"))["epoch"]
-    lines = path.read_text(encoding="utf-8").splitlines()
-    complete = [line for line in lines if _epoch_of(line) <= round(epoch)]
-    path.write_text("".join(f"{line}\n" for line in complete), encoding="utf-8")
-
-
-def _epoch_of(line: str) -> float:
-    """The epoch of a line of history; a line that a kill cut off counts as one to drop."""
-    try:
-        return float(json.loads(line)["epoch"])
-    except (json.JSONDecodeError, KeyError):
-        return math.inf
-
-
 def _is_out_of_memory(error: BaseException) -> bool:
-    text = str(error)
-    return isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in text
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(error)

@@ -5,6 +5,7 @@ In: any tree. Out: clips with one field of their paths as label: the folder leve
 called. Groups are not read from names: they are decided by evidence, when the recordings have been decoded.
 """
 
+import posixpath
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -38,7 +39,7 @@ class _Layout:
 
 def detects(tree: Tree) -> bool:
     """Whether there are recordings: an unclear layout is an error of reading, with the readings that are possible."""
-    return len(audio_files(tree)[0]) > 1
+    return bool(audio_files(tree)[0])
 
 
 def read(tree: Tree, *, label: str | None = None) -> Iterator[Clip | Excluded]:
@@ -85,7 +86,10 @@ def _layout(tree: Tree, label: str | None) -> tuple[_Layout, list[Excluded]]:
     if label is None:
         # A test part without labels must not hide what holds the class in the others.
         labelled = [path for path, fold in zip(paths, folds, strict=True) if fold == "train"] or paths
-        chosen = structure.find_classes(labelled, tree.location, split.key if split else None)
+        outer = (tree.prefix + "/".join(names[0].split("/")[:wrappers])).strip("/")
+        chosen = structure.find_classes(
+            labelled, tree.location, split.key if split else None, posixpath.basename(outer)
+        )
         label, reason = chosen.field.key, chosen.reason
     return _Layout(tuple(names), tuple(paths), tuple(folds), structure.field(paths, label), reason), excluded
 
