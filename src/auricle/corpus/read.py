@@ -67,6 +67,8 @@ def read_index(
     if label and hasattr(module, "has_labels") and not module.has_labels(tree, **given):
         given["label"], label_name, label = label, label, None
     items = list(module.read(tree, **given))
+    if hasattr(module, "group_name"):
+        group_name = module.group_name(tree, **given)
     clips = [_normalized(item) for item in items if isinstance(item, Clip)]
     excluded = [item for item in items if isinstance(item, Excluded)]
     if not clips:
