@@ -92,7 +92,7 @@ class _Recordings:
         )
 
     def of(self, annotation: str) -> str:
-        """The recording. Raises OrphanError for none or several; a single recording and a single file belong together."""
+        """The recording; a single one belongs to a single annotation file. Raises OrphanError for none or several."""
         folder, base = posixpath.split(annotation)
         parts = base.casefold().split(".")
         stems = [".".join(parts[:count]) for count in range(len(parts) - 1, 0, -1)]

@@ -97,6 +97,16 @@ def _found(tree: Tree, options: Options, states: tuple[str, ...]) -> TableCorpus
     return _chosen(beside, tree, replace(options, root=None, table=tree.names[0]))
 
 
+def ignored_tables(tree: Tree) -> str:
+    """What to say of tables where another reader is used; empty for none."""
+    try:
+        corpus = find(tree, Options())
+    except (DataError, UsageError):
+        return "the tables were ignored"
+    named = [f"'{source.name}' names recordings and was ignored" for source in corpus.sources[:1]]
+    return "; ".join([*named, *corpus.notes])
+
+
 def has_folders(tree: Tree) -> bool:
     """Whether the recordings are in two folders or more, which may be classes."""
     return len({posixpath.dirname(name) for name in tree.names if is_audio(name)}) > 1
@@ -120,6 +130,7 @@ def _chosen(tree: Tree, tables: Tree, options: Options) -> TableCorpus:
     sources = [_annotation_source(tree, item, options) for item in annotated]
     sources = [source for source in sources if source.matches.files] or sources
     others, problems = [], []
+    columns: dict[str, None] = {}
     for name in _table_names(tree, names, {item.name for item in annotated} | set(orphans), options.table):
         try:
             table = parse_table(tables, name)
@@ -127,6 +138,7 @@ def _chosen(tree: Tree, tables: Tree, options: Options) -> TableCorpus:
             if not name.lower().endswith(".json") or options.table:
                 problems.append(str(error))
             continue
+        columns |= dict.fromkeys(table.columns)
         source = _source(tree, name, table, options)
         if source is not None:
             others.append(source)
@@ -139,6 +151,10 @@ def _chosen(tree: Tree, tables: Tree, options: Options) -> TableCorpus:
         ]
         return TableCorpus(tree, tuple(sources), tuple(notes))
     matched = [source for source in others if source.matches.files]
+    if not others:
+        column_roles.check(list(columns), {"path": options.path})
+    for source in others:
+        column_roles.check(source.table.columns, options.columns)
     if not matched and others:
         raise DataError(_out_of_step(tree, others[0]))
     if not matched and problems:
@@ -179,10 +195,10 @@ def _annotation_source(tree: Tree, item: Annotations, options: Options) -> Table
 
 def _source(tree: Tree, name: str, table: Table, options: Options) -> TableSource | None:
     """A table whose values name recordings, or that should: None for one that has nothing to do with them."""
-    if options.table is not None or len(tree.names) == 1:
-        column_roles.check(table.columns, options.columns)
+    if options.path is not None and options.path not in table.columns:
+        return None
     matcher = Matcher(tree, posixpath.dirname(name) if options.root is None else options.root.strip("/"))
-    requested = options.path if options.path in table.columns else None
+    requested = options.path
     named = [requested] if requested else column_roles.usual("path", table.columns)
     if not table.rows:
         return None

@@ -21,6 +21,7 @@ from auricle.corpus import readers
 from auricle.corpus.archive import is_remote
 from auricle.corpus.clip import Clip, Excluded, Index
 from auricle.corpus.layout import official_fold
+from auricle.corpus.metadata import ignored_tables
 from auricle.corpus.tree import Tree, check_exists, is_audio, open_tree
 from auricle.errors import DataError, UsageError, unknown
 
@@ -79,6 +80,8 @@ def read_index(
         label_name, group_name = label or label_name, group or group_name
     _check(clips, str(data), label_name)
     note = module.note(tree, **given) if hasattr(module, "note") else ""
+    if name == "folder":
+        note = "; ".join(filter(None, (note, ignored_tables(tree))))
     return Index(
         clips=tuple(clips),
         reader=name,

@@ -81,9 +81,9 @@ def parse_delimited(
 ) -> tuple[list[str], list[tuple[int, Row]], tuple[str, ...]]:
     """Parse a delimited table with a header: its columns, each row with the number of its last line, and notes.
 
-    A line `sep=;`, blank lines and comments (#) may precede the header. A row with too many cells has their number under "".
-    `exact` keeps blanks at the start of cells and refuses such cells. Raises DataError, which names the table by
-    `where`.
+    A line `sep=;`, blank lines and comments (#) may precede the header. A row with too many cells has
+    their number under "". `exact` keeps blanks at the start of cells and refuses such rows. Raises DataError, which
+    names the table by `where`.
     """
     lines = io.StringIO(text, newline="").readlines()
     skipped, delimiter = 0, ""
@@ -119,7 +119,8 @@ def parse_delimited(
 
 def overlong_row(where: str, line: int, cells: int, columns: Sequence[str]) -> str:
     """The message on a row with too many cells, which only quotes can put into columns."""
-    return f"{where}, line {line}, has {cells} cells under {len(columns)} columns. Put a text with commas in double quotes."
+    count = f"{cells} cells under {len(columns)} columns"
+    return f"{where}, line {line}, has {count}. Put a text with commas in double quotes."
 
 
 def canonical_numbers(values: Iterable[str]) -> dict[str, str]:
