@@ -7,6 +7,9 @@ frequent ideographs, letters next to letters of the same script, capitals only w
 
 import codecs
 import unicodedata
+from collections.abc import Iterable
+
+from auricle.errors import DataError
 
 _BOMS = ((codecs.BOM_UTF8, "utf-8-sig"), (codecs.BOM_UTF16_LE, "utf-16"), (codecs.BOM_UTF16_BE, "utf-16"))
 # The rows of the frequent characters in each multi-byte set: lead bytes of level 1.
@@ -16,40 +19,61 @@ DOS = ("cp437", "cp850", "cp852", "cp866")
 _RARE_LETTERS = frozenset("ðþÐÞºª")
 # How much better than the best candidate of another script one must look; below that the choice is a guess.
 _MARGIN = 0.15
+_SAMPLE_CHARACTERS = 20_000
 
 
-def decode(content: bytes, others: tuple[str, ...] = WINDOWS) -> tuple[str, str, bool]:
-    """The text, its encoding, and whether another encoding is about as likely."""
+def decode(content: bytes, others: tuple[str, ...] = WINDOWS) -> tuple[str, str, str]:
+    """The text, its encoding, and another encoding that is about as likely, or the empty text."""
     for mark, encoding in _BOMS:
         if content.startswith(mark):
-            return content.decode(encoding, "replace"), encoding.removesuffix("-sig"), False
+            return content.decode(encoding, "replace"), encoding.removesuffix("-sig"), ""
     zeros = [content[start::2].count(0) for start in (0, 1)]
     if max(zeros) > 0.3 * len(content) / 2 and min(zeros) == 0:
         encoding = "utf-16-le" if zeros[1] else "utf-16-be"
-        return content.decode(encoding, "replace"), encoding, False
+        return content.decode(encoding, "replace"), encoding, ""
     try:
-        return content.decode("utf-8"), "utf-8", False
+        return content.decode("utf-8"), "utf-8", ""
     except UnicodeDecodeError:
         return _by_evidence(content, others)
 
 
-def _by_evidence(content: bytes, others: tuple[str, ...]) -> tuple[str, str, bool]:
+def names_encoding(names: Iterable[bytes], location: str) -> str:
+    """The encoding of the names in an archive that declares none: "" for ASCII.
+
+    Raises DataError where two are about as likely, for a wrong one makes other classes of the same files.
+    """
+    content = b"\n".join(names)
+    if content.isascii():
+        return ""
+    _, encoding, rival = decode(content, (*DOS, *WINDOWS))
+    if rival:
+        example = next(name for name in content.splitlines() if not name.isascii())
+        readings = [f"{other} ('{example.decode(other, 'replace')}')" for other in (encoding, rival)]
+        raise DataError(
+            f"'{location}' does not say in which encoding its names are, and they could be {' or '.join(readings)}. "
+            f"Unpack it with the right one, `python -m zipfile --metadata-encoding {encoding} -e ARCHIVE FOLDER`, and "
+            "give the folder."
+        )
+    return encoding
+
+
+def _by_evidence(content: bytes, others: tuple[str, ...]) -> tuple[str, str, str]:
     # Each distinct line counts once: one class of a thousand files is no more evidence than one of ten.
-    lines = dict.fromkeys(line for line in content.splitlines() if not line.isascii())
-    sample = b"\n".join(list(lines)[:1000])
+    lines = b"\n".join(dict.fromkeys(line for line in content.splitlines() if not line.isascii()))
     scores = {}
     for number, encoding in enumerate((*_FREQUENT, *others)):
         try:
-            text = sample.decode(encoding)
+            text = lines.decode(encoding)[:_SAMPLE_CHARACTERS]
         except UnicodeDecodeError:
             continue
         scores[encoding] = (_plausibility(text, encoding) - 0.01 * number, _script(text))
     if not scores:
-        return content.decode("cp1252", "replace"), "cp1252", True
+        return content.decode("cp1252", "replace"), "cp1252", "cp1250"
     best = max(scores, key=lambda encoding: scores[encoding][0])
     score, script = scores[best]
-    rivals = [other for other, its_script in scores.values() if its_script != script]
-    return content.decode(best, "replace"), best, score < max(rivals, default=-1.0) + _MARGIN
+    rivals = {other: values[0] for other, values in scores.items() if values[1] != script}
+    rival = max(rivals, key=lambda encoding: rivals[encoding]) if rivals else ""
+    return content.decode(best, "replace"), best, rival if rival and score < rivals[rival] + _MARGIN else ""
 
 
 def _plausibility(text: str, encoding: str) -> float:

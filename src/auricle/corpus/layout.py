@@ -10,7 +10,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
 
 from auricle.corpus.clip import Excluded
-from auricle.corpus.tree import Tree, is_audio
+from auricle.corpus.tree import RENAME, Tree, is_audio
 
 _FOLDS = {
     "train": "train training tr",
@@ -34,6 +34,7 @@ def audio_files(tree: Tree) -> tuple[list[str], list[Excluded]]:
     for suffix, count in sorted(others.items()):
         more = f" and {count - 1} more '{suffix}'" if count > 1 else ""
         excluded.append(Excluded(first[suffix] + more, "not a recording, by its name"))
+    excluded += [Excluded(name, f"its name is not UTF-8. {RENAME}") for name in tree.unreadable_names if is_audio(name)]
     return [name for name in tree.names if is_audio(name)], excluded
 
 

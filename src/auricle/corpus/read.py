@@ -80,8 +80,8 @@ def read_index(
         label_name, group_name = label or label_name, group or group_name
     _check(clips, str(data), label_name)
     note = module.note(tree, **given) if hasattr(module, "note") else ""
-    if name == "folder":
-        note = "; ".join(filter(None, (note, ignored_tables(tree))))
+    ignored = ignored_tables(tree) if name == "folder" else ""
+    note = "; ".join(filter(None, (note, tree.note, _not_utf8(tree), ignored)))
     return Index(
         clips=tuple(clips),
         reader=name,
@@ -251,6 +251,12 @@ def _describe(title: str, clips: Iterable[Clip], label_name: str, group_name: st
     elif folds:
         parts.append(_count(len(folds), "fold"))
     return f"{title}: {', '.join(parts)}{f' ({note})' if note else ''}"
+
+
+def _not_utf8(tree: Tree) -> str:
+    """How many recordings are excluded because their names cannot be written."""
+    names = [name for name in tree.unreadable_names if is_audio(name)]
+    return f"{len(names)} recordings with names that are not UTF-8 are excluded, such as '{names[0]}'" if names else ""
 
 
 def _count(number: int, word: str) -> str:

@@ -66,13 +66,13 @@ def parse_table(tree: Tree, name: str) -> Table:
 
 def table_text(tree: Tree, name: str) -> tuple[str, tuple[str, ...]]:
     """The text of a file, whatever its encoding, with a note where that was worked out."""
-    text, encoding, doubtful = decode(read_bytes(tree.source(name)))
+    text, encoding, rival = decode(read_bytes(tree.source(name)))
     if encoding == "utf-8":
         return text, ()
     note = f"'{posixpath.basename(name)}' is not UTF-8 and was read as {encoding}"
     if not encoding.startswith("utf"):
         word = next((word for word in re.findall(r"\w+", text) if not word.isascii()), "")
-        note += f"{', which is in doubt' if doubtful else ''}: if '{word}' looks wrong, save the table as UTF-8"
+        note += f"{f', but could be {rival}' if rival else ''}: if '{word}' looks wrong, save the table as UTF-8"
     return text, (note,)
 
 

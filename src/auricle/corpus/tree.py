@@ -15,7 +15,7 @@ import posixpath
 import tempfile
 import zlib
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, cast
 
@@ -41,6 +41,7 @@ _SUFFIXES = """.wav .wave .w64 .rf64 .flac .ogg .oga .opus .mp3 .aiff .aif .aifc
 AUDIO_SUFFIXES = frozenset(_SUFFIXES.split())
 _SKIPPED_NAMES = frozenset(("__MACOSX", "Thumbs.db", "desktop.ini", "Icon\r"))
 _CHECKSUM_BYTES = 4096
+RENAME = "Rename the files: `convmv -r -f latin1 -t utf8 --notest FOLDER`."
 _SPOOL_BYTES = 16 << 20
 
 
@@ -49,7 +50,8 @@ class Tree:
     """A listing of a corpus. `names` are posix paths below `prefix`, sorted; `sizes` are their bytes, in that order.
 
     `location` is the folder, the archive or the URL; `scheme` is "zip", "tar", "remote", "hub" (a name to look up)
-    or "" for a folder.
+    or "" for a folder. `note` says what was worked out about the names; files whose names are not UTF-8 are in
+    `unreadable_names`, in a printable form, and not in `names`.
     """
 
     location: str
@@ -57,6 +59,8 @@ class Tree:
     sizes: tuple[int, ...]
     prefix: str = ""
     scheme: str = ""
+    note: str = ""
+    unreadable_names: tuple[str, ...] = ()
 
     @property
     def root(self) -> Path:
@@ -95,11 +99,14 @@ def open_tree(data: str | Path) -> Tree:
     Raises DataError for a path that is missing or empty and for an archive that is corrupt, encrypted or unsafe.
     """
     text = str(data)
+    if printable(text) != text:
+        raise DataError(f"The path '{printable(text)}' is not UTF-8. {RENAME}")
     if not is_remote(text):
         text = os.path.abspath(os.path.expanduser(text))
     if is_archive(text) and (is_remote(text) or os.path.isfile(text)):
         archive = open_archive(text)
-        return _listing(text, ((name, member.size) for name, member in archive.members.items()), archive.scheme)
+        files = ((name, member.size) for name, member in archive.members.items())
+        return replace(_listing(text, files, archive.scheme), note=archive.note)
     if is_remote(text):
         return _remote(text)
     if os.path.isdir(text):
@@ -235,8 +242,21 @@ def is_audio(name: str) -> bool:
     return posixpath.splitext(name)[1].lower() in AUDIO_SUFFIXES
 
 
+def printable(name: str) -> str:
+    """A file name as text that can be written: Python keeps bytes that are not UTF-8 as surrogates; here they are \\xe9."""
+    try:
+        name.encode()
+        return name
+    except UnicodeEncodeError:
+        return os.fsencode(name).decode("utf-8", "backslashreplace")
+
+
 def _listing(location: str, files: Iterable[tuple[str, int]], scheme: str = "") -> Tree:
-    listed = sorted((name, size) for name, size in files if not _is_skipped(name))
+    found = [(name, size) for name, size in files if not _is_skipped(name)]
+    listed = sorted((name, size) for name, size in found if printable(name) == name)
+    unreadable = tuple(sorted(printable(name) for name, _ in found if printable(name) != name))
+    if not listed and unreadable:
+        raise DataError(f"The names in '{location}' are not UTF-8, such as '{unreadable[0]}'. {RENAME}")
     if not listed:
         raise DataError(f"'{location}' has no files. Give a folder or archive with recordings.")
     # What the first and the last of sorted names share, all of them share.
@@ -244,7 +264,7 @@ def _listing(location: str, files: Iterable[tuple[str, int]], scheme: str = "") 
     shared = itertools.takewhile(lambda pair: pair[0] == pair[1], zip(*ends, strict=False))
     prefix = "".join(f"{part}/" for part, _ in shared)
     names = tuple(name[len(prefix) :] for name, _ in listed)
-    return Tree(location, names, tuple(size for _, size in listed), prefix, scheme)
+    return Tree(location, names, tuple(size for _, size in listed), prefix, scheme, "", unreadable)
 
 
 def _is_skipped(name: str) -> bool:
@@ -315,9 +335,10 @@ def _row(source: str) -> tuple[int, str, str]:
 def _read_row(source: str) -> bytes:
     row, column, file = _row(source)
     content = arrow_table(file, stamp(file))[column][row].as_py()
-    if not isinstance(content, dict) or not content.get("bytes"):
+    content = content.get("bytes") if isinstance(content, dict) else content
+    if not content:
         raise AudioError("unreadable", f"row {row} of '{file}' has no bytes in its column '{column}'")
-    return bytes(content["bytes"])
+    return bytes(content)
 
 
 @functools.lru_cache(maxsize=64)
