@@ -1,10 +1,12 @@
 """Every reader in the folder keeps the contract: deterministic, no audio opened, folder and archive the same."""
 
 import dataclasses
+import io
 import json
 import shutil
 import subprocess
 import sys
+import tarfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -56,6 +58,21 @@ def _hub(root: Path) -> None:
         table = pa.table({"audio": audio, "label": [0, 1]}).cast(features.arrow_schema)
         splits[split] = datasets.Dataset(table, info=datasets.DatasetInfo(features=features))
     datasets.DatasetDict(splits).save_to_disk(str(root))
+
+
+def _webdataset(root: Path) -> None:
+    root.mkdir(parents=True)
+    for shard, labels in (("train-000000", ("cat", "dog")), ("test-000000", ("cat", "dog"))):
+        with tarfile.open(root / f"{shard}.tar", "w") as packed:
+            for key, label in enumerate(labels):
+                for suffix, content in (
+                    ("wav", ""),
+                    ("json", json.dumps({"label": label, "room": "hall"})),
+                    ("cls", str(key)),
+                ):
+                    member = tarfile.TarInfo(f"{key:06d}.{suffix}")
+                    member.size = len(content)
+                    packed.addfile(member, io.BytesIO(content.encode()))
 
 
 def _esc50(root: Path) -> None:
@@ -132,6 +149,7 @@ BUILDERS: dict[str, Callable[[Path], None]] = {
     "table": _table,
     "pattern": _pattern,
     "hub": _hub,
+    "webdataset": _webdataset,
     "esc50": _esc50,
     "urbansound8k": _urbansound8k,
     "crema_d": _crema_d,
@@ -150,8 +168,8 @@ BUILDERS: dict[str, Callable[[Path], None]] = {
     "gtzan": lambda root: _touch(root, "genres/blues/blues.00000.wav", "genres/jazz/jazz.00054.wav"),
 }
 OPTIONS = {"pattern": {"pattern": "{group}_{take}_{label}.wav"}}
-# Rows of Arrow files are mapped from disk, so `hub` reads folders only.
-ARCHIVED = [name for name in reader_names() if name != "hub"]
+# Rows of Arrow files are mapped from disk, and shards are archives themselves: these read folders only.
+ARCHIVED = [name for name in reader_names() if name not in ("hub", "webdataset")]
 
 
 def _built(name: str, folder: Path) -> Path:

@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 
 from auricle.corpus import archive
-from auricle.corpus.seekable_gzip import SeekableGzip
 from auricle.corpus.layout import audio_files, drop_copies
+from auricle.corpus.seekable_gzip import SeekableGzip
 from auricle.corpus.tree import Tree, identity, open_source, open_tree, read_bytes
 from auricle.errors import AudioError, DataError
 

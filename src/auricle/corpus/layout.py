@@ -10,7 +10,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
 
 from auricle.corpus.clip import Excluded
-from auricle.corpus.tree import RENAME, Tree, is_audio
+from auricle.corpus.tree import Tree, is_audio, printable
 
 _FOLDS = {
     "train": "train training tr",
@@ -18,6 +18,7 @@ _FOLDS = {
     "test": "test testing tst eval evaluation",
 }
 _FOLD_OF_WORD = {word: fold for fold, words in _FOLDS.items() for word in words.split()}
+NOT_UTF8 = "its name is not UTF-8. Rename it: `convmv -r -f latin1 -t utf8 --notest FOLDER`"
 _UNCOMPRESSED_FIRST = {".wav": 0, ".flac": 1}
 
 
@@ -34,8 +35,15 @@ def audio_files(tree: Tree) -> tuple[list[str], list[Excluded]]:
     for suffix, count in sorted(others.items()):
         more = f" and {count - 1} more '{suffix}'" if count > 1 else ""
         excluded.append(Excluded(first[suffix] + more, "not a recording, by its name"))
-    excluded += [Excluded(name, f"its name is not UTF-8. {RENAME}") for name in tree.unreadable_names if is_audio(name)]
-    return [name for name in tree.names if is_audio(name)], excluded
+    names = [name for name in tree.names if is_audio(name)]
+    # Ids, tables and reports are UTF-8: such a recording could be read, but not named in any of them.
+    named = [name for name in names if printable(tree.source(name)) == tree.source(name)]
+    excluded += (
+        [Excluded(printable(name), NOT_UTF8) for name in names if name not in set(named)]
+        if len(named) < len(names)
+        else []
+    )
+    return named, excluded
 
 
 def drop_copies(names: Iterable[str]) -> tuple[list[str], list[Excluded]]:

@@ -20,8 +20,9 @@ from typing import Any
 from auricle.corpus import readers
 from auricle.corpus.archive import is_remote
 from auricle.corpus.clip import Clip, Excluded, Index
-from auricle.corpus.layout import official_fold
+from auricle.corpus.layout import NOT_UTF8, audio_files, official_fold
 from auricle.corpus.metadata import ignored_tables
+from auricle.corpus.tables import one_line
 from auricle.corpus.tree import Tree, check_exists, is_audio, open_tree
 from auricle.errors import DataError, UsageError, unknown
 
@@ -60,6 +61,7 @@ def read_index(
     if reader != "auto":
         load_reader(reader)
     tree = _open(data, reader)
+    not_utf8 = _not_utf8(tree)
     module = load_reader(reader if reader != "auto" else _detect(tree))
     name = module.__name__.rpartition(".")[2]
     given = dict(options or {})
@@ -81,7 +83,7 @@ def read_index(
     _check(clips, str(data), label_name)
     note = module.note(tree, **given) if hasattr(module, "note") else ""
     ignored = ignored_tables(tree) if name == "folder" else ""
-    note = "; ".join(filter(None, (note, tree.note, _not_utf8(tree), ignored)))
+    note = "; ".join(filter(None, (note, tree.note, not_utf8, ignored)))
     return Index(
         clips=tuple(clips),
         reader=name,
@@ -173,8 +175,8 @@ def _check_options(name: str, module: ModuleType, given: Mapping[str, Any]) -> N
 
 
 def _normalized(clip: Clip) -> Clip:
-    """The clip with one spelling for accented letters: macOS and Windows compose them differently."""
-    label = unicodedata.normalize("NFC", clip.label.strip())
+    """The clip with one spelling for accented letters, which macOS and Windows compose differently, on one line."""
+    label = one_line(unicodedata.normalize("NFC", clip.label))
     group = clip.group and unicodedata.normalize("NFC", clip.group.strip())
     return clip if (label, group) == (clip.label, clip.group) else replace(clip, label=label, group=group or None)
 
@@ -254,9 +256,14 @@ def _describe(title: str, clips: Iterable[Clip], label_name: str, group_name: st
 
 
 def _not_utf8(tree: Tree) -> str:
-    """How many recordings are excluded because their names cannot be written."""
-    names = [name for name in tree.unreadable_names if is_audio(name)]
-    return f"{len(names)} recordings with names that are not UTF-8 are excluded, such as '{names[0]}'" if names else ""
+    """How many recordings are excluded because their names cannot be written. Raises DataError if all are."""
+    names, excluded = audio_files(tree)
+    renamed = [item for item in excluded if item.reason == NOT_UTF8]
+    if not renamed:
+        return ""
+    if not names:
+        raise DataError(f"'{tree.location}' has {len(renamed)} recordings, such as '{renamed[0].name}': {NOT_UTF8}.")
+    return f"{len(renamed)} recordings with names that are not UTF-8 are excluded, such as '{renamed[0].name}'"
 
 
 def _count(number: int, word: str) -> str:

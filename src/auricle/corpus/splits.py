@@ -187,8 +187,13 @@ def _predefined_holdout(
         train, valid = split_validation(train, data, duplicate_groups)
     fold = Fold("test", _ids(train), _ids(valid), _ids(test))
     crossing = crossing_groups(index, fold)
-    notes = (f"{len(crossing)} {index.group_name}s are on both sides of the corpus' own split.",) if crossing else ()
-    return Split("predefined", description, index.has_groups and not crossing, (fold,), notes)
+    notes = [f"{len(crossing)} {index.group_name}s are on both sides of the corpus' own split."] if crossing else []
+    if others := {name: len(clips) for name, clips in by_fold.items() if name not in PARTS}:
+        listed = ", ".join(f"{count} clips of '{name}'" for name, count in sorted(others.items()))
+        notes.append(f"{listed} are in no part and not used. `--split holdout` divides all clips.")
+    if unassigned := sum(clip.fold is None for clip in index):
+        notes.append(f"{unassigned} clips of no part are trained on.")
+    return Split("predefined", description, index.has_groups and not crossing, (fold,), tuple(notes))
 
 
 def _holdout(index: Index, data: Data, duplicate_groups: list[set[str]]) -> Split:

@@ -123,6 +123,11 @@ def overlong_row(where: str, line: int, cells: int, columns: Sequence[str]) -> s
     return f"{where}, line {line}, has {count}. Put a text with commas in double quotes."
 
 
+def one_line(text: str) -> str:
+    """A cell without blanks around it, and with a blank for each line break or tab in it."""
+    return re.sub(r"\s*[\n\r\t\v\f\x85\u2028\u2029]\s*", " ", text.strip())
+
+
 def canonical_numbers(values: Iterable[str]) -> dict[str, str]:
     """One spelling for each of a column's values: where all are numbers, 0, 0.0 and 00 are one value.
 

@@ -41,7 +41,6 @@ _SUFFIXES = """.wav .wave .w64 .rf64 .flac .ogg .oga .opus .mp3 .aiff .aif .aifc
 AUDIO_SUFFIXES = frozenset(_SUFFIXES.split())
 _SKIPPED_NAMES = frozenset(("__MACOSX", "Thumbs.db", "desktop.ini", "Icon\r"))
 _CHECKSUM_BYTES = 4096
-RENAME = "Rename the files: `convmv -r -f latin1 -t utf8 --notest FOLDER`."
 _SPOOL_BYTES = 16 << 20
 
 
@@ -50,8 +49,7 @@ class Tree:
     """A listing of a corpus. `names` are posix paths below `prefix`, sorted; `sizes` are their bytes, in that order.
 
     `location` is the folder, the archive or the URL; `scheme` is "zip", "tar", "remote", "hub" (a name to look up)
-    or "" for a folder. `note` says what was worked out about the names; files whose names are not UTF-8 are in
-    `unreadable_names`, in a printable form, and not in `names`.
+    or "" for a folder. `note` says what was worked out about the names.
     """
 
     location: str
@@ -60,7 +58,6 @@ class Tree:
     prefix: str = ""
     scheme: str = ""
     note: str = ""
-    unreadable_names: tuple[str, ...] = ()
 
     @property
     def root(self) -> Path:
@@ -99,8 +96,6 @@ def open_tree(data: str | Path) -> Tree:
     Raises DataError for a path that is missing or empty and for an archive that is corrupt, encrypted or unsafe.
     """
     text = str(data)
-    if printable(text) != text:
-        raise DataError(f"The path '{printable(text)}' is not UTF-8. {RENAME}")
     if not is_remote(text):
         text = os.path.abspath(os.path.expanduser(text))
     if is_archive(text) and (is_remote(text) or os.path.isfile(text)):
@@ -243,7 +238,7 @@ def is_audio(name: str) -> bool:
 
 
 def printable(name: str) -> str:
-    """A file name as text that can be written: Python keeps bytes that are not UTF-8 as surrogates; here they are \\xe9."""
+    """A file name as text that can be written: bytes that are not UTF-8, surrogates in Python, are written as \\xe9."""
     try:
         name.encode()
         return name
@@ -252,11 +247,7 @@ def printable(name: str) -> str:
 
 
 def _listing(location: str, files: Iterable[tuple[str, int]], scheme: str = "") -> Tree:
-    found = [(name, size) for name, size in files if not _is_skipped(name)]
-    listed = sorted((name, size) for name, size in found if printable(name) == name)
-    unreadable = tuple(sorted(printable(name) for name, _ in found if printable(name) != name))
-    if not listed and unreadable:
-        raise DataError(f"The names in '{location}' are not UTF-8, such as '{unreadable[0]}'. {RENAME}")
+    listed = sorted((name, size) for name, size in files if not _is_skipped(name))
     if not listed:
         raise DataError(f"'{location}' has no files. Give a folder or archive with recordings.")
     # What the first and the last of sorted names share, all of them share.
@@ -264,7 +255,7 @@ def _listing(location: str, files: Iterable[tuple[str, int]], scheme: str = "") 
     shared = itertools.takewhile(lambda pair: pair[0] == pair[1], zip(*ends, strict=False))
     prefix = "".join(f"{part}/" for part, _ in shared)
     names = tuple(name[len(prefix) :] for name, _ in listed)
-    return Tree(location, names, tuple(size for _, size in listed), prefix, scheme, "", unreadable)
+    return Tree(location, names, tuple(size for _, size in listed), prefix, scheme)
 
 
 def _is_skipped(name: str) -> bool:

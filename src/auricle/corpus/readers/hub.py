@@ -113,7 +113,7 @@ def _rows(split: str, dataset: Any, columns: Mapping[str, str | None]) -> Iterat
     if pa.types.is_nested(schema.field(label).type):
         raise DataError(
             f"The column '{label}' has lists of labels, and auricle takes one label per clip, for now. Name a column "
-            f"with one label (columns: {', '.join(schema.names)}): `--label COLUMN`."
+            f"with one label (columns: {', '.join(schema.names)}): `--set data.reader_options.label=COLUMN`."
         )
     class_names = getattr(dataset.features[label], "names", None)
     fold = official_fold(split) if split else None

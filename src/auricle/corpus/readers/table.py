@@ -17,7 +17,7 @@ from auricle.corpus.clip import Clip, Excluded
 from auricle.corpus.columns import span
 from auricle.corpus.layout import audio_files, official_fold
 from auricle.corpus.metadata import Options, TableCorpus, TableSource, find, has_folders, or_folders
-from auricle.corpus.tables import TABLE_SUFFIXES, Row, canonical_numbers
+from auricle.corpus.tables import TABLE_SUFFIXES, Row, canonical_numbers, one_line
 from auricle.corpus.tree import Tree, is_audio
 from auricle.errors import DataError
 
@@ -161,17 +161,13 @@ def _check(tree: Tree, source: TableSource) -> None:
 def _cells(sources: Iterable[TableSource], field: str) -> list[str]:
     """The values of a field in all tables, without line breaks."""
     columns = ((source, source.columns.used.get(field)) for source in sources)
-    return [_one_line(row[column]) for source, column in columns if column for row in source.table.rows]
-
-
-def _one_line(text: str) -> str:
-    return re.sub(r"\s*[\n\r\t\v\f\x85\u2028\u2029]\s*", " ", text.strip())
+    return [one_line(row[column]) for source, column in columns if column for row in source.table.rows]
 
 
 def _spelling(sources: Iterable[TableSource], field: str) -> Callable[[str], str]:
     """The text of a value of a field: without line breaks, a number in one spelling where all values are numbers."""
     numbers = canonical_numbers(_cells(sources, field))
-    return lambda text: numbers.get(_one_line(text), _one_line(text))
+    return lambda text: numbers.get(one_line(text), one_line(text))
 
 
 def _refuse_lists(corpus: TableCorpus, spelling: Callable[[str], str]) -> None:
@@ -296,8 +292,8 @@ def _counts(excluded: Iterable[Excluded]) -> list[str]:
 def _label_notes(sources: Sequence[TableSource]) -> list[str]:
     """What was changed in labels."""
     raw = [row[source.columns.label].strip() for source in sources if source.columns.label for row in source.table.rows]
-    broken = sum(_one_line(text) != text for text in raw)
-    numbers = canonical_numbers(map(_one_line, raw))
+    broken = sum(one_line(text) != text for text in raw)
+    numbers = canonical_numbers(map(one_line, raw))
     changed = [f"{value} as {number}" for value, number in numbers.items() if value != number]
     notes = [f"line breaks or tabs in {broken} labels became blanks"] if broken else []
     return notes + ([f"labels are numbers, written in one way ({', '.join(changed[:3])})"] if changed else [])
