@@ -39,6 +39,8 @@ EXPANSION_FREE_BYTES = 1 << 30
 MAX_MEMBER_BYTES = 2 << 30
 _CHUNK_BYTES = 1 << 20
 _UTF8_FLAG = 0x800
+# tarfile keeps bytes that are not UTF-8 as lone surrogates.
+_SURROGATE = "[\udc80-\udcff]"
 _BROKEN = (tarfile.TarError, zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, OSError, NotImplementedError)
 
 Entry = TypeVar("Entry")
@@ -207,33 +209,22 @@ def _zip(location: str, file: BinaryIO, size: int) -> Archive:
 
 
 def _tar(location: str, stream: IO[bytes], size: int, state: str) -> Archive:
+    entries = _tar_entries(location, stream, size)
+    raw = {name: os.fsencode(name) for name, *_ in entries if re.search(_SURROGATE, name)}
+    encoding = names_encoding(raw.values(), location)
+
+    def decoded(name: str) -> str:
+        return os.fsencode(name).decode(encoding, "replace") if encoding else name
+
     extents: dict[str, tuple[int, int]] = {}
     links: dict[str, str] = {}
-    declared = 0
-    with tarfile.open(fileobj=stream, mode="r:", errorlevel=2) as archive:
-        while (member := archive.next()) is not None:
-            declared += member.size
-            _check_expansion(location, size, declared)
-            name = _safe_name(member.name, location)
-            if member.issparse():
-                raise DataError(f"'{location}' stores '{member.name}' as a sparse file. Unpack it and give the folder.")
-            if member.issym():
-                links[name] = posixpath.join(posixpath.dirname(name), member.linkname)
-            elif member.islnk():
-                links[name] = member.linkname
-            elif member.isreg():
-                extents[name] = (member.offset_data, member.size)
-            archive.members.clear()  # type: ignore[attr-defined]  # tarfile keeps every header
-        end = archive.offset
-    # tarfile reads a damaged header as the end; the true end is a block of zeros.
-    stream.seek(end)
-    if any(stream.read(tarfile.BLOCKSIZE)):
-        raise EOFError(f"a damaged header after {len(extents)} files")
+    for undecoded, target, extent in entries:
+        name = _safe_name(decoded(undecoded) if undecoded in raw else undecoded, location)
+        if extent is not None:
+            extents[name] = extent
+        else:
+            links[name] = decoded(target) if re.search(_SURROGATE, target) else target
     extents |= _resolve_links(links, extents, location)
-    # tarfile keeps bytes that are not UTF-8 as lone surrogates.
-    undecoded = {name: os.fsencode(name) for name in extents if re.search("[\udc80-\udcff]", name)}
-    encoding = names_encoding(undecoded.values(), location)
-    extents |= {raw.decode(encoding): extents.pop(name) for name, raw in undecoded.items()}
     lock = threading.Lock()
 
     def read_range(name: str, offset: int, length: int) -> bytes:
@@ -258,6 +249,33 @@ def _tar(location: str, stream: IO[bytes], size: int, state: str) -> Archive:
 
     members = {name: Member(length, f"tar-{state}-{offset}-{length}") for name, (offset, length) in extents.items()}
     return Archive("tar", members, read, chunks, _names_note(encoding))
+
+
+def _tar_entries(location: str, stream: IO[bytes], size: int) -> list[tuple[str, str, tuple[int, int] | None]]:
+    """The files and links of a tar: name, target of a link, and offset and length of a file. Raises EOFError if cut."""
+    entries: list[tuple[str, str, tuple[int, int] | None]] = []
+    declared = 0
+    with tarfile.open(fileobj=stream, mode="r:", errorlevel=2) as archive:
+        while (member := archive.next()) is not None:
+            declared += member.size
+            _check_expansion(location, size, declared)
+            if member.issparse():
+                raise DataError(f"'{location}' stores '{member.name}' as a sparse file. Unpack it and give the folder.")
+            if member.issym():
+                entries.append((member.name, posixpath.join(posixpath.dirname(member.name), member.linkname), None))
+            elif member.islnk():
+                entries.append((member.name, member.linkname, None))
+            elif member.isreg():
+                entries.append((member.name, "", (member.offset_data, member.size)))
+            else:
+                _safe_name(member.name, location)
+            archive.members.clear()  # type: ignore[attr-defined]  # tarfile keeps every header
+        end = archive.offset
+    # tarfile reads a damaged header as the end; the true end is a block of zeros.
+    stream.seek(end)
+    if any(stream.read(tarfile.BLOCKSIZE)):
+        raise EOFError(f"a damaged header after {sum(extent is not None for *_, extent in entries)} files")
+    return entries
 
 
 def _decompressed(location: str, file: BinaryIO, size: int, magic: bytes, closing: contextlib.ExitStack) -> IO[bytes]:

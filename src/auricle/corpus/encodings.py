@@ -92,7 +92,7 @@ def _character(before: str, character: str, after: str, encoding: str) -> float:
     if kind[0] == "C":
         return -4.0
     if encoding in _FREQUENT:
-        return _ideograph(character, encoding)
+        return _ideograph(character, encoding) - 0.5 * (before.isascii() and before.isalpha())
     if kind[0] != "L" or character in _RARE_LETTERS:
         return -0.4 if kind[0] == "L" or kind == "So" else -0.1
     latin, cased = _script(character) == "LATIN", character.lower() != character.upper()
@@ -110,7 +110,9 @@ def _ideograph(character: str, encoding: str) -> float:
     if name.startswith(("HIRAGANA", "KATAKANA")):
         return 1.0 if encoding == "cp932" else -0.2
     first, last = _FREQUENT[encoding]
-    frequent = first <= character.encode(encoding, "replace")[0] <= last
+    lead, trail = character.encode(encoding).ljust(2, b"?")[:2]
+    # What these sets later added for rare characters has lower second bytes.
+    frequent = first <= lead <= last and (trail >= 0xA1 or encoding in ("big5", "cp932"))
     return 1.0 if frequent and character.isalpha() else 0.2 if name.startswith("FULLWIDTH") else -0.4
 
 
