@@ -214,6 +214,15 @@ def test_annotations_of_no_recording_are_named(sounds: Path) -> None:
     assert "'lost.txt' belongs to no recording by its name" in read_index(sounds).description
 
 
+def test_a_table_and_annotations_that_both_label_need_a_choice(sounds: Path) -> None:
+    _audacity(sounds)
+    _write(sounds, "metadata.csv", "file_name,label\nrec1.wav,wood\nrec2.wav,field\n")
+    with pytest.raises(DataError, match=r"table=metadata.csv`, or `--set data.reader_options.table=annotations`"):
+        read_index(sounds)
+    assert read_index(sounds, options={"table": "metadata.csv"}).labels == ("field", "wood")
+    assert read_index(sounds, options={"table": "annotations"}).labels == ("owl", "wren")
+
+
 def test_shards_are_read_by_key(tmp_path: Path) -> None:
     (tmp_path / "set").mkdir()
     for shard in range(2):

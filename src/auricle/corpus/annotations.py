@@ -158,7 +158,7 @@ def _text_file(tree: Tree, name: str, recordings: _Recordings, tier: str | None)
 
 
 def _timed_rows(rows: Iterable[Row], start: str, end: str, path: str | None, where: str) -> Iterator[dict[str, str]]:
-    """Rows with times in their own file: Raven counts across all files of a sound, and says so in File Offset."""
+    """Rows with times in their own file: Raven counts across all files, and File Offset has the start in its own."""
     rows = list(rows)
     offset = _first(rows[0], ("file offset",))
     counts_on = path is not None and offset is None and start.lower().startswith("begin time")

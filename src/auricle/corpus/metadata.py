@@ -23,6 +23,8 @@ from auricle.errors import DataError, UsageError, unknown
 
 # More text or JSON files than this beside the recordings are one per recording, not tables.
 _MOST_TEXT_FILES = 20
+# The value of the option `table` that chooses all annotation files.
+ANNOTATIONS = "annotations"
 
 
 @dataclass(frozen=True)
@@ -80,11 +82,11 @@ def find(tree: Tree, options: Options) -> TableCorpus:
         states = (state_of(tree.location),)
     elif tree.is_folder:
         states = tuple(state_of(tree.source(name)) for name in tree.names if not is_audio(name))
-    return _found(tree, options, states)
+    return _find_cached(tree, options, states)
 
 
 @lru_cache(maxsize=2)
-def _found(tree: Tree, options: Options, states: tuple[str, ...]) -> TableCorpus:
+def _find_cached(tree: Tree, options: Options, states: tuple[str, ...]) -> TableCorpus:
     if len(tree.names) > 1 or not tree.is_folder:
         return _chosen(tree, tree, options)
     # A table alone: its paths are tried as they are, then against the files next to it.
@@ -120,41 +122,29 @@ def or_folders(tree: Tree) -> str:
 def _chosen(tree: Tree, tables: Tree, options: Options) -> TableCorpus:
     """Choose the tables that name recordings. Raises DataError where there are some, and none can be used."""
     names: Sequence[str] = tables.names
-    if options.table is not None:
+    if options.table not in (None, ANNOTATIONS):
         names = [name for name in names if name == options.table or name.endswith(f"/{options.table}")]
         if len(names) != 1:
             listed = [name for name in tree.names if name.lower().endswith(TABLE_SUFFIXES)]
-            raise UsageError(unknown("table", options.table, listed or ["(none)"]))
+            raise UsageError(unknown("table", options.table or "", listed or ["(none)"]))
     annotated, orphans = collect(tables, names, options.tier, tree)
-    notes = [f"'{name}' belongs to no recording by its name" for name in orphans]
     sources = [_annotation_source(tree, item, options) for item in annotated]
     sources = [source for source in sources if source.matches.files] or sources
-    others, problems = [], []
-    columns: dict[str, None] = {}
-    for name in _table_names(tree, names, {item.name for item in annotated} | set(orphans), options.table):
-        try:
-            table = parse_table(tables, name)
-        except DataError as error:
-            if not name.lower().endswith(".json") or options.table:
-                problems.append(str(error))
-            continue
-        columns |= dict.fromkeys(table.columns)
-        source = _source(tree, name, table, options)
-        if source is not None:
-            others.append(source)
-        elif not name.lower().endswith((".json", ".txt")):
-            shown = ", ".join(table.columns[:8]) or "none"
-            notes.append(f"'{name}' names no recording and was ignored (columns: {shown})")
-    if sources:
-        notes += [
-            f"'{source.name}' also names recordings and was not used" for source in others if source.matches.files
-        ]
-        return TableCorpus(tree, tuple(sources), tuple(notes))
+    others, problems, notes = _other_tables(
+        tree, tables, names, {item.name for item in annotated} | set(orphans), options
+    )
+    notes = [f"'{name}' belongs to no recording by its name" for name in orphans] + notes
     matched = [source for source in others if source.matches.files]
-    if not others:
-        column_roles.check(list(columns), {"path": options.path})
-    for source in others:
-        column_roles.check(source.table.columns, options.columns)
+    if sources:
+        labelled = [source.name for source in matched if source.columns.label]
+        if labelled and options.table is None:
+            option = "`--set data.reader_options.table="
+            raise DataError(
+                f"'{labelled[0]}' and '{sources[0].name}' ({sources[0].title}) in '{tree.location}' both label recordings. "
+                f"Choose: {option}{labelled[0]}`, or {option}{ANNOTATIONS}`."
+            )
+        notes += [f"'{source.name}' also names recordings and was not used" for source in matched]
+        return TableCorpus(tree, tuple(sources), tuple(notes))
     if not matched and others:
         raise DataError(_out_of_step(tree, others[0]))
     if not matched and problems:
@@ -162,10 +152,38 @@ def _chosen(tree: Tree, tables: Tree, options: Options) -> TableCorpus:
     if not matched and options.table is not None:
         raise DataError(f"'{options.table}' in '{tree.location}' names no recording. {notes[-1] if notes else ''}.")
     used, more = _together(tree, matched)
+    for source in used:
+        column_roles.check(source.table.columns, options.columns)
     return TableCorpus(tree, tuple(used), (*notes, *more, *problems))
 
 
-def _table_names(tree: Tree, names: Iterable[str], taken: set[str], requested: str | None) -> list[str]:
+def _other_tables(
+    tree: Tree, tables: Tree, names: Iterable[str], annotated: set[str], options: Options
+) -> tuple[list[TableSource], list[str], list[str]]:
+    """The tables that name recordings or should, what is wrong with unreadable ones, and notes on unrelated ones."""
+    sources, problems, notes = [], [], []
+    columns: dict[str, None] = {}
+    for name in _table_names(tree, names, annotated, options.table):
+        try:
+            table = parse_table(tables, name)
+        except DataError as error:
+            # Much JSON is no table, so one that cannot be read as a table is no reason to stop.
+            if not name.lower().endswith(".json") or options.table:
+                problems.append(str(error))
+            continue
+        columns |= dict.fromkeys(table.columns)
+        source = _source(tree, name, table, options)
+        if source is not None:
+            sources.append(source)
+        elif not name.lower().endswith((".json", ".txt")):
+            shown = ", ".join(table.columns[:8]) or "none"
+            notes.append(f"'{name}' names no recording and was ignored (columns: {shown})")
+    if not sources and not annotated:
+        column_roles.check(list(columns), {"path": options.path})
+    return sources, problems, notes
+
+
+def _table_names(tree: Tree, names: Iterable[str], used: set[str], requested: str | None) -> list[str]:
     """The files that may be tables; JSON and text only where there are few, for many are one per recording."""
     stems = {posixpath.splitext(name)[0] for name in tree.names if is_audio(name)}
     few = {
@@ -177,7 +195,7 @@ def _table_names(tree: Tree, names: Iterable[str], taken: set[str], requested: s
         stem, suffix = posixpath.splitext(name)
         suffix = suffix.lower()
         alone = suffix not in few or (few[suffix] and stem not in stems)
-        if name not in taken and suffix in (*TABLE_SUFFIXES, ".txt") and (requested is not None or alone):
+        if name not in used and suffix in (*TABLE_SUFFIXES, ".txt") and (requested is not None or alone):
             chosen.append(name)
     return chosen
 
@@ -187,8 +205,7 @@ def _annotation_source(tree: Tree, item: Annotations, options: Options) -> Table
     requested = own | {field: column for field, column in options.columns.items() if column is not None}
     column_roles.check(item.table.columns, requested | {"path": options.path})
     columns = column_roles.choose(item.table.columns, options.path or item.path, requested)
-    base = posixpath.dirname(item.name) if options.root is None else options.root
-    matches = Matcher(tree, base).match(row[columns.path].strip() for row in item.table.rows)
+    matches = Matcher(tree, _base(tree, item.name, options)).match(row[columns.path].strip() for row in item.table.rows)
     fold = official_fold(posixpath.basename(posixpath.dirname(item.name))) if item.name.endswith("wav.scp") else None
     return TableSource(item.name, item.title, item.table, columns, matches, fold)
 
@@ -197,7 +214,7 @@ def _source(tree: Tree, name: str, table: Table, options: Options) -> TableSourc
     """A table whose values name recordings, or that should: None for one that has nothing to do with them."""
     if options.path is not None and options.path not in table.columns:
         return None
-    matcher = Matcher(tree, posixpath.dirname(name) if options.root is None else options.root.strip("/"))
+    matcher = Matcher(tree, _base(tree, name, options))
     requested = options.path
     named = [requested] if requested else column_roles.usual("path", table.columns)
     if not table.rows:
@@ -220,6 +237,13 @@ def _source(tree: Tree, name: str, table: Table, options: Options) -> TableSourc
     if columns.label is None and len(rest) == 1 and rest[0].startswith("column ") and _repeats(table, rest[0]):
         columns = replace(columns, label=rest[0])
     return TableSource(name, "", table, columns, matches, _fold_of(name))
+
+
+def _base(tree: Tree, table: str, options: Options) -> str:
+    """The folder that the paths of a table are relative to."""
+    if options.root is None:
+        return posixpath.dirname(table)
+    return options.root if tree.is_folder else options.root.strip("/")
 
 
 def _best(matcher: Matcher, table: Table, columns: Iterable[str], least: float = 0.0) -> tuple[str, Matches] | None:
@@ -260,7 +284,7 @@ def _together(tree: Tree, sources: Sequence[TableSource]) -> tuple[Sequence[Tabl
     same_name = len({posixpath.basename(source.name) for source in sources}) == 1
     if alike and (all(source.fold for source in sources) or (same_name and len(set(files)) == len(files))):
         return sources, []
-    labelled = [source for source in sources if source.columns.label]
+    labelled = [source for source in sources if source.columns.label in source.table.columns]
     if len(labelled) == 1:
         others = [source.name for source in sources if source is not labelled[0]]
         return [replace(labelled[0], fold=None)], [f"'{name}' names recordings and has no labels" for name in others]

@@ -201,7 +201,9 @@ def _parquet(tree: Tree, name: str, where: str) -> Table:
 
     try:
         with tree.open(name) as file:
-            table = pq.read_table(file)
+            # Sounds inside a table would fill the memory, and the reader `hub` reads them.
+            light = [field.name for field in pq.read_schema(file) if "binary" not in str(field.type)]
+            table = pq.read_table(file, columns=light)
     except (pa.ArrowInvalid, OSError) as error:
         raise DataError(f"{where} is not a readable Parquet table: {error}.") from error
     return Table(*_as_text(table.to_pylist()))
