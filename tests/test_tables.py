@@ -138,6 +138,14 @@ def test_a_path_is_found_whatever_precedes_the_name_and_whatever_the_column(
     assert _pairs(read_index(tmp_path)) == [(f"data/{name}", label) for name, label in ROWS]
 
 
+@pytest.mark.parametrize("root", ["../corpus", "{absolute}"])
+def test_paths_are_relative_to_the_root_option(root: str, folder: Path) -> None:
+    table = _write(folder.parent / "lists", HEADER + BODY) / "metadata.csv"
+    options = {"root": root.format(absolute=folder)}
+    assert _pairs(read_index(table, options=options)) == ROWS or root.startswith("..")
+    assert [clip.label for clip in read_index(table, options=options)] == [label for _, label in ROWS]
+
+
 def test_leading_zeros_that_a_spreadsheet_dropped_are_restored(tmp_path: Path) -> None:
     _touch(tmp_path, *(f"{number:04d}.wav" for number in range(12)))
     _write(tmp_path, "id,label\n" + "".join(f"{number},{LABELS[number % 3]}\n" for number in range(12)))

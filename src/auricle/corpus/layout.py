@@ -37,7 +37,8 @@ def audio_files(tree: Tree) -> tuple[list[str], list[Excluded]]:
         excluded.append(Excluded(first[suffix] + more, "not a recording, by its name"))
     names = [name for name in tree.names if is_audio(name)]
     # Ids, tables and reports are UTF-8: such a recording could be read, but not named in any of them.
-    unnamed = {name for name in names if printable(tree.source(name)) != tree.source(name)}
+    above = tree.location + tree.prefix
+    unnamed = {name for name in names if printable(name) != name} if printable(above) == above else set(names)
     excluded += [Excluded(printable(name), NOT_UTF8) for name in sorted(unnamed)]
     return [name for name in names if name not in unnamed], excluded
 

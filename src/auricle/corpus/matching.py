@@ -52,7 +52,9 @@ class Matcher:
         if exact or any(loose.values()):
             note = "names differ in case or extension" if any(loose.values()) else ""
             return self._matches(exact, loose, note)
-        for count in range(_MOST_PARTS, 0, -1):
+        longest = max((len(_parts_of(value)) for value in distinct), default=0)
+        ambiguous: frozenset[str] = frozenset()
+        for count in range(min(longest, _MOST_PARTS), 0, -1):
             endings = _unique(distinct, self._endings(count), lambda value: _parts_of(value)[-count:], set())  # noqa: B023
             if any(endings.values()):
                 parts = "names without their folders" if count == 1 else f"the last {count} parts of paths"
@@ -74,7 +76,9 @@ class Matcher:
             name = self._names.get(_composed(posixpath.normpath(candidate)))
             if name is not None:
                 return name, self._tree.source(name)
-        if not self._tree.is_folder or ntpath.splitdrive(path)[0]:
+        joined = posixpath.join(self._base, path)
+        is_outside = os.path.isabs(joined) or ".." in joined or len(self._tree.names) == 1
+        if not self._tree.is_folder or not is_outside or ntpath.splitdrive(path)[0]:
             return None
         full = os.path.normpath(os.path.join(self._tree.root, self._base, path))
         if "\0" in full or not os.path.isfile(full):

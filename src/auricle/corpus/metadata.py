@@ -76,13 +76,14 @@ def find(tree: Tree, options: Options) -> TableCorpus:
 
     Raises DataError where one does or should and cannot be used, UsageError for an unknown table or column.
     """
-    # A corpus is detected, read and described with one reading of its tables, unless one of them changes.
-    states: tuple[str, ...] = ()
+    return _find_cached(tree, options, state(tree))
+
+
+def state(tree: Tree) -> tuple[str, ...]:
+    """What changes when a table does: a corpus is detected, read and described with one reading of its tables."""
     if tree.is_archive:
-        states = (state_of(tree.location),)
-    elif tree.is_folder:
-        states = tuple(state_of(tree.source(name)) for name in tree.names if not is_audio(name))
-    return _find_cached(tree, options, states)
+        return (state_of(tree.location),)
+    return tuple(state_of(tree.source(name)) for name in tree.names if tree.is_folder and not is_audio(name))
 
 
 @lru_cache(maxsize=2)
@@ -140,8 +141,8 @@ def _chosen(tree: Tree, tables: Tree, options: Options) -> TableCorpus:
         if labelled and options.table is None:
             option = "`--set data.reader_options.table="
             raise DataError(
-                f"'{labelled[0]}' and '{sources[0].name}' ({sources[0].title}) in '{tree.location}' both label recordings. "
-                f"Choose: {option}{labelled[0]}`, or {option}{ANNOTATIONS}`."
+                f"'{labelled[0]}' and '{sources[0].name}' ({sources[0].title}) in '{tree.location}' both label "
+                f"recordings. Choose: {option}{labelled[0]}`, or {option}{ANNOTATIONS}`."
             )
         notes += [f"'{source.name}' also names recordings and was not used" for source in matched]
         return TableCorpus(tree, tuple(sources), tuple(notes))

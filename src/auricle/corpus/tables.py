@@ -125,7 +125,8 @@ def overlong_row(where: str, line: int, cells: int, columns: Sequence[str]) -> s
 
 def one_line(text: str) -> str:
     """A cell without blanks around it, and with a blank for each line break or tab in it."""
-    return re.sub(r"\s*[\n\r\t\v\f\x85\u2028\u2029]\s*", " ", text.strip())
+    text = text.strip()
+    return text if text.isprintable() else re.sub(r"\s*[\n\r\t\v\f\x85\u2028\u2029]\s*", " ", text)
 
 
 def canonical_numbers(values: Iterable[str]) -> dict[str, str]:

@@ -12,11 +12,12 @@ import re
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import lru_cache
 
 from auricle.corpus.clip import Clip, Excluded
 from auricle.corpus.columns import span
 from auricle.corpus.layout import audio_files, official_fold
-from auricle.corpus.metadata import Options, TableCorpus, TableSource, find, has_folders, or_folders
+from auricle.corpus.metadata import Options, TableCorpus, TableSource, find, has_folders, or_folders, state
 from auricle.corpus.tables import TABLE_SUFFIXES, Row, canonical_numbers, one_line
 from auricle.corpus.tree import Tree, is_audio
 from auricle.errors import DataError
@@ -105,6 +106,11 @@ def group_name(tree: Tree, **options: str | int | None) -> str:
 
 def _read(tree: Tree, options: Options) -> tuple[list[Clip | Excluded], str, str]:
     """The clips and what is excluded, the note, and the name of a group."""
+    return _read_cached(tree, options, state(tree))
+
+
+@lru_cache(maxsize=1)
+def _read_cached(tree: Tree, options: Options, state: tuple[str, ...]) -> tuple[list[Clip | Excluded], str, str]:
     corpus = find(tree, options)
     if not corpus.sources:
         raise DataError(_no_table(tree))
