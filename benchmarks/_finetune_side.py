@@ -18,8 +18,8 @@ from transformers.utils import logging as transformers_logging
 from auricle import recipes
 from auricle.corpus.splits import Fold
 from auricle.errors import AuricleError, DataError
+from auricle.models.device import is_bf16
 from auricle.models.load import save_model
-from auricle.models.precision import is_bf16
 from auricle.preparation.prepare import PreparedCorpus, prepare, read
 from auricle.run_folder import RunFolder
 from auricle.training.finetune import FineTuning

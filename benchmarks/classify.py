@@ -29,10 +29,10 @@ from auricle.evaluation import scoring
 from auricle.export.quantize import quantize
 from auricle.export.trace import trace
 from auricle.inference.classifier import Classifier, load
+from auricle.models.device import is_bf16
 from auricle.models.families.pretrained.network import Model
 from auricle.models.load import load_model
 from auricle.models.onnx_runtime import OnnxModel
-from auricle.models.precision import is_bf16
 from auricle.preparation.windows import from_arrays
 from benchmarks._environment import Screen, corpus, evenly_spaced
 

@@ -14,7 +14,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from auricle.models import precision
+from auricle.models import device
 from auricle.models.families.conformer import Options
 from auricle.models.families.conformer import network as conformer
 from auricle.models.layers.heads import build_head, soft_targets
@@ -96,7 +96,7 @@ def run(options: argparse.Namespace, screen: Screen) -> None:
     ours = conformer.build(Options(size="reference"), ModelSpec(100, 1, labels, BANDS))
     plain = Plain()
     frames, speakers = torch.randn(options.batch, BANDS, FRAMES), torch.randint(SPEAKERS, (options.batch,))
-    bf16 = precision.native_bf16()
+    bf16 = device.native_bf16()
 
     def our_loss() -> Tensor:
         with torch.autocast("cpu", torch.bfloat16) if bf16 else contextlib.nullcontext():

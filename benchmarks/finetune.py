@@ -21,7 +21,7 @@ from transformers import PreTrainedConfig
 from transformers.utils import logging as transformers_logging
 
 from auricle.errors import AuricleError
-from auricle.models.precision import native_bf16
+from auricle.models.device import native_bf16
 from benchmarks._environment import Screen, corpus, evenly_spaced
 from benchmarks._finetune_side import SideResult, SideTask
 from benchmarks._flops import forward_flops, matrix_peak

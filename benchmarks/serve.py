@@ -29,7 +29,7 @@ from transformers.utils import logging as transformers_logging
 from auricle.audio.recordings import recordings
 from auricle.errors import AuricleError
 from auricle.inference.classifier import load
-from auricle.models.precision import is_bf16
+from auricle.models.device import is_bf16
 from benchmarks._environment import Screen, command, corpus
 
 MODELS = ("sound", "baseline", "hubert-base")

@@ -18,8 +18,8 @@ from auricle import recipes
 from auricle.evaluation.intervals import Interval
 from auricle.training.progress import ProgressReporter
 from auricle.training.run import run as run_recipe
-from auricle.voices.error_rates import error_rate_intervals
-from auricle.voices.trials import Trials, evaluate_trials, read_trials, speakers_of
+from auricle.voices.error_rates import Trials, error_rate_intervals
+from auricle.voices.trials import evaluate_trials, read_trials, speakers_of
 from benchmarks._environment import Screen, corpus
 
 SAMPLE_RATE, COEFFICIENTS = 16_000, 20
@@ -78,4 +78,4 @@ def _statistics(path: Path) -> np.ndarray:
 def _error_rates(vectors: np.ndarray, trials: Trials, speakers: Sequence[str]) -> dict[str, Interval]:
     unit = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
     scores = (unit[trials.left] * unit[trials.right]).sum(1)
-    return error_rate_intervals(scores, trials.target, trials.left, trials.right, speakers, "speaker")[0]
+    return error_rate_intervals(scores, trials, speakers)[0]

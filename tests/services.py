@@ -14,7 +14,7 @@ from auricle import recipes
 from auricle.inference.classifier import Classifier
 from auricle.models.load import build_model
 from auricle.serving.limits import Limits
-from auricle.serving.serve import GracefulServer, ServerConfig, create_service, secure_app
+from auricle.serving.serve import GracefulServer, ServerConfig, secure_app
 from auricle.serving.service import InferenceService
 from tests.conftest import RATE
 
@@ -51,7 +51,7 @@ def small_classifier(kind: type[Classifier] = Classifier) -> Classifier:
 def service(classifier: Classifier, limits: Limits | None = None, token: str | None = None) -> Iterator[Service]:
     """Serve a classifier on a free port until the end of the block."""
     limits = limits or Limits()
-    inference = create_service(classifier, limits, "small")
+    inference = InferenceService(classifier, limits, "small")
     app = secure_app(inference, ServerConfig(token=token, limits=limits), lambda app, service: None)
     server = GracefulServer(app, inference)
     listener = socket.create_server(("127.0.0.1", 0))

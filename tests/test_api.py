@@ -124,7 +124,7 @@ def test_python_takes_the_names_of_the_command_line() -> None:
     for name, value in VALUES.items():
         if name not in ("strict", "embed_audio"):
             words += [f"--{name.replace('_', '-')}", str(value)]
-    options = _parser().parse_args(["train", "DATA", "--recipe", "emotion", *words])
+    options = _parser().parse_args(["train", ".", "--recipe", "emotion", *words])
     assert recipe_of(options) == resolve("emotion", VALUES)
 
 

@@ -10,12 +10,12 @@ import soundfile
 
 from auricle import recipes
 from auricle.preparation.audit import Audit
-from auricle.preparation.prepare import inspect
+from auricle.training.grouping import inspect
 from tests.conftest import RATE, tone
 
 
 def audit(folder: Path, **data: object) -> Audit:
-    settings = recipes.parse({"data": data}, "test")
+    settings = recipes.parse({"data": {"group": "name:1", **data}}, "test")
     return inspect(folder, settings, lambda *_: None).audit
 
 

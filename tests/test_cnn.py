@@ -29,8 +29,7 @@ EVERYTHING = Augment(
 
 def make_model(size: str, channels: int = 1) -> cnn.Model:
     torch.manual_seed(0)
-    config = cnn.configure(Options(size=size), ModelSpec(RATES[size], channels, LABELS))
-    return cnn.Model(config)
+    return cnn.build(Options(size=size), ModelSpec(RATES[size], channels, LABELS))
 
 
 def make_batch(seconds: list[float], sample_rate: int) -> tuple[Tensor, Tensor]:
@@ -259,5 +258,5 @@ def test_soft_targets_agree_with_torchs_label_smoothing() -> None:
 
 def test_pooling_hears_real_frames_only() -> None:
     values = torch.tensor([[[-3.0, -1.0, 9.0]]])
-    pooled = pooling.mean_and_max(values, torch.tensor([[True, True, False]]))
+    pooled = pooling.Pooling("mean-max", values.shape[1])(values, torch.tensor([[True, True, False]]))
     assert pooled.tolist() == [[-2.0, -1.0]]

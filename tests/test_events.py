@@ -2,12 +2,14 @@
 
 import json
 from collections.abc import Sequence
+from dataclasses import asdict
 
 import numpy as np
 import pytest
+from pydantic import TypeAdapter
 
 from auricle.errors import UsageError
-from auricle.inference.events import Event, EventDetector, EventRules, find_events
+from auricle.inference.events import DetectorState, Event, EventDetector, EventRules, find_events
 from auricle.inference.predictor import ScoredWindow
 
 LABELS = ("dog", "rain", "engine")
@@ -109,7 +111,8 @@ def test_a_state_through_json_goes_on_to_the_same_events_at_every_place() -> Non
     for place in range(0, len(rows), 7):
         first = EventDetector(LABELS, 0.5, rules)
         before = [event for window in rows[:place] for event in first.add(window)]
-        second = EventDetector.from_state(json.loads(json.dumps(first.state())), LABELS, 0.5, rules)
+        state = TypeAdapter(DetectorState).validate_json(json.dumps(asdict(first.state)))
+        second = EventDetector(LABELS, 0.5, rules, state)
         after = [event for window in rows[place:] for event in second.add(window)] + second.finish()
         assert before + after == whole
 
@@ -119,7 +122,7 @@ def test_what_is_held_does_not_grow_with_time() -> None:
     sizes = []
     for number in range(500):
         detector.add(window(number, (0.2, 0.4, 0.4), size=8))
-        sizes.append(len(json.dumps(detector.state())))
+        sizes.append(len(json.dumps(asdict(detector.state))))
     assert max(sizes) < 1.2 * sizes[50]
 
 

@@ -10,9 +10,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from transformers import PreTrainedModel
 
-from auricle.errors import UsageError
+from auricle.errors import RunError, UsageError
 from auricle.evaluation import scoring
 from auricle.models import families, registration, torch_runtime
 from auricle.models.encoders import ARCHITECTURES, custom_head
@@ -44,8 +45,8 @@ def build(name: str, options: dict[str, object], channels: int = 1) -> PreTraine
     model = build_model(settings, LABELS)
     clips = arrays()
     closed_form = registration.family(name).TRAINING == "closed_form"
-    fitted = model if closed_form else model.ensemble_member
-    if not closed_form:
+    fitted = model if closed_form else getattr(model, "ensemble_member", None)
+    if registration.family(name).TRAINING == "gradient":
         model.fit_normalization([(torch.from_numpy(clip.astype(np.float32) / 32768), None) for clip in clips])
     if fitted is not None:
         embedded = scoring.embed(fitted, from_arrays(clips), batch_seconds=10)
@@ -260,6 +261,23 @@ def test_save_and_load_is_exact(name: str, options: dict[str, object], tmp_path:
     clips = from_arrays(arrays())
     assert (scoring.score(model, clips, batch_seconds=20) == scoring.score(back, clips, batch_seconds=20)).all()
     assert not list(tmp_path.rglob("*.bin")) and not list(tmp_path.rglob("*.pkl"))
+
+
+@pytest.mark.parametrize(
+    ("name", "options"), [("baseline", {}), ("cnn", {"size": "default"}), ("pretrained", {"checkpoint": "tiny-hubert"})]
+)
+def test_weights_that_are_not_the_configs_are_refused(name: str, options: dict[str, object], tmp_path: Path) -> None:
+    saved = tmp_path / "model"
+    save_model(build(name, options), saved)
+    weights = load_file(saved / "model.safetensors")
+    first, *rest = sorted(weights)
+    older = {"older.name": weights[first], **{key: weights[key] for key in rest}}
+    save_file(older, saved / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(RunError, match=rf"'{saved}'.*lacks {first} \(1 in all\); it has unexpected older\.name"):
+        load_model(saved)
+    save_file({**weights, first: torch.zeros(2, 7)}, saved / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(RunError, match=f"has in another size {first}"):
+        load_model(saved)
 
 
 @pytest.mark.parametrize(("name", "options"), [row for row in VARIANTS if row[0] == "cnn"])

@@ -17,9 +17,8 @@ import torch
 import auricle
 from auricle.audio import frames
 from auricle.audio import store as stores
-from auricle.audio.inputs import SourceSpan
 from auricle.audio.inspect import DECLARED_FRAMES, open_clip
-from auricle.audio.recordings import DecodedClip, decode_source, recordings
+from auricle.audio.recordings import DecodedClip, Recording, decode_recording, recordings
 from auricle.audio.settings import Settings
 from auricle.cli.main import main
 from auricle.corpus.clip import Clip
@@ -28,10 +27,11 @@ from auricle.errors import UsageError
 from auricle.evaluation import scoring
 from auricle.models.load import build_model, save_model
 from auricle.preparation.batches import build
-from auricle.preparation.prepare import inspect, prepare, read
+from auricle.preparation.prepare import prepare, read
 from auricle.preparation.windows import from_arrays
 from auricle.recipe import parse
 from auricle.recipes import load
+from auricle.training.grouping import inspect
 from auricle.training.progress import ProgressReporter
 from auricle.training.run import run
 from tests.conftest import tone
@@ -50,8 +50,7 @@ def saved(content: object, legacy: bool = False) -> bytes:
 
 def opened(content: bytes, meta: dict[str, str] | None = None, settings: Settings = SETTINGS) -> DecodedClip:
     declared = (meta or {}).get(DECLARED_FRAMES)
-    section = SourceSpan("uttr.pt", content=content, declared_frames=declared)
-    return decode_source("uttr.pt", settings, section)
+    return decode_recording(Recording("uttr.pt", "uttr.pt", content=content, declared_frames=declared), settings)
 
 
 def kinds(found: DecodedClip) -> list[str]:

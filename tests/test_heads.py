@@ -116,19 +116,20 @@ def test_poolings_hear_real_frames_only_and_are_as_wide_as_they_say(kind: Poolin
 
 def test_statistics_are_mean_and_deviation_and_one_frame_has_a_finite_one() -> None:
     values = torch.randn(1, 3, 50, dtype=torch.float64).float()
-    pooled = pooling.mean_and_deviation(values, torch.ones(1, 50, dtype=torch.bool))[0].numpy()
+    pooled = pooling.Pooling("statistics", 3)(values, torch.ones(1, 50, dtype=torch.bool))[0].numpy()
     np.testing.assert_allclose(pooled[:3], values[0].mean(-1).numpy(), atol=1e-6)
     np.testing.assert_allclose(pooled[3:], values[0].numpy().std(-1), atol=1e-4)
     single = torch.randn(1, 3, 1, requires_grad=True)
-    pooling.mean_and_deviation(single, torch.ones(1, 1, dtype=torch.bool)).sum().backward()
+    pooling.Pooling("statistics", 3)(single, torch.ones(1, 1, dtype=torch.bool)).sum().backward()
     assert single.grad is not None and torch.isfinite(single.grad).all()
 
 
 def test_attention_weighs_frames_by_their_scores() -> None:
-    score = torch.nn.Linear(1, 1)
+    pool = pooling.Pooling("attention", 1)
+    assert pool.score is not None
     with torch.no_grad():
-        score.weight.fill_(2.0)
-        score.bias.zero_()
+        pool.score.weight.fill_(2.0)
+        pool.score.bias.zero_()
     values = torch.tensor([[[0.0, 1.0, 5.0]]])
-    pooled = pooling.attentive(values, torch.tensor([[True, True, False]]), score)
+    pooled = pool(values, torch.tensor([[True, True, False]]))
     assert pooled.item() == pytest.approx(math.exp(2.0) / (1.0 + math.exp(2.0)), abs=1e-6)

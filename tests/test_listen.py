@@ -21,6 +21,7 @@ import pytest
 import soundfile
 
 from auricle import recipes
+from auricle.audio.quality import Finding
 from auricle.cli.main import main
 from auricle.corpus import corrections
 from auricle.corpus.clip import Clip, Index
@@ -30,11 +31,11 @@ from auricle.evaluation.error_analysis import ClipError
 from auricle.labelling import clip_view, selection
 from auricle.labelling.clip_view import load_preview, render_clip
 from auricle.labelling.corrections_file import CorrectionsFile
-from auricle.labelling.selection import ANY_FINDING, CORRECTED, Filter, Note
-from auricle.labelling.session import Session, View
-from auricle.preparation.prepare import Inspection, inspect
+from auricle.labelling.selection import ANY_FINDING, CORRECTED, Filter, Session, View
+from auricle.preparation.inspection import Inspection
 from auricle.run_folder import RunFolder
 from auricle.serving import waveform
+from auricle.training.grouping import inspect
 from tests.browsing import WAIT, Page, asked_for, chromium, wait_for
 from tests.conftest import RATE, tone, write_corpus
 from tests.reports import small_report
@@ -60,7 +61,7 @@ def write_faulty(folder: Path) -> Path:
 @pytest.fixture(scope="module")
 def found(tmp_path_factory: pytest.TempPathFactory) -> Inspection:
     corpus = write_faulty(tmp_path_factory.mktemp("faulty") / "corpus")
-    return inspect(corpus, recipes.load("baseline"), lambda done, total: None)
+    return inspect(corpus, recipes.load("baseline", ["data.group=name:1"]), lambda done, total: None)
 
 
 def names(found: Inspection, filter: Filter, corrected: tuple[str, ...] = ()) -> list[str]:
@@ -112,7 +113,7 @@ def test_suspect_labels_of_a_run_are_findings(found: Inspection, tmp_path: Path)
     row = ClipError("low/device1_001.wav", "low", "high", 0.97, 0.01, "test")
     small_report(suspect_labels=(row,)).save(RunFolder(tmp_path).report)
     notes = selection.collect_notes(found.audit, tmp_path)
-    assert notes["low/device1_001.wav"] == [Note("suspect label", "predicted 'high' with 97%")]
+    assert notes["low/device1_001.wav"] == [Finding("suspect label", "predicted 'high' with 97%")]
     with pytest.raises(RunError, match=r"has no report\.json"):
         selection.collect_notes(found.audit, tmp_path / "nowhere")
 
@@ -206,7 +207,7 @@ def test_a_kill_while_saving_leaves_a_complete_file(tmp_path: Path) -> None:
 
 def test_untrusted_text_of_a_clip_is_escaped(found: Inspection) -> None:
     clip = next(clip for clip in found.index if clip.label == HOSTILE)
-    shown = render_clip(clip, [Note("odd", "<script>")], "<u>")
+    shown = render_clip(clip, [Finding("odd", "<script>")], "<u>")
     assert "<i>$" not in shown and "&lt;i&gt;" in shown and "<script>" not in shown and "<u>" not in shown
     assert shown.count("data:image/png;base64,") == shown.count("data:audio/") == 1
 

@@ -13,7 +13,7 @@ from auricle import recipes
 from auricle.audio.recordings import recordings
 from auricle.inference.classifier import Classifier
 from auricle.models.load import build_model
-from auricle.preparation.prepare import inspect
+from auricle.training.grouping import inspect
 from tests.conftest import RATE, tone
 
 COUNT = 2000

@@ -19,8 +19,7 @@ from auricle.inference.events import EventRules, find_events
 from auricle.preparation.windows import WindowSpec
 from auricle.serving.limits import Limits
 from auricle.serving.microphone import MicrophoneStream
-from auricle.serving.serve import create_service
-from auricle.serving.service import PredictOptions, Timeline
+from auricle.serving.service import InferenceService, PredictOptions, Timeline
 from tests.conftest import RATE, tone
 from tests.services import service
 
@@ -124,7 +123,7 @@ def test_the_page_and_its_microphone_give_the_rows_of_python(
     heard: list[Row] = []
 
     async def ask() -> Timeline:
-        served = create_service(classifier, Limits(), "page")
+        served = InferenceService(classifier, Limits(), "page")
         try:
             for first in range(0, len(samples), RATE // 2):
                 piece = io.BytesIO()

@@ -203,7 +203,7 @@ def test_a_reader_exports_the_fixed_names(name: str) -> None:
 def test_a_reader_recognises_its_own_corpus(name: str, tmp_path: Path) -> None:
     data = _built(name, tmp_path)
     if name == "pattern":
-        with pytest.raises(DataError, match="not recognised"):
+        with pytest.raises(DataError, match="neither folders nor file names that look like classes"):
             read_index(data)
     else:
         assert read_index(data).reader == name
@@ -321,46 +321,111 @@ def test_split_folders_above_or_below_the_classes_are_folds(layout: str, tmp_pat
     assert index.description.endswith("split into train, valid, test")
 
 
-def test_noise_folders_and_stray_files_are_no_classes(tmp_path: Path) -> None:
-    _touch(tmp_path, *(f"{word}/{n}.wav" for word in ("a", "b") for n in range(20)), "_noise_/x.wav", "stray.wav")
+def test_every_folder_is_a_class_and_doubtful_names_are_reported(tmp_path: Path) -> None:
+    names = [f"{word}/{n}.wav" for word in ("a", "b", "_trash", "background_noise") for n in range(20)]
+    _touch(tmp_path, *names, "stray.wav")
     index = read_index(tmp_path)
-    assert index.labels == ("a", "b") and len(index) == 40
-    assert {item.name: item.reason for item in index.excluded} == {
-        "_noise_/": "1 recordings in a folder that is not a class, by its name",
-        "stray.wav": "outside the class folders",
+    assert index.labels == ("_trash", "a", "b", "background_noise") and len(index) == 80
+    assert {item.name for item in index.excluded} == {"stray.wav"}
+    assert "'_trash', 'background_noise' counted as classes" in index.description
+    assert "--set 'data.excluded_classes=[_trash,background_noise]'" in index.description
+    fewer = read_index(tmp_path, excluded_classes=["_trash", "background_noise"])
+    assert fewer.labels == ("a", "b") and len(fewer) + len(fewer.excluded) == 81
+    with pytest.raises(UsageError, match=r"data\.excluded_classes.*Did you mean '_trash'"):
+        read_index(tmp_path, excluded_classes=["_trsh"])
+
+
+def _layout_of(form: Callable[[int, str, int], str]) -> list[str]:
+    return [form(number, word, take) for number, word in enumerate(("cat", "dog", "frog")) for take in range(12)]
+
+
+ACTORS = ("anna", "bob", "cleo")
+CLEAR = {
+    "session/class": lambda n, word, take: f"Session{take % 3 + 1}/{word}/x{take}.wav",
+    "speaker/class": lambda n, word, take: f"{ACTORS[take % 3]}/{word}/x{take}.wav",
+    "corpus/class": lambda n, word, take: f"{('crema', 'tess')[take % 2]}/{word}/x{take}.wav",
+    "archive/archive/class": lambda n, word, take: f"archive/archive/{word}/x{take}.wav",
+    "class/speaker": lambda n, word, take: f"{word}/spk{take % 4}/x{take}.wav",
+    "class/wav": lambda n, word, take: f"{word}/wav/{take:02d}.wav",
+    "a batch of each class": lambda n, word, take: f"batch{n}/{word}/{take:02d}.wav",
+    "train beside testnew": lambda n, word, take: f"{'train' if take % 4 else 'testnew'}/{word}/x{take}.wav",
+    "one stray file": lambda n, word, take: f"audio/{word}/x{take}.wav" if (n, take) != (0, 0) else "misc/foo.wav",
+    "flat": lambda n, word, take: f"{word}_{take:03d}.wav",
+}
+
+
+@pytest.mark.parametrize("layout", CLEAR)
+def test_the_classes_are_the_field_that_repeats(layout: str, tmp_path: Path) -> None:
+    _touch(tmp_path, *_layout_of(CLEAR[layout]))
+    index = read_index(tmp_path)
+    assert index.labels == ("cat", "dog", "frog")
+    assert len(index) == 36 - (layout == "one stray file")
+    assert len(index) + len(index.excluded) == 36
+    assert {clip.fold for clip in index} == ({"train", "test"} if layout == "train beside testnew" else {None})
+
+
+def test_numbered_class_folders_are_classes_and_their_files_a_counter(tmp_path: Path) -> None:
+    _touch(tmp_path, *_layout_of(lambda n, word, take: f"{n}/{take:02d}.wav"))
+    assert read_index(tmp_path).labels == ("0", "1", "2")
+
+
+UNCLEAR = {
+    "two words in each name": (
+        lambda n, word, take: f"{word}_{ACTORS[take % 3]}_{take:03d}.wav",
+        ("name:1", "name:2"),
+    ),
+    "numbered folders, words in names": (
+        lambda n, word, take: f"Actor_{take % 4:02d}/03-{word}-{take:02d}.wav",
+        ("folder:1", "name:2"),
+    ),
+}
+
+
+@pytest.mark.parametrize("layout", UNCLEAR)
+def test_two_plausible_readings_are_listed_with_the_option_of_each(layout: str, tmp_path: Path) -> None:
+    form, keys = UNCLEAR[layout]
+    _touch(tmp_path, *_layout_of(form))
+    with pytest.raises(DataError, match="not clear what the classes") as caught:
+        read_index(tmp_path)
+    for key in keys:
+        assert f"--label {key} " in str(caught.value)
+        assert len(read_index(tmp_path, label=key)) == 36
+    assert "--pattern '{group}_{label}_{take}.wav'" in str(caught.value)
+
+
+def test_a_test_part_without_labels_does_not_hide_the_classes(tmp_path: Path) -> None:
+    _touch(tmp_path, *(f"train/audio/{word}/{n}.wav" for word in ("yes", "no") for n in range(8)))
+    _touch(tmp_path, *(f"test/audio/clip_{n}.wav" for n in range(5)))
+    index = read_index(tmp_path)
+    assert index.labels == ("no", "yes") and {clip.fold for clip in index} == {"train"}
+    assert [item.reason for item in index.excluded] == ["no class: it has no folder:3 in the part 'test'"] * 5
+
+
+def test_label_and_group_take_columns_folders_and_parts_of_names(tmp_path: Path) -> None:
+    _touch(tmp_path, *(f"{word}/rig{n % 2}_day{n % 3}_{n}.wav" for word in ("a", "b") for n in range(12)))
+    index = read_index(tmp_path, label="name:1", group="name:2")
+    assert index.labels == ("rig0", "rig1") and {clip.group for clip in index} == {"day0", "day1", "day2"}
+    assert {clip.group for clip in read_index(tmp_path, group="name:1-2")} == {
+        f"rig{n % 2}_day{n % 3}" for n in range(6)
     }
+    assert {clip.group for clip in read_index(tmp_path, group="name:2.2")} == {"0", "1", "2"}
+    assert not read_index(tmp_path, group="none").has_groups
+    with pytest.raises(UsageError, match=r"'name:0' is no field.*folder:1"):
+        read_index(tmp_path, group="name:0")
+    with pytest.raises(UsageError, match=r"No file has 'folder:4'.*Fields of this corpus: folder:1, name:1"):
+        read_index(tmp_path, group="folder:4")
 
 
-def test_devices_in_file_names_become_groups_and_it_is_said(tmp_path: Path) -> None:
-    devices = ("phone", "studio", "field")
-    _touch(tmp_path, *(f"{word}/{device}_{n:03}.wav" for word in ("a", "b") for device in devices for n in range(4)))
-    index = read_index(tmp_path)
-    assert {clip.group for clip in index} == set(devices)
-    assert "groups are the file name's first part" in index.description
-    assert not read_index(tmp_path, options={"groups": "none"}).has_groups
-
-
-@pytest.mark.parametrize(
-    "names",
-    [
-        [f"{word}/{n:03}_x.wav" for word in ("a", "b") for n in range(8)],  # a counter
-        [f"{word}/{word}_{n}.wav" for word in ("a", "b") for n in range(8)],  # the class again
-        [f"{word}/take_{n}.wav" for word in ("a", "b") for n in range(8)],  # one word for all
-        [f"{word}/{word}{n}_x.wav" for word in ("a", "b") for n in range(8)],  # each file its own
-        [f"{s}/{s}-142285-{n:04}.flac" for s in (1688, 1998) for n in range(8)],  # the class again, as a number
-    ],
-)
-def test_names_that_tell_no_group_give_none(names: list[str], tmp_path: Path) -> None:
-    _touch(tmp_path, *names)
+def test_names_alone_give_no_group(tmp_path: Path) -> None:
+    _touch(tmp_path, *(f"{word}/speaker{n % 3}_{n}.wav" for word in ("a", "b") for n in range(12)))
     assert not read_index(tmp_path).has_groups
 
 
-def test_a_flat_folder_is_refused_with_what_to_do(tmp_path: Path) -> None:
+def test_names_without_any_class_are_refused_with_what_to_do(tmp_path: Path) -> None:
     _touch(tmp_path, "x.wav", "y.wav")
-    with pytest.raises(DataError, match=r"not recognised.*metadata\.csv"):
-        read_index(tmp_path)
-    with pytest.raises(DataError, match="no class folders"):
-        read_index(tmp_path, "folder")
+    for reader in ("auto", "folder"):
+        with pytest.raises(DataError, match=r"Put each class in its own folder.*metadata\.csv.*--pattern"):
+            read_index(tmp_path, reader)
 
 
 def test_two_readings_of_one_tree_are_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -373,10 +438,10 @@ def test_misspelt_readers_and_options_offer_the_nearest(tmp_path: Path) -> None:
     data = _built("folder", tmp_path)
     with pytest.raises(UsageError, match="Did you mean 'folder'"):
         read_index(data, "foldr")
-    with pytest.raises(UsageError, match="Did you mean 'level'"):
-        read_index(data, "folder", {"levl": 1})
-    with pytest.raises(UsageError, match="'level' of reader 'folder' is 'x'; it takes int"):
-        read_index(data, "folder", {"level": "x"})
+    with pytest.raises(UsageError, match="Did you mean 'label'"):
+        read_index(data, "folder", {"labl": "folder:1"})
+    with pytest.raises(UsageError, match=r"'label' of reader 'folder' is 1; it takes str"):
+        read_index(data, "folder", {"label": 1})
     with pytest.raises(UsageError, match="has no options"):
         read_index(data, "gtzan", {"level": 1})
     with pytest.raises(UsageError, match="needs its option 'pattern'"):

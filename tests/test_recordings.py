@@ -10,7 +10,7 @@ import pytest
 
 from auricle import recipes
 from auricle.corpus.read import read_index
-from auricle.preparation.prepare import inspect
+from auricle.training.grouping import inspect
 from auricle.training.progress import ProgressReporter
 from auricle.training.run import run
 

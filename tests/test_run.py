@@ -23,7 +23,7 @@ from tests.conftest import RATE
 
 SMALL = {
     "name": "small",
-    "data": {"test_size": 0.25, "validation_size": 0.25},
+    "data": {"group": "name:1", "test_size": 0.25, "validation_size": 0.25},
     "augment": {"shift_fraction": 0.5, "mixup_alpha": 0.3},
     "train": {"epochs": 3, "batch_size": 6, "learning_rate": 0.003, "precision": "float32"},
     "evaluate": {"bootstrap_resamples": 100, "examples": 2},
@@ -116,7 +116,12 @@ def test_bad_clips_are_set_aside_and_strict_refuses_them(corpus: Path, tmp_path:
 
 
 def test_a_random_split_on_groups_says_what_it_is_worth(corpus: Path, tmp_path: Path) -> None:
-    report = run(corpus, recipes.load("baseline", ["data.split=random"]), tmp_path / "run", ProgressReporter())
+    report = run(
+        corpus,
+        recipes.load("baseline", ["data.split=random", "data.group=name:1"]),
+        tmp_path / "run",
+        ProgressReporter(),
+    )
     assert any("are on both sides" in caution for caution in report.cautions)
     assert "are on both sides" in (tmp_path / "run" / "report.html").read_text()
 
@@ -140,7 +145,7 @@ def test_a_run_folder_is_not_overwritten_nor_resumed_with_another_recipe(corpus:
 
 
 KILLS = {
-    "while preparing": "from auricle.audio import store\nstore._record = kill",
+    "while preparing": "from auricle.audio import store\nstore._row = kill",
     "after the first epoch": (
         "from auricle.training.loop import ProgressCallback as one\none._emit = after(one._emit, 1)"
     ),

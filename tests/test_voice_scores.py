@@ -10,10 +10,25 @@ from scipy.stats import norm
 from sklearn.metrics import roc_curve
 
 from auricle.errors import DataError
-from auricle.evaluation.intervals import Bootstrap, Interval
 from auricle.voices import error_rates, score_norm
+from auricle.voices.error_rates import Trials
 from auricle.voices.score_norm import Cohort
-from auricle.voices.trials import Trials, read_trials, speakers_of
+from auricle.voices.trials import read_trials, speakers_of
+
+
+def rates_of(scores: np.ndarray, target: np.ndarray, weight: np.ndarray | None = None) -> error_rates.ErrorRates:
+    ranked = error_rates.rank(scores, target)
+    rates = ranked.error_rates(np.ones(len(target)) if weight is None else weight)
+    assert rates is not None
+    return rates
+
+
+def eer(scores: np.ndarray, target: np.ndarray, weight: np.ndarray | None = None) -> float:
+    return rates_of(scores, target, weight).eer
+
+
+def min_dcf(scores: np.ndarray, target: np.ndarray, p_target: float, weight: np.ndarray | None = None) -> float:
+    return rates_of(scores, target, weight).min_dcf(p_target)
 
 
 def people(speakers: int, clips: int, seed: int, width: int = 24, spread: float = 0.7) -> tuple[np.ndarray, np.ndarray]:
@@ -62,7 +77,7 @@ def test_normalisation_is_the_published_one_with_a_shrunken_deviation(
     monkeypatch.setattr(score_norm, "PRIOR_SPEAKERS", prior)
     cohort = cohort_of()
     left, right = people(3, 1, 1)[0], people(4, 1, 2)[0]
-    found = score_norm.as_norm(left, right, cohort)
+    found = score_norm.as_norm(left, right, cohort, np.ones((len(left), len(cohort)), bool))
     for row, ours in enumerate(left):
         for column, theirs in enumerate(right):
             assert found[row, column] == pytest.approx(slow_score(ours, theirs, cohort.embeddings, cohort))
@@ -75,8 +90,10 @@ def test_the_pooled_deviation_helps_where_the_cohort_has_few_people(monkeypatch:
         for seed in range(3):
             rows, whose = people(60, 4, 11 + seed)
             pairs = all_pairs(whose)
-            scored = score_norm.as_norm(rows, rows, cohort_of(3, 8, 12 + seed))[pairs.left, pairs.right]
-            rates.append(error_rates.eer(scored, pairs.target))
+            cohort = cohort_of(3, 8, 12 + seed)
+            everyone = np.ones((len(rows), len(cohort)), bool)
+            scored = score_norm.as_norm(rows, rows, cohort, everyone)[pairs.left, pairs.right]
+            rates.append(eer(scored, pairs.target))
     assert np.mean(found[30]) < 0.75 * np.mean(found[0])
 
 
@@ -99,7 +116,7 @@ def test_the_false_accept_rate_above_the_threshold_is_the_requested_one() -> Non
     voices, impostor_tests = people(20, 1, 3)[0], people(400, 2, 4)[0]
     impostors = np.ones((len(voices), len(cohort)), bool)
     claims = score_norm.impostor_scores(voices, impostors, cohort)
-    scores = score_norm.as_norm(voices, impostor_tests, cohort)
+    scores = score_norm.as_norm(voices, impostor_tests, cohort, impostors)
     for share in (0.02, 0.1):
         limits = [score_norm.threshold(row, share) for row in claims]
         assert all(limit is not None for limit in limits)
@@ -148,28 +165,28 @@ def test_error_rates_are_those_of_scikit_learns_curve(seed: int, digits: int | N
     for counted in (None, weight):
         alarm, hit, _ = roc_curve(target, found, drop_intermediate=False, sample_weight=counted)
         equal = brentq(lambda rate, x=alarm, y=hit: 1 - rate - interp1d(x, y)(rate), 0, 1)
-        assert error_rates.eer(found, target, counted) == pytest.approx(equal, abs=1e-9)
+        assert eer(found, target, counted) == pytest.approx(equal, abs=1e-9)
         for p_target in (0.01, 0.05, 0.5):
             cost = (p_target * (1 - hit) + (1 - p_target) * alarm).min() / min(p_target, 1 - p_target)
-            assert error_rates.min_dcf(found, target, p_target, counted) == pytest.approx(cost, abs=1e-12)
+            assert min_dcf(found, target, p_target, counted) == pytest.approx(cost, abs=1e-12)
 
 
 def test_a_weight_counts_as_repeated_trials() -> None:
     found, target = random_scores(1, 200, 1.0, 1)
     weight = np.random.default_rng(2).integers(0, 3, 200)
     again, twice = np.repeat(found, weight), np.repeat(target, weight)
-    assert error_rates.eer(found, target, weight) == pytest.approx(error_rates.eer(again, twice))
-    assert error_rates.min_dcf(found, target, 0.05, weight) == pytest.approx(error_rates.min_dcf(again, twice, 0.05))
+    assert eer(found, target, weight) == pytest.approx(eer(again, twice))
+    assert min_dcf(found, target, 0.05, weight) == pytest.approx(min_dcf(again, twice, 0.05))
 
 
 def test_two_gaussians_have_the_error_rate_of_the_closed_form() -> None:
     """Two normal distributions d apart are equally often wrong at Φ(-d / 2)."""
     for apart in (1.0, 2.0, 3.0):
         found, target = random_scores(0, 400_000, apart)
-        assert error_rates.eer(found, target) == pytest.approx(norm.cdf(-apart / 2), abs=0.003)
+        assert eer(found, target) == pytest.approx(norm.cdf(-apart / 2), abs=0.003)
     grid = np.linspace(-6, 9, 20_001)
     cost = 0.05 * norm.cdf(grid, 3.0) + 0.95 * norm.sf(grid)
-    assert error_rates.min_dcf(found, target, 0.05) == pytest.approx(cost.min() / 0.05, abs=0.01)
+    assert min_dcf(found, target, 0.05) == pytest.approx(cost.min() / 0.05, abs=0.01)
 
 
 @pytest.mark.parametrize(
@@ -177,13 +194,13 @@ def test_two_gaussians_have_the_error_rate_of_the_closed_form() -> None:
 )
 def test_the_ends_of_the_scale(found: list[float], equal: float, cost: float) -> None:
     target = np.array([True, True, False, False])
-    assert error_rates.eer(np.array(found), target) == pytest.approx(equal)
-    assert error_rates.min_dcf(np.array(found), target, 0.01) == pytest.approx(cost)
+    assert eer(np.array(found), target) == pytest.approx(equal)
+    assert min_dcf(np.array(found), target, 0.01) == pytest.approx(cost)
 
 
 def test_one_kind_of_trial_alone_has_no_error_rate() -> None:
     with pytest.raises(DataError, match="received 3 target and 0 non-target"):
-        error_rates.eer(np.arange(3.0), np.ones(3, bool))
+        eer(np.arange(3.0), np.ones(3, bool))
 
 
 def all_pairs(whose: np.ndarray) -> Trials:
@@ -192,25 +209,18 @@ def all_pairs(whose: np.ndarray) -> Trials:
     return Trials(files, left, right, whose[left] == whose[right])
 
 
-def intervals_of(
-    scores: np.ndarray, trials: Trials, speakers: tuple[str, ...] | None
-) -> tuple[dict[str, Interval], Bootstrap]:
-    units, name = (trials.files, "file") if speakers is None else (speakers, "speaker")
-    return error_rates.error_rate_intervals(scores, trials.target, trials.left, trials.right, units, name)
-
-
 def test_intervals_over_speakers_are_as_wide_as_the_truth_is(monkeypatch: pytest.MonkeyPatch) -> None:
     """Of twenty samples of twelve speakers most intervals hold the rate of all speakers."""
     monkeypatch.setattr(error_rates, "RESAMPLES", 200)
     rows, whose = people(400, 3, 0, spread=1.3)
     world = all_pairs(whose)
-    true = error_rates.eer(np.einsum("tw,tw->t", rows[world.left], rows[world.right]), world.target)
+    true = eer(np.einsum("tw,tw->t", rows[world.left], rows[world.right]), world.target)
     covered = 0
     for index in range(0, 240, 12):
         part = slice(index * 3, (index + 12) * 3)
         some = all_pairs(whose[part])
         found = np.einsum("tw,tw->t", rows[part][some.left], rows[part][some.right])
-        figures, over = intervals_of(found, some, speakers_of(some))
+        figures, over = error_rates.error_rate_intervals(found, some, speakers_of(some))
         assert over.units == 12
         covered += figures["eer"].low <= true <= figures["eer"].high
     assert covered >= 16
@@ -219,7 +229,9 @@ def test_intervals_over_speakers_are_as_wide_as_the_truth_is(monkeypatch: pytest
 def test_without_speakers_files_are_resampled() -> None:
     rows, whose = people(5, 4, 2, spread=1.0)
     pairs = all_pairs(whose)
-    figures, over = intervals_of(np.einsum("tw,tw->t", rows[pairs.left], rows[pairs.right]), pairs, None)
+    figures, over = error_rates.error_rate_intervals(
+        np.einsum("tw,tw->t", rows[pairs.left], rows[pairs.right]), pairs, None
+    )
     assert over.units == 20 and set(figures) == {"eer", "min_dcf_0.01", "min_dcf_0.05"}
 
 
@@ -227,7 +239,7 @@ def test_intervals_are_the_same_each_time_and_hold_the_value() -> None:
     rows, whose = people(10, 4, 1, spread=1.0)
     pairs = all_pairs(whose)
     found = np.einsum("tw,tw->t", rows[pairs.left], rows[pairs.right])
-    first, second = (intervals_of(found, pairs, speakers_of(pairs))[0] for _ in range(2))
+    first, second = (error_rates.error_rate_intervals(found, pairs, speakers_of(pairs))[0] for _ in range(2))
     assert first == second
     assert all(figure.low <= figure.value <= figure.high for figure in first.values())
 

@@ -14,8 +14,9 @@ import numpy as np
 import pytest
 
 from auricle.errors import DataError, RunError, UsageError
+from auricle.inference.classifier import Embedding
 from auricle.voices.score_norm import Cohort
-from auricle.voices.store import EncoderId, EnrolledClip, VoiceStore, is_store
+from auricle.voices.store import EncoderId, VoiceStore, is_store
 
 ENCODER = EncoderId("/somewhere/run", "ab" * 32)
 WIDTH = 16
@@ -23,11 +24,12 @@ WIDTH = 16
 WRITER = f"""
 import sys
 import numpy as np
-from auricle.voices.store import EncoderId, EnrolledClip, VoiceStore
+from auricle.inference.classifier import Embedding
+from auricle.voices.store import EncoderId, VoiceStore
 store = VoiceStore.create(sys.argv[1], EncoderId("/somewhere/run", "ab" * 32))
 for number in range(int(sys.argv[2]), int(sys.argv[3])):
     embedding = np.full({WIDTH}, number + 1.0)
-    clips = [EnrolledClip(f"{{part}}.wav", f"{{number}}-{{part}}", 1.0, embedding) for part in range(3)]
+    clips = [Embedding(f"{{part}}.wav", embedding, 1.0, f"{{number}}-{{part}}") for part in range(3)]
     store.enrol(f"voice {{number:03d}}", clips)
     print(number, flush=True)
 """
@@ -39,8 +41,8 @@ def embedding(*numbers: float) -> np.ndarray:
     return row / np.linalg.norm(row)
 
 
-def clip(content_hash: str, *numbers: float, file: str = "a.wav") -> EnrolledClip:
-    return EnrolledClip(file, content_hash, 1.5, embedding(*numbers))
+def clip(content_hash: str, *numbers: float, file: str = "a.wav") -> Embedding:
+    return Embedding(file, embedding(*numbers), 1.5, content_hash)
 
 
 def read_again_and_again(path: Path, stop: threading.Event, faults: list[str], reads: list[int]) -> None:
@@ -210,5 +212,5 @@ def test_embeddings_of_another_width_or_not_finite_are_refused_together(tmp_path
         store.enrol("Anna", [clip("one", 1)])
         for wrong in (np.ones(3), np.full(WIDTH, np.nan)):
             with pytest.raises(UsageError, match="of one width and finite"):
-                store.enrol("Ben", [clip("two", 1), EnrolledClip("b.wav", "three", 1.0, wrong)])
+                store.enrol("Ben", [clip("two", 1), Embedding("b.wav", wrong, 1.0, "three")])
         assert [voice.name for voice in store.read().voices] == ["Anna"]

@@ -29,7 +29,6 @@ from auricle.inference.events import Event
 from auricle.inference.predictor import ScoredWindow
 from auricle.serving import render
 from auricle.serving.microphone import MicrophoneStream
-from auricle.serving.render import Row
 from auricle.serving.service import Timeline
 from auricle.serving.waveform import draw_waveform
 from tests.browsing import WAIT, Page, asked_for, chromium, wait_for
@@ -441,13 +440,13 @@ def test_names_are_escaped_in_every_template() -> None:
     windows = tuple(window(at, [0.9, 0.1]) for at in (0.0, 1.0, 2.0))
     events = (Event(hostile, 0.0, 3.0, 0.9),)
     timeline = Timeline(prediction, windows, events, np.full((1, 3 * RATE), 1000, np.int16), RATE)
-    rows = [render.batch_row(hostile, prediction), Row(hostile, note=hostile, failed=True)]
+    rows = [prediction, Prediction(hostile, (), 0.0, error=hostile)]
     pieces = [
         render.render_prediction(timeline, (hostile, "dog"), None),
-        render.render_error(hostile, hostile, hostile),
+        render.fill("error.html", name=hostile, detail=hostile, kind=hostile),
         render.render_batch(rows, 2),
         render.render_live(prediction, events, hostile),
-        render.render_labels([hostile], hostile),
+        render.fill("labels.html", labels=[hostile], limit=hostile),
     ]
     for piece in pieces:
         assert "<b onclick" not in piece and "&lt;b onclick" in piece
@@ -466,7 +465,7 @@ def test_a_track_of_many_windows_shows_the_highest_of_each_few() -> None:
     windows = [window(at, [1e-30, 1.0] if at == 777 else [1.0, 1e-30]) for at in range(2000)]
     dog = next(line for line in render.tracks(windows, (), ("cat", "dog"), 2000.0) if line.label == "dog")
     points = [tuple(map(float, point.split(","))) for point in dog.points.split(" ")]
-    assert len(points) < 500 and dog.bars == ()
+    assert len(points) < 500 and dog.events == ()
     assert [x for x, y in points if y == 0] == [pytest.approx(1000 * 777.5 / 2000, abs=2)]
 
 

@@ -34,17 +34,23 @@ class Data(_Section):
     )
     reader_options: dict[str, Any] = Field({}, description="Options of the reader, such as the pattern of file names.")
     label: str | None = Field(
-        None, description="The field or metadata column that holds the class; null takes the corpus' own."
+        None,
+        description="The field that holds the class: a column (column:species, or species), a folder level (folder:2), "
+        "a part of the file name (name:1); null takes the corpus' own.",
     )
     group: str | None = Field(
         None,
-        description="The field that must not cross the split: speaker, artist, recording; null takes the corpus' own.",
+        description="The field that must not cross the split, such as the speaker, written as for data.label; null "
+        "takes the corpus' own, or decides by evidence; none ignores groups.",
     )
     fold: str | None = Field(
         None, description="The metadata column that holds the fold: train, valid, test, or any names."
     )
     corrections: str | None = Field(
         None, description="A CSV of corrected labels and excluded clips, as `auricle listen` writes it."
+    )
+    excluded_classes: list[Annotated[str, Field(coerce_numbers_to_str=True)]] = Field(
+        [], description="Classes whose clips are left out of the corpus."
     )
     held_out_classes: list[Annotated[str, Field(coerce_numbers_to_str=True)]] = Field(
         [], description='Classes that are never trained on; they set and test the threshold for the answer "unknown".'

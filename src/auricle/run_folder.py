@@ -72,9 +72,11 @@ def atomic_write(path: Path) -> Iterator[Path]:
     partial = path.with_name(f".{path.stem}.{os.getpid()}.partial{path.suffix}")
     try:
         yield partial
-        if partial.is_dir():
-            shutil.rmtree(path, ignore_errors=True)
+        former = partial.with_suffix(".former")
+        if partial.is_dir() and path.exists():
+            os.replace(path, former)
         os.replace(partial, path)
+        shutil.rmtree(former, ignore_errors=True)
     finally:
         if partial.is_dir():
             shutil.rmtree(partial)

@@ -31,11 +31,9 @@ _END_SECONDS = 0.1
 
 @dataclass(frozen=True, eq=False)
 class DecodedAudio:
-    """One decoded recording.
+    """One decoded recording: samples (channels, frames), int16 where that is exact, else float32 in [-1, 1].
 
-    samples: (channels, frames), int16 where that is exact, else float32 in [-1, 1]. `container` is what the content
-    is, whatever its name says. `truncated` says why the content was cut short; None where it is complete, or where
-    its format cannot tell.
+    `container` is what the content is; `truncated` says why it was cut short, None where it is complete or cannot tell.
     """
 
     samples: np.ndarray
@@ -48,16 +46,6 @@ class DecodedAudio:
         return float(self.samples.shape[1] / self.sample_rate)
 
 
-@dataclass(frozen=True)
-class _Section:
-    """The seconds to decode, `end` None for the end of the recording, and the bounds on what may be decoded."""
-
-    start: float
-    end: float | None
-    max_seconds: float
-    max_values: int
-
-
 def decode(
     content: bytes,
     *,
@@ -67,62 +55,55 @@ def decode(
     max_values: int = MAX_VALUES,
     name: str = "",
 ) -> DecodedAudio:
-    """Decode a file's content, or the section from `start` to `end` seconds of it.
+    """Decode a file's content, or the section from `start` to `end` seconds of it. Threads scale.
 
-    `max_seconds` bounds what is decoded, `max_values` the samples of all channels together; `name` is only used in
-    messages. A truncated file gives what is left of it, with `truncated` set, unless the section lies before the cut.
-    Threads scale: the decoders release the interpreter lock.
-
-    Raises AudioError: 'unreadable', 'empty' (no samples), 'truncated' (a header and nothing behind it) or 'long'.
+    `max_seconds` bounds what is decoded, `max_values` the samples of all channels together; `name` is for messages. A
+    truncated file gives what is left of it, with `truncated` set, unless the section lies before the cut. Raises
+    AudioError: 'unreadable', 'empty' (no samples), 'truncated' (a header and nothing behind it) or 'long'.
     """
     try:
-        return _decode(content, _Section(start or 0.0, end, max_seconds, max_values))
+        return _decode(content, start or 0.0, end, max_seconds, max_values)
     except AudioError as error:
         raise AudioError(error.kind, f"'{name}': {error.detail}" if name else error.detail) from error.__cause__
 
 
-def _decode(content: bytes, section: _Section) -> DecodedAudio:
+def _decode(content: bytes, start: float, end: float | None, max_seconds: float, max_values: int) -> DecodedAudio:
     if not content:
         raise AudioError("empty", "the file has no bytes")
     if not content.strip(b"\0"):
         raise AudioError("unreadable", f"all of its {len(content)} bytes are zero")
-    if not 0.0 <= section.start < (math.inf if section.end is None else section.end):
+    if not 0.0 <= start < (math.inf if end is None else end):
         raise AudioError(
-            "empty",
-            f"nothing lies from {section.start:g} s to {section.end} s; give a start of 0 or more and a later end",
+            "empty", f"nothing lies from {start:g} s to {end} s; give a start of 0 or more and a later end"
         )
-    audio = _first_decodable(content, section)
-    if audio.samples.shape[1] == 0:
-        if audio.truncated:
-            raise AudioError("truncated", audio.truncated)
-        raise AudioError("empty", "it holds no samples" + (f" after {section.start:g} s" if section.start else ""))
-    return audio
-
-
-def _first_decodable(content: bytes, section: _Section) -> DecodedAudio:
-    """Decode with the first decoder that comes to the end."""
     with contextlib.ExitStack() as closing:
         for decoder in open_decoders(io.BytesIO(content), content, sniff(content), closing):
             with contextlib.suppress(soundfile.LibsndfileError):
-                return _collect(decoder, len(content), section)
-    raise AssertionError("FFmpeg, the last decoder, raises no error of libsndfile")
+                audio = _collect(decoder, len(content), start, end, max_seconds, max_values)
+                break
+        else:
+            raise AssertionError("FFmpeg, the last decoder, raises no error of libsndfile")
+    if audio.samples.shape[1] == 0:
+        if audio.truncated:
+            raise AudioError("truncated", audio.truncated)
+        raise AudioError("empty", "it holds no samples" + (f" after {start:g} s" if start else ""))
+    return audio
 
 
-def _collect(decoder: Decoder, size: int, section: _Section) -> DecodedAudio:
-    """Join a decoder's blocks within the section."""
+def _collect(
+    decoder: Decoder, size: int, start: float, end: float | None, max_seconds: float, max_values: int
+) -> DecodedAudio:
     rate, channels = decoder.sample_rate, decoder.channels
-    first = round(section.start * rate)
-    wanted = math.inf if section.end is None else round(section.end * rate) - first
-    limit = min(int(section.max_seconds * rate), section.max_values // channels)
+    first = round(start * rate)
+    wanted = math.inf if end is None else round(end * rate) - first
+    limit = min(int(max_seconds * rate), max_values // channels)
     pieces, count = [], 0
     # No block is longer than the limit and the one frame by which a file shows that it has too many.
     for block in decoder.blocks(first, max(1, min(limit + 1, max(_BLOCK_VALUES, 32 * size) // channels))):
         piece = block if count + block.shape[1] <= wanted else block[:, : int(wanted) - count]
         count += piece.shape[1]
         if count > limit:
-            raise AudioError(
-                "long", f"it lasts more than the {min(section.max_seconds, limit / rate):g} s that are allowed"
-            )
+            raise AudioError("long", f"it lasts more than the {min(max_seconds, limit / rate):g} s that are allowed")
         pieces.append(piece)
         if count >= wanted:
             break
@@ -130,18 +111,16 @@ def _collect(decoder: Decoder, size: int, section: _Section) -> DecodedAudio:
     samples = pieces[0] if len(pieces) == 1 else np.concatenate(pieces, axis=1)
     truncated = decoder.truncation(first + count) if count < wanted else None
     if truncated is None and 0 < count < wanted - _END_SECONDS * rate < math.inf:
-        truncated = f"the segment ends at {section.end:g} s, and the recording at {(first + count) / rate:g} s"
+        truncated = f"the segment ends at {end:g} s, and the recording at {(first + count) / rate:g} s"
     return DecodedAudio(np.ascontiguousarray(samples), rate, decoder.container, truncated)
 
 
 def resample(audio: DecodedAudio, sample_rate: int, channels: int) -> np.ndarray:
     """Convert a recording to one rate and channel count: (1 or 2, frames) int16, rounded and clipped.
 
-    `channels` 1 takes the mean of all channels. 2 keeps mono and stereo as they are; more than two are mixed to mono,
-    as the left one is not known. 16-bit samples that are already there pass through exactly. Resampling is soxr's HQ
-    (20-bit precision, linear phase), outside the interpreter lock.
-
-    Raises AudioError 'nan' for samples that are not finite, or absurdly large.
+    `channels` 1 takes the mean of all channels; 2 keeps mono and stereo, and mixes more to mono, as the left one is not
+    known. 16-bit samples that are already there pass through exactly. Resampling is soxr's HQ (20-bit precision, linear
+    phase), outside the interpreter lock. Raises AudioError 'nan' for samples that are not finite, or absurdly large.
     """
     samples = _mixed(audio.samples, channels)
     if audio.sample_rate == sample_rate:
@@ -152,10 +131,7 @@ def resample(audio: DecodedAudio, sample_rate: int, channels: int) -> np.ndarray
 
 
 def convert(blocks: Iterable[np.ndarray], source_rate: int, sample_rate: int, channels: int) -> Iterator[np.ndarray]:
-    """Convert a stream of blocks as `resample` converts a recording; empty blocks are left out.
-
-    Raises AudioError 'nan' behind the last block that is converted.
-    """
+    """Convert a stream of blocks as `resample` does; raises its error behind the last block that is converted."""
     converter = Converter(source_rate, sample_rate, channels)
     fault: AudioError | None = None
     for block in blocks:
@@ -193,7 +169,6 @@ class Converter:
         return _clipped(self._resampler.resample_chunk(np.ascontiguousarray(_scaled(samples, block.dtype).T)).T)
 
     def flush(self) -> np.ndarray:
-        """The samples that the resampler held back."""
         if self._resampler is None:
             return np.zeros((1, 0), np.int16)
         return _clipped(self._resampler.resample_chunk(np.zeros((0, self._width), np.float32), last=True).T)
@@ -218,5 +193,4 @@ def _rounded(samples: np.ndarray, dtype: np.dtype) -> np.ndarray:
 
 
 def _clipped(values: np.ndarray) -> np.ndarray:
-    """Values with full scale at FULL_SCALE as contiguous int16, rounded and clipped."""
     return np.ascontiguousarray(np.clip(np.rint(values), -FULL_SCALE, FULL_SCALE - 1).astype(np.int16))

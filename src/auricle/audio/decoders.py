@@ -50,11 +50,9 @@ class Decoder(Protocol):
 
         Raises LibsndfileError where libsndfile gives up; FFmpeg may then decode what libsndfile cannot.
         """
-        ...
 
     def truncation(self, frames: int) -> str | None:
         """Say why the content was cut short, once `frames` were decoded; None if it is complete or cannot tell."""
-        ...
 
 
 def open_decoders(file: BinaryIO, content: Content, container: str, closing: contextlib.ExitStack) -> Iterator[Decoder]:
@@ -67,9 +65,11 @@ def open_decoders(file: BinaryIO, content: Content, container: str, closing: con
     if layout is not None and layout.plain:
         yield _PlainWav(file, content, layout)
     if container in SNDFILE and file.seekable():
-        opened = _open_sndfile(file, content, container)
-        if opened is not None:
-            yield _Sndfile(closing.enter_context(opened), content, container)
+        # libsndfile's mp3 decoder writes about truncated files to the terminal.
+        if not (container == "mp3" and cut_short(content, container, 0)):
+            with contextlib.suppress(soundfile.LibsndfileError):
+                opened = closing.enter_context(soundfile.SoundFile(_SteadyFile(file)))
+                yield _Sndfile(opened, content, container)
         file.seek(0)
     yield _Ffmpeg(file, content, container, closing)
 
@@ -155,7 +155,9 @@ class _Ffmpeg:
         try:
             options = {"format_whitelist": _DEMUXERS}
             self._opened = closing.enter_context(av.open(file, metadata_errors="ignore", container_options=options))
-            self._track = _audio_track(self._opened)
+            if not self._opened.streams.audio:
+                raise AudioError("unreadable", f"it holds no audio track (it is {self._opened.format.long_name})")
+            self._track = self._opened.streams.audio[0]
         except _av_errors() as error:
             raise _not_opened(content, container, error) from error
         self.container = container or self._opened.format.name.split(",")[0]
@@ -204,10 +206,7 @@ class _Ffmpeg:
 
 
 class _SteadyFile(io.RawIOBase):
-    """A file that stays where it is when a damaged header sends libsndfile to a position before its beginning.
-
-    soundfile calls `seek` from C, where an exception can only be printed.
-    """
+    """A file that stays put where a damaged header sends libsndfile, whose calls from C can only print exceptions."""
 
     def __init__(self, file: BinaryIO) -> None:
         self._file = file
@@ -235,29 +234,12 @@ def check_format(sample_rate: int, channels: int) -> None:
         )
 
 
-def _open_sndfile(file: BinaryIO, content: Content, container: str) -> soundfile.SoundFile | None:
-    """Open with libsndfile; None where it cannot, and FFmpeg may."""
-    if container == "mp3" and cut_short(content, container, 0):
-        return None  # libsndfile's mp3 decoder writes about such files to the terminal
-    try:
-        return soundfile.SoundFile(_SteadyFile(file))
-    except soundfile.LibsndfileError:
-        return None
-
-
 def _not_opened(content: Content, container: str, error: Exception) -> AudioError:
-    """Why FFmpeg, the last decoder, could not open the content either."""
     cut = cut_short(content, container, 0)
     if cut:
         return AudioError("truncated", f"{cut}; what is left cannot be decoded")
     what = f"its content begins like {container}, but" if container else "its content is no audio format that is known:"
     return AudioError("unreadable", f"{what} FFmpeg reports '{_reason(error)}'")
-
-
-def _audio_track(file: Any) -> Any:
-    if not file.streams.audio:
-        raise AudioError("unreadable", f"it holds no audio track (it is {file.format.long_name})")
-    return file.streams.audio[0]
 
 
 def stopped(seconds: float, error: Exception) -> str:
@@ -285,7 +267,6 @@ def _av_errors() -> tuple[type[Exception], ...]:
 
 
 def _av_cut(file: Any, track: Any, frames: int) -> str | None:
-    """Compare with the declared duration, where the format has one."""
     if not _TIMED.intersection(file.format.name.split(",")):
         return None
     if track.duration is not None:

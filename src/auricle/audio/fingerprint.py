@@ -60,10 +60,7 @@ class Match:
 
 
 def fingerprint(samples: np.ndarray, sample_rate: int) -> np.ndarray:
-    """Compute a clip's fingerprint: (channels, frames) int16 or float32 → (words,) uint32.
-
-    Invariant to level, polarity, rate and channel count. Empty for a silent, damaged or very short clip.
-    """
+    """Compute a clip's fingerprint: (channels, frames) int16 or float32 → (words,) uint32; empty for a silent one."""
     if not samples.size or not (samples.min() > -LOUDEST and samples.max() < LOUDEST):
         return np.zeros(0, np.uint32)
     mono = samples[0] if len(samples) == 1 else samples.mean(axis=0)
@@ -75,8 +72,10 @@ def fingerprint(samples: np.ndarray, sample_rate: int) -> np.ndarray:
     level = power.sum(axis=1)
     if not 0.0 < level.max() < np.inf:
         return np.zeros(0, np.uint32)
-    active = level > level.max() * _QUIET
-    return _pack(_landmarks(power, level.max()), active, wave)
+    active, landmarks = level > level.max() * _QUIET, _landmarks(power, level.max())
+    # Three counts, the landmarks, one bit per frame, one bit per sample.
+    counts = np.array([len(landmarks), len(active), len(wave)], np.uint32)
+    return np.concatenate([counts, landmarks, _to_words(active), _to_words(wave > 0.0)])
 
 
 def _power(wave: np.ndarray) -> np.ndarray:
@@ -92,17 +91,16 @@ def _power(wave: np.ndarray) -> np.ndarray:
 def near_duplicates(fingerprints: Sequence[np.ndarray]) -> list[Match]:
     """Find the pairs that are one recording, in order of their numbers.
 
-    Tuned against false positives: steady tones and machines, which agree with themselves at many shifts, are skipped;
-    `quality.audio_hash` finds their exact copies. Memory is a few times that of the fingerprints; time grows with the
-    landmarks that clips share, about linearly up to tens of thousands of clips.
+    Tuned against false positives: what agrees with itself at many shifts, such as a steady tone, is skipped. Memory is
+    a few times that of the fingerprints; time is about linear up to tens of thousands of clips.
     """
-    signs: dict[int, _Wave] = {}
+    signs: dict[int, np.ndarray] = {}
     matches = []
-    for a, candidates in _candidates([_unpack_landmarks(words) for words in fingerprints]):
+    for a, candidates in _candidates([words[3 : 3 + words[0]] if len(words) else words for words in fingerprints]):
         for b, frames in candidates:
             for number in (a, b):
                 if number not in signs:
-                    signs[number] = _unpack_wave(fingerprints[number])
+                    signs[number] = _unpack_signs(fingerprints[number])
             match = _compare(signs[a], signs[b], frames * _HOP)
             if match is not None:
                 matches.append(Match(a, b, match[0], match[1] / RATE))
@@ -130,10 +128,7 @@ def _landmarks(power: np.ndarray, loudest: float) -> np.ndarray:
 
 
 def _running_max(values: np.ndarray, reach: int, axis: int) -> np.ndarray:
-    """The maximum over `reach` neighbours to either side; the edge has fewer.
-
-    Windows of 1, 2, 4 … values are doubled until two that overlap cover the full window.
-    """
+    """The maximum over `reach` neighbours to either side, by doubling windows until two that overlap cover all."""
     values = values if axis == 0 else values.T
     size = len(values)
     result = np.pad(values, ((reach, reach), (0, 0)))
@@ -145,29 +140,12 @@ def _running_max(values: np.ndarray, reach: int, axis: int) -> np.ndarray:
     return np.asarray(result if axis == 0 else result.T)
 
 
-def _pack(landmarks: np.ndarray, active: np.ndarray, wave: np.ndarray) -> np.ndarray:
-    """Three counts, the landmarks, one bit per frame, one bit per sample."""
-    counts = np.array([len(landmarks), len(active), len(wave)], np.uint32)
-    return np.concatenate([counts, landmarks, _to_words(active), _to_words(wave > 0.0)])
-
-
 def _to_words(bits: np.ndarray) -> np.ndarray:
     return np.packbits(np.pad(bits, (0, -len(bits) % 32))).view(np.uint32)
 
 
-def _unpack_landmarks(words: np.ndarray) -> np.ndarray:
-    return words[3 : 3 + words[0]] if len(words) else words
-
-
-@dataclass(frozen=True, eq=False)
-class _Wave:
-    """Signs of a waveform, 0 where it is too quiet to trust, and how many are not."""
-
-    signs: np.ndarray
-    active: int
-
-
-def _unpack_wave(words: np.ndarray) -> _Wave:
+def _unpack_signs(words: np.ndarray) -> np.ndarray:
+    """The signs of a waveform, 0 where it is too quiet to trust."""
     landmarks, frames, samples = (int(count) for count in words[:3])
     at = 3 + landmarks
     end = at + (frames + 31) // 32
@@ -176,7 +154,7 @@ def _unpack_wave(words: np.ndarray) -> _Wave:
     blocks = np.pad(active, (1, samples // _HOP + 2 - frames), mode="edge")
     signs = np.unpackbits(words[end:].view(np.uint8), count=samples).astype(np.float32) * 2.0 - 1.0
     signs *= np.repeat(blocks, _HOP)[:samples]
-    return _Wave(signs, int(np.count_nonzero(signs)))
+    return signs
 
 
 def _ambiguity(signs: np.ndarray) -> float:
@@ -196,20 +174,20 @@ def _self_products(values: np.ndarray, size: int) -> np.ndarray:
     return np.fft.irfft(np.square(np.abs(spectrum)), size)
 
 
-def _compare(a: _Wave, b: _Wave, offset: int) -> tuple[float, int] | None:
-    """Similarity and exact offset of two clips near a proposed offset (samples); None where they are two recordings."""
+def _compare(a: np.ndarray, b: np.ndarray, offset: int) -> tuple[float, int] | None:
+    """Similarity and exact offset of clips near a proposed offset (samples); None where they are two recordings."""
     reach = 3 * _HOP // 2
     low = max(-offset - reach, 0)
-    query = b.signs[low : max(len(a.signs) - offset + reach, 0)][:_LONGEST]
-    padded = _span(a.signs, offset + low - reach, len(query) + 2 * reach)
+    query = b[low : max(len(a) - offset + reach, 0)][:_LONGEST]
+    padded = _span(a, offset + low - reach, len(query) + 2 * reach)
     if not len(query):
         return None
     best = int(np.argmax(np.abs(np.correlate(padded, query, "valid"))))
-    least = max(_MIN_ACTIVE, _MIN_OVERLAP * min(a.active, b.active, _LONGEST))
+    least = max(_MIN_ACTIVE, _MIN_OVERLAP * min(int(np.count_nonzero(a)), int(np.count_nonzero(b)), _LONGEST))
     similarity, compared = max(_agreement(padded, query, best, half, least) for half in (-1, 0, 1))
     if similarity < np.interp(compared / RATE, (0.5, 1.0), (_SIMILAR_SHORT, _SIMILAR_LONG)):
         return None
-    if similarity < max(_ambiguity(a.signs), _ambiguity(b.signs)) + _MARGIN:
+    if similarity < max(_ambiguity(a), _ambiguity(b)) + _MARGIN:
         return None
     return similarity, offset - reach + best
 

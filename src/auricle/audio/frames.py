@@ -41,7 +41,7 @@ def max_bytes(num_features: int, frame_rate: int, max_seconds: float) -> int:
     return math.ceil(max_seconds * frame_rate) * num_features * WIDEST_BYTES + OVERHEAD_BYTES
 
 
-def open_features(content: bytes, *, num_features: int, frame_rate: int, max_seconds: float) -> DecodedAudio:
+def open_features(content: bytes, num_features: int, frame_rate: int, max_seconds: float) -> DecodedAudio:
     """Open a `.pt` file of a float tensor (frames, features): float32 samples (features, frames), unscaled.
 
     Raises AudioError: 'unreadable' (no tensor, or unsafe to open), 'feature_mismatch' (wrong type, shape or width),
@@ -100,7 +100,6 @@ def _unpacked_bytes(content: bytes) -> int:
 
 
 def _tensor(content: bytes, size: int, num_features: int) -> np.ndarray:
-    """The float tensor (frames, features) of a file, as an array of its own type."""
     import torch
 
     try:

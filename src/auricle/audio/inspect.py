@@ -12,10 +12,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from auricle.audio import quality
-from auricle.audio.inputs import NO_FINGERPRINT, SourceSpan
 from auricle.audio.quality import Finding
-from auricle.audio.recordings import DecodedClip, decode_source
-from auricle.audio.settings import Settings
+from auricle.audio.recordings import DecodedClip, Recording, decode_recording
+from auricle.audio.settings import NO_FINGERPRINT, Settings
 from auricle.corpus.clip import Clip
 from auricle.parallel import Progress, parallel_map
 
@@ -42,41 +41,32 @@ class ClipInfo:
         return not any(finding.kind in quality.QUARANTINED for finding in self.findings)
 
 
-@dataclass(frozen=True)
-class InspectedClip:
-    """A clip's info and its samples as a model's input; None where the clip is unusable, or they were not requested.
-
-    samples: int16 (channels, frames), or float32 (features, frames) of precomputed features.
-    """
-
-    info: ClipInfo
-    samples: np.ndarray | None
-
-
 def open_clip(clip: Clip, settings: Settings) -> DecodedClip:
     """Decode one clip and check its quality. Never raises for a bad recording: the problem is among the findings."""
-    name, declared_frames = clip.id.partition("#")[0], clip.meta.get(DECLARED_FRAMES)
-    return decode_source(clip.source, settings, SourceSpan(name, clip.start, clip.end, declared_frames=declared_frames))
+    declared_frames = clip.meta.get(DECLARED_FRAMES)
+    return decode_recording(
+        Recording(clip.id, clip.source, clip.start, clip.end, declared_frames=declared_frames), settings
+    )
 
 
-def inspect_clip(clip: Clip, settings: Settings, *, with_samples: bool) -> InspectedClip:
-    """Decode one clip and describe it; `with_samples` adds its samples as a model's input."""
+def inspect_clip(clip: Clip, settings: Settings, *, with_samples: bool) -> tuple[ClipInfo, np.ndarray | None]:
+    """Decode one clip and describe it; `with_samples` adds its samples as a model's input, if it is usable."""
     decoded = open_clip(clip, settings)
     audio = decoded.audio
     if audio is None:
-        return InspectedClip(ClipInfo(clip.id, 0.0, 0, 0, "", decoded.findings, "", NO_FINGERPRINT), None)
-    digest, clip_fingerprint = settings.input.identify(audio, decoded.findings)
+        return ClipInfo(clip.id, 0.0, 0, 0, "", decoded.findings, "", NO_FINGERPRINT), None
+    digest, clip_fingerprint = settings.identify(audio, decoded.findings)
     info = ClipInfo(
         id=clip.id,
         seconds=audio.seconds,
         sample_rate=audio.sample_rate,
-        channels=settings.input.channels_of(audio),
+        channels=len(audio.samples) if settings.is_audio else 1,
         container=audio.container,
         findings=decoded.findings,
         audio_hash=digest,
         fingerprint=clip_fingerprint,
     )
-    return InspectedClip(info, settings.input.convert(audio) if with_samples and info.usable else None)
+    return info, settings.convert(audio) if with_samples and info.usable else None
 
 
 def inspect_clips(clips: Sequence[Clip], settings: Settings, progress: Progress) -> list[ClipInfo]:
@@ -99,4 +89,4 @@ def most_common_rate(clips: Sequence[Clip], settings: Settings, sample: int = 48
 
 
 def _infos(clips: Sequence[Clip], settings: Settings) -> list[ClipInfo]:
-    return [inspect_clip(clip, settings, with_samples=False).info for clip in clips]
+    return [inspect_clip(clip, settings, with_samples=False)[0] for clip in clips]

@@ -9,7 +9,6 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import PurePosixPath
-from types import MappingProxyType
 
 import numpy as np
 
@@ -17,21 +16,19 @@ from auricle.audio import FULL_SCALE
 from auricle.audio.decode import DecodedAudio
 from auricle.audio.decoders import LOUDEST
 
-KINDS: Mapping[str, str] = MappingProxyType(
-    {
-        "unreadable": "no decoder can read the content",
-        "empty": "it has no samples",
-        "truncated": "the content was cut short",
-        "silent": "nothing is louder than -80 dBFS",
-        "constant": "the signal is one constant value",
-        "nan": "some samples are not finite, or implausibly large",
-        "short": "it is shorter than the minimum",
-        "long": "it is longer than the maximum",
-        "clipped": "its peaks are clipped at full scale",
-        "wrong_extension": "the content has another format than the file extension",
-        "feature_mismatch": "the precomputed features have another type, width or length than declared",
-    }
-)
+KINDS: Mapping[str, str] = {
+    "unreadable": "no decoder can read the content",
+    "empty": "it has no samples",
+    "truncated": "the content was cut short",
+    "silent": "nothing is louder than -80 dBFS",
+    "constant": "the signal is one constant value",
+    "nan": "some samples are not finite, or implausibly large",
+    "short": "it is shorter than the minimum",
+    "long": "it is longer than the maximum",
+    "clipped": "its peaks are clipped at full scale",
+    "wrong_extension": "the content has another format than the file extension",
+    "feature_mismatch": "the precomputed features have another type, width or length than declared",
+}
 # Not for training or testing. Clips that are clipped or have a wrong extension are still usable.
 QUARANTINED = frozenset(KINDS) - {"clipped", "wrong_extension"}
 
@@ -47,33 +44,25 @@ CLIPPED_SHARE = 1e-3
 # Samples converted to 16 bits at a time: small enough for the processor's cache.
 _HASH_BLOCK = 16_384
 
-_WEBM = frozenset({"webm"})
-_CONTAINERS: Mapping[str, frozenset[str]] = {
-    ".wav": frozenset({"wav"}),
-    ".wave": frozenset({"wav"}),
-    ".flac": frozenset({"flac", "ogg-flac"}),
-    ".ogg": frozenset({"ogg", "ogg-vorbis", "ogg-opus", "ogg-flac", "ogg-speex"}),
-    ".oga": frozenset({"ogg", "ogg-vorbis", "ogg-opus", "ogg-flac", "ogg-speex"}),
-    ".opus": frozenset({"ogg-opus"}),
-    ".mp3": frozenset({"mp3"}),
-    ".aif": frozenset({"aiff"}),
-    ".aiff": frozenset({"aiff"}),
-    ".aifc": frozenset({"aiff"}),
-    ".au": frozenset({"au"}),
-    ".m4a": frozenset({"m4a"}),
-    ".mp4": frozenset({"m4a"}),
-    ".mov": frozenset({"m4a"}),
-    ".3gp": frozenset({"m4a"}),
-    ".aac": frozenset({"aac", "m4a"}),
-    ".webm": _WEBM,
-    ".mkv": _WEBM,
-    ".mka": _WEBM,
-    ".wma": frozenset({"wma"}),
-    ".amr": frozenset({"amr"}),
-    ".avi": frozenset({"avi"}),
-    ".caf": frozenset({"caf"}),
-    ".w64": frozenset({"w64"}),
+# What files of these extensions may contain.
+_CONTAINERS = {
+    ".wav .wave": "wav",
+    ".flac": "flac ogg-flac",
+    ".ogg .oga": "ogg ogg-vorbis ogg-opus ogg-flac ogg-speex",
+    ".opus": "ogg-opus",
+    ".mp3": "mp3",
+    ".aif .aiff .aifc": "aiff",
+    ".au": "au",
+    ".m4a .mp4 .mov .3gp": "m4a",
+    ".aac": "aac m4a",
+    ".webm .mkv .mka": "webm",
+    ".wma": "wma",
+    ".amr": "amr",
+    ".avi": "avi",
+    ".caf": "caf",
+    ".w64": "w64",
 }
+_ALLOWED = {suffix: names.split() for suffixes, names in _CONTAINERS.items() for suffix in suffixes.split()}
 
 
 @dataclass(frozen=True)
@@ -85,10 +74,7 @@ class Finding:
 
 
 def check(audio: DecodedAudio, *, name: str, min_seconds: float, max_seconds: float) -> tuple[Finding, ...]:
-    """Find every quality problem of a decoded recording.
-
-    `name` is the file's name, for its extension. Durations are in seconds, with the bounds allowed.
-    """
+    """Find every quality problem of a decoded recording; `name` is the file's, for its extension."""
     findings = []
     if audio.truncated:
         findings.append(Finding("truncated", audio.truncated))
@@ -102,7 +88,7 @@ def check(audio: DecodedAudio, *, name: str, min_seconds: float, max_seconds: fl
             level = _level(audio.samples)
         if level:
             findings.append(level)
-    allowed = _CONTAINERS.get(PurePosixPath(name).suffix.lower())
+    allowed = _ALLOWED.get(PurePosixPath(name).suffix.lower())
     if allowed and audio.container not in allowed:
         findings.append(Finding("wrong_extension", f"'{name}' contains {audio.container}"))
     return tuple(findings)
@@ -126,11 +112,9 @@ def _level(samples: np.ndarray) -> Finding | None:
     if peak < CLIPPED_PEAK:
         return None
     share = _plateaus(samples, CLIPPED_PEAK / scale) / samples.size
-    return (
-        Finding("clipped", f"{share:.1%} of its samples lie on plateaus at full scale")
-        if share >= CLIPPED_SHARE
-        else None
-    )
+    if share < CLIPPED_SHARE:
+        return None
+    return Finding("clipped", f"{share:.1%} of its samples lie on plateaus at full scale")
 
 
 def _plateaus(samples: np.ndarray, full_scale: float) -> int:
@@ -148,10 +132,7 @@ def _plateaus(samples: np.ndarray, full_scale: float) -> int:
 
 
 def audio_hash(audio: DecodedAudio) -> str:
-    """Hash the samples, whatever their file format: 32 hexadecimal digits (SHA-256 over 16-bit samples, truncated).
-
-    The same PCM in wav, flac or aiff gives the same hash; a lossy codec or another level does not.
-    """
+    """Hash the samples, whatever their file format: 32 hexadecimal digits (SHA-256 over 16-bit samples, truncated)."""
     samples = audio.samples
     digest = hashlib.sha256(f"{audio.sample_rate} {len(samples)} ".encode())
     for channel in samples:

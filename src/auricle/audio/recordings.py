@@ -19,8 +19,7 @@ from typing import BinaryIO, cast
 import numpy as np
 
 from auricle.audio import FULL_SCALE, frames, quality, stream
-from auricle.audio.decode import DecodedAudio
-from auricle.audio.inputs import SourceSpan
+from auricle.audio.decode import DecodedAudio, decode
 from auricle.audio.quality import Finding
 from auricle.audio.settings import Settings
 from auricle.corpus import tree
@@ -43,12 +42,17 @@ FATAL = frozenset({"unreadable", "empty", "nan"})
 
 @dataclass(frozen=True)
 class Recording:
-    """A file to classify: its name, the source that opens it, and the seconds in it, None for its two ends."""
+    """A recording: its name, the source that opens it, and the seconds in it, None for its two ends.
+
+    `content` has the source's bytes where they are in memory; `declared_frames` is the corpus's number of frames.
+    """
 
     name: str
     source: str
     start: float | None = None
     end: float | None = None
+    content: bytes | None = None
+    declared_frames: str | None = None
 
 
 @dataclass(frozen=True)
@@ -95,8 +99,7 @@ def whole_recording(
 def recordings(inputs: Iterable[str]) -> Iterator[Recording]:
     """Expand files, folders, archives, globs and '-' (a recording on standard input) into recordings.
 
-    A .json file lists utterances, and gives these by the names that it has for them. A name that does not exist is
-    passed on: its prediction has the error.
+    A .json file lists utterances. A name that does not exist is passed on: its prediction has the error.
     """
     for name in inputs:
         path = Path(name)
@@ -120,10 +123,7 @@ def recordings(inputs: Iterable[str]) -> Iterator[Recording]:
 
 
 def listed_utterances(path: Path) -> Iterator[Recording]:
-    """Read the utterances that a testdata.json lists, in its order, from files in its folder.
-
-    Raises UsageError for a file that is no such list, or names files elsewhere.
-    """
+    """Read the utterances that a testdata.json lists, in its order. Raises UsageError for files elsewhere."""
     example = '{"utterances": [{"feature_path": "uttr-….pt"}, …]}'
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
@@ -163,14 +163,37 @@ def read_recordings(
         yield chunk
 
 
-def decode_source(source: str, settings: Settings, section: SourceSpan) -> DecodedClip:
-    """Decode one source, or a section of it, and look for faults. A bad recording never raises: it has findings."""
+def decode_recording(recording: Recording, settings: Settings) -> DecodedClip:
+    """Decode a recording, or its section, and look for faults. A bad one never raises: it has findings."""
     try:
-        return DecodedClip(*settings.input.decode(source, section))
+        return _decode(recording, settings)
     except AudioError as error:
         return DecodedClip(None, (Finding(error.kind, error.detail),))
     except (OSError, DataError) as error:
         return DecodedClip(None, (Finding("unreadable", f"the file cannot be opened: {error}"),))
+
+
+def _decode(recording: Recording, settings: Settings) -> DecodedClip:
+    content, name, max_seconds = recording.content, recording.name.partition("#")[0], settings.max_seconds
+    if settings.num_features is not None:
+        bounds = (settings.num_features, settings.sample_rate, max_seconds)
+        if content is None:
+            # A file that is too large is not read.
+            content = tree.read_bytes(recording.source, frames.max_bytes(*bounds))
+        features = frames.open_features(content, *bounds)
+        faults = frames.check(features, declared=recording.declared_frames, min_seconds=settings.min_seconds)
+        return DecodedClip(features, faults)
+    content = tree.read_bytes(recording.source) if content is None else content
+    try:
+        audio = decode(content, start=recording.start, end=recording.end, max_seconds=max_seconds, name=name)
+    except AudioError as error:
+        if name.endswith(frames.SUFFIX) and error.kind == "unreadable":
+            hint = f"{error.detail}; a .pt file may hold precomputed features, and audio is needed here"
+            raise AudioError(error.kind, hint) from error
+        raise
+    return DecodedClip(
+        audio, quality.check(audio, name=name, min_seconds=settings.min_seconds, max_seconds=max_seconds)
+    )
 
 
 def convert_clip(name: str, clip: DecodedClip, settings: Settings) -> DecodedRecording:
@@ -178,7 +201,7 @@ def convert_clip(name: str, clip: DecodedClip, settings: Settings) -> DecodedRec
     warnings = tuple(f"{finding.kind}: {finding.detail}" for finding in clip.findings)
     if clip.audio is None or any(finding.kind in FATAL for finding in clip.findings):
         return whole_recording(name, np.zeros((1, 0), np.int16), settings, warnings)
-    return whole_recording(name, settings.input.convert(clip.audio), settings, warnings)
+    return whole_recording(name, settings.convert(clip.audio), settings, warnings)
 
 
 def _in_order(recordings: Iterable[Recording], settings: Settings, whole: bool) -> Iterator[DecodedRecording]:
@@ -199,33 +222,21 @@ def _in_order(recordings: Iterable[Recording], settings: Settings, whole: bool) 
 def _read_ahead(recording: Recording, settings: Settings, whole: bool) -> DecodedRecording | BinaryIO | str:
     """Decode the recording, if it is short; else return what it can be streamed from."""
     source: BinaryIO | str = recording.source
-    content: bytes | None = None
+    content = None
     if whole or not settings.is_audio or recording.start is not None or recording.end is not None:
         content = sys.stdin.buffer.read() if source == "-" else None
-        return convert_clip(recording.name, _decode(recording, settings, content), settings)
+        clip = decode_recording(replace(recording, content=content), settings)
+        return convert_clip(recording.name, clip, settings)
     if source == "-":
-        content = _first_bytes(sys.stdin.buffer)
+        content = stream.first_bytes(sys.stdin.buffer, WHOLE_BYTES + 1)
         if len(content) > WHOLE_BYTES:
             return cast(BinaryIO, stream.JoinedFile(content, sys.stdin.buffer))
         source = io.BytesIO(content)
     elif (tree.size_of(recording.source) or 0) > WHOLE_BYTES:
         return source
-    clip = _decode(recording, replace(settings, max_seconds=WHOLE_SECONDS), content)
+    clip = decode_recording(replace(recording, content=content), replace(settings, max_seconds=WHOLE_SECONDS))
     is_long = clip.audio is None and any(finding.kind == "long" for finding in clip.findings)
     return source if is_long else convert_clip(recording.name, clip, settings)
-
-
-def _decode(recording: Recording, settings: Settings, content: bytes | None) -> DecodedClip:
-    name, start, end = recording.name.partition("#")[0], recording.start, recording.end
-    return decode_source(recording.source, settings, SourceSpan(name, start, end, content))
-
-
-def _first_bytes(file: BinaryIO) -> bytes:
-    """The first bytes of a pipe, one more than WHOLE_BYTES at most."""
-    content = b""
-    while len(content) <= WHOLE_BYTES and (piece := file.read(WHOLE_BYTES + 1 - len(content))):
-        content += piece
-    return content
 
 
 def _streamed(name: str, source: BinaryIO | str, settings: Settings) -> DecodedRecording:

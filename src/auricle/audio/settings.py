@@ -1,8 +1,19 @@
-"""How a corpus is decoded: the input of the model that will be trained on it."""
+"""How a corpus is decoded: the input of the model that will be trained on it, audio or precomputed features.
 
+In: decoded samples. Out: the array that a model takes, and what identifies the recording.
+"""
+
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-from auricle.audio.inputs import AudioInput, FeatureInput
+import numpy as np
+
+from auricle.audio import decode, fingerprint, frames, quality
+from auricle.audio.decode import DecodedAudio
+from auricle.audio.quality import Finding
+from auricle.errors import AudioError
+
+NO_FINGERPRINT = np.zeros(0, np.uint32)
 
 
 @dataclass(frozen=True)
@@ -24,8 +35,27 @@ class Settings:
         return self.num_features is None
 
     @property
-    def input(self) -> AudioInput | FeatureInput:
-        """The kind of input, which decodes, converts and describes itself."""
-        if self.num_features is None:
-            return AudioInput(self.sample_rate, self.channels, self.min_seconds, self.max_seconds)
-        return FeatureInput(self.num_features, self.sample_rate, self.min_seconds, self.max_seconds)
+    def dtype(self) -> np.dtype:
+        """Of a model's input: int16 (channels, samples), or float32 (num_features, frames), unscaled."""
+        return np.dtype(np.int16 if self.is_audio else np.float32)
+
+    def convert(self, audio: DecodedAudio) -> np.ndarray:
+        """The array that a model takes. Raises AudioError 'nan' for samples that are not finite, or absurdly large."""
+        if self.is_audio:
+            return decode.resample(audio, self.sample_rate, self.channels)
+        if not np.isfinite(audio.samples).all():
+            raise AudioError("nan", "some values of the frames are not finite")
+        return audio.samples
+
+    def identify(self, audio: DecodedAudio, findings: Sequence[Finding]) -> tuple[str, np.ndarray]:
+        """The hash of the samples, and the fingerprint by which near duplicates are found; features have none."""
+        if not self.is_audio:
+            return frames.content_hash(audio), NO_FINGERPRINT
+        if any(finding.kind == "nan" for finding in findings):
+            return "", NO_FINGERPRINT
+        return quality.audio_hash(audio), fingerprint.fingerprint(audio.samples, audio.sample_rate)
+
+
+def describe_content(num_features: int | None) -> str:
+    """What a corpus or a model holds, in words, where no rate is known."""
+    return "audio" if num_features is None else f"{num_features} precomputed features per frame"

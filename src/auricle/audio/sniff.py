@@ -15,9 +15,13 @@ _STREAMED = 0x7FFFF000
 _SLACK_BYTES = 64
 
 _PCM, _EXTENSIBLE = 0x0001, 0xFFFE
-_FOUR_CHARACTERS = {b"fLaC": "flac", b".snd": "au", b"caff": "caf", b"riff": "w64", b"NIST": "nist", b"Crea": "voc"}
-_OGG_CODECS = {b"\x01vor": "ogg-vorbis", b"Opus": "ogg-opus", b"\x7fFLA": "ogg-flac", b"Spee": "ogg-speex"}
-_AV_STARTS = {
+_STARTS = {
+    b"fLaC": "flac",
+    b".snd": "au",
+    b"caff": "caf",
+    b"riff": "w64",
+    b"NIST": "nist",
+    b"Crea": "voc",
     b"\x1aE\xdf\xa3": "webm",
     b"\x30\x26\xb2\x75": "wma",
     b"#!AM": "amr",
@@ -26,13 +30,11 @@ _AV_STARTS = {
     b"FLV\x01": "flv",
     b"\x0b\x77": "ac3",
 }
+_OGG_CODECS = {b"\x01vor": "ogg-vorbis", b"Opus": "ogg-opus", b"\x7fFLA": "ogg-flac", b"Spee": "ogg-speex"}
 
 
 class LazyBytes:
-    """A long file with the interface of bytes: only the requested slices are read. The file's position is restored.
-
-    `find` needs bounds; `rfind` searches the last pages of an ogg stream, of 65,307 bytes each at most.
-    """
+    """A long file with the interface of bytes: only the requested slices are read. The file's position is restored."""
 
     _TAIL = 1 << 17
 
@@ -93,16 +95,12 @@ def sniff(content: Content) -> str:
         return {b"WAVE": "wav", b"AVI ": "avi"}.get(head[8:12], "")
     if head[:4] == b"FORM" and head[8:12] in (b"AIFF", b"AIFC"):
         return "aiff"
-    if head[:4] in _FOUR_CHARACTERS:
-        return _FOUR_CHARACTERS[head[:4]]
     if head[:4] == b"OggS":
         return _OGG_CODECS.get(head[28:32], "ogg")
     if head[4:8] in (b"ftyp", b"moov", b"mdat", b"wide"):
         return "m4a"
-    for start, name in _AV_STARTS.items():
-        if head.startswith(start):
-            return name
-    return _mpeg(content)
+    named = next((name for start, name in _STARTS.items() if head.startswith(start)), None)
+    return named or _mpeg(content)
 
 
 def _mpeg(content: Content) -> str:
@@ -156,10 +154,7 @@ def wav_layout(content: Content) -> WavLayout | None:
 
 
 def cut_short(content: Content, container: str, frames: int) -> str | None:
-    """The evidence that the content is truncated; None where it is complete, or the format does not show it.
-
-    frames: how many sample frames a decoder read from the content.
-    """
+    """The evidence that content of which `frames` were decoded is truncated; None where there is none."""
     if container == "wav":
         layout = wav_layout(content)
         return _missing(layout.declared, layout.available) if layout else None

@@ -11,13 +11,13 @@ import json
 import mmap
 import os
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 
-from auricle.audio.inspect import ClipInfo, InspectedClip, inspect_clip
+from auricle.audio.inspect import ClipInfo, inspect_clip
 from auricle.audio.quality import Finding
 from auricle.audio.settings import Settings
 from auricle.corpus import tree
@@ -65,51 +65,34 @@ def key(clips: Sequence[Clip], settings: Settings) -> str:
     return digest.hexdigest()
 
 
-@dataclass(frozen=True)
-class _Batch:
-    """One record batch: the offsets of each clip's samples in the mapped buffer."""
-
-    pcm: np.ndarray
-    offsets: np.ndarray
-    channels: np.ndarray
-
-
 class Store:
     """All clips of a corpus, decoded. Positions are those of its Index."""
 
     def __init__(self, folder: Path, settings: Settings) -> None:
         self.folder = folder
         self.settings = settings
-        self.dtype = settings.input.dtype
+        self.dtype = settings.dtype
         self.clip_info: list[ClipInfo] = []
-        self._batches: list[_Batch] = []
-        self._locations: list[tuple[int, int]] = []
+        self._samples: list[np.ndarray] = []
         self._maps: list[mmap.mmap] = []
         self._resident_bytes = 0
         for path in sorted(folder.glob("shard-*.arrow")):
             self._open(path)
 
     def __len__(self) -> int:
-        return len(self._locations)
+        return len(self._samples)
 
     def samples(self, position: int) -> np.ndarray:
-        """The clip's samples: a view into the memory map, empty for a quarantined clip.
-
-        int16 (channels, frames), or float32 (features, frames) of precomputed features.
-        """
-        number, row = self._locations[position]
-        batch = self._batches[number]
-        flat = batch.pcm[batch.offsets[row] : batch.offsets[row + 1]]
-        self._resident_bytes += flat.nbytes
+        """The clip's samples, as `Settings.dtype`: a view into the memory map, empty for a quarantined clip."""
+        samples = self._samples[position]
+        self._resident_bytes += samples.nbytes
         if self._resident_bytes > MAX_RESIDENT_BYTES:
             self._release_pages()
-        return flat.reshape(int(batch.channels[row]), -1)
+        return samples
 
     def frames(self, position: int) -> int:
         """The clip's length in samples at the store's rate."""
-        number, row = self._locations[position]
-        batch = self._batches[number]
-        return int(batch.offsets[row + 1] - batch.offsets[row]) // int(batch.channels[row])
+        return int(self._samples[position].shape[1])
 
     def _release_pages(self) -> None:
         """Release the pages that were read; a view that is still in use reads them again."""
@@ -132,9 +115,8 @@ class Store:
             samples = np.zeros(0, self.dtype)
             if data is not None:
                 samples = np.frombuffer(data, self.dtype, count=len(data) // self.dtype.itemsize)
-            channels = batch.column("pcm_channels").to_numpy(zero_copy_only=False)
-            self._locations += [(len(self._batches), row) for row in range(len(pcm))]
-            self._batches.append(_Batch(samples, offsets, channels))
+            for row, channels in enumerate(batch.column("pcm_channels").to_pylist()):
+                self._samples.append(samples[offsets[row] : offsets[row + 1]].reshape(channels, -1))
             self.clip_info += [_info(row) for row in batch.drop_columns(["pcm", "pcm_channels"]).to_pylist()]
 
 
@@ -173,41 +155,34 @@ def shard_clips(clips: int) -> int:
 
 
 def _write(job: tuple[Path, Sequence[Clip]], settings: Settings) -> int:
-    """Write one shard atomically; returns its number of clips."""
     path, clips = job
     with (
         atomic_write(path) as partial,
         pa.OSFile(str(partial), "wb") as sink,
         pa.ipc.new_file(sink, _SCHEMA) as writer,
     ):
-        rows: list[InspectedClip] = []
+        rows: list[dict[str, object]] = []
         size = 0
         for clip in clips:
-            rows.append(inspect_clip(clip, settings, with_samples=True))
-            samples = rows[-1].samples
-            size += samples.nbytes if samples is not None else 0
+            info, samples = inspect_clip(clip, settings, with_samples=True)
+            rows.append(_row(info, samples))
+            size += 0 if samples is None else samples.nbytes
             if size >= BATCH_BYTES:
-                writer.write_batch(_record(rows))
+                writer.write_batch(pa.RecordBatch.from_pylist(rows, _SCHEMA))
                 rows, size = [], 0
         if rows:
-            writer.write_batch(_record(rows))
+            writer.write_batch(pa.RecordBatch.from_pylist(rows, _SCHEMA))
     return len(clips)
 
 
-def _record(rows: Sequence[InspectedClip]) -> pa.RecordBatch:
-    columns = {
-        "id": [row.info.id for row in rows],
-        "pcm": [b"" if row.samples is None else np.ascontiguousarray(row.samples).data for row in rows],
-        "pcm_channels": [1 if row.samples is None else row.samples.shape[0] for row in rows],
-        "seconds": [row.info.seconds for row in rows],
-        "sample_rate": [row.info.sample_rate for row in rows],
-        "channels": [row.info.channels for row in rows],
-        "container": [row.info.container for row in rows],
-        "findings": [json.dumps([[finding.kind, finding.detail] for finding in row.info.findings]) for row in rows],
-        "audio_hash": [row.info.audio_hash for row in rows],
-        "fingerprint": [row.info.fingerprint.tobytes() for row in rows],
+def _row(info: ClipInfo, samples: np.ndarray | None) -> dict[str, object]:
+    return {
+        **vars(info),
+        "pcm": b"" if samples is None else np.ascontiguousarray(samples).data,
+        "pcm_channels": 1 if samples is None else len(samples),
+        "findings": json.dumps([[finding.kind, finding.detail] for finding in info.findings]),
+        "fingerprint": info.fingerprint.tobytes(),
     }
-    return pa.record_batch(columns, schema=_SCHEMA)
 
 
 def _info(row: dict[str, object]) -> ClipInfo:

@@ -7,6 +7,7 @@ the stream and is one of its findings.
 
 import contextlib
 import io
+import shutil
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -37,9 +38,8 @@ def blocks(source: str | BinaryIO, settings: Settings, findings: list[Finding] |
     """Decode to int16 (channels, samples) at the settings' rate, block after block, in constant memory.
 
     An open file need not be seekable; it is read from its beginning, if it can go there, and left open. `findings`
-    receives what is wrong with the recording, once its end is reached. The first block is decoded when the caller
-    takes it; then raises AudioError ('unreadable', 'empty', 'truncated', 'nan') where nothing can be decoded, or
-    DataError for a broken archive.
+    receives what is wrong, at the end. With the first block raises AudioError ('unreadable', 'empty', 'truncated',
+    'nan') where nothing can be decoded, or DataError for a broken archive.
     """
     findings = findings if findings is not None else []
     is_empty = True
@@ -62,8 +62,7 @@ def pcm(
 ) -> Iterator[np.ndarray]:
     """Read raw interleaved samples as they come, to int16 (channels, samples) blocks at the settings' rate.
 
-    A block is whatever is there to be read, so that a live stream waits for nothing. Raises AudioError 'unreadable' for
-    an unbelievable rate, 'nan' for floats that are not finite.
+    A live stream waits for nothing. Raises AudioError 'unreadable' for an unbelievable rate, 'nan' for infinite floats.
     """
     check_format(sample_rate, channels)
     frames = whole_frames(iter(lambda: file.read1(1 << 16), b""), channels, _DTYPES[encoding])
@@ -87,7 +86,6 @@ class JoinedFile(io.RawIOBase):
 
 
 def _open(source: str | BinaryIO, closing: contextlib.ExitStack) -> Decoder:
-    """Choose the decoder by the content."""
     if not isinstance(source, str):
         file = source
     else:
@@ -97,11 +95,14 @@ def _open(source: str | BinaryIO, closing: contextlib.ExitStack) -> Decoder:
         content: Content = LazyBytes(file)
         container = sniff(content)
     else:
-        content = _head(file)
+        content = first_bytes(file, _HEAD_BYTES)
         container = sniff(content)
         file = cast(BinaryIO, JoinedFile(content, file))
         if container in _SPOOLED:
-            file = _spooled(file, closing)
+            copy = closing.enter_context(tempfile.TemporaryFile())  # noqa: SIM115 - `closing` is its context
+            shutil.copyfileobj(file, copy, 1 << 20)
+            copy.seek(0)
+            file = cast(BinaryIO, copy)
             content = LazyBytes(file)
     if not len(content):
         raise AudioError("empty", "the file has no bytes")
@@ -122,17 +123,9 @@ def _decoded(decoder: Decoder, findings: list[Finding]) -> Iterator[np.ndarray]:
         findings.append(Finding("truncated", truncated))
 
 
-def _head(file: BinaryIO) -> bytes:
-    """The first bytes of a stream, however small the pieces are in which they come."""
-    head = b""
-    while len(head) < _HEAD_BYTES and (piece := file.read(_HEAD_BYTES - len(head))):
-        head += piece
-    return head
-
-
-def _spooled(file: BinaryIO, closing: contextlib.ExitStack) -> BinaryIO:
-    copy = closing.enter_context(tempfile.TemporaryFile())  # noqa: SIM115 - `closing` is its context
-    while piece := file.read(1 << 20):
-        copy.write(piece)
-    copy.seek(0)
-    return cast(BinaryIO, copy)
+def first_bytes(file: BinaryIO, size: int) -> bytes:
+    """The first bytes of a stream, `size` at most, however small the pieces are in which they come."""
+    content = b""
+    while len(content) < size and (piece := file.read(size - len(content))):
+        content += piece
+    return content

@@ -57,10 +57,9 @@ class Planted:
 
 
 def make(folder: Path, *, clips_per_class: int = 24, seed: int = 0) -> Planted:
-    """Write the corpus into `folder`, one sub-folder per class, and `.planted.json` into it.
+    """Write the corpus into `folder`, one sub-folder per class, and `.planted.json`; the seed fixes all samples.
 
-    The same seed and count give the same samples. A dozen faulty files are added, numbered like the rest, so that only
-    their content shows the fault.
+    A dozen faulty files are added, numbered like the rest, so that only their content shows the fault.
     """
     devices = list(DEVICES)
     for name in CALLS:
@@ -82,7 +81,7 @@ def record(name: str, device: str, generator: np.random.Generator) -> tuple[np.n
     start = int(generator.integers(0, size - len(call) + 1))
     snr = generator.uniform(*_SNR)
     clip = _background(generator, size) * 10 ** (-snr / 20)
-    clip += np.sin(2 * np.pi * generator.choice([50.0, 60.0]) * _time(size)) * 10 ** (-(snr + 6) / 20)
+    clip += np.sin(2 * np.pi * generator.choice([50.0, 60.0]) * np.arange(size) / RATE) * 10 ** (-(snr + 6) / 20)
     clip[start : start + len(call)] += call
     recorder = DEVICES[device]
     clip = _filter(clip, lambda hz: _response(recorder, hz))
@@ -99,8 +98,7 @@ def _call(name: str, generator: np.random.Generator) -> np.ndarray:
     pitch = low * (1.0 + generator.uniform(0.35, 0.9) * CALLS[name](time, generator))
     edges = np.clip(np.minimum(time, 1.0 - time) * 20.0, 0.0, 1.0)
     whistle = edges * np.sin(2 * np.pi * np.cumsum(pitch) / RATE)
-    unit: np.ndarray = whistle / np.sqrt(np.mean(np.square(whistle)))
-    return unit
+    return np.asarray(whistle / np.sqrt(np.mean(np.square(whistle))))
 
 
 def _background(generator: np.random.Generator, size: int) -> np.ndarray:
@@ -139,62 +137,35 @@ def _encode(samples: np.ndarray, sample_rate: int, suffix: str) -> bytes:
 
 
 def _plant(folder: Path, count: int, seed: int) -> Planted:
-    """Add the faulty files to those of `make`."""
     faults: dict[str, tuple[str, ...]] = {}
     origins: dict[str, str] = {}
 
-    def path_of(name: str, device: str, number: int, suffix: str = ".wav") -> Path:
-        return folder / name / f"{device}_{count + number:03d}{suffix}"
+    def new(fault: str, name: str, device: str, number: int, suffix: str = ".wav") -> Path:
+        path = folder / name / f"{device}_{count + number:03d}{suffix}"
+        faults[fault] = (*faults.get(fault, ()), path.relative_to(folder).as_posix())
+        return path
 
-    def relative(*paths: Path) -> tuple[str, ...]:
-        return tuple(path.relative_to(folder).as_posix() for path in paths)
-
-    silent = path_of("rising", "field", 1), path_of("falling", "camera", 1)
-    for path, level in zip(silent, (0.0, 2e-5), strict=True):
-        _write(path, np.random.default_rng(seed).normal(0.0, level, 2 * RATE), RATE)
-    truncated = path_of("arch", "phone", 1), path_of("dip", "laptop", 1)
-    for path, name, device in zip(truncated, ("arch", "dip"), ("phone", "laptop"), strict=True):
+    for name, device, level in (("rising", "field", 0.0), ("falling", "camera", 2e-5)):
+        _write(new("silent", name, device, 1), np.random.default_rng(seed).normal(0.0, level, 2 * RATE), RATE)
+    for name, device in (("arch", "phone"), ("dip", "laptop")):
         content = _encode(*record(name, device, _generator(seed, name, count + 1)), ".wav")
-        path.write_bytes(content[: len(content) * 2 // 3])
-    empty = path_of("rising-twice", "camera", 1)
-    empty.write_bytes(b"")
-
-    wavs = {
-        name: sorted((folder / name).glob("laptop_*.wav"))
-        for name in ("trill", "falling-twice", "rising-twice", "flat")
-    }
-    copies = {
-        path_of("trill", "studio", 1, ".flac"): wavs["trill"][0],
-        path_of("falling-twice", "field", 1, ".flac"): wavs["falling-twice"][0],
-        path_of("flat", "phone", 1, ".wav"): wavs["rising-twice"][0],
-    }
-    for copy, original in copies.items():
-        samples, rate = soundfile.read(original, dtype="int16")
-        _write(copy, samples, rate)
-    quieter = path_of("flat", "radio", 2, ".ogg")
-    samples, rate = soundfile.read(wavs["flat"][0], dtype="float32")
-    _write(quieter, samples * 0.4, rate)
-    copies[quieter] = wavs["flat"][0]
-    origins = {relative(copy)[0]: relative(original)[0] for copy, original in copies.items()}
-    exact = list(origins)
-
-    mislabelled = path_of("rising", "laptop", 2), path_of("trill", "camera", 2)
-    for path, name, device in zip(mislabelled, ("falling-twice", "falling"), ("laptop", "camera"), strict=True):
-        _write(path, *record(name, device, _generator(seed, name, count + 2)))
-    clipped = path_of("dip", "field", 2)
+        new("truncated", name, device, 1).write_bytes(content[: len(content) * 2 // 3])
+    new("empty", "rising-twice", "camera", 1).write_bytes(b"")
+    for fault, name, device, number, suffix, source in (
+        ("duplicate", "trill", "studio", 1, ".flac", "trill"),
+        ("duplicate", "falling-twice", "field", 1, ".flac", "falling-twice"),
+        ("conflict", "flat", "phone", 1, ".wav", "rising-twice"),
+        ("near_duplicate", "flat", "radio", 2, ".ogg", "flat"),
+    ):
+        original = min((folder / source).glob("laptop_*.wav"))
+        is_exact = fault != "near_duplicate"
+        samples, rate = soundfile.read(original, dtype="int16" if is_exact else "float32")
+        _write(new(fault, name, device, number, suffix), samples if is_exact else samples * 0.4, rate)
+        origins[faults[fault][-1]] = original.relative_to(folder).as_posix()
+    for name, device, actual in (("rising", "laptop", "falling-twice"), ("trill", "camera", "falling")):
+        _write(new("mislabelled", name, device, 2), *record(actual, device, _generator(seed, actual, count + 2)))
     loud, rate = record("dip", "field", _generator(seed, "dip", count + 2))
-    _write(clipped, np.clip(loud * 40.0, -1.0, 1.0), rate)
-
-    faults = {
-        "silent": relative(*silent),
-        "truncated": relative(*truncated),
-        "empty": relative(empty),
-        "duplicate": tuple(exact[:2]),
-        "conflict": (exact[2],),
-        "near_duplicate": (exact[3],),
-        "mislabelled": relative(*mislabelled),
-        "clipped": relative(clipped),
-    }
+    _write(new("clipped", "dip", "field", 2), np.clip(loud * 40.0, -1.0, 1.0), rate)
     return Planted(faults, origins)
 
 
@@ -204,20 +175,14 @@ def _response(device: Device, hz: np.ndarray) -> np.ndarray:
     edges = 1.0 / (np.sqrt(1.0 + (low / hz) ** 4) * np.sqrt(1.0 + (hz / high) ** 4))
     octaves = np.log2(hz / 1_000.0)
     bump = device.resonance[1] * np.exp(-2.0 * np.log2(hz / device.resonance[0]) ** 2)
-    gain: np.ndarray = edges * 10 ** ((device.tilt * octaves + bump) / 20)
-    return gain
-
-
-def _time(size: int) -> np.ndarray:
-    return np.arange(size) / RATE
+    return np.asarray(edges * 10 ** ((device.tilt * octaves + bump) / 20))
 
 
 def _filter(signal: np.ndarray, gain: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
     """Filter with zero phase by a gain over frequency (Hz, from 10 Hz up)."""
     spectrum = np.fft.rfft(signal)
     hz = np.maximum(np.linspace(0.0, RATE / 2, len(spectrum)), 10.0)
-    shaped: np.ndarray = np.fft.irfft(spectrum * gain(hz), len(signal))
-    return shaped
+    return np.asarray(np.fft.irfft(spectrum * gain(hz), len(signal)))
 
 
 # Pitch over time, both from 0 to 1; the range of pitches is drawn for each call.

@@ -1,23 +1,22 @@
-"""What the command line prints for people: tables, progress, one line per epoch.
-
-In: results. Out: text on the terminal. Nothing is computed here.
-"""
+"""What the command line prints for people: tables, progress, one line per epoch. Nothing is computed here."""
 
 import math
 import shutil
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
+from auricle.cli.options import print_json
 from auricle.preparation.formatting import counted, decimal_range, duration, file_size, percent, percent_range
 from auricle.preparation.inspection import Inspection
 
 if TYPE_CHECKING:
     from auricle.evaluation.evaluate import Evaluation
+    from auricle.evaluation.intervals import Interval
     from auricle.evaluation.report import Report
     from auricle.hub.push import Upload
     from auricle.voices.enrol import Enrolment
@@ -26,13 +25,16 @@ if TYPE_CHECKING:
     from auricle.voices.trials import TrialsReport
 
 MOST_ROWS = 20
+MOST_MATCHES = 3
 
 
 class Screen:
     """The terminal; nothing is printed when the output is JSON."""
 
     def __init__(self, quiet: bool) -> None:
-        self.console = Console(quiet=quiet, soft_wrap=True, highlight=False, width=_width())
+        # Tables in a pipe or a log are not folded at 80 columns.
+        width = None if sys.stdout.isatty() else max(120, shutil.get_terminal_size((160, 24)).columns)
+        self.console = Console(quiet=quiet, soft_wrap=True, highlight=False, width=width)
         self._progress: Progress | None = None
         self._task: Any = None
 
@@ -45,6 +47,16 @@ class Screen:
         self.finish()
         if not self.console.quiet:
             print(*columns, sep="\t", file=self.console.file, flush=True)
+
+    def print_json(self, content: Any) -> None:
+        """Print the answer for programs, where the output is JSON."""
+        self.finish()
+        if self.console.quiet:
+            print_json(content)
+
+    def notes(self, notes: Iterable[str]) -> None:
+        for note in notes:
+            self.print(f"! {note}")
 
     def progress(self, done: int, total: int) -> None:
         """Show how much of a long task is done: one bar at a time, removed when it is full."""
@@ -100,29 +112,20 @@ def show_inspection(screen: Screen, inspection: Inspection) -> None:
         screen.table(table.title, table.columns, table.rows[:MOST_ROWS])
         if len(table.rows) > MOST_ROWS:
             screen.print(f"… and {len(table.rows) - MOST_ROWS} more; --json lists all.")
-    for note in inspection.notes:
-        screen.print(f"! {note}")
+    screen.notes(inspection.notes)
     screen.print(inspection.split_summary)
 
 
 def show_report(screen: Screen, report: "Report") -> None:
     """The end of a training on the terminal: the metrics in context, the verdict, the cautions."""
+    baseline = report.baseline.metrics
     rows = [
-        (
-            name.replace("_", " "),
-            f"{metric.value:.3f}",
-            decimal_range(metric.low, metric.high),
-            f"{report.baseline.metrics[name].value:.3f}",
-            f"{report.majority[name]:.3f}",
-        )
+        (*_metric(name, metric), f"{baseline[name].value:.3f}", f"{report.majority[name]:.3f}")
         for name, metric in report.metrics.items()
     ]
     screen.print("")
-    screen.table(
-        f"{report.test_clips} test clips; intervals over {report.interval.description}",
-        ("metric", "value", "95 % interval", "baseline", "majority"),
-        rows,
-    )
+    title = f"{report.test_clips} test clips; intervals over {report.interval.description}"
+    screen.table(title, ("metric", "value", "95 % interval", "baseline", "majority"), rows)
     screen.print(report.verdict)
     if report.seeds:
         accuracy = report.seeds.metrics["accuracy"]
@@ -131,8 +134,7 @@ def show_report(screen: Screen, report: "Report") -> None:
             f"({decimal_range(accuracy.low, accuracy.high)})."
         )
     _show_duration_and_rejection(screen, report)
-    for caution in report.cautions:
-        screen.print(f"! {caution}")
+    screen.notes(report.cautions)
     if report.suspect_labels:
         names = ", ".join(f"'{row.id}' ({row.label}, or {row.predicted}?)" for row in report.suspect_labels[:5])
         screen.print(f"! {counted(len(report.suspect_labels), 'suspect label')}: {names}")
@@ -140,16 +142,10 @@ def show_report(screen: Screen, report: "Report") -> None:
 
 def show_evaluation(screen: Screen, evaluation: "Evaluation") -> None:
     """The metrics of `auricle evaluate`."""
-    rows = [
-        (name.replace("_", " "), f"{metric.value:.3f}", decimal_range(metric.low, metric.high))
-        for name, metric in evaluation.metrics.items()
-    ]
     screen.print(evaluation.description)
-    screen.table(
-        f"{evaluation.test_clips} clips; intervals over {evaluation.interval.description}",
-        ("metric", "value", "95 % interval"),
-        rows,
-    )
+    title = f"{evaluation.test_clips} clips; intervals over {evaluation.interval.description}"
+    rows = [_metric(name, metric) for name, metric in evaluation.metrics.items()]
+    screen.table(title, ("metric", "value", "95 % interval"), rows)
     classes = [
         (row.label, str(row.clips), f"{row.precision:.3f}", f"{row.recall:.3f}", f"{row.f1:.3f}")
         for row in evaluation.per_class
@@ -158,6 +154,10 @@ def show_evaluation(screen: Screen, evaluation: "Evaluation") -> None:
     _show_duration_and_rejection(screen, evaluation)
     if evaluation.unusable:
         screen.print(f"! {counted(evaluation.unusable, 'unusable clip')}; `auricle inspect` lists the reasons.")
+
+
+def _metric(name: str, metric: "Interval", digits: int = 3) -> tuple[str, str, str]:
+    return name.replace("_", " "), f"{metric.value:.{digits}f}", decimal_range(metric.low, metric.high, digits)
 
 
 def _show_duration_and_rejection(screen: Screen, result: "Report | Evaluation") -> None:
@@ -205,43 +205,39 @@ def show_upload(screen: Screen, upload: "Upload") -> None:
         for result in index["results"]:
             metrics = ", ".join(f"{row.get('name', row['type'])} {row['value']}" for row in result["metrics"])
             screen.print(f"  results on {result['dataset']['name']}: {metrics}")
-    for note in upload.notes:
-        screen.print(f"! {note}")
+    screen.notes(upload.notes)
 
 
 def show_enrolment(screen: Screen, done: "Enrolment") -> None:
     """What `auricle enrol` added, and the cohort that will normalise scores."""
     if done.enrolled is not None:
-        clips = done.enrolled.clips
-        added = len(done.enrolled.added)
-        screen.print(f"Enrolled '{done.enrolled.name}': {added} added, {clips} clip{'s' * (clips != 1)} in all.")
-        for name in done.enrolled.duplicates:
-            screen.print(f"! {name}: this voice already has this audio; it is stored once.")
+        added, clips = len(done.enrolled.added), counted(done.enrolled.clips, "clip")
+        screen.print(f"Enrolled '{done.enrolled.name}': {added} added, {clips} in all.")
+        duplicates = done.enrolled.duplicates
+        screen.notes(f"{name}: this voice already has this audio; it is stored once." for name in duplicates)
     for name, error in done.failed:
         screen.line(name, f"FAILED: {error}")
-    for name, warning in done.warnings:
-        screen.print(f"! {name}: {warning}")
+    screen.notes(f"{name}: {warning}" for name, warning in done.warnings)
     if done.cohort_clips:
         rate = done.max_false_accept_rate
         screen.print(f"Cohort: {done.cohort_description}. Maximum false-accept rate: {rate:g}.")
-    for note in done.notes:
-        screen.print(f"! {note}")
+    screen.notes(done.notes)
 
 
-def show_decision(screen: Screen, decision: "Decision", threshold: float | None, claimed: str | None, top: int) -> None:
-    """One line of `auricle identify`, or of `auricle verify` where a voice was `claimed`."""
+def show_decision(screen: Screen, decision: "Decision", threshold: float | None, is_claim: bool) -> None:
+    """One line of `auricle identify`, or of `auricle verify`, which checks a claim."""
     if decision.error is not None:
         screen.line(decision.name, f"FAILED: {decision.error}")
         return
     scores = "   ".join(
         f"{match.voice} {match.score:.2f}" if math.isfinite(match.score) else f"{match.voice} no score"
-        for match in decision.matches[:top]
+        for match in decision.matches[:MOST_MATCHES]
     )
     note = f"   ({'; '.join(decision.warnings)})" if decision.warnings else ""
     if threshold is None:
         screen.line(decision.name, scores + note)
         return
-    accepted, refused = (decision.voice or "", "unknown") if claimed is None else ("accepted", "rejected")
+    accepted, refused = ("accepted", "rejected") if is_claim else (decision.voice or "", "unknown")
     verdict = accepted if decision.accepted else refused
     screen.line(decision.name, verdict, f"{scores}   (threshold {threshold:.2f}){note}")
 
@@ -259,26 +255,17 @@ def show_voices(screen: Screen, contents: "StoreContents", removed: str | None) 
 def show_trials(screen: Screen, report: "TrialsReport") -> None:
     """The error rates of `auricle trials`."""
     rows = [
-        (score, name.replace("_", " "), f"{rate.value:.4f}", f"{rate.low:.4f} to {rate.high:.4f}")
+        (score, *_metric(name, rate, digits=4))
         for score, rates in report.metrics.items()
         for name, rate in rates.items()
     ]
-    screen.table(
-        f"{report.targets} target and {report.nontargets} non-target trials; "
-        f"intervals over {report.interval.units} {report.interval.unit}s",
-        ("score", "metric", "value", "95 % interval"),
-        rows,
-    )
+    title = f"{report.targets} target and {report.nontargets} non-target trials; "
+    title += f"intervals over {report.interval.units} {report.interval.unit}s"
+    screen.table(title, ("score", "metric", "value", "95 % interval"), rows)
     if report.cohort:
         screen.print(f"Normalised by {report.cohort}.")
     if report.excluded:
         screen.print(f"! Excluded {report.excluded} trials: {len(report.failed)} files cannot be decoded.")
     for name, error in report.failed[:MOST_ROWS]:
         screen.line(name, f"FAILED: {error}")
-    for note in report.notes:
-        screen.print(f"! {note}")
-
-
-def _width() -> int | None:
-    """Tables in a pipe or a log are not folded at 80 columns."""
-    return None if sys.stdout.isatty() else max(120, shutil.get_terminal_size((160, 24)).columns)
+    screen.notes(report.notes)

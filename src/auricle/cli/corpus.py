@@ -7,92 +7,58 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from auricle.cli.options import (
-    DEFAULT_RECIPE,
-    check_location,
-    check_run,
-    command,
-    corpus_options,
-    print_json,
-    recipe_of,
-)
+from auricle.cli.options import DEFAULT_RECIPE, command, corpus_options, recipe_of
 from auricle.errors import DataError
+from auricle.run_folder import check_model
+
+_LISTEN_EXAMPLE = """auricle listen my-recordings --corrections corrections.csv
+auricle train my-recordings --corrections corrections.csv"""
 
 
 def declare(commands: Any) -> None:
     """Add the commands to the parser."""
-    inspect = command(
-        commands,
-        "inspect",
-        _inspect,
-        "report what is in a corpus, what is wrong with it, and how it would be split",
-        "auricle inspect my-recordings --label species --group recorder",
-    )
-    corpus_options(inspect)
+    corpus_options(command(commands, _inspect, "auricle inspect my-recordings --label species --group recorder"))
 
-    listen = command(
-        commands,
-        "listen",
-        _listen,
-        "play labelled clips in a web page, and correct wrong labels",
-        "auricle listen my-recordings --corrections corrections.csv\n"
-        "auricle train my-recordings --corrections corrections.csv",
-    )
+    listen = command(commands, _listen, _LISTEN_EXAMPLE)
     corpus_options(listen, corrections=False)
     page = listen.add_argument_group("page")
-    page.add_argument(
-        "--corrections",
-        dest="corrections_file",
-        type=Path,
-        default=Path("corrections.csv"),
-        metavar="FILE",
-        help="where corrections are saved (default: corrections.csv)",
-    )
+    default, saved = Path("corrections.csv"), "where corrections are saved (default: corrections.csv)"
+    page.add_argument("--corrections", dest="corrections_file", type=Path, default=default, metavar="FILE", help=saved)
     page.add_argument("--run", type=Path, metavar="RUN", help="a run folder: show its suspect labels as findings")
     page.add_argument("--port", type=int, default=7860, help="the page's port, 0 for any free one (default: 7860)")
     page.add_argument("--host", default="127.0.0.1", help="the address to serve (default: 127.0.0.1, this machine)")
     page.add_argument("--no-browser", dest="browser", action="store_false", help="do not open the page")
-    page.add_argument(
-        "--seed",
-        dest="order_seed",
-        type=int,
-        default=0,
-        metavar="N",
-        help="the seed of the random order of clips (default: 0)",
-    )
+    seed = "the seed of the random order of clips (default: 0)"
+    page.add_argument("--seed", dest="order_seed", type=int, default=0, metavar="N", help=seed)
 
 
 def _inspect(options: argparse.Namespace) -> int:
+    """Report what is in a corpus, what is wrong with it, and how it would be split."""
     recipe = recipe_of(options)
-    check_location(options.data, recipe.data.reader)
     from auricle.cli import console
-    from auricle.preparation.prepare import inspect
+    from auricle.training.grouping import inspect
 
     screen = console.Screen(options.json)
     inspection = inspect(options.data, recipe, screen.progress)
-    screen.finish()
-    if options.json:
-        print_json(inspection.as_json())
-    else:
-        console.show_inspection(screen, inspection)
+    console.show_inspection(screen, inspection)
+    screen.print_json(inspection.as_json())
     if options.strict and (unusable := inspection.audit.quarantined):
         raise DataError(f"{len(unusable)} clips are unusable, and --strict does not allow any.")
     return 0
 
 
 def _listen(options: argparse.Namespace) -> int:
+    """Play labelled clips in a web page, and correct wrong labels."""
     recipe = recipe_of(options)
-    check_location(options.data, recipe.data.reader)
     if options.run is not None:
-        check_run(options.run)
+        check_model(options.run)
     from auricle.cli import console
     from auricle.serving.gradio_host import gradio_environment
 
     screen = console.Screen(options.json)
 
     def on_ready(url: str) -> None:
-        if options.json:
-            print_json({"url": url, "corrections": str(options.corrections_file)})
+        screen.print_json({"url": url, "corrections": str(options.corrections_file)})
         screen.print(f"Open {url}. Corrections are saved to {options.corrections_file}. Stop with Ctrl-C.")
         if not local_server.is_loopback(options.host):
             screen.print(
@@ -124,7 +90,7 @@ def _repeated(options: argparse.Namespace) -> Iterator[str]:
     """The options by which the corpus was read: training with the corrections needs the same."""
     if options.recipe != DEFAULT_RECIPE:
         yield from ("--recipe", options.recipe)
-    for name in ("reader", "label", "group"):
+    for name in ("reader", "label", "group", "pattern"):
         if (value := getattr(options, name)) is not None:
             yield from (f"--{name}", value)
     for setting in options.set:

@@ -6,10 +6,10 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from auricle import run_folder
 from auricle.cli.options import RUN_HELP, command, model_options
-from auricle.cli.predict import event_options, event_rules, seconds_option
+from auricle.cli.predict import event_options, event_rules, seconds_option, window_spec
 from auricle.errors import UsageError
+from auricle.run_folder import check_model
 
 if TYPE_CHECKING:
     from auricle.inference.live import Message
@@ -23,9 +23,7 @@ ffmpeg -v error -i rtsp://camera/audio -f s16le -ar 16000 -ac 1 - | auricle list
 
 def declare(commands: Any) -> None:
     """Add the command to the parser."""
-    live = command(
-        commands, "listen-live", _listen_live, "detect events as they happen, in raw samples on stdin", _EXAMPLES
-    )
+    live = command(commands, _listen_live, _EXAMPLES)
     live.add_argument("run", type=Path, metavar="RUN", help=RUN_HELP)
     model_options(live)
     audio = live.add_argument_group("input")
@@ -45,8 +43,9 @@ def declare(commands: Any) -> None:
 
 
 def _listen_live(options: argparse.Namespace) -> int:
+    """Detect events as they happen, in raw samples on stdin."""
     rules = event_rules(options)
-    run_folder.check_model(options.run, options.runtime)
+    check_model(options.run, options.runtime)
     from auricle.audio import stream
     from auricle.inference.classifier import load
     from auricle.inference.live import latency, listen
@@ -57,23 +56,15 @@ def _listen_live(options: argparse.Namespace) -> int:
         raise UsageError(
             "listen-live received a model of precomputed features, and its input is audio. Use a model of audio."
         )
-    window = options.window or classifier.window_seconds
-    spec = WindowSpec(window, options.hop or window * _HOP)
-    if spec.hop > spec.seconds:
-        raise UsageError(f"--hop received {spec.hop:g}, and windows are {window:g} s long. Allowed: up to that.")
+    spec = window_spec(classifier, options.window, options.hop, _HOP)
     source: Any = sys.stdin.buffer
     blocks = stream.pcm(source, options.rate, options.channels, options.encoding, classifier.settings)
     bound = latency(classifier, spec, rules)
     if options.hop is None and spec.hop < _ROOM * bound.scoring:
-        spec = WindowSpec(window, min(window, _ROOM * bound.scoring))
+        spec = WindowSpec(spec.seconds, min(spec.seconds, _ROOM * bound.scoring))
         bound = latency(classifier, spec, rules)
     if options.json:
-        fields: dict[str, float] = {
-            "rate": options.rate,
-            "channels": options.channels,
-            "window": spec.seconds,
-            "hop": spec.hop,
-        }
+        fields = {"rate": options.rate, "channels": options.channels, "window": spec.seconds, "hop": spec.hop}
         fields |= {"begin_within": bound.begin, "end_within": bound.end, "scoring": bound.scoring}
         _line(json.dumps({"type": "listening", **{name: round(value, 3) for name, value in fields.items()}}))
     else:

@@ -10,7 +10,7 @@ import sys
 from collections.abc import Callable, Sequence
 
 from auricle import __version__
-from auricle.cli import corpus, export, live, predict, push, serve, train, voices
+from auricle.cli import corpus, export, live, predict, serve, train, voices
 from auricle.cli.options import Parser, print_json
 from auricle.errors import AuricleError, MissingExtra
 from auricle.models import device
@@ -68,19 +68,11 @@ def _fail(options: argparse.Namespace, message: str) -> int:
 
 
 def _parser() -> Parser:
-    parser = Parser(
-        prog="auricle",
-        description=_DESCRIPTION,
-        epilog=_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    as_written = argparse.RawDescriptionHelpFormatter
+    parser = Parser(prog="auricle", description=_DESCRIPTION, epilog=_EPILOG, formatter_class=as_written)
     parser.add_argument("--version", action="version", version=f"auricle {__version__}")
     parser.set_defaults(verbose=False, json=False)
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    for module in (corpus, train, predict, live, serve, export, push, voices):
+    for module in (corpus, train, predict, live, serve, export, voices):
         module.declare(commands)
     return parser
-
-
-if __name__ == "__main__":
-    sys.exit(main())

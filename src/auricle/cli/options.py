@@ -1,7 +1,7 @@
-"""What the commands share: how a command and its common options are declared, and what is checked before heavy imports.
+"""What the commands share: how a command and its common options are declared, and how a recipe is read from them.
 
-Nothing heavy is imported before a command runs. The options that set a recipe value have the names that
-`auricle.train` takes in Python: `recipes.NAMED_SETTINGS`.
+Nothing heavy is imported before arguments and paths are checked. The options that set a recipe value have the names
+that `auricle.train` takes in Python: `recipes.NAMED_SETTINGS`.
 """
 
 import argparse
@@ -10,7 +10,6 @@ import json
 import sys
 from collections.abc import Callable
 from functools import cached_property
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from auricle.errors import UsageError
@@ -39,14 +38,13 @@ class Parser(argparse.ArgumentParser):
         self.exit(2, f"auricle: {message}\n{self.format_usage()}")
 
 
-def command(
-    commands: Any, name: str, call: Callable[[argparse.Namespace], int], help: str, example: str = ""
-) -> Parser:
-    """Declare a command; `example` is one or two realistic command lines, shown below the options."""
+def command(commands: Any, call: Callable[[argparse.Namespace], int], example: str) -> Parser:
+    """Declare the command of a function, by its name and docstring; `example` is shown below the options."""
+    description = call.__doc__ or ""
     parser: Parser = commands.add_parser(
-        name,
-        help=help,
-        description=help[0].upper() + help[1:] + ".",
+        call.__name__.strip("_").replace("_", "-"),
+        help=description[:1].lower() + description[1:].rstrip("."),
+        description=description,
         epilog="example:\n" + "\n".join(f"  {line}" for line in example.splitlines()),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -61,31 +59,28 @@ def corpus_options(parser: argparse.ArgumentParser, *, corrections: bool = True)
     parser.add_argument("data", metavar="DATA", help=DATA_HELP)
     data = parser.add_argument_group("data")
     data.add_argument("--reader", metavar="NAME", help="how to read the layout, such as folder (default: recognised)")
-    data.add_argument("--label", metavar="FIELD", help="the column or field that holds the class, such as species")
-    data.add_argument("--group", metavar="FIELD", help="the field that must not cross the split, such as speaker")
+    data.add_argument(
+        "--label", metavar="FIELD", help="what holds the class: a column (species), folder:2, or name:1 (of file names)"
+    )
+    data.add_argument(
+        "--group", metavar="FIELD", help="what must not cross the split: a column (speaker), folder:1, name:1, or none"
+    )
+    data.add_argument("--pattern", metavar="TEXT", help="the fields of the paths, such as '{group}_{label}_{take}.wav'")
     data.add_argument(
         "--split",
         metavar="KIND",
         help="auto, predefined, holdout, folds, leave-one-group-out, random, or a split.json (default: auto)",
     )
     data.add_argument("--folds", type=int, metavar="N", help="cross-validate with N folds, such as 5")
+    data.add_argument("--test", type=float, metavar="SHARE", help="share of the clips to test on (default: 0.2)")
     if corrections:
         data.add_argument("--corrections", metavar="FILE", help="a CSV of corrected labels that `auricle listen` wrote")
     data.add_argument("--strict", action="store_true", default=None, help="stop at unusable clips; else exclude them")
     recipe = parser.add_argument_group("recipe")
-    recipe.add_argument(
-        "--recipe",
-        default=DEFAULT_RECIPE,
-        metavar="NAME|FILE",
-        help=f"baseline, sound, emotion, genre, speaker, or a YAML file (default: {DEFAULT_RECIPE})",
-    )
-    recipe.add_argument(
-        "--set",
-        action="append",
-        default=[],
-        metavar="KEY=VALUE",
-        help="change any recipe key, such as train.crop_seconds=3; repeatable",
-    )
+    known = f"baseline, sound, emotion, genre, speaker, or a YAML file (default: {DEFAULT_RECIPE})"
+    recipe.add_argument("--recipe", default=DEFAULT_RECIPE, metavar="NAME|FILE", help=known)
+    change = "change any recipe key, such as train.crop_seconds=3; repeatable"
+    recipe.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help=change)
 
 
 def training_options(parser: argparse.ArgumentParser) -> None:
@@ -101,13 +96,8 @@ def training_options(parser: argparse.ArgumentParser) -> None:
 
 def device_option(parser: Any) -> None:
     """Where models run; not part of the recipe, so that the same recipe runs on another machine."""
-    parser.add_argument(
-        "--device",
-        type=_device,
-        default="auto",
-        metavar="NAME",
-        help="auto, cpu, cuda, cuda:N or mps (default: auto, CUDA if there is a GPU)",
-    )
+    help = "auto, cpu, cuda, cuda:N or mps (default: auto, CUDA if there is a GPU)"
+    parser.add_argument("--device", type=_device, default="auto", metavar="NAME", help=help)
 
 
 def model_options(parser: argparse.ArgumentParser) -> None:
@@ -126,37 +116,25 @@ def model_options(parser: argparse.ArgumentParser) -> None:
         help="what runs the model (default: auto, PyTorch where it is installed)",
     )
     model.add_argument(
-        "--no-unknown",
-        dest="refuse",
-        action="store_false",
-        help='always name a class, never answer "unknown"',
+        "--no-unknown", dest="refuse", action="store_false", help='always name a class, never answer "unknown"'
     )
     device_option(model)
 
 
 def recipe_of(options: argparse.Namespace) -> "Recipe":
-    """The recipe that the options name, with what they change; only training imports and checks its model family."""
+    """The recipe that the options name, with what they change, for DATA that exists.
+
+    Only training imports and checks its model family.
+    """
     from auricle import recipes
     from auricle.corpus import splits
+    from auricle.corpus.read import check_location
 
     named = {name: value for name in recipes.NAMED_SETTINGS if (value := getattr(options, name, None)) is not None}
     resolved = recipes.load(options.recipe, options.set, named, lambda name: f"--{name.replace('_', '-')}")
     splits.check_kind(resolved.data)
+    check_location(options.data, resolved.data.reader)
     return resolved
-
-
-def check_location(data: str, reader: str = "auto") -> None:
-    """Refuse a path that does not exist, before anything heavy is imported."""
-    from auricle.corpus.read import check_location
-
-    check_location(data, reader)
-
-
-def check_run(run: Path, runtime: str = "auto") -> None:
-    """Refuse a folder that holds no model for the runtime, before anything heavy is imported."""
-    from auricle.run_folder import check_model
-
-    check_model(run, runtime)
 
 
 def json_only(options: argparse.Namespace) -> contextlib.AbstractContextManager[Any]:

@@ -1,7 +1,4 @@
-"""The command `predict`: classify recordings, whole, window by window, or as events. As `cli`: no logic.
-
-Exit codes as everywhere: 1 where some recordings failed.
-"""
+"""The command `predict`: classify recordings, whole, window by window, or as events. As `cli`: no logic."""
 
 import argparse
 import itertools
@@ -9,12 +6,12 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from auricle import run_folder
 from auricle.cli.options import RUN_HELP, command, model_options
 from auricle.errors import UsageError
 from auricle.inference.events import EventRules
 from auricle.inference.formats import FORMATS, SINGLE, RowFormat, View
 from auricle.inference.writer import Output
+from auricle.run_folder import check_model
 
 if TYPE_CHECKING:
     from auricle.inference.classifier import Classifier
@@ -29,20 +26,10 @@ _WINDOWS_HOP, _EVENTS_HOP = 0.5, 0.125
 
 def declare(commands: Any) -> None:
     """Add the command to the parser."""
-    predict = command(
-        commands,
-        "predict",
-        _predict,
-        "classify recordings",
-        "auricle predict runs/first night.flac --events --out night.csv",
-    )
+    predict = command(commands, _predict, "auricle predict runs/first night.flac --events --out night.csv")
     predict.add_argument("run", type=Path, metavar="RUN", help=RUN_HELP)
-    predict.add_argument(
-        "files",
-        nargs="+",
-        metavar="FILE",
-        help="files, folders, archives, globs, testdata.json, or - for standard input",
-    )
+    files = "files, folders, archives, globs, testdata.json, or - for standard input"
+    predict.add_argument("files", nargs="+", metavar="FILE", help=files)
     predict.output.add_argument(
         "--top", type=_positive, default=TABLE_CHOICES, metavar="K", help="how many classes to list (default: 3)"
     )
@@ -54,20 +41,9 @@ def declare(commands: Any) -> None:
         "--format", choices=_KINDS, help="row format (default: by the ending of --out, else table)"
     )
     model_options(predict)
-    _timeline_options(predict)
-
-
-def _timeline_options(predict: argparse.ArgumentParser) -> None:
-    """Options of long recordings."""
     timeline = predict.add_argument_group("recordings as a timeline")
-    timeline.add_argument(
-        "--windows",
-        type=seconds_option,
-        nargs="?",
-        const=0.0,
-        metavar="SECONDS",
-        help="a row for each window; how long windows are (default: the model's own), with --events too",
-    )
+    windows = "a row for each window; how long windows are (default: the model's own), with --events too"
+    timeline.add_argument("--windows", type=seconds_option, nargs="?", const=0.0, metavar="SECONDS", help=windows)
     timeline.add_argument("--events", action="store_true", help="a row for each event: label, start, end, probability")
     timeline.add_argument("--hop", type=seconds_option, metavar="SECONDS", help="from one window to the next")
     event_options(timeline)
@@ -92,17 +68,25 @@ def event_rules(options: argparse.Namespace) -> EventRules:
 
 
 def _predict(options: argparse.Namespace) -> int:
+    """Classify recordings."""
     view: View = "events" if options.events else "windows" if options.windows is not None else "recordings"
     out, kind = _destination(options, view)
     rules = event_rules(options)
-    run_folder.check_model(options.run, options.runtime)
+    check_model(options.run, options.runtime)
     from auricle.audio.recordings import recordings
     from auricle.inference.classifier import load
     from auricle.inference.job import Job, job_id
 
     classifier = load(options.run, options.precision, refuse=options.refuse, runtime=options.runtime)
     row_format = RowFormat(view, kind, min(options.top, len(classifier.labels)))
-    spec = None if view == "recordings" else _window_spec(options, view, classifier)
+    spec = None
+    if view != "recordings":
+        if not classifier.settings.is_audio:
+            raise UsageError(
+                "--windows and --events received a model of precomputed features. It classifies whole clips only."
+            )
+        share = _EVENTS_HOP if view == "events" else _WINDOWS_HOP
+        spec = window_spec(classifier, options.windows, options.hop, share)
     listed = recordings(options.files)
     ending = SINGLE.get(kind) if out is not None and _is_folder(options.out) else None
     if kind in SINGLE and ending is None:
@@ -168,16 +152,12 @@ def _destination(options: argparse.Namespace, view: View) -> tuple[Path | None, 
     return out, str(kind)
 
 
-def _window_spec(options: argparse.Namespace, view: View, classifier: "Classifier") -> "WindowSpec":
-    """The windows of the options, or the model's own."""
+def window_spec(classifier: "Classifier", seconds: float | None, hop: float | None, hop_share: float) -> "WindowSpec":
+    """The windows of the options, or the model's own, one every `hop_share` of a window. Raises UsageError."""
     from auricle.preparation.windows import WindowSpec
 
-    if not classifier.settings.is_audio:
-        raise UsageError(
-            "--windows and --events received a model of precomputed features. It classifies whole clips only."
-        )
-    seconds = options.windows or classifier.window_seconds
-    hop = options.hop or seconds * (_EVENTS_HOP if view == "events" else _WINDOWS_HOP)
+    seconds = seconds or classifier.window_seconds
+    hop = hop or seconds * hop_share
     if hop > seconds:
         raise UsageError(f"--hop received {hop:g}, and windows are {seconds:g} s long. Allowed: up to that.")
     return WindowSpec(seconds, hop)

@@ -1,7 +1,4 @@
-"""The command that serves a model: parse, call, print.
-
-Its options' defaults are those of `serving.limits.Limits`, which is not imported before the command runs.
-"""
+"""The command that serves a model: parse, call, print. The defaults in its help are those of `limits.Limits`."""
 
 import argparse
 import contextlib
@@ -12,8 +9,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from auricle.cli.options import RUN_HELP, check_run, command, model_options, print_json
+from auricle.cli.options import RUN_HELP, command, model_options, print_json
 from auricle.errors import UsageError
+from auricle.run_folder import check_model
 
 if TYPE_CHECKING:
     import fastapi
@@ -22,6 +20,8 @@ if TYPE_CHECKING:
     from auricle.serving.service import InferenceService
 
 TOKEN = "AURICLE_TOKEN"
+_EXAMPLE = """auricle serve runs/first --port 8000
+curl --data-binary @recording.wav http://127.0.0.1:8000/v1/classify"""
 _MEBIBYTE = 1 << 20
 # The option, the limit it sets, its type, its unit, and its help.
 _LIMITS: tuple[tuple[str, str, type, float, str], ...] = (
@@ -42,13 +42,7 @@ _LIMITS: tuple[tuple[str, str, type, float, str], ...] = (
 
 def declare(commands: Any) -> None:
     """Add the command to the parser."""
-    serve = command(
-        commands,
-        "serve",
-        _serve,
-        "serve a model over HTTP, with a web page",
-        "auricle serve runs/first --port 8000\ncurl --data-binary @recording.wav http://127.0.0.1:8000/v1/classify",
-    )
+    serve = command(commands, _serve, _EXAMPLE)
     serve.add_argument("run", type=Path, metavar="RUN", help=RUN_HELP)
     model_options(serve)
     server = serve.add_argument_group("server")
@@ -65,22 +59,15 @@ def declare(commands: Any) -> None:
 
 
 def _serve(options: argparse.Namespace) -> int:
+    """Serve a model over HTTP, with a web page."""
     token = _token(options)
-    check_run(options.run, options.runtime)
+    check_model(options.run, options.runtime)
     # Each scoring thread has its own core. Threads within one operation would wait for each other, and spin.
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     from auricle.serving.serve import ServerConfig, serve
 
-    config = ServerConfig(
-        options.host,
-        options.port,
-        token,
-        options.open_to_all,
-        options.refuse,
-        options.precision,
-        options.runtime,
-        _limits(options),
-    )
+    names = ("host", "port", "open_to_all", "refuse", "precision", "runtime")
+    config = ServerConfig(token=token, limits=_limits(options), **{name: getattr(options, name) for name in names})
 
     def on_ready(url: str) -> None:
         if options.json:
@@ -95,7 +82,6 @@ def _serve(options: argparse.Namespace) -> int:
 
 
 def _limits(options: argparse.Namespace) -> "Limits":
-    """The default limits with what the options change."""
     from auricle.serving.limits import Limits
 
     changed = {}
@@ -122,8 +108,7 @@ def _mount_page(
     stack.enter_context(gradio_environment())
     from auricle.serving import page
 
-    documents = page.documents(options.run)
-    return lambda app, service: page.mount(app, service, documents, token)
+    return lambda app, service: page.mount(app, service, options.run, token)
 
 
 def _token(options: argparse.Namespace) -> str | None:

@@ -5,81 +5,42 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from auricle.cli.options import (
-    DATA_HELP,
-    RUN_HELP,
-    check_location,
-    check_run,
-    command,
-    corpus_options,
-    device_option,
-    json_only,
-    print_json,
-    recipe_of,
-    training_options,
-)
+from auricle.cli import options as shared
+from auricle.cli.options import DATA_HELP, RUN_HELP, command, device_option, json_only
 from auricle.errors import UsageError
 from auricle.models import registration
-from auricle.run_folder import new_run_folder
+from auricle.run_folder import check_model, new_run_folder
 
 
 def declare(commands: Any) -> None:
     """Add the commands to the parser."""
-    train = command(
-        commands,
-        "train",
-        _train,
-        "train a classifier and report how good it is",
-        "auricle train my-recordings --group recorder --epochs 40 --out runs/first",
-    )
-    corpus_options(train)
-    training_options(train)
+    train = command(commands, _train, "auricle train my-recordings --group recorder --epochs 40 --out runs/first")
+    shared.corpus_options(train)
+    shared.training_options(train)
     train.output.add_argument(
         "--out", type=Path, metavar="RUN", help="the run folder (default: runs/DATA-RECIPE, such as runs/birds-sound)"
     )
     train.output.add_argument("--resume", action="store_true", help="continue the interrupted run in --out")
-    train.output.add_argument(
-        "--no-audio",
-        dest="embed_audio",
-        action="store_false",
-        default=None,
-        help="omit audio of misclassified clips from the report",
-    )
+    audio = "omit audio of misclassified clips from the report"
+    train.output.add_argument("--no-audio", dest="embed_audio", action="store_false", default=None, help=audio)
 
-    evaluate = command(
-        commands,
-        "evaluate",
-        _evaluate,
-        "measure a trained model again, or on other labelled recordings",
-        "auricle evaluate runs/first recordings-of-next-year",
-    )
+    evaluate = command(commands, _evaluate, "auricle evaluate runs/first recordings-of-next-year")
     evaluate.add_argument("run", type=Path, metavar="RUN", help=RUN_HELP)
     evaluate.add_argument("data", nargs="?", metavar="DATA", help=f"{DATA_HELP} (default: the run's own test clips)")
     device_option(evaluate)
 
-    demo = command(
-        commands,
-        "demo",
-        _demo,
-        "generate a small corpus with planted faults, train on it, and show the report",
-        "auricle demo --out demo",
-    )
+    demo = command(commands, _demo, "auricle demo --out demo")
     demo.add_argument("--seed", type=int, default=0, metavar="N", help="the seed of the corpus (default: 0)")
     device_option(demo)
-    demo.output.add_argument(
-        "--out",
-        type=Path,
-        default=Path("demo"),
-        metavar="FOLDER",
-        help="where the corpus and the run go (default: demo)",
-    )
+    folder = "where the corpus and the run go (default: demo)"
+    demo.output.add_argument("--out", type=Path, default=Path("demo"), metavar="FOLDER", help=folder)
 
 
 def _train(options: argparse.Namespace) -> int:
+    """Train a classifier and report how good it is."""
     if options.resume and options.out is None:
         raise UsageError("--resume received no run folder. Name the run to continue: --out RUN.")
-    recipe = recipe_of(options)
-    check_location(options.data, recipe.data.reader)
+    recipe = shared.recipe_of(options)
     registration.parse_options(recipe)
     out = options.out or new_run_folder(options.data, recipe.name)
     from auricle.cli import console
@@ -90,17 +51,18 @@ def _train(options: argparse.Namespace) -> int:
     reporter = ProgressReporter(screen.print, screen.progress, screen.epoch)
     with json_only(options):
         report = run(options.data, recipe, out, reporter, resume=options.resume)
-    if options.json:
-        print_json({**report.as_json(), "run": str(out)})
-    else:
-        console.show_report(screen, report)
-        screen.print(f"Report: {out / 'report.html'}   Model: {out / 'model'}")
+    console.show_report(screen, report)
+    screen.print(f"Report: {out / 'report.html'}   Model: {out / 'model'}")
+    screen.print_json({**report.as_json(), "run": str(out)})
     return 0
 
 
 def _evaluate(options: argparse.Namespace) -> int:
-    check_run(options.run)
+    """Measure a trained model again, or on other labelled recordings."""
+    check_model(options.run)
     if options.data is not None:
+        from auricle.corpus.read import check_location
+
         check_location(options.data)
     from auricle.cli import console
     from auricle.evaluation.evaluate import evaluate
@@ -108,15 +70,13 @@ def _evaluate(options: argparse.Namespace) -> int:
     screen = console.Screen(options.json)
     with json_only(options):
         evaluation = evaluate(options.run, options.data, screen.progress)
-    screen.finish()
-    if options.json:
-        print_json(evaluation.as_json())
-    else:
-        console.show_evaluation(screen, evaluation)
+    console.show_evaluation(screen, evaluation)
+    screen.print_json(evaluation.as_json())
     return 0
 
 
 def _demo(options: argparse.Namespace) -> int:
+    """Generate a small corpus with planted faults, train on it, and show the report."""
     from auricle.demo import check_folder
 
     check_folder(options.out)
@@ -128,11 +88,9 @@ def _demo(options: argparse.Namespace) -> int:
     reporter = ProgressReporter(screen.print, screen.progress, screen.epoch)
     with json_only(options):
         result = demo(options.out, reporter, seed=options.seed)
-    if options.json:
-        print_json({**result.report.as_json(), "planted": asdict(result.faults)})
-        return 0
     console.show_report(screen, result.report)
     screen.print(f"Planted faults found: {result.faults.detected} of {result.faults.planted}.")
     screen.print(f"Try it: auricle predict {options.out / 'run'} {options.out / 'corpus'}")
     screen.print(f"Open the report: {(options.out / 'run' / 'report.html').resolve().as_uri()}")
+    screen.print_json({**result.report.as_json(), "planted": asdict(result.faults)})
     return 0

@@ -1,83 +1,47 @@
 """The commands about voices: enrol, identify, verify, voices, trials. As `cli`: parse, call, print.
 
-Exit codes as everywhere; `verify` ends with 0 only where every recording was accepted.
+`verify` ends with 0 only where every recording was accepted.
 """
 
 import argparse
+import math
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from auricle.cli.options import check_run, command, print_json
-
-if TYPE_CHECKING:
-    from auricle.voices.identify import SpeakerMatcher
+from auricle.cli.options import command
+from auricle.run_folder import check_model
 
 _FILES_HELP = "files, folders, archives, globs, or - for standard input"
 _COHORT_HELP = "recordings of other people, a folder per person, against which scores are normalised"
-_SHOWN_MATCHES = 3
 
 
 def declare(commands: Any) -> None:
     """Add the commands to the parser."""
-    enrol = command(
-        commands,
-        "enrol",
-        _enrol,
-        "add recordings of a speaker to a store of voices",
-        "auricle enrol voices.db anna anna-1.wav anna-2.wav --run runs/speaker --cohort other-people",
-    )
+    example = "auricle enrol voices.db anna anna-1.wav anna-2.wav --run runs/speaker --cohort other-people"
+    enrol = command(commands, _enrol, example)
     _store(enrol)
     enrol.add_argument("name", metavar="NAME", help="the speaker")
     enrol.add_argument("files", nargs="+", metavar="FILE", help=_FILES_HELP)
     _run(enrol, "the speaker encoder, a run or model folder: required the first time, and when it has moved")
     enrol.add_argument("--cohort", metavar="DATA", help=f"{_COHORT_HELP} (default: clips that the run was trained on)")
-    enrol.add_argument(
-        "--max-false-accept-rate",
-        type=float,
-        metavar="RATE",
-        help="share of impostors that thresholds may accept (default: 0.01)",
-    )
-    identify = command(
-        commands,
-        "identify",
-        _identify,
-        "identify the speaker of recordings, or answer unknown",
-        "auricle identify voices.db meeting.wav",
-    )
-    _store(identify)
-    identify.add_argument("files", nargs="+", metavar="FILE", help=_FILES_HELP)
-    _run(identify, "the store's encoder, if it has moved")
+    rate = "share of impostors that thresholds may accept (default: 0.01)"
+    enrol.add_argument("--max-false-accept-rate", type=float, metavar="RATE", help=rate)
 
-    verify = command(
-        commands,
-        "verify",
-        _verify,
-        "verify that recordings are of one enrolled speaker",
-        "auricle verify voices.db anna call.wav",
-    )
-    _store(verify)
-    verify.add_argument("name", metavar="NAME", help="the claimed speaker")
-    verify.add_argument("files", nargs="+", metavar="FILE", help=_FILES_HELP)
-    _run(verify, "the store's encoder, if it has moved")
+    identify = command(commands, _identify, "auricle identify voices.db meeting.wav")
+    verify = command(commands, _verify, "auricle verify voices.db anna call.wav")
+    for parser in (identify, verify):
+        _store(parser)
+        if parser is verify:
+            parser.add_argument("name", metavar="NAME", help="the claimed speaker")
+        parser.add_argument("files", nargs="+", metavar="FILE", help=_FILES_HELP)
+        _run(parser, "the store's encoder, if it has moved")
 
-    voices = command(
-        commands, "voices", _voices, "list the voices of a store", "auricle voices voices.db --remove anna"
-    )
+    voices = command(commands, _voices, "auricle voices voices.db --remove anna")
     _store(voices)
     voices.add_argument("--remove", metavar="NAME", help="remove this voice with all its clips")
 
-    _declare_trials(commands)
-
-
-def _declare_trials(commands: Any) -> None:
-    trials = command(
-        commands,
-        "trials",
-        _trials,
-        "evaluate a speaker encoder on a list of verification trials",
-        "auricle trials runs/speaker trials.txt --root recordings",
-    )
+    trials = command(commands, _trials, "auricle trials runs/speaker trials.txt --root recordings")
     trials.add_argument("run", type=Path, metavar="RUN", help="a run folder or a model folder")
     trials.add_argument(
         "list", type=Path, metavar="LIST", help="trial list, one trial a line: 1 or 0, a file, another file"
@@ -94,17 +58,10 @@ def _run(parser: argparse.ArgumentParser, help: str) -> None:
     parser.add_argument("--run", type=Path, metavar="RUN", help=help)
 
 
-def _check_store(path: Path) -> None:
-    """Refuse a file that is no store, before an encoder is loaded."""
-    from auricle.voices.store import VoiceStore
-
-    with VoiceStore.open(path):
-        pass
-
-
 def _enrol(options: argparse.Namespace) -> int:
+    """Add recordings of a speaker to a store of voices."""
     if options.run is not None:
-        check_run(options.run)
+        check_model(options.run)
     from auricle.cli import console
     from auricle.voices.enrol import enrol
 
@@ -116,77 +73,80 @@ def _enrol(options: argparse.Namespace) -> int:
         cohort=options.cohort,
         max_false_accept_rate=options.max_false_accept_rate,
     )
-    found = {
-        "store": str(options.store),
-        "voice": done.enrolled and done.enrolled.name,
-        "added": list(done.enrolled.added) if done.enrolled else [],
-        "duplicates": list(done.enrolled.duplicates) if done.enrolled else [],
-        "clips": done.enrolled.clips if done.enrolled else 0,
-        "cohort": {"clips": done.cohort_clips, "description": done.cohort_description},
-        "max_false_accept_rate": done.max_false_accept_rate,
-        "failed": [{"file": name, "error": why} for name, why in done.failed],
-        "warnings": [{"file": name, "warning": why} for name, why in done.warnings],
-        "notes": list(done.notes),
-    }
-    if options.json:
-        print_json(found)
-    else:
-        console.show_enrolment(console.Screen(False), done)
+    screen, enrolled = console.Screen(options.json), done.enrolled
+    console.show_enrolment(screen, done)
+    screen.print_json(
+        {
+            "store": str(options.store),
+            "voice": enrolled and enrolled.name,
+            "added": list(enrolled.added) if enrolled else [],
+            "duplicates": list(enrolled.duplicates) if enrolled else [],
+            "clips": enrolled.clips if enrolled else 0,
+            "cohort": {"clips": done.cohort_clips, "description": done.cohort_description},
+            "max_false_accept_rate": done.max_false_accept_rate,
+            "failed": [{"file": name, "error": why} for name, why in done.failed],
+            "warnings": [{"file": name, "warning": why} for name, why in done.warnings],
+            "notes": list(done.notes),
+        }
+    )
     return 1 if done.failed else 0
 
 
 def _identify(options: argparse.Namespace) -> int:
-    _check_store(options.store)
-    from auricle.voices.identify import load_matcher
-
-    return _decide(options, load_matcher(options.store, run=options.run), None)
+    """Identify the speaker of recordings, or answer unknown."""
+    return _decide(options, None)
 
 
 def _verify(options: argparse.Namespace) -> int:
-    _check_store(options.store)
-    from auricle.voices.identify import load_matcher
-
-    return _decide(options, load_matcher(options.store, options.name, run=options.run), options.name.strip())
+    """Verify that recordings are of one enrolled speaker."""
+    return _decide(options, options.name)
 
 
-def _decide(options: argparse.Namespace, matcher: "SpeakerMatcher", claimed: str | None) -> int:
+def _decide(options: argparse.Namespace, claimed: str | None) -> int:
     """Print each decision as it comes, or all as JSON; `claimed` names the voice to be verified."""
+    from auricle.voices.store import VoiceStore
+
+    VoiceStore.open(options.store).close()  # refuses a file that is no store, before an encoder is loaded
     from auricle.audio.recordings import recordings
     from auricle.cli import console
+    from auricle.voices.identify import load_matcher
 
+    matcher = load_matcher(options.store, claimed, run=options.run)
     screen = console.Screen(options.json)
     rows, good = [], True
-    for note in matcher.notes:
-        screen.print(f"! {note}")
+    screen.notes(matcher.notes)
     for decision in matcher.decide(recordings(options.files)):
         good = good and decision.error is None and (claimed is None or decision.accepted is True)
-        row = {
-            "file": decision.name,
-            "voice": decision.voice,
-            "accepted": decision.accepted,
-            "scores": [{"voice": match.voice, "score": _finite(match.score)} for match in decision.matches],
-            "seconds": round(decision.seconds, 3),
-            "warnings": list(decision.warnings),
-            "error": decision.error,
-        }
-        rows.append(row)
-        console.show_decision(screen, decision, matcher.threshold, claimed, _SHOWN_MATCHES)
-    if options.json:
-        about = {
+        # JSON has no infinity: the score of a voice without impostors in the cohort.
+        scores = [(match.voice, round(match.score, 6)) for match in decision.matches]
+        rows.append(
+            {
+                "file": decision.name,
+                "voice": decision.voice,
+                "accepted": decision.accepted,
+                "scores": [
+                    {"voice": voice, "score": score if math.isfinite(score) else None} for voice, score in scores
+                ],
+                "seconds": round(decision.seconds, 3),
+                "warnings": list(decision.warnings),
+                "error": decision.error,
+            }
+        )
+        console.show_decision(screen, decision, matcher.threshold, is_claim=claimed is not None)
+    screen.print_json(
+        {
             "threshold": None if matcher.threshold is None else round(matcher.threshold, 6),
             "normalised": matcher.contents.cohort is not None,
             "max_false_accept_rate": matcher.contents.max_false_accept_rate,
+            "notes": list(matcher.notes),
+            "files": rows,
         }
-        print_json({**about, "notes": list(matcher.notes), "files": rows})
+    )
     return 0 if good else 1
 
 
-def _finite(score: float) -> float | None:
-    """JSON has no infinity: the score of a voice without impostors in the cohort."""
-    return round(score, 6) if abs(score) != float("inf") else None
-
-
 def _voices(options: argparse.Namespace) -> int:
+    """List the voices of a store."""
     from auricle.cli import console
     from auricle.errors import UsageError, unknown
     from auricle.voices.store import VoiceStore
@@ -195,34 +155,33 @@ def _voices(options: argparse.Namespace) -> int:
         if options.remove is not None and not store.remove(options.remove.strip()):
             raise UsageError(unknown("voice", options.remove, [voice.name for voice in store.read().voices]))
         contents = store.read()
+    screen = console.Screen(options.json)
+    console.show_voices(screen, contents, options.remove)
     cohort_clips = 0 if contents.cohort is None else len(contents.cohort)
-    listing = {
-        "run": contents.encoder.run,
-        "model": contents.encoder.fingerprint,
-        "cohort": {"clips": cohort_clips, "description": contents.cohort_description},
-        "max_false_accept_rate": contents.max_false_accept_rate,
-        "voices": [
-            {"voice": voice.name, "clips": voice.clips, "seconds": round(voice.seconds, 3)} for voice in contents.voices
-        ],
-        "removed": options.remove,
-    }
-    if options.json:
-        print_json(listing)
-    else:
-        console.show_voices(console.Screen(False), contents, options.remove)
+    screen.print_json(
+        {
+            "run": contents.encoder.run,
+            "model": contents.encoder.fingerprint,
+            "cohort": {"clips": cohort_clips, "description": contents.cohort_description},
+            "max_false_accept_rate": contents.max_false_accept_rate,
+            "voices": [
+                {"voice": voice.name, "clips": voice.clips, "seconds": round(voice.seconds, 3)}
+                for voice in contents.voices
+            ],
+            "removed": options.remove,
+        }
+    )
     return 0
 
 
 def _trials(options: argparse.Namespace) -> int:
-    check_run(options.run)
+    """Evaluate a speaker encoder on a list of verification trials."""
+    check_model(options.run)
     from auricle.cli import console
     from auricle.voices.trials import evaluate_trials
 
     screen = console.Screen(options.json)
     report = evaluate_trials(options.run, options.list, screen.progress, root=options.root, cohort=options.cohort)
-    screen.finish()
-    if options.json:
-        print_json({**asdict(report), "failed": [{"file": name, "error": why} for name, why in report.failed]})
-    else:
-        console.show_trials(screen, report)
+    console.show_trials(screen, report)
+    screen.print_json({**asdict(report), "failed": [{"file": name, "error": why} for name, why in report.failed]})
     return 1 if report.failed else 0

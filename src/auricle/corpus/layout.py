@@ -19,12 +19,23 @@ _FOLDS = {
 }
 _FOLD_OF_WORD = {word: fold for fold, words in _FOLDS.items() for word in words.split()}
 NOT_UTF8 = "its name is not UTF-8. Rename it: `convmv -r -f latin1 -t utf8 --notest FOLDER`"
+_FOLD_PREFIX = re.compile(
+    r"(training|train|testing|test|validation|valid|val|dev|eval)(?=[\d_\-. ]|new|set|data|$)", re.I
+)
 _UNCOMPRESSED_FIRST = {".wav": 0, ".flac": 1}
 
 
 def official_fold(word: str) -> str | None:
     """ "train", "valid" or "test" for the words that corpora use for them, else None."""
     return _FOLD_OF_WORD.get(word.strip().lower())
+
+
+def split_folder(name: str) -> str | None:
+    """As `official_fold`, also for folders such as testnew, train_set or dev-clean."""
+    if fold := official_fold(name):
+        return fold
+    match = _FOLD_PREFIX.match(name)
+    return official_fold(match[1]) if match else None
 
 
 def audio_files(tree: Tree) -> tuple[list[str], list[Excluded]]:
@@ -35,6 +46,7 @@ def audio_files(tree: Tree) -> tuple[list[str], list[Excluded]]:
     for suffix, count in sorted(others.items()):
         more = f" and {count - 1} more '{suffix}'" if count > 1 else ""
         excluded.append(Excluded(first[suffix] + more, "not a recording, by its name"))
+    excluded += [Excluded(name, reason) for name, reason in tree.missing]
     names = [name for name in tree.names if is_audio(name)]
     # Ids, tables and reports are UTF-8: such a recording could be read, but not named in any of them.
     above = tree.location + tree.prefix

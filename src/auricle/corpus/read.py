@@ -11,23 +11,25 @@ import re
 import typing
 import unicodedata
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from auricle.corpus import readers
+from auricle.corpus import readers, structure
 from auricle.corpus.archive import is_remote
 from auricle.corpus.clip import Clip, Excluded, Index
 from auricle.corpus.layout import NOT_UTF8, audio_files, official_fold
 from auricle.corpus.metadata import ignored_tables
 from auricle.corpus.tables import one_line
-from auricle.corpus.tree import Tree, check_exists, is_audio, open_tree
+from auricle.corpus.tree import Tree, check_exists, open_tree
 from auricle.errors import DataError, UsageError, unknown
 
 # Readers of general layouts, tried in this order after those of single corpora. `pattern` never detects anything.
 GENERAL = ("hub", "table", "folder", "pattern")
+# The value of data.group that ignores groups.
+UNGROUPED = "none"
 _HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
 
 
@@ -50,51 +52,65 @@ def read_index(
     label: str | None = None,
     group: str | None = None,
     fold: str | None = None,
+    excluded_classes: Collection[str] = (),
 ) -> Index:
     """Read the names and labels of a corpus; no audio is opened.
 
-    `options` are the reader's own. `label`, `group` and `fold` name the column to use: of the metadata, or "label",
-    "group", "fold" themselves. Folds called train, dev, testing and the like become "train", "valid", "test".
-    Raises UsageError for an unknown reader, option or column; DataError for data that is missing, of an unknown layout,
+    `options` are the reader's own. `label`, `group` and `fold` name the field to use: a column of the metadata
+    (column:site, or site), a part of the paths (folder:1, name:2), or "label", "group", "fold" themselves; the group
+    "none" ignores groups. Folds called train, dev, testing and the like become "train", "valid", "test".
+    Raises UsageError for an unknown reader, option or field; DataError for data that is missing, of an unknown layout,
     without clips or with one class only.
     """
+    given = dict(options or {})
+    if reader == "auto" and "pattern" in given:
+        reader = "pattern"
     if reader != "auto":
         load_reader(reader)
+    label, group, fold = (text and text.removeprefix("column:") for text in (label, group, fold))
     tree = _open(data, reader)
-    not_utf8 = _not_utf8(tree)
     module = load_reader(reader if reader != "auto" else _detect(tree))
     name = module.__name__.rpartition(".")[2]
-    given = dict(options or {})
+    if name == "folder" and label and structure.is_key(label):
+        given["label"], label = label, None
     _check_options(name, module, given)
-    label_name, group_name = getattr(module, "LABEL_NAME", "class"), getattr(module, "GROUP_NAME", "group")
+    label_name = getattr(module, "LABEL_NAME", "class")
     if label and hasattr(module, "has_labels") and not module.has_labels(tree, **given):
         given["label"], label_name, label = label, label, None
     items = list(module.read(tree, **given))
-    if hasattr(module, "group_name"):
-        group_name = module.group_name(tree, **given)
+    group_name = _group_name(tree, module, given)
     clips = [_normalized(item) for item in items if isinstance(item, Clip)]
     excluded = [item for item in items if isinstance(item, Excluded)]
     if not clips:
         raise DataError(_no_clips(tree, module.TITLE, excluded))
-    if label or group or fold:
-        clips, unlabelled = _Columns(clips, label_name, group_name).assign(clips, label, group, fold)
+    new_group = None if group == UNGROUPED else group
+    if label or new_group or fold:
+        clips, unlabelled = _Columns(clips, label_name, group_name).assign(clips, label, new_group, fold)
         excluded += unlabelled
-        label_name, group_name = label or label_name, group or group_name
+        label_name = _field_name(label, label_name)
+        group_name = _field_name(new_group, group_name)
+    if group == UNGROUPED:
+        clips = [replace(clip, group=None) for clip in clips]
+    clips, left_out = _without_classes(clips, excluded_classes)
     _check(clips, str(data), label_name)
-    note = module.note(tree, **given) if hasattr(module, "note") else ""
-    ignored = ignored_tables(tree) if name == "folder" else ""
-    note = "; ".join(filter(None, (note, tree.note, not_utf8, ignored)))
     return Index(
         clips=tuple(clips),
         reader=name,
         origin=str(data),
-        description=_describe(module.TITLE, clips, label_name, group_name, note),
+        description=_describe(module.TITLE, clips, label_name, group_name, _note(tree, module, given)),
         license=module.LICENSE,
         citation=module.CITATION,
         group_name=group_name,
-        excluded=tuple(excluded),
+        excluded=(*excluded, *left_out),
         num_features=module.num_features(tree, **given) if hasattr(module, "num_features") else None,
     )
+
+
+def paths(clips: Iterable[Clip]) -> list[str]:
+    """The path of each clip's recording, below what all share: what `structure` takes the fields from."""
+    names = [clip.id if clip.start is None and clip.end is None else clip.id.rpartition("#")[0] for clip in clips]
+    wrappers, _ = structure.wrapper_folders(names)
+    return ["/".join(name.split("/")[min(wrappers, name.count("/")) :]) for name in names]
 
 
 def similar_labels(index: Index) -> list[tuple[str, ...]]:
@@ -121,7 +137,11 @@ def check_location(data: str | Path, reader: str = "auto") -> None:
 
 def _open(data: str | Path, reader: str) -> Tree:
     """The tree. A text that is no local path but may be a name on the Hub is left for the reader `hub` to look up."""
-    return Tree(str(data), (), (), scheme="hub") if _is_hub_name(data, reader) else open_tree(data)
+    if _is_hub_name(data, reader):
+        return Tree(str(data), (), (), scheme="hub")
+    tree = open_tree(data)
+    _not_utf8(tree)
+    return tree
 
 
 def _is_hub_name(data: str | Path, reader: str) -> bool:
@@ -143,12 +163,6 @@ def _detect(tree: Tree) -> str:
     if not hits:
         suffixes = Counter(Path(name).suffix.lower() or "no suffix" for name in tree.names).most_common(5)
         counts = ", ".join(f"{count} {suffix}" for suffix, count in suffixes)
-        if tree.prefix and any(is_audio(name) for name in tree.names):
-            only = Path(tree.prefix).name
-            raise DataError(
-                f"'{tree.location}' has a single class folder, '{only}' ({counts}), and a classifier needs two classes "
-                "or more. Put each class in its own folder, or name the layout with `--reader NAME`."
-            )
         raise DataError(
             f"The layout of '{tree.location}' is not recognised ({len(tree.names)} files: {counts}; the first is "
             f"'{tree.names[0]}'). Put each class in its own folder, add a metadata.csv with columns path and label, or "
@@ -189,27 +203,30 @@ class _Columns:
         self.names = (label_name, group_name)
         self.meta = {name for clip in clips for name in clip.meta}
 
-    def value(self, clip: Clip, column: str) -> str:
+    def values(self, clips: Sequence[Clip], column: str) -> Sequence[str]:
+        """The text of a column for each clip, "" where there is none. Raises UsageError for an unknown column."""
+        if structure.is_key(column):
+            return structure.field(paths(clips), column).values
         if column in self.meta:
-            return clip.meta.get(column, "")
-        return getattr(clip, self.fields[column]) or ""
+            return [clip.meta.get(column, "") for clip in clips]
+        return [getattr(clip, self.fields[column]) or "" for clip in clips]
 
     def assign(
-        self, clips: Iterable[Clip], label: str | None, group: str | None, fold: str | None
+        self, clips: Sequence[Clip], label: str | None, group: str | None, fold: str | None
     ) -> tuple[list[Clip], list[Excluded]]:
         """Clips with another label, group or fold; the previous label and group become metadata.
 
         Raises UsageError for an unknown column.
         """
         for field, column in (("label", label), ("group", group), ("fold", fold)):
-            if column is not None and column not in self.meta and column not in self.fields:
-                names = {*self.meta, *self.fields}
-                raise UsageError(f"data.{field} is '{column}'. {unknown('column', column, names)}")
+            if column is None or column in self.meta or column in self.fields or structure.is_key(column):
+                continue
+            raise UsageError(f"--{field} is '{column}'. {unknown('column', column, {*self.meta, *self.fields})}")
+        labels = self.values(clips, label) if label else [clip.label for clip in clips]
+        groups = self.values(clips, group) if group else [clip.group or "" for clip in clips]
+        folds = self.values(clips, fold) if fold else [""] * len(clips)
         labelled, excluded = [], []
-        for clip in clips:
-            new_label = self.value(clip, label) if label else clip.label
-            new_group = self.value(clip, group) if group else clip.group or ""
-            new_fold = self.value(clip, fold) if fold else ""
+        for clip, new_label, new_group, new_fold in zip(clips, labels, groups, folds, strict=True):
             if not new_label:
                 excluded.append(Excluded(clip.id, f"no value in '{label}'"))
                 continue
@@ -221,6 +238,22 @@ class _Columns:
         if all(clip.group == clip.label for clip in labelled):
             labelled = [replace(clip, group=None) for clip in labelled]
         return labelled, excluded
+
+
+def _without_classes(clips: Sequence[Clip], classes: Collection[str]) -> tuple[list[Clip], list[Excluded]]:
+    """The clips of all classes but some, and those. Raises UsageError for a class that does not exist."""
+    labels = sorted({clip.label for clip in clips})
+    for label in classes:
+        if label not in labels:
+            raise UsageError(f"data.excluded_classes: {unknown('class', label, labels)}")
+    reason = "of a class in data.excluded_classes"
+    excluded = [Excluded(clip.id, reason) for clip in clips if clip.label in classes]
+    return [clip for clip in clips if clip.label not in classes], excluded
+
+
+def _field_name(field: str | None, default: str) -> str:
+    """What a field's values are called in sentences."""
+    return default if field is None or structure.is_key(field) else field
 
 
 def _check(clips: Iterable[Clip], data: str, label_name: str) -> None:
@@ -253,6 +286,20 @@ def _describe(title: str, clips: Iterable[Clip], label_name: str, group_name: st
     elif folds:
         parts.append(_count(len(folds), "fold"))
     return f"{title}: {', '.join(parts)}{f' ({note})' if note else ''}"
+
+
+def _group_name(tree: Tree, module: ModuleType, given: Mapping[str, Any]) -> str:
+    """What a group is called, which may depend on the corpus."""
+    if hasattr(module, "group_name"):
+        return str(module.group_name(tree, **given))
+    return str(getattr(module, "GROUP_NAME", "group"))
+
+
+def _note(tree: Tree, module: ModuleType, given: Mapping[str, Any]) -> str:
+    """What was inferred: by the reader, about names, and about tables that are passed over."""
+    note = module.note(tree, **given) if hasattr(module, "note") else ""
+    ignored = ignored_tables(tree) if module.TITLE == load_reader("folder").TITLE else ""
+    return "; ".join(filter(None, (note, tree.note, _not_utf8(tree), ignored)))
 
 
 def _not_utf8(tree: Tree) -> str:

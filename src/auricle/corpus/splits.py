@@ -11,8 +11,7 @@ from collections.abc import Collection, Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-import numpy as np
-
+from auricle.corpus.assignment import assign_stratified, units_of
 from auricle.corpus.clip import Clip, Index
 from auricle.errors import DataError, UsageError, unknown
 from auricle.recipe import Data
@@ -71,8 +70,10 @@ def make(
     if kind.endswith(".json"):
         return load(Path(kind), index, quarantined)
     together = [set(ids) for ids in duplicate_groups]
+    named = {clip.fold for clip in index if clip.fold is not None}
+    is_single = len(named) == 1 and named <= set(PARTS)
     if kind == "auto":
-        kind = "predefined" if index.has_folds else "holdout"
+        kind = "predefined" if named and not is_single else "holdout"
     if kind == "predefined":
         split = _predefined(index, data, together)
     elif kind == "leave-one-group-out":
@@ -86,7 +87,53 @@ def make(
     if kind not in ("predefined", "random"):
         split = drop_test_duplicates(split, together)
     _check(split, index)
-    return split
+    notes = [*split.notes, *_group_notes(index), *_class_notes(index, split)]
+    if is_single and split.kind != "predefined":
+        notes.insert(0, f"The corpus has a '{min(named)}' part only, so the other parts are made from it.")
+    return replace(split, notes=tuple(notes))
+
+
+def _group_notes(index: Index) -> list[str]:
+    """What the groups leave open: clips without one, a single one, or one for each class."""
+    groups = {clip.group for clip in index if clip.group is not None}
+    if not groups:
+        return []
+    notes = []
+    if missing := sum(clip.group is None for clip in index):
+        notes.append(f"{missing} clips without a {index.group_name}: each counts as a group of its own.")
+    if len(groups) == 1:
+        notes.append(
+            f"All clips are of one {index.group_name}, '{min(groups)}': the figures cannot tell how well the model "
+            "does on others."
+        )
+    elif len({(clip.group, clip.label) for clip in index}) == len(groups) == len(index.labels):
+        notes.append(
+            f"Each class has one {index.group_name} of its own, so the figures cannot tell the classes from the "
+            f"{index.group_name}s."
+        )
+    return notes
+
+
+def _class_notes(index: Index, split: Split) -> list[str]:
+    """Classes that a fold tests without training on them, or that no fold tests."""
+    label_of = {clip.id: clip.label for clip in index}
+    untrained, tested = dict[str, int](), set[str]()
+    for fold in split.folds:
+        in_test = {label_of[id] for id in fold.test}
+        tested |= in_test
+        for label in in_test - {label_of[id] for id in fold.train}:
+            untrained[label] = untrained.get(label, 0) + 1
+    notes = []
+    if untrained:
+        names = ", ".join(f"'{label}'" for label in sorted(untrained)[:5]) + (" …" if len(untrained) > 5 else "")
+        folds = f" in {max(untrained.values())} of {len(split.folds)} folds" if len(split.folds) > 1 else ""
+        notes.append(
+            f"Tested{folds} but not trained on: {names}. The model cannot recognise them, and they count as errors."
+        )
+    if missing := sorted(set(index.labels) - tested):
+        names = ", ".join(f"'{label}'" for label in missing[:5]) + (" …" if len(missing) > 5 else "")
+        notes.append(f"Not in the test part: {names}. The figures say nothing about them.")
+    return notes
 
 
 def drop_test_duplicates(split: Split, duplicate_groups: list[set[str]]) -> Split:
@@ -113,7 +160,7 @@ def all_clips(index: Index, data: Data, duplicate_groups: Iterable[Iterable[str]
 
 def ungrouped(index: Index, data: Data, duplicate_groups: Iterable[Iterable[str]], folds: int = 5) -> list[Fold]:
     """Folds that ignore groups: every clip is tested once by a model trained on its group but not on the clip."""
-    units = _units([replace(clip, group=None) for clip in index], [set(ids) for ids in duplicate_groups])
+    units = units_of([replace(clip, group=None) for clip in index], [set(ids) for ids in duplicate_groups])
     folds = min(folds, len(units))
     parts = assign_stratified(units, (1 / folds,) * folds, data.seed, needed=range(folds))
     return [
@@ -177,6 +224,11 @@ def _predefined(index: Index, data: Data, duplicate_groups: list[set[str]]) -> S
 def _predefined_holdout(
     index: Index, data: Data, duplicate_groups: list[set[str]], by_fold: dict[str, list[Clip]]
 ) -> Split:
+    if not by_fold.get("train"):
+        raise DataError(
+            f"'{index.origin}' has the parts {', '.join(sorted(by_fold))} and none to train on. `--split holdout` "
+            "divides all clips again."
+        )
     test = by_fold.get("test") or by_fold["valid"]
     valid = by_fold.get("valid", []) if "test" in by_fold else []
     train = by_fold.get("train", [])
@@ -188,16 +240,18 @@ def _predefined_holdout(
     fold = Fold("test", _ids(train), _ids(valid), _ids(test))
     crossing = crossing_groups(index, fold)
     notes = [f"{len(crossing)} {index.group_name}s are on both sides of the corpus' own split."] if crossing else []
-    if others := {name: len(clips) for name, clips in by_fold.items() if name not in PARTS}:
-        listed = ", ".join(f"{count} clips of '{name}'" for name, count in sorted(others.items()))
-        notes.append(f"{listed} are in no part and not used. `--split holdout` divides all clips.")
-    if unassigned := sum(clip.fold is None for clip in index):
-        notes.append(f"{unassigned} clips of no part are trained on.")
+    if blank := sum(clip.fold is None for clip in index):
+        notes.append(f"{blank} clips are in no part of the corpus' own split: they are trained on.")
+    for name in sorted(set(by_fold) - set(PARTS)):
+        notes.append(
+            f"The part '{name}' ({len(by_fold[name])} clips) is neither trained nor tested on. `--split holdout` "
+            "or `--split folds` divides all clips again."
+        )
     return Split("predefined", description, index.has_groups and not crossing, (fold,), tuple(notes))
 
 
 def _holdout(index: Index, data: Data, duplicate_groups: list[set[str]]) -> Split:
-    fold, sizes = _three_parts(_units(list(index), duplicate_groups), data)
+    fold, sizes = _three_parts(units_of(list(index), duplicate_groups), data)
     grouped = f"grouped by {index.group_name} and " if index.has_groups else ""
     description = f"{grouped}stratified by class: {sizes}"
     notes = () if fold.valid or not data.validation_size else ("Too few groups for a validation part.",)
@@ -205,7 +259,7 @@ def _holdout(index: Index, data: Data, duplicate_groups: list[set[str]]) -> Spli
 
 
 def _folds(index: Index, data: Data, duplicate_groups: list[set[str]]) -> Split:
-    units = _units(list(index), duplicate_groups)
+    units = units_of(list(index), duplicate_groups)
     if len(units) < data.folds:
         raise DataError(
             f"{data.folds} folds need as many {index.group_name}s, and there are {len(units)}. Set data.folds lower."
@@ -259,73 +313,14 @@ def _three_parts(units: Sequence[Sequence[Clip]], data: Data) -> tuple[Fold, str
     return Fold("test", *(_ids(part) for part in parts)), f"{sizes} clips to train / validate / test"
 
 
-def assign_stratified(
-    units: Sequence[Sequence[Clip]], shares: Sequence[float], seed: int, needed: Iterable[int]
-) -> list[list[Clip]]:
-    """Assign units to parts so that each part gets its share of every class.
-
-    Large units go first, to the part where they raise the sum of squared fill ratios least (the convex potential whose
-    minimum is an even fill). Parts in `needed` are empty only where there are too few units. The seed breaks ties.
-    """
-    classes = {label: number for number, label in enumerate(sorted({clip.label for unit in units for clip in unit}))}
-    counts = np.zeros((len(units), len(classes)))
-    for row, unit in zip(counts, units, strict=True):
-        for clip in unit:
-            row[classes[clip.label]] += 1
-    totals = counts.sum(0)
-    shuffled = np.random.default_rng(seed).permutation(len(units))
-    order = sorted(shuffled, key=lambda number: -counts[number].sum())
-    open_parts = [part for part, share in enumerate(shares) if share > 0]
-    filled = np.zeros((len(shares), len(classes)))
-    members: list[list[int]] = [[] for _ in shares]
-    wanted = [part for part in needed if part in open_parts]
-    for left, number in zip(range(len(order), 0, -1), order, strict=True):
-        empty = [part for part in wanted if not members[part]]
-        choice = empty if len(empty) >= left else open_parts
-        ratio = counts[number] / totals
-        costs = [float((2 * filled[part] * ratio + ratio**2 / shares[part]).sum()) for part in choice]
-        part = choice[int(np.argmin(costs))]
-        members[part].append(int(number))
-        filled[part] += ratio / shares[part]
-    return [[clip for number in sorted(part) for clip in units[number]] for part in members]
-
-
 def split_validation(clips: list[Clip], data: Data, duplicate_groups: list[set[str]]) -> tuple[list[Clip], list[Clip]]:
     """Split a validation share off training clips, by whole units."""
     if not data.validation_size:
         return clips, []
     train, valid = assign_stratified(
-        _units(clips, duplicate_groups), (1 - data.validation_size, data.validation_size), data.seed, needed=(0,)
+        units_of(clips, duplicate_groups), (1 - data.validation_size, data.validation_size), data.seed, needed=(0,)
     )
     return train, valid
-
-
-def _units(clips: Sequence[Clip], duplicate_groups: Iterable[set[str]]) -> list[list[Clip]]:
-    """Clips that must stay together: those of a group, or duplicates without a group.
-
-    Duplicates of two groups do not join these: a few copies would make one unit of half the corpus.
-    """
-    parent = {clip.id: clip.id for clip in clips}
-
-    def root(id: str) -> str:
-        while parent[id] != id:
-            parent[id] = parent[parent[id]]
-            id = parent[id]
-        return id
-
-    grouped = {clip.id for clip in clips if clip.group is not None}
-    first_of: dict[str, str] = {}
-    for clip in clips:
-        if clip.group is not None:
-            parent[root(clip.id)] = root(first_of.setdefault(clip.group, clip.id))
-    for ids in duplicate_groups:
-        present = sorted(id for id in ids if id in parent and id not in grouped)
-        for id in present[1:]:
-            parent[root(id)] = root(present[0])
-    units: dict[str, list[Clip]] = defaultdict(list)
-    for clip in clips:
-        units[root(clip.id)].append(clip)
-    return list(units.values())
 
 
 def _usable(ids: Iterable[object], quarantined: Collection[str]) -> tuple[str, ...]:

@@ -14,7 +14,7 @@ import os
 import posixpath
 import tempfile
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, cast
@@ -49,7 +49,8 @@ class Tree:
     """A listing of a corpus. `names` are posix paths below `prefix`, sorted; `sizes` are their bytes, in that order.
 
     `location` is the folder, the archive or the URL; `scheme` is "zip", "tar", "remote", "hub" (a name to look up)
-    or "" for a folder. `note` says what was worked out about the names.
+    or "" for a folder. `missing` are the names that hold no content, such as links that lead nowhere, and why.
+    `note` says what was worked out about the names.
     """
 
     location: str
@@ -57,6 +58,7 @@ class Tree:
     sizes: tuple[int, ...]
     prefix: str = ""
     scheme: str = ""
+    missing: tuple[tuple[str, str], ...] = ()
     note: str = ""
 
     @property
@@ -105,7 +107,8 @@ def open_tree(data: str | Path) -> Tree:
     if is_remote(text):
         return _remote(text)
     if os.path.isdir(text):
-        return _listing(text, _walk(text))
+        missing: list[tuple[str, str]] = []
+        return _listing(text, _walk(text, missing), missing=missing)
     if os.path.isfile(text):
         return Tree(os.path.dirname(text), (os.path.basename(text),), (os.path.getsize(text),))
     check_exists(data)
@@ -246,38 +249,62 @@ def printable(name: str) -> str:
         return os.fsencode(name).decode("utf-8", "backslashreplace")
 
 
-def _listing(location: str, files: Iterable[tuple[str, int]], scheme: str = "") -> Tree:
+def _listing(
+    location: str, files: Iterable[tuple[str, int]], scheme: str = "", missing: Sequence[tuple[str, str]] = ()
+) -> Tree:
     listed = sorted((name, size) for name, size in files if not _is_skipped(name))
     if not listed:
-        raise DataError(f"'{location}' has no files. Give a folder or archive with recordings.")
+        why = "".join(f" '{name}' is {reason}." for name, reason in missing[:1])
+        raise DataError(f"'{location}' has no files.{why} Give a folder or archive with recordings.")
     # What the first and the last of sorted names share, all of them share.
     ends = [name.split("/")[:-1] for name in (listed[0][0], listed[-1][0])]
     shared = itertools.takewhile(lambda pair: pair[0] == pair[1], zip(*ends, strict=False))
     prefix = "".join(f"{part}/" for part, _ in shared)
     names = tuple(name[len(prefix) :] for name, _ in listed)
-    return Tree(location, names, tuple(size for _, size in listed), prefix, scheme)
+    return Tree(location, names, tuple(size for _, size in listed), prefix, scheme, tuple(sorted(missing)))
 
 
 def _is_skipped(name: str) -> bool:
     return any(part.startswith(".") or part in _SKIPPED_NAMES for part in name.split("/"))
 
 
-def _walk(root: str) -> Iterator[tuple[str, int]]:
-    """Names and sizes below a folder. Links to folders are followed, but never in a circle."""
+def _walk(root: str, missing: list[tuple[str, str]]) -> Iterator[tuple[str, int]]:
+    """Names and sizes below a folder; what has no content goes to `missing`. Links never lead in a circle."""
     pending = [("", frozenset({os.path.realpath(root)}))]
     while pending:
         below, above = pending.pop()
-        with os.scandir(os.path.join(root, below)) as entries:
-            for entry in entries:
-                name = f"{below}/{entry.name}" if below else entry.name
-                if _is_skipped(entry.name):
-                    continue
-                if entry.is_dir():
-                    real = os.path.realpath(entry.path) if entry.is_symlink() else entry.path
-                    if real not in above:
-                        pending.append((name, above | {real}))
-                elif entry.is_file():
-                    yield name, entry.stat().st_size
+        try:
+            entries = list(os.scandir(os.path.join(root, below)))
+        except OSError as error:
+            if not below:
+                raise DataError(f"'{root}' cannot be listed: {error.strerror}.") from error
+            missing.append((f"{below}/", f"a folder that cannot be listed: {error.strerror}"))
+            continue
+        for entry in entries:
+            name = f"{below}/{entry.name}" if below else entry.name
+            if _is_skipped(entry.name):
+                continue
+            if entry.is_dir():
+                real = os.path.realpath(entry.path) if entry.is_symlink() else entry.path
+                if real not in above:
+                    pending.append((name, above | {real}))
+            elif entry.is_file():
+                yield name, entry.stat().st_size
+            elif is_audio(name):
+                missing.append((name, _without_content(entry)))
+
+
+def _without_content(entry: "os.DirEntry[str]") -> str:
+    """Why an entry is neither a folder nor a file: a link that leads nowhere, or a pipe or device."""
+    if not entry.is_symlink():
+        return "not a file but a pipe or device"
+    target = os.readlink(entry.path)
+    fetch = ""
+    if ".git/annex/" in target:
+        fetch = "; fetch its content with `git annex get .`"
+    elif ".dvc/" in target or "dvc/cache" in target:
+        fetch = "; fetch its content with `dvc pull`"
+    return f"a link to a file that is not there{fetch}"
 
 
 def _matched(pattern: str) -> Tree:

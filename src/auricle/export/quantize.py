@@ -4,9 +4,6 @@ In: model.onnx and the names of its weight products; labelled clips. Out: anothe
 Int8Result. Weights have a scale per column; activations are scaled dynamically, which needs no calibration clips.
 """
 
-import contextlib
-import logging
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -16,6 +13,7 @@ import numpy as np
 from auricle.errors import MissingExtra
 from auricle.evaluation.scoring import softmax
 from auricle.export.parity import time_models
+from auricle.export.trace import quiet
 from auricle.models.runtime import ModelInfo
 from auricle.preparation.windows import AudioSource
 
@@ -83,7 +81,7 @@ def quantize(source: Path, target: Path, products: set[str]) -> None:
     float32 = onnx.load(source)
     # quantize_dynamic transposes weights, after which the shapes that the file records for them are wrong.
     del float32.graph.value_info[:]
-    with _without_warnings():
+    with quiet():
         quantize_dynamic(
             float32,
             target,
@@ -98,13 +96,3 @@ def quantize(source: Path, target: Path, products: set[str]) -> None:
     metadata = ModelInfo.from_metadata({entry.key: entry.value for entry in int8.metadata_props}, target)
     onnx.helper.set_model_props(int8, replace(metadata, precision="int8").to_metadata())
     onnx.save(int8, target)
-
-
-@contextlib.contextmanager
-def _without_warnings() -> Iterator[None]:
-    """Silence the advice, on the root logger, to prepare a model that is prepared."""
-    logging.disable(logging.WARNING)
-    try:
-        yield
-    finally:
-        logging.disable(logging.NOTSET)

@@ -39,10 +39,7 @@ class ExportWrapper(nn.Module):
     def forward(self, waveform: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Give probabilities and logits (batch, classes), and embeddings (batch, width) to be compared by cosine."""
         mask = masking.real(lengths, waveform.shape[-1]).long()
-        embeddings = self.model.embed(waveform, mask)
-        ensemble_embeddings = self.model.ensemble_embeddings(waveform, mask)
-        logits = self.model.logits_from_embedding(embeddings, ensemble_embeddings)
-        vectors = self.model.vectors_from_embedding(embeddings, ensemble_embeddings)
+        logits, vectors = self.model.logits_and_vectors(waveform, mask)
         return logits.softmax(-1), logits, vectors
 
 
@@ -63,7 +60,7 @@ def trace(model: Any, path: Path) -> set[str]:
     metadata = ModelInfo.of_model(model)
     batch, length = torch.export.Dim.DYNAMIC, torch.export.Dim.DYNAMIC
     example = _example(metadata)
-    with torch.no_grad(), _quiet_exporter():
+    with torch.no_grad(), quiet():
         program = torch.onnx.export(
             ExportWrapper(model).eval(),
             example,
@@ -75,7 +72,7 @@ def trace(model: Any, path: Path) -> set[str]:
             dynamic_shapes={"waveform": {0: batch, example[0].dim() - 1: length}, "lengths": {0: batch}},
         )
         assert program is not None, "torch returns a program when dynamo is set"
-        products = _weight_products(program.model, {f"model.{name}" for name in _quantizable_weights(model)})
+        products = _weight_products(program.model, model)
         _simplify(program.model)
     program.model.metadata_props.update(metadata.to_metadata())
     weights = [value.const_value for value in program.model.graph.initializers.values()]
@@ -126,19 +123,15 @@ def _simplify(graph_model: Any) -> None:
                 value.shape = None
 
 
-def _quantizable_weights(model: Any) -> list[str]:
-    """The names of the weights after the front end.
+def _weight_products(graph_model: Any, model: Any) -> set[str]:
+    """The names of the products that have a weight on one side, as it is or transposed: weights after the front end.
 
     The layers that read the waveform do not tolerate 8 bits: there they change 4 labels of 10 of HuBERT-base's, and in
     all later layers together 1 of 28 (EmoDB, random weights).
     """
     front = getattr(getattr(model, "encoder", None), "feature_encoder_name", None)
     names = [name for name, _ in model.named_parameters()]
-    return names if front is None else [name for name in names if not name.startswith(f"network.{front}.")]
-
-
-def _weight_products(graph_model: Any, weights: set[str]) -> set[str]:
-    """The names of the products that have a weight on one side, as it is or transposed."""
+    weights = {f"model.{name}" for name in names if front is None or not name.startswith(f"network.{front}.")}
     return {
         node.name
         for node in graph_model.graph.all_nodes()
@@ -157,16 +150,12 @@ def _is_weight(value: Any, weights: set[str]) -> bool:
 
 
 @contextlib.contextmanager
-def _quiet_exporter() -> Iterator[None]:
-    """Silence the exporter's own messages: on vision models, on its deprecations, on what it folds."""
-    loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "onnx_ir")]
-    levels = [logger.level for logger in loggers]
-    for logger in loggers:
-        logger.setLevel(logging.ERROR)
+def quiet() -> Iterator[None]:
+    """Silence the libraries of an export: on vision models, on their deprecations, on what they fold, as advice."""
+    logging.disable(logging.WARNING)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
     finally:
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)
+        logging.disable(logging.NOTSET)

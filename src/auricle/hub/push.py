@@ -1,8 +1,7 @@
 """Push a run to the Hugging Face Hub: model, card, report and metrics in one commit.
 
-In: a finished run folder and the name of a repository. Out: an Upload, which can be inspected without network or token,
-and the push itself. Files are named one by one, never by folder; what they contain about this machine or the people
-recorded is removed first. huggingface_hub reads the token from its usual place, and no message shows it.
+An Upload can be inspected without network or token. Files are named one by one, never by folder; what they contain
+about this machine or the people recorded is removed first. No message shows the token.
 """
 
 import json
@@ -36,6 +35,21 @@ from auricle.run_folder import RunFolder
 
 _LICENSE = re.compile(r"[a-z0-9][a-z0-9.-]*")
 _LOGIN = "Log in with `hf auth login`, or set HF_TOKEN; the token needs write access."
+# What an answer of the Hub means, and what to do, by status.
+_HUB_ERRORS: dict[int, tuple[type[UsageError | RunError], str, str]] = {
+    401: (UsageError, "The Hub does not accept the token for '{repo}' (401).", _LOGIN),
+    403: (
+        UsageError,
+        "The token has no write access to '{repo}' (403).",
+        "Name a repository of your own, or use a token with write access: hf auth login.",
+    ),
+    404: (
+        UsageError,
+        "The Hub has no repository '{repo}' that this token can see, or no such revision (404).",
+        "Check the names of the user or organisation and of the revision.",
+    ),
+    409: (RunError, "'{repo}' was changed by another push at the same time (409).", "Push again."),
+}
 
 
 @dataclass(frozen=True)
@@ -102,13 +116,17 @@ def prepare_upload(run: Path, repo: str, options: PushOptions) -> Upload:
     report, cost = Report.from_json(content), Cost.load(folder.cost)
     store, positions = _audio(index, own, names) if options.with_audio else (None, {})
     card = model_card(report, cost, dataset=dataset_of(index), license=options.license, repo=repo)
-    recipe = yaml.safe_load(folder.recipe.read_text(encoding="utf-8"))
+    with tempfile.TemporaryDirectory() as temporary:
+        path = Path(temporary) / "report.html"
+        write_page(path, report, cost, store, positions, repo)
+        page = path.read_bytes()
+    recipe = without_paths(yaml.safe_load(folder.recipe.read_text(encoding="utf-8")), local)
     files = [
         *(_model_file(path, local) for path in _model_files(folder)),
-        _text_file("README.md", str(card)),
-        _text_file("report.json", _json_text(content)),
-        UploadFile("report.html", _page(report, cost, store, positions, repo)),
-        _text_file("recipe.yaml", yaml.safe_dump(without_paths(recipe, local), sort_keys=False, allow_unicode=True)),
+        UploadFile("README.md", str(card).encode()),
+        _json_file("report.json", content),
+        UploadFile("report.html", page),
+        UploadFile("recipe.yaml", yaml.safe_dump(recipe, sort_keys=False, allow_unicode=True).encode()),
         UploadFile("cost.json", folder.cost.read_bytes()),
     ]
     if folder.history.is_file():
@@ -208,14 +226,11 @@ def _model_files(folder: RunFolder) -> list[Path]:
 
 
 def _model_file(path: Path, local: LocalPaths) -> UploadFile:
-    """A file of the model: unchanged, unless a local path must be removed from it."""
     if path.suffix != ".json":
         return UploadFile(path.name, path)
     content = json.loads(path.read_text(encoding="utf-8"))
     public = without_paths(content, local)
-    if public == content:
-        return UploadFile(path.name, path.read_bytes())
-    return _text_file(path.name, _json_text(public))
+    return UploadFile(path.name, path.read_bytes()) if public == content else _json_file(path.name, public)
 
 
 def _audio(index: Index, report: Report, names: Pseudonyms | None) -> tuple[Store, dict[str, int]]:
@@ -224,13 +239,6 @@ def _audio(index: Index, report: Report, names: Pseudonyms | None) -> tuple[Stor
     settings = Settings(model.sample_rate, model.channels, audio.min_seconds, audio.max_seconds, model.num_features)
     store = prepare_store(index.clips, settings)
     return store, {(names.clips[clip.id] if names else clip.id): position for position, clip in enumerate(index)}
-
-
-def _page(report: Report, cost: Cost, store: Store | None, positions: Mapping[str, int], repo: str) -> bytes:
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "report.html"
-        write_page(path, report, cost, store, positions, repo)
-        return path.read_bytes()
 
 
 def _refuse_local_paths(files: list[UploadFile], local: LocalPaths) -> None:
@@ -244,31 +252,20 @@ def _refuse_local_paths(files: list[UploadFile], local: LocalPaths) -> None:
 
 
 def _notes(report: Report, options: PushOptions) -> list[str]:
-    """What was omitted, and what is included that a user may not expect."""
-    notes = []
-    embeds_audio = report.model.num_features is None and report.recipe.evaluate.embed_audio
-    if embeds_audio and (report.misclassified or report.suspect_labels):
-        if options.with_audio:
-            notes.append(
-                "report.html includes excerpts of recordings: everyone who can see the repository can play them."
-            )
-        else:
-            notes.append(
-                "report.html omits audio and spectrograms of misclassified clips (--with-audio includes them)."
-            )
+    scores = "The report numbers the clips, and scores.parquet is omitted (--with-scores includes both)."
     if options.with_scores:
-        notes.append("scores.parquet and the report include the names of clips and groups.")
-    else:
-        notes.append("The report numbers the clips, and scores.parquet is omitted (--with-scores includes both).")
-    return notes
+        scores = "scores.parquet and the report include the names of clips and groups."
+    embeds_audio = report.model.num_features is None and report.recipe.evaluate.embed_audio
+    if not embeds_audio or not (report.misclassified or report.suspect_labels):
+        return [scores]
+    audio = "report.html omits audio and spectrograms of misclassified clips (--with-audio includes them)."
+    if options.with_audio:
+        audio = "report.html includes excerpts of recordings: everyone who can see the repository can play them."
+    return [audio, scores]
 
 
-def _text_file(name: str, text: str) -> UploadFile:
-    return UploadFile(name, text.encode())
-
-
-def _json_text(content: Mapping[str, Any]) -> str:
-    return json.dumps(content, indent=1, ensure_ascii=False) + "\n"
+def _json_file(name: str, content: Any) -> UploadFile:
+    return UploadFile(name, (json.dumps(content, indent=1, ensure_ascii=False) + "\n").encode())
 
 
 def _push_error(error: Exception, repo: str, token: str) -> UsageError | RunError:
@@ -277,8 +274,11 @@ def _push_error(error: Exception, repo: str, token: str) -> UsageError | RunErro
     while not isinstance(cause, HTTPError | OSError) and cause.__cause__ is not None:
         cause = cause.__cause__
     if isinstance(cause, HfHubHTTPError):
+        status = cause.response.status_code
+        other = (RunError, f"The Hub answered {status} for '{{repo}}'.", "Nothing was committed; try again later.")
+        kind, meaning, advice = _HUB_ERRORS.get(status, other)
         reply = f" Its reply: {cause.server_message}" if cause.server_message else ""
-        return _hub_error(cause.response.status_code, repo, reply.replace(token, "(token)"))
+        return kind(f"{meaning.format(repo=repo)}{reply.replace(token, '(token)')} {advice}")
     if isinstance(cause, HTTPError | OSError):
         return RunError(
             f"The Hugging Face Hub cannot be reached ({type(cause).__name__}). Nothing was committed to '{repo}'. "
@@ -286,21 +286,3 @@ def _push_error(error: Exception, repo: str, token: str) -> UsageError | RunErro
         )
     reason = str(error) if cause is error else f"{error} {cause}"
     return RunError(f"The push to '{repo}' failed: {reason.replace(token, '(token)')}")
-
-
-def _hub_error(status: int, repo: str, reply: str) -> UsageError | RunError:
-    if status == 401:
-        return UsageError(f"The Hub does not accept the token for '{repo}' (401).{reply} {_LOGIN}")
-    if status == 403:
-        return UsageError(
-            f"The token has no write access to '{repo}' (403).{reply} Name a repository of your own, or use a token "
-            "with write access: hf auth login."
-        )
-    if status == 404:
-        return UsageError(
-            f"The Hub has no repository '{repo}' that this token can see, or no such revision (404).{reply} Check the "
-            "names of the user or organisation and of the revision."
-        )
-    if status == 409:
-        return RunError(f"'{repo}' was changed by another push at the same time (409).{reply} Push again.")
-    return RunError(f"The Hub answered {status} for '{repo}'.{reply} Nothing was committed; try again later.")

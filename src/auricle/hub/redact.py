@@ -1,12 +1,11 @@
 """What of a run may be published: paths of this machine and the names of clips and people are removed.
 
-In: the report and recipe as plain data, and the corpus' Index. Out: the same data, with clips numbered, groups numbered
-where they name a fold or a slice, and local paths cut to their last part.
+Clips are numbered, and groups where they name a fold or a slice; local paths are cut to their last part.
 """
 
 import re
 import tempfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -76,25 +75,28 @@ def without_names(report: Mapping[str, Any], names: Pseudonyms) -> dict[str, Any
 
 def _numbered(value: Any, names: Pseudonyms) -> Any:
     """Plain data in which every text that is a clip's id, or quotes one, has its number."""
-    if isinstance(value, str):
-        if value in names.clips:
-            return names.clips[value]
-        return _QUOTED.sub(lambda match: f"'{names.clips.get(match[1], match[1])}'", value)
-    if isinstance(value, Mapping):
-        return {key: _numbered(inner, names) for key, inner in value.items()}
-    if isinstance(value, list | tuple):
-        return [_numbered(inner, names) for inner in value]
-    return value
+
+    def number(text: str) -> str:
+        if text in names.clips:
+            return names.clips[text]
+        return _QUOTED.sub(lambda match: f"'{names.clips.get(match[1], match[1])}'", text)
+
+    return _map_texts(value, number, change_keys=False)
 
 
 def without_paths(value: Any, local: LocalPaths) -> Any:
     """Plain data in which local paths are cut to their last part."""
+    return _map_texts(value, lambda text: _without_path(text, local), change_keys=True)
+
+
+def _map_texts(value: Any, change: Callable[[str], str], *, change_keys: bool) -> Any:
     if isinstance(value, str):
-        return _without_path(value, local)
+        return change(value)
     if isinstance(value, Mapping):
-        return {without_paths(key, local): without_paths(inner, local) for key, inner in value.items()}
+        inner = {key: _map_texts(inner, change, change_keys=change_keys) for key, inner in value.items()}
+        return {change(key): value for key, value in inner.items()} if change_keys else inner
     if isinstance(value, list | tuple):
-        return [without_paths(inner, local) for inner in value]
+        return [_map_texts(inner, change, change_keys=change_keys) for inner in value]
     return value
 
 

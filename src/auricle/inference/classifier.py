@@ -1,8 +1,6 @@
-"""A trained model that predicts: for files, for samples in memory, one or many.
+"""A trained model that predicts: for files of any format, rate and length, and for samples in memory.
 
-In: a run, model or exported folder, then recordings of any format, rate and length. Out: one Prediction or embedding
-for each, in order; a file that cannot be decoded gets one with the reason. PyTorch is imported only where a model needs
-it.
+A file that cannot be decoded gets a Prediction with the reason. PyTorch is imported only where a model needs it.
 """
 
 import hashlib
@@ -205,7 +203,6 @@ class Classifier:
                 yield self.prediction(recording, mean.value)
 
     def _clip(self, samples: np.ndarray, sample_rate: int) -> DecodedClip:
-        """Check an array and look for faults of its audio."""
         num_features = self.settings.num_features
         if num_features is None:
             audio = DecodedAudio(_checked_samples(samples, sample_rate), int(sample_rate), "array")
@@ -230,9 +227,8 @@ def _checked_samples(samples: np.ndarray, sample_rate: int) -> np.ndarray:
     shape, received = values.shape, f"An array received {values.dtype} of shape {values.shape}"
     if not RATES[0] <= sample_rate <= RATES[1] or sample_rate != int(sample_rate):
         raise UsageError(f"sample_rate received {sample_rate!r}. Accepted: hertz from {RATES[0]} to {RATES[1]}.")
-    if values.dtype.kind != "f" and values.dtype != np.int16:
-        raise UsageError(f"{received}. {_ARRAYS}")
-    if values.ndim not in (1, 2) or not values.size:
+    is_audio = values.dtype.kind == "f" or values.dtype == np.int16
+    if not is_audio or values.ndim not in (1, 2) or not values.size:
         raise UsageError(f"{received}. {_ARRAYS}")
     values = np.atleast_2d(values)
     if len(values) > min(MAX_CHANNELS, values.shape[1]):
@@ -252,20 +248,14 @@ def _checked_samples(samples: np.ndarray, sample_rate: int) -> np.ndarray:
 
 def pair_embeddings(chunk: Sequence[DecodedRecording], rows: np.ndarray) -> Iterator[Embedding]:
     """Pair the recordings of a chunk with the vectors (decoded clips, width) of those without an error."""
-    remaining = iter(rows)
+    lengths = np.linalg.norm(rows.astype(np.float64), axis=1, keepdims=True) if len(rows) else 1.0
+    remaining = iter((rows / np.maximum(lengths, 1e-12)).astype(np.float32))
     for recording in chunk:
         if recording.error is not None:
             yield Embedding(recording.name, np.zeros(0, np.float32), 0.0, error=recording.error)
-            continue
-        vector = _unit(next(remaining)[None])[0].astype(np.float32)
-        content = hashlib.blake2b(recording.samples.tobytes(), digest_size=16).hexdigest()
-        yield Embedding(recording.name, vector, recording.seconds, content, recording.warnings)
-
-
-def _unit(rows: np.ndarray) -> np.ndarray:
-    """Each vector (clips, width) at length 1."""
-    lengths = np.linalg.norm(rows.astype(np.float64), axis=1, keepdims=True)
-    return np.asarray(rows / np.maximum(lengths, 1e-12))
+        else:
+            content = hashlib.blake2b(recording.samples.tobytes(), digest_size=16).hexdigest()
+            yield Embedding(recording.name, next(remaining), recording.seconds, content, recording.warnings)
 
 
 def load(folder: str | Path, precision: str = "auto", *, refuse: bool = True, runtime: Runtime = "auto") -> Classifier:

@@ -1,13 +1,13 @@
 """Overlapping windows merged into events: a label, from when to when, with its probability.
 
-In: ScoredWindows in order of time. Out: Events. The probability of a cell (one hop of time) is the mean over the
-windows that cover its middle; an event begins where a class reaches `onset`, and goes on until it falls below `offset`.
-Unknown and quiet cells hold no event. Memory does not grow with time, and the state can be saved as JSON and restored.
+The probability of a cell (one hop of time) is the mean over the windows that cover its middle; an event begins where a
+class reaches `onset`, and goes on until it falls below `offset`. Unknown and quiet cells hold no event. Memory does not
+grow with time, and the state can be saved and restored.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from auricle.errors import UsageError
 
@@ -63,7 +63,7 @@ class Event:
 
 
 @dataclass
-class _OpenEvent:
+class OpenEvent:
     """An event that has begun; `ended` once it is over, and only a gap may still be bridged."""
 
     label: int
@@ -75,76 +75,82 @@ class _OpenEvent:
 
 
 @dataclass
+class Cell:
+    """One hop of time that is not decided: the sum over the windows that cover it, by class, their count, its level."""
+
+    sums: list[float]
+    count: int = 0
+    level: float = MIN_LEVEL
+
+
+@dataclass
+class DetectorState:
+    """All that an EventDetector remembers, as JSON can hold it."""
+
+    next: int = 0  # the first cell that is not decided
+    end: float = 0.0  # how far the windows reach
+    hop: float = 0.0
+    cells: list[Cell] = field(default_factory=list)  # from `next` on
+    last: list[float] = field(default_factory=list)  # the probabilities of the last window
+    open: OpenEvent | None = None
+
+
+@dataclass
 class EventDetector:
     """Finds events in scored windows that come one after the other.
 
     `threshold` is the probability below which a window is unknown, None for never. The windows of one recording, all
-    of one WindowSpec, go to one EventDetector.
+    of one WindowSpec, go to one EventDetector; with the state of another, of the same rules, it continues that one.
     """
 
     labels: Sequence[str]
     threshold: float | None
     rules: EventRules
-    _next: int = 0  # the first cell that is not decided
-    _end: float = 0.0  # how far the windows reach
-    _hop: float = 0.0
-    _sums: list[list[float]] = field(default_factory=list)  # from cell `_next` on: the sum over windows, by class
-    _counts: list[int] = field(default_factory=list)
-    _levels: list[float] = field(default_factory=list)
-    _last: list[float] = field(default_factory=list)  # the probabilities of the last window
-    _open: _OpenEvent | None = None
+    state: DetectorState = field(default_factory=DetectorState)
 
     @property
     def current(self) -> Event | None:
         """The event that goes on now, as far as it is known and long enough to be reported."""
-        current = self._open
-        if current is None or current.ended or not self._is_long(current):
-            return None
-        return self._event(current)
+        current = self.state.open
+        return None if current is None or current.ended else self._event(current)
 
     def add(self, window: "ScoredWindow") -> list[Event]:
         """Take the next window; returns the events that no later window can change."""
-        self._hop, self._end = window.hop, max(self._end, window.end)
-        self._cover(window)
+        state = self.state
+        state.hop, state.end = window.hop, max(state.end, window.end)
+        row = state.last = window.probabilities.tolist()
+        for number, level in enumerate(window.levels.tolist(), window.cell):
+            if number < state.next:
+                continue
+            while number >= state.next + len(state.cells):
+                state.cells.append(Cell([0.0] * len(self.labels)))
+            cell = state.cells[number - state.next]
+            cell.level = max(cell.level, level)
+            if window.start - _TINY <= (number + 0.5) * window.hop < window.end + _TINY:
+                cell.sums = [sum + value for sum, value in zip(cell.sums, row, strict=True)]
+                cell.count += 1
         # The windows after this one begin a hop later, past the middle of its first cell.
         return self._decide(window.cell + 1)
 
     def finish(self) -> list[Event]:
         """Say that no window follows; returns the events that were not over yet."""
-        done = self._decide(self._next + len(self._sums))
-        if self._open is not None and self._is_long(self._open):
-            done.append(self._event(self._open))
-        self._open = None
+        done = self._decide(self.state.next + len(self.state.cells))
+        if self.state.open is not None and (last := self._event(self.state.open)):
+            done.append(last)
+        self.state.open = None
         return done
 
-    def _cover(self, window: "ScoredWindow") -> None:
-        """Add a window to the cells whose middle it covers."""
-        row = self._last = window.probabilities.tolist()
-        for number, level in enumerate(window.levels.tolist(), window.cell):
-            index = number - self._next
-            if index < 0:
-                continue
-            while index >= len(self._sums):
-                self._sums.append([0.0] * len(self.labels))
-                self._counts.append(0)
-                self._levels.append(MIN_LEVEL)
-            self._levels[index] = max(self._levels[index], level)
-            middle = (number + 0.5) * window.hop
-            if window.start - _TINY <= middle < window.end + _TINY:
-                self._sums[index] = [sum + value for sum, value in zip(self._sums[index], row, strict=True)]
-                self._counts[index] += 1
-
     def _decide(self, upto: int) -> list[Event]:
-        """Decide the cells before number `upto`."""
+        state = self.state
         done: list[Event] = []
-        while self._next < upto and self._sums:
-            sums, count, level = self._sums.pop(0), self._counts.pop(0), self._levels.pop(0)
-            start = self._next * self._hop
-            end = min(start + self._hop, self._end)
-            self._next += 1
+        while state.next < upto and state.cells:
+            cell = state.cells.pop(0)
+            start = state.next * state.hop
+            state.next += 1
             # Only a recording's last cell may be too short for any window to cover its middle.
-            row = [sum / count for sum in sums] if count else self._last
-            done += self._step(row if level >= self.rules.min_level else None, start, end)
+            row = [sum / cell.count for sum in cell.sums] if cell.count else state.last
+            is_loud = cell.level >= self.rules.min_level
+            done += self._step(row if is_loud else None, start, min(start + state.hop, state.end))
         return done
 
     def _step(self, row: list[float] | None, start: float, end: float) -> Iterator[Event]:
@@ -152,7 +158,7 @@ class EventDetector:
         least = self.threshold or 0.0
         best = row.index(max(row)) if row is not None else -1
         begins = row is not None and row[best] >= max(self.rules.onset, least)
-        current = self._open
+        current = self.state.open
         if current is not None:
             own = row[current.label] if row is not None else 0.0
             continues = own >= max(self.rules.offset, least) and not (begins and best != current.label)
@@ -165,50 +171,17 @@ class EventDetector:
             current.ended = True
             if not begins and end - current.end < self.rules.max_gap + _TINY:
                 return
-            if self._is_long(current):
-                yield self._event(current)
-            self._open = None
+            if event := self._event(current):
+                yield event
+            self.state.open = None
         if begins and row is not None:
-            self._open = _OpenEvent(best, start, end, row[best], 1)
+            self.state.open = OpenEvent(best, start, end, row[best], 1)
 
-    def _is_long(self, current: _OpenEvent) -> bool:
-        return current.end - current.start >= self.rules.min_seconds - _TINY
-
-    def _event(self, current: _OpenEvent) -> Event:
+    def _event(self, current: OpenEvent) -> Event | None:
+        """The event so far; None where it is too short to be reported."""
+        if current.end - current.start < self.rules.min_seconds - _TINY:
+            return None
         return Event(self.labels[current.label], current.start, current.end, current.total / current.cells)
-
-    def state(self) -> dict[str, Any]:
-        """Everything that `from_state` needs to continue, as JSON can hold it."""
-        current = self._open
-        return {
-            "next": self._next,
-            "end": self._end,
-            "hop": self._hop,
-            "sums": [list(row) for row in self._sums],
-            "counts": list(self._counts),
-            "levels": list(self._levels),
-            "last": list(self._last),
-            "open": None if current is None else vars(current).copy(),
-        }
-
-    @classmethod
-    def from_state(
-        cls, state: dict[str, Any], labels: Sequence[str], threshold: float | None, rules: EventRules
-    ) -> "EventDetector":
-        """Restore what `state` gave; labels, threshold and rules must be the same."""
-        return cls(
-            labels,
-            threshold,
-            rules,
-            int(state["next"]),
-            float(state["end"]),
-            float(state["hop"]),
-            [list(row) for row in state["sums"]],
-            list(state["counts"]),
-            list(state["levels"]),
-            list(state["last"]),
-            None if state["open"] is None else _OpenEvent(**state["open"]),
-        )
 
 
 def find_events(

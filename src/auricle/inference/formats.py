@@ -1,7 +1,4 @@
-"""Predictions, windows and events as text: a table for people, CSV, JSON lines, a submission, Audacity labels, WebVTT.
-
-In: one of them at a time. Out: its lines. What the lines hold does not depend on where they go.
-"""
+"""Predictions, windows and events as text: table, CSV, JSON lines, submission, Audacity labels, WebVTT."""
 
 import csv
 import html
@@ -36,82 +33,90 @@ class RowFormat:
     @property
     def heading(self) -> str:
         """The text above all rows."""
-        if self.kind == "vtt":
-            return "WEBVTT\n"
-        if self.kind == "submission":
-            return "Id,Category\n"
-        if self.kind != "csv":
-            return ""
-        choices = [name for rank in range(1, self.top + 1) for name in (f"label_{rank}", f"probability_{rank}")]
-        columns = {
-            "recordings": ["file", "label", *choices, "seconds", "warnings", "error"],
-            "windows": ["file", "start", "end", "label", *choices, "error"],
-            "events": ["file", "label", "start", "end", "probability", "error"],
-        }
-        return _csv(columns[self.view])
+        if self.kind == "csv":
+            return _csv_line(self._columns)
+        return {"vtt": "WEBVTT\n", "submission": "Id,Category\n"}.get(self.kind, "")
 
     def recording(self, prediction: "Prediction") -> str:
         """The row of a recording with one prediction, or of one that failed."""
-        if self.kind == "jsonl":
-            return _json(_as_json(prediction, self.top))
-        if self.kind == "csv":
-            rest = [f"{prediction.seconds:.3f}", "; ".join(prediction.warnings), prediction.error or ""]
-            return _csv([prediction.name, prediction.label or "", *self._pairs(prediction), *rest])
         if self.kind == "submission":
-            return "" if prediction.label is None else _csv([prediction.name, prediction.label], "\n")
-        note = f"   ({'; '.join(prediction.warnings)})" if prediction.warnings else ""
-        return f"{prediction.name}\t{self._likely(prediction) or 'FAILED: ' + (prediction.error or '')}{note}\n"
+            return "" if prediction.label is None else _csv_line([prediction.name, prediction.label], "\n")
+        if self.kind == "table":
+            note = f"   ({'; '.join(prediction.warnings)})" if prediction.warnings else ""
+            return f"{prediction.name}\t{self._likely(prediction) or 'FAILED: ' + (prediction.error or '')}{note}\n"
+        return self._fields(
+            file=prediction.name,
+            label=prediction.label,
+            unknown=prediction.unknown,
+            choices=prediction.choices[: self.top],
+            seconds=prediction.seconds,
+            warnings=prediction.warnings,
+            error=prediction.error,
+        )
 
     def window(self, start: float, end: float, prediction: "Prediction") -> str:
         """The row of one window; `prediction` is for it alone."""
-        if self.kind == "jsonl":
-            fields = {
-                "file": prediction.name,
-                "start": round(start, 3),
-                "end": round(end, 3),
-                "label": prediction.label,
-            }
-            return _json({**fields, "unknown": prediction.unknown, "choices": _choices(prediction, self.top)})
-        if self.kind == "csv":
-            times = [f"{start:.3f}", f"{end:.3f}"]
-            return _csv([prediction.name, *times, prediction.label or "", *self._pairs(prediction), ""])
         if self.kind == "table":
             return f"{prediction.name}\t{_clock(start)} - {_clock(end)}\t{self._likely(prediction)}\n"
-        return self._subtitle(start, end, prediction.label or "", prediction.probability)
+        if self.kind in SINGLE:
+            return self._subtitle(start, end, prediction.label or "", prediction.probability)
+        return self._fields(
+            file=prediction.name,
+            start=start,
+            end=end,
+            label=prediction.label,
+            unknown=prediction.unknown,
+            choices=prediction.choices[: self.top],
+        )
 
     def event(self, name: str, event: "Event") -> str:
         """The row of one event of the recording `name`."""
-        if self.kind == "jsonl":
-            times = {"start": round(event.start, 3), "end": round(event.end, 3)}
-            probability = round(event.probability, 6)
-            return _json({"file": name, "label": event.label, **times, "probability": probability})
-        if self.kind == "csv":
-            return _csv([name, event.label, f"{event.start:.3f}", f"{event.end:.3f}", f"{event.probability:.6f}", ""])
         if self.kind == "table":
             text = f"{_clock(event.start)} - {_clock(event.end)}\t{event.label} {event.probability * 100:.1f} %"
             return f"{name}\t{text}\n"
-        return self._subtitle(event.start, event.end, event.label, event.probability)
+        if self.kind in SINGLE:
+            return self._subtitle(event.start, event.end, event.label, event.probability)
+        return self._fields(
+            file=name, label=event.label, start=event.start, end=event.end, probability=event.probability
+        )
 
     def failure(self, name: str, error: str) -> str:
         """The row of a recording without windows or events, because it cannot be decoded."""
+        if self.kind == "table":
+            return f"{name}\tFAILED: {error}\n"
+        return "" if self.kind in SINGLE else self._fields(file=name, error=error)
+
+    @property
+    def _columns(self) -> list[str]:
+        choices = [name for rank in range(1, self.top + 1) for name in (f"label_{rank}", f"probability_{rank}")]
+        return {
+            "recordings": ["file", "label", *choices, "seconds", "warnings", "error"],
+            "windows": ["file", "start", "end", "label", *choices, "error"],
+            "events": ["file", "label", "start", "end", "probability", "error"],
+        }[self.view]
+
+    def _fields(self, **fields: Any) -> str:
+        """A row of named fields, as a line of JSON or of CSV: probabilities with six digits, seconds with three."""
+        digits = {name: 6 if name == "probability" else 3 for name, value in fields.items() if isinstance(value, float)}
+        choices = fields.get("choices", ())
         if self.kind == "jsonl":
-            return _json({"file": name, "error": error})
-        if self.kind == "csv":
-            empty = 3 + 2 * self.top if self.view == "windows" else 4
-            return _csv([name, *[""] * empty, error])
-        return f"{name}\tFAILED: {error}\n" if self.kind == "table" else ""
+            fields |= {name: round(fields[name], places) for name, places in digits.items()}
+            if "choices" in fields:
+                fields["choices"] = [
+                    {"label": choice.label, "probability": round(choice.probability, 6)} for choice in choices
+                ]
+            return json.dumps(fields, ensure_ascii=False) + "\n"
+        fields |= {name: f"{fields[name]:.{places}f}" for name, places in digits.items()}
+        fields["warnings"] = "; ".join(fields.get("warnings", ()))
+        for rank, choice in enumerate(choices, start=1):
+            fields |= {f"label_{rank}": choice.label, f"probability_{rank}": f"{choice.probability:.6f}"}
+        return _csv_line([fields.get(column) or "" for column in self._columns])
 
     def _subtitle(self, start: float, end: float, label: str, probability: float) -> str:
         text = f"{' '.join(label.split())} {probability * 100:.0f} %"
         if self.kind == "audacity":
             return f"{start:.6f}\t{end:.6f}\t{text}\n"
         return f"\n{_clock(start)} --> {_clock(end)}\n{html.escape(text, quote=False)}\n"
-
-    def _pairs(self, prediction: "Prediction") -> list[str]:
-        pairs = [
-            value for choice in prediction.choices[: self.top] for value in (choice.label, f"{choice.probability:.6f}")
-        ]
-        return pairs + [""] * (2 * self.top - len(pairs))
 
     def _likely(self, prediction: "Prediction") -> str:
         text = "   ".join(
@@ -127,27 +132,7 @@ def _clock(seconds: float) -> str:
     return f"{minutes // 60:02d}:{minutes % 60:02d}:{rest // 1000:02d}.{rest % 1000:03d}"
 
 
-def _csv(row: list[str], ending: str = "\r\n") -> str:
+def _csv_line(row: list[str], ending: str = "\r\n") -> str:
     line = io.StringIO(newline="")
     csv.writer(line, lineterminator=ending).writerow(row)
     return line.getvalue()
-
-
-def _json(row: dict[str, Any]) -> str:
-    return json.dumps(row, ensure_ascii=False) + "\n"
-
-
-def _choices(prediction: "Prediction", top: int) -> list[dict[str, Any]]:
-    return [{"label": choice.label, "probability": round(choice.probability, 6)} for choice in prediction.choices[:top]]
-
-
-def _as_json(prediction: "Prediction", top: int) -> dict[str, Any]:
-    return {
-        "file": prediction.name,
-        "label": prediction.label,
-        "unknown": prediction.unknown,
-        "choices": _choices(prediction, top),
-        "seconds": round(prediction.seconds, 3),
-        "warnings": list(prediction.warnings),
-        "error": prediction.error,
-    }

@@ -1,24 +1,23 @@
 """The job of `auricle predict`: recordings of any length and number to rows, resumable where it was interrupted.
 
-In: a classifier, recordings, a row format, and an Output. Out: rows, in order. Memory holds one chunk of short
-recordings or one batch of windows. The state is saved only between these, so that a resumed job scores the same batches
-as one that was never interrupted, and writes the same bytes.
+Memory holds one chunk of short recordings or one batch of windows. The state is saved only between these, so that a
+resumed job scores the same batches as one that was never interrupted, and writes the same bytes.
 """
 
 import hashlib
 import itertools
 import json
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+
+from pydantic import TypeAdapter
 
 from auricle.audio.recordings import DecodedRecording, Recording, read_recordings
 from auricle.corpus import tree
 from auricle.errors import UsageError
 from auricle.inference.classifier import Classifier, Prediction
-from auricle.inference.events import EventDetector, EventRules
+from auricle.inference.events import DetectorState, EventDetector, EventRules
 from auricle.inference.formats import RowFormat
 from auricle.inference.predictor import MeanLogits, ScoredWindow, score_recordings, spec_for
 from auricle.inference.writer import Output
@@ -28,13 +27,23 @@ from auricle.run_folder import exported_model, model_folder
 
 
 @dataclass
-class _Progress:
-    """How far the job is: recordings done and failed, their fingerprint, and the state of the one in the middle."""
+class CurrentRecording:
+    """Where the job is within a long recording: windows done, the total of their logits, and its events so far."""
+
+    fingerprint: str
+    windows: int
+    total: list[float]
+    events: DetectorState
+
+
+@dataclass
+class JobState:
+    """How far the job is: recordings done and failed, their fingerprint, and the one in the middle of which it is."""
 
     done: int = 0
     failed: int = 0
     fingerprint: str = ""
-    current: dict[str, Any] | None = None
+    current: CurrentRecording | None = None
 
 
 def job_id(run: Path, classifier: Classifier, options: Mapping[str, object]) -> str:
@@ -65,107 +74,85 @@ class Job:
     rules: EventRules
     output: Output
     notify: Callable[[str], None]
-    _progress: _Progress = field(default_factory=_Progress)
-    _reading: deque[Recording] = field(default_factory=deque)
+    _state: JobState = field(default_factory=JobState)
 
     def run(self, recordings: Iterable[Recording]) -> int:
         """Write the rows of all of them; returns how many failed. Raises UsageError where a resumed job had others."""
-        remaining = iter(recordings)
+        recordings = iter(recordings)
         if self.output.state is not None:
-            self._progress = _Progress(**self.output.state)
-            self._skip(remaining)
+            self._state = TypeAdapter(JobState).validate_python(self.output.state)
+            self._skip(recordings)
         else:
-            self.output.checkpoint(asdict(self._progress), now=True)
-        for chunk in read_recordings(self._noted(remaining), self.classifier.settings):
-            self._predict(chunk)
-            self.output.checkpoint(asdict(self._progress))
+            self.output.checkpoint(asdict(self._state), now=True)
+        ahead, behind = itertools.tee(recordings)
+        for chunk in read_recordings(ahead, self.classifier.settings):
+            self._predict(chunk, list(itertools.islice(behind, len(chunk))))
+            self.output.checkpoint(asdict(self._state))
         self.output.finish()
-        return self._progress.failed
-
-    def _noted(self, recordings: Iterator[Recording]) -> Iterator[Recording]:
-        for recording in recordings:
-            self._reading.append(recording)
-            yield recording
+        return self._state.failed
 
     def _skip(self, recordings: Iterator[Recording]) -> None:
         """Skip what is done, and make sure that it is what was done."""
         fingerprint = ""
         name = "-"
-        for recording in itertools.islice(recordings, self._progress.done):
+        for recording in itertools.islice(recordings, self._state.done):
             name = recording.name
             fingerprint = _fingerprint(fingerprint, recording)
             self.output.reserve(name)
-        if fingerprint != self._progress.fingerprint:
+        if fingerprint != self._state.fingerprint:
             raise UsageError(_changed(name))
-        self.notify(f"Resuming after {self._progress.done} recordings.")
+        self.notify(f"Resuming after {self._state.done} recordings.")
 
-    def _predict(self, chunk: Sequence[DecodedRecording]) -> None:
+    def _predict(self, chunk: Sequence[DecodedRecording], originals: Sequence[Recording]) -> None:
         """Write the rows of a chunk; those of a long recording from the window where it was interrupted."""
-        state, first = self._progress.current, _fingerprint("", self._reading[0])
-        if state is not None and not (chunk[0].is_long and state["fingerprint"] == first):
+        resumed, first = self._state.current, _fingerprint("", originals[0])
+        if resumed is not None and not (chunk[0].is_long and resumed.fingerprint == first):
             raise UsageError(_changed(chunk[0].name))
-        skip = 0 if state is None else int(state["windows"])
-        for recording, windows in score_recordings(self.classifier, chunk, self.spec, skip=skip):
-            self.output.begin(recording.name, resumed=state is not None)
-            rows = _Rows(self, recording, state)
+        skip = 0 if resumed is None else resumed.windows
+        scored = score_recordings(self.classifier, chunk, self.spec, skip=skip)
+        for original, (recording, windows) in zip(originals, scored, strict=True):
+            self.output.begin(recording.name, resumed=resumed is not None)
+            mean = MeanLogits() if resumed is None else MeanLogits(resumed.total, resumed.windows)
+            events = DetectorState() if resumed is None else resumed.events
+            detector = EventDetector(self.classifier.labels, self.classifier.threshold, self.rules, events)
             per_batch = (self.spec or spec_for(self.classifier, recording)).batch() if recording.is_long else 0
             for window in windows:
-                rows.add(window)
-                if per_batch and rows.windows % per_batch == 0:
-                    self._progress.current = {"fingerprint": first, **rows.state()}
-                    self.output.checkpoint(asdict(self._progress))
-            rows.finish()
-            self._finish(recording)
+                mean.add(window.logits)
+                self._write_window(recording.name, window, detector)
+                if per_batch and mean.count % per_batch == 0:
+                    self._state.current = CurrentRecording(first, mean.count, mean.total.tolist(), detector.state)
+                    self.output.checkpoint(asdict(self._state))
+            self._write_end(recording, mean, detector)
+            failed = recording.error is not None
+            self.output.end(failed=failed)
+            state, fingerprint = self._state, _fingerprint(self._state.fingerprint, original)
+            self._state = JobState(state.done + 1, state.failed + failed, fingerprint)
 
-    def _finish(self, recording: DecodedRecording) -> None:
-        failed = recording.error is not None
-        self.output.end(failed=failed)
-        progress, fingerprint = self._progress, _fingerprint(self._progress.fingerprint, self._reading.popleft())
-        self._progress = _Progress(progress.done + 1, progress.failed + failed, fingerprint)
+    def _write_window(self, name: str, window: ScoredWindow, detector: EventDetector) -> None:
+        if self.format.view == "windows":
+            prediction = self.classifier.window_prediction(name, window)
+            self.output.write(self.format.window(window.start, window.end, prediction))
+        elif self.format.view == "events":
+            for event in detector.add(window):
+                self.output.write(self.format.event(name, event))
 
-
-class _Rows:
-    """The rows of one recording, written as its windows come; `state` restores those of an interrupted job."""
-
-    def __init__(self, job: Job, recording: DecodedRecording, state: dict[str, Any] | None) -> None:
-        self.job, self.recording = job, recording
-        self.windows = 0 if state is None else int(state["windows"])
-        self.mean = MeanLogits() if state is None else MeanLogits(state["total"], self.windows)
-        known = (job.classifier.labels, job.classifier.threshold, job.rules)
-        self.events = EventDetector(*known) if state is None else EventDetector.from_state(state["events"], *known)
-
-    def state(self) -> dict[str, Any]:
-        return {"windows": self.windows, "total": self.mean.total.tolist(), "events": self.events.state()}
-
-    def add(self, window: ScoredWindow) -> None:
-        job = self.job
-        self.windows += 1
-        if job.format.view == "recordings":
-            self.mean.add(window.logits)
-        elif job.format.view == "windows":
-            prediction = job.classifier.window_prediction(self.recording.name, window)
-            job.output.write(job.format.window(window.start, window.end, prediction))
-        else:
-            for event in self.events.add(window):
-                job.output.write(job.format.event(self.recording.name, event))
-
-    def finish(self) -> None:
-        job, recording = self.job, self.recording
+    def _write_end(self, recording: DecodedRecording, mean: MeanLogits, detector: EventDetector) -> None:
+        """Write what is known at the end of a recording: its one row, its last events, or why it failed."""
         name, error = recording.name, recording.error
         if error is not None:
-            is_whole = job.format.view == "recordings"
+            is_whole = self.format.view == "recordings"
             failed = Prediction(name, (), 0.0, error=error)
-            job.output.write(job.format.recording(failed) if is_whole else job.format.failure(name, error))
-            if job.format.kind in ("submission", "audacity", "vtt"):
-                job.notify(f"no row for '{name}': {error}")
-        elif job.format.view == "recordings":
-            job.output.write(job.format.recording(job.classifier.prediction(recording, self.mean.value)))
+            self.output.write(self.format.recording(failed) if is_whole else self.format.failure(name, error))
+            if self.format.kind in ("submission", "audacity", "vtt"):
+                self.notify(f"no row for '{name}': {error}")
+        elif self.format.view == "recordings":
+            self.output.write(self.format.recording(self.classifier.prediction(recording, mean.value)))
         else:
-            for event in self.events.finish():
-                job.output.write(job.format.event(name, event))
+            for event in detector.finish():
+                self.output.write(self.format.event(name, event))
             # Rows of windows and events have no column for what is wrong with their recording.
             for warning in recording.warnings:
-                job.notify(f"'{name}': {warning}")
+                self.notify(f"'{name}': {warning}")
 
 
 def _fingerprint(before: str, recording: Recording) -> str:

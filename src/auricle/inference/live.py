@@ -1,8 +1,7 @@
 """Events as they happen: audio comes in, and a message goes out when an event begins and when it is over.
 
-In: blocks of samples that arrive in real time, and a WindowSpec. Out: messages, each with how long after the audio it
-is sent. Windows are scored one by one, as soon as they are complete; where that is slower than the audio comes, windows
-are skipped and counted.
+Windows are scored one by one, as soon as they are complete; where that is slower than the audio comes, windows are
+skipped and counted.
 """
 
 import bisect
@@ -95,6 +94,16 @@ def listen(
     detector = EventDetector(classifier.labels, classifier.threshold, rules)
     scored = skipped = 0
     announced: float | None = None
+
+    def ended(events: list[Event]) -> Iterator[Message]:
+        """The messages of events that are over; first the one that an event began, if that is known only now."""
+        nonlocal announced
+        for event in events:
+            if event.start != announced:
+                yield Message("begin", event, buffer.since(event.start))
+            yield Message("end", event, buffer.since(event.end))
+            announced = None
+
     try:
         for batch in window_batches(buffer.blocks(), spec, rate, 1):
             if buffer.is_late(batch.starts[0] + batch.pieces[0].shape[1], batch.hop):
@@ -105,9 +114,7 @@ def listen(
                 skipped = 0
             (window,) = batch.scored(classifier.logits(batch.pieces), rate)
             scored += 1
-            for event in detector.add(window):
-                yield from _ended(event, announced, buffer)
-                announced = None
+            yield from ended(detector.add(window))
             current = detector.current
             if current is not None and current.start != announced:
                 announced = current.start
@@ -116,19 +123,10 @@ def listen(
         pass
     if skipped:
         yield Message("skipped", windows=skipped)
-    for event in detector.finish():
-        yield from _ended(event, announced, buffer)
-        announced = None
+    yield from ended(detector.finish())
     yield Message("done", windows=scored, seconds=buffer.received)
     if buffer.fault is not None:
         raise buffer.fault
-
-
-def _ended(event: Event, announced: float | None, buffer: "StreamBuffer") -> Iterator[Message]:
-    """The message of an event that is over; first the one that it began, if that is known only now."""
-    if event.start != announced:
-        yield Message("begin", event, buffer.since(event.start))
-    yield Message("end", event, buffer.since(event.end))
 
 
 class StreamBuffer:

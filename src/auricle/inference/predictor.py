@@ -1,23 +1,24 @@
 """The one predictor: recordings of any length as rows of windows, each with the model's logits.
 
-In: decoded recordings and a WindowSpec. Out: ScoredWindows in order of time; a recording's prediction is the mean over
-them. A short recording is one window, unless windows are asked for. Files, the HTTP service, its page, live audio and
-Python all come through here. Memory is that of one batch of windows, however long a recording is.
+Out: ScoredWindows in order of time; a recording's prediction is the mean over them. A short recording is one window,
+unless windows are asked for. Memory is that of one batch of windows, however long a recording is.
 """
 
 import itertools
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from auricle.audio import FULL_SCALE
 from auricle.audio.recordings import DecodedRecording
-from auricle.audio.settings import Settings
 from auricle.evaluation.scoring import softmax
 from auricle.inference.events import MIN_LEVEL
 from auricle.preparation.windows import BATCH_SECONDS, WindowSpec, window_starts
+
+if TYPE_CHECKING:
+    from auricle.inference.classifier import Classifier
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,11 +69,6 @@ class WindowBatch:
             )
             for start, piece, row in zip(self.starts, self.pieces, rows, strict=True)
         ]
-
-    def after(self, skip: int) -> "WindowBatch":
-        """The batch without the windows whose number is below `skip`."""
-        gone = min(max(skip - self.number, 0), len(self.starts))
-        return WindowBatch(self.number + gone, self.starts[gone:], self.pieces[gone:], self.hop)
 
 
 class WindowCutter:
@@ -127,17 +123,6 @@ class WindowCutter:
         return WindowBatch(self._number, tuple(starts), pieces, self.hop)
 
 
-class WindowScorer(Protocol):
-    """What the predictor needs of a Classifier. `window_spec` is how a long recording is cut by default."""
-
-    settings: Settings
-
-    @property
-    def window_spec(self) -> WindowSpec: ...
-
-    def logits(self, samples: Sequence[np.ndarray]) -> np.ndarray: ...
-
-
 class MeanLogits:
     """The mean over windows, in constant memory. `total` (classes,) and `count` are its state."""
 
@@ -155,9 +140,9 @@ class MeanLogits:
         return np.asarray((self.total / self.count).astype(np.float32))
 
 
-def spec_for(scorer: WindowScorer, recording: DecodedRecording) -> WindowSpec:
+def spec_for(classifier: "Classifier", recording: DecodedRecording) -> WindowSpec:
     """How a recording is cut for its prediction: a short one is one window."""
-    return scorer.window_spec if recording.is_long else WindowSpec(recording.seconds, recording.seconds)
+    return classifier.window_spec if recording.is_long else WindowSpec(recording.seconds, recording.seconds)
 
 
 def window_batches(
@@ -171,26 +156,26 @@ def window_batches(
 
 
 def score_windows(
-    scorer: WindowScorer,
+    classifier: "Classifier",
     blocks: Iterable[np.ndarray],
     spec: WindowSpec,
     *,
     skip: int = 0,
     batch_seconds: float = BATCH_SECONDS,
 ) -> Iterator[ScoredWindow]:
-    """Score a stream of blocks (channels, samples) in the scorer's form, window after window.
+    """Score a stream of blocks (channels, samples) in the classifier's form, window after window.
 
-    The first `skip` windows are neither scored nor given: with a multiple of `spec.batch()` the rest is the same to
-    the last bit, for batches stay the same.
+    The first `skip` windows, a multiple of `spec.batch()`, are neither scored nor given: the rest is the same to the
+    last bit, for batches stay the same.
     """
-    rate = scorer.settings.sample_rate
+    rate = classifier.settings.sample_rate
     for batch in window_batches(blocks, spec, rate, spec.batch(batch_seconds)):
-        remaining = batch.after(skip)
-        yield from remaining.scored(scorer.logits(remaining.pieces), rate)
+        if batch.number >= skip:
+            yield from batch.scored(classifier.logits(batch.pieces), rate)
 
 
 def score_recordings(
-    scorer: WindowScorer, chunk: Sequence[DecodedRecording], spec: WindowSpec | None = None, *, skip: int = 0
+    classifier: "Classifier", chunk: Sequence[DecodedRecording], spec: WindowSpec | None = None, *, skip: int = 0
 ) -> Iterator[tuple[DecodedRecording, Iterable[ScoredWindow]]]:
     """Give the recordings of a chunk, each with its scored windows; without `spec`, those for its prediction.
 
@@ -199,13 +184,13 @@ def score_recordings(
     """
     if len(chunk) == 1 and chunk[0].is_long:
         recording = chunk[0]
-        yield recording, score_windows(scorer, recording.blocks, spec or spec_for(scorer, recording), skip=skip)
+        yield recording, score_windows(classifier, recording.blocks, spec or spec_for(classifier, recording), skip=skip)
         return
-    rate = scorer.settings.sample_rate
+    rate = classifier.settings.sample_rate
     batches = [
-        list(window_batches(recording.blocks, spec or spec_for(scorer, recording), rate, 1)) for recording in chunk
+        list(window_batches(recording.blocks, spec or spec_for(classifier, recording), rate, 1)) for recording in chunk
     ]
-    rows = iter(scorer.logits([piece for own in batches for batch in own for piece in batch.pieces]))
+    rows = iter(classifier.logits([piece for own in batches for batch in own for piece in batch.pieces]))
     for recording, own in zip(chunk, batches, strict=True):
         scored = [batch.scored(itertools.islice(rows, len(batch.starts)), rate) for batch in own]
         yield recording, [window for windows in scored for window in windows]

@@ -1,10 +1,12 @@
 """The verbs of Python: inspect a corpus, train a classifier, and use the run that training wrote.
 
-In: DATA, a recipe and settings, named like the options of the command line. Out: an Inspection, or a Run that opens its
-report and its classifier. Nothing is printed; a notebook shows progress, `verbose=True` prints it.
+Settings are named like the options of the command line. A notebook shows progress, `verbose=True` prints it.
 """
 
+import html
 import os
+import sys
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -21,17 +23,20 @@ from auricle.evaluation.evaluate import Evaluation
 from auricle.evaluation.report import Report
 from auricle.inference import classifier as classifiers
 from auricle.inference.classifier import Classifier, Prediction
-from auricle.inference.notebook import NotebookProgress, in_notebook
 from auricle.models import device as devices
 from auricle.models import registration
 from auricle.models.quiet import quiet_libraries
-from auricle.preparation import prepare
 from auricle.preparation.inspection import Inspection
 from auricle.recipe import Recipe
 from auricle.recipes import NAMED_SETTINGS
 from auricle.run_folder import RunFolder, new_run_folder
-from auricle.training.progress import ProgressReporter
+from auricle.training import grouping
+from auricle.training.progress import Epoch, ProgressReporter
 from auricle.training.run import run as train_run
+
+# Messages and updates of the progress in a notebook.
+_SHOWN_MESSAGES = 6
+_MIN_SECONDS = 0.2
 
 
 @dataclass(frozen=True)
@@ -91,7 +96,7 @@ def inspect(
     """
     resolved = resolve(recipe, settings)
     check_location(data, resolved.data.reader)
-    return prepare.inspect(data, resolved, _reporter(verbose).progress)
+    return grouping.inspect(data, resolved, _reporter(verbose).progress)
 
 
 def train(
@@ -153,7 +158,50 @@ def resolve(recipe: str | Path | Recipe, settings: Mapping[str, Any]) -> Recipe:
 
 def _reporter(verbose: bool) -> ProgressReporter:
     """What shows progress: a bar in a notebook, lines with `verbose`, nothing otherwise."""
-    if in_notebook():
-        shown = NotebookProgress()
+    # IPython is asked only where it runs already; a Jupyter kernel's shell has a kernel.
+    shell = sys.modules["IPython"].get_ipython() if "IPython" in sys.modules else None
+    if hasattr(shell, "kernel"):
+        shown = _NotebookProgress()
         return ProgressReporter(shown.message, shown.progress, shown.epoch)
     return ProgressReporter(print) if verbose else ProgressReporter()
+
+
+class _NotebookProgress:
+    """One output with the latest messages, a bar and the latest epoch; replaced at most a few times a second."""
+
+    def __init__(self) -> None:
+        from IPython.display import display
+
+        self._messages: list[str] = []
+        self._bar = ""
+        self._shown = 0.0
+        show: Any = display  # untyped
+        self._output: Any = show(self, display_id=True)
+
+    def message(self, text: str) -> None:
+        self._messages.append(text)
+        self._bar = ""
+        self._update()
+
+    def progress(self, done: int, total: int) -> None:
+        self._bar = f"<progress value='{done}' max='{total}'></progress> {done} of {total}" if done < total else ""
+        if not self._bar or time.monotonic() - self._shown > _MIN_SECONDS:
+            self._update()
+
+    def epoch(self, fold: str, epoch: Epoch) -> None:
+        """One line for the latest epoch of a fold, under a bar of all its epochs."""
+        accuracy = f", validation accuracy {epoch.valid['accuracy']:.3f}" if epoch.valid else ""
+        named = f"{html.escape(fold)}: " if fold else ""
+        self._bar = (
+            f"<progress value='{epoch.epoch}' max='{epoch.epochs}'></progress> "
+            f"{named}epoch {epoch.epoch} of {epoch.epochs}, loss {epoch.loss:.3f}{accuracy}"
+        )
+        self._update()
+
+    def _repr_html_(self) -> str:
+        lines = [html.escape(message) for message in self._messages[-_SHOWN_MESSAGES:]]
+        return "<br>".join([*lines, self._bar] if self._bar else lines) or "…"
+
+    def _update(self) -> None:
+        self._shown = time.monotonic()
+        self._output.update(self)

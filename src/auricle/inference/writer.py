@@ -1,8 +1,8 @@
 """Where rows go, and how an interrupted job resumes.
 
-In: text, and now and then the state of the job. Out: lines on standard output; or a file, or a file for each recording
-in a folder, each of them complete or absent. Next to an unfinished file is a journal: how much of it is valid, and the
-state that belongs to that. What follows the last entry is done again, to the same bytes.
+Lines go to standard output; or to a file, or a file for each recording in a folder, each complete or absent. Next to
+an unfinished file is a journal: how much of it is valid, and the state that belongs to that. What follows the last
+entry is done again, to the same bytes.
 """
 
 import contextlib
@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from auricle.errors import UsageError
+from auricle.run_folder import atomic_write
 
 # Syncing to disk takes milliseconds; what is lost between two entries is done again.
 JOURNAL_SECONDS = 5.0
@@ -37,7 +38,7 @@ class Output:
         self._heading, self._job, self._ending = heading, job, ending
         self._out = out
         self._file: IO[bytes] | None = None
-        self._target: Path | None = None
+        self._target = self._partial = Path()
         self._finished: list[Path] = []  # files of a folder that are not yet synced to disk
         self._names: dict[str, int] = {}
         self._written = -float("inf")
@@ -49,19 +50,20 @@ class Output:
             if ending is not None:
                 out.mkdir(exist_ok=True)
             self._journal = out.with_name(f".{out.name}.journal") if ending is None else out / ".auricle.journal"
-            self.state = self._resume() if resume else None
+            if resume:
+                self._resume()
             if ending is None:
-                self._open(out, self._offset if self.state is not None else None)
+                self._open(out, resumed=self.state is not None)
         except OSError as error:
             raise UsageError(
                 f"'{out}' cannot be written: {error.strerror}. Name a file in a folder that exists."
             ) from error
 
-    def _resume(self) -> dict[str, Any] | None:
+    def _resume(self) -> None:
         try:
             entry = json.loads(self._journal.read_text(encoding="utf-8"))
         except FileNotFoundError:
-            return None
+            return
         except ValueError as error:
             raise UsageError(
                 f"'{self._journal}' is damaged ({error}). Run the command again without --resume."
@@ -71,25 +73,23 @@ class Output:
                 f"--resume received another job than the one that started '{self._out}': other recordings, options, "
                 "or another model. Give the same ones, or run it without --resume to start over."
             )
-        self._offset = entry["offset"]
-        state: dict[str, Any] = entry["state"]
-        return state
+        self._offset, self.state = entry["offset"], entry["state"]
 
     def begin(self, name: str, *, resumed: bool = False) -> None:
         """The rows of a recording follow; `resumed` where some of them were written earlier."""
         if self._out is not None and self._ending is not None:
-            self._open(self._out / self.reserve(name), self._offset if resumed else None)
+            self._open(self._out / self.reserve(name), resumed=resumed)
 
     def end(self, *, failed: bool = False) -> None:
         """A recording has no more rows. In a folder, one that failed has no file."""
-        if self._ending is None or self._file is None or self._target is None:
+        if self._ending is None or self._file is None:
             return
         self._file.close()
         self._file = None
         if failed:
-            _partial(self._target).unlink()
+            self._partial.unlink()
         else:
-            os.replace(_partial(self._target), self._target)
+            os.replace(self._partial, self._target)
             self._finished.append(self._target)
 
     def reserve(self, name: str) -> str:
@@ -119,19 +119,15 @@ class Output:
             return
         offset = 0
         if self._file is not None:
-            self._file.flush()
-            os.fsync(self._file.fileno())
+            _sync(self._file)
             offset = self._file.tell()
         for path in self._finished:
             with path.open("rb") as file:
-                os.fsync(file.fileno())
+                _sync(file)
         self._finished = []
-        partial = _partial(self._journal)
-        with partial.open("w", encoding="utf-8") as journal:
+        with atomic_write(self._journal) as partial, partial.open("w", encoding="utf-8") as journal:
             json.dump({"job": self._job, "offset": offset, "state": state}, journal)
-            journal.flush()
-            os.fsync(journal.fileno())
-        os.replace(partial, self._journal)
+            _sync(journal)
         self._written = time.monotonic()
 
     def finish(self) -> None:
@@ -139,43 +135,43 @@ class Output:
         if self._out is None:
             sys.stdout.flush()
             return
-        if self._file is not None and self._target is not None:
-            self._file.flush()
-            os.fsync(self._file.fileno())
+        if self._file is not None:
+            _sync(self._file)
             self._file.close()
-            os.replace(_partial(self._target), self._target)
+            os.replace(self._partial, self._target)
         self._journal.unlink(missing_ok=True)
 
     def abandon(self, *, keep: bool) -> bool:
         """Close an unfinished job; returns whether it can be resumed, which takes `keep` and a journal."""
         if self._out is None:
             return False
-        if self._file is not None:
-            with contextlib.suppress(OSError):  # of a full disk, which was reported
-                self._file.close()
         can_resume = keep and self._journal.is_file()
         if not can_resume:
             self._journal.unlink(missing_ok=True)
-            if self._target is not None:
-                _partial(self._target).unlink(missing_ok=True)
+        if self._file is not None:
+            with contextlib.suppress(OSError):  # of a full disk, which was reported
+                self._file.close()
+            if not can_resume:
+                self._partial.unlink(missing_ok=True)
         return can_resume
 
-    def _open(self, target: Path, offset: int | None) -> None:
+    def _open(self, target: Path, *, resumed: bool) -> None:
         """Open a target's partial file, truncated to what its journal vouches for, or a new one."""
-        self._target = target
-        if offset is None:
-            self._file = _partial(target).open("wb")
+        self._target, self._partial = target, target.with_name(f".{target.name.lstrip('.')}.partial")
+        if not resumed:
+            self._file = self._partial.open("wb")
             self._file.write(self._heading.encode())
             return
-        if not _partial(target).is_file() or _partial(target).stat().st_size < offset:
+        if not self._partial.is_file() or self._partial.stat().st_size < self._offset:
             raise UsageError(
-                f"--resume received '{self._out}', whose unfinished file '{_partial(target)}' is gone or was cut. Run "
+                f"--resume received '{self._out}', whose unfinished file '{self._partial}' is gone or was cut. Run "
                 "the command again without --resume."
             )
-        self._file = _partial(target).open("r+b")
-        self._file.truncate(offset)
-        self._file.seek(offset)
+        self._file = self._partial.open("r+b")
+        self._file.truncate(self._offset)
+        self._file.seek(self._offset)
 
 
-def _partial(path: Path) -> Path:
-    return path.with_name(f".{path.name.lstrip('.')}.partial")
+def _sync(file: IO[Any]) -> None:
+    file.flush()
+    os.fsync(file.fileno())

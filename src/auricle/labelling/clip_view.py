@@ -1,8 +1,6 @@
 """One clip as HTML: its metadata, waveform, spectrogram and a player.
 
-In: a Clip, which is decoded here, and its notes. Out: HTML that holds image and audio as data URIs, so that no file of
-the corpus is copied or served. Names and labels are untrusted text: Jinja escapes them. A recording that cannot be
-decoded is shown with the reason.
+Image and audio are data URIs: no file of the corpus is copied or served. Names and labels are untrusted text.
 """
 
 from collections.abc import Sequence
@@ -13,11 +11,11 @@ import numpy as np
 from auricle.audio import FULL_SCALE
 from auricle.audio.decode import resample
 from auricle.audio.inspect import open_clip
+from auricle.audio.quality import Finding
 from auricle.audio.settings import Settings
 from auricle.corpus.clip import Clip
 from auricle.errors import AudioError
 from auricle.evaluation import html
-from auricle.labelling.selection import Note
 from auricle.serving.waveform import Waveform, draw_waveform
 
 # Checking a label takes seconds, and a minute of audio is less than a megabyte to send.
@@ -34,15 +32,19 @@ class Preview:
     channels: int
 
 
-def render_clip(clip: Clip, notes: Sequence[Note], group_name: str) -> str:
+def fill(template: str, **values: object) -> str:
+    """The HTML of a template, with every value escaped."""
+    return html.environment("auricle.labelling", "auricle.serving").get_template(template).render(values)
+
+
+def render_clip(clip: Clip, notes: Sequence[Finding], group_name: str) -> str:
     """The HTML of one clip; never raises for a bad recording."""
     try:
         preview, reason = load_preview(clip), ""
     except AudioError as error:
         # A note of this kind gives the reason already.
         preview, reason = None, "" if any(note.kind == error.kind for note in notes) else str(error)
-    template = html.environment("auricle.labelling", "auricle.serving").get_template("clip.html")
-    return template.render(clip=clip, notes=notes, group_name=group_name, preview=preview, reason=reason)
+    return fill("clip.html", clip=clip, notes=notes, group_name=group_name, preview=preview, reason=reason)
 
 
 def load_preview(clip: Clip) -> Preview:

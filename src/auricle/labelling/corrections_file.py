@@ -1,7 +1,7 @@
-"""Label corrections in a CSV that `auricle train --corrections` applies.
+"""Label corrections in a CSV that `auricle train --corrections` applies, written atomically after every correction.
 
-In: clips and their correct labels. Out: the file, written atomically after every correction. Only the file holds the
-corrections: a kill loses nothing, a second start continues, and edits made by hand meanwhile are kept.
+Only the file holds the corrections: a kill loses nothing, a second start continues, and edits made by hand meanwhile
+are kept.
 """
 
 import os

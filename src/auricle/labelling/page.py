@@ -1,7 +1,7 @@
 """The listening page: play random labelled clips, see their findings, and correct wrong labels.
 
-In: a Session. Out: a Gradio page as an ASGI application, which serves no file: a clip's audio and image are part of the
-page. Importing this needs the extra `demo`; do it inside `gradio_environment`.
+It serves no file: a clip's audio and image are part of the page. Importing this needs the extra `demo`; do it inside
+`gradio_environment`.
 """
 
 import html
@@ -19,18 +19,16 @@ import gradio as gr
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 
 from auricle.corpus.clip import Clip
-from auricle.corpus.corrections import Correction
 from auricle.errors import AuricleError, DataError, UsageError
 from auricle.labelling import selection
-from auricle.labelling.clip_view import render_clip
+from auricle.labelling.clip_view import fill, render_clip
 from auricle.labelling.corrections_file import CorrectionsFile
-from auricle.labelling.selection import Filter
-from auricle.labelling.session import Session, View
+from auricle.labelling.selection import Filter, Session, View
 from auricle.parallel import Progress
-from auricle.preparation.prepare import inspect
 from auricle.recipe import Recipe
 from auricle.serving import gradio_host, local_server
 from auricle.serving.local_server import LOOPBACK_NAMES, Application
+from auricle.training.grouping import inspect
 
 HEADERS = ("Clip", "Label in the corpus", "Correct label", "Comment")
 EXCLUDED = "(excluded)"
@@ -61,9 +59,8 @@ def listen(
 ) -> None:
     """Inspect a corpus and serve the page until it is stopped; `on_ready` receives its URL.
 
-    Raises DataError for a corpus that cannot be read, or, if strict, has unusable clips; UsageError for corrections in
-    the recipe, a corrections file that cannot be written, or an unavailable address; RunError for a run without a
-    report.
+    Raises DataError for a corpus that cannot be read or, if strict, has unusable clips; RunError for a run without a
+    report; UsageError for corrections in the recipe, or a file or an address that is unavailable.
     """
     if recipe.data.corrections is not None:
         raise UsageError(
@@ -71,7 +68,7 @@ def listen(
             f"continue with that file, use --corrections {recipe.data.corrections} alone."
         )
     with local_server.bind(options.host, options.port) as listener:
-        inspected = inspect(data, recipe, progress)
+        inspected = inspect(data, recipe, progress, evidence=False)
         if inspected.index.num_features is not None:
             raise UsageError(
                 f"'{data}' contains precomputed features, which cannot be played. `auricle inspect {data}` lists its "
@@ -99,11 +96,7 @@ def create_app(session: Session, local_only: bool) -> Application:
     app = fastapi.FastAPI(openapi_url=None)
     if local_only:
         app.add_middleware(TrustedHostMiddleware, allowed_hosts=LOOPBACK_NAMES)
-    stylesheets = [
-        resources.files("auricle.serving") / "templates" / "page.css",
-        resources.files("auricle.labelling") / "templates" / "listen.css",
-    ]
-    gradio_host.mount(app, page(session), stylesheets)
+    gradio_host.mount(app, page(session), resources.files("auricle.labelling") / "templates" / "listen.css")
     return app
 
 
@@ -132,15 +125,8 @@ def page(session: Session) -> gr.Blocks:
                 exclude = gr.Button("Exclude this clip", elem_id="exclude")
                 undo = gr.Button("Undo correction", elem_id="undo")
         heading = gr.HTML(elem_id="corrections-heading")
-        table = gr.Dataframe(
-            headers=list(HEADERS),
-            type="array",
-            interactive=False,
-            wrap=True,
-            visible=False,
-            buttons=[],
-            elem_id="corrections",
-        )
+        options: dict[str, Any] = {"interactive": False, "wrap": True, "visible": False, "buttons": []}
+        table = gr.Dataframe(headers=list(HEADERS), type="array", elem_id="corrections", **options)
 
         changed = [label, comment, undo, status, heading, table]
         everything = [view, clip, position, *changed]
@@ -151,18 +137,23 @@ def page(session: Session) -> gr.Blocks:
         for control in filters:
             control.input(partial(_apply_filter, session), [view, *filters], everything, **DIRECT)
         save.click(partial(_save, session), [view, label, comment], changed, **DIRECT)
-        exclude.click(partial(_exclude, session), [view, comment], changed, **DIRECT)
-        undo.click(partial(_undo, session), view, changed, **DIRECT)
+
+        def exclude_clip(view: View, comment: str) -> list[Any]:
+            return _change(session, view, lambda clip: session.corrections.save(clip, "", comment))
+
+        def undo_correction(view: View) -> list[Any]:
+            return _change(session, view, lambda clip: session.corrections.undo(clip.id))
 
         def go_to_row(view: View, event: gr.SelectData) -> list[Any]:
             return _move(session, partial(session.go_to, id=event.row_value[0]), view)
 
+        exclude.click(exclude_clip, [view, comment], changed, **DIRECT)
+        undo.click(undo_correction, view, changed, **DIRECT)
         table.select(go_to_row, view, everything, **DIRECT)
     return blocks
 
 
 def _filters(session: Session) -> list[gr.Dropdown]:
-    """Class, group (if there are groups) and finding; each choice with its number of clips."""
     labels = Counter(clip.label for clip in session.index)
     groups = Counter(clip.group for clip in session.index if clip.group is not None)
     counts = selection.count_clips(session.notes)
@@ -187,7 +178,6 @@ def _apply_filter(session: Session, view: View, label: str, group: str, finding:
 
 
 def _move(session: Session, move: Move, view: View) -> list[Any]:
-    """Go to another clip and update the whole page."""
     try:
         view = move(view)
         selected = session.selected(view)
@@ -209,14 +199,6 @@ def _save(session: Session, view: View, label: str | None, comment: str) -> list
     return _change(session, view, lambda clip: session.corrections.save(clip, label, comment))
 
 
-def _exclude(session: Session, view: View, comment: str) -> list[Any]:
-    return _change(session, view, lambda clip: session.corrections.save(clip, "", comment))
-
-
-def _undo(session: Session, view: View) -> list[Any]:
-    return _change(session, view, lambda clip: session.corrections.undo(clip.id))
-
-
 def _change(session: Session, view: View, change: Callable[[Clip], object]) -> list[Any]:
     """Change the current clip's correction; show on the page why it failed, if it did."""
     clip = session.clip(view)
@@ -234,41 +216,20 @@ def _update(session: Session, view: View, error: Exception | str = "") -> list[A
         corrections = session.corrections.read()
     except AuricleError as damaged:
         # The clip may have changed: the previous clip's input must not be saved for it.
-        return [gr.Dropdown(value=None), "", gr.skip(), _alert(damaged), gr.skip(), gr.skip()]
+        return [gr.Dropdown(value=None), "", gr.skip(), fill("status.html", error=damaged), gr.skip(), gr.skip()]
     if error:
-        return [gr.skip(), gr.skip(), gr.skip(), _alert(error), gr.skip(), gr.skip()]
+        return [gr.skip(), gr.skip(), gr.skip(), fill("status.html", error=error), gr.skip(), gr.skip()]
     clip = session.clip(view)
     current = corrections.get(clip.id) if clip else None
     labels = sorted({*session.index.labels, *(row.label for row in corrections.values() if row.label)})
     rows = [[row.id, row.was, row.label or EXCLUDED, row.comment] for row in reversed(corrections.values())]
+    path = shlex.quote(str(session.corrections.path))
+    data = shlex.join([session.index.origin, *session.corpus_options])
     return [
         gr.Dropdown(choices=labels, value=(current.label or None) if current else None),
         current.comment if current else "",
         gr.Button(interactive=current is not None),
-        _status(current),
-        _heading(session, len(corrections)),
+        fill("status.html", error="", correction=current),
+        fill("corrections.html", count=len(corrections), path=path, data=data),
         gr.Dataframe(value=rows, visible=bool(rows)),
     ]
-
-
-def _alert(error: Exception | str) -> str:
-    return f"<p class='alert' role='alert'>{html.escape(str(error))}</p>"
-
-
-def _status(correction: Correction | None) -> str:
-    if correction is None:
-        return "<p class='soft'>Is the label correct? If not, correct it here.</p>"
-    label = f"<b>{html.escape(correction.label)}</b>" if correction.label else "<b>excluded</b>"
-    return f"<p class='corrected'>Corrected: {html.escape(correction.was)} → {label}</p>"
-
-
-def _heading(session: Session, count: int) -> str:
-    path = html.escape(shlex.quote(str(session.corrections.path)))
-    if not count:
-        return f"<h3>No corrections yet</h3><p class='soft'>Each one is saved to <code>{path}</code> at once.</p>"
-    data = html.escape(shlex.join([session.index.origin, *session.corpus_options]))
-    corrections = "1 correction" if count == 1 else f"{count} corrections"
-    return (
-        f"<h3>{corrections} in <code>{path}</code></h3>"
-        f"<p class='soft'>Train with them: <code>auricle train {data} --corrections {path}</code></p>"
-    )

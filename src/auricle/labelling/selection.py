@@ -1,18 +1,19 @@
-"""Which clips to show: filtered by class, group and finding, in random or corpus order.
+"""Which clips to show: filtered by class, group and finding, in random or corpus order; and each visitor's position.
 
-In: an Index, its Audit and, if there is one, the report of a run. Out: notes on each clip, and positions in the Index.
 One shuffled order of all clips is the only randomness, so that no clip repeats before all were shown.
 """
 
 from collections import Counter, defaultdict
-from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
 
-from auricle.corpus.clip import Index
+from auricle.audio.quality import Finding
+from auricle.corpus.clip import Clip, Index
 from auricle.evaluation.report import Report
+from auricle.labelling.corrections_file import CorrectionsFile
 from auricle.preparation.audit import Audit
 from auricle.run_folder import RunFolder
 
@@ -21,15 +22,7 @@ CORRECTED = "corrected"
 MAX_NAMED = 5
 
 
-@dataclass(frozen=True)
-class Note:
-    """One finding on a clip: its kind, and the details."""
-
-    kind: str
-    detail: str
-
-
-Notes = Mapping[str, Sequence[Note]]
+Notes = Mapping[str, Sequence[Finding]]
 
 
 @dataclass(frozen=True)
@@ -41,14 +34,14 @@ class Filter:
     finding: str | None = None
 
 
-def collect_notes(audit: Audit, run: Path | None = None) -> dict[str, list[Note]]:
+def collect_notes(audit: Audit, run: Path | None = None) -> dict[str, list[Finding]]:
     """The audit's findings on each clip, by id; with a run folder, also its suspect labels and worst mistakes.
 
     Raises RunError for a folder without a report.
     """
-    notes: dict[str, list[Note]] = defaultdict(list)
+    notes: dict[str, list[Finding]] = defaultdict(list)
     for fault in (*audit.quarantined, *audit.warnings):
-        notes[fault.id].append(Note(fault.kind, fault.detail))
+        notes[fault.id].append(Finding(fault.kind, fault.detail))
     for row in audit.duplicates:
         kind = "duplicate" if row.kind == "exact" else "near duplicate"
         kind += ", different label" if row.conflict else ""
@@ -58,20 +51,15 @@ def collect_notes(audit: Audit, run: Path | None = None) -> dict[str, list[Note]
                 continue  # that note names the other clips
             others = [f"'{other}' ({label})" for other, label in zip(row.ids, row.labels, strict=True) if other != id]
             more = f" and {len(others) - MAX_NAMED} more" if len(others) > MAX_NAMED else ""
-            notes[id].append(Note(kind, similarity + ", ".join(others[:MAX_NAMED]) + more))
+            notes[id].append(Finding(kind, similarity + ", ".join(others[:MAX_NAMED]) + more))
     for leak in audit.leaks:
-        notes[leak.tested].append(Note("leak", f"test clip of fold {leak.fold}; '{leak.trained}' is its duplicate"))
+        notes[leak.tested].append(Finding("leak", f"test clip of fold {leak.fold}; '{leak.trained}' is its duplicate"))
     if run is not None:
-        for id, note in _report_notes(run):
-            notes[id].append(note)
+        report = Report.load(RunFolder(run).report)
+        for kind, rows in (("suspect label", report.suspect_labels), ("misclassified", report.misclassified)):
+            for wrong in rows:
+                notes[wrong.id].append(Finding(kind, f"predicted '{wrong.predicted}' with {wrong.probability:.0%}"))
     return dict(notes)
-
-
-def _report_notes(run: Path) -> Iterable[tuple[str, Note]]:
-    report = Report.load(RunFolder(run).report)
-    for kind, rows in (("suspect label", report.suspect_labels), ("misclassified", report.misclassified)):
-        for row in rows:
-            yield row.id, Note(kind, f"predicted '{row.predicted}' with {row.probability:.0%}")
 
 
 def select(index: Index, notes: Notes, filter: Filter, corrected: Collection[str] = ()) -> list[int]:
@@ -85,7 +73,7 @@ def select(index: Index, notes: Notes, filter: Filter, corrected: Collection[str
     ]
 
 
-def _matches(notes: Sequence[Note], finding: str | None, is_corrected: bool) -> bool:
+def _matches(notes: Sequence[Finding], finding: str | None, is_corrected: bool) -> bool:
     if finding is None:
         return True
     if finding == CORRECTED:
@@ -105,10 +93,7 @@ def shuffle(clips: int, seed: int) -> list[int]:
 
 
 def next_random(selected: Sequence[int], order: Sequence[int], start: int) -> tuple[int, int]:
-    """The next selected position in the shuffled order, from index `start` on; and the index after it.
-
-    `selected` holds one position or more.
-    """
+    """The next selected position in the shuffled order, from index `start` on; and the index after it."""
     allowed = set(selected)
     for step in range(len(order)):
         index = (start + step) % len(order)
@@ -122,3 +107,57 @@ def neighbour(selected: Sequence[int], position: int, step: int) -> int:
     if step > 0:
         return next((other for other in selected if other > position), selected[0])
     return next((other for other in reversed(selected) if other < position), selected[-1])
+
+
+@dataclass(frozen=True)
+class View:
+    """What one visitor sees: a filter, a position in the Index, and how far the shuffled order is used."""
+
+    filter: Filter = field(default_factory=Filter)
+    position: int | None = None
+    next_index: int = 0
+
+
+@dataclass(frozen=True)
+class Session:
+    """What all visitors share. `order` is the shuffled order; `corpus_options` are the options that read the corpus."""
+
+    index: Index
+    notes: Notes
+    corrections: CorrectionsFile
+    order: Sequence[int]
+    corpus_options: Sequence[str] = ()
+
+    def selected(self, view: View) -> list[int]:
+        """The positions that a view's filter allows."""
+        corrected = self.corrections.read() if view.filter.finding == CORRECTED else ()
+        return select(self.index, self.notes, view.filter, corrected)
+
+    def clip(self, view: View) -> Clip | None:
+        """The current clip, if there is one."""
+        return None if view.position is None else self.index.clips[view.position]
+
+    def random(self, view: View) -> View:
+        """Go to a random clip; to none if the filter allows none."""
+        selected = self.selected(view)
+        if not selected:
+            return replace(view, position=None)
+        position, next_index = next_random(selected, self.order, view.next_index)
+        return replace(view, position=position, next_index=next_index)
+
+    def step(self, view: View, step: int) -> View:
+        """Go to the next (1) or the previous (-1) clip that the filter allows."""
+        selected = self.selected(view)
+        if not selected or view.position is None:
+            return self.random(view)
+        return replace(view, position=neighbour(selected, view.position, step))
+
+    def apply_filter(self, view: View, filter: Filter) -> View:
+        """Change the filter; stay at the current clip if the new filter allows it."""
+        view = replace(view, filter=filter)
+        return view if view.position in self.selected(view) else self.random(view)
+
+    def go_to(self, view: View, id: str) -> View:
+        """Go to a clip by its id, whatever the filter; stay if there is no such clip."""
+        position = next((position for position, clip in enumerate(self.index) if clip.id == id), view.position)
+        return replace(view, position=position)

@@ -29,7 +29,7 @@ CONNECT_SECONDS = 5.0
 _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
 # What a checkpoint for another task may lack: these weights are initialised.
 _HEAD_PREFIXES = ("projector.", "classifier.", "layer_weights")
-_OPTIONAL = ("masked_spec_embed",)
+OPTIONAL_WEIGHTS = ("masked_spec_embed",)
 
 
 @dataclass(frozen=True)
@@ -69,8 +69,7 @@ def read_config(checkpoint: str, revision: str | None = None) -> Any:
 
 
 def read_extractor(checkpoint: str, config: Any, changes: Mapping[str, Any], revision: str | None = None) -> Any:
-    """Read the checkpoint's own preprocessor settings, updated with `changes`; its model type's defaults if it has
-    none.
+    """Read the checkpoint's own preprocessor settings, or its model type's defaults, updated with `changes`.
 
     Raises UsageError for a setting that this preprocessor does not have.
     """
@@ -147,7 +146,9 @@ def _notes(checkpoint: str, loading: Mapping[str, Any], old_classes: int, classe
     """Notes on initialised and ignored weights. Raises UsageError if weights of the encoder itself are missing."""
     missing = sorted(loading["missing_keys"])
     mismatched = sorted(key for key, *_ in loading["mismatched_keys"])
-    body = [key for key in missing + mismatched if not key.startswith(_HEAD_PREFIXES) and not key.endswith(_OPTIONAL)]
+    body = [
+        key for key in missing + mismatched if not key.startswith(_HEAD_PREFIXES) and not key.endswith(OPTIONAL_WEIGHTS)
+    ]
     if body:
         raise UsageError(
             f"model.checkpoint received '{checkpoint}', whose weights do not match its config: {len(body)} of the "
@@ -199,7 +200,6 @@ def _check_folder(checkpoint: str) -> None:
 
 
 def _loading_error(checkpoint: str, error: Exception) -> str:
-    """Why the weights cannot be opened, and what to do."""
     message = f"model.checkpoint received '{checkpoint}', whose weights cannot be opened: "
     path = Path(checkpoint).expanduser()
     if not path.is_dir():
@@ -224,7 +224,6 @@ def _is_same_kind(value: Any, known: Any) -> bool:
 
 
 def _default_extractor(config: Any) -> Any:
-    """The preprocessor of this model type with the settings that its config implies."""
     extractor = feature_extractor_class_from_name(FEATURE_EXTRACTOR_MAPPING_NAMES[config.model_type])
     if config.model_type == "whisper":
         seconds = config.max_source_positions * 2 * 160 / 16_000
@@ -240,6 +239,5 @@ def _default_extractor(config: Any) -> Any:
 
 
 def _first_sentence(error: Exception) -> str:
-    """The first sentence of a library's message."""
     text = " ".join(str(error).split())
     return text.partition(". ")[0].rstrip(".") + "."

@@ -63,3 +63,17 @@ def current() -> "torch.device":
         available += ["mps"] if torch.backends.mps.is_available() else []
         raise UsageError(f"This machine has no device '{_named}'. It has: {', '.join(available)}.")
     return device
+
+
+def native_bf16() -> bool:
+    """Whether this machine multiplies bf16 matrices in hardware."""
+    import torch
+
+    if current().type == "cuda":
+        return torch.cuda.get_device_capability(current()) >= (8, 0)
+    return bool(torch.cpu._is_avx512_bf16_supported())
+
+
+def is_bf16(precision: str) -> bool:
+    """Whether a recipe's precision (auto, float32 or bf16) is bf16 on this machine."""
+    return native_bf16() if precision == "auto" else precision == "bf16"

@@ -3,7 +3,7 @@
 In: a recipe and labels, or a model folder. Out: a model of the recipe's family; a folder that is written atomically.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +12,9 @@ from transformers import AutoConfig, PreTrainedModel
 
 from auricle.errors import RunError
 from auricle.models import device, registration
+from auricle.models.checkpoint import OPTIONAL_WEIGHTS
+from auricle.models.device import is_bf16
 from auricle.models.options import ModelSpec
-from auricle.models.precision import is_bf16
 from auricle.recipe import Recipe
 from auricle.run_folder import atomic_write
 
@@ -39,10 +40,10 @@ def save_model(model: PreTrainedModel, folder: Path) -> None:
 
 
 def load_model(folder: Path, precision: str = "float32") -> PreTrainedModel:
-    """Open a model folder, on the accelerator if there is one.
+    """Open a model folder, on the accelerator if there is one. Raises RunError for one that no family can open exactly.
 
     `precision` auto or bf16 runs a pretrained encoder in bfloat16, auto only where the processor multiplies it
-    natively; the small families always run in float32. Raises RunError for a folder that no family can open.
+    natively; the small families always run in float32.
     """
     registration.register()
     try:
@@ -57,11 +58,31 @@ def load_model(folder: Path, precision: str = "float32") -> PreTrainedModel:
         )
     if not (folder / "model.safetensors").is_file():
         raise RunError(f"'{folder}' has no model.safetensors: the model was not saved completely. Train it again.")
-    model: PreTrainedModel = registration.network(family).Model.from_pretrained(folder).eval()
+    model, loading = registration.network(family).Model.from_pretrained(
+        folder, ignore_mismatched_sizes=True, output_loading_info=True
+    )
+    _check_weights(folder, loading)
     if device.current().type == "cuda":
         # TF32 convolutions would move float32 answers by a thousandth.
         torch.backends.cudnn.allow_tf32 = False
-    model = model.to(device.current())
+    model = model.eval().to(device.current())
     if is_bf16(precision) and registration.family(family).TRAINING == "fine_tuning":
         return model.to_bf16()
     return model
+
+
+def _check_weights(folder: Path, loading: Mapping[str, Any]) -> None:
+    """Raise RunError for what `from_pretrained` found no weights for: it would leave them uninitialised."""
+    lists = {
+        "lacks": [name for name in loading["missing_keys"] if not name.endswith(OPTIONAL_WEIGHTS)],
+        "has unexpected": list(loading["unexpected_keys"]),
+        "has in another size": [name for name, *_ in loading["mismatched_keys"]],
+    }
+    faults = [
+        f"{fault} {', '.join(sorted(names)[:3])} ({len(names)} in all)" for fault, names in lists.items() if names
+    ]
+    if faults:
+        raise RunError(
+            f"'{folder}' cannot be opened, because its model.safetensors does not match its config.json: it "
+            f"{'; it '.join(faults)}. Another version of auricle may have saved it: train the model again."
+        )

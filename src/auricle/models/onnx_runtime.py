@@ -4,7 +4,6 @@ In: padded waveforms or precomputed features and their lengths, in NumPy. Out: r
 metadata holds the model's settings, ModelInfo.
 """
 
-import functools
 import os
 from pathlib import Path
 from typing import Any
@@ -28,11 +27,11 @@ class OnnxModel:
 
     @classmethod
     def open(cls, path: str | Path) -> "OnnxModel":
-        """Open a model.onnx, or the folder that contains it.
-
-        Raises RunError for a file that is no export of auricle, MissingExtra where ONNX Runtime is not installed.
-        """
-        runtime = _onnxruntime()
+        """Open a model.onnx, or its folder. Raises RunError for what is no export of auricle, MissingExtra."""
+        try:
+            import onnxruntime as runtime
+        except ModuleNotFoundError as error:
+            raise MissingExtra("Running an exported model", "onnx") from error
         path = Path(path)
         path = path / FILE if path.is_dir() else path
         if not path.is_file():
@@ -55,11 +54,9 @@ class OnnxModel:
         return cls(session, ModelInfo.from_metadata(session.get_modelmeta().custom_metadata_map, path))
 
     def logits(self, values: np.ndarray, lengths: np.ndarray) -> np.ndarray:
-        """Logits (batch, classes) float32."""
         return self._run("logits", values, lengths)
 
     def vectors(self, values: np.ndarray, lengths: np.ndarray) -> np.ndarray:
-        """Vectors (batch, size) float32 of length 1, to be compared by cosine."""
         return self._run("embedding", values, lengths)
 
     def _run(self, output: str, values: np.ndarray, lengths: np.ndarray) -> np.ndarray:
@@ -87,12 +84,3 @@ def threads() -> int:
     """The number of threads: OMP_NUM_THREADS as for PyTorch, else the processor cores that this process may use."""
     setting = os.environ.get("OMP_NUM_THREADS", "")
     return max(1, int(setting)) if setting.isdigit() else cores()
-
-
-@functools.cache
-def _onnxruntime() -> Any:
-    try:
-        import onnxruntime
-    except ModuleNotFoundError as error:
-        raise MissingExtra("Running an exported model", "onnx") from error
-    return onnxruntime

@@ -6,8 +6,6 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-_VARIABLES = {"HF_HUB_DISABLE_PROGRESS_BARS": "1", "TRANSFORMERS_VERBOSITY": "error"}
-
 
 def quiet_process() -> None:
     """Silence them in this process, whether they are imported already or later; nothing is imported for it."""
@@ -16,8 +14,8 @@ def quiet_process() -> None:
 
         logging.disable_progress_bar()
         logging.set_verbosity_error()
-    for name, value in _VARIABLES.items():
-        os.environ.setdefault(name, value)
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 
 
 @contextmanager

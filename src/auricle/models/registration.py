@@ -100,20 +100,16 @@ def names() -> list[str]:
 
 def family(name: str) -> Family:
     """Import a family's options and attributes. Raises UsageError for an unknown name."""
-    return cast(Family, _family_module(name))
+    if name not in names():
+        raise UsageError(unknown("model family", name, names()))
+    return cast(Family, _imported(f"auricle.models.families.{name}"))
 
 
 def network(name: str) -> Network:
     """Import a family's network. Raises UsageError for an unknown name, MissingExtra without torch or transformers."""
-    module = _family_module(name)
+    module = family(name)
     is_package = hasattr(module, "__path__")
-    return cast(Network, _imported(f"{module.__name__}.network") if is_package else module)
-
-
-def _family_module(name: str) -> ModuleType:
-    if name not in names():
-        raise UsageError(unknown("model family", name, names()))
-    return _imported(f"auricle.models.families.{name}")
+    return cast(Network, _imported(f"auricle.models.families.{name}.network") if is_package else module)
 
 
 def _imported(module: str) -> ModuleType:

@@ -12,13 +12,13 @@ import torch
 from huggingface_hub.dataclasses import strict
 from torch import Tensor, nn
 from torch.nn import functional as F
-from transformers import PreTrainedConfig, PreTrainedModel, Wav2Vec2FeatureExtractor
+from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.modeling_outputs import SequenceClassifierOutput
 
 from auricle.models.families import baseline
 from auricle.models.families.baseline import network as baseline_network
 from auricle.models.layers import augment, heads, masking
-from auricle.models.layers.front_end import MelSpectrogram, front_end, passthrough_extractor
+from auricle.models.layers.front_end import LogMel, MelSpectrogram, fit_statistics, front_end, passthrough_extractor
 from auricle.models.options import HeadOptions, ModelSpec, PoolingKind
 from auricle.recipe import Augment
 
@@ -62,6 +62,7 @@ class SpectrogramNetwork(PreTrainedModel):
 
     def __init__(self, config: SpectrogramConfig, *, channels: int = 1) -> None:
         super().__init__(config)
+        self.extractor = passthrough_extractor(config.sample_rate)
         self.front_end = front_end(config, channels=channels)
         self.augment = Augment()
         self.class_weights: Tensor | None = None
@@ -81,11 +82,6 @@ class SpectrogramNetwork(PreTrainedModel):
         """From standardised (batch, channels, features, frames) of lengths (batch,) to embeddings (batch, size)."""
         raise NotImplementedError
 
-    @property
-    def extractor(self) -> Wav2Vec2FeatureExtractor:
-        """What a stock pipeline needs to know about the input: its sample rate."""
-        return passthrough_extractor(self.config.sample_rate)
-
     def _init_weights(self, module: nn.Module) -> None:
         if isinstance(module, MelSpectrogram | heads.MarginSoftmax):
             module.reset()
@@ -99,21 +95,18 @@ class SpectrogramNetwork(PreTrainedModel):
                 values, _ = self.prepare(input_values, attention_mask, None)
                 # Without the padding to a fixed length.
                 lengths = masking.lengths(input_values, attention_mask)
-                yield values, self.front_end.real_frames(lengths, values.shape[-1])
+                real = self.front_end.real_frames(lengths, values.shape[-1])
+                yield self.front_end.log_mel(values, real) if isinstance(self.front_end, LogMel) else values, real
 
-        self.front_end.fit_normalization(prepared())
+        fit_statistics(self.front_end, prepared())
 
     def forward(
-        self,
-        input_values: Tensor,
-        attention_mask: Tensor | None = None,
-        labels: Tensor | None = None,
-        **_: Any,
+        self, input_values: Tensor, attention_mask: Tensor | None = None, labels: Tensor | None = None, **_: Any
     ) -> SequenceClassifierOutput:
-        """Compute logits (batch, classes), and the loss where labels are given.
+        """Compute logits (batch, classes), and the loss where labels (batch,) are given.
 
         input_values (batch, samples) or (batch, channels, samples) in [-1, 1], or (batch, num_features, frames);
-        attention_mask (batch, samples or frames), 1 on real ones; labels (batch,) class numbers.
+        attention_mask (batch, samples or frames), 1 on real ones.
         """
         targets = None
         if labels is not None:
@@ -124,41 +117,30 @@ class SpectrogramNetwork(PreTrainedModel):
         if self.training:
             logits = self.head(self.dropout(embeddings))
         else:
-            logits = self.logits_from_embedding(embeddings, self.ensemble_embeddings(input_values, attention_mask))
+            logits = self._with_member(embeddings, input_values, attention_mask)[0]
         loss = None
         if targets is not None:
             loss = self.head.loss(logits, targets, self.class_weights if self.training else None)
         return SequenceClassifierOutput(loss=loss, logits=logits)
 
     def embed(self, input_values: Tensor, attention_mask: Tensor | None = None) -> Tensor:
-        """Compute the input of the head: (batch, size)."""
         values, lengths, _ = self._features(input_values, attention_mask, None)
         return self.encode(values, lengths)
 
-    def ensemble_embeddings(self, input_values: Tensor, attention_mask: Tensor | None) -> Tensor | None:
-        """Compute the embeddings of the ensemble member; None where there is no fitted one."""
-        if self.ensemble_member is None or not self.ensemble_member.is_fitted:
-            return None
-        return self.ensemble_member.embed(input_values, attention_mask)
+    def logits_and_vectors(self, input_values: Tensor, attention_mask: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Logits, and vectors (batch, size) of length 1; network and fitted ensemble member weigh the same."""
+        return self._with_member(self.embed(input_values, attention_mask), input_values, attention_mask)
 
-    def logits_from_embedding(self, embeddings: Tensor, ensemble_embeddings: Tensor | None = None) -> Tensor:
-        """Logits (batch, classes) from what `embed` and `ensemble_embeddings` give."""
-        logits = self.head(embeddings)
-        if ensemble_embeddings is not None:
-            assert self.ensemble_member is not None, "only an ensemble member has embeddings"
-            member_logits = self.ensemble_member.logits_from_embedding(ensemble_embeddings)
-            logits = heads.average_log_probabilities(logits, member_logits)
-        scaled: Tensor = logits / self.config.logit_temperature
-        return scaled
-
-    def vectors_from_embedding(self, embeddings: Tensor, ensemble_embeddings: Tensor | None = None) -> Tensor:
-        """Vectors (batch, size) of length 1, to be compared by cosine; network and ensemble member weigh the same."""
-        vectors = F.normalize(embeddings.float(), dim=-1)
-        if ensemble_embeddings is None:
-            return vectors
-        assert self.ensemble_member is not None, "only an ensemble member has embeddings"
-        member_vectors = self.ensemble_member.vectors_from_embedding(ensemble_embeddings)
-        return F.normalize(torch.cat([vectors, member_vectors], -1), dim=-1)
+    def _with_member(
+        self, embeddings: Tensor, input_values: Tensor, attention_mask: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        logits, vectors = self.head(embeddings), F.normalize(embeddings.float(), dim=-1)
+        if self.ensemble_member is not None and self.ensemble_member.config.n_support:
+            member_logits, member_vectors = self.ensemble_member.logits_and_vectors(input_values, attention_mask)
+            # The product rule of Kittler et al. 1998.
+            logits = (logits.float().log_softmax(-1) + member_logits.log_softmax(-1)) / 2
+            vectors = F.normalize(torch.cat([vectors, member_vectors], -1), dim=-1)
+        return logits / self.config.logit_temperature, vectors
 
     def fit_ensemble_member(
         self, embeddings: np.ndarray, labels: np.ndarray, *, groups: np.ndarray | None, class_weighted: bool, seed: int
@@ -175,10 +157,7 @@ class SpectrogramNetwork(PreTrainedModel):
     def prepare(
         self, input_values: Tensor, attention_mask: Tensor | None, generator: torch.Generator | None
     ) -> tuple[Tensor, Tensor]:
-        """Bring input to (batch, channels or features, samples or frames), zero beyond each clip; lengths (batch,).
-
-        `generator` is for what training does at random.
-        """
+        """Bring input to (batch, channels or features, samples or frames), zero beyond each clip; lengths (batch,)."""
         lengths = masking.lengths(input_values, attention_mask)
         values = input_values[:, None] if input_values.dim() == 2 else input_values
         if not self.training and attention_mask is not None:

@@ -27,7 +27,6 @@ class TorchRuntime:
         return ModelInfo.of_model(self.model)
 
     def logits(self, values: np.ndarray, lengths: np.ndarray) -> np.ndarray:
-        """Logits (batch, classes) float32."""
         return self._run(lambda batch, mask: self.model(batch, attention_mask=mask).logits, values, lengths)
 
     def embed(self, values: np.ndarray, lengths: np.ndarray) -> np.ndarray:
@@ -35,14 +34,7 @@ class TorchRuntime:
         return self._run(self.model.embed, values, lengths)
 
     def vectors(self, values: np.ndarray, lengths: np.ndarray) -> np.ndarray:
-        """Vectors (batch, size) float32 of length 1, to be compared by cosine."""
-
-        def vectors(batch: Tensor, mask: Tensor | None) -> Tensor:
-            embeddings, ensemble_embeddings = self.model.embed(batch, mask), self.model.ensemble_embeddings(batch, mask)
-            unit_vectors: Tensor = self.model.vectors_from_embedding(embeddings, ensemble_embeddings)
-            return unit_vectors
-
-        return self._run(vectors, values, lengths)
+        return self._run(lambda batch, mask: self.model.logits_and_vectors(batch, mask)[1], values, lengths)
 
     def _run(
         self, function: Callable[[Tensor, Tensor | None], Tensor], values: np.ndarray, lengths: np.ndarray

@@ -141,6 +141,13 @@ def audit(index: Index, clips: Sequence[ClipInfo]) -> Audit:
     )
 
 
+def with_groups(audit: Audit, index: Index) -> Audit:
+    """The same audit with the groups of another index of the same clips."""
+    usable = [clip for clip in index if clip.id not in audit.quarantined_ids]
+    groups = {clip.group for clip in usable if clip.group is not None}
+    return replace(audit, groups=len(groups), group_name=index.group_name)
+
+
 def with_leaks(audit: Audit, split: Split) -> Audit:
     """The same audit with the duplicates that a split puts on both sides."""
     leaks = []

@@ -24,12 +24,15 @@ class Table:
 
 @dataclass(frozen=True)
 class Inspection:
-    """A corpus and its audit. `split` is what training would use; without one, `split_error` has the reason."""
+    """A corpus and its audit. `split` is what training would use; without one, `split_error` has the reason. `grouping`
+    says by which field the split keeps clips together, and why.
+    """
 
     index: Index
     audit: Audit
     split: Split | None
     split_error: str
+    grouping: str
 
     @property
     def summary(self) -> tuple[str, ...]:
@@ -85,9 +88,10 @@ class Inspection:
     @property
     def notes(self) -> tuple[str, ...]:
         """What to know before training: the audit's notes and the split's, or why there is no split."""
+        grouping = (self.grouping,) if self.grouping else ()
         if self.split is None:
-            return (*self.audit.notes, f"It cannot be split as requested: {self.split_error}")
-        return (*self.audit.notes, *self.split.notes)
+            return (*self.audit.notes, *grouping, f"It cannot be split as requested: {self.split_error}")
+        return (*self.audit.notes, *grouping, *self.split.notes)
 
     @property
     def split_summary(self) -> str:
@@ -99,6 +103,7 @@ class Inspection:
             **self.audit.as_json(),
             "description": self.index.description,
             "num_features": self.index.num_features,
+            "grouping": self.grouping,
             "split": self.split and {"kind": self.split.kind, "description": self.split.description},
             "index": [
                 {"id": clip.id, "label": clip.label, "group": clip.group, "fold": clip.fold} for clip in self.index

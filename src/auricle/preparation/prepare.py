@@ -1,7 +1,8 @@
 """From a path to all that training needs: read the corpus, decode it once, audit it, split it.
 
-In: DATA and a recipe. Out: a PreparedCorpus. `inspect` does the same without keeping the audio. Only the decoded store
-in the cache is written. Nothing here imports torch: recordings are decoded in forked processes, which are to be small.
+In: DATA and a recipe. Out: a PreparedCorpus. Decoding and dividing are two steps: between them the groups are decided
+by how the clips sound (training.grouping). Only the decoded store in the cache is written. Nothing here imports torch:
+recordings are decoded in forked processes, which are to be small.
 """
 
 from collections.abc import Sequence
@@ -12,9 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from auricle.audio.inputs import describe_content
 from auricle.audio.inspect import inspect_clips, most_common_rate
-from auricle.audio.settings import Settings
+from auricle.audio.settings import Settings, describe_content
 from auricle.audio.store import Store
 from auricle.audio.store import prepare as prepare_store
 from auricle.corpus import corrections, splits
@@ -23,11 +23,11 @@ from auricle.corpus.read import rare_labels, read_index
 from auricle.corpus.splits import Split
 from auricle.errors import DataError, UsageError, unknown
 from auricle.parallel import Progress
-from auricle.preparation.audit import Audit, audit, with_leaks
-from auricle.preparation.inspection import Inspection
+from auricle.preparation.audit import Audit, audit, with_groups, with_leaks
 from auricle.preparation.windows import AudioSource, from_store
 from auricle.recipe import REFUSED, Recipe
 
+UNDIVIDED = Split("none", "not divided", False, ())
 FALLBACK_RATE = 16_000
 # Precomputed features come every 10 ms almost everywhere.
 FRAME_RATE = 100
@@ -104,7 +104,13 @@ def read(data: str | Path, recipe: Recipe) -> Index:
     """Read the corpus as the recipe's data section names it, and apply its table of corrections."""
     source = recipe.data
     index = read_index(
-        data, source.reader, source.reader_options, label=source.label, group=source.group, fold=source.fold
+        data,
+        source.reader,
+        source.reader_options,
+        label=source.label,
+        group=source.group,
+        fold=source.fold,
+        excluded_classes=source.excluded_classes,
     )
     if source.corrections is None:
         return index
@@ -112,22 +118,14 @@ def read(data: str | Path, recipe: Recipe) -> Index:
     return replace(index, description=f"{index.description}; {summary.description}")
 
 
-def inspect(data: str | Path, recipe: Recipe, progress: Progress) -> Inspection:
-    """Inspect every clip without keeping the audio: flat memory at any size."""
-    index = read(data, recipe)
-    recipe = for_corpus(recipe, index)
+def inspect(index: Index, recipe: Recipe, progress: Progress) -> Audit:
+    """Audit every clip without keeping the audio: flat memory at any size."""
     settings = _settings(recipe, recipe.audio.sample_rate or FALLBACK_RATE)
-    corpus_audit = audit(index, inspect_clips(index.clips, settings, progress))
-    usable, held_out = _usable(index, corpus_audit, recipe)
-    try:
-        split = _split(usable, held_out, corpus_audit, recipe)
-    except (DataError, UsageError) as error:
-        return Inspection(index, corpus_audit, None, str(error))
-    return Inspection(index, with_leaks(corpus_audit, split), split, "")
+    return audit(index, inspect_clips(index.clips, settings, progress))
 
 
-def prepare(index: Index, recipe: Recipe, progress: Progress) -> PreparedCorpus:
-    """Decode once, audit and split what `read` gave.
+def decode(index: Index, recipe: Recipe, progress: Progress) -> PreparedCorpus:
+    """Decode once and audit what `read` gave; the corpus is not divided yet.
 
     Raises DataError when too little is usable, or, with data.strict, when anything is not.
     """
@@ -138,10 +136,32 @@ def prepare(index: Index, recipe: Recipe, progress: Progress) -> PreparedCorpus:
     assert recipe.audio.sample_rate is not None
     store = prepare_store(index.clips, _settings(recipe, recipe.audio.sample_rate), progress=progress)
     corpus_audit = audit(index, store.clip_info)
-    usable, held_out = _usable(index, corpus_audit, recipe)
+    usable, held_out = usable_clips(index, corpus_audit, recipe)
     _check_usable(index, usable, held_out, corpus_audit, recipe)
-    split = _split(usable, held_out, corpus_audit, recipe)
-    return PreparedCorpus(index, usable, held_out, with_leaks(corpus_audit, split), split, store, recipe)
+    return PreparedCorpus(index, usable, held_out, corpus_audit, UNDIVIDED, store, recipe)
+
+
+def divide(index: Index, corpus_audit: Audit, recipe: Recipe) -> tuple[Split, Audit]:
+    """Split the usable clips by the groups of the index; the audit gets the leaks and the number of groups.
+
+    A split file may name quarantined and held-out clips, which are in no part.
+    """
+    usable, held_out = usable_clips(index, corpus_audit, recipe)
+    excluded = corpus_audit.quarantined_ids | {clip.id for clip in held_out}
+    split = splits.make(usable, recipe.data, corpus_audit.duplicate_groups, excluded)
+    return split, with_leaks(with_groups(corpus_audit, index), split)
+
+
+def prepare(index: Index, recipe: Recipe, progress: Progress) -> PreparedCorpus:
+    """Decode and split a corpus by the groups that its index has."""
+    return with_split(decode(index, recipe, progress), index)
+
+
+def with_split(corpus: PreparedCorpus, index: Index) -> PreparedCorpus:
+    """A decoded corpus, divided by the groups of an index of the same clips."""
+    split, corpus_audit = divide(index, corpus.audit, corpus.recipe)
+    usable, held_out = usable_clips(index, corpus_audit, corpus.recipe)
+    return replace(corpus, index=index, usable=usable, held_out=held_out, audit=corpus_audit, split=split)
 
 
 def for_corpus(recipe: Recipe, index: Index) -> Recipe:
@@ -182,7 +202,7 @@ def _check_held_out(index: Index, recipe: Recipe) -> None:
         )
 
 
-def _usable(index: Index, corpus_audit: Audit, recipe: Recipe) -> tuple[Index, Index]:
+def usable_clips(index: Index, corpus_audit: Audit, recipe: Recipe) -> tuple[Index, Index]:
     """The usable clips to train and test on, and those of held-out classes."""
     quarantined, held_out = corpus_audit.quarantined_ids, set(recipe.data.held_out_classes)
     usable = index.select([clip.id not in quarantined for clip in index])
@@ -214,12 +234,6 @@ def _check_usable(index: Index, usable: Index, held_out: Index, corpus_audit: Au
         raise DataError(
             "No clip of the classes in data.held_out_classes is usable. `auricle inspect` lists the reasons."
         )
-
-
-def _split(usable: Index, held_out: Index, corpus_audit: Audit, recipe: Recipe) -> Split:
-    """Divide the usable clips; a split file may name quarantined and held-out ones, which are in no part."""
-    excluded = corpus_audit.quarantined_ids | {clip.id for clip in held_out}
-    return splits.make(usable, recipe.data, corpus_audit.duplicate_groups, excluded)
 
 
 def _settings(recipe: Recipe, sample_rate: int) -> Settings:

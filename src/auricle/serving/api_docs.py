@@ -1,7 +1,6 @@
 """The API documentation: FastAPI's own page, with Swagger UI from an installed package.
 
-In: an application. Out: its route `/docs`. The browser fetches nothing from another host, and of the page's inline
-scripts only FastAPI's own may run.
+The browser fetches nothing from another host, and of the page's inline scripts only FastAPI's own may run.
 """
 
 import base64

@@ -1,14 +1,11 @@
-"""The HTTP API: audio in, predictions and embeddings out, as JSON.
-
-In: the inference service. Out: a FastAPI application whose OpenAPI document matches its routes exactly. A web page may
-be mounted at its root afterwards.
-"""
+"""The HTTP API: audio in, predictions and embeddings out, as JSON. Its OpenAPI document matches its routes exactly."""
 
 import asyncio
 import contextlib
 import functools
 import logging
 from collections.abc import AsyncIterator, Callable
+from dataclasses import replace
 from typing import Annotated, Any, Literal
 
 import fastapi
@@ -20,12 +17,11 @@ from starlette.exceptions import HTTPException
 
 import auricle
 from auricle.errors import UsageError
-from auricle.inference.classifier import Prediction
 from auricle.inference.events import EventRules
 from auricle.inference.predictor import ScoredWindow
 from auricle.serving import body, schema
 from auricle.serving.api_docs import add_api_docs
-from auricle.serving.decode import Pcm
+from auricle.serving.decode import Upload
 from auricle.serving.limits import RequestError
 from auricle.serving.service import InferenceService, PredictOptions, Timeline
 
@@ -45,13 +41,16 @@ PcmChannels = Annotated[int, Query(description="Raw PCM: the number of channels.
 PcmEncoding = Annotated[Encoding, Query(description="Raw PCM: the sample format.")]
 
 
+inference = fastapi.APIRouter(tags=["Inference"])
+monitoring = fastapi.APIRouter(tags=["Monitoring"])
+
+
 def create_app(service: InferenceService) -> fastapi.FastAPI:
     """Create the application of a model. It warms the model up when it starts, and closes the service when it ends."""
-    ready = asyncio.Event()
 
     @contextlib.asynccontextmanager
-    async def lifespan(_: fastapi.FastAPI) -> AsyncIterator[None]:
-        warm_up = asyncio.create_task(_warm_up(service, ready))
+    async def lifespan(app: fastapi.FastAPI) -> AsyncIterator[None]:
+        warm_up = app.state.warm_up = asyncio.create_task(service.scorer.warm())
         warm_up.add_done_callback(functools.partial(_check_warm_up, service))
         try:
             yield
@@ -67,20 +66,14 @@ def create_app(service: InferenceService) -> fastapi.FastAPI:
         docs_url=None,
         redoc_url=None,
         lifespan=lifespan,
+        generate_unique_id_function=lambda route: route.name,
     )
+    app.state.service = service
     _add_error_handlers(app, service)
-    _add_classify(app, service)
-    _add_embed(app, service)
-    _add_labels(app, service)
-    _add_health(app, service, ready)
-    _add_metrics(app, service)
+    app.include_router(inference)
+    app.include_router(monitoring)
     add_api_docs(app)
     return app
-
-
-async def _warm_up(service: InferenceService, ready: asyncio.Event) -> None:
-    await service.scorer.warm()
-    ready.set()
 
 
 def _check_warm_up(service: InferenceService, warm_up: "asyncio.Task[None]") -> None:
@@ -90,169 +83,152 @@ def _check_warm_up(service: InferenceService, warm_up: "asyncio.Task[None]") -> 
         logger.critical("The model failed its warm-up.", exc_info=error)
 
 
-def _add_classify(app: fastapi.FastAPI, service: InferenceService) -> None:
-    @app.post(
-        "/v1/classify",
-        operation_id="classify",
-        tags=["Inference"],
-        summary="Classify audio",
-        response_model=schema.Classification,
-        responses=schema.error_responses(*AUDIO_ERRORS),
-        openapi_extra=schema.AUDIO_BODY,
-    )
-    async def classify(
-        request: Request,
-        top: Annotated[int, Query(ge=1, le=10_000, description="How many classes to return.")] = TOP,
-        windows: Annotated[Positive, Query(description="Also classify windows of this many seconds.")] = None,
-        hop: Annotated[Positive, Query(description="Seconds between windows (default: half a window).")] = None,
-        events: Annotated[bool, Query(description="Detect events.")] = False,
-        onset: Annotated[Probability, Query(description="An event starts at this probability.")] = EventRules.onset,
-        offset: Annotated[
-            Probability | None,
-            Query(description=f"An event ends below this probability (default: {EventRules.offset}, at most `onset`)."),
-        ] = None,
-        min_seconds: Annotated[
-            float, Query(ge=0, le=3600, allow_inf_nan=False, description="Drop events shorter than this.")
-        ] = EventRules.min_seconds,
-        sample_rate: PcmRate = None,
-        channels: PcmChannels = 1,
-        encoding: PcmEncoding = "s16le",
-    ) -> Response:
-        try:
-            rules = EventRules(onset, min(onset, EventRules.offset) if offset is None else offset, min_seconds)
-        except UsageError as error:
-            raise RequestError("query", str(error)) from error
-        options = PredictOptions(windows is not None, events, windows, hop, rules)
-        async with service.slot() as slot:
-            upload = await body.read(request, slot, service.limits)
-            pcm = _pcm(upload.pcm, sample_rate, channels, encoding)
-            timeline = await service.predict(slot, upload.content, upload.name, options, pcm)
-        return _json(_classification(service, timeline, options, top))
+@inference.post(
+    "/v1/classify",
+    summary="Classify audio",
+    response_model=schema.Classification,
+    responses=schema.error_responses(*AUDIO_ERRORS),
+    openapi_extra=schema.AUDIO_BODY,
+)
+async def classify(
+    request: Request,
+    top: Annotated[int, Query(ge=1, le=10_000, description="How many classes to return.")] = TOP,
+    windows: Annotated[Positive, Query(description="Also classify windows of this many seconds.")] = None,
+    hop: Annotated[Positive, Query(description="Seconds between windows (default: half a window).")] = None,
+    events: Annotated[bool, Query(description="Detect events.")] = False,
+    onset: Annotated[Probability, Query(description="An event starts at this probability.")] = EventRules.onset,
+    offset: Annotated[
+        Probability | None,
+        Query(description=f"An event ends below this probability (default: {EventRules.offset}, at most `onset`)."),
+    ] = None,
+    min_seconds: Annotated[
+        float, Query(ge=0, le=3600, allow_inf_nan=False, description="Drop events shorter than this.")
+    ] = EventRules.min_seconds,
+    sample_rate: PcmRate = None,
+    channels: PcmChannels = 1,
+    encoding: PcmEncoding = "s16le",
+) -> Response:
+    service: InferenceService = request.app.state.service
+    try:
+        rules = EventRules(onset, min(onset, EventRules.offset) if offset is None else offset, min_seconds)
+    except UsageError as error:
+        raise RequestError("query", str(error)) from error
+    options = PredictOptions(windows is not None, events, windows, hop, rules)
+    async with service.slot() as slot:
+        upload = await body.read(request, slot, service.limits)
+        timeline = await service.predict(slot, _with_pcm(upload, sample_rate, channels, encoding), options)
+    return _json(_classification(service, timeline, options, top))
 
 
-def _add_embed(app: fastapi.FastAPI, service: InferenceService) -> None:
-    @app.post(
-        "/v1/embed",
-        operation_id="embed",
-        tags=["Inference"],
-        summary="Compute an embedding",
-        response_model=schema.Embedding,
-        responses=schema.error_responses(*AUDIO_ERRORS),
-        openapi_extra=schema.AUDIO_BODY,
-    )
-    async def embed(
-        request: Request, sample_rate: PcmRate = None, channels: PcmChannels = 1, encoding: PcmEncoding = "s16le"
-    ) -> Response:
-        async with service.slot() as slot:
-            upload = await body.read(request, slot, service.limits)
-            pcm = _pcm(upload.pcm, sample_rate, channels, encoding)
-            embedded = await service.embed(slot, upload.content, upload.name, pcm)
-        return _json(
-            schema.Embedding(
-                embedding=embedded.vector.astype(float).tolist(),
-                content_hash=embedded.content,
-                seconds=embedded.seconds,
-                warnings=list(embedded.warnings),
-                model=service.name,
-            )
+@inference.post(
+    "/v1/embed",
+    summary="Compute an embedding",
+    response_model=schema.Embedding,
+    responses=schema.error_responses(*AUDIO_ERRORS),
+    openapi_extra=schema.AUDIO_BODY,
+)
+async def embed(
+    request: Request, sample_rate: PcmRate = None, channels: PcmChannels = 1, encoding: PcmEncoding = "s16le"
+) -> Response:
+    service: InferenceService = request.app.state.service
+    async with service.slot() as slot:
+        upload = await body.read(request, slot, service.limits)
+        embedded = await service.embed(slot, _with_pcm(upload, sample_rate, channels, encoding))
+    return _json(
+        schema.Embedding(
+            embedding=embedded.vector.astype(float).tolist(),
+            content_hash=embedded.content,
+            seconds=embedded.seconds,
+            warnings=list(embedded.warnings),
+            model=service.name,
         )
-
-
-def _add_labels(app: fastapi.FastAPI, service: InferenceService) -> None:
-    classifier, limits = service.classifier, service.limits
-
-    @app.get(
-        "/v1/labels",
-        operation_id="labels",
-        tags=["Inference"],
-        summary="List the model's labels and limits",
-        response_model=schema.ModelInfo,
-        responses=schema.error_responses(401, 503),
     )
-    async def labels() -> Response:
-        return _json(
-            schema.ModelInfo(
-                labels=list(classifier.labels),
-                model=service.name,
-                sample_rate=classifier.settings.sample_rate,
-                channels=classifier.settings.channels,
-                threshold=classifier.threshold,
-                window_seconds=classifier.window_seconds,
-                max_bytes=limits.body_bytes,
-                max_seconds=limits.seconds,
-            )
+
+
+@inference.get(
+    "/v1/labels",
+    summary="List the model's labels and limits",
+    response_model=schema.ModelInfo,
+    responses=schema.error_responses(401, 503),
+)
+async def labels(request: Request) -> Response:
+    service: InferenceService = request.app.state.service
+    classifier = service.classifier
+    return _json(
+        schema.ModelInfo(
+            labels=list(classifier.labels),
+            model=service.name,
+            sample_rate=classifier.settings.sample_rate,
+            channels=classifier.settings.channels,
+            threshold=classifier.threshold,
+            window_seconds=classifier.window_seconds,
+            max_bytes=service.limits.body_bytes,
+            max_seconds=service.limits.seconds,
         )
-
-
-def _add_health(app: fastapi.FastAPI, service: InferenceService, ready: asyncio.Event) -> None:
-    @app.get(
-        "/healthz",
-        operation_id="healthz",
-        tags=["Monitoring"],
-        summary="Liveness check",
-        response_model=schema.Status,
-        responses={503: {"model": schema.Status, "description": "The model is broken."}},
     )
-    async def healthz() -> Response:
-        return JSONResponse({"status": "broken"}, 503) if service.is_broken else JSONResponse({"status": "alive"})
-
-    @app.get(
-        "/readyz",
-        operation_id="readyz",
-        tags=["Monitoring"],
-        summary="Readiness check",
-        response_model=schema.Status,
-        responses={503: {"model": schema.Status, "description": "The service is warming up or stopping."}},
-    )
-    async def readyz() -> Response:
-        status = "stopping" if service.stopping else "ready" if ready.is_set() else "warming"
-        return JSONResponse({"status": status}, 200 if status == "ready" else 503)
 
 
-def _add_metrics(app: fastapi.FastAPI, service: InferenceService) -> None:
-    @app.get(
-        "/metrics",
-        operation_id="metrics",
-        tags=["Monitoring"],
-        summary="Metrics in Prometheus format",
-        response_class=Response,
-        responses={
-            200: {"description": "Metrics as text.", "content": {"text/plain": {"schema": {"type": "string"}}}},
-            **schema.error_responses(401, 503),
-        },
-    )
-    async def metrics() -> Response:
-        service.metrics.in_progress.set(service.in_progress)
-        service.metrics.body_bytes.set(service.held_bytes)
-        return Response(service.metrics.text(), media_type=service.metrics.content_type)
+@monitoring.get(
+    "/healthz",
+    summary="Liveness check",
+    response_model=schema.Status,
+    responses={503: {"model": schema.Status, "description": "The model is broken."}},
+)
+async def healthz(request: Request) -> Response:
+    is_broken = request.app.state.service.is_broken
+    return JSONResponse({"status": "broken" if is_broken else "alive"}, 503 if is_broken else 200)
 
 
-def _pcm(from_body: Pcm | None, sample_rate: int | None, channels: int, encoding: Encoding) -> Pcm | None:
-    """The PCM format that the body's media type states, else the query's."""
-    if from_body is not None or sample_rate is None:
-        return from_body
-    return body.pcm(sample_rate, channels, encoding)
+@monitoring.get(
+    "/readyz",
+    summary="Readiness check",
+    response_model=schema.Status,
+    responses={503: {"model": schema.Status, "description": "The service is warming up or stopping."}},
+)
+async def readyz(request: Request) -> Response:
+    service, warm_up = request.app.state.service, request.app.state.warm_up
+    is_warm = warm_up.done() and not warm_up.cancelled() and warm_up.exception() is None
+    status = "stopping" if service.stopping else "ready" if is_warm else "warming"
+    return JSONResponse({"status": status}, 200 if status == "ready" else 503)
+
+
+@monitoring.get(
+    "/metrics",
+    summary="Metrics in Prometheus format",
+    response_class=Response,
+    responses={
+        200: {"description": "Metrics as text.", "content": {"text/plain": {"schema": {"type": "string"}}}},
+        **schema.error_responses(401, 503),
+    },
+)
+async def metrics(request: Request) -> Response:
+    service: InferenceService = request.app.state.service
+    service.metrics.in_progress.set(service.in_progress)
+    service.metrics.body_bytes.set(service.held_bytes)
+    return Response(service.metrics.text(), media_type=service.metrics.content_type)
+
+
+def _with_pcm(upload: Upload, sample_rate: int | None, channels: int, encoding: Encoding) -> Upload:
+    """The upload with the PCM format of the query, unless its media type states one."""
+    if upload.pcm is not None or sample_rate is None:
+        return upload
+    return replace(upload, pcm=body.pcm(sample_rate, channels, encoding))
 
 
 def _classification(
     service: InferenceService, timeline: Timeline, options: PredictOptions, top: int
 ) -> schema.Classification:
     prediction = timeline.prediction
-    windows = [_window(service, window, top) for window in timeline.windows]
-    events = [
-        schema.DetectedEvent(label=event.label, start=event.start, end=event.end, probability=event.probability)
-        for event in timeline.events
-    ]
     return schema.Classification(
         label=str(prediction.label),
         probability=prediction.probability,
         unknown=prediction.unknown,
-        choices=_choices(prediction, top),
+        choices=list(prediction.choices[:top]),
         seconds=prediction.seconds,
         warnings=list(prediction.warnings),
         model=service.name,
-        windows=windows if options.windows else None,
-        events=events if options.events else None,
+        windows=[_window(service, window, top) for window in timeline.windows] if options.windows else None,
+        events=list(timeline.events) if options.events else None,
     )
 
 
@@ -264,15 +240,8 @@ def _window(service: InferenceService, window: ScoredWindow, top: int) -> schema
         label=str(prediction.label),
         probability=prediction.probability,
         unknown=prediction.unknown,
-        choices=_choices(prediction, top),
+        choices=list(prediction.choices[:top]),
     )
-
-
-def _choices(prediction: Prediction, top: int) -> list[schema.ClassProbability]:
-    return [
-        schema.ClassProbability(label=choice.label, probability=choice.probability)
-        for choice in prediction.choices[:top]
-    ]
 
 
 def _add_error_handlers(app: fastapi.FastAPI, service: InferenceService) -> None:

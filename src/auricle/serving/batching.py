@@ -1,9 +1,8 @@
 """Clips of many requests, scored together in as many threads as there are cores.
 
-In: samples in the model's form, from the event loop. Out: rows. `batched` gathers what waits into batches without what
-nobody waits for any more: it runs inside our own event loop and application, where litserve, mosec and Ray Serve bring
-servers of their own. How much may wait is decided before, in `service`. Each thread has one core: threads of one
-operation that wait for each other spin, and cost ten times the work where others use the machine too.
+`batched` gathers what waits into batches without what nobody waits for any more: it runs inside our own event loop,
+where litserve, mosec and Ray Serve bring servers of their own. Each thread has one core: threads of one operation that
+wait for each other spin, and cost ten times the work where others use the machine too.
 """
 
 import asyncio
@@ -84,13 +83,9 @@ class BatchScorer:
 
     def __init__(self, classifier: Classifier, limits: Limits, metrics: Metrics) -> None:
         self._settings = classifier.settings
-        threads = limits.threads or cores()
-
-        def queues(rows: Rows, count: int) -> list[WorkerQueue]:
-            return [WorkerQueue(rows, limits, metrics, self._settings.sample_rate) for _ in range(count)]
-
-        self._logits = queues(classifier.logits, threads)
-        self._vectors = queues(classifier.vectors, 1)
+        threads, rate = limits.threads or cores(), classifier.settings.sample_rate
+        self._logits = [WorkerQueue(classifier.logits, limits, metrics, rate) for _ in range(threads)]
+        self._vectors = [WorkerQueue(classifier.vectors, limits, metrics, rate)]
 
     async def logits(self, clips: Sequence[np.ndarray]) -> np.ndarray:
         """Logits (clips, classes) of clips int16 (channels, samples), or of frames."""
@@ -116,7 +111,6 @@ class BatchScorer:
 
 
 async def _spread(queues: Sequence[WorkerQueue], clips: Sequence[np.ndarray]) -> np.ndarray:
-    """Let each clip wait where the least waits, and stack their rows."""
     frames = [queue.frames for queue in queues]
     waiting = []
     for clip in clips:

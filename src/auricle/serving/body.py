@@ -1,12 +1,10 @@
 """A request's body, in memory alone: read within bounds, whatever its head promises.
 
-In: a request and its slot. Out: the bytes of one file, from a form or as they come, with the encoding of raw PCM where
-it is stated. Nothing is written to a disk, and no name that a client sends is ever opened.
+Nothing is written to a disk, and no name that a client sends is ever opened.
 """
 
 import asyncio
 from collections.abc import AsyncIterator
-from dataclasses import dataclass
 from typing import Any
 
 from python_multipart.multipart import parse_options_header
@@ -15,7 +13,7 @@ from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import ClientDisconnect, Request
 
 from auricle.audio.decoders import RATES
-from auricle.serving.decode import Pcm
+from auricle.serving.decode import Pcm, Upload
 from auricle.serving.limits import Limits, RequestError
 from auricle.serving.service import RequestSlot
 
@@ -25,15 +23,6 @@ FIELD = "file"
 # What is plainly not audio; anything else is known by its content. `curl --data-binary` sends any file as urlencoded.
 REJECTED_TYPES = ("text/", "image/", "font/", "application/json", "application/xml", "application/javascript")
 FIELDS, FIELD_BYTES = 8, 1 << 16
-
-
-@dataclass(frozen=True, eq=False)
-class Upload:
-    """The content of a file that was sent, and its name in the form, if it has one."""
-
-    content: bytes
-    name: str = ""
-    pcm: Pcm | None = None
 
 
 async def read(request: Request, slot: RequestSlot, limits: Limits) -> Upload:

@@ -1,7 +1,6 @@
 """From a request's bytes to a recording in the model's form, within a service's limits.
 
-In: the content of a file, known by its bytes alone, or raw PCM of a stated encoding. Out: a decoded recording, with
-warnings; or RequestError, with the fault's name. Runs in a thread: the decoders release the interpreter's lock.
+A file is known by its bytes alone. Runs in a thread: the decoders release the interpreter's lock.
 """
 
 from dataclasses import dataclass, replace
@@ -11,8 +10,7 @@ import numpy as np
 
 from auricle.audio import decode, quality
 from auricle.audio.decode import DecodedAudio
-from auricle.audio.inputs import SourceSpan
-from auricle.audio.recordings import FATAL, DecodedClip, DecodedRecording, convert_clip, decode_source
+from auricle.audio.recordings import FATAL, DecodedClip, DecodedRecording, Recording, convert_clip, decode_recording
 from auricle.audio.settings import Settings
 from auricle.errors import AudioError
 from auricle.serving.limits import Limits, RequestError
@@ -30,21 +28,28 @@ class Pcm:
     encoding: str
 
 
-def decode_request(
-    content: bytes, name: str, settings: Settings, limits: Limits, pcm: Pcm | None = None
-) -> DecodedRecording:
-    """Decode content and convert it to a model's form.
+@dataclass(frozen=True, eq=False)
+class Upload:
+    """The content of a file that was sent, its name if it has one, and its format if it is raw PCM."""
 
-    Raises RequestError with the fault's kind for what cannot be decoded, or is longer, wider or faster than allowed.
-    """
-    name = PurePath(name.replace("\\", "/")).name[:NAME_CHARACTERS]
+    content: bytes
+    name: str = ""
+    pcm: Pcm | None = None
+
+
+def decode_request(upload: Upload, settings: Settings, limits: Limits) -> DecodedRecording:
+    """Decode content in a model's form. Raises RequestError, with the fault's kind, also for what exceeds limits."""
+    name = PurePath(upload.name.replace("\\", "/")).name[:NAME_CHARACTERS]
     try:
-        clip = _decoded(content, name, settings, limits, pcm)
+        clip = _decoded(upload, name, settings, limits)
         if clip.audio is None or any(finding.kind in FATAL for finding in clip.findings):
             finding = next((one for one in clip.findings if one.kind in FATAL), clip.findings[0])
             raise RequestError(finding.kind, finding.detail)
-        if settings.is_audio:
-            _check(clip.audio, limits)
+        channels, rate = len(clip.audio.samples), clip.audio.sample_rate
+        if settings.is_audio and channels > limits.channels:
+            raise RequestError("channels", f"it has {channels} channels, and {limits.channels} are allowed")
+        if settings.is_audio and rate > limits.sample_rate:
+            raise RequestError("rate", f"it has {rate} Hz, and {limits.sample_rate} Hz are allowed")
         recording = convert_clip(name, clip, settings)
     except AudioError as error:
         raise RequestError(error.kind, error.detail) from error
@@ -53,22 +58,15 @@ def decode_request(
     return recording
 
 
-def _decoded(content: bytes, name: str, settings: Settings, limits: Limits, pcm: Pcm | None) -> DecodedClip:
+def _decoded(upload: Upload, name: str, settings: Settings, limits: Limits) -> DecodedClip:
     if not settings.is_audio:
         within = replace(settings, max_seconds=min(settings.max_seconds, limits.seconds))
-        return decode_source(name, within, SourceSpan(name, content=content))
-    if pcm is not None:
-        audio = _raw(content, pcm, limits)
+        return decode_recording(Recording(name, name, content=upload.content), within)
+    if upload.pcm is not None:
+        audio = _raw(upload.content, upload.pcm, limits)
     else:
-        audio = decode.decode(content, max_seconds=limits.seconds, max_values=limits.values)
+        audio = decode.decode(upload.content, max_seconds=limits.seconds, max_values=limits.values)
     return DecodedClip(audio, quality.check(audio, name=name, min_seconds=0.0, max_seconds=limits.seconds))
-
-
-def _check(audio: DecodedAudio, limits: Limits) -> None:
-    if len(audio.samples) > limits.channels:
-        raise RequestError("channels", f"it has {len(audio.samples)} channels, and {limits.channels} are allowed")
-    if audio.sample_rate > limits.sample_rate:
-        raise RequestError("rate", f"it has {audio.sample_rate} Hz, and {limits.sample_rate} Hz are allowed")
 
 
 def _raw(content: bytes, pcm: Pcm, limits: Limits) -> DecodedAudio:

@@ -1,13 +1,13 @@
 """Gradio without its openness: no analytics, no history, no web fonts, no shared folder, no file access.
 
-In: a page made of Gradio's blocks. Out: an application with that page at its root. Gradio reads two of these settings
-from the environment when it is imported, so this module imports it only where it is used.
+Gradio reads two of these settings from the environment when it is imported: it is imported only where it is used.
 """
 
 import contextlib
 import os
 import tempfile
 from collections.abc import Callable, Iterator
+from importlib import resources
 from importlib.resources.abc import Traversable
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -19,6 +19,8 @@ from auricle.serving.upload_guard import UploadGuard
 
 if TYPE_CHECKING:
     import gradio as gr
+
+PAGE_CSS = resources.files("auricle.serving") / "templates" / "page.css"
 
 
 @contextlib.contextmanager
@@ -33,13 +35,16 @@ def gradio_environment() -> Iterator[None]:
 def mount(
     app: fastapi.FastAPI,
     blocks: "gr.Blocks",
-    stylesheets: list[Traversable],
+    stylesheet: Traversable,
     *,
     max_upload_bytes: int = 0,
     is_stopping: Callable[[], bool] = lambda: False,
     check_login: Callable[[str, str], bool] | None = None,
 ) -> None:
-    """Mount a page at the root of an application. `max_upload_bytes` is 0 where nothing may be uploaded."""
+    """Mount a page at the root of an application, with a stylesheet after the common one.
+
+    `max_upload_bytes` is 0 where nothing may be uploaded.
+    """
     import gradio as gr
 
     guard = Middleware(
@@ -55,7 +60,7 @@ def mount(
         theme=gr.themes.Default(
             font=("system-ui", "sans-serif"), font_mono=("ui-monospace", "monospace"), primary_hue="blue"
         ),
-        css="".join(sheet.read_text(encoding="utf-8") for sheet in stylesheets),
+        css="".join(sheet.read_text(encoding="utf-8") for sheet in (PAGE_CSS, stylesheet)),
         head='<meta name="viewport" content="width=device-width, initial-scale=1">',
         max_file_size=max(1, max_upload_bytes),
         run_history=False,

@@ -1,8 +1,4 @@
-"""What a service accepts, and how it rejects a request.
-
-In: what an operator allows. Out: Limits, which the service, its page and its documentation read; and RequestError, the
-one way in which a request is rejected, by HTTP and in the page alike.
-"""
+"""What a service accepts, and RequestError, the one way in which a request is rejected, by HTTP and in the page."""
 
 from dataclasses import dataclass
 
@@ -37,9 +33,9 @@ class RequestError(AuricleError):
 class Limits:
     """What one request may have, and all of them together. Bytes, seconds, hertz.
 
-    `requests` are in progress at once, from their first byte on; one more is rejected at once. `held_bytes` bounds all
-    bodies together. A request that has no answer after `deadline` seconds is dropped, and its body must have come
-    within `body_seconds`. `windows` is how many one answer may have; `threads`, which score, are as many as cores.
+    `requests` are in progress at once, from their first byte on; `held_bytes` bounds all bodies together. A request
+    without an answer after `deadline` seconds is dropped, and its body must have come within `body_seconds`. `windows`
+    is how many one answer may have; `threads`, which score, are as many as cores.
     """
 
     body_bytes: int = 64 * MIB

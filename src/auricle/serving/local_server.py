@@ -1,7 +1,6 @@
 """A web server that is closed to the outside.
 
-In: an ASGI application and an address. Out: a server that runs until it is stopped. By default only this machine can
-reach it. Its pages load nothing from other hosts and send nothing to them.
+By default only this machine can reach it. Its pages load nothing from other hosts and send nothing to them.
 """
 
 import ipaddress
@@ -32,10 +31,7 @@ Application = Callable[[Message, Any, Send], Awaitable[None]]
 
 
 def bind(host: str, port: int) -> socket.socket:
-    """Bind an address before the work that it is for; port 0 takes any free one.
-
-    Raises UsageError when the address is unavailable.
-    """
+    """Bind an address before the work that it is for. Raises UsageError if it is unavailable."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
         return socket.create_server((host, port), family=family)

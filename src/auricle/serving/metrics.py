@@ -1,5 +1,7 @@
 """The service's Prometheus metrics. Each service has its own registry, so that two in one process do not mix."""
 
+from functools import partial
+
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 
@@ -14,26 +16,18 @@ class Metrics:
 
     def __init__(self) -> None:
         registry = self.registry = CollectorRegistry()
-        self.requests = Counter(
-            "auricle_requests", "Requests by route and status.", ("route", "status"), registry=registry
-        )
-        self.seconds = Histogram(
-            "auricle_request_seconds", "Request latency by route.", ("route",), buckets=SECONDS, registry=registry
-        )
-        self.rejected = Counter("auricle_rejected", "Rejected requests by reason.", ("reason",), registry=registry)
-        self.queue_seconds = Histogram(
-            "auricle_queue_seconds", "Time a clip waits in the queue.", buckets=SECONDS, registry=registry
-        )
-        self.batch_clips = Histogram(
-            "auricle_batch_clips", "Clips or windows in a batch.", buckets=CLIPS, registry=registry
-        )
-        self.batch_seconds = Histogram(
-            "auricle_batch_seconds", "Time to score a batch.", buckets=SECONDS, registry=registry
-        )
-        self.queue_depth = Gauge("auricle_queue_depth", "Clips or windows in the queue.", registry=registry)
-        self.in_progress = Gauge("auricle_requests_in_progress", "Requests in progress.", registry=registry)
-        self.body_bytes = Gauge("auricle_body_bytes", "Bytes of request bodies in memory.", registry=registry)
-        self.audio_seconds = Counter("auricle_audio_seconds", "Seconds of audio decoded.", registry=registry)
+        counter, gauge = partial(Counter, registry=registry), partial(Gauge, registry=registry)
+        histogram = partial(Histogram, buckets=SECONDS, registry=registry)
+        self.requests = counter("auricle_requests", "Requests by route and status.", ("route", "status"))
+        self.seconds = histogram("auricle_request_seconds", "Request latency by route.", ("route",))
+        self.rejected = counter("auricle_rejected", "Rejected requests by reason.", ("reason",))
+        self.queue_seconds = histogram("auricle_queue_seconds", "Time a clip waits in the queue.")
+        self.batch_clips = histogram("auricle_batch_clips", "Clips or windows in a batch.", buckets=CLIPS)
+        self.batch_seconds = histogram("auricle_batch_seconds", "Time to score a batch.")
+        self.queue_depth = gauge("auricle_queue_depth", "Clips or windows in the queue.")
+        self.in_progress = gauge("auricle_requests_in_progress", "Requests in progress.")
+        self.body_bytes = gauge("auricle_body_bytes", "Bytes of request bodies in memory.")
+        self.audio_seconds = counter("auricle_audio_seconds", "Seconds of audio decoded.")
 
     def text(self) -> bytes:
         """All metrics in Prometheus' text format."""

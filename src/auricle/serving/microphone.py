@@ -1,8 +1,7 @@
 """A browser's microphone, piece by piece: cut into windows and merged into events as it comes.
 
-In: the pieces of audio that a browser records, each a small file, and the model's logits for the windows. Out: the
-windows to score, in the model's form, and events. The pieces pass through one resampler, so no seam between them is
-audible. A MicrophoneStream belongs to one recording of one visitor; its memory is that of one window.
+The pieces, each a small file, pass through one resampler, so no seam between them is audible. A MicrophoneStream
+belongs to one recording of one visitor; its memory is that of one window.
 """
 
 from collections import deque
@@ -28,15 +27,13 @@ class MicrophoneStream:
     """Takes pieces, gives windows, and takes the logits for them."""
 
     def __init__(self, classifier: Classifier, hop_seconds: float) -> None:
-        self.labels = classifier.labels
         self.settings = classifier.settings
-        self.window_seconds = classifier.window_seconds
-        self.spec = WindowSpec(self.window_seconds, min(self.window_seconds, hop_seconds))
+        self.spec = WindowSpec(classifier.window_seconds, min(classifier.window_seconds, hop_seconds))
         # Gradio drops pieces that come faster than they are scored: the clock shows it.
         self.missed = 0.0
-        self.events: deque[Event] = deque(maxlen=SHOWN_EVENTS)
+        self._completed: deque[Event] = deque(maxlen=SHOWN_EVENTS)
         self._start_time = float("inf")
-        self._detector = EventDetector(self.labels, classifier.threshold, EventRules())
+        self._detector = EventDetector(classifier.labels, classifier.threshold, EventRules())
         self._converter: Converter | None = None
         self._cutter = WindowCutter(*self.spec.samples(self.settings.sample_rate))
         self._pending: deque[WindowBatch] = deque(maxlen=MAX_PENDING_WINDOWS)
@@ -47,9 +44,10 @@ class MicrophoneStream:
         return self._cutter.received / self.settings.sample_rate
 
     @property
-    def current(self) -> Event | None:
-        """The event that goes on."""
-        return self._detector.current
+    def events(self) -> list[Event]:
+        """The latest events, with the one that goes on."""
+        current = self._detector.current
+        return [*self._completed, *([] if current is None else [current])]
 
     def add(self, piece: bytes, time: float) -> None:
         """Take one more piece, which came at so many seconds of a clock. Raises AudioError for one without audio."""
@@ -73,8 +71,8 @@ class MicrophoneStream:
     def add_logits(self, window: WindowBatch, logits: np.ndarray) -> None:
         """Take the logits (classes,) of a window."""
         for scored in window.scored([logits], self.settings.sample_rate):
-            self.events.extend(self._detector.add(scored))
+            self._completed.extend(self._detector.add(scored))
 
     def finish(self) -> None:
         """End the event that goes on: nothing follows."""
-        self.events.extend(self._detector.finish())
+        self._completed.extend(self._detector.finish())

@@ -1,15 +1,14 @@
 """The web page of a served model: classify one file, a recording or a batch, or the microphone; read the model card.
 
-In: the inference service and the model's documents. Out: the service's application with a Gradio page at its root. An
-upload is removed once it is read; audio and images are part of the page. Importing this needs the extra `demo`; do it
-inside `gradio_environment`.
+An upload is removed once it is read; audio and images are part of the page. Importing this needs the extra `demo`; do
+it inside `gradio_environment`.
 """
 
 import asyncio
 import hmac
 import time
 from collections.abc import AsyncIterator
-from dataclasses import dataclass
+from dataclasses import replace
 from functools import partial
 from importlib import resources
 from pathlib import Path
@@ -21,11 +20,10 @@ import gradio as gr
 from auricle.audio.recordings import whole_recording
 from auricle.errors import AudioError
 from auricle.inference.classifier import Prediction
-from auricle.inference.events import Event
+from auricle.run_folder import RunFolder
 from auricle.serving import gradio_host, render
 from auricle.serving.limits import RequestError
 from auricle.serving.microphone import NAME, MicrophoneStream
-from auricle.serving.render import Row
 from auricle.serving.service import InferenceService
 from auricle.serving.upload_guard import EXPIRY_SECONDS, MAX_FILES, postpone_expiry, read_upload
 
@@ -45,43 +43,27 @@ LIVE_REGION = "element.setAttribute('aria-live', 'polite')"
 EXPIRED = "The uploaded file has expired. Upload it again."
 
 
-@dataclass(frozen=True)
-class Documents:
-    """The documents of a model: its name, its model card as Markdown, and the report of its run as HTML."""
+def mount(app: fastapi.FastAPI, service: InferenceService, folder: Path, token: str | None = None) -> None:
+    """Mount the page at the root of a service, after its own routes. With a token, visitors log in with it.
 
-    name: str
-    card: str = ""
-    report: str = ""
-
-
-def documents(folder: Path) -> Documents:
-    """Read the model card and report of a run, model or exported folder; a missing one is empty."""
-    cards = (path for path in (folder / "model" / "README.md", folder / "README.md") if path.is_file())
-    card, report = next(cards, None), folder / "report.html"
-    return Documents(
-        folder.resolve().name,
-        _without_metadata(card.read_text(encoding="utf-8")) if card else "",
-        report.read_text(encoding="utf-8") if report.is_file() else "",
-    )
-
-
-def mount(app: fastapi.FastAPI, service: InferenceService, documents: Documents, token: str | None = None) -> None:
-    """Mount the page at the root of a service, after its own routes. With a token, visitors log in with it."""
-    templates = resources.files("auricle.serving") / "templates"
+    It shows the model card and the report of `folder`, which holds the model.
+    """
     gradio_host.mount(
         app,
-        page(service, documents),
-        [templates / "page.css", templates / "serve.css"],
+        page(service, _card(folder), RunFolder(folder).report_page),
+        resources.files("auricle.serving") / "templates" / "serve.css",
         max_upload_bytes=service.limits.body_bytes,
         is_stopping=lambda: service.stopping,
-        check_login=None if token is None else partial(_is_token, token),
+        check_login=None
+        if token is None
+        else lambda _name, password: hmac.compare_digest(password.encode(), token.encode()),
     )
 
 
-def page(service: InferenceService, documents: Documents) -> gr.Blocks:
-    """Build the page and connect its controls."""
+def page(service: InferenceService, card: str, report: Path) -> gr.Blocks:
+    """Build the page and connect its controls. `card` is Markdown, `report` HTML."""
     with gr.Blocks(
-        title=f"auricle · {documents.name}", analytics_enabled=False, delete_cache=(30, round(EXPIRY_SECONDS))
+        title=f"auricle · {service.name}", analytics_enabled=False, delete_cache=(30, round(EXPIRY_SECONDS))
     ) as blocks:
         gr.HTML("<h1>Audio classification</h1>", elem_id="title")
         with gr.Tabs():
@@ -93,14 +75,23 @@ def page(service: InferenceService, documents: Documents) -> gr.Blocks:
                 with gr.Tab("Live", id="live"):
                     _live_tab(service)
             with gr.Tab("About", id="about"):
-                gr.Markdown(documents.card or "This model has no model card.", elem_id="model-card")
-            if documents.report:
+                gr.Markdown(card or "This model has no model card.", elem_id="model-card")
+            if report.is_file():
                 with gr.Tab("Report", id="report-tab") as tab:
-                    report = gr.HTML(elem_id="report")
+                    frame = gr.HTML(elem_id="report")
                 # It is large: send it only when the tab is opened.
-                tab.select(lambda: render.render_report(documents.report), None, report, queue=False, **PRIVATE)
+                html = report.read_text(encoding="utf-8")
+                content = partial(render.fill, "report_frame.html", page=html, link=render.data_uri("text/html", html))
+                tab.select(content, None, frame, queue=False, **PRIVATE)
     blocks.queue(max_size=128, api_open=False)
     return blocks
+
+
+def _card(folder: Path) -> str:
+    """The model card of a folder, without its YAML header; empty where there is none."""
+    paths = (RunFolder(folder).model_card, folder / "README.md")
+    card = next((path.read_text(encoding="utf-8") for path in paths if path.is_file()), "")
+    return card[4:].partition("\n---\n")[2].lstrip() if card.startswith("---\n") else card
 
 
 def _classify_tab(service: InferenceService) -> None:
@@ -117,7 +108,7 @@ def _classify_tab(service: InferenceService) -> None:
             elem_id="recording",
         )
     limit = f"Maximum {limits.body_bytes / (1 << 20):.3g} MiB and {limits.seconds / 60:.3g} minutes per file."
-    gr.HTML(render.render_labels(service.classifier.labels, limit), elem_id="labels")
+    gr.HTML(render.fill("labels.html", labels=service.classifier.labels, limit=limit), elem_id="labels")
     result = gr.HTML(elem_id="result", js_on_load=LIVE_REGION)
     options: dict[str, Any] = {**QUEUED, "show_progress_on": result}
     file.upload(partial(_classify, service), file, [file, result], **options)
@@ -155,7 +146,6 @@ def _live_tab(service: InferenceService) -> None:
 
 
 async def _classify(service: InferenceService, path: str | None) -> tuple[Any, Any]:
-    """Classify one uploaded file and clear the control."""
     if path is None:
         return gr.skip(), gr.skip()
     name = Path(path).name
@@ -166,22 +156,17 @@ async def _classify(service: InferenceService, path: str | None) -> tuple[Any, A
             render.render_prediction, timeline, classifier.labels, classifier.threshold
         )
     except FileNotFoundError:
-        return None, render.render_error(name, EXPIRED)
+        return None, render.fill("error.html", name=name, detail=EXPIRED, kind="")
     except RequestError as error:
-        return None, render.render_error(name, error.detail, error.kind)
+        return None, render.fill("error.html", name=name, detail=error.detail, kind=error.kind)
 
 
 async def _classify_batch(service: InferenceService, paths: list[str] | None) -> AsyncIterator[tuple[Any, Any]]:
     """Classify many files in order, a few at a time; the table grows as they finish."""
     paths = paths or []
     semaphore = asyncio.Semaphore(CONCURRENT_FILES)
-
-    async def classify(path: str) -> Row:
-        async with semaphore:
-            return await _classify_row(service, path)
-
-    tasks = [asyncio.create_task(classify(path)) for path in paths]
-    rows: list[Row] = []
+    tasks = [asyncio.create_task(_classify_row(service, path, semaphore)) for path in paths]
+    rows: list[Prediction] = []
     updated = time.monotonic()
     try:
         for task in tasks:
@@ -196,22 +181,23 @@ async def _classify_batch(service: InferenceService, paths: list[str] | None) ->
             task.cancel()
 
 
-async def _classify_row(service: InferenceService, path: str) -> Row:
+async def _classify_row(service: InferenceService, path: str, semaphore: asyncio.Semaphore) -> Prediction:
     name = Path(path).name
-    try:
-        content = await read_upload(path)
+    async with semaphore:
         end = time.monotonic() + RETRY_SECONDS
-        while True:
-            try:
-                return render.batch_row(name, (await service.predict_file(content, name)).prediction)
-            except RequestError as error:
-                if error.status != 429 or time.monotonic() > end:
-                    raise
-            await asyncio.sleep(1)
-    except FileNotFoundError:
-        return Row(name, note=EXPIRED, failed=True)
-    except RequestError as error:
-        return Row(name, note=str(error), failed=True)
+        try:
+            content = await read_upload(path)
+            while True:
+                try:
+                    return replace((await service.predict_file(content, name)).prediction, name=name)
+                except RequestError as error:
+                    if error.status != 429 or time.monotonic() > end:
+                        raise
+                await asyncio.sleep(1)
+        except FileNotFoundError:
+            return Prediction(name, (), 0.0, error=EXPIRED)
+        except RequestError as error:
+            return Prediction(name, (), 0.0, error=str(error))
 
 
 async def _classify_chunk(
@@ -231,12 +217,12 @@ async def _classify_chunk(
         return stream, render.render_live(None, (), str(error))
     latency = CHUNK_SECONDS + time.monotonic() - start
     status = (
-        f"{stream.seconds:.1f} s received. Each prediction covers the last {stream.window_seconds:g} s; a new one "
+        f"{stream.seconds:.1f} s received. Each prediction covers the last {stream.spec.seconds:g} s; a new one "
         f"follows every {stream.spec.hop:g} s. Latency: {latency:.2f} s."
     )
     if stream.missed > MAX_DELAY_SECONDS:
         status += f" The server is overloaded: about {stream.missed:.0f} s are missing, and event times lag by that."
-    return stream, render.render_live(prediction, _events(stream), status)
+    return stream, render.render_live(prediction, stream.events, status)
 
 
 async def _latest_prediction(service: InferenceService, stream: MicrophoneStream) -> Prediction | None:
@@ -251,24 +237,9 @@ async def _latest_prediction(service: InferenceService, stream: MicrophoneStream
     return prediction
 
 
-def _events(stream: MicrophoneStream) -> list[Event]:
-    return [*stream.events, *([stream.current] if stream.current else [])]
-
-
 def _finish_stream(stream: MicrophoneStream | None) -> tuple[Any, Any]:
     """End the last event with the recording."""
     if stream is None:
         return None, gr.skip()
     stream.finish()
-    return None, render.render_live(None, list(stream.events), f"Stopped after {stream.seconds:.1f} s.")
-
-
-def _is_token(token: str, _name: str, password: str) -> bool:
-    return hmac.compare_digest(password.encode(), token.encode())
-
-
-def _without_metadata(card: str) -> str:
-    """A model card without its YAML header."""
-    if card.startswith("---\n"):
-        return card[4:].partition("\n---\n")[2].lstrip()
-    return card
+    return None, render.render_live(None, stream.events, f"Stopped after {stream.seconds:.1f} s.")

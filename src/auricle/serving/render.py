@@ -1,9 +1,4 @@
-"""Predictions as HTML.
-
-In: predictions, or why a file has none. Out: HTML in which every name and label is escaped: class probabilities with
-waveform and spectrogram, the timeline of a long recording with its events, and a table of many files with its CSV.
-Everything that can be played or saved is part of the page.
-"""
+"""Predictions as HTML in which every name and label is escaped. All that can be played or saved is part of the page."""
 
 import base64
 import csv
@@ -35,34 +30,17 @@ COLUMNS = ("file", "label", "probability", "seconds", "note")
 
 
 @dataclass(frozen=True)
-class EventBar:
-    """An event on a track: its left edge and width in percent, and its tooltip."""
-
-    left: float
-    width: float
-    text: str
-
-
-@dataclass(frozen=True)
 class Track:
     """One label over time: its probabilities as points in a box of 1000 by 100, and its events."""
 
     label: str
     points: str
-    bars: tuple[EventBar, ...]
-    description: str
+    events: tuple[Event, ...]
 
 
-@dataclass(frozen=True)
-class Row:
-    """One file of a batch: its prediction, or why it has none. `seconds` is None if it was not decoded."""
-
-    file: str
-    label: str = ""
-    probability: float | None = None
-    seconds: float | None = None
-    note: str = ""
-    failed: bool = False
+def fill(template: str, **values: object) -> str:
+    """The HTML of a template, with every value escaped."""
+    return html.environment("auricle.serving").get_template(template).render(values)
 
 
 def render_prediction(timeline: Timeline, labels: Sequence[str], threshold: float | None) -> str:
@@ -72,29 +50,19 @@ def render_prediction(timeline: Timeline, labels: Sequence[str], threshold: floa
     if timeline.samples.dtype == np.int16:
         mono = timeline.samples.mean(axis=0, dtype=np.float32) / FULL_SCALE
         waveform = draw_waveform(mono, timeline.sample_rate, MAX_PLAYABLE_SAMPLES)
-    events = [
-        (_time(event.start, prediction.seconds), _time(event.end, prediction.seconds), event)
-        for event in timeline.events[:MAX_EVENTS]
-    ]
-    return _render(
+    return fill(
         "prediction.html",
         prediction=prediction,
         choices=prediction.choices[:MAX_CHOICES],
-        warnings=[_split_warning(warning) for warning in prediction.warnings],
         threshold=threshold,
         waveform=waveform,
-        duration=_duration(prediction.seconds),
-        playable=_duration(waveform.playable_seconds) if waveform else "",
+        duration=_duration,
+        time=lambda time: format_time(round(time, 2), prediction.seconds),
         tracks=tracks(timeline.windows, timeline.events, labels, prediction.seconds),
-        events=events,
+        events=timeline.events[:MAX_EVENTS],
         more_events=max(0, len(timeline.events) - MAX_EVENTS),
         has_timeline=len(timeline.windows) > 1,
     )
-
-
-def render_error(name: str, detail: str, kind: str = "") -> str:
-    """The HTML for a file without a prediction: what is wrong with it, in a sentence."""
-    return _render("error.html", name=name, detail=detail, kind=kind)
 
 
 def tracks(
@@ -104,96 +72,59 @@ def tracks(
     if len(windows) < 2:
         return []
     table = np.stack([window.probabilities for window in windows])
+    middles = [1000 * (window.start + window.end) / 2 / seconds for window in windows]
     detected = list(dict.fromkeys(event.label for event in events))[:MAX_TRACKS]
     ranking = [labels[position] for position in np.argsort(-table.max(axis=0), kind="stable")]
     others = [label for label in ranking if label not in detected]
-    shown = [*detected, *others[: max(0, MIN_TRACKS - len(detected))]]
-    positions = {label: position for position, label in enumerate(labels)}
     return [
-        _track(label, table[:, positions[label]], windows, [event for event in events if event.label == label], seconds)
-        for label in shown
+        Track(
+            label,
+            _outline(middles, table[:, labels.index(label)]),
+            tuple(event for event in events if event.label == label),
+        )
+        for label in [*detected, *others[: max(0, MIN_TRACKS - len(detected))]]
     ]
 
 
-def _track(
-    label: str, probabilities: np.ndarray, windows: Sequence[ScoredWindow], events: Sequence[Event], seconds: float
-) -> Track:
+def _outline(middles: Sequence[float], probabilities: np.ndarray) -> str:
     """Draw each window at its middle; where several share a point, the highest."""
-    size = -(-len(windows) // POINTS)
-    middles = [1000 * (window.start + window.end) / 2 / seconds for window in windows]
+    size = -(-len(middles) // POINTS)
     points = [
         (float(np.mean(middles[first : first + size])), 100 - 100 * float(probabilities[first : first + size].max()))
-        for first in range(0, len(windows), size)
+        for first in range(0, len(middles), size)
     ]
     outline = [(0.0, 100.0), (0.0, points[0][1]), *points, (1000.0, points[-1][1]), (1000.0, 100.0)]
-    times = [
-        f"{_time(event.start, seconds)} to {_time(event.end, seconds)}, {event.probability:.0%}" for event in events
-    ]
-    bars = tuple(
-        EventBar(100 * event.start / seconds, 100 * (event.end - event.start) / seconds, f"{label}, {text}")
-        for event, text in zip(events, times, strict=True)
-    )
-    description = f"{label} over time: {'; '.join(times[:10]) or 'no event'}"
-    return Track(label, " ".join(f"{x:.1f},{y:.1f}" for x, y in outline), bars, description)
+    return " ".join(f"{x:.1f},{y:.1f}" for x, y in outline)
 
 
-def batch_row(name: str, prediction: Prediction) -> Row:
-    """A prediction as a row of the batch table."""
-    return Row(name, prediction.label or "", prediction.probability, prediction.seconds, "; ".join(prediction.warnings))
-
-
-def render_batch(rows: Sequence[Row], expected: int) -> str:
+def render_batch(rows: Sequence[Prediction], expected: int) -> str:
     """The HTML of the batch table and the link that saves it; `expected` is the number of files."""
-    failed = sum(row.failed for row in rows)
-    link = _data_uri("text/csv", _csv(rows))
-    return _render("batch.html", rows=rows, expected=expected, failed=failed, columns=COLUMNS, link=link)
+    failed = sum(row.error is not None for row in rows)
+    return fill("batch.html", rows=rows, expected=expected, failed=failed, columns=COLUMNS, link=_csv_link(rows))
 
 
 def render_live(prediction: Prediction | None, events: Sequence[Event], status: str) -> str:
     """The HTML of the latest window's prediction and of the latest events, the newest first."""
-    newest = [(f"{event.start:.1f} s", f"{event.end:.1f} s", event) for event in reversed(events)]
     choices = prediction.choices[:MAX_CHOICES] if prediction else ()
-    return _render("live.html", prediction=prediction, choices=choices, events=newest[:LATEST_EVENTS], status=status)
+    newest = list(reversed(events))[:LATEST_EVENTS]
+    return fill("live.html", prediction=prediction, choices=choices, events=newest, status=status)
 
 
-def render_labels(labels: Sequence[str], limit: str) -> str:
-    """The HTML that lists the model's labels and the limits of a file."""
-    return _render("labels.html", labels=labels, limit=limit)
+def data_uri(mime: str, text: str) -> str:
+    return f"data:{mime};charset=utf-8;base64,{base64.b64encode(text.encode()).decode()}"
 
 
-def render_report(page: str) -> str:
-    """The HTML that shows a report in a sandboxed frame, and the link that saves it."""
-    return _render("report_frame.html", page=page, link=_data_uri("text/html", page))
-
-
-def _render(template: str, **values: object) -> str:
-    return html.environment("auricle.serving").get_template(template).render(values)
-
-
-def _csv(rows: Sequence[Row]) -> str:
+def _csv_link(rows: Sequence[Prediction]) -> str:
     file = io.StringIO()
     writer = csv.writer(file, lineterminator="\n")
     writer.writerow(COLUMNS)
     for row in rows:
-        probability = "" if row.probability is None else f"{row.probability:.6f}"
-        writer.writerow(
-            [row.file, row.label, probability, "" if row.seconds is None else f"{row.seconds:.3f}", row.note]
-        )
-    return file.getvalue()
-
-
-def _data_uri(mime: str, text: str) -> str:
-    return f"data:{mime};charset=utf-8;base64,{base64.b64encode(text.encode()).decode()}"
-
-
-def _time(time: float, seconds: float) -> str:
-    return format_time(round(time, 2), seconds)
-
-
-def _split_warning(warning: str) -> tuple[str, str]:
-    """A warning as its kind and its detail."""
-    kind, separator, detail = warning.partition(": ")
-    return (kind, detail) if separator else ("", warning)
+        if row.error is None:
+            numbers = [f"{row.probability:.6f}", f"{row.seconds:.3f}"]
+            writer.writerow([row.name, row.label, *numbers, "; ".join(row.warnings)])
+        else:
+            writer.writerow([row.name, "", "", "", row.error])
+    return data_uri("text/csv", file.getvalue())
 
 
 def _duration(seconds: float) -> str:

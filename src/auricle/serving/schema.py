@@ -2,16 +2,11 @@
 
 from typing import Any
 
-from pydantic import BaseModel, Field
+from pydantic import BaseModel
 
+from auricle.inference.classifier import ClassProbability
+from auricle.inference.events import Event
 from auricle.serving.body import FIELD, FORM
-
-
-class ClassProbability(BaseModel):
-    """A class and its probability."""
-
-    label: str
-    probability: float = Field(ge=0, le=1.000001)
 
 
 class WindowPrediction(BaseModel):
@@ -25,15 +20,6 @@ class WindowPrediction(BaseModel):
     choices: list[ClassProbability]
 
 
-class DetectedEvent(BaseModel):
-    """A detected event, in seconds from the start of the recording."""
-
-    label: str
-    start: float
-    end: float
-    probability: float
-
-
 class Classification(BaseModel):
     """The predicted class. If `unknown` is true, no class reached the threshold, and `label` is 'unknown'."""
 
@@ -45,7 +31,7 @@ class Classification(BaseModel):
     warnings: list[str]
     model: str
     windows: list[WindowPrediction] | None = None
-    events: list[DetectedEvent] | None = None
+    events: list[Event] | None = None
 
 
 class Embedding(BaseModel):

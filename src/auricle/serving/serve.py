@@ -1,11 +1,13 @@
-"""Serve a model over HTTP, with a graceful shutdown.
+"""Serve a model over HTTP until a signal, behind a bearer token if there is one.
 
-In: a model folder, an address and limits. Out: a server that runs until it receives a signal; then it accepts no new
-connection, answers every request that it accepted, and ends. A second signal ends it at once.
+The server then accepts no new connection, answers every request that it accepted, and ends. A second signal ends it at
+once.
 """
 
 import asyncio
 import contextlib
+import functools
+import hmac
 import os
 import signal
 import socket
@@ -18,24 +20,17 @@ from typing import Any
 
 import fastapi
 import uvicorn
+from starlette.datastructures import Headers
 from starlette.middleware.trustedhost import TrustedHostMiddleware
+from starlette.responses import JSONResponse
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from auricle.errors import UsageError
-from auricle.inference.classifier import Classifier, Runtime, load
+from auricle.inference.classifier import Runtime, load
+from auricle.serving import local_server
 from auricle.serving.app import create_app
-from auricle.serving.auth import AuthMiddleware, add_security_scheme
-from auricle.serving.batching import BatchScorer
 from auricle.serving.limits import Limits
-from auricle.serving.local_server import (
-    LOOPBACK_NAMES,
-    Application,
-    bind,
-    is_loopback,
-    url_of,
-    with_security_headers,
-)
-from auricle.serving.metrics import Metrics
+from auricle.serving.local_server import Application, Message, Send
 from auricle.serving.service import InferenceService
 
 # During shutdown an idle connection may still carry a request that was sent before the signal.
@@ -46,15 +41,16 @@ HEAD_SECONDS = 10.0
 # Many more connections than requests: most are idle between two requests, and an error response needs one too.
 CONNECTIONS = 4096
 
+ROUTES = ("/v1/classify", "/v1/embed", "/v1/labels", "/healthz", "/readyz", "/metrics", "/openapi.json", "/docs")
+PROTECTED = ("/v1/", "/metrics")
+OTHER_ROUTE = "other"
+
 MountPage = Callable[[fastapi.FastAPI, InferenceService], None]
 
 
 @dataclass(frozen=True)
 class ServerConfig:
-    """Where a service listens, its token, how it runs the model, and its limits. Port 0 takes any free one.
-
-    `open_to_all` lets other machines use the service without a token.
-    """
+    """Where a service listens, who needs a token, how it runs the model, and its limits. Port 0 takes any free one."""
 
     host: str = "127.0.0.1"
     port: int = 8000
@@ -72,23 +68,17 @@ def serve(run: Path, config: ServerConfig, on_ready: Callable[[str], None], moun
     `mount_page` may add pages to the application. Raises UsageError for an address that is unavailable, or that other
     machines can reach without a token; RunError for a folder without a model.
     """
-    if config.token is None and not config.open_to_all and not is_loopback(config.host):
+    if config.token is None and not config.open_to_all and not local_server.is_loopback(config.host):
         raise UsageError(
             f"--host received '{config.host}', which other machines can reach, and there is no token. Set one in "
             "AURICLE_TOKEN or with --token-file, or allow everyone with --open."
         )
-    with bind(config.host, config.port) as listener:
+    with local_server.bind(config.host, config.port) as listener:
         classifier = load(run, config.precision, refuse=config.refuse, runtime=config.runtime)
-        service = create_service(classifier, config.limits, run.resolve().name)
+        service = InferenceService(classifier, config.limits, run.resolve().name)
         app = secure_app(service, config, mount_page)
-        on_ready(url_of(listener))
+        on_ready(local_server.url_of(listener))
         GracefulServer(app, service).run(sockets=[listener])
-
-
-def create_service(classifier: Classifier, limits: Limits, name: str) -> InferenceService:
-    """Create the inference service of a model."""
-    metrics = Metrics()
-    return InferenceService(classifier, limits, BatchScorer(classifier, limits, metrics), metrics, name)
 
 
 def secure_app(service: InferenceService, config: ServerConfig, mount_page: MountPage) -> Application:
@@ -96,11 +86,48 @@ def secure_app(service: InferenceService, config: ServerConfig, mount_page: Moun
     app = create_app(service)
     mount_page(app, service)
     if config.token is not None:
-        add_security_scheme(app)
+        _add_security_scheme(app)
     # DNS rebinding: a page of another site must not reach a local service under a host name of its own.
-    names = LOOPBACK_NAMES if is_loopback(config.host) else ["*"]
+    names = local_server.LOOPBACK_NAMES if local_server.is_loopback(config.host) else ["*"]
     authenticated = AuthMiddleware(app, service, config.token)
-    return with_security_headers(TrustedHostMiddleware(authenticated, allowed_hosts=names))
+    return local_server.with_security_headers(TrustedHostMiddleware(authenticated, allowed_hosts=names))
+
+
+class AuthMiddleware:
+    """An ASGI application before another, which counts requests and leaves bodies alone.
+
+    With a token, the model's routes and the metrics require it.
+    """
+
+    def __init__(self, app: Application, service: InferenceService, token: str | None) -> None:
+        self._app = app
+        self._service = service
+        self._expected = f"Bearer {token}".encode()
+        self._protected = () if token is None else PROTECTED
+
+    async def __call__(self, scope: Message, receive: Any, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        start, path, metrics = time.perf_counter(), scope["path"], self._service.metrics
+        route = path if path in ROUTES else OTHER_ROUTE
+
+        async def counting_send(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                metrics.requests.labels(route, str(message["status"])).inc()
+                if self._service.stopping:
+                    message["headers"] = [*message.get("headers", ()), (b"connection", b"close")]
+            await send(message)
+
+        received = Headers(scope=scope).get("authorization", "").encode("latin-1")
+        if path.startswith(self._protected) and not hmac.compare_digest(received, self._expected):
+            metrics.rejected.labels("token").inc()
+            detail = "The token is missing or wrong. Send 'Authorization: Bearer TOKEN'."
+            error = {"error": {"kind": "token", "detail": detail}}
+            await JSONResponse(error, 401, {"www-authenticate": "Bearer"})(scope, receive, counting_send)
+        else:
+            await self._app(scope, receive, counting_send)
+        metrics.seconds.labels(route).observe(time.perf_counter() - start)
 
 
 class GracefulServer(uvicorn.Server):
@@ -141,19 +168,16 @@ class GracefulServer(uvicorn.Server):
             server.close()
         for listener in sockets or []:
             listener.close()
+        # What uvicorn creates for a connection that it accepts itself.
+        protocol = functools.partial(
+            TimeoutProtocol, config=self.config, server_state=self.server_state, app_state=self.lifespan.state
+        )
         for connection in pending:
-            await asyncio.get_running_loop().connect_accepted_socket(self._protocol, connection)
+            await asyncio.get_running_loop().connect_accepted_socket(protocol, connection)
         end = time.monotonic() + LINGER_SECONDS
         while self.server_state.connections and time.monotonic() < end:
             await asyncio.sleep(0.02)
         await super().shutdown(sockets)
-
-    def _protocol(self) -> asyncio.Protocol:
-        """The protocol that uvicorn creates for a connection that it accepts itself."""
-        protocol: asyncio.Protocol = self.config.http_protocol_class(  # type: ignore[call-arg]
-            config=self.config, server_state=self.server_state, app_state=self.lifespan.state
-        )
-        return protocol
 
 
 class TimeoutProtocol(HttpToolsProtocol):
@@ -199,3 +223,13 @@ def _accept_pending(listener: socket.socket) -> Iterator[socket.socket]:
             connection, _ = listener.accept()
             connection.setblocking(False)
             yield connection
+
+
+def _add_security_scheme(app: fastapi.FastAPI) -> None:
+    """Mark the protected routes in the application's OpenAPI document."""
+    document = app.openapi()
+    document.setdefault("components", {})["securitySchemes"] = {"token": {"type": "http", "scheme": "bearer"}}
+    for path, methods in document["paths"].items():
+        if path.startswith(PROTECTED):
+            for operation in methods.values():
+                operation["security"] = [{"token": []}]

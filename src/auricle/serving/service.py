@@ -6,7 +6,6 @@ request has a slot: counted, bounded in bytes, and over at its deadline. Windows
 
 import asyncio
 import contextlib
-import functools
 from collections.abc import AsyncIterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -19,7 +18,7 @@ from auricle.inference.events import Event, EventRules, find_events
 from auricle.inference.predictor import MeanLogits, ScoredWindow, WindowBatch, spec_for, window_batches
 from auricle.preparation.windows import WindowSpec
 from auricle.serving.batching import BatchScorer
-from auricle.serving.decode import Pcm, decode_request
+from auricle.serving.decode import Upload, decode_request
 from auricle.serving.limits import Limits, RequestError
 from auricle.serving.metrics import Metrics
 
@@ -78,13 +77,11 @@ class RequestSlot:
 class InferenceService:
     """A model that serves many requests at once. `name` is what it is called in responses."""
 
-    def __init__(
-        self, classifier: Classifier, limits: Limits, scorer: BatchScorer, metrics: Metrics, name: str
-    ) -> None:
+    def __init__(self, classifier: Classifier, limits: Limits, name: str) -> None:
         self.classifier = classifier
         self.limits = limits
-        self.scorer = scorer
-        self.metrics = metrics
+        self.metrics = Metrics()
+        self.scorer = BatchScorer(classifier, limits, self.metrics)
         self.name = name
         self.in_progress = 0
         self.held_bytes = 0
@@ -94,10 +91,7 @@ class InferenceService:
 
     @contextlib.asynccontextmanager
     async def slot(self) -> AsyncIterator[RequestSlot]:
-        """Be one of the requests in progress, until the deadline.
-
-        Raises RequestError: 'full' at once where there are as many as allowed, 'deadline' when time is over.
-        """
+        """Be one of the requests in progress, until the deadline. Raises RequestError 'full' at once, or 'deadline'."""
         if self.in_progress >= self.limits.requests:
             raise RequestError("full", f"{self.limits.requests} requests are in progress; retry later.")
         self.in_progress += 1
@@ -116,7 +110,7 @@ class InferenceService:
         async with self.slot() as slot:
             slot.reserve(len(content))
             options = TIMELINE if self.classifier.settings.is_audio else PredictOptions()
-            return await self.predict(slot, content, name, options)
+            return await self.predict(slot, Upload(content, name), options)
 
     async def predict_samples(self, recording: DecodedRecording) -> np.ndarray:
         """Take a slot and score a recording in memory: the logits (classes,) of its prediction. Raises RequestError."""
@@ -124,25 +118,23 @@ class InferenceService:
             slot.reserve(recording.samples.nbytes)
             return await self._mean_logits(recording)
 
-    async def predict(
-        self, slot: RequestSlot, content: bytes, name: str, options: PredictOptions, pcm: Pcm | None = None
-    ) -> Timeline:
-        """Predict for the content of a file, or for raw PCM, within a slot. Raises RequestError."""
-        recording = await self._decode(slot, content, name, pcm)
-        rate = self.classifier.settings.sample_rate
+    async def predict(self, slot: RequestSlot, upload: Upload, options: PredictOptions) -> Timeline:
+        """Predict for a file, or for raw PCM, within a slot. Raises RequestError."""
+        recording = await self._decode(slot, upload)
         prediction = self.classifier.prediction(recording, await self._mean_logits(recording))
-        windows: list[ScoredWindow] = []
+        windows: tuple[ScoredWindow, ...] = ()
         events: tuple[Event, ...] = ()
         if options.windows or options.events:
             spec = self._window_spec(recording.samples.shape[-1], options)
-            batches, rows = await self._score(recording, spec)
-            work = functools.partial(self._timeline, batches, rows, options)
-            windows, events = await asyncio.get_running_loop().run_in_executor(self._decoders, work)
-        return Timeline(prediction, tuple(windows) if options.windows else (), events, recording.samples, rate)
+            scored = await self._score(recording, spec)
+            loop = asyncio.get_running_loop()
+            windows, events = await loop.run_in_executor(self._decoders, self._timeline, scored, options)
+        rate = self.classifier.settings.sample_rate
+        return Timeline(prediction, windows if options.windows else (), events, recording.samples, rate)
 
-    async def embed(self, slot: RequestSlot, content: bytes, name: str, pcm: Pcm | None = None) -> Embedding:
-        """Compute the embedding of the content of a file, within a slot. Raises RequestError."""
-        recording = await self._decode(slot, content, name, pcm)
+    async def embed(self, slot: RequestSlot, upload: Upload) -> Embedding:
+        """Compute the embedding of a file, within a slot. Raises RequestError."""
+        recording = await self._decode(slot, upload)
         return next(pair_embeddings([recording], await self.scorer.vectors([recording.samples])))
 
     def close(self) -> None:
@@ -150,39 +142,38 @@ class InferenceService:
         self._decoders.shutdown(wait=False, cancel_futures=True)
         self.scorer.close()
 
-    async def _decode(self, slot: RequestSlot, content: bytes, name: str, pcm: Pcm | None) -> DecodedRecording:
-        work = functools.partial(decode_request, content, name, self.classifier.settings, self.limits, pcm)
-        recording = await asyncio.get_running_loop().run_in_executor(self._decoders, work)
+    async def _decode(self, slot: RequestSlot, upload: Upload) -> DecodedRecording:
+        loop, settings = asyncio.get_running_loop(), self.classifier.settings
+        recording = await loop.run_in_executor(self._decoders, decode_request, upload, settings, self.limits)
         # A small file may hold much audio: it counts as what it takes.
         slot.reserve(recording.samples.nbytes)
         self.metrics.audio_seconds.inc(recording.seconds)
         return recording
 
-    async def _score(self, recording: DecodedRecording, spec: WindowSpec) -> tuple[list[WindowBatch], list[np.ndarray]]:
-        """Score the windows of a recording, some at a time."""
+    async def _score(self, recording: DecodedRecording, spec: WindowSpec) -> list[tuple[WindowBatch, np.ndarray]]:
         rate = self.classifier.settings.sample_rate
-        batches = list(window_batches(recording.blocks, spec, rate, WINDOWS_AT_ONCE))
-        return batches, [await self.scorer.logits(batch.pieces) for batch in batches]
+        batches = window_batches(recording.blocks, spec, rate, WINDOWS_AT_ONCE)
+        return [(batch, await self.scorer.logits(batch.pieces)) for batch in batches]
 
     async def _mean_logits(self, recording: DecodedRecording) -> np.ndarray:
         """The logits (classes,) of a recording as `auricle predict` has them: the mean over its windows."""
         mean = MeanLogits()
-        for rows in (await self._score(recording, spec_for(self.classifier, recording)))[1]:
+        for _, rows in await self._score(recording, spec_for(self.classifier, recording)):
             for row in rows:
                 mean.add(row)
         return mean.value
 
     def _timeline(
-        self, batches: Sequence[WindowBatch], rows: Sequence[np.ndarray], options: PredictOptions
-    ) -> tuple[list[ScoredWindow], tuple[Event, ...]]:
+        self, scored: Sequence[tuple[WindowBatch, np.ndarray]], options: PredictOptions
+    ) -> tuple[tuple[ScoredWindow, ...], tuple[Event, ...]]:
         classifier = self.classifier
         rate = classifier.settings.sample_rate
-        windows = [one for batch, own in zip(batches, rows, strict=True) for one in batch.scored(own, rate)]
-        events = find_events(windows, classifier.labels, classifier.threshold, options.rules) if options.events else ()
-        return windows, tuple(events)
+        windows = tuple(window for batch, rows in scored for window in batch.scored(rows, rate))
+        if not options.events:
+            return windows, ()
+        return windows, tuple(find_events(windows, classifier.labels, classifier.threshold, options.rules))
 
     def _window_spec(self, frames: int, options: PredictOptions) -> WindowSpec:
-        """The windows of the options, or the model's own, within the limits."""
         if not self.classifier.settings.is_audio:
             raise RequestError(
                 "query", "windows and events need audio; this model takes precomputed features, whole clips only."

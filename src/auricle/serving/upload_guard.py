@@ -1,8 +1,7 @@
 """A guard before Gradio: it limits what visitors may request and upload.
 
-In: requests to the page. Out: only the routes that the page needs reach Gradio. Bodies are bounded, and a request
-can name no file or address except an uploaded file. An upload stays in Gradio's folder only until it is read; one that
-is never read is removed.
+Only the routes that the page needs reach Gradio. Bodies are bounded, and a request can name no file or address except
+an uploaded file. An upload stays in Gradio's folder only until it is read; one that is never read is removed.
 """
 
 import asyncio
@@ -14,6 +13,9 @@ import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
+
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import PlainTextResponse
 
 from auricle.serving.local_server import Application, Message, Send
 
@@ -38,8 +40,12 @@ MAX_FILES = 4
 MAX_PENDING = 3
 
 
-class _TooLarge(Exception):
-    """An upload exceeds its declared size."""
+class _Refused(Exception):
+    """A request is answered with this status and sentence."""
+
+    def __init__(self, status: int, sentence: str) -> None:
+        super().__init__(sentence)
+        self.status = status
 
 
 class UploadGuard:
@@ -57,9 +63,17 @@ class UploadGuard:
     async def __call__(self, scope: Message, receive: Any, send: Send) -> None:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
-        elif not ALLOWED.fullmatch(scope["path"]):
-            await _respond(send, 404, "This page does not exist.")
-        elif scope["path"].startswith(STREAMS):
+            return
+        try:
+            await self._answer(scope, receive, send)
+        except _Refused as refused:
+            response = PlainTextResponse(str(refused), refused.status, {"connection": "close"})
+            await response(scope, receive, send)
+
+    async def _answer(self, scope: Message, receive: Any, send: Send) -> None:
+        if not ALLOWED.fullmatch(scope["path"]):
+            raise _Refused(404, "This page does not exist.")
+        if scope["path"].startswith(STREAMS):
             await self._stream(scope, receive, send)
         elif scope["method"] != "POST":
             await self.app(scope, receive, send)
@@ -69,45 +83,35 @@ class UploadGuard:
             await self._call(scope, receive, send)
 
     async def _upload(self, scope: Message, receive: Any, send: Send) -> None:
-        """Accept an upload if it fits together with the uploads in progress and the files on disk."""
+        """Pass on an upload, within its size and time, if it fits together with those in progress and on disk."""
         limit = MAX_FILES * self.max_file_bytes
         size = _content_length(scope) or limit
         if size > limit:
-            await _respond(send, 413, f"The upload is larger than {limit} bytes. Send fewer or smaller files.")
-            return
+            raise _Refused(413, f"The upload is larger than {limit} bytes. Send fewer or smaller files.")
+        received = 0
+
+        async def counting_receive() -> Message:
+            nonlocal received
+            message: Message = await receive()
+            received += len(message.get("body", b""))
+            if received > size:
+                raise _Refused(413, f"The upload is larger than {size} bytes.")
+            return message
+
         # Reserve before the first await: other uploads arrive at the same time.
         self.uploads += 1
         self.reserved_bytes += size
         try:
             on_disk = await asyncio.to_thread(_bytes_in, self.folder)
             if self.uploads > MAX_UPLOADS or self.reserved_bytes + on_disk > MAX_PENDING * limit:
-                await _respond(send, 429, "The server's upload limit is reached; retry later.")
-            else:
-                await self._receive_upload(size, scope, receive, send)
+                raise _Refused(429, "The server's upload limit is reached; retry later.")
+            async with asyncio.timeout(UPLOAD_SECONDS):
+                await self.app(scope, counting_receive, send)
+        except TimeoutError as error:
+            raise _Refused(408, f"The upload took more than {UPLOAD_SECONDS:g} s.") from error
         finally:
             self.uploads -= 1
             self.reserved_bytes -= size
-
-    async def _receive_upload(self, limit: int, scope: Message, receive: Any, send: Send) -> None:
-        """Pass an upload on while it stays within its size and the time limit."""
-        size = 0
-
-        async def counting_receive() -> Message:
-            nonlocal size
-            message: Message = await receive()
-            size += len(message.get("body", b""))
-            if size > limit:
-                raise _TooLarge
-            return message
-
-        try:
-            async with asyncio.timeout(UPLOAD_SECONDS):
-                await self.app(scope, counting_receive, send)
-        except _TooLarge:
-            await _respond(send, 413, f"The upload is larger than {limit} bytes.")
-        except TimeoutError:
-            await _respond(send, 408, f"The upload took more than {UPLOAD_SECONDS:g} s.")
-        finally:
             if not self.cleanup_scheduled:
                 self.cleanup_scheduled = True
                 asyncio.get_running_loop().call_later(EXPIRY_SECONDS, self._clean_up)
@@ -137,26 +141,30 @@ class UploadGuard:
 
     async def _call(self, scope: Message, receive: Any, send: Send) -> None:
         """Read the small body of a call, check that it names only uploaded files, and pass it on."""
-        body, more = bytearray(), _content_length(scope) <= MAX_CALL_BYTES
-        too_large = not more
-        while more and not too_large:
-            message = await receive()
-            if message["type"] != "http.request":
-                return
-            body += message.get("body", b"")
-            more = message.get("more_body", False)
-            too_large = len(body) > MAX_CALL_BYTES
-        if too_large:
-            await _respond(send, 413, f"The request is larger than {MAX_CALL_BYTES} bytes.")
-            return
+        body, size = b"", _content_length(scope)
         try:
-            # Pass on the parsed JSON, so that Gradio cannot parse it differently.
-            checked = json.dumps(_checked(body, self.folder)).encode() if _is_json(scope, body) else bytes(body)
-        except (ValueError, RecursionError) as error:
-            await _respond(send, 400, str(error))
+            chunks = Request(scope, receive).stream()
+            while size <= MAX_CALL_BYTES and (chunk := await anext(chunks, b"")):
+                body += chunk
+                size = max(size, len(body))
+        except ClientDisconnect:
             return
-        unread: list[Message] = [{"type": "http.request", "body": checked, "more_body": False}]
-        await self.app(scope, lambda: _next_message(unread, receive), send)
+        if size > MAX_CALL_BYTES:
+            raise _Refused(413, f"The request is larger than {MAX_CALL_BYTES} bytes.")
+        # The login sends a form, and some calls have no body; everything else must be JSON.
+        if body and not scope["path"].startswith("/login"):
+            try:
+                # Pass on the parsed JSON, so that Gradio cannot parse it differently.
+                body = json.dumps(_checked(body, self.folder)).encode()
+            except (ValueError, RecursionError) as error:
+                raise _Refused(400, str(error)) from error
+        unread: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
+
+        async def next_message() -> Message:
+            message: Message = unread.pop() if unread else await receive()
+            return message
+
+        await self.app(scope, next_message, send)
 
 
 async def read_upload(path: str) -> bytes:
@@ -198,22 +206,12 @@ def _read_and_remove(path: Path) -> bytes:
     return content
 
 
-async def _next_message(unread: list[Message], receive: Any) -> Message:
-    message: Message = unread.pop() if unread else await receive()
-    return message
-
-
 def _content_length(scope: Message) -> int:
     length = dict(scope["headers"]).get(b"content-length", b"0")
     return int(length) if length.isdigit() else 0
 
 
-def _is_json(scope: Message, body: bytearray) -> bool:
-    """The login sends a form, and some calls have no body; everything else must be JSON."""
-    return bool(body) and not scope["path"].startswith("/login")
-
-
-def _checked(body: bytearray, folder: Path) -> Any:
+def _checked(body: bytes, folder: Path) -> Any:
     """Parse a JSON body in which every 'path' lies in a folder. Raises ValueError for any other.
 
     A mounted Gradio does not check this: a visitor could make it read any file of the server, or any address.
@@ -230,9 +228,3 @@ def _checked(body: bytearray, folder: Path) -> Any:
         elif isinstance(value, list):
             pending.extend(value)
     return content
-
-
-async def _respond(send: Send, status: int, text: str) -> None:
-    headers = [(b"content-type", b"text/plain; charset=utf-8"), (b"connection", b"close")]
-    await send({"type": "http.response.start", "status": status, "headers": headers})
-    await send({"type": "http.response.body", "body": text.encode()})

@@ -1,8 +1,4 @@
-"""A recording as a page shows it: waveform, spectrogram, axes and a player.
-
-In: one channel of samples. Out: a Waveform, which holds image and audio as data URIs, so that nothing is written to
-disk or fetched. Both pages use it: the listening page and the page of a served model.
-"""
+"""A recording as a page shows it: waveform, spectrogram, axes and a player, all as data URIs."""
 
 from dataclasses import dataclass
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from auricle.evaluation import scoring
-from auricle.models import precision
+from auricle.models.device import is_bf16
 from auricle.models.families.pretrained import Options
 from auricle.models.load import build_model, load_model
 from auricle.preparation.prepare import PreparedCorpus
@@ -137,7 +137,7 @@ def _frozen_features(
         scoring.windows_of(model.config, audio.lengths),
         trained,
         crops,
-        bf16=precision.is_bf16(recipe.train.precision),
+        bf16=is_bf16(recipe.train.precision),
         folder=corpus.store.folder,
         identity=" ".join([corpus.store.folder.name, *ids]),
     )

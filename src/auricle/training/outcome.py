@@ -25,7 +25,7 @@ from auricle.evaluation.page import write_page
 from auricle.evaluation.report import Cost, Hardware, ModelSummary, Report, TrainingTotals
 from auricle.evaluation.scoring import Scores
 from auricle.models import device
-from auricle.models.precision import native_bf16
+from auricle.models.device import native_bf16
 from auricle.parallel import cores
 from auricle.preparation.prepare import PreparedCorpus
 from auricle.recipe import Model

@@ -12,7 +12,7 @@ from auricle import recipes
 from auricle.corpus.clip import Index
 from auricle.errors import RunError, UsageError
 from auricle.evaluation.report import Report
-from auricle.preparation.prepare import PreparedCorpus, prepare, read
+from auricle.preparation.prepare import PreparedCorpus, decode, read, with_split
 from auricle.recipe import Recipe
 from auricle.run_folder import RunFolder, atomic_write
 from auricle.training.progress import ProgressReporter
@@ -31,13 +31,17 @@ def run(data: str | Path, recipe: Recipe, out: Path, reporter: ProgressReporter,
     index = read(data, resolved.recipe)
     check_corpus(resolved.recipe, index)
     reporter.message(index.description)
-    corpus = prepare(index, resolved.recipe, reporter.progress)
+    decoded = decode(index, resolved.recipe, reporter.progress)
+    from auricle.training.grouping import decide_groups
+    from auricle.training.outcome import train_and_report
+
+    grouping = decide_groups(decoded)
+    reporter.message(grouping.message)
+    corpus = with_split(decoded, grouping.index)
     seconds = time.perf_counter() - start
     if resume:
         _check_same_corpus(corpus, folder)
     write_metadata(corpus, folder, reporter)
-    from auricle.training.outcome import train_and_report
-
     return train_and_report(corpus, ResolvedRecipe(corpus.recipe, resolved.options), folder, reporter, seconds)
 
 

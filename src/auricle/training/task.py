@@ -16,7 +16,8 @@ from torch.utils.data import Dataset
 from transformers import PreTrainedModel
 
 from auricle.evaluation import metrics, scoring
-from auricle.models import precision, torch_runtime
+from auricle.models import torch_runtime
+from auricle.models.device import is_bf16
 from auricle.preparation import batches
 from auricle.preparation.batches import TrainClips
 from auricle.preparation.prepare import LabelledClips
@@ -81,7 +82,7 @@ class FrozenFeatureValidation:
         config = self.model.model.config
         windows = scoring.windows_of(config, self.features.lengths[list(self.clips)])
         batch_samples = round(self.recipe.evaluate.batch_seconds * config.sample_rate)
-        is_mixed_precision = precision.is_bf16(self.recipe.train.precision)
+        is_mixed_precision = is_bf16(self.recipe.train.precision)
         with _autocast(self.model.model, is_mixed_precision), torch_runtime.evaluation_mode(self.model):
             return scoring.mean_over_windows(windows, batch_samples, self._window_logits)
 
@@ -102,7 +103,7 @@ def waveform_task(
     clips = TrainClips(
         train.audio, train.labels, crop_samples(recipe, rate), round(min_seconds * rate) if min_seconds else None
     )
-    is_mixed_precision = plan is not None and precision.is_bf16(recipe.train.precision)
+    is_mixed_precision = plan is not None and is_bf16(recipe.train.precision)
     return TrainingTask(
         model if plan is None else PartiallyFrozenModel(model, plan),
         clips,

@@ -19,7 +19,7 @@ from safetensors.torch import load_file
 from transformers import EarlyStoppingCallback, PreTrainedModel, TrainingArguments
 
 from auricle.errors import RunError
-from auricle.models import device, precision
+from auricle.models import device
 from auricle.preparation.batches import EpochBatches, build
 from auricle.preparation.prepare import LabelledClips
 from auricle.recipe import Recipe
@@ -159,7 +159,7 @@ def _arguments(
         load_best_model_at_end=is_validated and settings.load_best_model_at_end,
         metric_for_best_model=SELECTION_METRIC if is_validated else None,
         greater_is_better=True,
-        bf16=precision.is_bf16(settings.precision),
+        bf16=device.is_bf16(settings.precision),
         seed=settings.seed,
         use_cpu=on.type == "cpu",
         report_to=[] if settings.report_to == "none" else [settings.report_to],

@@ -1,8 +1,4 @@
-"""Select a cohort: recordings of other people, against which scores are normalised.
-
-In: DATA that the user names, or the clips that a run was trained on. Out: CohortSelection, with its embeddings, a
-description and notes for the user.
-"""
+"""Select a cohort: recordings of other people, against which scores are normalised."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -56,7 +52,8 @@ def cohort_from_data(encoder: Encoder, data: str) -> CohortSelection:
 
 def cohort_from_run(encoder: Encoder) -> CohortSelection:
     """Encode clips that the run was trained on; no cohort where it lists none or their recordings are gone."""
-    run = next((one for one in map(RunFolder, (encoder.run, encoder.run.parent)) if one.index.is_file()), None)
+    folder = Path(encoder.id.run)
+    run = next((run for run in map(RunFolder, (folder, folder.parent)) if run.index.is_file()), None)
     if run is None or not run.split.is_file():
         return CohortSelection(notes=("The model's folder lists no training clips that could be a cohort.",))
     try:

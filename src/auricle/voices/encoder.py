@@ -1,8 +1,7 @@
-"""Speaker encoders: what turns recordings into embeddings.
+"""Speaker encoders: runs, models, and local transformers checkpoints `…ForXVector` (wav2vec 2.0, WavLM, data2vec …).
 
-In: a run folder, a model folder, or a local transformers checkpoint `…ForXVector` (wav2vec 2.0, WavLM, UniSpeech-SAT,
-data2vec). Out: an Encoder with the hash of its weights and configs: embeddings of two models cannot be compared, and a
-folder's name does not identify a model. Encoders run in float32, so that every machine gives the same embeddings.
+An encoder has the hash of its weights and configs: embeddings of two models cannot be compared, and a folder's name
+does not identify a model. Encoders run in float32, so that every machine gives the same embeddings.
 """
 
 import hashlib
@@ -35,9 +34,8 @@ _PRETRAINING_ONLY = ("masked_spec_embed", "objective.", "classifier.")
 
 @dataclass(frozen=True)
 class Encoder:
-    """A model that gives embeddings. `run` is the folder that the user named."""
+    """A model that gives embeddings."""
 
-    run: Path
     id: EncoderId
     embeddings: Callable[[Iterable[Recording]], Iterator[Embedding]]
 
@@ -48,8 +46,8 @@ def load_encoder(run: str | Path) -> Encoder:
     folder = model_folder(run)
     encoder_id = EncoderId(str(run), fingerprint(folder))
     if is_xvector(folder):
-        return Encoder(run, encoder_id, load_xvector(folder).embeddings)
-    return Encoder(run, encoder_id, load_classifier(folder, "float32", runtime="torch").embeddings)
+        return Encoder(encoder_id, load_xvector(folder).embeddings)
+    return Encoder(encoder_id, load_classifier(folder, "float32", runtime="torch").embeddings)
 
 
 def fingerprint(folder: Path) -> str:

@@ -1,7 +1,6 @@
 """Enrol a speaker: recordings become clips of a voice in the store, other people's recordings its cohort.
 
-In: a store's path, a name, recordings; the first time a run. Out: Enrolment, with the files that failed. Everything is
-encoded before anything is written, and then written in one transaction.
+Everything is encoded before anything is written, and then written in one transaction.
 """
 
 from collections.abc import Iterable
@@ -12,7 +11,7 @@ from auricle.audio.recordings import recordings
 from auricle.errors import RunError, UsageError
 from auricle.voices.cohort import CohortSelection, cohort_from_data, cohort_from_run
 from auricle.voices.encoder import Encoder, load_encoder
-from auricle.voices.store import EnrolledClip, EnrolledVoice, VoiceStore, is_store, validate_name
+from auricle.voices.store import EnrolledVoice, VoiceStore, is_store, validate_name
 
 
 @dataclass(frozen=True)
@@ -57,7 +56,7 @@ def enrol(
     clips = list(encoder.embeddings(recordings(files)))
     failed = tuple((clip.name, clip.error) for clip in clips if clip.error is not None)
     warnings = tuple((clip.name, "; ".join(clip.warnings)) for clip in clips if clip.warnings)
-    decoded = [EnrolledClip(clip.name, clip.content, clip.seconds, clip.vector) for clip in clips if clip.error is None]
+    decoded = [clip for clip in clips if clip.error is None]
     if not decoded:
         return Enrolment(None, failed, warnings, 0, "", 0.0, ("Nothing was enrolled: no file could be decoded.",))
     selection = CohortSelection()

@@ -1,9 +1,8 @@
 """Identify speakers and verify claims: recordings against the voices of a store.
 
-In: a store and recordings. Out: Decisions, in order. Scores are normalised against the store's cohort, and a threshold
-is a quantile of what the cohort scores as impostors: against the claimed voice, or against the best of all voices in
-identification, since more voices give an impostor more chances. Without a cohort scores are plain cosines, and nothing
-is accepted.
+A threshold is a quantile of what the cohort scores as impostors: against the claimed voice, or against the best of all
+voices in identification, since more voices give an impostor more chances. Without a cohort scores are plain cosines,
+and nothing is accepted.
 """
 
 import dataclasses

@@ -1,8 +1,7 @@
 """Score normalisation (AS-norm) and thresholds: cosines, normalised against a cohort of other people.
 
-In: embeddings of length 1. Out: scores (voices, tests) and thresholds. A score counts in standard deviations above what
-impostors get: adaptive symmetric normalisation (Matejka et al. 2017, "Analysis of score normalization in multilingual
-speaker recognition"). A threshold is a quantile of impostor scores, each impostor normalised as if not in the cohort.
+A score counts in standard deviations above what impostors get: adaptive symmetric normalisation (Matejka et al. 2017,
+"Analysis of score normalization in multilingual speaker recognition"). Embeddings have length 1.
 """
 
 import functools
@@ -29,6 +28,10 @@ class ScoreStatistics:
 
     mean: np.ndarray
     deviation: np.ndarray
+
+    def normalise(self, scores: np.ndarray) -> np.ndarray:
+        """Scores (…, rows) in deviations above the mean."""
+        return np.asarray((scores - self.mean) / self.deviation)
 
 
 @dataclass(frozen=True, eq=False)
@@ -114,20 +117,18 @@ def top_statistics(
     return ScoreStatistics(mean, np.maximum(np.sqrt((residuals**2).sum(1) / number), _MIN_DEVIATION))
 
 
-def as_norm(voices: np.ndarray, tests: np.ndarray, cohort: Cohort, impostors: np.ndarray | None = None) -> np.ndarray:
+def as_norm(voices: np.ndarray, tests: np.ndarray, cohort: Cohort, impostors: np.ndarray) -> np.ndarray:
     """Normalised scores (voices, tests); `impostors` (voices, cohort) says which clips are of other people.
 
     The other clips count on neither side: a voice's own clips in the cohort would set the level that its tests must
     exceed. NaN where a voice has no impostors.
     """
     test_scores, raw = cosines(tests, cohort.embeddings), cosines(voices, tests)
-    if impostors is None:
-        impostors = np.ones((len(voices), len(cohort)), bool)
     voice_side = cohort.shrink(top_statistics(cosines(voices, cohort.embeddings), impostors))
-    out = (raw - voice_side.mean[:, None]) / voice_side.deviation[:, None]
+    out = voice_side.normalise(raw.T).T
     for rows, clips in _groups_of_equal_masks(impostors):
         test_side = cohort.shrink(top_statistics(test_scores[:, clips]))
-        out[rows] += (raw[rows] - test_side.mean) / test_side.deviation
+        out[rows] += test_side.normalise(raw[rows])
     return np.asarray(np.where(impostors.sum(1)[:, None] > 0, out / 2, np.nan))
 
 
@@ -148,8 +149,7 @@ def impostor_scores(voices: np.ndarray, impostors: np.ndarray, cohort: Cohort) -
         for row in rows:
             scores = raw[row, clips]
             voice_side = cohort.shrink(_leave_one_speaker_out(scores, codes[clips]))
-            out[row, clips] = (scores - voice_side.mean) / voice_side.deviation / 2
-            out[row, clips] += (scores - test_side.mean) / test_side.deviation / 2
+            out[row, clips] = voice_side.normalise(scores) / 2 + test_side.normalise(scores) / 2
     return out
 
 

@@ -1,23 +1,27 @@
 """The store of enrolled voices: one SQLite file.
 
-In: embeddings of clips, under a name. Out: voices, and the cohort that normalises their scores. Each write is one
-transaction, on disk when the call returns: a killed writer loses nothing that was acknowledged, and leaves no partial
-voice. Readers work meanwhile. Of recordings it keeps file names and hashes, neither paths nor audio.
+Each write is one transaction, on disk when the call returns: a killed writer loses nothing that was acknowledged, and
+leaves no partial voice. Readers work meanwhile. Of recordings it keeps file names and hashes, neither paths nor audio.
 """
 
 import contextlib
+import itertools
 import os
 import sqlite3
 import urllib.parse
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from auricle.errors import DataError, RunError, UsageError
 from auricle.voices import score_norm
 from auricle.voices.score_norm import Cohort
+
+if TYPE_CHECKING:
+    from auricle.inference.classifier import Embedding
 
 # "AURV", by which SQLite files of this format are recognised.
 APPLICATION_ID = 0x41555256
@@ -45,16 +49,6 @@ class EncoderId:
 
     run: str
     fingerprint: str
-
-
-@dataclass(frozen=True, eq=False)
-class EnrolledClip:
-    """One enrolled recording: its file's name, the hash of its audio, and its embedding (width,) of length 1."""
-
-    file: str
-    content_hash: str
-    seconds: float
-    embedding: np.ndarray
 
 
 @dataclass(frozen=True)
@@ -92,9 +86,16 @@ class StoreContents:
 class VoiceStore:
     """An open store. A context manager; one thread at a time may use one."""
 
-    def __init__(self, path: Path, connection: sqlite3.Connection) -> None:
+    def __init__(self, path: Path, mode: str) -> None:
+        """Connect to a file; `mode` is SQLite's: ro, rw or rwc."""
         self.path = path
-        self._connection = connection
+        if mode == "ro" and not Path(f"{path}-wal").exists():
+            mode = "ro&immutable=1"  # otherwise readers need write permission to the folder
+        uri = f"file:{urllib.parse.quote(str(path.absolute()))}?mode={mode}"
+        with _explain_database_errors(path):
+            self._connection = sqlite3.connect(uri, uri=True, timeout=LOCK_TIMEOUT_SECONDS, isolation_level=None)
+            self._connection.execute("PRAGMA synchronous = FULL")
+            self._connection.execute("PRAGMA foreign_keys = ON")
 
     @classmethod
     def open(cls, path: str | Path, *, write: bool = False) -> "VoiceStore":
@@ -102,16 +103,11 @@ class VoiceStore:
         path = Path(path)
         if not path.is_file():
             raise DataError(f"There is no store at '{path}'. Create one: auricle enrol {path} NAME FILES… --run RUN.")
-        store = cls(path, _connect(path, "rw" if write or os.access(path.parent, os.W_OK) else "ro"))
-        try:
-            with _explain_database_errors(path):
-                if not store._is_initialised():
-                    raise DataError(
-                        f"'{path}' holds no voices yet. Enrol one: auricle enrol {path} NAME FILES… --run RUN."
-                    )
-        except BaseException:
-            store.close()
-            raise
+        with contextlib.ExitStack() as on_error:
+            store = on_error.enter_context(cls(path, "rw" if write else _read_mode(path)))
+            if not store.is_initialised():
+                raise DataError(f"'{path}' holds no voices yet. Enrol one: auricle enrol {path} NAME FILES… --run RUN.")
+            on_error.pop_all()
         return store
 
     @classmethod
@@ -125,26 +121,38 @@ class VoiceStore:
             raise UsageError(
                 f"There is no folder '{path.parent}' for the store '{path.name}'. Name an existing folder."
             )
-        store = cls(path, _connect(path, "rwc"))
-        try:
-            with _explain_database_errors(path):
-                if not store._is_initialised():
-                    store._connection.execute("PRAGMA journal_mode = WAL")
-                with store._writing() as connection:
-                    if not store._is_initialised():
-                        for statement in _SCHEMA:
-                            connection.execute(statement)
-                        _write_about(
-                            connection,
-                            run=encoder.run,
-                            fingerprint=encoder.fingerprint,
-                            false_accept=MAX_FALSE_ACCEPT_RATE,
-                        )
-                store.check_encoder(encoder)
-        except BaseException:
-            store.close()
-            raise
+        with contextlib.ExitStack() as on_error, _explain_database_errors(path):
+            store = on_error.enter_context(cls(path, "rwc"))
+            if not store.is_initialised():
+                store._connection.execute("PRAGMA journal_mode = WAL")
+            with store._transaction("BEGIN IMMEDIATE") as connection:
+                if not store.is_initialised():
+                    for statement in _SCHEMA:
+                        connection.execute(statement)
+                    store._write_about(
+                        run=encoder.run, fingerprint=encoder.fingerprint, false_accept=MAX_FALSE_ACCEPT_RATE
+                    )
+            store.check_encoder(encoder)
+            on_error.pop_all()
         return store
+
+    def is_initialised(self) -> bool:
+        """Whether the file is a store of this version; False for an empty one. Raises DataError for any other."""
+        with _explain_database_errors(self.path):
+            application, version, tables = (
+                self._connection.execute(query).fetchone()[0]
+                for query in ("PRAGMA application_id", "PRAGMA user_version", "SELECT count(*) FROM sqlite_master")
+            )
+        if not application and not version and not tables:
+            return False
+        if application != APPLICATION_ID:
+            raise DataError(f"'{self.path}' is another database, not a store of voices. Name another file.")
+        if version != FORMAT_VERSION:
+            raise DataError(
+                f"'{self.path}' is a store of version {version}, and this auricle opens version {FORMAT_VERSION}. Open "
+                "it with the auricle that wrote it, or enrol in a new store."
+            )
+        return True
 
     def check_encoder(self, encoder: EncoderId) -> None:
         """Raise RunError for another model than the store's."""
@@ -165,37 +173,29 @@ class VoiceStore:
 
     def read(self) -> StoreContents:
         """Read everything as it was at one moment."""
-        with _explain_database_errors(self.path), self._reading() as connection:
+        with self._transaction("BEGIN") as connection:
             about = self._about()
             rows = connection.execute(
                 "SELECT name, content, seconds, vector FROM voices JOIN clips ON clips.voice = voices.id "
                 "ORDER BY name, clips.id"
             ).fetchall()
             cohort_rows = connection.execute("SELECT speaker, content, vector FROM cohort ORDER BY id").fetchall()
-        by_name: dict[str, list[tuple[str, float, np.ndarray]]] = {}
-        for name, content_hash, seconds, blob in rows:
-            by_name.setdefault(name, []).append((content_hash, seconds, _from_blob(blob)))
-        voices = tuple(
-            Voice(
-                name,
-                score_norm.mean_embedding(np.stack([embedding for *_, embedding in clips])),
-                len(clips),
-                sum(seconds for _, seconds, _ in clips),
-                tuple(content_hash for content_hash, *_ in clips),
-            )
-            for name, clips in by_name.items()
-        )
+        voices = []
+        for name, clips in itertools.groupby(rows, key=lambda row: row[0]):
+            _, content_hashes, seconds, blobs = zip(*clips, strict=True)
+            embedding = score_norm.mean_embedding(_from_blobs(blobs))
+            voices.append(Voice(name, embedding, len(blobs), sum(seconds), content_hashes))
         cohort = None
         if cohort_rows:
             speakers, content_hashes, blobs = zip(*cohort_rows, strict=True)
-            cohort = Cohort(np.stack([_from_blob(blob) for blob in blobs]), speakers, content_hashes)
+            cohort = Cohort(_from_blobs(blobs), speakers, content_hashes)
         encoder = EncoderId(about["run"], about["fingerprint"])
-        return StoreContents(encoder, voices, cohort, about.get("cohort", ""), float(about["false_accept"]))
+        return StoreContents(encoder, tuple(voices), cohort, about.get("cohort", ""), float(about["false_accept"]))
 
     def enrol(
         self,
         name: str,
-        clips: Sequence[EnrolledClip],
+        clips: Sequence["Embedding"],
         *,
         cohort: Cohort | None = None,
         cohort_description: str = "",
@@ -210,23 +210,23 @@ class VoiceStore:
         name = validate_name(name)
         added: list[str] = []
         duplicates: list[str] = []
-        with _explain_database_errors(self.path), self._writing() as connection:
-            self._check_width([clip.embedding for clip in clips] + ([] if cohort is None else [*cohort.embeddings]))
+        with self._transaction("BEGIN IMMEDIATE") as connection:
+            self._check_width([clip.vector for clip in clips] + ([] if cohort is None else [*cohort.embeddings]))
             if clips:
                 connection.execute("INSERT OR IGNORE INTO voices (name) VALUES (?)", (name,))
             for clip in clips:
                 inserted = connection.execute(
                     "INSERT OR IGNORE INTO clips (voice, file, content, seconds, vector) "
                     "VALUES ((SELECT id FROM voices WHERE name = ?), ?, ?, ?, ?)",
-                    (name, os.path.basename(clip.file), clip.content_hash, clip.seconds, _to_blob(clip.embedding)),
+                    (name, os.path.basename(clip.name), clip.content, clip.seconds, _to_blob(clip.vector)),
                 )
-                (added if inserted.rowcount else duplicates).append(clip.file)
+                (added if inserted.rowcount else duplicates).append(clip.name)
             if cohort is not None:
                 connection.execute("DELETE FROM cohort")
                 rows = zip(cohort.speakers, cohort.content_hashes, map(_to_blob, cohort.embeddings), strict=True)
                 connection.executemany("INSERT INTO cohort (speaker, content, vector) VALUES (?, ?, ?)", rows)
-                _write_about(connection, cohort=cohort_description)
-            _write_about(connection, false_accept=max_false_accept_rate, run=run)
+                self._write_about(cohort=cohort_description)
+            self._write_about(false_accept=max_false_accept_rate, run=run)
             (total,) = connection.execute(
                 "SELECT count(*) FROM clips JOIN voices ON voices.id = clips.voice WHERE name = ?", (name,)
             ).fetchone()
@@ -234,7 +234,7 @@ class VoiceStore:
 
     def remove(self, name: str) -> bool:
         """Remove a voice with all its clips; False where there is none of this name."""
-        with _explain_database_errors(self.path), self._writing() as connection:
+        with self._transaction("BEGIN IMMEDIATE") as connection:
             return bool(connection.execute("DELETE FROM voices WHERE name = ?", (name,)).rowcount)
 
     def close(self) -> None:
@@ -246,6 +246,21 @@ class VoiceStore:
     def __exit__(self, *_: object) -> None:
         self.close()
 
+    @contextlib.contextmanager
+    def _transaction(self, begin: str) -> Iterator[sqlite3.Connection]:
+        """Commit at the end, or roll back after an error."""
+        with _explain_database_errors(self.path), self._connection as connection:
+            connection.execute(begin)
+            yield connection
+
+    def _about(self) -> dict[str, str]:
+        return dict(self._connection.execute("SELECT key, value FROM about").fetchall())
+
+    def _write_about(self, **values: object) -> None:
+        """Insert or replace entries of the table `about`; None leaves an entry as it is."""
+        rows = [(key, str(value)) for key, value in values.items() if value is not None]
+        self._connection.executemany("INSERT OR REPLACE INTO about VALUES (?, ?)", rows)
+
     def _check_width(self, embeddings: Sequence[np.ndarray]) -> None:
         stored = self._connection.execute("SELECT length(vector) / 4 FROM clips LIMIT 1").fetchone()
         shapes = {embedding.shape for embedding in embeddings} | ({(stored[0],)} if stored else set())
@@ -255,53 +270,13 @@ class VoiceStore:
                 "embeddings of a store must be of one width and finite."
             )
 
-    def _about(self) -> dict[str, str]:
-        return dict(self._connection.execute("SELECT key, value FROM about").fetchall())
-
-    def _is_initialised(self) -> bool:
-        """Whether the file is a store of this version; False for an empty one. Raises DataError for any other."""
-        application, version, tables = (
-            self._connection.execute(query).fetchone()[0]
-            for query in ("PRAGMA application_id", "PRAGMA user_version", "SELECT count(*) FROM sqlite_master")
-        )
-        if not application and not version and not tables:
-            return False
-        if application != APPLICATION_ID:
-            raise DataError(f"'{self.path}' is another database, not a store of voices. Name another file.")
-        if version != FORMAT_VERSION:
-            raise DataError(
-                f"'{self.path}' is a store of version {version}, and this auricle opens version {FORMAT_VERSION}. Open "
-                "it with the auricle that wrote it, or enrol in a new store."
-            )
-        return True
-
-    @contextlib.contextmanager
-    def _reading(self) -> Iterator[sqlite3.Connection]:
-        self._connection.execute("BEGIN")
-        try:
-            yield self._connection
-        finally:
-            self._connection.execute("ROLLBACK")
-
-    @contextlib.contextmanager
-    def _writing(self) -> Iterator[sqlite3.Connection]:
-        self._connection.execute("BEGIN IMMEDIATE")
-        try:
-            yield self._connection
-            self._connection.execute("COMMIT")
-        except BaseException:
-            if self._connection.in_transaction:
-                self._connection.execute("ROLLBACK")
-            raise
-
 
 def is_store(path: Path) -> bool:
     """Whether `path` is a store; False where there is no file or an empty one. Raises DataError for other files."""
     if not path.exists():
         return False
-    store = VoiceStore(path, _connect(path, "rw" if os.access(path.parent, os.W_OK) else "ro"))
-    with contextlib.closing(store), _explain_database_errors(path):
-        return store._is_initialised()
+    with VoiceStore(path, _read_mode(path)) as store:
+        return store.is_initialised()
 
 
 def validate_name(name: str) -> str:
@@ -315,20 +290,12 @@ def validate_name(name: str) -> str:
     return name
 
 
-def _connect(path: Path, mode: str) -> sqlite3.Connection:
-    if mode == "ro" and not Path(f"{path}-wal").exists():
-        mode = "ro&immutable=1"  # otherwise readers need write permission to the folder
-    uri = f"file:{urllib.parse.quote(str(path.absolute()))}?mode={mode}"
-    with _explain_database_errors(path):
-        connection = sqlite3.connect(uri, uri=True, timeout=LOCK_TIMEOUT_SECONDS, isolation_level=None)
-        connection.execute("PRAGMA synchronous = FULL")
-        connection.execute("PRAGMA foreign_keys = ON")
-    return connection
+def _read_mode(path: Path) -> str:
+    return "rw" if os.access(path.parent, os.W_OK) else "ro"
 
 
 @contextlib.contextmanager
 def _explain_database_errors(path: Path) -> Iterator[None]:
-    """Turn SQLite's errors into DataErrors that say what to do."""
     try:
         yield
     except sqlite3.OperationalError as error:
@@ -341,15 +308,9 @@ def _explain_database_errors(path: Path) -> Iterator[None]:
         raise DataError(f"'{path}' is no store of voices, or a damaged one: {error}. Name another file.") from error
 
 
-def _write_about(connection: sqlite3.Connection, **values: object) -> None:
-    """Insert or replace entries of the table `about`; None leaves an entry as it is."""
-    rows = [(key, str(value)) for key, value in values.items() if value is not None]
-    connection.executemany("INSERT OR REPLACE INTO about VALUES (?, ?)", rows)
-
-
 def _to_blob(embedding: np.ndarray) -> bytes:
     return np.asarray(embedding, "<f4").tobytes()
 
 
-def _from_blob(blob: bytes) -> np.ndarray:
-    return np.frombuffer(blob, "<f4").astype(np.float32)
+def _from_blobs(blobs: Sequence[bytes]) -> np.ndarray:
+    return np.stack([np.frombuffer(blob, "<f4") for blob in blobs]).astype(np.float32)

@@ -1,8 +1,4 @@
-"""Evaluate a speaker encoder on a list of verification trials.
-
-In: a run, a trial list, optionally a cohort. Out: TrialsReport: EER and minDCF with intervals, of plain cosines and,
-with a cohort, of normalised scores. Each file is encoded once, however many trials it is in.
-"""
+"""Evaluate a speaker encoder on a list of verification trials: EER and minDCF of cosines and of normalised scores."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,36 +8,19 @@ import numpy as np
 
 from auricle.audio.recordings import Recording
 from auricle.errors import DataError, UsageError
-from auricle.evaluation.intervals import Bootstrap, Interval
+from auricle.evaluation.intervals import Interval
 from auricle.evaluation.report import IntervalBasis
 from auricle.parallel import Progress
 from auricle.voices import score_norm
 from auricle.voices.cohort import CohortSelection, cohort_from_data, speaker_folders
 from auricle.voices.encoder import load_encoder
-from auricle.voices.error_rates import error_rate_intervals
+from auricle.voices.error_rates import Trials, error_rate_intervals
 from auricle.voices.score_norm import MIN_COHORT_CLIPS, MIN_COHORT_SPEAKERS, Cohort
 
 # Trials, and embeddings, scored at once.
 _TRIAL_BLOCK, _EMBEDDING_BLOCK = 100_000, 1000
 _TARGET_WORDS = {"1": True, "0": False, "target": True, "nontarget": False, "tgt": True, "imp": False}
 _LIST_FORMAT = "Each line holds two files and, first or last, 1 or 0 (or target or nontarget)."
-
-
-@dataclass(frozen=True, eq=False)
-class Trials:
-    """Pairs of files: `files` once each; for each trial the indices of its two, and whether one speaker is in both."""
-
-    files: tuple[str, ...]
-    left: np.ndarray
-    right: np.ndarray
-    target: np.ndarray
-
-    def __len__(self) -> int:
-        return len(self.target)
-
-    def select(self, keep: np.ndarray) -> "Trials":
-        """The trials for which `keep` (trials,) bool is true, of the same files."""
-        return Trials(self.files, self.left[keep], self.right[keep], self.target[keep])
 
 
 @dataclass(frozen=True)
@@ -96,14 +75,14 @@ def evaluate_trials(
     embeddings = np.stack([clip.vector if clip.error is None else np.zeros(width, np.float32) for clip in clips])
     usable = trials.select(decoded[trials.left] & decoded[trials.right])
     speakers = speakers_of(trials)
-    rates, resampled = _error_rates(_scores(usable, embeddings, None), usable, speakers)
+    rates, resampled = error_rate_intervals(_scores(usable, embeddings, None), usable, speakers)
     metrics = {"cosine": rates}
     notes = [] if speakers is not None else ["The list's folders do not name speakers: intervals resample files."]
     selection = CohortSelection() if cohort is None else cohort_from_data(encoder, cohort)
     if selection.cohort is not None:
         impostors, more = _without_evaluated(selection.cohort, [clip.content for clip in clips], speakers)
         notes += [*selection.notes, *more]
-        metrics["normalised"] = _error_rates(_scores(usable, embeddings, impostors), usable, speakers)[0]
+        metrics["normalised"] = error_rate_intervals(_scores(usable, embeddings, impostors), usable, speakers)[0]
     return TrialsReport(
         trials=len(usable),
         targets=int(usable.target.sum()),
@@ -118,13 +97,6 @@ def evaluate_trials(
     )
 
 
-def _error_rates(
-    scores: np.ndarray, trials: Trials, speakers: Sequence[str] | None
-) -> tuple[dict[str, Interval], Bootstrap]:
-    units, name = (trials.files, "file") if speakers is None else (speakers, "speaker")
-    return error_rate_intervals(scores, trials.target, trials.left, trials.right, units, name)
-
-
 def _scores(trials: Trials, embeddings: np.ndarray, cohort: Cohort | None) -> np.ndarray:
     """The score of each trial (trials,): a cosine, or an AS-norm score against the cohort."""
     blocks = [slice(first, first + _TRIAL_BLOCK) for first in range(0, max(1, len(trials)), _TRIAL_BLOCK)]
@@ -133,24 +105,19 @@ def _scores(trials: Trials, embeddings: np.ndarray, cohort: Cohort | None) -> np
     ).astype(np.float64)
     if cohort is None:
         return cosines
-    parts = [
-        cohort.shrink(
-            score_norm.top_statistics(
-                score_norm.cosines(embeddings[first : first + _EMBEDDING_BLOCK], cohort.embeddings)
-            )
-        )
-        for first in range(0, len(embeddings), _EMBEDDING_BLOCK)
-    ]
+    parts = []
+    for first in range(0, len(embeddings), _EMBEDDING_BLOCK):
+        scores = score_norm.cosines(embeddings[first : first + _EMBEDDING_BLOCK], cohort.embeddings)
+        parts.append(cohort.shrink(score_norm.top_statistics(scores)))
     mean = np.concatenate([part.mean for part in parts])
     deviation = np.concatenate([part.deviation for part in parts])
-    sides = [(cosines - mean[side]) / deviation[side] for side in (trials.left, trials.right)]
-    return np.asarray((sides[0] + sides[1]) / 2)
+    left, right = ((cosines - mean[side]) / deviation[side] for side in (trials.left, trials.right))
+    return np.asarray((left + right) / 2)
 
 
 def _without_evaluated(
     cohort: Cohort, content_hashes: list[str], speakers: Sequence[str] | None
 ) -> tuple[Cohort, list[str]]:
-    """The cohort without the speakers of the trials, and notes for the user."""
     names = {Path(speaker).name for speaker in cohort.speakers} & set(speakers or ())
     known = {speaker for speaker in cohort.speakers if Path(speaker).name in names}
     impostors = cohort.impostor_mask(known, content_hashes)
@@ -175,7 +142,12 @@ def read_trials(path: Path) -> Trials:
         lines = path.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"'{path}' cannot be read as a trial list: {error}.") from error
-    rows = [(number, _columns(line)) for number, line in enumerate(lines, start=1) if line.strip()]
+    # Between tabs, where a line has any, names may hold blanks.
+    rows = [
+        (number, [part.strip() for part in line.strip().split("\t")] if "\t" in line else line.split())
+        for number, line in enumerate(lines, start=1)
+        if line.strip()
+    ]
     if not rows:
         raise DataError(f"'{path}' holds no trials. {_LIST_FORMAT}")
     malformed = [(number, row) for number, row in rows if len(row) != 3][:1]
@@ -187,11 +159,6 @@ def read_trials(path: Path) -> Trials:
         malformed = max(malformed, unknown)
     number, row = malformed[0]
     raise DataError(f"'{path}' is no trial list: line {number} is '{' '.join(row)}'. {_LIST_FORMAT}")
-
-
-def _columns(line: str) -> list[str]:
-    """A line's columns: between tabs where it has any, so that names may hold blanks."""
-    return [part.strip() for part in line.strip().split("\t")] if "\t" in line else line.split()
 
 
 def _trials(rows: Sequence[list[str]], target_column: int) -> Trials:

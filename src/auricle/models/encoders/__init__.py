@@ -1,20 +1,23 @@
 """Stock speech encoders of transformers, run in parts, so that frozen layers run once and padding changes nothing.
 
-Each class wraps a stock model and has the same methods, in order: `features` (from waveforms: convolutions or log-mel),
-`embed`, `context`, `layer` (one by one), `finish`, `pool`, `classify`. All weights stay the stock model's own, under
-its names; in sequence the methods compute what the stock model computes for each clip alone.
+Each class wraps a stock model and is an Encoder. All weights stay the stock model's own, under its names; features,
+embedding, layers (`run_layer`), end and pooling compute in sequence what the stock model computes for each clip alone.
 """
 
+import contextlib
+import warnings
 from typing import Any, Protocol
 
-from torch import Tensor, nn
+import torch
+from torch import Tensor
 
+from auricle.models.encoders import spectra
 from auricle.models.encoders.conformer import ConformerEncoder
 from auricle.models.encoders.fixed_length import ASTEncoder, WhisperEncoder
 from auricle.models.encoders.wav2vec2 import LayerContext, Wav2Vec2Encoder
 
 # model_type in config.json → the class that runs it
-ARCHITECTURES: dict[str, type[Wav2Vec2Encoder] | type[ConformerEncoder] | type[WhisperEncoder] | type[ASTEncoder]] = {
+ARCHITECTURES: dict[str, Any] = {
     "audio-spectrogram-transformer": ASTEncoder,
     "data2vec-audio": Wav2Vec2Encoder,
     "hubert": Wav2Vec2Encoder,
@@ -30,14 +33,17 @@ HEAD_NAMES = ("projector", "classifier", "layer_weights", "pooling", "head")
 
 
 class Encoder(Protocol):
-    """What every class of this package has. `max_samples` is None where a clip may have any length.
+    """What every class of this package has.
 
     `feature_encoder_name`, `layers_name` and `final_names` are names of modules in the network; `sums_final_output` is
     true where a weighted sum of layers uses the output of `finish` in place of the last layer's.
+
+    `features` computes convolutions or log-mel of waveforms (batch, samples): (batch, feature_frames, feature_size),
+    and the real frames of each clip. `embed` projects them and adds positions: (batch, frames, size). `context` is what
+    every layer takes in addition, `finish` what follows the last one. `pool` makes (batch, size) float32 of that.
     """
 
-    network: Any
-    min_samples: int
+    layers: Any
     layerdrop: float
     lora_targets: tuple[str, ...]
     sums_final_output: bool
@@ -45,28 +51,49 @@ class Encoder(Protocol):
     layers_name: str
     final_names: tuple[str, ...]
 
-    @staticmethod
-    def max_samples(extractor: Any) -> int | None: ...
-    @property
-    def layers(self) -> nn.ModuleList: ...
     def feature_size(self) -> int: ...
     def feature_frames(self, samples: Tensor) -> Tensor: ...
     def frames(self, samples: Tensor) -> Tensor: ...
     def features(self, values: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]: ...
     def embed(self, features: Tensor, frames: Tensor) -> tuple[Tensor, Tensor]: ...
     def context(self, hidden: Tensor, frames: Tensor) -> LayerContext: ...
-    def layer(self, number: int, hidden: Tensor, context: LayerContext) -> Tensor: ...
     def finish(self, hidden: Tensor) -> Tensor: ...
     def pool(self, hidden: Tensor, frames: Tensor) -> Tensor: ...
-    def classify(self, vector: Tensor) -> Tensor: ...
-    def to_bf16(self) -> None: ...
+
+
+def max_samples(model_type: str, extractor: Any) -> int | None:
+    """The samples of the longest clip that a kind of model takes; None where a clip may have any length."""
+    if model_type == "whisper":
+        return int(extractor.n_samples)
+    if model_type == "audio-spectrogram-transformer":
+        return int(spectra.FRAME + spectra.HOP * (extractor.max_length - 1))
+    return None
+
+
+def run_layer(encoder: Encoder, number: int, hidden: Tensor, context: LayerContext) -> Tensor:
+    """Run one layer: (batch, frames, size) → the same."""
+    is_wavlm = "position_bias" in context
+    with warnings.catch_warnings() if is_wavlm else contextlib.nullcontext():
+        if is_wavlm:
+            # transformers passes torch one boolean and one float mask, which torch deprecates.
+            warnings.filterwarnings("ignore", "Support for mismatched key_padding_mask", UserWarning)
+        output = encoder.layers[number](hidden, **context)
+    hidden = output[0] if isinstance(output, tuple) else output
+    return hidden
+
+
+def to_bf16(encoder: Encoder, network: Any) -> None:
+    """Convert the weights of an encoder's network to bfloat16 for inference."""
+    if isinstance(encoder, Wav2Vec2Encoder):
+        encoder.to_bf16(network)
+    else:
+        network.to(torch.bfloat16)
 
 
 def depth_of(encoder: Encoder, name: str) -> int:
-    """The depth of a weight or module of the network.
+    """The depth of a weight or module: -1 before the embedding, 0 the embedding, 1 + n layer n and then the head.
 
-    -1 is before the embedding, 0 the embedding, 1 + n layer n; what follows the last layer counts with it, and the head
-    comes one after it.
+    What follows the last layer counts with it.
     """
     layers = len(encoder.layers)
     if name.startswith(HEAD_NAMES):
@@ -85,6 +112,5 @@ def _within(name: str, parent: str) -> bool:
 
 def encoder(network: Any, extractor: Any) -> Encoder:
     """Wrap a stock classifier; its config's model_type must be one of ARCHITECTURES."""
-    architecture: Any = ARCHITECTURES[network.config.model_type]
-    wrapped: Encoder = architecture(network, extractor)
+    wrapped: Encoder = ARCHITECTURES[network.config.model_type](network, extractor)
     return wrapped

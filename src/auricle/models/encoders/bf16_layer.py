@@ -7,7 +7,7 @@ stream stays in float32: rounding it after every layer would be most of the avoi
 
 import copy
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -33,10 +33,8 @@ def linear(weight: Tensor, bias: Tensor | None, *, gelu: bool = False) -> Linear
     activation = "gelu" if gelu else "none"
 
     def multiply(values: Tensor) -> Tensor:
-        output: Tensor = torch.ops.mkldnn._linear_pointwise(
-            values.to(torch.bfloat16), packed, bias, activation, [], "none"
-        )
-        return output
+        values = values.to(torch.bfloat16)
+        return cast(Tensor, torch.ops.mkldnn._linear_pointwise(values, packed, bias, activation, [], "none"))
 
     return multiply
 
@@ -66,8 +64,7 @@ class Bf16Layer:
             hidden = hidden + self._attend(self.norm_1(hidden), padding)
             return hidden + self._forward(self.norm_2(hidden))
         hidden = self.norm_1(hidden + self._attend(hidden, padding))
-        output: Tensor = self.norm_2(hidden + self._forward(hidden))
-        return output
+        return cast(Tensor, self.norm_2(hidden + self._forward(hidden)))
 
     def _forward(self, hidden: Tensor) -> Tensor:
         wide = self.up(hidden)

@@ -77,11 +77,6 @@ def attach(network: Any, kind: PoolingKind, head: HeadOptions) -> None:
     network.head = heads.build_head(head, pooled_size(kind, size), network.config.num_labels)
 
 
-def is_attached(network: Any) -> bool:
-    """Whether `attach` replaced the head."""
-    return hasattr(network, "pooling") and isinstance(network.pooling, Pooling)
-
-
 def wrapped(network: Any) -> Model:
     """The network as the model that is saved, with the config keys that auricle reads."""
     config = network.config

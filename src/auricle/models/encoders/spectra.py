@@ -63,15 +63,11 @@ def kaldi_log_mel(values: Tensor, window: np.ndarray, filters: np.ndarray, scale
         power = fourier.power(windowed, N_FFT, N_FFT // 2 + 1)
     else:
         power = torch.fft.rfft(windowed, N_FFT).abs().square()
-    logs: Tensor = (power @ bank).clamp_min(FLOOR).log()
-    return logs
+    return (power @ bank).clamp_min(FLOOR).log()
 
 
 def normalize_bins(values: Tensor, lengths: Tensor) -> Tensor:
-    """Standardise every mel bin over each clip's real frames: (batch, frames, mels); zero beyond.
-
-    The variance has the divisor n - 1, as in SeamlessM4T's extractor.
-    """
+    """Standardise every mel bin over each clip's real frames, with the divisor n - 1; zero beyond (SeamlessM4T)."""
     real = masking.real(lengths, values.shape[1])[..., None]
     count = lengths[:, None, None].to(values.dtype)
     mean = values.masked_fill(~real, 0.0).sum(1, keepdim=True) / count
@@ -102,8 +98,5 @@ def pad_or_cut(values: Tensor, samples: int) -> Tensor:
 
 
 def padded_size(samples: int, min_samples: int) -> int:
-    """The samples to which a batch is padded, so that the shortest clip has the `min_samples` that it needs.
-
-    An exported graph for any length may not branch on the length: it pads every batch, by enough for two frames.
-    """
+    """The samples to which a batch is padded, so that the shortest clip has the `min_samples` that it needs."""
     return samples + 2 * min_samples if torch.compiler.is_compiling() else max(samples, min_samples)

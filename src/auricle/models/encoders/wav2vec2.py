@@ -6,8 +6,7 @@ over time covers the real frames only, and zeros follow the last one wherever a 
 """
 
 import copy
-import warnings
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -24,21 +23,33 @@ LayerContext = dict[str, Any]
 NARROW_GROUP = 16
 
 
+def masked_mean(hidden: Tensor, frames: Tensor) -> Tensor:
+    """Average (batch, frames, size) over real frames, in float32."""
+    real = masking.real(frames, hidden.shape[1])
+    total = hidden.masked_fill(~real[..., None], 0.0).sum(1, dtype=torch.float32)
+    return total / frames[:, None]
+
+
 class Wav2Vec2Encoder:
-    """A stock model of this kind; the package describes the methods."""
+    """A stock model of this kind. Its features are the output of the convolutions: (batch, frames, channels)."""
 
     # A weighted sum of this kind of model uses the last layer without the final norm.
     sums_final_output = False
 
     def __init__(self, network: Any, extractor: Any) -> None:
-        self.network = network
         self.base = getattr(network, network.base_model_prefix)
+        self.layers: Any = self.base.encoder.layers
         self.config = network.config
         self.normalizes = bool(extractor.do_normalize)
         self.convolutions = [
-            (layer.conv, _norm(layer), layer.activation) for layer in self.base.feature_extractor.conv_layers
+            (layer.conv, getattr(layer, "layer_norm", None), layer.activation)
+            for layer in self.base.feature_extractor.conv_layers
         ]
-        self.stride, self.min_samples = _receptive_field([conv for conv, _, _ in self.convolutions])
+        # The stride of all convolutions together, and the samples of one frame's receptive field.
+        self.stride, self.min_samples = 1, 1
+        for conv, _, _ in self.convolutions:
+            self.min_samples += (conv.kernel_size[0] - 1) * self.stride
+            self.stride *= conv.stride[0]
         self.layerdrop = float(getattr(self.config, "layerdrop", 0.0))
         prefix = network.base_model_prefix
         self.feature_encoder_name = f"{prefix}.feature_extractor"
@@ -48,36 +59,22 @@ class Wav2Vec2Encoder:
         if self.stable:
             self.final_names = (f"{prefix}.encoder.layer_norm",)
         self.is_wavlm = self.config.model_type == "wavlm"
-        self.bf16_layers: list[Bf16Layer] | None = None
+        self.has_bf16_layers = False
         # WavLM passes the weights of its attention to a function of torch: an adapter there would never be called.
         self.lora_targets = ("intermediate_dense", "output_dense") if self.is_wavlm else ("q_proj", "v_proj")
-
-    @staticmethod
-    def max_samples(extractor: Any) -> int | None:
-        """A clip may have any number of samples."""
-        return None
-
-    @property
-    def layers(self) -> nn.ModuleList:
-        layers: nn.ModuleList = self.base.encoder.layers
-        return layers
 
     def feature_size(self) -> int:
         return int(self.convolutions[-1][0].out_channels)
 
     def feature_frames(self, samples: Tensor) -> Tensor:
-        """The number of frames after the convolutions; fewer samples than `min_samples` count as that many."""
         frames = samples.clamp_min(self.min_samples)
         for conv, _, _ in self.convolutions:
             frames = (frames - conv.kernel_size[0]).div(conv.stride[0], rounding_mode="floor") + 1
         return frames
 
-    def frames(self, samples: Tensor) -> Tensor:
-        """The number of frames in the transformer."""
-        return self.feature_frames(samples)
+    frames = feature_frames
 
     def features(self, values: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
-        """Run the convolutions: (batch, samples) → (batch, frames, channels), and the real frames of each clip."""
         if self.normalizes:
             values = spectra.normalize(values, lengths)
         frames = self.feature_frames(lengths)
@@ -92,14 +89,13 @@ class Wav2Vec2Encoder:
             hidden = _strided_convolution(hidden, conv)
             hidden = activation(norm(hidden) if norm is not None else hidden)
         # An exported graph cannot branch on the longest clip: it includes the frames of the padding.
-        size = self._frame_count(samples) if torch.compiler.is_compiling() else int(frames.max())
+        if torch.compiler.is_compiling():
+            size = samples
+            for conv, _, _ in self.convolutions:
+                size = (size - conv.kernel_size[0]) // conv.stride[0] + 1
+        else:
+            size = int(frames.max())
         return hidden.view(clips, -1, hidden.shape[-1])[:, :size], frames
-
-    def _frame_count(self, samples: int) -> int:
-        """The number of frames of `min_samples` samples or more."""
-        for conv, _, _ in self.convolutions:
-            samples = (samples - conv.kernel_size[0]) // conv.stride[0] + 1
-        return samples
 
     def _first_convolution(self, values: Tensor, lengths: Tensor) -> Tensor:
         """The convolution over the waveform, with its norm: (batch, samples) → (batch * frames, channels).
@@ -116,25 +112,20 @@ class Wav2Vec2Encoder:
         dtype = self.convolutions[-1][0].weight.dtype
         if not isinstance(norm, nn.GroupNorm):
             hidden = F.linear(windows.reshape(-1, size), kernel, conv.bias)
-            output: Tensor = activation((norm(hidden) if norm is not None else hidden).to(dtype))
-            return output
+            return cast(Tensor, activation((norm(hidden) if norm is not None else hidden).to(dtype)))
         frames = (lengths - size).div(stride, rounding_mode="floor") + 1
         scale, shift = _group_norm_as_affine(windows, frames, kernel, conv.bias, norm)
         kernels = (kernel.float()[None] * scale[..., None]).transpose(1, 2)
         hidden = torch.baddbmm(shift[:, None].to(dtype), windows.to(dtype), kernels.to(dtype))
-        normalized: Tensor = activation(hidden.flatten(0, 1))
-        return normalized
+        return cast(Tensor, activation(hidden.flatten(0, 1)))
 
     def embed(self, features: Tensor, frames: Tensor) -> tuple[Tensor, Tensor]:
-        """Project the features, add the positions: (batch, frames, channels) → (batch, frames, size)."""
         hidden = self.base.feature_projection(features)
         hidden = hidden[0] if isinstance(hidden, tuple) else hidden
-        if self.bf16_layers is not None:
+        if self.has_bf16_layers:
             hidden = hidden.float()
         real = masking.real(frames, hidden.shape[1])
-        if self.base.training and getattr(self.config, "apply_spec_augment", True):
-            hidden = mask_spans(hidden, real, self.base)
-        hidden = hidden.masked_fill(~real[..., None], 0.0)
+        hidden = masked(hidden, real, self.base)
         encoder = self.base.encoder
         hidden = hidden + self._positions(hidden, real).to(hidden.dtype)
         if not self.stable:
@@ -145,7 +136,7 @@ class Wav2Vec2Encoder:
         embedding = self.base.encoder.pos_conv_embed
         padding = ~real[:, None]
         values = hidden.transpose(1, 2)
-        if self.bf16_layers is not None:
+        if self.has_bf16_layers:
             values = values.to(torch.bfloat16)
         # data2vec stacks its positional convolutions: each needs zeros beyond the clip, as without padding.
         if hasattr(embedding, "layers"):
@@ -159,65 +150,41 @@ class Wav2Vec2Encoder:
                 convolved = embedding.conv(values.float())
         else:
             convolved = embedding.conv(values)
-        positions: Tensor = embedding.activation(embedding.padding(convolved))
-        return positions.transpose(1, 2)
+        return cast(Tensor, embedding.activation(embedding.padding(convolved)).transpose(1, 2))
 
     def context(self, hidden: Tensor, frames: Tensor) -> LayerContext:
-        """What every layer takes in addition to its input: the mask, and WavLM's bias of relative positions."""
         size = hidden.shape[1]
         real = masking.real(frames, size)
-        if self.bf16_layers is not None:
+        if self.has_bf16_layers:
             return {"padding": None if bool(real.all()) else ~real[:, None, None]}
         if self.is_wavlm:
-            attention: Any = self.layers[0].attention
-            bias = attention.compute_bias(size, size)
+            # A bias of relative positions, which all layers share.
+            bias = self.layers[0].attention.compute_bias(size, size)
             return {"attention_mask": real, "position_bias": bias.repeat(hidden.shape[0], 1, 1)}
         mask = create_bidirectional_mask(config=self.base.config, inputs_embeds=hidden, attention_mask=real)
         return {"attention_mask": mask}
 
-    def layer(self, number: int, hidden: Tensor, context: LayerContext) -> Tensor:
-        """Run one transformer layer: (batch, frames, size) → the same."""
-        if self.bf16_layers is not None:
-            return self.bf16_layers[number](hidden, context["padding"])
-        if not self.is_wavlm:
-            output: Tensor = self.layers[number](hidden, **context)
-            return output
-        with warnings.catch_warnings():
-            # transformers passes torch one boolean and one float mask, which torch deprecates.
-            warnings.filterwarnings("ignore", "Support for mismatched key_padding_mask", UserWarning)
-            output = self.layers[number](hidden, **context)[0]
-        return output
-
-    def to_bf16(self) -> None:
-        """Convert the weights to bfloat16 for inference, in oneDNN's layout where the processor supports it."""
-        layers: Any = list(self.layers)
-        if not self.is_wavlm and bf16_layer.is_supported(layers[0].attention.q_proj.weight):
-            self.bf16_layers = [Bf16Layer(layer, self.stable) for layer in layers]
-            for layer in layers:
-                layer.to("meta")
+    def to_bf16(self, network: Any) -> None:
+        """Convert the network's weights to bfloat16, in oneDNN's layout where the processor supports it."""
+        if not self.is_wavlm and bf16_layer.is_supported(self.layers[0].attention.q_proj.weight):
+            stock = self.layers
+            self.layers, self.layerdrop = [Bf16Layer(layer, self.stable) for layer in stock], 0.0
+            self.has_bf16_layers = True
+            stock.to("meta")
         norm = copy.deepcopy(self.base.encoder.layer_norm)
-        self.network.to(torch.bfloat16)
+        network.to(torch.bfloat16)
         # With a group norm the first layer's kernels are computed for every clip.
         self.base.feature_extractor.conv_layers[0].float()
         embedding = self.base.encoder.pos_conv_embed
         if not hasattr(embedding, "layers") and has_narrow_groups(embedding.conv):
             embedding.conv.float()
-        if self.bf16_layers is not None:
+        if self.has_bf16_layers:
             self.base.encoder.layer_norm = norm
 
     def finish(self, hidden: Tensor) -> Tensor:
-        """Run what follows the last layer."""
         return self.base.encoder.layer_norm(hidden) if self.stable else hidden
 
-    def pool(self, hidden: Tensor, frames: Tensor) -> Tensor:
-        """Average over the real frames: (batch, frames, size) → (batch, size) float32."""
-        return masked_mean(hidden, frames)
-
-    def classify(self, vector: Tensor) -> Tensor:
-        """From the pooled vector (batch, size) to logits; averaging before a linear projection equals averaging after
-        it.
-        """
-        return project_and_classify(self.network, vector)
+    pool = staticmethod(masked_mean)
 
 
 def has_narrow_groups(conv: nn.Conv1d) -> bool:
@@ -225,17 +192,11 @@ def has_narrow_groups(conv: nn.Conv1d) -> bool:
     return bool(conv.in_channels // conv.groups < NARROW_GROUP)
 
 
-def masked_mean(hidden: Tensor, frames: Tensor) -> Tensor:
-    """Average (batch, frames, size) over real frames, in float32."""
-    real = masking.real(frames, hidden.shape[1])
-    total = hidden.masked_fill(~real[..., None], 0.0).sum(1, dtype=torch.float32)
-    return total / frames[:, None]
-
-
-def project_and_classify(network: Any, vector: Tensor) -> Tensor:
-    """The head of stock sequence classifiers: a projection and a linear classifier."""
-    logits: Tensor = network.classifier(network.projector(vector.to(network.projector.weight.dtype)))
-    return logits
+def masked(hidden: Tensor, real: Tensor, base: Any) -> Tensor:
+    """Projected features (batch, frames, size) with zeros beyond each clip, in training with masked spans."""
+    if base.training and getattr(base.config, "apply_spec_augment", True):
+        hidden = mask_spans(hidden, real, base)
+    return hidden.masked_fill(~real[..., None], 0.0)
 
 
 def mask_spans(hidden: Tensor, real: Tensor, base: Any) -> Tensor:
@@ -302,20 +263,3 @@ def _strided_convolution(rows: Tensor, conv: nn.Conv1d) -> Tensor:
             # Under autocast the first product has a narrower dtype than its factors, and adding in place does not cast.
             output[: len(later)].addmm_(later.to(output.dtype), part.T.to(output.dtype))
     return output
-
-
-def _norm(layer: nn.Module) -> nn.Module | None:
-    norm = getattr(layer, "layer_norm", None)
-    assert not isinstance(norm, nn.GroupNorm) or norm.num_groups == norm.num_channels, (
-        "stock models normalise each channel"
-    )
-    return norm
-
-
-def _receptive_field(convolutions: list[nn.Conv1d]) -> tuple[int, int]:
-    """The stride of all convolutions together, and the samples of one frame's receptive field."""
-    stride, samples = 1, 1
-    for conv in convolutions:
-        samples += (conv.kernel_size[0] - 1) * stride
-        stride *= conv.stride[0]
-    return stride, samples

@@ -86,23 +86,19 @@ class Descriptors(nn.Module):
             getattr(self, name).copy_(value)
 
     def _constants(self) -> dict[str, Tensor]:
+        filters = mel_filters(self.sample_rate, self.n_fft, self.n_mels, 20.0, self.sample_rate / 2)
         with torch.device("cpu"):
-            return self._computed_constants()
-
-    def _computed_constants(self) -> dict[str, Tensor]:
-        pitch_window = torch.hann_window(self.pitch_size)
-        decay = torch.fft.irfft(torch.fft.rfft(pitch_window, self.pitch_fft).abs().square())
-        decay = decay[:: self.pitch_decimation][: self.max_lag + 2]
-        return {
-            "window": torch.hann_window(self.n_fft),
-            "filters": torch.from_numpy(
-                mel_filters(self.sample_rate, self.n_fft, self.n_mels, 20.0, self.sample_rate / 2)
-            ),
-            "dct": dct_matrix(self.n_mfcc, self.n_mels),
-            "bins": torch.linspace(0.0, self.sample_rate / 2, self.n_fft // 2 + 1),
-            "pitch_window": pitch_window,
-            "pitch_decay": decay / decay[0],
-        }
+            pitch_window = torch.hann_window(self.pitch_size)
+            decay = torch.fft.irfft(torch.fft.rfft(pitch_window, self.pitch_fft).abs().square())
+            decay = decay[:: self.pitch_decimation][: self.max_lag + 2]
+            return {
+                "window": torch.hann_window(self.n_fft),
+                "filters": torch.from_numpy(filters),
+                "dct": dct_matrix(self.n_mfcc, self.n_mels),
+                "bins": torch.linspace(0.0, self.sample_rate / 2, self.n_fft // 2 + 1),
+                "pitch_window": pitch_window,
+                "pitch_decay": decay / decay[0],
+            }
 
     def forward(self, waveform: Tensor, lengths: Tensor) -> Frames:
         """Describe (batch, samples) float32, zero beyond lengths (batch,) int64."""
@@ -117,12 +113,13 @@ class Descriptors(nn.Module):
         shape = torch.cat([self.spectral_shape(chunk) for chunk in _chunks(power, -1)], -1)
         pitch, strength = self.pitch(waveform, counts, size)
         strength = strength.clamp(0.01, 0.99)
+        # Spectral flux and onset strength, in decibels a frame.
+        change = deltas(log_mel, counts, 1).abs().mean(1, keepdim=True)
+        onset = (log_mel - shifted(log_mel, counts, -1)).clamp_min(0).mean(1, keepdim=True)
         return Frames(
             log_mel=log_mel,
             cepstrum=torch.matmul(self.dct, log_mel),
-            spectral_shape=torch.cat(
-                [shape, spectral_flux(log_mel, counts), self.zero_crossing_rate(waveform, size)], 1
-            ),
+            spectral_shape=torch.cat([shape, change, onset, self.zero_crossing_rate(waveform, size)], 1),
             energy=energy - peak,
             harmonicity=decibels(strength / (1 - strength)),
             pitch=pitch,
@@ -141,21 +138,12 @@ class Descriptors(nn.Module):
             power = fourier.power((padded * self.window).double(), self.n_fft, self.n_fft // 2 + 1)
             return (power / self.window.square().sum()).to(waveform.dtype).transpose(-1, -2)
         spectrum = torch.stft(
-            waveform,
-            self.n_fft,
-            self.hop_length,
-            window=self.window,
-            center=True,
-            pad_mode="constant",
-            return_complex=True,
+            waveform, self.n_fft, self.hop_length, window=self.window, pad_mode="constant", return_complex=True
         )
         return torch.view_as_real(spectrum).square().sum(-1) / self.window.square().sum()
 
     def spectral_shape(self, power: Tensor) -> Tensor:
-        """Centroid, bandwidth, roll-off, flatness, tilt and contrast of the spectrum.
-
-        power (batch, bins, frames) → (batch, rows, frames). Frequencies are in octaves; ratios in decibels.
-        """
+        """Centroid, bandwidth, roll-off, flatness, tilt, contrast (octaves, dB) of power (batch, bins, frames)."""
         power = power + 1e-12
         share = power / power.sum(1, keepdim=True)
         hertz = self.bins[:, None]
@@ -166,14 +154,10 @@ class Descriptors(nn.Module):
         rolloff = [(cumulative < quantile).sum(1, keepdim=True) * step for quantile in (0.25, 0.5, 0.85, 0.95)]
         flatness = power.log().mean(1, keepdim=True) - power.mean(1, keepdim=True).log()
         # Alpha ratio and Hammarberg index, as in eGeMAPS (Eyben et al. 2016).
-        alpha = decibels(self._band(power, 50, 1000).sum(1, keepdim=True)) - decibels(
-            self._band(power, 1000, 5000).sum(1, keepdim=True)
-        )
-        hammarberg = decibels(self._band(power, 0, 2000).amax(1, keepdim=True)) - decibels(
-            self._band(power, 2000, 5000).amax(1, keepdim=True)
-        )
+        low, high = (decibels(self._band(power, *band).sum(1, keepdim=True)) for band in ((50, 1000), (1000, 5000)))
+        lower, upper = (decibels(self._band(power, *band).amax(1, keepdim=True)) for band in ((0, 2000), (2000, 5000)))
         octaves = [torch.log2(row + 50.0) for row in (centroid, bandwidth, *rolloff)]
-        return torch.cat([*octaves, flatness, alpha, hammarberg, *self._contrast(power)], 1)
+        return torch.cat([*octaves, flatness, low - high, lower - upper, *self._contrast(power)], 1)
 
     def _band(self, power: Tensor, low: float, high: float) -> Tensor:
         inside = (self.bins >= low) & (self.bins < high)
@@ -223,8 +207,7 @@ class Descriptors(nn.Module):
         else:
             spectrum = torch.fft.rfft(frames, self.pitch_fft)[..., :bins]
             raw = torch.fft.irfft(torch.view_as_real(spectrum).square().sum(-1))[..., : self.max_lag + 2]
-        height: Tensor = raw / (raw[..., :1] + 1e-7) / self.pitch_decay.clamp_min(0.05)
-        return height
+        return raw / (raw[..., :1] + 1e-7) / self.pitch_decay.clamp_min(0.05)
 
     def _best_lag(self, height: Tensor) -> tuple[Tensor, Tensor]:
         """The lag of the highest peak of (batch, frames, lags) and its height, both interpolated by a parabola.
@@ -251,7 +234,6 @@ def _chunks(values: Tensor, axis: int) -> Sequence[Tensor]:
 
 
 def _median_of_five(five: Sequence[Tensor]) -> Tensor:
-    """The elementwise median of five tensors."""
     if not torch.compiler.is_compiling():
         return torch.stack(list(five)).median(0).values
     # ONNX has no median: the larger minimum and the smaller maximum of two pairs leave three candidates.
@@ -278,10 +260,7 @@ def decibels(power: Tensor) -> Tensor:
 
 
 def shifted(values: Tensor, counts: Tensor, step: int) -> Tensor:
-    """The value `step` frames ahead of each frame; the clip's first and last frame are repeated beyond its ends.
-
-    values (batch, rows, frames), counts (batch,) real frames → the same shape.
-    """
+    """The value `step` frames ahead of each of (batch, rows, frames); a clip's ends, counts (batch,), are repeated."""
     frames = torch.arange(values.shape[-1], device=values.device) + step
     index = frames[None, :].clamp_min(0).minimum((counts - 1)[:, None])
     return values.gather(-1, index[:, None, :].expand_as(values))
@@ -291,10 +270,3 @@ def deltas(values: Tensor, counts: Tensor, width: int) -> Tensor:
     """The slope over `width` frames on either side (Furui 1986): (batch, rows, frames) → the same, per frame."""
     total = sum(step * (shifted(values, counts, step) - shifted(values, counts, -step)) for step in range(1, width + 1))
     return torch.as_tensor(total) / (2 * sum(step * step for step in range(1, width + 1)))
-
-
-def spectral_flux(log_mel: Tensor, counts: Tensor) -> Tensor:
-    """Spectral flux and onset strength, in decibels a frame: (batch, 2, frames)."""
-    change = deltas(log_mel, counts, 1).abs().mean(1, keepdim=True)
-    onset = (log_mel - shifted(log_mel, counts, -1)).clamp_min(0).mean(1, keepdim=True)
-    return torch.cat([change, onset], 1)

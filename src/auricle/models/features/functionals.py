@@ -1,8 +1,8 @@
 """From a clip of any length to one vector of fixed length: statistics (functionals) of its descriptors over time.
 
-In: waveforms and lengths. Out: (batch, size). Statistics run over a clip's real, active or voiced frames, and ten
-segments of its active part keep the temporal order. There is nothing to train, so a clip's vector is computed once for
-all folds and depends on that clip alone.
+In: waveforms or precomputed features, and lengths. Out: (batch, some) of each kind of functional. Statistics run over a
+clip's real, active or voiced frames, and ten segments of the active part of audio keep the temporal order. There is
+nothing to train, so a clip's vector is computed once for all folds and depends on that clip alone.
 """
 
 import math
@@ -10,39 +10,29 @@ import math
 import torch
 from torch import Tensor, nn
 
-from auricle.models.features.descriptors import Descriptors, Frames, deltas, shifted
+from auricle.models.features.descriptors import Descriptors, Frames, dct_matrix, deltas, shifted
 from auricle.models.layers import masking
+from auricle.models.layers.masking import mean_over
 
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 # The syllable rate is about 4 Hz; roughness begins above 16 Hz.
 MODULATION_HZ = (1.0, 2.0, 3.0, 4.0, 6.0, 8.0, 11.0, 16.0, 22.0, 32.0)
 MODULATION_BANDS = 10
 SEGMENTS = 10
+MAX_CEPSTRUM = 20
+# Frames of precomputed features within this many nats (17 dB) of a clip's strongest are active: without the pauses.
+ACTIVE_RANGE = 4.0
 
 
 class Functionals(nn.Module):
-    """Waveforms (batch, samples) → functionals (batch, size), by kind in `parts`."""
+    """Functionals of waveforms (batch, samples), by kind."""
 
     def __init__(self, sample_rate: int, n_mels: int, n_mfcc: int) -> None:
         super().__init__()
         self.descriptors = Descriptors(sample_rate, n_mels, n_mfcc)
 
-    def prepare(self, input_values: Tensor, lengths: Tensor) -> Tensor:
-        """Average channels and set samples beyond lengths to zero: (batch, [channels,] samples) → (batch, samples)."""
-        waveform = input_values.mean(1) if input_values.dim() == 3 else input_values
-        return waveform * masking.real(lengths, waveform.shape[-1])
-
-    def part_sizes(self) -> list[int]:
-        """The width of each kind of functional."""
-        second = self.descriptors.sample_rate
-        return [part.shape[1] for part in self.parts(torch.zeros(1, second), torch.tensor([second])).values()]
-
-    def forward(self, waveform: Tensor, lengths: Tensor) -> Tensor:
-        """Summarise (batch, samples) float32, zero beyond lengths (batch,) int64."""
-        return torch.cat(list(self.parts(waveform, lengths).values()), 1)
-
-    def parts(self, waveform: Tensor, lengths: Tensor) -> dict[str, Tensor]:
-        """The functionals by kind, each (batch, some), in the order of `forward`."""
+    def forward(self, waveform: Tensor, lengths: Tensor) -> dict[str, Tensor]:
+        """Summarise (batch, samples) float32, zero beyond lengths (batch,) int64: (batch, some) of each kind."""
         frames = self.descriptors(waveform, lengths)
         tracks = torch.cat([frames.cepstrum, frames.spectral_shape, frames.energy, frames.harmonicity], 1)
         pitch = torch.cat([frames.pitch, deltas(frames.pitch, frames.num_frames, 2)], 1)
@@ -50,9 +40,11 @@ class Functionals(nn.Module):
             "active": statistics(tracks, frames.active),
             "active deltas": statistics(deltas(tracks, frames.num_frames, 2), frames.active),
             "voiced": statistics(torch.cat([tracks, pitch], 1), frames.voiced),
-            "unvoiced": mean(tracks, frames.active & ~frames.voiced),
-            "all frames": torch.cat([mean(tracks, frames.real), deviation(tracks, frames.real)], 1),
-            "log-mel": torch.cat([mean(frames.log_mel, frames.active), deviation(frames.log_mel, frames.active)], 1),
+            "unvoiced": mean_over(tracks, frames.active & ~frames.voiced),
+            "all frames": torch.cat([mean_over(tracks, frames.real), deviation(tracks, frames.real)], 1),
+            "log-mel": torch.cat(
+                [mean_over(frames.log_mel, frames.active), deviation(frames.log_mel, frames.active)], 1
+            ),
             "rhythm": rhythm(frames),
             "modulation": self.modulation(frames),
             "segments": self.segments(frames),
@@ -61,7 +53,7 @@ class Functionals(nn.Module):
     def modulation(self, frames: Frames) -> Tensor:
         """The modulation spectrum of ten bands, in nats: (batch, bands * rates)."""
         bands = torch.stack(frames.log_mel.chunk(MODULATION_BANDS, 1), 1).mean(2)
-        centred = (bands - mean(bands, frames.active)[..., None]) * frames.active[:, None]
+        centred = (bands - mean_over(bands, frames.active)[..., None]) * frames.active[:, None]
         seconds = torch.arange(bands.shape[-1], device=bands.device) * (
             self.descriptors.hop_length / self.descriptors.sample_rate
         )
@@ -70,9 +62,7 @@ class Functionals(nn.Module):
         return torch.log1p(power / frames.active.sum(-1).clamp_min(1)[:, None, None]).flatten(1)
 
     def segments(self, frames: Frames) -> Tensor:
-        """Means over ten overlapping segments of the active part; the cepstrum relative to its mean: (batch, rows *
-        10).
-        """
+        """Means over ten overlapping segments of the active part; the cepstrum relative to its mean."""
         weights = segment_weights(frames.active)
         cepstrum = torch.matmul(frames.cepstrum[:, :16], weights)
         slopes = torch.matmul(deltas(frames.cepstrum[:, :13], frames.num_frames, 4), weights)
@@ -80,34 +70,62 @@ class Functionals(nn.Module):
         return torch.cat([cepstrum - cepstrum.mean(-1, keepdim=True), slopes, rest], 1).flatten(1)
 
 
-def mean(values: Tensor, mask: Tensor) -> Tensor:
-    """Average (batch, rows, frames) over mask (batch, frames): (batch, rows), zero where the mask is empty."""
-    weight = mask[:, None].to(values.dtype)
-    return (values * weight).sum(-1) / weight.sum(-1).clamp_min(1.0)
+class FeatureFunctionals(nn.Module):
+    """Functionals of log-mel features in nats, by kind: over real frames, or those near the clip's strongest."""
+
+    dct: Tensor
+
+    def __init__(self, num_features: int) -> None:
+        super().__init__()
+        self.register_buffer("dct", torch.empty(min(MAX_CEPSTRUM, num_features), num_features), persistent=False)
+        self.reset()
+
+    def reset(self) -> None:
+        """Compute the DCT from the settings: `from_pretrained` leaves what no file holds uninitialised."""
+        with torch.device("cpu"):
+            self.dct.copy_(dct_matrix(*self.dct.shape))
+
+    def forward(self, features: Tensor, lengths: Tensor) -> dict[str, Tensor]:
+        """Summarise (batch, num_features, frames) float32; frames beyond lengths (batch,) int64 change nothing."""
+        real = masking.real(lengths, features.shape[-1])
+        features = features.masked_fill(~real[:, None], 0.0)
+        energy = features.mean(1)
+        peak = energy.masked_fill(~real, -torch.inf).amax(-1, keepdim=True)
+        active = real & (energy > peak - ACTIVE_RANGE)
+        cepstrum = torch.matmul(self.dct, features)
+        shape = features - energy[:, None]
+        activity = mean_over(active[:, None].float(), real)
+        return {
+            "cepstrum": statistics(cepstrum, active),
+            "deltas": statistics(deltas(cepstrum, lengths, 2), active),
+            "spectral shape": torch.cat([mean_over(shape, active), deviation(shape, active)], 1),
+            "all frames": torch.cat([mean_over(cepstrum, real), deviation(cepstrum, real)], 1),
+            "energy": torch.cat([statistics((energy - peak)[:, None], real), activity], 1),
+        }
 
 
 def deviation(values: Tensor, mask: Tensor) -> Tensor:
     """Standard deviation over the mask, shaped as `mean`."""
-    return mean((values - mean(values, mask)[..., None]).square(), mask).sqrt()
+    return mean_over((values - mean_over(values, mask)[..., None]).square(), mask).sqrt()
 
 
 def statistics(values: Tensor, mask: Tensor) -> Tensor:
     """Mean, deviation, skewness, kurtosis, slope and five quantiles over the mask: (batch, 10 * rows)."""
-    centre = mean(values, mask)
+    centre = mean_over(values, mask)
     centred = values - centre[..., None]
-    spread = mean(centred.square(), mask).sqrt()
+    spread = mean_over(centred.square(), mask).sqrt()
     # Constant rows have third and fourth moments of zero, not noise divided by noise.
     unit = centred / (spread[..., None] + 1e-3)
-    skewness = mean(unit.pow(3), mask).clamp(-10.0, 10.0)
-    kurtosis = mean(unit.pow(4), mask).clamp_max(30.0)
+    skewness = mean_over(unit.pow(3), mask).clamp(-10.0, 10.0)
+    kurtosis = mean_over(unit.pow(4), mask).clamp_max(30.0)
     return torch.cat([centre, spread, skewness, kurtosis, slope(centred, mask), quantiles(values, mask)], 1)
 
 
 def slope(centred: Tensor, mask: Tensor) -> Tensor:
     """Fit a straight line over the mask to values of mean zero: (batch, rows), per frame."""
     time = torch.arange(centred.shape[-1], device=centred.device, dtype=centred.dtype).expand(mask.shape[0], 1, -1)
-    time = time - mean(time, mask)[..., None]
-    return mean(centred * time, mask) / (mean(time.square(), mask) + 1e-3)
+    time = time - mean_over(time, mask)[..., None]
+    return mean_over(centred * time, mask) / (mean_over(time.square(), mask) + 1e-3)
 
 
 def quantiles(values: Tensor, mask: Tensor) -> Tensor:
@@ -157,10 +175,7 @@ def count_onsets(mask: Tensor) -> Tensor:
 
 
 def segment_weights(active: Tensor) -> Tensor:
-    """The weights of ten overlapping segments between the first and last active frame.
-
-    active (batch, frames) → (batch, frames, 10), each column summing to 1.
-    """
+    """Weights of ten overlapping segments of active (batch, frames): (batch, frames, 10), columns summing to 1."""
     size = active.shape[-1]
     index = torch.arange(size, device=active.device)
     first = torch.where(active, index, size).amin(-1).clamp_max(size - 1)[:, None]

@@ -53,8 +53,7 @@ class RidgeClassifier:
 def rbf_kernel(left: Tensor, right: Tensor, sizes: Sequence[int], width: float | Tensor) -> Tensor:
     """Average a Gaussian kernel over the parts of the vectors: (a, features), (b, features) → (a, b) within [0, 1].
 
-    With a kernel for each kind of feature, rather than one for all, a clip can be near another in rhythm but not in
-    timbre. `sizes` are the widths of the parts.
+    With a kernel per kind of feature, of widths `sizes`, a clip can be near another in rhythm but not in timbre.
     """
     total = left.new_zeros(left.shape[0], right.shape[0])
     for a, b in zip(torch.split(left, list(sizes), 1), torch.split(right, list(sizes), 1), strict=True):
@@ -139,10 +138,8 @@ def within_class_directions(standard: Tensor, labels: np.ndarray) -> tuple[Tenso
     variances, vectors = torch.linalg.eigh(centred @ centred.T / len(centred))
     variances, vectors = variances.flip(0)[:WITHIN_CLASS_RANK].clamp_min(0.0), vectors.flip(1)[:, :WITHIN_CLASS_RANK]
     lengths = (variances * len(centred)).sqrt().clamp_min(1e-9)
-    directions, damping = (
-        standard.new_zeros(WITHIN_CLASS_RANK, standard.shape[1]),
-        standard.new_zeros(WITHIN_CLASS_RANK),
-    )
+    directions = standard.new_zeros(WITHIN_CLASS_RANK, standard.shape[1])
+    damping = standard.new_zeros(WITHIN_CLASS_RANK)
     directions[: len(variances)] = (centred.T @ vectors / lengths).T
     damping[: len(variances)] = 1.0 - (WITHIN_CLASS_FLOOR / (variances + WITHIN_CLASS_FLOOR)).sqrt()
     return directions, damping
@@ -178,10 +175,7 @@ def subsample(labels: np.ndarray, size: int, seed: int) -> np.ndarray:
 
 
 def inner_folds(labels: np.ndarray, groups: np.ndarray | None, seed: int) -> list[np.ndarray]:
-    """Folds of the training clips for the inner validation: one per group, or random ones where groups cannot be used.
-
-    They cannot where a class is in one group only: with that group held out, no clip of the class would be left.
-    """
+    """Folds for the inner validation: one per group, or random ones where a class is in one group only."""
     if groups is not None:
         _, number = np.unique(groups, return_inverse=True)
         if all(len(np.unique(number[labels == label])) > 1 for label in np.unique(labels)):
@@ -194,9 +188,9 @@ def inner_folds(labels: np.ndarray, groups: np.ndarray | None, seed: int) -> lis
 
 
 def ensemble_weights(scores: np.ndarray, bias: np.ndarray, labels: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """The weight of each classifier that minimises the log-loss of held-out clips: (classifiers,), none below 0.
+    """The non-negative weight of each classifier that minimises the log-loss of held-out clips: convex.
 
-    scores (classifiers, clips, classes), bias (classes,), labels and weights (clips,). The loss is convex.
+    scores (classifiers, clips, classes), bias (classes,), labels and weights (clips,).
     """
     clips = np.arange(len(labels))
 

@@ -13,9 +13,7 @@ from auricle.recipe import Augment
 
 
 def step_generator() -> torch.Generator:
-    """A generator for one training step, seeded from torch's global one, which is seeded at every step: resuming is
-    exact.
-    """
+    """A generator for one training step, from torch's global one, seeded at every step: resuming is exact."""
     return torch.Generator().manual_seed(int(torch.randint(2**31, ())))
 
 
@@ -36,10 +34,7 @@ def waveform(values: Tensor, lengths: Tensor, options: Augment, generator: torch
 
 
 def spectrogram(values: Tensor, lengths: Tensor, options: Augment, generator: torch.Generator) -> Tensor:
-    """Mask bands and time spans of standardised spectrograms: (batch, channels, features, frames) → the same.
-
-    Masked values become zero, the mean of the training split (SpecAugment, Park et al. 2019).
-    """
+    """Mask bands and time spans of standardised (batch, channels, features, frames) by their mean, zero."""
     num_features = torch.full_like(lengths, values.shape[-2])
     for _ in range(options.frequency_masks):
         unmasked = _outside_span(num_features, values.shape[-2], options.frequency_mask_fraction, generator)
@@ -61,10 +56,7 @@ def random_int(maximum: Tensor, generator: torch.Generator) -> Tensor:
 
 
 def roll(values: Tensor, lengths: Tensor, steps: Tensor) -> Tensor:
-    """Roll the first lengths[i] samples of clip i by steps[i]; the rest is zero.
-
-    Memory moves only: an index tensor would take longer to build than the network's first layer takes to run.
-    """
+    """Roll the first lengths[i] samples of clip i by steps[i]; the rest is zero. Indexing would take far longer."""
     rolled = torch.empty_like(values)
     for clip, result, length, step in zip(values, rolled, lengths.tolist(), steps.tolist(), strict=True):
         result[..., step:length] = clip[..., : length - step]
@@ -91,8 +83,7 @@ def noise(values: Tensor, lengths: Tensor, share: float, generator: torch.Genera
 def mixup(values: Tensor, targets: Tensor, alpha: float, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
     """Mix each clip with another of its batch, share ~ Beta(alpha, alpha) (Zhang et al. 2018).
 
-    values (batch, ...), targets (batch, classes), each row summing to 1. Returns the mixed values, the mixed targets,
-    and the partners (batch,), so that the caller can make lengths agree.
+    values (batch, ...), targets (batch, classes) summing to 1. Returns both mixed, and the partners (batch,).
     """
     partners = torch.randperm(len(values), generator=generator).to(values.device)
     # torch draws no Beta from a generator of one's own; numpy does.

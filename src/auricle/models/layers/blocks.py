@@ -6,14 +6,14 @@ across time sees zeros or nothing beyond a clip's last frame, so that a clip's f
 
 import itertools
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, TypeVar, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from auricle.models.layers import masking
-from auricle.models.layers.masked_batch_norm import BatchNorm
+from auricle.models.layers.masking import BatchNorm
 
 Count = TypeVar("Count", int, Tensor)
 
@@ -55,8 +55,7 @@ class FeedForward(nn.Module):
 
     def forward(self, values: Tensor) -> Tensor:
         inner = self.dropout(F.silu(self.up(self.norm(values))))
-        output: Tensor = self.dropout(self.down(inner))
-        return output
+        return cast(Tensor, self.dropout(self.down(inner)))
 
 
 class Attention(nn.Module):
@@ -81,8 +80,7 @@ class Attention(nn.Module):
         mixed = F.scaled_dot_product_attention(
             rotated(queries, context), rotated(keys, context), content, attn_mask=mask
         )
-        output: Tensor = self.dropout(self.out(mixed.transpose(1, 2).reshape(batch, frames, -1)))
-        return output
+        return cast(Tensor, self.dropout(self.out(mixed.transpose(1, 2).reshape(batch, frames, -1))))
 
 
 def rotated(values: Tensor, context: BatchContext) -> Tensor:
@@ -93,9 +91,7 @@ def rotated(values: Tensor, context: BatchContext) -> Tensor:
 
 
 class Convolution(nn.Module):
-    """Layer norm, gated pointwise convolution, depthwise convolution over time, batch norm, SiLU, pointwise
-    convolution.
-    """
+    """Layer norm, gated pointwise, depthwise convolution over time, batch norm, SiLU, pointwise convolution."""
 
     def __init__(self, hidden_size: int, conv_expansion: int, conv_kernel_size: int, dropout: float) -> None:
         super().__init__()
@@ -112,51 +108,39 @@ class Convolution(nn.Module):
         if context.real is not None:
             gated = gated * context.real[..., None]
         convolved = F.silu(self.norm(self.depthwise(gated.transpose(1, 2)), context.lengths)).transpose(1, 2)
-        output: Tensor = self.dropout(self.out(convolved))
-        return output
+        return cast(Tensor, self.dropout(self.out(convolved)))
 
 
 class ConformerBlock(nn.Module):
     """Half a feed-forward, attention, convolution, half a feed-forward, layer norm (Gulati et al. 2020)."""
 
-    def __init__(
-        self,
-        hidden_size: int,
-        heads: int,
-        head_dim: int,
-        intermediate_size: int,
-        conv_expansion: int,
-        conv_kernel_size: int,
-        dropout: float,
-    ) -> None:
+    def __init__(self, config: Any) -> None:
         super().__init__()
-        self.feed_forward_1 = FeedForward(hidden_size, intermediate_size, dropout)
-        self.attention = Attention(hidden_size, heads, head_dim, dropout)
-        self.convolution = Convolution(hidden_size, conv_expansion, conv_kernel_size, dropout)
-        self.feed_forward_2 = FeedForward(hidden_size, intermediate_size, dropout)
-        self.norm = nn.LayerNorm(hidden_size)
+        size, dropout = config.hidden_size, config.dropout
+        self.feed_forward_1 = FeedForward(size, config.intermediate_size, dropout)
+        self.attention = Attention(size, config.num_attention_heads, config.head_dim, dropout)
+        self.convolution = Convolution(size, config.conv_expansion, config.conv_kernel_size, dropout)
+        self.feed_forward_2 = FeedForward(size, config.intermediate_size, dropout)
+        self.norm = nn.LayerNorm(size)
 
     def forward(self, values: Tensor, context: BatchContext) -> Tensor:
-        """Run the block on (batch, frames, hidden)."""
         values = values + 0.5 * self.feed_forward_1(values)
         values = values + self.attention(values, context)
         values = values + self.convolution(values, context)
-        output: Tensor = self.norm(values + 0.5 * self.feed_forward_2(values))
-        return output
+        return cast(Tensor, self.norm(values + 0.5 * self.feed_forward_2(values)))
 
 
 class TransformerBlock(nn.Module):
     """torch's own encoder layer: layer norm after attention and after the feed-forward, no positions."""
 
-    def __init__(self, hidden_size: int, heads: int, intermediate_size: int, dropout: float) -> None:
+    def __init__(self, config: Any) -> None:
         super().__init__()
-        self.layer = nn.TransformerEncoderLayer(hidden_size, heads, intermediate_size, dropout, batch_first=True)
+        size, heads = config.hidden_size, config.num_attention_heads
+        self.layer = nn.TransformerEncoderLayer(size, heads, config.intermediate_size, config.dropout, batch_first=True)
 
     def forward(self, values: Tensor, context: BatchContext) -> Tensor:
-        """Run the layer on (batch, frames, hidden)."""
         padding = None if context.real is None else ~context.real
-        output: Tensor = self.layer(values, src_key_padding_mask=padding)
-        return output
+        return cast(Tensor, self.layer(values, src_key_padding_mask=padding))
 
 
 class ConvSubsampling(nn.Module):
@@ -182,8 +166,7 @@ class ConvSubsampling(nn.Module):
             convolved = convolution(values)
             padded = torch.compiler.is_compiling() or int(lengths.min()) < convolved.shape[-1]
             values = F.silu(norm(convolved, lengths if padded else None))
-        output: Tensor = self.out(values.flatten(1, 2).transpose(1, 2))
-        return output
+        return cast(Tensor, self.out(values.flatten(1, 2).transpose(1, 2)))
 
 
 def subsampled(size: Count) -> Count:

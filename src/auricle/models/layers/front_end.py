@@ -32,23 +32,19 @@ def passthrough_extractor(sample_rate: int) -> Wav2Vec2FeatureExtractor:
 class MelSpectrogram(nn.Module):
     """Mel power: (batch, [channels,] samples) → (batch, [channels,] mels, 1 + samples // hop_length).
 
-    Window and filters follow from the settings and are not saved. `reset` computes them; `_init_weights` of a model
-    calls it, because `from_pretrained` leaves what no file holds uninitialised.
+    Window and filters are not saved: a model's `_init_weights` calls `reset`, because `from_pretrained` leaves them
+    open.
     """
 
     window: Tensor
     filters: Tensor
 
-    def __init__(
-        self, sample_rate: int, n_fft: int, hop_length: int, n_mels: int, f_min: float = 0.0, f_max: float | None = None
-    ) -> None:
+    def __init__(self, sample_rate: int, n_fft: int, hop_length: int, n_mels: int) -> None:
         super().__init__()
         self.sample_rate = sample_rate
         self.n_fft = n_fft
         self.hop_length = hop_length
         self.n_mels = n_mels
-        self.f_min = f_min
-        self.f_max = f_max or sample_rate / 2
         self.register_buffer("window", torch.empty(n_fft), persistent=False)
         self.register_buffer("filters", torch.empty(n_fft // 2 + 1, n_mels), persistent=False)
         self.reset()
@@ -57,7 +53,7 @@ class MelSpectrogram(nn.Module):
         """Compute window and filters from the settings."""
         with torch.device("cpu"):
             self.window.copy_(torch.hann_window(self.n_fft))
-            filters = mel_filters(self.sample_rate, self.n_fft, self.n_mels, self.f_min, self.f_max)
+            filters = mel_filters(self.sample_rate, self.n_fft, self.n_mels, 0.0, self.sample_rate / 2)
             self.filters.copy_(torch.from_numpy(filters))
 
     def frames(self, samples: Count) -> Count:
@@ -68,16 +64,13 @@ class MelSpectrogram(nn.Module):
         """Transform a few clips at a time: frames that stay in the processor's cache take half the time."""
         flat = waveform.reshape(-1, waveform.shape[-1])
         if torch.compiler.is_compiling():
-            exported = self._exported(flat)
-            return exported.reshape(*waveform.shape[:-1], *exported.shape[-2:])
-        clips = max(1, CACHED_SAMPLES // max(1, flat.shape[-1]))
-        power = torch.cat([self._power(part) for part in torch.split(flat, clips)])
+            # An exported graph has no loop over the batch and no Fourier transform.
+            padded = nn.functional.pad(flat, (self.n_fft // 2, self.n_fft // 2))
+            power = torch.matmul(self.filters.T, fourier.framed_power(padded, self.window, self.hop_length))
+        else:
+            clips = max(1, CACHED_SAMPLES // max(1, flat.shape[-1]))
+            power = torch.cat([self._power(part) for part in torch.split(flat, clips)])
         return power.reshape(*waveform.shape[:-1], *power.shape[-2:])
-
-    def _exported(self, flat: Tensor) -> Tensor:
-        """The same as `_power` in an exported graph: no loop over the batch, no Fourier transform."""
-        padded = nn.functional.pad(flat, (self.n_fft // 2, self.n_fft // 2))
-        return torch.matmul(self.filters.T, fourier.framed_power(padded, self.window, self.hop_length))
 
     def _power(self, waveform: Tensor) -> Tensor:
         """(..., samples) → (..., mels, frames). Framed by hand: `torch.stft` copies to put frames last."""
@@ -92,9 +85,8 @@ class MelSpectrogram(nn.Module):
 class LogMel(nn.Module):
     """Log-mel in nats, standardised per mel band with the statistics of the training split.
 
-    `mel_floor` keeps digital silence finite; `top_db` also raises every value to at most that far below the clip's
-    loudest. The network takes `channels` channels; a clip with more is averaged. `whole_hops` drops the last,
-    half-empty frame.
+    `mel_floor` keeps silence finite; `top_db` raises every value to at most that far below the clip's loudest. A clip
+    of more than `channels` channels is averaged. `whole_hops` drops the last, half-empty frame.
     """
 
     mean: Tensor
@@ -143,17 +135,10 @@ class LogMel(nn.Module):
         loudest = masked.amax(tuple(range(1, log.dim())), keepdim=True)
         return torch.maximum(log, loudest - self.top_db * math.log(10.0) / 10.0)
 
-    def fit_normalization(self, batches: Iterable[tuple[Tensor, Tensor]]) -> None:
-        """Compute mean and deviation per mel band over the real frames of (waveform, real) batches."""
-        _fit_statistics(self, ((self.log_mel(waveform, real), real) for waveform, real in batches))
-
-    def forward(self, waveform: Tensor, real: Tensor | None = None) -> Tensor:
-        """Standardised log-mel; frames that real (batch, frames) does not mark are zero, the mean of the training
-        split.
-        """
+    def forward(self, waveform: Tensor, real: Tensor) -> Tensor:
+        """Standardised log-mel; frames that real (batch, frames) does not mark are zero, the training split's mean."""
         log = self.log_mel(waveform, real)
-        standard = (log - self.mean[:, None]) / self.deviation[:, None]
-        return standard if real is None else standard * masking.unsqueezed(real, log)
+        return (log - self.mean[:, None]) / self.deviation[:, None] * masking.unsqueezed(real, log)
 
 
 class PrecomputedFeatures(nn.Module):
@@ -168,23 +153,15 @@ class PrecomputedFeatures(nn.Module):
         self.register_buffer("deviation", torch.ones(num_features))
 
     def mix(self, features: Tensor) -> Tensor:
-        """Features (batch, features, frames) have no channels: they stay as they are."""
         return features
 
     def real_frames(self, lengths: Tensor, frames: int) -> Tensor:
-        """Mark the real frames of clips of lengths (batch,) in a batch of so many: (batch, frames) bool."""
         return masking.real(lengths, frames)
 
-    def fit_normalization(self, batches: Iterable[tuple[Tensor, Tensor]]) -> None:
-        """Compute mean and deviation per feature over the real frames of (features, real) batches."""
-        _fit_statistics(self, batches)
-
-    def forward(self, features: Tensor, real: Tensor | None = None) -> Tensor:
-        """Standardise (batch, features, frames) → (batch, 1, features, frames); frames that real does not mark are
-        zero.
-        """
+    def forward(self, features: Tensor, real: Tensor) -> Tensor:
+        """Standardise (batch, features, frames) → (batch, 1, features, frames); frames beyond `real` are zero."""
         standard = (features - self.mean[:, None]) / self.deviation[:, None]
-        return (standard if real is None else standard.masked_fill(~real[:, None], 0.0))[:, None]
+        return standard.masked_fill(~real[:, None], 0.0)[:, None]
 
 
 def front_end(config: Any, *, channels: int) -> LogMel | PrecomputedFeatures:
@@ -195,7 +172,7 @@ def front_end(config: Any, *, channels: int) -> LogMel | PrecomputedFeatures:
     return LogMel(mel, config.mel_floor, config.top_db, channels, whole_hops=config.fixed_seconds is not None)
 
 
-def _fit_statistics(front_end: LogMel | PrecomputedFeatures, batches: Iterable[tuple[Tensor, Tensor]]) -> None:
+def fit_statistics(front_end: LogMel | PrecomputedFeatures, batches: Iterable[tuple[Tensor, Tensor]]) -> None:
     """Set mean and deviation per feature over the real frames of (batch, [channels,] features, frames) batches."""
     num_features = len(front_end.mean)
     count, total, squares = 0.0, torch.zeros(()), torch.zeros(())

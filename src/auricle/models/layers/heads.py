@@ -5,6 +5,7 @@ and label smoothing make them. Margins are part of the loss alone, so logits do 
 """
 
 import math
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -21,14 +22,10 @@ class Softmax(nn.Module):
         self.linear = nn.Linear(size, classes)
 
     def forward(self, embedding: Tensor) -> Tensor:
-        logits: Tensor = self.linear(embedding)
-        return logits
+        return cast(Tensor, self.linear(embedding))
 
     def loss(self, logits: Tensor, targets: Tensor, class_weights: Tensor | None = None) -> Tensor:
-        """Mean cross-entropy of logits (batch, classes) against soft targets (batch, classes) of weight 1.
-
-        class_weights (classes,) should average 1 over the training clips, so that the step size keeps its meaning.
-        """
+        """Mean cross-entropy against soft targets (batch, classes); class_weights (classes,) average 1 over clips."""
         return F.cross_entropy(logits, targets, weight=class_weights)
 
     @torch.no_grad()
@@ -42,8 +39,7 @@ class MarginSoftmax(nn.Module):
     """Cosines between the embedding and one direction per class, times a scale; the loss adds a margin.
 
     am-softmax (Wang et al. 2018) takes the margin from the target's cosine, aam-softmax (Deng et al. 2019) adds it, in
-    radians, to the target's angle. With margin 0 both are the normalised softmax. `progress` is the share of training
-    that is done; `warmup` needs it.
+    radians, to its angle. `progress` is the share of training that is done; `warmup` needs it.
     """
 
     def __init__(self, size: int, classes: int, options: HeadOptions) -> None:
@@ -54,7 +50,6 @@ class MarginSoftmax(nn.Module):
         self.reset()
 
     def reset(self) -> None:
-        """Draw the class directions."""
         nn.init.normal_(self.weight, std=self.weight.shape[1] ** -0.5)
 
     @property
@@ -87,15 +82,9 @@ class MarginSoftmax(nn.Module):
 
 
 def build_head(options: HeadOptions, size: int, classes: int) -> Softmax | MarginSoftmax:
-    """The head of these options."""
     return Softmax(size, classes) if options.kind == "softmax" else MarginSoftmax(size, classes, options)
 
 
 def soft_targets(labels: Tensor, classes: int, smoothing: float = 0.0) -> Tensor:
     """Turn labels (batch,) into (batch, classes): the label keeps 1 - smoothing, all classes share the rest."""
     return F.one_hot(labels, classes).float() * (1.0 - smoothing) + smoothing / classes
-
-
-def average_log_probabilities(first: Tensor, second: Tensor) -> Tensor:
-    """Average the log-probabilities of two classifiers' logits (Kittler et al. 1998, product rule)."""
-    return (first.float().log_softmax(-1) + second.log_softmax(-1)) / 2

@@ -15,15 +15,13 @@ VARIANCE_FLOOR = 1e-5
 
 
 def pooled_size(kind: PoolingKind, channels: int) -> int:
-    """The size of the pooled vector."""
     return 2 * channels if kind in ("mean-max", "statistics") else channels
 
 
 class Pooling(nn.Module):
     """Pool by one of the kinds; only attention has weights.
 
-    statistics joins mean and deviation (Snyder et al. 2017). attention is self-attentive pooling (Safari et al. 2020):
-    a linear score per frame, a softmax over the real frames, the weighted mean.
+    statistics joins mean and deviation (Snyder et al. 2017). attention is self-attentive pooling (Safari et al. 2020).
     """
 
     def __init__(self, kind: PoolingKind, channels: int) -> None:
@@ -36,29 +34,14 @@ class Pooling(nn.Module):
         if self.kind == "mean":
             return masking.mean_over(values, real)
         if self.kind == "mean-max":
-            return mean_and_max(values, real)
+            largest = values.masked_fill(~real[:, None, :], -torch.inf).amax(-1)
+            return torch.cat([masking.mean_over(values, real), largest], dim=-1)
         if self.kind == "statistics":
-            return mean_and_deviation(values, real)
+            wide = values.float()
+            mean = masking.mean_over(wide, real)
+            variance = masking.mean_over((wide - mean[..., None]).square(), real)
+            return torch.cat([mean, (variance + VARIANCE_FLOOR).sqrt()], dim=-1).to(values.dtype)
         assert self.score is not None, "attention has a score layer"
-        return attentive(values, real, self.score)
-
-
-def mean_and_max(values: Tensor, real: Tensor) -> Tensor:
-    """Join the mean and the maximum over the real frames: (batch, channels, frames) → (batch, 2 * channels)."""
-    largest = values.masked_fill(~real[:, None, :], -torch.inf).amax(-1)
-    return torch.cat([masking.mean_over(values, real), largest], dim=-1)
-
-
-def mean_and_deviation(values: Tensor, real: Tensor) -> Tensor:
-    """Join mean and standard deviation over the real frames: (batch, channels, frames) → (batch, 2 * channels)."""
-    wide = values.float()
-    mean = masking.mean_over(wide, real)
-    variance = masking.mean_over((wide - mean[..., None]).square(), real)
-    return torch.cat([mean, (variance + VARIANCE_FLOOR).sqrt()], dim=-1).to(values.dtype)
-
-
-def attentive(values: Tensor, real: Tensor, score: nn.Linear) -> Tensor:
-    """Average the real frames, weighted by attention: (batch, channels, frames) → (batch, channels)."""
-    frames = values.transpose(1, 2)
-    weights = F.softmax(score(frames).float().masked_fill(~real[..., None], -torch.inf), 1)
-    return (frames * weights.to(frames.dtype)).sum(1)
+        frames = values.transpose(1, 2)
+        weights = F.softmax(self.score(frames).float().masked_fill(~real[..., None], -torch.inf), 1)
+        return (frames * weights.to(frames.dtype)).sum(1)

@@ -5,7 +5,6 @@ computed once for all folds; `fit` fits a linear and a Gaussian ridge classifier
 predictions for held-out groups of the training clips, so that the softmax of the logits is calibrated.
 """
 
-from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -13,13 +12,12 @@ import torch
 from huggingface_hub.dataclasses import strict
 from torch import Tensor, nn
 from torch.nn import functional as F
-from transformers import PreTrainedConfig, PreTrainedModel, Wav2Vec2FeatureExtractor
+from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.modeling_outputs import SequenceClassifierOutput
 
 from auricle.models.families.baseline import MODEL_TYPES, Options
 from auricle.models.features.descriptors import Descriptors
-from auricle.models.features.feature_functionals import FeatureFunctionals
-from auricle.models.features.functionals import Functionals
+from auricle.models.features.functionals import FeatureFunctionals, Functionals
 from auricle.models.features.ridge import CLIP_LIMIT, WITHIN_CLASS_RANK, fit_ridge_classifier, rbf_kernel
 from auricle.models.layers import masking
 from auricle.models.layers.front_end import passthrough_extractor
@@ -54,13 +52,10 @@ class Config(PreTrainedConfig):
 
 def configure(options: Options, spec: ModelSpec) -> Config:
     """Make the config for one corpus."""
-    config = Config(
-        **spec.config_keys,
-        n_mels=options.n_mels,
-        n_mfcc=options.n_mfcc,
-        max_support=options.max_support,
-    )
-    config.part_sizes = functionals(config).part_sizes()
+    config = Config(**spec.config_keys, **options.model_dump())
+    shape = (1, config.sample_rate) if config.num_features is None else (1, config.num_features, 2)
+    parts = functionals(config)(torch.zeros(shape), torch.tensor(shape[-1:]))
+    config.part_sizes = [part.shape[1] for part in parts.values()]
     return config
 
 
@@ -81,7 +76,6 @@ class Model(PreTrainedModel):
 
     config_class = Config
     main_input_name = "input_values"
-    ensemble_member = None
     # Batches of any size are equally fast.
     batch_seconds: float | None = None
 
@@ -95,6 +89,7 @@ class Model(PreTrainedModel):
     def __init__(self, config: Config) -> None:
         super().__init__(config)
         size, classes = sum(config.part_sizes), config.num_labels
+        self.extractor = passthrough_extractor(config.sample_rate)
         self.functionals = functionals(config)
         self.register_buffer("mean", torch.zeros(size))
         self.register_buffer("scale", torch.ones(size))
@@ -108,41 +103,30 @@ class Model(PreTrainedModel):
         self.bias = nn.Parameter(torch.zeros(classes), requires_grad=False)
         self.post_init()
 
-    @property
-    def extractor(self) -> Wav2Vec2FeatureExtractor:
-        """What a stock pipeline needs to know about the input: its sample rate."""
-        return passthrough_extractor(self.config.sample_rate)
-
     def _init_weights(self, module: nn.Module) -> None:
         if isinstance(module, Descriptors | FeatureFunctionals):
             module.reset()
 
-    @property
-    def is_fitted(self) -> bool:
-        """Whether `fit` was called, in this process or before the model was saved."""
-        return bool(self.config.n_support)
-
-    def fit_normalization(self, batches: Iterable[tuple[Tensor, Tensor | None]]) -> None:
-        """Do nothing: standardisation is part of `fit`."""
-
     def embed(self, input_values: Tensor, attention_mask: Tensor | None = None) -> Tensor:
         """Compute the functionals of each clip, which no training changes: (batch, size).
 
-        input_values (batch, samples) or (batch, channels, samples) in [-1, 1], channels averaged, or precomputed
-        features (batch, num_features, frames); attention_mask (batch, samples or frames), 1 on real ones.
+        input_values (batch, samples) or (batch, channels, samples), or precomputed features (batch, num_features,
+        frames); attention_mask (batch, samples or frames), 1 on real ones.
         """
         lengths = masking.lengths(input_values, attention_mask)
-        values = self.functionals.prepare(input_values, lengths)
+        values = input_values
+        if self.config.num_features is None:
+            values = values.mean(1) if values.dim() == 3 else values
+            values = values * masking.real(lengths, values.shape[-1])
         if torch.compiler.is_compiling():
-            embeddings: Tensor = self.functionals(values, lengths)  # an exported graph has no loop over its batch
-            return embeddings
+            # An exported graph has no loop over its batch.
+            return torch.cat(list(self.functionals(values, lengths).values()), 1)
         # A few clips at a time stay in the processor's cache: half the time of a large batch, and flat memory.
         clips = max(1, CHUNK_VALUES // max(1, values[0].numel()))
-        chunks = zip(values.split(clips), lengths.split(clips), strict=True)
-        return torch.cat([self.functionals(part[..., : max(1, int(real.max()))], real) for part, real in chunks])
-
-    def ensemble_embeddings(self, input_values: Tensor, attention_mask: Tensor | None) -> None:
-        """None: this family has no ensemble member."""
+        rows = []
+        for part, real in zip(values.split(clips), lengths.split(clips), strict=True):
+            rows.append(torch.cat(list(self.functionals(part[..., : max(1, int(real.max()))], real).values()), 1))
+        return torch.cat(rows)
 
     def classify(self, embeddings: Tensor) -> Tensor:
         """Turn functionals (batch, size) into logits (batch, classes) without temperature."""
@@ -152,16 +136,12 @@ class Model(PreTrainedModel):
         logits = standard @ self.linear_weights.double() + kernel @ self.kernel_weights.double() + self.bias
         return logits.to(embeddings.dtype)
 
-    def logits_from_embedding(self, embeddings: Tensor, ensemble_embeddings: Tensor | None = None) -> Tensor:
-        """Logits (batch, classes) from what `embed` gives."""
-        return self.classify(embeddings) / self.config.logit_temperature
-
-    def vectors_from_embedding(self, embeddings: Tensor, ensemble_embeddings: Tensor | None = None) -> Tensor:
-        """Vectors (batch, size) of length 1, to be compared by cosine: standardised and normalised within classes."""
-        standard = self._standardize(embeddings)
-        directions = self.within_class_directions
+    def logits_and_vectors(self, input_values: Tensor, attention_mask: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Logits (batch, classes), and vectors (batch, size) of length 1, normalised within classes."""
+        embeddings = self.embed(input_values, attention_mask)
+        standard, directions = self._standardize(embeddings), self.within_class_directions
         normalized = standard - (standard @ directions.T * self.within_class_damping) @ directions
-        return F.normalize(normalized.float(), dim=-1)
+        return self.classify(embeddings) / self.config.logit_temperature, F.normalize(normalized.float(), dim=-1)
 
     def _standardize(self, embeddings: Tensor) -> Tensor:
         return ((embeddings - self.mean) * self.scale).clamp(-CLIP_LIMIT, CLIP_LIMIT)
@@ -169,11 +149,11 @@ class Model(PreTrainedModel):
     def fit(
         self, embeddings: np.ndarray, labels: np.ndarray, *, groups: np.ndarray | None, class_weighted: bool, seed: int
     ) -> None:
-        """Fit the ridge classifiers to the training clips.
+        """Fit the ridge classifiers to the training clips. Raises DataError for fewer than two classes.
 
         embeddings (clips, size); labels (clips,) class numbers; groups (clips,) or None, none of which crosses the
         inner validation; class_weighted gives each class the same weight. Above the option max_support, `seed` selects
-        the clips. Raises DataError for fewer than two classes.
+        the clips.
         """
         classifier = fit_ridge_classifier(
             embeddings,
@@ -196,15 +176,12 @@ class Model(PreTrainedModel):
         self.config.logit_temperature = temperature
 
     def forward(
-        self,
-        input_values: Tensor,
-        attention_mask: Tensor | None = None,
-        labels: Tensor | None = None,
-        **_: Any,
+        self, input_values: Tensor, attention_mask: Tensor | None = None, labels: Tensor | None = None, **_: Any
     ) -> SequenceClassifierOutput:
         """Compute logits (batch, classes), and their cross-entropy if labels (batch,) are given. Input as `embed`."""
         embeddings = self.embed(input_values, attention_mask)
-        logits = self.classify(embeddings) if self.training else self.logits_from_embedding(embeddings)
+        logits = self.classify(embeddings)
+        logits = logits if self.training else logits / self.config.logit_temperature
         loss = None if labels is None else F.cross_entropy(logits, labels)
         return SequenceClassifierOutput(loss=loss, logits=logits)
 

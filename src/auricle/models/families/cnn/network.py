@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from auricle.models.families.cnn import MODEL_TYPES, Options
 from auricle.models.layers import augment, masking
-from auricle.models.layers.masked_batch_norm import BatchNorm
+from auricle.models.layers.masking import BatchNorm
 from auricle.models.layers.pooling import Pooling, pooled_size
 from auricle.models.options import ModelSpec
 from auricle.models.spectrogram import SpectrogramConfig, SpectrogramNetwork, baseline_config
@@ -32,38 +32,23 @@ class Config(SpectrogramConfig):
     kernel_sizes: list[int] | tuple[int, ...] = (3, 3, 3, 3)
 
 
-def configure(options: Options, spec: ModelSpec) -> Config:
-    """Make the config of one size for one corpus."""
-    assert spec.num_features is None, "the family takes no precomputed features"
-    if options.size == "tutorial":
-        # S4's network: torchaudio's mel floor (1e-10), 80 dB below the loudest value, four seconds.
-        return Config(
-            **spec.config_keys,
-            mel_floor=1e-10,
-            top_db=80.0,
-            fixed_seconds=4.0,
-            block="strided",
-            block_channels=[8, 16, 32, 64],
-            kernel_sizes=[5, 3, 3, 3],
-            pooling=options.pooling or "mean",
-            head=options.head.model_dump(),
-        )
-    # A hop of 23 ms and windows of 46 ms at any sample rate; multiples of 8 transform fast.
-    hop_length = 8 * round(spec.sample_rate * 0.0232 / 8)
-    return Config(
-        **spec.config_keys,
-        n_fft=2 * hop_length,
-        hop_length=hop_length,
-        dropout=0.2,
-        pooling=options.pooling or "mean-max",
-        head=options.head.model_dump(),
-        ensemble_member=baseline_config(spec) if options.ensemble_baseline else None,
-    )
-
-
 def build(options: Options, spec: ModelSpec) -> "Model":
     """Make a fresh model of one size for one corpus."""
-    return Model(configure(options, spec))
+    assert spec.num_features is None, "the family takes no precomputed features"
+    config = Config(**spec.config_keys, head=options.head.model_dump())
+    if options.size == "tutorial":
+        # S4's network: torchaudio's mel floor (1e-10), 80 dB below the loudest value, four seconds.
+        config.mel_floor, config.top_db, config.fixed_seconds = 1e-10, 80.0, 4.0
+        config.block, config.block_channels, config.kernel_sizes = "strided", [8, 16, 32, 64], [5, 3, 3, 3]
+        config.pooling = options.pooling or "mean"
+        return Model(config)
+    # A hop of 23 ms and windows of 46 ms at any sample rate; multiples of 8 transform fast.
+    config.hop_length = 8 * round(spec.sample_rate * 0.0232 / 8)
+    config.n_fft = 2 * config.hop_length
+    config.dropout = 0.2
+    config.pooling = options.pooling or "mean-max"
+    config.ensemble_member = baseline_config(spec) if options.ensemble_baseline else None
+    return Model(config)
 
 
 class Model(SpectrogramNetwork):
@@ -74,9 +59,8 @@ class Model(SpectrogramNetwork):
     def __init__(self, config: Config) -> None:
         super().__init__(config, channels=config.channels)
         sizes = [config.channels, *config.block_channels]
-        block = StridedBlock if config.block == "strided" else PooledBlock
         shapes = zip(sizes, sizes[1:], config.kernel_sizes, strict=False)
-        self.blocks = nn.ModuleList(block(*shape) for shape in shapes)
+        self.blocks = nn.ModuleList(Block(*shape, strided=config.block == "strided") for shape in shapes)
         self.pooling = Pooling(config.pooling, sizes[-1])
         self.add_head(pooled_size(config.pooling, sizes[-1]), config.dropout)
 
@@ -102,8 +86,7 @@ class Model(SpectrogramNetwork):
             # A stride or a pool of 2 over n frames gives ceil(n / 2).
             lengths = (lengths + 1) // 2
         values = values.mean(2)
-        pooled: Tensor = self.pooling(values, masking.real(lengths, values.shape[-1]))
-        return pooled
+        return self.pooling(values, masking.real(lengths, values.shape[-1]))
 
     def prepare(
         self, input_values: Tensor, attention_mask: Tensor | None, generator: torch.Generator | None
@@ -130,34 +113,24 @@ def _fixed_length(
     return waveform, fixed
 
 
-class StridedBlock(nn.Module):
-    """Convolution of stride 2, ReLU, batch norm: S4's block."""
+class Block(nn.Module):
+    """Convolution, batch norm and ReLU, halving (batch, channels, features, frames).
 
-    def __init__(self, in_channels: int, out_channels: int, kernel_size: int) -> None:
-        super().__init__()
-        self.convolution = nn.Conv2d(in_channels, out_channels, kernel_size, stride=2, padding=kernel_size // 2)
-        self.norm = BatchNorm(out_channels)
-
-    def forward(self, values: Tensor, lengths: Tensor | None) -> Tensor:
-        """Halve (batch, channels, features, frames) of `lengths` real frames (batch,); None is all real."""
-        out_lengths = None if lengths is None else (lengths + 1) // 2
-        normalized: Tensor = self.norm(self.convolution(values).relu(), out_lengths)
-        return normalized
-
-
-class PooledBlock(nn.Module):
-    """Convolution of stride 1, batch norm, ReLU, then the maximum of every 2 x 2 values.
-
-    For a small corpus, computing every position before halving is worth more than depth or width after strided layers.
-    After the ReLU nothing is below zero, so the zeros beyond a clip's end are never its maximum.
+    S4's has stride 2, and its norm comes last. The other computes every position and takes the maximum of every 2 x 2
+    values, which a small corpus gains more by than by depth or width after strided layers; after the ReLU nothing is
+    below zero, so the zeros beyond a clip's end are never its maximum.
     """
 
-    def __init__(self, in_channels: int, out_channels: int, kernel_size: int) -> None:
+    def __init__(self, in_channels: int, out_channels: int, kernel_size: int, strided: bool) -> None:
         super().__init__()
-        self.convolution = nn.Conv2d(in_channels, out_channels, kernel_size, padding=kernel_size // 2, bias=False)
+        stride, padding = 2 if strided else 1, kernel_size // 2
+        self.strided = strided
+        self.convolution = nn.Conv2d(in_channels, out_channels, kernel_size, stride, padding, bias=strided)
         self.norm = BatchNorm(out_channels)
 
     def forward(self, values: Tensor, lengths: Tensor | None) -> Tensor:
-        """Halve (batch, channels, features, frames) of `lengths` real frames (batch,); None is all real."""
-        normalized: Tensor = self.norm(self.convolution(values), lengths)
-        return nn.functional.max_pool2d(normalized.relu_(), 2, ceil_mode=True)
+        """Halve values of `lengths` real frames (batch,); None is all real."""
+        values = self.convolution(values)
+        if self.strided:
+            return self.norm(values.relu(), None if lengths is None else (lengths + 1) // 2)
+        return nn.functional.max_pool2d(self.norm(values, lengths).relu_(), 2, ceil_mode=True)

@@ -11,14 +11,8 @@ from torch import Tensor, nn
 
 from auricle.models.families.conformer import MODEL_TYPES, Options
 from auricle.models.layers import masking
-from auricle.models.layers.blocks import (
-    ConformerBlock,
-    ConvSubsampling,
-    TransformerBlock,
-    batch_context,
-    subsampled,
-)
-from auricle.models.layers.masked_batch_norm import BatchNorm
+from auricle.models.layers.blocks import ConformerBlock, ConvSubsampling, TransformerBlock, batch_context, subsampled
+from auricle.models.layers.masking import BatchNorm
 from auricle.models.layers.pooling import Pooling, pooled_size
 from auricle.models.options import HeadOptions, ModelSpec, PoolingKind
 from auricle.models.spectrogram import SpectrogramConfig, SpectrogramNetwork, baseline_config
@@ -83,12 +77,12 @@ HEADS = {
 }
 
 
-def configure(options: Options, spec: ModelSpec) -> Config:
-    """Make the config of one size for one corpus."""
+def build(options: Options, spec: ModelSpec) -> "Model":
+    """Make a fresh model of one size for one corpus."""
     size = dict(SIZES[options.size])
     size["pooling"] = options.pooling or size.get("pooling", "statistics")
     has_member = options.ensemble_baseline and options.size == "default"
-    return Config(
+    config = Config(
         **spec.config_keys,
         hop_length=max(1, round(HOP_SECONDS * spec.sample_rate)),
         # 25 ms or a little more: powers of two transform fast.
@@ -97,11 +91,7 @@ def configure(options: Options, spec: ModelSpec) -> Config:
         ensemble_member=baseline_config(spec) if has_member else None,
         **size,
     )
-
-
-def build(options: Options, spec: ModelSpec) -> "Model":
-    """Make a fresh model of one size for one corpus."""
-    return Model(configure(options, spec))
+    return Model(config)
 
 
 class Model(SpectrogramNetwork):
@@ -117,7 +107,8 @@ class Model(SpectrogramNetwork):
             if config.subsampling_channels
             else nn.Linear(num_features, config.hidden_size)
         )
-        self.blocks = nn.ModuleList(_block(config) for _ in range(config.num_hidden_layers))
+        block = TransformerBlock if config.block == "transformer" else ConformerBlock
+        self.blocks = nn.ModuleList(block(config) for _ in range(config.num_hidden_layers))
         self.pooling = Pooling(config.pooling, config.hidden_size)
         size = pooled_size(config.pooling, config.hidden_size)
         self.projection = nn.Linear(size, config.projection_size) if config.projection_size else None
@@ -149,19 +140,3 @@ class Model(SpectrogramNetwork):
 
 
 AUTO_MODELS = (Model,)
-
-
-def _block(config: Config) -> ConformerBlock | TransformerBlock:
-    if config.block == "transformer":
-        return TransformerBlock(
-            config.hidden_size, config.num_attention_heads, config.intermediate_size, config.dropout
-        )
-    return ConformerBlock(
-        config.hidden_size,
-        config.num_attention_heads,
-        config.head_dim,
-        config.intermediate_size,
-        config.conv_expansion,
-        config.conv_kernel_size,
-        config.dropout,
-    )

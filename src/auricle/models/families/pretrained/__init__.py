@@ -80,7 +80,7 @@ class Options(pydantic.BaseModel):
     cached_crops: int = pydantic.Field(4, ge=1)
 
     @pydantic.model_validator(mode="after")
-    def _exclusive_options(self) -> "Options":
+    def _consistent(self) -> "Options":
         if self.stages and self.freeze is not None:
             raise ValueError(
                 "model.freeze and model.stages are both given, and both choose what is frozen: set model.stages=[] or "
@@ -93,6 +93,9 @@ class Options(pydantic.BaseModel):
             )
         if self.lora is not None and all(stage.freeze in ("all", Top(top=0)) for stage in self.resolved_stages):
             raise ValueError("model.lora is given, and all layers are frozen: unfreeze some with model.freeze")
+        starts = [stage.from_epoch for stage in self.stages]
+        if starts and (starts[0] != 1 or sorted(set(starts)) != starts):
+            raise ValueError(f"the stages' from_epoch are {starts}; they must start at 1 and increase")
         return self
 
     @property
@@ -105,13 +108,6 @@ class Options(pydantic.BaseModel):
         """The stages; one if the recipe names none."""
         return self.stages or (Stage(freeze=self.freeze or "none"),)
 
-    @pydantic.model_validator(mode="after")
-    def _stages_in_order(self) -> "Options":
-        starts = [stage.from_epoch for stage in self.stages]
-        if starts and (starts[0] != 1 or sorted(set(starts)) != starts):
-            raise ValueError(f"the stages' from_epoch are {starts}; they must start at 1 and increase")
-        return self
-
 
 def resolve(recipe: Recipe, options: Options) -> Recipe:
     """Fill in what the checkpoint decides: the sample rate, and windows where it limits the length of clips.
@@ -121,7 +117,7 @@ def resolve(recipe: Recipe, options: Options) -> Recipe:
     """
     # Reading a checkpoint needs transformers; checking the options above does not.
     from auricle.models.checkpoint import read_config, read_extractor
-    from auricle.models.encoders import ARCHITECTURES
+    from auricle.models.encoders import max_samples
 
     config = read_config(options.checkpoint, options.revision)
     extractor = read_extractor(options.checkpoint, config, options.preprocessor, options.revision)
@@ -146,10 +142,10 @@ def resolve(recipe: Recipe, options: Options) -> Recipe:
         )
     _check_freezing(options, int(config.num_hidden_layers), recipe.train.epochs)
     recipe = recipe.replace("audio", sample_rate=rate)
-    max_samples = ARCHITECTURES[config.model_type].max_samples(extractor)
-    if max_samples is None:
+    samples = max_samples(config.model_type, extractor)
+    if samples is None:
         return recipe
-    seconds = max_samples / rate
+    seconds = samples / rate
     if recipe.evaluate.window_seconds is None or recipe.evaluate.window_seconds > seconds:
         recipe = recipe.replace("evaluate", window_seconds=seconds)
     if recipe.train.crop_seconds is None or recipe.train.crop_seconds > seconds:

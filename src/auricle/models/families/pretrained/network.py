@@ -5,7 +5,7 @@ parts here, so that frozen layers can be computed once and a clip's logits do no
 """
 
 import copy
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,14 +15,15 @@ import torch.nn.functional as F
 import transformers
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
-from transformers import AutoConfig, AutoFeatureExtractor
+from transformers import AutoFeatureExtractor
 from transformers.modeling_outputs import SequenceClassifierOutput
 
 from auricle.models.checkpoint import open_checkpoint
-from auricle.models.encoders import HEAD_NAMES, custom_head, encoder
+from auricle.models.encoders import HEAD_NAMES, custom_head, encoder, run_layer, to_bf16
 from auricle.models.encoders.wav2vec2 import LayerContext
 from auricle.models.families.pretrained import Options
 from auricle.models.layers import augment, heads, masking
+from auricle.models.layers.pooling import Pooling
 from auricle.models.options import HeadOptions, ModelSpec
 from auricle.recipe import Augment
 
@@ -58,9 +59,8 @@ def build(options: Options, spec: ModelSpec) -> "Model":
 class EncoderState:
     """A batch partly through the encoder. `depth` is 0 after the features, 1 after the embedding, then 1 + layers run.
 
-    hidden (batch, frames, size) is the output of the last part, None once only pooled vectors are left; frames (batch,)
-    the real frames; pooled holds one (batch, size) for each embedding or layer that a weighted sum needs, or the input
-    of the head.
+    hidden (batch, frames, size) is the last part's output, None at the final depth; frames (batch,) the real frames;
+    pooled holds one (batch, size) for each embedding or layer that a weighted sum needs, or the input of the head.
     """
 
     depth: int
@@ -72,9 +72,6 @@ class EncoderState:
 class Model(nn.Module):
     """A stock audio classifier on waveforms. `network` is the stock model; nothing else has weights."""
 
-    # No ensemble member is averaged with a pretrained encoder.
-    ensemble_member = None
-
     def __init__(self, network: Any, extractor: Any, notes: Sequence[str] = ()) -> None:
         super().__init__()
         self.network = network
@@ -84,7 +81,7 @@ class Model(nn.Module):
         self.config = network.config
         self.config.sample_rate = int(extractor.sampling_rate)
         self.config.channels = 1
-        self.has_custom_head = custom_head.is_attached(network)
+        self.has_custom_head = isinstance(getattr(network, "pooling", None), Pooling)
         self.uses_weighted_sum = bool(getattr(self.config, "use_weighted_layer_sum", False))
         self.augment = Augment()
         self.class_weights: Tensor | None = None
@@ -92,21 +89,16 @@ class Model(nn.Module):
 
     @property
     def batch_seconds(self) -> float:
-        """The padded seconds of audio in the fastest batch."""
         return CPU_BATCH_SECONDS if self.network.device.type == "cpu" else ACCELERATOR_BATCH_SECONDS
 
     @property
     def final_depth(self) -> int:
-        """The depth after the last layer."""
         return 1 + len(self.encoder.layers)
 
     @property
     def max_frozen_depth(self) -> int:
         """The greatest depth before the head: a custom pooling may have weights."""
         return self.final_depth - self.has_custom_head
-
-    def fit_normalization(self, batches: Iterable[tuple[Tensor, Tensor | None]]) -> None:
-        """Do nothing: the checkpoint has its own statistics."""
 
     def forward(
         self, input_values: Tensor, attention_mask: Tensor | None = None, labels: Tensor | None = None, **_: Any
@@ -126,10 +118,8 @@ class Model(nn.Module):
         targets = heads.soft_targets(labels, self.config.num_labels, smoothing)
         weights = self.class_weights if self.training else None
         weights = weights.to(logits.device) if weights is not None else None
-        if self.has_custom_head:
-            loss: Tensor = self.network.head.loss(logits, targets, weights)
-            return loss
-        return F.cross_entropy(logits, targets, weight=weights)
+        loss = self.network.head.loss if self.has_custom_head else F.cross_entropy
+        return loss(logits, targets, weights)
 
     @torch.no_grad()
     def apply_temperature(self, temperature: float) -> None:
@@ -147,8 +137,10 @@ class Model(nn.Module):
         """Compute the input of the head: (batch, size)."""
         return self._embedding(self.run_layers(self.extract_features(input_values, attention_mask), self.final_depth))
 
-    def ensemble_embeddings(self, input_values: Tensor, attention_mask: Tensor | None) -> None:
-        """None: this family has no ensemble member."""
+    def logits_and_vectors(self, input_values: Tensor, attention_mask: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Logits (batch, classes), and vectors (batch, size) of length 1, to be compared by cosine."""
+        embeddings = self.embed(input_values, attention_mask)
+        return self._classify(embeddings), F.normalize(embeddings.float(), dim=-1)
 
     def extract_features(self, input_values: Tensor, attention_mask: Tensor | None) -> EncoderState:
         """Compute the features before the embedding, convolutions or log-mel: depth 0."""
@@ -172,7 +164,7 @@ class Model(nn.Module):
             else:
                 context = context if context is not None else self.encoder.context(hidden, frames)
                 if not self._skips_layer(part - 1):
-                    hidden = self.encoder.layer(part - 1, hidden, context)
+                    hidden = run_layer(self.encoder, part - 1, hidden, context)
             if self.uses_weighted_sum:
                 is_final = part == len(self.encoder.layers) and self.encoder.sums_final_output
                 pooled.append(self.encoder.pool(self.encoder.finish(hidden) if is_final else hidden, frames))
@@ -185,25 +177,20 @@ class Model(nn.Module):
 
     def logits(self, state: EncoderState) -> Tensor:
         """Logits (batch, classes) float32 from a state at the final depth."""
-        return self.logits_from_embedding(self._embedding(state))
+        return self._classify(self._embedding(state))
 
-    def vectors_from_embedding(self, embeddings: Tensor, ensemble_embeddings: Tensor | None = None) -> Tensor:
-        """Vectors (batch, size) of length 1, to be compared by cosine."""
-        return F.normalize(embeddings.float(), dim=-1)
-
-    def logits_from_embedding(self, embeddings: Tensor, ensemble_embeddings: Tensor | None = None) -> Tensor:
-        """Logits (batch, classes) float32 from what `embed` gives."""
+    def _classify(self, embeddings: Tensor) -> Tensor:
         if self.has_custom_head:
-            logits: Tensor = self.network.head(embeddings)
-            return logits.float()
-        return self.encoder.classify(embeddings).float()
+            return self.network.head(embeddings).float()
+        # Averaging before the linear projection equals averaging after it.
+        classifier, projector = self.network.classifier, getattr(self.network, "projector", nn.Identity())
+        return classifier(projector(embeddings.to(next(classifier.parameters()).dtype))).float()
 
     def _pool(self, hidden: Tensor, frames: Tensor) -> Tensor:
         if not self.has_custom_head:
             return self.encoder.pool(hidden, frames)
         real = masking.real(frames, hidden.shape[1])
-        pooled: Tensor = self.network.pooling(hidden.float().transpose(1, 2), real)
-        return pooled
+        return self.network.pooling(hidden.float().transpose(1, 2), real)
 
     def _embedding(self, state: EncoderState) -> Tensor:
         if not self.uses_weighted_sum:
@@ -212,7 +199,7 @@ class Model(nn.Module):
         return torch.stack([pooled.float() for pooled in state.pooled], -1) @ weights
 
     def _skips_layer(self, number: int) -> bool:
-        """Whether this training step skips a layer (LayerDrop), as the checkpoint's config defines."""
+        # LayerDrop, as the checkpoint's config defines.
         probability = self.encoder.layerdrop
         if not probability or self.uses_weighted_sum or not self.encoder.layers[number].training:
             return False
@@ -229,7 +216,7 @@ class Model(nn.Module):
                 if isinstance(child, nn.Conv1d) and parametrize.is_parametrized(child):
                     setattr(module, name, _without_parametrization(child))
         head = copy.deepcopy({name: getattr(self.network, name) for name in HEAD_NAMES if hasattr(self.network, name)})
-        self.encoder.to_bf16()
+        to_bf16(self.encoder, self.network)
         for name, part in head.items():
             setattr(self.network, name, part)
         return self.eval()
@@ -239,15 +226,16 @@ class Model(nn.Module):
         (custom_head.wrapped(self.network) if self.has_custom_head else self.network).save_pretrained(folder)
 
     @classmethod
-    def from_pretrained(cls, folder: Path) -> "Model":
-        """Open what `save_pretrained` wrote."""
-        network: Any
-        if AutoConfig.from_pretrained(folder).model_type == custom_head.Config.model_type:
-            network = custom_head.Model.from_pretrained(folder, use_safetensors=True).network
-            return cls(network, AutoFeatureExtractor.from_pretrained(folder))
+    def from_pretrained(cls, folder: Path, *, output_loading_info: bool = False, **options: Any) -> Any:
+        """Open what `save_pretrained` wrote; options as those of transformers."""
         auto_class = transformers.AutoModelForAudioClassification
-        network = auto_class.from_pretrained(folder, dtype=torch.float32, use_safetensors=True)
-        return cls(network, AutoFeatureExtractor.from_pretrained(folder))
+        network, loading = auto_class.from_pretrained(
+            folder, dtype=torch.float32, use_safetensors=True, output_loading_info=True, **options
+        )
+        if isinstance(network, custom_head.Model):
+            network = network.network
+        model = cls(network, AutoFeatureExtractor.from_pretrained(folder))
+        return (model, loading) if output_loading_info else model
 
 
 def _without_parametrization(conv: nn.Conv1d) -> nn.Conv1d:
