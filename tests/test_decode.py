@@ -133,6 +133,7 @@ def test_a_stretch_before_the_cut_is_whole():
 @pytest.mark.parametrize("name", ["wav", "flac", "ogg-vorbis", "mp3", "m4a"])
 def test_a_stretch_is_a_slice_of_the_whole(name):
     whole = decode(CONTENTS[name])
+    assert "the segment ends at 90 s" in (decode(CONTENTS[name], start=0.25, end=90).truncated or "")
     part = decode(CONTENTS[name], start=0.25, end=0.75)
     assert part.samples.shape == (1, RATE // 2)
     np.testing.assert_allclose(part.samples, whole.samples[:, RATE // 4 : 3 * RATE // 4], atol=1e-5)

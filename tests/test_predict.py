@@ -159,6 +159,13 @@ def test_several_recordings_get_a_file_each_in_a_folder_with_safe_names(
     assert "recordings" in refused(capsys, "predict", str(trained), *files, *EVENTS, "--format", "vtt")
 
 
+def test_a_name_that_is_not_utf8_is_written_with_its_bytes(trained: Path, tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    scene(tmp_path / "scene.wav").rename(tmp_path / "in" / os.fsdecode(b"Caf\xe9.wav"))
+    assert main(["predict", str(trained), str(tmp_path / "in"), "--out", str(tmp_path / "rows.csv")]) == 0
+    assert "Caf\\xe9.wav" in (tmp_path / "rows.csv").read_text(encoding="utf-8")
+
+
 def test_a_failed_file_stands_beside_the_events_of_others(trained: Path, tmp_path: Path) -> None:
     (tmp_path / "bad.wav").write_bytes(b"garbage")
     files = [str(tmp_path / "bad.wav"), str(scene(tmp_path / "scene.wav")), str(tmp_path / "none.wav")]

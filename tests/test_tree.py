@@ -14,9 +14,9 @@ from pathlib import Path
 import pytest
 
 from auricle.corpus import archive
-from auricle.corpus.archive import SeekableGzip
 from auricle.corpus.layout import audio_files, drop_copies
-from auricle.corpus.tree import Tree, identity, open_source, open_tree, read_bytes
+from auricle.corpus.seekable_gzip import SeekableGzip
+from auricle.corpus.tree import Tree, identity, open_source, open_stream, open_tree, read_bytes
 from auricle.errors import AudioError, DataError
 
 FORMS = ("zip", "tar", "tar.gz", "tar.bz2", "tar.xz")
@@ -339,3 +339,65 @@ def test_remote_archives_and_folders_are_read_in_place(tmp_path: Path) -> None:
     plain = open_tree("memory://bucket/plain")
     assert plain.names == ("a/x.wav", "b/y.wav") and plain.sizes == (1, 2)
     assert read_bytes(plain.source("b/y.wav")) == b"yy" and identity(plain.source("b/y.wav"))
+
+
+class _Undeclared(zipfile.ZipInfo):
+    """A member whose name is in another encoding, without the flag for UTF-8."""
+
+    encoding = "utf-8"
+
+    def _encodeFilenameFlags(self) -> tuple[bytes, int]:
+        return self.filename.encode(self.encoding), self.flag_bits & ~0x800
+
+
+def _undeclared(path: Path, encoding: str, classes: tuple[str, ...]) -> Path:
+    names = [f"{label}/{number}.wav" for label in classes for number in range(3)]
+    if path.suffix == ".tar":
+        with tarfile.open(path, "w", encoding=encoding, format=tarfile.GNU_FORMAT) as packed:
+            for name in names:
+                packed.addfile(tarfile.TarInfo(name))
+        return path
+    with zipfile.ZipFile(path, "w") as packed:
+        for name in names:
+            info = _Undeclared(name)
+            info.encoding = encoding
+            packed.writestr(info, name.encode())
+    return path
+
+
+ENCODED = [
+    ("gbk", ("哭声", "笑声", "咳嗽")),
+    ("big5", ("許", "功", "狗")),  # the second byte of the first two is a backslash
+    ("cp932", ("ソ音", "表示", "犬")),
+    ("cp437", ("Vögel", "Frösche")),
+    ("cp850", ("São", "cão")),
+    ("utf-8", ("哭声", "Vögel")),
+]
+
+
+@pytest.mark.parametrize("form", ["zip", "tar"])
+@pytest.mark.parametrize(("encoding", "classes"), ENCODED)
+def test_names_without_a_declared_encoding_are_decoded_and_that_is_noted(
+    form: str, encoding: str, classes: tuple[str, ...], tmp_path: Path
+) -> None:
+    listed = open_tree(_undeclared(tmp_path / f"c.{form}", encoding, classes))
+    assert {name.split("/")[0] for name in listed.names} == set(classes)
+    assert (f"read as {encoding}" in listed.note) == (encoding != "utf-8")
+    if form == "zip":
+        name = listed.names[0]
+        assert read_bytes(listed.source(name)) == name.encode()
+        with open_stream(listed.source(name)) as stream:
+            assert stream.read() == name.encode()
+
+
+def test_names_in_doubt_are_asked_for_with_the_command(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"could be gbk \('绊剧捞/0.wav'\).*python -m zipfile --metadata-encoding"):
+        open_tree(_undeclared(tmp_path / "c.zip", "cp949", ("고양이", "개", "개구리")))
+
+
+def test_a_name_that_is_not_utf8_is_excluded_and_named(tmp_path: Path) -> None:
+    _make(tmp_path / "c", {"a/1.wav": b"x"})
+    (tmp_path / "c" / os.fsdecode(b"a/Caf\xe9.wav")).write_bytes(b"x")
+    names, excluded = audio_files(open_tree(tmp_path / "c"))
+    assert names == ["1.wav"]
+    assert [(item.name, "convmv" in item.reason) for item in excluded] == [("Caf\\xe9.wav", True)]

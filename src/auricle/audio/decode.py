@@ -25,6 +25,8 @@ from auricle.errors import AudioError
 MAX_VALUES = 1 << 29
 # One block has at most so many values, unless the content is long enough to hold more.
 _BLOCK_VALUES = 1 << 20
+# How far a segment may end after its recording: annotations are rounded.
+_END_SECONDS = 0.1
 
 
 @dataclass(frozen=True, eq=False)
@@ -108,6 +110,8 @@ def _collect(
     pieces = pieces or [np.zeros((channels, 0), np.int16)]
     samples = pieces[0] if len(pieces) == 1 else np.concatenate(pieces, axis=1)
     truncated = decoder.truncation(first + count) if count < wanted else None
+    if truncated is None and 0 < count < wanted - _END_SECONDS * rate < math.inf:
+        truncated = f"the segment ends at {end:g} s, and the recording at {(first + count) / rate:g} s"
     return DecodedAudio(np.ascontiguousarray(samples), rate, decoder.container, truncated)
 
 

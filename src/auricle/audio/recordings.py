@@ -114,11 +114,12 @@ def recordings(inputs: Iterable[str]) -> Iterator[Recording]:
             members = members or [member for member in listed.names if member.endswith(frames.SUFFIX)]
             if not members:
                 raise UsageError(f"'{name}' holds no audio files. Give files, folders, archives or globs that do.")
-            yield from (Recording(f"{name.rstrip('/')}/{member}", listed.source(member)) for member in members)
+            for member in members:
+                yield Recording(tree.printable(f"{name.rstrip('/')}/{member}"), listed.source(member))
         elif path.suffix == ".json":
             yield from listed_utterances(path)
         else:
-            yield Recording(name, name)
+            yield Recording(tree.printable(name), name)
 
 
 def listed_utterances(path: Path) -> Iterator[Recording]:

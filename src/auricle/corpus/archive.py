@@ -6,7 +6,6 @@ cheap: gzip resumes from the nearest checkpoint; bzip2 and xz, which allow none,
 an unnamed temporary file.
 """
 
-import bisect
 import bz2
 import contextlib
 import functools
@@ -27,6 +26,8 @@ from dataclasses import dataclass
 from types import ModuleType
 from typing import IO, BinaryIO, TypeVar, cast
 
+from auricle.corpus.encodings import names_encoding
+from auricle.corpus.seekable_gzip import SeekableGzip
 from auricle.errors import AudioError, DataError, MissingExtra
 
 SUFFIXES = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz")
@@ -37,6 +38,9 @@ EXPANSION_FREE_BYTES = 1 << 30
 # One hour of 48 kHz stereo float is 1.4 GB.
 MAX_MEMBER_BYTES = 2 << 30
 _CHUNK_BYTES = 1 << 20
+_UTF8_FLAG = 0x800
+# tarfile keeps bytes that are not UTF-8 as lone surrogates.
+_SURROGATE = "[\udc80-\udcff]"
 _BROKEN = (tarfile.TarError, zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, OSError, NotImplementedError)
 
 Entry = TypeVar("Entry")
@@ -54,13 +58,14 @@ class Member:
 class Archive:
     """An open archive. `scheme` is "zip" or "tar"; `read` returns a member's bytes, `chunks` yields them by megabyte.
 
-    Both raise AudioError where the member cannot be read.
+    Both raise AudioError where the member cannot be read. `note` says what was worked out about the members' names.
     """
 
     scheme: str
     members: Mapping[str, Member]
     read: Callable[[str], bytes]
     chunks: Callable[[str], Iterator[bytes]]
+    note: str = ""
 
 
 def is_archive(location: str) -> bool:
@@ -149,6 +154,11 @@ def _archive(location: str, state: str, process: int) -> Archive:
 
 def _zip(location: str, file: BinaryIO, size: int) -> Archive:
     archive = zipfile.ZipFile(file)
+    # The library decodes names that declare no encoding as code page 437, which maps every byte.
+    raw = [info.orig_filename.encode("cp437") for info in archive.infolist() if not info.flag_bits & _UTF8_FLAG]
+    encoding = names_encoding(raw, location)
+    opened = functools.partial(zipfile.ZipFile, metadata_encoding=encoding or None)
+    archive = opened(file)
     infos = [info for info in archive.infolist() if not info.is_dir()]
     for info in infos:
         if info.flag_bits & 1:
@@ -185,39 +195,35 @@ def _zip(location: str, file: BinaryIO, size: int) -> Archive:
 
     def chunks(name: str) -> Iterator[bytes]:
         try:
-            with open_location(location) as own, zipfile.ZipFile(own).open(files[name]) as stream:
+            with (
+                open_location(location) as own,
+                zipfile.ZipFile(own, metadata_encoding=encoding or None).open(files[name]) as stream,
+            ):
                 while chunk := stream.read(_CHUNK_BYTES):
                     yield chunk
         except _BROKEN as error:
             raise AudioError("unreadable", f"'{name}' in '{location}': {error}") from error
 
     members = {name: Member(info.file_size, f"zip-{info.CRC:08x}-{info.file_size}") for name, info in files.items()}
-    return Archive("zip", members, read, chunks)
+    return Archive("zip", members, read, chunks, _names_note(encoding))
 
 
 def _tar(location: str, stream: IO[bytes], size: int, state: str) -> Archive:
+    entries = _tar_entries(location, stream, size)
+    raw = {name: os.fsencode(name) for name, *_ in entries if re.search(_SURROGATE, name)}
+    encoding = names_encoding(raw.values(), location)
+
+    def decoded(name: str) -> str:
+        return os.fsencode(name).decode(encoding, "replace") if encoding else name
+
     extents: dict[str, tuple[int, int]] = {}
     links: dict[str, str] = {}
-    declared = 0
-    with tarfile.open(fileobj=stream, mode="r:", errorlevel=2) as archive:
-        while (member := archive.next()) is not None:
-            declared += member.size
-            _check_expansion(location, size, declared)
-            name = _safe_name(member.name, location)
-            if member.issparse():
-                raise DataError(f"'{location}' stores '{member.name}' as a sparse file. Unpack it and give the folder.")
-            if member.issym():
-                links[name] = posixpath.join(posixpath.dirname(name), member.linkname)
-            elif member.islnk():
-                links[name] = member.linkname
-            elif member.isreg():
-                extents[name] = (member.offset_data, member.size)
-            archive.members.clear()  # type: ignore[attr-defined]  # tarfile keeps every header
-        end = archive.offset
-    # tarfile reads a damaged header as the end; the true end is a block of zeros.
-    stream.seek(end)
-    if any(stream.read(tarfile.BLOCKSIZE)):
-        raise EOFError(f"a damaged header after {len(extents)} files")
+    for undecoded, target, extent in entries:
+        name = _safe_name(decoded(undecoded) if undecoded in raw else undecoded, location)
+        if extent is not None:
+            extents[name] = extent
+        else:
+            links[name] = decoded(target) if re.search(_SURROGATE, target) else target
     extents |= _resolve_links(links, extents, location)
     lock = threading.Lock()
 
@@ -242,7 +248,34 @@ def _tar(location: str, stream: IO[bytes], size: int, state: str) -> Archive:
             yield read_range(name, offset + start, min(_CHUNK_BYTES, length - start))
 
     members = {name: Member(length, f"tar-{state}-{offset}-{length}") for name, (offset, length) in extents.items()}
-    return Archive("tar", members, read, chunks)
+    return Archive("tar", members, read, chunks, _names_note(encoding))
+
+
+def _tar_entries(location: str, stream: IO[bytes], size: int) -> list[tuple[str, str, tuple[int, int] | None]]:
+    """The files and links of a tar: name, target of a link, and offset and length of a file. Raises EOFError if cut."""
+    entries: list[tuple[str, str, tuple[int, int] | None]] = []
+    declared = 0
+    with tarfile.open(fileobj=stream, mode="r:", errorlevel=2) as archive:
+        while (member := archive.next()) is not None:
+            declared += member.size
+            _check_expansion(location, size, declared)
+            if member.issparse():
+                raise DataError(f"'{location}' stores '{member.name}' as a sparse file. Unpack it and give the folder.")
+            if member.issym():
+                entries.append((member.name, posixpath.join(posixpath.dirname(member.name), member.linkname), None))
+            elif member.islnk():
+                entries.append((member.name, member.linkname, None))
+            elif member.isreg():
+                entries.append((member.name, "", (member.offset_data, member.size)))
+            else:
+                _safe_name(member.name, location)
+            archive.members.clear()  # type: ignore[attr-defined]  # tarfile keeps every header
+        end = archive.offset
+    # tarfile reads a damaged header as the end; the true end is a block of zeros.
+    stream.seek(end)
+    if any(stream.read(tarfile.BLOCKSIZE)):
+        raise EOFError(f"a damaged header after {sum(extent is not None for *_, extent in entries)} files")
+    return entries
 
 
 def _decompressed(location: str, file: BinaryIO, size: int, magic: bytes, closing: contextlib.ExitStack) -> IO[bytes]:
@@ -262,6 +295,10 @@ def _decompressed(location: str, file: BinaryIO, size: int, magic: bytes, closin
             _check_expansion(location, size, spool.tell())
     spool.seek(0)
     return spool
+
+
+def _names_note(encoding: str) -> str:
+    return "" if encoding in ("", "utf-8") else f"the archive's names declare no encoding and were read as {encoding}"
 
 
 def _safe_name(name: str, location: str) -> str:
@@ -300,89 +337,3 @@ def _check_expansion(location: str, size: int, declared: int) -> None:
 def _check_member(name: str, size: int, limit: int = MAX_MEMBER_BYTES) -> None:
     if size > limit:
         raise AudioError("unreadable", f"'{name}' declares {size} bytes; at most {limit} are allowed")
-
-
-class SeekableGzip(io.RawIOBase):
-    """A gzip stream with random access: every `spacing` bytes of output it saves a copy of the decompressor.
-
-    zlib's state takes some 40 kB per checkpoint, at most some 40 MB per stream. Not safe from several threads.
-    """
-
-    _CHUNK_BYTES = 1 << 14
-    _MAX_CHECKPOINTS = 1024
-
-    def __init__(self, file: BinaryIO, spacing: int) -> None:
-        self._file = file
-        self._spacing = spacing
-        self._position = 0  # of the reader, in the output
-        self._block, self._block_start = b"", 0  # the output decompressed last
-        self._input_position = 0
-        self._between_members = True  # whether a gzip member may begin at the input position
-        self._decompressor = zlib.decompressobj(wbits=31)
-        # Output position, input position, between members, decompressor.
-        self._checkpoints = [(0, 0, True, self._decompressor.copy())]
-
-    def readable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
-        return True
-
-    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        if whence == io.SEEK_END:
-            raise io.UnsupportedOperation("the end of a gzip stream is unknown before it is reached")
-        self._position = offset + (self._position if whence == io.SEEK_CUR else 0)
-        return self._position
-
-    def read(self, size: int = -1, /) -> bytes:
-        if size < 0:
-            raise io.UnsupportedOperation("a gzip stream is read in chunks of a given size")
-        chunks: list[bytes] = []
-        while size:
-            self._load_block()
-            begin = self._position - self._block_start
-            chunk = self._block[begin : begin + size]
-            if not chunk:
-                break
-            chunks.append(chunk)
-            size -= len(chunk)
-            self._position += len(chunk)
-        return b"".join(chunks)
-
-    def _load_block(self) -> None:
-        """Decompress the block at the reader's position, from the nearest checkpoint or from the current state."""
-        nearest = self._checkpoints[bisect.bisect_right(self._checkpoints, self._position, key=lambda row: row[0]) - 1]
-        if self._position < self._block_start or nearest[0] > self._block_start + len(self._block):
-            self._block, self._block_start = b"", nearest[0]
-            self._input_position, self._between_members, self._decompressor = nearest[1], nearest[2], nearest[3].copy()
-        while self._position >= self._block_start + len(self._block):
-            if not self._next_block():
-                return
-
-    def _next_block(self) -> bool:
-        """Decompress the next block. False at the end; raises EOFError for a truncated stream."""
-        self._file.seek(self._input_position)
-        chunk = self._file.read(self._CHUNK_BYTES)
-        if not chunk.strip(b"\0") and self._between_members:  # the end, or padding that some writers add
-            return False
-        if not chunk:
-            raise EOFError("the gzip stream is truncated")
-        output = self._decompressor.decompress(chunk)
-        self._block_start += len(self._block)
-        self._block = output
-        self._input_position += len(chunk) - len(self._decompressor.unused_data)
-        self._between_members = self._decompressor.eof
-        if self._between_members:  # a gzip file may have several members, one after another
-            self._decompressor = zlib.decompressobj(wbits=31)
-        self._save_checkpoint()
-        return True
-
-    def _save_checkpoint(self) -> None:
-        position = self._block_start + len(self._block)
-        if position < self._checkpoints[-1][0] + self._spacing:
-            return
-        state = (position, self._input_position, self._between_members, self._decompressor.copy())
-        self._checkpoints.append(state)
-        if len(self._checkpoints) > self._MAX_CHECKPOINTS:
-            self._checkpoints = self._checkpoints[::2]
-            self._spacing *= 2

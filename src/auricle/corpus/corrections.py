@@ -88,7 +88,7 @@ def read(path: str | Path) -> tuple[Correction, ...]:
     Raises DataError for a missing file, one that is not a UTF-8 table, a missing column, a row without a clip, or two
     rows for one clip.
     """
-    columns, rows = parse_delimited(_text(Path(path)), f"'{path}'", exact=True)
+    columns, rows, _ = parse_delimited(_text(Path(path)), f"'{path}'", exact=True)
     missing = [column for column in REQUIRED if column not in columns]
     if missing:
         raise DataError(

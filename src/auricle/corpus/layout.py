@@ -10,7 +10,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
 
 from auricle.corpus.clip import Excluded
-from auricle.corpus.tree import Tree, is_audio
+from auricle.corpus.tree import Tree, is_audio, printable
 
 _FOLDS = {
     "train": "train training tr",
@@ -18,6 +18,7 @@ _FOLDS = {
     "test": "test testing tst eval evaluation",
 }
 _FOLD_OF_WORD = {word: fold for fold, words in _FOLDS.items() for word in words.split()}
+NOT_UTF8 = "its name is not UTF-8. Rename it: `convmv -r -f latin1 -t utf8 --notest FOLDER`"
 _FOLD_PREFIX = re.compile(
     r"(training|train|testing|test|validation|valid|val|dev|eval)(?=[\d_\-. ]|new|set|data|$)", re.I
 )
@@ -46,7 +47,12 @@ def audio_files(tree: Tree) -> tuple[list[str], list[Excluded]]:
         more = f" and {count - 1} more '{suffix}'" if count > 1 else ""
         excluded.append(Excluded(first[suffix] + more, "not a recording, by its name"))
     excluded += [Excluded(name, reason) for name, reason in tree.missing]
-    return [name for name in tree.names if is_audio(name)], excluded
+    names = [name for name in tree.names if is_audio(name)]
+    # Ids, tables and reports are UTF-8: such a recording could be read, but not named in any of them.
+    above = tree.location + tree.prefix
+    unnamed = {name for name in names if printable(name) != name} if printable(above) == above else set(names)
+    excluded += [Excluded(printable(name), NOT_UTF8) for name in sorted(unnamed)]
+    return [name for name in names if name not in unnamed], excluded
 
 
 def drop_copies(names: Iterable[str]) -> tuple[list[str], list[Excluded]]:

@@ -20,7 +20,9 @@ from typing import Any
 from auricle.corpus import readers, structure
 from auricle.corpus.archive import is_remote
 from auricle.corpus.clip import Clip, Excluded, Index
-from auricle.corpus.layout import official_fold
+from auricle.corpus.layout import NOT_UTF8, audio_files, official_fold
+from auricle.corpus.metadata import ignored_tables
+from auricle.corpus.tables import one_line
 from auricle.corpus.tree import Tree, check_exists, open_tree
 from auricle.errors import DataError, UsageError, unknown
 
@@ -72,10 +74,11 @@ def read_index(
     if name == "folder" and label and structure.is_key(label):
         given["label"], label = label, None
     _check_options(name, module, given)
-    label_name, group_name = getattr(module, "LABEL_NAME", "class"), getattr(module, "GROUP_NAME", "group")
+    label_name = getattr(module, "LABEL_NAME", "class")
     if label and hasattr(module, "has_labels") and not module.has_labels(tree, **given):
         given["label"], label_name, label = label, label, None
     items = list(module.read(tree, **given))
+    group_name = _group_name(tree, module, given)
     clips = [_normalized(item) for item in items if isinstance(item, Clip)]
     excluded = [item for item in items if isinstance(item, Excluded)]
     if not clips:
@@ -89,18 +92,16 @@ def read_index(
     if group == UNGROUPED:
         clips = [replace(clip, group=None) for clip in clips]
     clips, left_out = _without_classes(clips, excluded_classes)
-    excluded += left_out
     _check(clips, str(data), label_name)
-    note = module.note(tree, **given) if hasattr(module, "note") else ""
     return Index(
         clips=tuple(clips),
         reader=name,
         origin=str(data),
-        description=_describe(module.TITLE, clips, label_name, group_name, note),
+        description=_describe(module.TITLE, clips, label_name, group_name, _note(tree, module, given)),
         license=module.LICENSE,
         citation=module.CITATION,
         group_name=group_name,
-        excluded=tuple(excluded),
+        excluded=(*excluded, *left_out),
         num_features=module.num_features(tree, **given) if hasattr(module, "num_features") else None,
     )
 
@@ -136,7 +137,11 @@ def check_location(data: str | Path, reader: str = "auto") -> None:
 
 def _open(data: str | Path, reader: str) -> Tree:
     """The tree. A text that is no local path but may be a name on the Hub is left for the reader `hub` to look up."""
-    return Tree(str(data), (), (), scheme="hub") if _is_hub_name(data, reader) else open_tree(data)
+    if _is_hub_name(data, reader):
+        return Tree(str(data), (), (), scheme="hub")
+    tree = open_tree(data)
+    _not_utf8(tree)
+    return tree
 
 
 def _is_hub_name(data: str | Path, reader: str) -> bool:
@@ -184,8 +189,8 @@ def _check_options(name: str, module: ModuleType, given: Mapping[str, Any]) -> N
 
 
 def _normalized(clip: Clip) -> Clip:
-    """The clip with one spelling for accented letters: macOS and Windows compose them differently."""
-    label = unicodedata.normalize("NFC", clip.label.strip())
+    """The clip with one spelling for accented letters, which macOS and Windows compose differently, on one line."""
+    label = one_line(unicodedata.normalize("NFC", clip.label))
     group = clip.group and unicodedata.normalize("NFC", clip.group.strip())
     return clip if (label, group) == (clip.label, clip.group) else replace(clip, label=label, group=group or None)
 
@@ -281,6 +286,31 @@ def _describe(title: str, clips: Iterable[Clip], label_name: str, group_name: st
     elif folds:
         parts.append(_count(len(folds), "fold"))
     return f"{title}: {', '.join(parts)}{f' ({note})' if note else ''}"
+
+
+def _group_name(tree: Tree, module: ModuleType, given: Mapping[str, Any]) -> str:
+    """What a group is called, which may depend on the corpus."""
+    if hasattr(module, "group_name"):
+        return str(module.group_name(tree, **given))
+    return str(getattr(module, "GROUP_NAME", "group"))
+
+
+def _note(tree: Tree, module: ModuleType, given: Mapping[str, Any]) -> str:
+    """What was inferred: by the reader, about names, and about tables that are passed over."""
+    note = module.note(tree, **given) if hasattr(module, "note") else ""
+    ignored = ignored_tables(tree) if module.TITLE == load_reader("folder").TITLE else ""
+    return "; ".join(filter(None, (note, tree.note, _not_utf8(tree), ignored)))
+
+
+def _not_utf8(tree: Tree) -> str:
+    """How many recordings are excluded because their names cannot be written. Raises DataError if all are."""
+    names, excluded = audio_files(tree)
+    renamed = [item for item in excluded if item.reason == NOT_UTF8]
+    if not renamed:
+        return ""
+    if not names:
+        raise DataError(f"'{tree.location}' has {len(renamed)} recordings, such as '{renamed[0].name}': {NOT_UTF8}.")
+    return f"{len(renamed)} recordings with names that are not UTF-8 are excluded, such as '{renamed[0].name}'"
 
 
 def _count(number: int, word: str) -> str:

@@ -15,7 +15,7 @@ import posixpath
 import tempfile
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, cast
 
@@ -50,6 +50,7 @@ class Tree:
 
     `location` is the folder, the archive or the URL; `scheme` is "zip", "tar", "remote", "hub" (a name to look up)
     or "" for a folder. `missing` are the names that hold no content, such as links that lead nowhere, and why.
+    `note` says what was worked out about the names.
     """
 
     location: str
@@ -58,6 +59,7 @@ class Tree:
     prefix: str = ""
     scheme: str = ""
     missing: tuple[tuple[str, str], ...] = ()
+    note: str = ""
 
     @property
     def root(self) -> Path:
@@ -100,7 +102,8 @@ def open_tree(data: str | Path) -> Tree:
         text = os.path.abspath(os.path.expanduser(text))
     if is_archive(text) and (is_remote(text) or os.path.isfile(text)):
         archive = open_archive(text)
-        return _listing(text, ((name, member.size) for name, member in archive.members.items()), archive.scheme)
+        files = ((name, member.size) for name, member in archive.members.items())
+        return replace(_listing(text, files, archive.scheme), note=archive.note)
     if is_remote(text):
         return _remote(text)
     if os.path.isdir(text):
@@ -237,6 +240,15 @@ def is_audio(name: str) -> bool:
     return posixpath.splitext(name)[1].lower() in AUDIO_SUFFIXES
 
 
+def printable(name: str) -> str:
+    """A file name as text that can be written: bytes that are not UTF-8, surrogates in Python, are written as \\xe9."""
+    try:
+        name.encode()
+        return name
+    except UnicodeEncodeError:
+        return os.fsencode(name).decode("utf-8", "backslashreplace")
+
+
 def _listing(
     location: str, files: Iterable[tuple[str, int]], scheme: str = "", missing: Sequence[tuple[str, str]] = ()
 ) -> Tree:
@@ -341,9 +353,10 @@ def _row(source: str) -> tuple[int, str, str]:
 def _read_row(source: str) -> bytes:
     row, column, file = _row(source)
     content = arrow_table(file, stamp(file))[column][row].as_py()
-    if not isinstance(content, dict) or not content.get("bytes"):
+    content = content.get("bytes") if isinstance(content, dict) else content
+    if not content:
         raise AudioError("unreadable", f"row {row} of '{file}' has no bytes in its column '{column}'")
-    return bytes(content["bytes"])
+    return bytes(content)
 
 
 @functools.lru_cache(maxsize=64)

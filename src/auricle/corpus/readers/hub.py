@@ -27,6 +27,7 @@ LABEL_NAME = "class"
 
 _STATE_FILES = ("state.json", "dataset_dict.json")
 _LABELS = ("label", "labels", "class", "category", "emotion", "genre", "intent_class", "target", "keyword")
+_AUDIO = ("audio", "sound", "wav", "bytes", "speech")
 _GROUPS = ("group", "speaker_id", "speaker", "client_id", "actor", "artist", "file_id")
 
 
@@ -90,7 +91,8 @@ def _files_of_splits(tree: Tree) -> dict[str, list[str]]:
     for name in tree.names:
         if name.endswith(".parquet"):
             words = [name.split("/")[-1].split("-")[0].removesuffix(".parquet"), *reversed(name.split("/")[:-1])]
-            split = next((fold for word in words if (fold := official_fold(word))), "all")
+            # `datasets` has names of its own for splits: all rows of files that name no split are one.
+            split = next((fold for word in words if (fold := official_fold(word))), "data")
             files.setdefault(split, []).append(tree.source(name))
     return files
 
@@ -98,15 +100,25 @@ def _files_of_splits(tree: Tree) -> dict[str, list[str]]:
 def _rows(split: str, dataset: Any, columns: Mapping[str, str | None]) -> Iterator[Clip | Excluded]:
     schema = dataset.data.schema
     audio = _choose("audio", columns["audio"], _audio_column(schema), schema.names)
+    if not _has_bytes(schema.field(audio).type):
+        raise DataError(
+            f"The column '{audio}' holds {schema.field(audio).type}, and auricle reads audio files: bytes, or a struct "
+            "of bytes and path. Save the dataset with `dataset.cast_column('audio', datasets.Audio(decode=False))`."
+        )
     label = _choose("label", columns["label"], _usual(_LABELS, schema.names), schema.names)
     group = columns["group"] or _usual(_GROUPS, schema.names)
     if group is not None:
         _choose("group", group, None, schema.names)
     rest = [column for column in schema.names if column != audio and not _is_heavy(schema.field(column).type)]
+    if pa.types.is_nested(schema.field(label).type):
+        raise DataError(
+            f"The column '{label}' has lists of labels, and auricle takes one label per clip, for now. Name a column "
+            f"with one label (columns: {', '.join(schema.names)}): `--set data.reader_options.label=COLUMN`."
+        )
     class_names = getattr(dataset.features[label], "names", None)
     fold = official_fold(split) if split else None
     for number, (source, row) in enumerate(zip(_sources(dataset, audio), _values(dataset, rest), strict=True)):
-        name = f"{split or 'all'}/{number}"
+        name = f"{split or 'data'}/{number}"
         value = row[label]
         if class_names is not None and value:
             value = class_names[int(value)] if int(value) >= 0 else ""
@@ -128,8 +140,9 @@ def _sources(dataset: Any, audio: str) -> Iterator[str | None]:
         )
     for file in files:
         column = arrow_table(file, stamp(file))[audio]
-        has_bytes = pc.is_valid(pc.struct_field(column, "bytes")).to_pylist()
-        paths = pc.struct_field(column, "path").to_pylist()
+        is_struct = pa.types.is_struct(column.type)
+        has_bytes = pc.is_valid(pc.struct_field(column, "bytes") if is_struct else column).to_pylist()
+        paths = pc.struct_field(column, "path").to_pylist() if is_struct else [None] * len(has_bytes)
         for row, (inside, path) in enumerate(zip(has_bytes, paths, strict=True)):
             yield arrow_source(file, audio, row) if inside else path
 
@@ -156,11 +169,17 @@ def _usual(usual: Sequence[str], columns: Sequence[str]) -> str | None:
 
 
 def _audio_column(schema: pa.Schema) -> str | None:
-    """The first column that is a pair of bytes and path, as `datasets` stores audio."""
+    """The first column that holds audio: bytes and path, as `datasets` stores it, else bytes or arrays by its name."""
     for field in schema:
-        if pa.types.is_struct(field.type) and {child.name for child in field.type} == {"bytes", "path"}:
+        if pa.types.is_struct(field.type) and {"bytes", "path"} <= {child.name for child in field.type}:
             return str(field.name)
-    return None
+    return next((name for name in _AUDIO if name in schema.names and _is_heavy(schema.field(name).type)), None)
+
+
+def _has_bytes(kind: pa.DataType) -> bool:
+    if pa.types.is_struct(kind):
+        return {"bytes", "path"} <= {child.name for child in kind}
+    return bool(pa.types.is_binary(kind) or pa.types.is_large_binary(kind))
 
 
 def _is_heavy(kind: pa.DataType) -> bool:

@@ -1,78 +1,72 @@
-"""A table of recordings: CSV, TSV, JSON lines or Parquet, with a column of paths and one of labels.
+"""A table or annotation files: whatever names recordings and labels them, whole or in segments.
 
-In: the table itself, or a folder or archive with one metadata table next to the audio. Out: a clip per row; columns are
-found by their usual names or named by options, and the rest becomes metadata. Paths are relative to the table.
+In: the table itself, or a folder or archive with tables next to the audio: CSV, TSV, JSON, Parquet, or the files of an
+annotation tool (see `corpus.annotations`). Out: a clip per row. The column of paths is the one whose values name
+recordings; labels and the rest are found by usual names or named by options, and what is left becomes metadata. A table
+that names recordings is never passed over: where it cannot be used, reading stops with the reason.
 """
 
-import ntpath
-import os
-import posixpath
-import unicodedata
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+import ast
+import json
+import re
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from functools import lru_cache
 
 from auricle.corpus.clip import Clip, Excluded
+from auricle.corpus.columns import span
 from auricle.corpus.layout import audio_files, official_fold
-from auricle.corpus.tables import TABLE_SUFFIXES, Row, read_table
+from auricle.corpus.metadata import Options, TableCorpus, TableSource, find, has_folders, or_folders, state
+from auricle.corpus.tables import TABLE_SUFFIXES, Row, canonical_numbers, one_line
 from auricle.corpus.tree import Tree, is_audio
-from auricle.errors import DataError, UsageError, unknown
+from auricle.errors import DataError
 
 TITLE = "Table"
-DESCRIBES = "a CSV, TSV, JSONL or Parquet table of paths and labels, alone or next to the audio (metadata.csv)"
+DESCRIBES = "a CSV, TSV, JSON or Parquet table of paths and labels, alone or next to the audio, or annotation files"
 LICENSE = ""
 CITATION = ""
 LABEL_NAME = "class"
 
-# The usual names, best first; case, blanks and dashes are ignored.
-USUAL = {
-    "path": "path file_name filename file filepath file_path slice_file_name wav wav_file wav_path audio audio_path "
-    "audio_file clip fname recording",
-    "label": "label labels class class_name classname category target_name emotion genre sound word species tag target",
-    "group": "group speaker speaker_id spk_id spk actor actor_id fsid client_id artist artist_id singer subject "
-    "subject_id patient patient_id user user_id source_id src_file source",
-    "fold": "fold split set subset partition",
-    "start": "start start_time start_seconds start_s onset begin begin_time offset",
-    "end": "end end_time end_seconds end_s offset stop finish",
+# What a note counts, by the start of the reason.
+_COUNTED = {
+    "listed, but missing": "rows name files that are missing",
+    "names several files": "rows name several files each",
+    "no label": "rows have no label",
+    "no path": "rows have no path",
+    "rows contradict": "rows contradict another row of the same clip",
+    "repeats": "rows repeat another",
+    "in no row": "recordings are in no row",
 }
-OFF = "none"
-
-
-@dataclass(frozen=True)
-class _Columns:
-    """Which column of a table has which field; None where there is none."""
-
-    path: str
-    label: str
-    group: str | None
-    fold: str | None
-    start: str | None
-    end: str | None
-
-    def others(self, columns: Sequence[str]) -> list[str]:
-        used = (self.path, self.label, self.group, self.fold, self.start, self.end)
-        return [column for column in columns if column not in used]
 
 
 def detects(tree: Tree) -> bool:
-    """Whether the tree is one table, or has one (metadata.*, or the only one) with columns of paths and labels."""
-    tables = _tables(tree, None)
-    if not tables:
-        return False
-    if len(tree.names) == 1:
-        return True
+    """Whether a table names recordings, or should: one that cannot be used is for `read` to report.
+
+    Raises DataError where a table names fewer than half of the recordings in several folders.
+    """
+    if len(tree.names) == 1 and tree.is_folder:
+        return tree.names[0].lower().endswith((*TABLE_SUFFIXES, ".txt", ".eaf"))
     try:
-        columns = read_table(tree, tables[0]).columns
-    except DataError:  # some other text file next to the recordings is no reason to refuse them
-        return False
-    return bool(_usual("path", columns) and _usual("label", columns) and audio_files(tree)[0])
-
-
-def has_labels(tree: Tree, *, table: str | None = None, label: str | None = None, **others: str | None) -> bool:
-    """Whether a column of labels is named or has a usual name."""
-    tables = _tables(tree, table)
-    if label is not None or not tables:
+        corpus = find(tree, Options())
+    except DataError:
         return True
-    return _usual("label", read_table(tree, tables[0]).columns, list(others.values())) is not None
+    if not corpus.sources:
+        return False
+    listed = {name for source in corpus.sources for name, _ in source.matches.files.values()}
+    recordings = audio_files(tree)[0]
+    if has_folders(tree) and 2 * len(listed.intersection(recordings)) < len(recordings):
+        raise DataError(
+            f"'{corpus.sources[0].name}' in '{tree.location}' names {len(listed)} of {len(recordings)} recordings, "
+            "which are in several folders. Use the table: `--reader table`. Or use the folders as classes: `--reader "
+            "folder`."
+        )
+    return True
+
+
+def has_labels(tree: Tree, **options: str | int | None) -> bool:
+    """Whether a column of labels is named or has a usual name."""
+    return all(source.columns.label for source in find(tree, Options(**options)).sources)  # type: ignore[arg-type]
 
 
 def read(
@@ -86,193 +80,235 @@ def read(
     fold: str | None = None,
     start: str | None = None,
     end: str | None = None,
+    duration: str | None = None,
+    tier: str | None = None,
+    sample_rate: int | None = None,
 ) -> Iterator[Clip | Excluded]:
-    """Yield a clip for each row. `path` to `end` name columns ("none": there is none); paths are relative to `root`.
+    """Yield a clip for each row. `path` to `duration` name columns ("none": there is none).
 
-    Raises UsageError for an unknown column, DataError for an unreadable table, for one without paths or labels, and for
-    a path that leads out of an archive.
+    Paths are relative to `root`, else to the table; `tier` names the tier of ELAN files; `sample_rate` is for times in
+    samples. Raises UsageError for an unknown column, DataError for a table that is unreadable or without paths or
+    labels, and for several labels per clip.
     """
-    requested = {"path": path, "label": label, "group": group, "fold": fold, "start": start, "end": end}
-    tables = _tables(tree, table)
-    if not tables:
+    options = Options(table, root, path, label, group, fold, start, end, duration, tier, sample_rate)
+    yield from _read(tree, options)[0]
+
+
+def note(tree: Tree, **options: str | int | None) -> str:
+    """Which columns were used for what, and how rows and recordings are out of step."""
+    return _read(tree, Options(**options))[1]  # type: ignore[arg-type]
+
+
+def group_name(tree: Tree, **options: str | int | None) -> str:
+    """What a group is: the recording where several segments of one are clips."""
+    return _read(tree, Options(**options))[2]  # type: ignore[arg-type]
+
+
+def _read(tree: Tree, options: Options) -> tuple[list[Clip | Excluded], str, str]:
+    """The clips and what is excluded, the note, and the name of a group."""
+    return _read_cached(tree, options, state(tree))
+
+
+@lru_cache(maxsize=1)
+def _read_cached(tree: Tree, options: Options, state: tuple[str, ...]) -> tuple[list[Clip | Excluded], str, str]:
+    corpus = find(tree, options)
+    if not corpus.sources:
         raise DataError(_no_table(tree))
-    seen: dict[tuple[str, float | None, float | None], tuple[str, int]] = {}
-    listed: set[str] = set()
-    for name in tables:
-        content = read_table(tree, name)
-        columns = _choose_columns(name, content.columns, requested)
-        others = columns.others(content.columns)
-        split = official_fold(posixpath.basename(posixpath.dirname(name))) if len(tables) > 1 else None
-        files = _Files.of_table(tree, name, root, [row[columns.path] for row in content.rows])
-        for number, row in enumerate(content.rows, start=1):
-            item = _clip(row, number, columns, others, files)
+    for source in corpus.sources:
+        _check(corpus.tree, source)
+    spelling = {field: _spelling(corpus.sources, field) for field in ("label", "group", "fold")}
+    _refuse_lists(corpus, spelling["label"])
+    rows: list[tuple[str, Clip]] = []
+    excluded: list[Excluded] = []
+    for source in corpus.sources:
+        for number, row in enumerate(source.table.rows, start=1):
+            where = f"row {number}" if len(corpus.sources) == 1 else f"row {number} of '{source.name}'"
+            item = _clip(source, row, where, spelling, options.sample_rate)
             if isinstance(item, Clip):
-                item = replace(item, fold=item.fold or split)
-                listed.add(item.source)
-                key = (item.source, item.start, item.end)
-                first_label, first_row = seen.setdefault(key, (item.label, number))
-                if first_row != number and first_label == item.label:
-                    item = Excluded(item.id, f"row {number} repeats row {first_row}")
-                elif first_row != number:
-                    reason = f"row {number} has the label '{item.label}', but row {first_row} has '{first_label}'"
-                    item = Excluded(item.id, reason)
-            yield item
+                rows.append((where, item))
+            else:
+                excluded.append(item)
+    listed = {clip.source for _, clip in rows}
+    clips, repeated = _one_per_segment(rows)
+    clips, groups_note, name = _grouped(clips, corpus.sources, options.group)
     if len(tree.names) > 1:
-        names, excluded = audio_files(tree)
-        yield from excluded
-        yield from (Excluded(name, "in no row of the table") for name in names if tree.source(name) not in listed)
+        used = {source.name for source in corpus.sources}
+        names, others = audio_files(replace(tree, names=tuple(name for name in tree.names if name not in used)))
+        repeated += [Excluded(name, "in no row") for name in names if tree.source(name) not in listed] + others
+    notes = [_columns_note(corpus.sources), groups_note, *_counts([*excluded, *repeated])]
+    notes += [note for source in corpus.sources for note in (*source.table.notes, source.matches.note)]
+    notes += [*_label_notes(corpus.sources), *corpus.notes]
+    return [*clips, *excluded, *repeated], "; ".join(dict.fromkeys(note for note in notes if note)), name
 
 
-def note(tree: Tree, *, table: str | None = None, **requested: str | None) -> str:
-    """Which columns were used for what."""
-    name = _tables(tree, table)[0]
-    columns = _choose_columns(name, read_table(tree, name).columns, {field: requested.get(field) for field in USUAL})
-    used = [f"{field} '{column}'" for field, column in vars(columns).items() if column]
-    return f"columns of '{name}': {', '.join(used)}"
+def _check(tree: Tree, source: TableSource) -> None:
+    """Raise DataError for a table without labels, or with more cells than columns."""
+    if source.table.overlong:
+        raise DataError(source.table.overlong + or_folders(tree))
+    if source.columns.label is not None:
+        return
+    columns, rows = source.table.columns, source.table.rows
+    rest = [column for column in columns if column not in source.columns.used.values()]
+    listed = f"(columns: {', '.join(columns)})"
+    flags = [column for column in rest if {row[column].strip() for row in rows} <= {"0", "1", "0.0", "1.0"}]
+    if len(flags) > 1:
+        raise DataError(
+            f"'{source.name}' has a column of 0 and 1 for each class {listed}. auricle takes one label per clip, in "
+            f"one column: write the class of each clip to a column 'label'.{or_folders(tree)}"
+        )
+    # What is the same throughout, or different in each row, is no class.
+    likely = [column for column in rest if 1 < len({row[column] for row in rows} - {""}) <= max(2, len(rows) / 2)]
+    named = [f"`--label {column}`" for column in reversed(likely)] or ["`--label COLUMN`"]
+    raise DataError(
+        f"'{source.name}' has no label column {listed}. Name it: {' or '.join(named[:3])}.{or_folders(tree)}"
+    )
 
 
-def _tables(tree: Tree, requested: str | None) -> list[str]:
-    """The tables to read: the requested one, or all named metadata.* (one per split folder), or the only one."""
-    tables = [name for name in tree.names if name.lower().endswith(TABLE_SUFFIXES)]
-    if requested is not None:
-        hits = [name for name in tables if name == requested or name.endswith(f"/{requested}")]
-        if len(hits) != 1:
-            raise UsageError(unknown("table", requested, tables or ["(none)"]))
-        return hits
-    metadata = [name for name in tables if posixpath.basename(name).lower().startswith("metadata.")]
-    if len({posixpath.basename(name) for name in metadata}) == 1:
-        return metadata
-    return tables if len(tables) == 1 else []
+def _cells(sources: Iterable[TableSource], field: str) -> list[str]:
+    """The values of a field in all tables, without line breaks."""
+    columns = ((source, source.columns.used.get(field)) for source in sources)
+    return [one_line(row[column]) for source, column in columns if column for row in source.table.rows]
+
+
+def _spelling(sources: Iterable[TableSource], field: str) -> Callable[[str], str]:
+    """The text of a value of a field: without line breaks, a number in one spelling where all values are numbers."""
+    numbers = canonical_numbers(_cells(sources, field))
+    return lambda text: numbers.get(one_line(text), one_line(text))
+
+
+def _refuse_lists(corpus: TableCorpus, spelling: Callable[[str], str]) -> None:
+    """Raise DataError for labels that are lists: in brackets, or of labels that other rows have alone."""
+    labels = {spelling(label) for label in _cells(corpus.sources, "label")}
+    for label in sorted(labels):
+        parts = re.split(r"\s*[;,|]\s*", label)
+        if _is_list(label) or (len(parts) > 1 and labels.issuperset(parts)):
+            source = corpus.sources[0]
+            raise DataError(
+                f"The column '{source.columns.label}' of '{source.name}' has lists of labels, such as '{label}', and "
+                f"auricle takes one label per clip, for now. Keep one label in each row.{or_folders(corpus.tree)}"
+            )
+
+
+def _is_list(text: str) -> bool:
+    if not (text.startswith("[") and text.endswith("]")):
+        return False
+    for parse in (json.loads, ast.literal_eval):
+        try:
+            return isinstance(parse(text), list)
+        except (ValueError, SyntaxError):
+            continue
+    return False
+
+
+def _clip(
+    source: TableSource, row: Row, where: str, spelling: Mapping[str, Callable[[str], str]], sample_rate: int | None
+) -> Clip | Excluded:
+    columns = source.columns
+    path = row[columns.path].strip()
+    label = spelling["label"](row[columns.label or ""])
+    name = f"{path} ({where})" if path else where
+    if not path:
+        return Excluded(name, "no path")
+    if not label:
+        return Excluded(name, "no label")
+    if path not in source.matches.files:
+        return Excluded(name, "names several files" if path in source.matches.ambiguous else "listed, but missing")
+    file, location = source.matches.files[path]
+    if not is_audio(file):
+        return Excluded(name, "not a recording, by its name")
+    try:
+        start, end = span(row, columns, sample_rate)
+    except ValueError as error:
+        return Excluded(name, str(error))
+    segment = f"#{start or 0.0:.9g}-{'' if end is None else f'{end:.9g}'}" if (start, end) != (None, None) else ""
+    group = spelling["group"](row[columns.group]) or None if columns.group else None
+    fold = spelling["fold"](row[columns.fold]) if columns.fold else ""
+    meta = {column: row[column] for column in row if row[column] and column not in columns.used.values()}
+    return Clip(file + segment, location, label, group, official_fold(fold) or fold or source.fold, start, end, meta)
+
+
+def _one_per_segment(rows: Iterable[tuple[str, Clip]]) -> tuple[list[Clip], list[Excluded]]:
+    """A clip for each segment: equal rows are one, and rows that contradict each other are all excluded."""
+    by_segment: dict[tuple[str, float | None, float | None], list[tuple[str, Clip]]] = defaultdict(list)
+    for where, clip in rows:
+        by_segment[clip.source, clip.start, clip.end].append((where, clip))
+    clips, excluded = [], []
+    for same in by_segment.values():
+        first_where, first = same[0]
+        differing = next(
+            (field for field in ("label", "group", "fold") if len({getattr(clip, field) for _, clip in same}) > 1), None
+        )
+        if differing is None:
+            clips.append(first)
+            excluded += [Excluded(f"{clip.id} ({where})", f"repeats {first_where}") for where, clip in same[1:]]
+        else:
+            values = ", ".join(f"'{getattr(clip, differing) or ''}' in {where}" for where, clip in same)
+            reason = f"rows contradict each other: the {differing} is {values}"
+            excluded += [Excluded(f"{clip.id} ({where})", reason) for where, clip in same]
+    return clips, excluded
+
+
+def _grouped(clips: list[Clip], sources: Sequence[TableSource], requested: str | None) -> tuple[list[Clip], str, str]:
+    """Clips with groups: of their column, else the recording where several are segments of one; a note; the name."""
+    column = sources[0].columns.group
+    if column is not None and (requested is not None or len({clip.group for clip in clips}) > 1):
+        return clips, "", "group"
+    clips = [
+        replace(clip, group=None, meta={**clip.meta, column: clip.group}) if column and clip.group else clip
+        for clip in clips
+    ]
+    constant = f"the column '{column}' has one value only, so it is no group" if column is not None and clips else ""
+    recording = {
+        clip.id: clip.id.rpartition("#")[0] if (clip.start, clip.end) != (None, None) else clip.id for clip in clips
+    }
+    segments = Counter(recording.values())
+    if not segments or max(segments.values()) < 2:
+        return clips, constant, "group"
+    if len(segments) > 1:
+        clips = [replace(clip, group=recording[clip.id]) for clip in clips]
+        note = "the group is the recording, so segments of one recording are on one side of the split"
+        return clips, f"{constant}; {note}" if constant else note, "recording"
+    note = (
+        f"all clips are segments of one recording, '{clips[0].id.rpartition('#')[0]}': neighbouring segments are on "
+        "both sides of the split, so the figures are for this recording and too high for any other"
+    )
+    return clips, f"{constant}; {note}" if constant else note, "group"
+
+
+def _columns_note(sources: Sequence[TableSource]) -> str:
+    """Which tables are used, and which of their columns."""
+    first = sources[0]
+    kind = f"{len(sources)} tables such as '{first.name}'" if len(sources) > 1 else f"'{first.name}'"
+    title = f"{first.title}: " if first.title else ""
+    return f"{title}columns of {kind}: " + ", ".join(
+        f"{field} '{column}'" for field, column in first.columns.used.items()
+    )
+
+
+def _counts(excluded: Iterable[Excluded]) -> list[str]:
+    """How many rows and recordings are not used, by reason, with an example."""
+    names: dict[str, list[str]] = defaultdict(list)
+    for item in excluded:
+        reason = next((start for start in _COUNTED if item.reason.startswith(start)), None)
+        if reason is not None:
+            names[reason].append(item.name)
+    return [f"{len(listed)} {_COUNTED[reason]}, such as '{listed[0]}'" for reason, listed in names.items()]
+
+
+def _label_notes(sources: Sequence[TableSource]) -> list[str]:
+    """What was changed in labels."""
+    raw = [row[source.columns.label].strip() for source in sources if source.columns.label for row in source.table.rows]
+    broken = sum(one_line(text) != text for text in raw)
+    numbers = canonical_numbers(map(one_line, raw))
+    changed = [f"{value} as {number}" for value, number in numbers.items() if value != number]
+    notes = [f"line breaks or tabs in {broken} labels became blanks"] if broken else []
+    return notes + ([f"labels are numbers, written in one way ({', '.join(changed[:3])})"] if changed else [])
 
 
 def _no_table(tree: Tree) -> str:
     tables = [name for name in tree.names if name.lower().endswith(TABLE_SUFFIXES)]
-    count = f"{len(tables)} tables ({', '.join(tables[:5])})" if tables else "no table"
+    count = f"{len(tables)} tables ({', '.join(tables[:5])}), none of which names a recording" if tables else "no table"
     return (
         f"'{tree.location}' has {count}. Give a table ({', '.join(TABLE_SUFFIXES)}), a folder with a metadata.csv, or "
         "name the table: `--set data.reader_options.table=NAME`."
     )
-
-
-def _usual(field: str, columns: Sequence[str], used: Sequence[str | None] = ()) -> str | None:
-    normal = {column.strip().lower().replace(" ", "_").replace("-", "_"): column for column in reversed(columns)}
-    return next((normal[name] for name in USUAL[field].split() if name in normal and normal[name] not in used), None)
-
-
-def _choose_columns(table: str, columns: Sequence[str], requested: Mapping[str, str | None]) -> _Columns:
-    chosen: dict[str, str | None] = {}
-    for field, column in requested.items():
-        if column is not None and column != OFF and column not in columns:
-            raise UsageError(f"Reader option {field} is '{column}'. " + unknown("column", column, columns))
-    for field in USUAL:
-        column = requested[field]
-        if column is None:
-            column = _usual(field, columns, [*requested.values(), *chosen.values()])
-        chosen[field] = None if column == OFF else column
-    if chosen["start"] is None and requested["end"] is None:
-        chosen["end"] = None  # an 'end' or 'offset' alone is rarely a position in the file
-    for field, option in (("path", "--set data.reader_options.path=COLUMN"), ("label", "--label COLUMN")):
-        if chosen[field] is None:
-            raise DataError(f"'{table}' has no {field} column (columns: {', '.join(columns)}). Name it: `{option}`.")
-    return _Columns(**chosen)  # type: ignore[arg-type]  # path and label were just checked
-
-
-@dataclass(frozen=True)
-class _Files:
-    """Finds the files that the paths of one table name: in the tree, or, for a table alone, on disk."""
-
-    tree: Tree
-    base: str
-    on_disk: bool
-    names: Mapping[str, str]
-    endings: Mapping[str, str | None]
-    shared: str
-
-    @classmethod
-    def of_table(cls, tree: Tree, table: str, root: str | None, paths: Sequence[str]) -> "_Files":
-        folders = [os.path.dirname(path.strip()) for path in paths if os.path.isabs(path.strip())]
-        shared = os.path.commonpath(folders) if folders else ""
-        if len(tree.names) == 1 and tree.is_folder:
-            return cls(tree, os.path.join(tree.location, root or ""), True, {}, {}, shared)
-        names = {_composed(name): name for name in tree.names}
-        endings: dict[str, str | None] = {}
-        for name in audio_files(tree)[0]:
-            file_name = _composed(posixpath.basename(name))
-            for ending in (file_name, posixpath.splitext(file_name)[0]):
-                endings[ending] = None if ending in endings else name
-        base = posixpath.dirname(table) if root is None else root.strip("/")
-        return cls(tree, base, False, names, endings, shared)
-
-    def find(self, path: str, number: int) -> tuple[str, str] | None:
-        """The id and source of a listed file, or None if it is missing."""
-        path = path.replace("\\", "/")
-        if self.on_disk:
-            full = os.path.normpath(os.path.join(self.base, path))
-            return (self._id(path), full) if os.path.isfile(full) else None
-        joined = posixpath.normpath(posixpath.join(self.base, path))
-        leads_out = posixpath.isabs(path) or ntpath.isabs(path) or joined.startswith("../")
-        if leads_out and self.tree.is_archive:
-            raise DataError(
-                f"Row {number} of the table in '{self.tree.location}' leads out of the archive: '{path}'. Paths in an "
-                "archive must be relative and stay inside."
-            )
-        if leads_out:
-            full = os.path.normpath(os.path.join(self.tree.root, joined))
-            return (self._id(path), full) if self.tree.is_folder and os.path.isfile(full) else None
-        for candidate in (joined, posixpath.normpath(path)):
-            name = self.names.get(_composed(candidate))
-            if name is not None:
-                return name, self.tree.source(name)
-        # Many tables list files without folder or extension; accepted where that is unambiguous.
-        name = self.endings.get(_composed(path)) if "/" not in path else None
-        return (name, self.tree.source(name)) if name is not None else None
-
-    def _id(self, path: str) -> str:
-        """An absolute path without what all of them share, so that an id does not reveal the corpus's location."""
-        return os.path.relpath(path, self.shared) if os.path.isabs(path) else posixpath.normpath(path)
-
-
-def _composed(name: str) -> str:
-    """One spelling for accented names: file systems and tables differ in how they compose them."""
-    return unicodedata.normalize("NFC", name)
-
-
-def _clip(row: Row, number: int, columns: _Columns, others: Sequence[str], files: _Files) -> Clip | Excluded:
-    path, label = row[columns.path].strip(), row[columns.label].strip()
-    if not path:
-        return Excluded(f"row {number}", f"row {number} has no path")
-    if not label:
-        return Excluded(path, f"row {number} has no label")
-    file = files.find(path, number)
-    if file is None:
-        return Excluded(path, f"listed in row {number}, but missing")
-    name, source = file
-    if not is_audio(name):
-        return Excluded(path, f"listed in row {number}, but not a recording, by its name")
-    try:
-        start = _seconds(row, columns.start)
-        end = _seconds(row, columns.end)
-    except ValueError as error:
-        return Excluded(path, f"row {number}: {error}")
-    if start is not None and end is not None and end <= start:
-        return Excluded(path, f"row {number} ends at {end} s, not after its start at {start} s")
-    segment = f"#{start or 0.0:g}-{'' if end is None else f'{end:g}'}" if (start, end) != (None, None) else ""
-    group = row[columns.group].strip() or None if columns.group else None
-    fold = row[columns.fold].strip() or None if columns.fold else None
-    meta = {column: row[column] for column in others if row[column]}
-    if fold is not None:
-        fold = official_fold(fold) or fold
-    return Clip(name + segment, source, label, group, fold, start, end, meta)
-
-
-def _seconds(row: Row, column: str | None) -> float | None:
-    text = row[column].strip() if column else ""
-    if not text:
-        return None
-    try:
-        seconds = float(text)
-    except ValueError:
-        seconds = -1.0
-    if not 0 <= seconds < float("inf"):
-        raise ValueError(f"'{text}' in column '{column}' is not a number of seconds")
-    return seconds
