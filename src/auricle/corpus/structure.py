@@ -250,8 +250,8 @@ def _is_counter(item: Field, others: Sequence[Field]) -> bool:
 def _readings(names: Sequence[str], location: str, candidates: Sequence[Field], wrapper: str) -> str:
     if not candidates and wrapper:
         return (
-            f"'{location}' has a single class folder, '{wrapper}' ({len(names)} recordings), and a classifier needs two "
-            "classes or more. Put each class in its own folder, or name the parts of the file names: "
+            f"'{location}' has a single class folder, '{wrapper}' ({len(names)} recordings), and a classifier needs "
+            "two classes or more. Put each class in its own folder, or name the parts of the file names: "
             "`--pattern '{group}_{label}_{take}.wav'`."
         )
     if not candidates:

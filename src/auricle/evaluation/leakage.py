@@ -2,7 +2,8 @@
 
 In: vectors of clips, their classes, and fields of their names and tables. Out: for each field the accuracy of a linear
 ridge classifier with the field's values on both sides of a split and with them kept together. Both come in closed form
-from one fit, without torch until it is made. The first is measured with the same sizes: values are shuffled among the clips of each class.
+from one fit. The first is measured with the same sizes: values are shuffled among the clips of each class. Torch and
+scipy are imported when a fit is made.
 """
 
 from collections.abc import Sequence
