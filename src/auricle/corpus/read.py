@@ -23,7 +23,7 @@ from auricle.corpus.clip import Clip, Excluded, Index
 from auricle.corpus.layout import NOT_UTF8, audio_files, official_fold
 from auricle.corpus.metadata import ignored_tables
 from auricle.corpus.tables import one_line
-from auricle.corpus.tree import Tree, check_exists, open_tree
+from auricle.corpus.tree import Tree, check_exists, is_audio, open_tree
 from auricle.errors import DataError, UsageError, unknown
 
 # Readers of general layouts, tried in this order after those of single corpora. `pattern` never detects anything.
@@ -103,6 +103,7 @@ def read_index(
         group_name=group_name,
         excluded=(*excluded, *left_out),
         num_features=module.num_features(tree, **given) if hasattr(module, "num_features") else None,
+        **_file_counts(tree, clips),
     )
 
 
@@ -238,6 +239,14 @@ class _Columns:
         if all(clip.group == clip.label for clip in labelled):
             labelled = [replace(clip, group=None) for clip in labelled]
         return labelled, excluded
+
+
+def _file_counts(tree: Tree, clips: Iterable[Clip]) -> dict[str, int]:
+    """All files of the tree and those that clips name elsewhere, and how many are no recordings."""
+    sources = {clip.source for clip in clips}
+    listed = {tree.source(name) for name in tree.names}
+    other = sum(not is_audio(name) and tree.source(name) not in sources for name in tree.names)
+    return {"num_files": len(listed | sources) + len(tree.missing), "num_other_files": other}
 
 
 def _without_classes(clips: Sequence[Clip], classes: Collection[str]) -> tuple[list[Clip], list[Excluded]]:
