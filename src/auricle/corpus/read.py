@@ -15,7 +15,6 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
-from typing import Any
 
 from auricle.corpus import readers, structure
 from auricle.corpus.archive import is_remote
@@ -48,7 +47,7 @@ def load_reader(name: str) -> ModuleType:
 def read_index(
     data: str | Path,
     reader: str = "auto",
-    options: Mapping[str, Any] | None = None,
+    options: Mapping[str, str] | None = None,
     label: str | None = None,
     group: str | None = None,
     fold: str | None = None,
@@ -172,7 +171,7 @@ def _detect(tree: Tree) -> str:
     return hits[0]
 
 
-def _check_options(name: str, module: ModuleType, given: Mapping[str, Any]) -> None:
+def _check_options(name: str, module: ModuleType, given: Mapping[str, str]) -> None:
     parameters = inspect.signature(module.read).parameters.values()
     known = {item.name: item for item in parameters if item.kind is inspect.Parameter.KEYWORD_ONLY}
     types = typing.get_type_hints(module.read)
@@ -297,14 +296,14 @@ def _describe(title: str, clips: Iterable[Clip], label_name: str, group_name: st
     return f"{title}: {', '.join(parts)}{f' ({note})' if note else ''}"
 
 
-def _group_name(tree: Tree, module: ModuleType, given: Mapping[str, Any]) -> str:
+def _group_name(tree: Tree, module: ModuleType, given: Mapping[str, str]) -> str:
     """What a group is called, which may depend on the corpus."""
     if hasattr(module, "group_name"):
         return str(module.group_name(tree, **given))
     return str(getattr(module, "GROUP_NAME", "group"))
 
 
-def _note(tree: Tree, module: ModuleType, given: Mapping[str, Any]) -> str:
+def _note(tree: Tree, module: ModuleType, given: Mapping[str, str]) -> str:
     """What was inferred: by the reader, about names, and about tables that are passed over."""
     note = module.note(tree, **given) if hasattr(module, "note") else ""
     ignored = ignored_tables(tree) if module.TITLE == load_reader("folder").TITLE else ""

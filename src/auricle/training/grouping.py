@@ -143,9 +143,9 @@ def _chosen_message(chosen: Leakage, measured: list[Leakage]) -> str:
     others = [item for item in measured if item.leaks and item.key != chosen.key]
     override = f" or `--group {others[0].key}`" if others else " or `--group FIELD`"
     return (
-        f"Groups: {chosen.description} ({chosen.values} values such as {chosen.examples[0]}). With them on both sides "
-        f"a split reports {percent(chosen.random_accuracy)}, kept apart {percent(chosen.grouped_accuracy)} (instant "
-        f"baseline). `--group none`{override} overrides."
+        f"Groups: {chosen.description}, {chosen.key} ({chosen.values} values such as {chosen.examples[0]}). With "
+        f"them on both sides a split reports {percent(chosen.random_accuracy)}, kept apart "
+        f"{percent(chosen.grouped_accuracy)} (instant baseline). `--group none`{override} overrides."
     )
 
 
