@@ -13,7 +13,7 @@ from typing import Any, BinaryIO, Protocol
 import numpy as np
 import soundfile
 
-from auricle.audio.sniff import Content, WavLayout, cut_short, wav_layout
+from auricle.audio.sniff import Content, WavLayout, cut_short, unusable, wav_layout
 from auricle.errors import AudioError
 
 # Rates that recorders use reach from telephone sensors to ultrasound; anything else is a damaged header.
@@ -59,8 +59,10 @@ def open_decoders(file: BinaryIO, content: Content, container: str, closing: con
     """Open a file with each decoder that can, the most exact one first. `closing` closes them.
 
     `content` is all of a file that can seek, else its beginning; a file that cannot seek is opened once. Raises
-    AudioError 'unreadable' or 'truncated' where FFmpeg, the last one, cannot open it.
+    AudioError 'unreadable' or 'truncated' where FFmpeg, the last one, cannot open it, or 'not_fetched'.
     """
+    if (fault := unusable(content, container)) is not None:
+        raise AudioError(*fault)
     layout = wav_layout(content) if container == "wav" else None
     if layout is not None and layout.plain:
         yield _PlainWav(file, content, layout)

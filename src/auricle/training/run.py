@@ -83,6 +83,8 @@ def _write_metadata(corpus: PreparedCorpus, folder: RunFolder, reporter: Progres
         reporter.message(note)
     if corpus.audit.quarantined:
         reporter.message(f"{len(corpus.audit.quarantined)} clips are unusable and excluded: audit.json lists them.")
+    if corpus.audit.faults_in_words:
+        reporter.message(corpus.audit.faults_in_words)
 
 
 def _resumed(recipe: Recipe, folder: RunFolder) -> Recipe:
