@@ -191,8 +191,9 @@ class Meter:
             return []
         if not self._heard.frames:
             return [Finding("empty", f"nothing is left of its {self._stored.frames} samples at {self._rates[1]} Hz")]
-        level = self._cancelling() or self._level()
-        return [found for found in (level, self._dead_channel(), self._band_lost()) if found is not None]
+        cancelling = self._cancelling()
+        found = (cancelling or self._level(), self._dead_channel(), None if cancelling else self._band_lost())
+        return [finding for finding in found if finding is not None]
 
     @property
     def _is_mixed(self) -> bool:
@@ -207,12 +208,13 @@ class Meter:
         share = float(max(covariance.sum(), 0.0) / covariance.trace())
         if share >= CANCELLED_SHARE:
             return None
-        loudest = int(np.argmax(covariance.diagonal())) + 1
-        kept = "keep both by `--set audio.channels=2`, or " if channels == 2 else ""
-        left = f"{10 * math.log10(share):.0f} dB" if share > 1e-6 else "nothing"
+        loudest = int(np.argmax(covariance.diagonal()))
+        left = float(covariance.sum() / covariance[loudest, loudest]) / channels**2
+        quieter = f"{-10 * math.log10(left):.0f} dB quieter" if left > 1e-6 else "silent"
+        both = "`--set audio.channels=2` keeps both; else " if channels == 2 else ""
         return Finding(
             "cancelling_channels",
-            f"the mean of its {channels} channels leaves {left} of them: {kept}keep channel {loudest}, the loudest",
+            f"the mean of its {channels} channels is {quieter}; the loudest is channel {loudest + 1}: {both}keep that",
         )
 
     def _level(self) -> Finding | None:

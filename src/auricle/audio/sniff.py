@@ -73,7 +73,8 @@ Content = bytes | LazyBytes
 class WavLayout:
     """Where a WAV file has its samples. `declared` is the data chunk's size, None where no size was filled in.
 
-    `unfinished`: the size is zero, as a recorder leaves it that was cut off, and there are samples.
+    `unfinished`: the size is zero, as a recorder leaves it that was cut off, and there are samples. Where the header is
+    unusual, `head` is one that makes a plain WAV file of the content from `offset` on.
     """
 
     format_tag: int
@@ -85,6 +86,7 @@ class WavLayout:
     available: int
     declared: int | None
     unfinished: bool = False
+    head: bytes = b""
 
     @property
     def plain(self) -> bool:
@@ -155,13 +157,14 @@ def wav_layout(content: Content) -> WavLayout | None:
     if content[start : start + 4] != b"RIFF" or content[start + 8 : start + 12] != b"WAVE":
         return None
     form: tuple[int, ...] | None = None
+    form_chunk = b""
     empty: WavLayout | None = None
     at = start + 12
     while at + 8 <= len(content):
         name, size = struct.unpack("<4sI", content[at : at + 8])
         body = at + 8
         if name == b"fmt " and size >= 16 and body + 16 <= len(content):
-            form = struct.unpack("<HHIIHH", content[body : body + 16])
+            form, form_chunk = struct.unpack("<HHIIHH", content[body : body + 16]), content[at : body + size]
             if form[0] == _EXTENSIBLE and size >= 40 and body + 26 <= len(content):
                 form = (*struct.unpack("<H", content[body + 24 : body + 26]), *form[1:])
         if name == b"data":
@@ -172,12 +175,20 @@ def wav_layout(content: Content) -> WavLayout | None:
             if size or not _only_chunks(content, body):
                 streamed = size == 0 or size >= _STREAMED
                 declared, available = (None, rest) if streamed else (size, min(size, rest))
-                return WavLayout(tag, channels, rate, align, bits, body, available, declared, size == 0)
+                is_usual = size > 0 and start == 0 and empty is None
+                head = b"" if is_usual else _plain_head(form_chunk, available)
+                return WavLayout(tag, channels, rate, align, bits, body, available, declared, size == 0, head)
             empty = WavLayout(tag, channels, rate, align, bits, body, 0, 0)
         at = body + size
         # Some writers leave out the byte that pads an odd chunk.
         at += size & 1 if content[at : at + 4] != b"data" else 0
     return empty
+
+
+def _plain_head(form_chunk: bytes, size: int) -> bytes:
+    """The header of a WAV file with `size` bytes of samples; beyond 4 GB it declares a stream."""
+    sizes = [min(total, 0xFFFFFFFF) for total in (4 + len(form_chunk) + 8 + size, size)]
+    return b"RIFF%bWAVE%bdata%b" % (struct.pack("<I", sizes[0]), form_chunk, struct.pack("<I", sizes[1]))
 
 
 def _chunks_end(content: Content, at: int) -> int:

@@ -151,8 +151,8 @@ class Classifier:
         A model of precomputed features takes floats (num_features, frames) and their rate. Silence and other faults of
         the audio are warnings, or the prediction's error, as for files. Raises UsageError for any other array or rate.
         """
-        samples, sample_rate = _array(samples), _rate(sample_rate)
-        (prediction,) = self._predict_chunk([convert_clip("array", self._clip(samples, sample_rate), self.settings)])
+        clip = self._clip(_array(samples), sample_rate)
+        (prediction,) = self._predict_chunk([convert_clip("array", clip, self.settings)])
         return prediction
 
     def predict(self, recordings: Iterable[Recording]) -> Iterator[Prediction]:
@@ -208,11 +208,11 @@ class Classifier:
             else:
                 yield self.prediction(recording, mean.value)
 
-    def _clip(self, samples: np.ndarray, sample_rate: int) -> DecodedClip:
+    def _clip(self, values: np.ndarray, sample_rate: int) -> DecodedClip:
         num_features = self.settings.num_features
         if num_features is None:
-            return check_clip(DecodedAudio(_checked_samples(samples), sample_rate, "array"), "", self.settings)
-        values = samples
+            audio = DecodedAudio(_checked_samples(values), _rate(sample_rate), "array")
+            return check_clip(audio, "", self.settings)
         shape, rate = values.shape, self.settings.sample_rate
         is_float = values.dtype.kind == "f" and len(shape) == 2 and shape[1] > 0
         if not is_float or (shape[0], sample_rate) != (num_features, rate):
@@ -220,8 +220,6 @@ class Classifier:
                 f"The model takes floats ({num_features}, frames): {num_features} features at {rate} a second. It "
                 f"received {values.dtype} {shape} at {sample_rate}. Compute the features as for its training data."
             )
-        if not np.isfinite(values).all():
-            raise UsageError(f"The model takes finite features; the {values.dtype} {shape} received has others.")
         features = DecodedAudio(np.ascontiguousarray(values, np.float32), rate, frames.CONTAINER)
         faults = frames.check(features, declared=None, min_seconds=self.settings.min_seconds)
         return DecodedClip(features, faults, features.samples)
@@ -231,7 +229,7 @@ def file_name(value: object) -> str:
     """The name of a file. Raises UsageError for samples, lists and what else is passed, with the call that takes it."""
     if isinstance(value, (str, os.PathLike)):
         return os.fspath(value)
-    calls = "classifier.classify(samples, sample_rate) takes samples, run.predict(*files) many files"
+    calls = "Classifier.classify(samples, sample_rate) takes samples, run.predict(*files) takes many files"
     if isinstance(value, Mapping):
         key, rate = next((key for key in ("array", "raw") if key in value), "array"), "sampling_rate"
         calls = f"Call classifier.classify(audio['{key}'], audio['{rate}'])" if key in value else calls
