@@ -114,9 +114,11 @@ def test_only_usable_recordings_stay_in_training():
         (np.concatenate([0 * noise(), 0 * noise()]), ["silent"]),
         (np.concatenate([0 * noise() + 0.3, 0 * noise() - 0.3]), ["silent"]),
         (np.concatenate([noise(seed=seed) for seed in range(6)]), []),
+        (np.concatenate([noise(2e-3), noise(2e-3, seed=1)]) + 0.5, []),
+        (np.concatenate([noise(2e-3), -noise(2e-3)]) + 0.5, ["cancelling_channels"]),
     ],
 )
-def test_channels_are_judged_by_the_mean_that_the_model_hears(convert, samples, found):
+def test_channels_are_judged_by_the_mean_that_the_model_takes(convert, samples, found):
     assert kinds(convert(samples.astype(np.float32))) == found
 
 
@@ -149,9 +151,13 @@ def test_energy_above_the_models_band_is_a_finding_with_its_share_and_the_option
     assert kinds(0.5 * tone(1_000, 8_000), stored_rate=8_000) == []
 
 
-def test_a_recording_of_which_the_model_hears_nothing_is_silent():
+def test_a_recording_of_which_nothing_is_left_for_the_model_is_silent():
     samples = (tone(30_000, 96_000) * np.hanning(96_000)).astype(np.float32)
     assert kinds(samples, stored_rate=96_000) == ["silent", "band_lost"]
+
+
+def test_floats_far_beyond_full_scale_are_clipped_and_no_band_is_lost():
+    assert kinds(100 * tone(1_000, 96_000), stored_rate=96_000) == ["clipped"]
 
 
 def test_a_recording_too_short_for_one_sample_of_the_model_is_empty():

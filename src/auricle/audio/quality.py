@@ -1,6 +1,6 @@
 """Quality checks of a recording, with the finding kinds that the audit, the store and prediction share.
 
-In: samples as they are stored, and as a model hears them. Out: findings, each of a kind in KINDS; and a hash that is
+In: samples as they are stored, and as a model takes them. Out: findings, each of a kind in KINDS; and a hash that is
 equal for the same samples in different file formats. A few passes over the samples, block by block.
 """
 
@@ -21,9 +21,9 @@ KINDS: Mapping[str, str] = {
     "not_fetched": "the file only points to content that was not fetched",
     "empty": "it has no samples",
     "truncated": "the content was cut short",
-    "silent": "the model hears nothing louder than -80 dBFS",
-    "constant": "the model hears one constant value",
-    "cancelling_channels": "its channels cancel where the model hears their mean",
+    "silent": "nothing in the model's input is louder than -80 dBFS",
+    "constant": "the model's input is one constant value",
+    "cancelling_channels": "its channels cancel in their mean, which is the model's input",
     "dead_channel": "one of its channels is silent, others are not",
     "band_lost": "most of its energy lies above what the model's sample rate can hold",
     "nan": "some samples are not finite, or implausibly large",
@@ -50,8 +50,9 @@ CLIPPED_SHARE = 1e-3
 # The mean of unlike channels has 1 / channels of their mean power. With a tenth of that they are each other's negatives
 # (for two of one level: a correlation below -0.9).
 CANCELLED_SHARE = 0.1
-# With more of its energy than this above the model's band, a recording's sound is not what the model hears.
+# With more of its energy than this above the model's band, the model's input is not the recording's sound.
 BAND_LOST_SHARE = 0.5
+_FULL_SWING = 1.1
 
 # Samples converted to 16 bits at a time: small enough for the processor's cache.
 _HASH_BLOCK = 16_384
@@ -86,11 +87,11 @@ class Finding:
 
 
 def check(
-    audio: DecodedAudio, heard: np.ndarray | None, *, name: str, min_seconds: float, max_seconds: float, rate: int
+    audio: DecodedAudio, converted: np.ndarray | None, *, name: str, min_seconds: float, max_seconds: float, rate: int
 ) -> tuple[Finding, ...]:
     """Find every quality problem of a decoded recording; `name` is the file's, for its extension.
 
-    `heard` is the recording as a model at `rate` hertz takes it, int16; None where samples are not finite.
+    `converted` is the recording as a model at `rate` hertz takes it, int16; None where samples are not finite.
     """
     findings = [Finding(*fault) for fault in audio.header]
     if audio.truncated:
@@ -101,8 +102,8 @@ def check(
         findings.append(Finding("long", f"{audio.seconds:.1f} s, the maximum is {max_seconds:g} s"))
     meter = Meter(audio.sample_rate, rate)
     meter.add_stored(audio.samples)
-    if heard is not None:
-        meter.add_heard(heard)
+    if converted is not None:
+        meter.add_converted(converted)
     return (*findings, *meter.findings(), *misnamed(name, audio.container))
 
 
@@ -120,6 +121,7 @@ class _Levels:
         self.frames = 0
         self._low: np.ndarray = np.zeros(1)
         self._high: np.ndarray = np.zeros(1)
+        self._near: np.ndarray = np.zeros((1, 1))
         self._sums: np.ndarray = np.zeros(1)
         self._products: np.ndarray = np.zeros((1, 1))
 
@@ -132,6 +134,9 @@ class _Levels:
         self.frames += block.shape[1]
         if moments:
             values = block.astype(np.float32)
+            # Moments about a value near the mean keep the digits that a constant offset would take.
+            self._near = values.mean(axis=1, keepdims=True) if is_first else self._near
+            values -= self._near
             self._sums = self._sums + values.sum(axis=1, dtype=np.float64) * scale
             self._products = self._products + (values @ values.T).astype(np.float64) * scale**2
 
@@ -156,11 +161,11 @@ class _Levels:
 
 
 class Meter:
-    """Measures a recording, block by block, as it is stored and as the model hears it: mixed, at the model's rate."""
+    """Measures a recording, block by block, as it is stored and as the model takes it: mixed, at the model's rate."""
 
-    def __init__(self, stored_rate: int, heard_rate: int) -> None:
-        self._rates = stored_rate, heard_rate
-        self._stored, self._heard = _Levels(), _Levels()
+    def __init__(self, stored_rate: int, model_rate: int) -> None:
+        self._rates = stored_rate, model_rate
+        self._stored, self._converted = _Levels(), _Levels()
         self._values = self._plateaus = self._not_finite = 0
 
     def add_stored(self, block: np.ndarray) -> None:
@@ -177,10 +182,10 @@ class Meter:
         if self._stored.peak >= CLIPPED_PEAK:
             self._plateaus += _plateaus(block, CLIPPED_PEAK / _scale(block))
 
-    def add_heard(self, block: np.ndarray) -> None:
+    def add_converted(self, block: np.ndarray) -> None:
         """Take int16 samples (channels, frames) in the model's form."""
         if block.size:
-            self._heard.add(block, moments=self._rates[1] < self._rates[0])
+            self._converted.add(block, moments=self._rates[1] < self._rates[0])
 
     def findings(self) -> list[Finding]:
         """What is wrong with all that was taken. Of silence, its causes and clipping one is found, the first."""
@@ -189,7 +194,7 @@ class Meter:
             return [Finding("nan", f"{count} are not finite, or beyond {LOUDEST:g} times full scale")]
         if not self._stored.frames:
             return []
-        if not self._heard.frames:
+        if not self._converted.frames:
             return [Finding("empty", f"nothing is left of its {self._stored.frames} samples at {self._rates[1]} Hz")]
         cancelling = self._cancelling()
         found = (cancelling or self._level(), self._dead_channel(), None if cancelling else self._band_lost())
@@ -197,14 +202,14 @@ class Meter:
 
     @property
     def _is_mixed(self) -> bool:
-        return self._heard.channels < self._stored.channels
+        return self._converted.channels < self._stored.channels
 
     def _cancelling(self) -> Finding | None:
-        """The model hears the mean of channels that are each other's negatives: nothing, or what is left of them."""
+        """The mean of channels that are each other's negatives is silent, or what is left of them."""
         channels = self._stored.channels
-        if not self._is_mixed or self._stored.swings.max() < SILENT_PEAK:
-            return None
         covariance = self._stored.covariance
+        if not self._is_mixed or self._stored.swings.max() < SILENT_PEAK or covariance.trace() <= 0:
+            return None
         share = float(max(covariance.sum(), 0.0) / covariance.trace())
         if share >= CANCELLED_SHARE:
             return None
@@ -219,11 +224,11 @@ class Meter:
 
     def _level(self) -> Finding | None:
         """The problem that the extreme samples show, if any: silent, constant or clipped, which exclude each other."""
-        peak = self._heard.peak
+        peak = self._converted.peak
         if peak < SILENT_PEAK:
             level = f"{20 * math.log10(peak):.0f} dBFS" if peak else "digital silence"
             return Finding("silent", f"its peak is {level}")
-        if self._heard.swings.max() < SILENT_PEAK:
+        if self._converted.swings.max() < SILENT_PEAK:
             return Finding("constant", f"every sample is {peak:.4f} of full scale")
         share = self._plateaus / self._values
         if share < CLIPPED_SHARE:
@@ -236,22 +241,22 @@ class Meter:
             return None
         quieter = 20 * math.log10(channels / (channels - len(dead)))
         named = f"channel{'s' if len(dead) > 1 else ''} {', '.join(str(number + 1) for number in dead)}"
-        heard = f"; the mean that the model hears is {quieter:.0f} dB quieter than the others" if self._is_mixed else ""
-        return Finding("dead_channel", f"nothing but silence in {named} of {channels}{heard}")
+        mean = f"; the mean, the model's input, is {quieter:.0f} dB quieter than the others" if self._is_mixed else ""
+        return Finding("dead_channel", f"nothing but silence in {named} of {channels}{mean}")
 
     def _band_lost(self) -> Finding | None:
-        """What resampling took away is energy: no spectrum is needed."""
-        stored_rate, heard_rate = self._rates
-        if heard_rate >= stored_rate or self._stored.swings.max() < SILENT_PEAK:
+        """What resampling took away is energy: no spectrum is needed. Beyond full scale, clipping took some too."""
+        stored_rate, model_rate = self._rates
+        if model_rate >= stored_rate or not SILENT_PEAK <= self._stored.swings.max() < _FULL_SWING:
             return None
         covariance = self._stored.covariance
         before = covariance.sum() / self._stored.channels**2 if self._is_mixed else covariance.trace()
-        lost = 1 - float(self._heard.covariance.trace() / before) if before > 0 else 0.0
+        lost = 1 - float(self._converted.covariance.trace() / before) if before > 0 else 0.0
         if lost <= BAND_LOST_SHARE:
             return None
         return Finding(
             "band_lost",
-            f"{lost:.0%} of its energy lies above {heard_rate // 2} Hz, which the model's {heard_rate} Hz cannot hold: "
+            f"{lost:.0%} of its energy lies above {model_rate // 2} Hz, which the model's {model_rate} Hz cannot hold: "
             f"train with `--set audio.sample_rate={stored_rate}`",
         )
 

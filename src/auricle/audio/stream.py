@@ -51,7 +51,7 @@ def blocks(source: str | BinaryIO, settings: Settings, findings: list[Finding] |
         try:
             for block in convert(decoded, decoder.sample_rate, settings.sample_rate, settings.channels):
                 is_empty = False
-                meter.add_heard(block)
+                meter.add_converted(block)
                 yield block
         except AudioError as fault:
             findings.append(Finding(fault.kind, fault.detail))
