@@ -213,7 +213,8 @@ class Meter:
         share = float(max(covariance.sum(), 0.0) / covariance.trace())
         if share >= CANCELLED_SHARE:
             return None
-        loudest = int(np.argmax(covariance.diagonal()))
+        powers = covariance.diagonal()
+        loudest = int(np.argmax(powers > 0.99 * powers.max()))  # the first of equals
         left = float(covariance.sum() / covariance[loudest, loudest]) / channels**2
         quieter = f"{-10 * math.log10(left):.0f} dB quieter" if left > 1e-6 else "silent"
         both = "`--set audio.channels=2` keeps both; else " if channels == 2 else ""
