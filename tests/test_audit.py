@@ -6,10 +6,14 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import pytest
 import soundfile
 
 from auricle import recipes
+from auricle.errors import DataError
 from auricle.preparation.audit import Audit
+from auricle.preparation.prepare import prepare, read
+from auricle.recipes import load
 from auricle.training.grouping import inspect
 from tests.conftest import RATE, tone
 
@@ -59,6 +63,33 @@ def test_clipped_and_misnamed_clips_are_pointed_out_and_kept(corpus: Path) -> No
         ("wrong_extension", "high/device1_901.wav"),
     }
     assert found.usable == 26
+
+
+def test_training_ends_with_the_fault_that_all_clips_have_and_what_to_do(corpus: Path) -> None:
+    for path in corpus.rglob("*.wav"):
+        path.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\n")
+    recipe = load("baseline")
+    with pytest.raises(DataError, match=r"0 of 24 clips are usable.*not_fetched: 24, such as.*`git lfs pull`"):
+        prepare(read(corpus, recipe), recipe, lambda done, total: None)
+
+
+def test_an_inspection_finds_what_training_finds(tmp_path: Path) -> None:
+    """At the rate that most clips have, which training would use."""
+    for number, label in enumerate(["a", "b"] * 4):
+        (tmp_path / label).mkdir(exist_ok=True)
+        soundfile.write(tmp_path / label / f"{number}.wav", tone("low", 0.5, number, 44_100), 44_100)
+    high = 0.3 * np.sin(2 * np.pi * 40_000 * np.arange(96_000) / 192_000)
+    both = np.stack([tone("low", 0.5, 9), -tone("low", 0.5, 9)], axis=1)
+    soundfile.write(tmp_path / "a" / "high.wav", high, 192_000)
+    soundfile.write(tmp_path / "b" / "both.wav", both, RATE)
+    recipe = load("baseline")
+    prepared = prepare(read(tmp_path, recipe), recipe, lambda done, total: None)
+    assert prepared.audit == audit(tmp_path)
+    assert [(fault.id, fault.kind) for fault in prepared.audit.warnings] == [("a/high.wav", "band_lost")]
+    assert [(fault.id, fault.kind) for fault in prepared.audit.quarantined] == [("b/both.wav", "cancelling_channels")]
+    words = prepared.audit.faults_in_words
+    assert words.startswith("cancelling_channels: 1, such as 'b/both.wav' (the mean of its 2 channels is")
+    assert "band_lost: 1, such as 'a/high.wav'" in words
 
 
 def test_the_same_sound_in_another_container_is_an_exact_duplicate(corpus: Path) -> None:

@@ -12,7 +12,9 @@ import pytest
 import soundfile
 
 from auricle.audio.decode import DecodedAudio, decode, resample
-from auricle.audio.quality import KINDS, audio_hash, check
+from auricle.audio.quality import KINDS, audio_hash
+from auricle.audio.recordings import check_clip
+from auricle.audio.settings import Settings
 from auricle.audio.sniff import sniff
 from auricle.errors import AudioError
 
@@ -154,6 +156,118 @@ def test_a_streamed_wav_is_whole(size):
     np.testing.assert_array_equal(sound.samples, decode(CONTENTS["wav"]).samples)
 
 
+def wav(content, riff_size=None, data_size=None, before=b"", after=b""):
+    """A WAV file's content with other declared sizes, and chunks before its data and bytes after it."""
+    at = content.index(b"data")
+    data = content[at + 8 :]
+    head = content[8:at] + before + b"data" + struct.pack("<I", len(data) if data_size is None else data_size)
+    body = head + data + after
+    return b"RIFF" + struct.pack("<I", len(body) if riff_size is None else riff_size) + body
+
+
+def chunk(name, content):
+    return name + struct.pack("<I", len(content)) + content
+
+
+def faults(content):
+    return [kind for kind, _ in decode(content).header]
+
+
+@pytest.mark.parametrize("name", ["wav", "wav-24", "wav-float", "wav-ulaw", "wav-extensible"])
+@pytest.mark.parametrize(
+    ("riff_size", "before"),
+    [(36, b""), (4088, chunk(b"FLLR", bytes(4044))), (None, b""), (0, b"")],
+    ids=["36", "FLLR", "right", "0"],
+)
+def test_a_wav_that_was_never_finished_is_read_to_its_end_with_a_finding(name, riff_size, before):
+    content = wav(CONTENTS[name], riff_size, 0, before)
+    np.testing.assert_array_equal(decode(content).samples, decode(CONTENTS[name]).samples)
+    assert decode(content).truncated is None
+    assert faults(content) == ["unfinished_header"]
+
+
+@pytest.mark.parametrize("name", ["wav", "wav-24"])
+def test_an_id3_tag_before_a_wav_changes_nothing(name):
+    content = b"ID3\3\0\0\0\0\0\x0a" + bytes(10) + CONTENTS[name]
+    assert sniff(content) == "wav"
+    np.testing.assert_array_equal(decode(content).samples, decode(CONTENTS[name]).samples)
+    assert faults(content) == []
+
+
+@pytest.mark.parametrize(
+    "after",
+    [
+        b"",
+        chunk(b"LIST", b"INFOICMT\1\0\0\0x\0"),
+        chunk(b"LIST", b"INFO" * 30) + chunk(b"id3 ", b"ID3" + bytes(99)),
+        b"TAG" + b"x" * 125,
+    ],
+    ids=["none", "LIST", "LIST and id3", "ID3v1"],
+)
+def test_metadata_behind_the_samples_is_no_finding(after):
+    assert faults(wav(CONTENTS["wav"], after=after)) == []
+
+
+def test_what_lies_beyond_the_declared_samples_is_told_and_not_read():
+    whole = decode(CONTENTS["wav"]).samples
+    half = whole.nbytes // 2
+    content = wav(CONTENTS["wav"], data_size=half)
+    np.testing.assert_array_equal(decode(content).samples, whole[:, : half // 2])
+    (found,) = decode(content).header
+    assert found[0] == "beyond_header"
+    assert found[1].startswith(f"{whole.nbytes - half} bytes lie beyond the {half} ")
+    for more in (b"\xff\xfb\x90" * 300, chunk(b"LIST", b"INFO" * 30) + chunk(b"data", bytes(900))):
+        assert faults(wav(CONTENTS["wav"], after=more)) == ["beyond_header"]
+    au = bytearray(CONTENTS["au"])
+    struct.pack_into(">I", au, 8, 1000)
+    assert faults(bytes(au)) == ["beyond_header"]
+
+
+def test_an_empty_data_chunk_is_skipped_for_the_one_behind_it():
+    data = CONTENTS["wav"][CONTENTS["wav"].index(b"data") :]
+    head = CONTENTS["wav"][: -len(data)] + chunk(b"data", b"")
+    for between in (b"", chunk(b"LIST", b"INFO")):
+        np.testing.assert_array_equal(decode(head + between + data).samples, decode(CONTENTS["wav"]).samples)
+        assert faults(head + between + data) == []
+    with pytest.raises(AudioError, match="no samples"):
+        decode(head + chunk(b"LIST", b"INFO"))
+
+
+def test_an_odd_chunk_without_its_pad_byte_does_not_hide_the_samples():
+    content = wav(CONTENTS["wav"], before=chunk(b"LIST", b"INFOICMT\1\0\0\0x"))
+    np.testing.assert_array_equal(decode(content).samples, decode(CONTENTS["wav"]).samples)
+
+
+SPHERE = b"NIST_1A\n   1024\nchannel_count -i 1\nsample_rate -i 8000\nsample_coding -s26 %b\nend_head\n"
+
+
+@pytest.mark.parametrize(
+    ("content", "kind", "detail"),
+    [
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 32\n", "not_fetched", "run `git lfs pull`"),
+        (b"<!DOCTYPE html><html><head>", "unreadable", "an HTML page, not audio: download the recording again"),
+        (b"\xef\xbb\xbf\n<HTML>", "unreadable", "an HTML page"),
+        (b"Error 404\n" + b"not found " * 200, "unreadable", "a text file, not audio; it begins 'Error 404'"),
+        ("é".encode() * 600, "unreadable", "a text file"),
+        (
+            (SPHERE % b"pcm,embedded-shorten-v2.00").ljust(1024, b"\0") + b"ajkg\2" + bytes(range(256)),
+            "unreadable",
+            "NIST SPHERE, compressed ('pcm,embedded-shorten-v2.00'): convert it by `sph2pipe -f wav IN OUT`",
+        ),
+        (b"\x01\x02\x9f" * 500, "unreadable", "no audio format that is known"),
+    ],
+)
+def test_content_that_is_no_recording_is_named_with_what_to_do(content, kind, detail):
+    with pytest.raises(AudioError) as caught:
+        decode(content)
+    assert (caught.value.kind, detail in caught.value.detail) == (kind, True), caught.value.detail
+
+
+def test_sphere_that_is_not_compressed_is_decoded():
+    content = with_sndfile(melody(), RATE, "NIST", "PCM_16")
+    np.testing.assert_array_equal(decode(content).samples, decode(CONTENTS["wav"]).samples)
+
+
 @pytest.mark.parametrize(
     ("content", "kind"),
     [
@@ -235,10 +349,10 @@ def test_damaged_bytes_give_a_sound_or_an_audio_error(name):
             continue
         assert sound.samples.ndim == 2 and sound.samples.size
         assert sound.samples.dtype in (np.int16, np.float32)
-        findings = check(sound, name=name, min_seconds=0, max_seconds=60)
+        clip = check_clip(sound, name, Settings(RATE, 1, 0.0, 60.0))
         assert len(audio_hash(sound)) == 32
-        if "nan" not in {finding.kind for finding in findings}:
-            assert resample(sound, RATE, 1).dtype == np.int16
+        if "nan" not in {finding.kind for finding in clip.findings}:
+            assert clip.samples.dtype == np.int16
 
 
 def test_a_cut_mp3_leaves_the_terminal_alone(capfd):

@@ -346,8 +346,7 @@ def test_sound_for_a_model_of_frames_is_an_answer_that_says_so(trained: Path, co
     assert classifier(path).choices == classifier.classify(samples, 100).choices
     with pytest.raises(UsageError, match="40 features at 100 a second"):
         classifier.classify(tone("low", 0.5, 0), 8000)
-    with pytest.raises(UsageError, match="finite features"):
-        classifier.classify(samples * np.float32(np.inf), 100)
+    assert (classifier.classify(samples * np.float32(np.inf), 100).error or "").startswith("nan: ")
 
 
 def test_frames_for_a_model_of_sound_are_an_answer_that_says_so(corpus: Path, speakers: Path, tmp_path: Path) -> None:

@@ -10,9 +10,14 @@ from typing import Any
 import numpy as np
 import pytest
 import soundfile
+import torch
 
+from auricle.audio.inspect import ClipInfo, inspect_clip
+from auricle.audio.quality import KINDS
 from auricle.audio.recordings import Recording
+from auricle.audio.settings import Settings
 from auricle.cli.main import main
+from auricle.corpus.clip import Clip
 from auricle.errors import UsageError
 from auricle.inference.classifier import Classifier, Prediction, load
 from auricle.inference.events import EventRules, find_events
@@ -183,19 +188,17 @@ def test_samples_in_memory_give_the_prediction_of_their_file(
 @pytest.mark.parametrize(
     ("samples", "received"),
     [
-        (np.zeros(RATE, np.uint8), "uint8 of shape (8000,)"),
-        (np.zeros(RATE, np.int32), "int32"),
+        (np.zeros(RATE, np.uint8), "uint8 of shape (8000,); give (samples - 128.0) / 128."),
+        (np.zeros(RATE, np.int32), "int32 of shape (8000,); give samples / 2**31."),
         (np.zeros(RATE, np.complex64), "complex64"),
         (np.zeros(RATE, object), "object"),
         (np.zeros(RATE, bool), "bool"),
-        (np.zeros((RATE, 2), np.float32), "8000 channels of 2 samples; transpose it"),
+        (np.zeros((RATE, 2), np.float32), "8000 channels of 2 samples; give samples.T"),
         (np.zeros((65, RATE), np.int16), "65 channels"),
         (np.zeros((1, 2, RATE), np.float32), "shape (1, 2, 8000)"),
-        (np.zeros(0, np.float32), "shape (0,)"),
         (np.float32(0.5), "shape ()"),
-        (np.array([0.0, np.nan], np.float32), "not finite"),
-        (np.array([0.0, np.inf]), "not finite"),
-        (np.array([0.0, 1e300]), "not finite"),
+        ([[0.0, 0.5], [0.0]], "a list that is no array"),
+        ({"array": np.zeros(RATE)}, "object of shape ()"),
         (np.array([-12_000.0, 9000.0]), "from -12000 to 9000; divide"),
     ],
     ids=str,
@@ -206,20 +209,72 @@ def test_other_arrays_are_refused_with_what_is_accepted(classifier: Classifier, 
     assert received in str(caught.value)
 
 
-@pytest.mark.parametrize("rate", [0, 300, -8000, 8000.5, 10**7])
+@pytest.mark.parametrize("rate", [0, 300, -8000, 8000.5, 10**7, "16000", None, np.nan])
 def test_a_rate_that_no_recording_has_is_refused(classifier: Classifier, rate: float) -> None:
     with pytest.raises(UsageError, match="sample_rate received"):
         classifier.classify(np.zeros(RATE), rate)  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("fault", ["silent", "constant", "clipped"])
-def test_faults_of_an_array_are_those_of_a_file(classifier: Classifier, fault: str, tmp_path: Path) -> None:
-    wave = np.clip(np.sin(np.arange(RATE) / 5) * 4, -1, 1) if fault == "clipped" else np.full(RATE, 0.4)
-    samples = np.zeros(RATE) if fault == "silent" else wave
-    soundfile.write(tmp_path / "a.wav", samples, RATE, subtype="FLOAT")
-    one, other = classifier.classify(samples, RATE), classifier(tmp_path / "a.wav")
-    assert one.warnings == other.warnings and one.warnings[0].startswith(fault)
-    assert one.choices == other.choices and one.error is other.error is None
+SINE = np.sin(np.arange(RATE) / 5)
+
+
+@pytest.mark.parametrize(
+    ("samples", "rate", "faults"),
+    [
+        (np.zeros(RATE), RATE, ["silent"]),
+        (np.full(RATE, 0.4), RATE, ["constant"]),
+        (np.clip(4 * SINE, -1, 1), RATE, ["clipped"]),
+        (0.5 * SINE[:80], RATE, ["short"]),
+        (np.array([0.5]), RATE, ["short", "constant"]),
+        (np.stack([0.5 * SINE, -0.5 * SINE]), RATE, ["cancelling_channels"]),
+        (np.stack([0.5 * SINE, 0 * SINE]), RATE, ["dead_channel"]),
+        (0.5 * np.sin(np.arange(6 * RATE) * 2), 6 * RATE, ["band_lost"]),
+        (np.zeros(0), RATE, ["empty"]),
+        (np.array([0.0, np.nan]), RATE, ["short", "nan"]),
+        (np.array([0.0, np.inf]), RATE, ["short", "nan"]),
+        (np.where(SINE > 0.99, 1e300, SINE), RATE, ["nan"]),
+    ],
+    ids=str,
+)
+def test_faults_of_an_array_are_those_of_a_file(
+    classifier: Classifier, samples: np.ndarray, rate: int, faults: list[str], tmp_path: Path
+) -> None:
+    with np.errstate(over="ignore"):
+        soundfile.write(tmp_path / "a.wav", samples.T.astype(np.float32), rate, subtype="FLOAT")
+    one, other = classifier.classify(samples, rate), classifier(tmp_path / "a.wav")
+    assert (one.warnings, one.error, one.choices) == (other.warnings, other.error, other.choices)
+    told = [one.error] if one.error is not None else one.warnings
+    assert [text.split(": ")[0] for text in "; ".join(told).split("; ") if text.split(": ")[0] in KINDS] == faults
+    assert {finding.kind for finding in in_training(tmp_path / "a.wav").findings} == set(faults)
+
+
+def in_training(path: Path) -> ClipInfo:
+    settings = Settings(RATE, 1, 0.05, 3600.0)
+    return inspect_clip(Clip("a", str(path), "x"), settings, with_samples=False)[0]
+
+
+@pytest.mark.parametrize(
+    ("value", "call"),
+    [
+        (np.zeros(RATE), "ndarray was received. Classifier.classify(samples, sample_rate) takes samples"),
+        ((np.zeros(RATE), RATE), "tuple was received"),
+        (["a.wav"], "run.predict(*files) takes many files"),
+        ({"array": np.zeros(RATE), "sampling_rate": RATE}, "classify(audio['array'], audio['sampling_rate'])"),
+        ({"raw": np.zeros(RATE), "sampling_rate": RATE}, "classify(audio['raw'], audio['sampling_rate'])"),
+        (None, "NoneType was received"),
+    ],
+    ids=str,
+)
+def test_what_is_no_file_is_refused_with_the_call_that_takes_it(classifier: Classifier, value: Any, call: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        classifier(value)
+    assert call in str(caught.value)
+
+
+def test_a_tensor_and_a_list_of_numbers_are_arrays(classifier: Classifier) -> None:
+    choices = classifier.classify(0.5 * SINE, RATE).choices
+    for samples in (torch.from_numpy(0.5 * SINE), (0.5 * SINE).tolist()):
+        assert classifier.classify(samples, RATE).choices == choices  # type: ignore[arg-type]
 
 
 def test_a_long_array_is_predicted_as_its_file_is(

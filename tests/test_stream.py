@@ -14,6 +14,7 @@ import soundfile
 from auricle.audio import stream
 from auricle.audio.decode import DecodedAudio, convert, decode, resample
 from auricle.audio.quality import Finding
+from auricle.audio.recordings import Recording, decode_recording
 from auricle.audio.settings import Settings
 from auricle.errors import AudioError
 from tests.conftest import tone
@@ -146,6 +147,38 @@ def test_a_header_without_samples_is_empty() -> None:
     soundfile.write(file, np.zeros(0, np.int16), 8000, format="WAV")
     with pytest.raises(AudioError, match="empty"):
         streamed(io.BytesIO(file.getvalue()), settings())
+
+
+@pytest.mark.parametrize(
+    ("fault", "subtype"),
+    [
+        ("cancelling_channels", "PCM_16"),
+        ("dead_channel", "FLOAT"),
+        ("band_lost", "PCM_24"),
+        ("clipped", "PCM_16"),
+        ("silent", "PCM_16"),
+        ("unfinished_header", "PCM_16"),
+        ("unfinished_header", "PCM_24"),
+        ("beyond_header", "PCM_24"),
+        ("wrong_extension", "PCM_16"),
+    ],
+)
+def test_a_stream_has_the_findings_of_the_whole_file(fault: str, subtype: str, tmp_path: Path) -> None:
+    path = tmp_path / ("a.mp3" if fault == "wrong_extension" else "a.wav")
+    time = np.arange(10 * 44_100) / 44_100
+    wave = 0.4 * np.sin(2 * np.pi * (15_000 if fault == "band_lost" else 440) * time)
+    other = {"cancelling_channels": -wave, "dead_channel": 0 * wave, "clipped": np.clip(5 * wave, -1, 1)}
+    both = np.stack([wave, other.get(fault, wave)], axis=1) * (fault != "silent")
+    soundfile.write(path, both, 44_100, subtype=subtype, format="WAV")
+    content = bytearray(path.read_bytes())
+    if fault.endswith("_header"):
+        at = content.index(b"data") + 4
+        content[at : at + 4] = (0 if fault == "unfinished_header" else 300_000).to_bytes(4, "little")
+        path.write_bytes(content)
+    whole = decode_recording(Recording(path.name, str(path)), settings())
+    found: list[Finding] = []
+    assert np.array_equal(streamed(str(path), settings(), found), whole.samples)
+    assert found == list(whole.findings) and [finding.kind for finding in found] == [fault]
 
 
 class Endless(io.RawIOBase):

@@ -207,7 +207,7 @@ def test_what_is_wrong_with_a_file_is_one_sentence(served: Served, sounds: Audio
     send(page, "#file", sounds.bad)
     wait_for(lambda: name_of(page) == "bad.wav")
     assert page.text("#result .label") == "No prediction"
-    assert page.text("#result .failure").startswith("unreadable its content is no audio format that is known")
+    assert page.text("#result .failure").startswith("unreadable a text file, not audio; it begins 'no sound")
     send(page, "#file", sounds.endless)
     wait_for(lambda: name_of(page) == "endless.wav")
     assert page.text("#result .failure") == "long it lasts more than the 60 s that are allowed"

@@ -9,7 +9,7 @@ import contextlib
 import io
 import math
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -18,7 +18,7 @@ import soxr
 
 from auricle.audio import FULL_SCALE
 from auricle.audio.decoders import LOUDEST, Decoder, open_decoders
-from auricle.audio.sniff import sniff
+from auricle.audio.sniff import header_faults, sniff
 from auricle.errors import AudioError
 
 # An hour in stereo at 48 kHz is 0.35e9 values. Beyond this, a file that decodes to silence could fill the memory.
@@ -34,12 +34,14 @@ class DecodedAudio:
     """One decoded recording: samples (channels, frames), int16 where that is exact, else float32 in [-1, 1].
 
     `container` is what the content is; `truncated` says why it was cut short, None where it is complete or cannot tell.
+    `header` has the kind and the detail of what the header leaves out.
     """
 
     samples: np.ndarray
     sample_rate: int
     container: str
     truncated: str | None = None
+    header: tuple[tuple[str, str], ...] = ()
 
     @property
     def seconds(self) -> float:
@@ -59,12 +61,18 @@ def decode(
 
     `max_seconds` bounds what is decoded, `max_values` the samples of all channels together; `name` is for messages. A
     truncated file gives what is left of it, with `truncated` set, unless the section lies before the cut. Raises
-    AudioError: 'unreadable', 'empty' (no samples), 'truncated' (a header and nothing behind it) or 'long'.
+    AudioError: 'unreadable', 'not_fetched', 'empty' (no samples), 'truncated' (a header, nothing behind it) or 'long'.
     """
     try:
         return _decode(content, start or 0.0, end, max_seconds, max_values)
     except AudioError as error:
         raise AudioError(error.kind, f"'{name}': {error.detail}" if name else error.detail) from error.__cause__
+
+
+def rate_of(content: bytes) -> int:
+    """The sample rate of a file's content, which is opened and not decoded. Raises AudioError as `decode` does."""
+    with contextlib.ExitStack() as closing:
+        return next(open_decoders(io.BytesIO(content), content, sniff(content), closing)).sample_rate
 
 
 def _decode(content: bytes, start: float, end: float | None, max_seconds: float, max_values: int) -> DecodedAudio:
@@ -87,7 +95,7 @@ def _decode(content: bytes, start: float, end: float | None, max_seconds: float,
         if audio.truncated:
             raise AudioError("truncated", audio.truncated)
         raise AudioError("empty", "it holds no samples" + (f" after {start:g} s" if start else ""))
-    return audio
+    return replace(audio, header=header_faults(content, audio.container))
 
 
 def _collect(

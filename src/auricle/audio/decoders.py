@@ -13,7 +13,7 @@ from typing import Any, BinaryIO, Protocol
 import numpy as np
 import soundfile
 
-from auricle.audio.sniff import Content, WavLayout, cut_short, wav_layout
+from auricle.audio.sniff import Content, WavLayout, cut_short, unusable, wav_layout
 from auricle.errors import AudioError
 
 # Rates that recorders use reach from telephone sensors to ultrasound; anything else is a damaged header.
@@ -59,8 +59,10 @@ def open_decoders(file: BinaryIO, content: Content, container: str, closing: con
     """Open a file with each decoder that can, the most exact one first. `closing` closes them.
 
     `content` is all of a file that can seek, else its beginning; a file that cannot seek is opened once. Raises
-    AudioError 'unreadable' or 'truncated' where FFmpeg, the last one, cannot open it.
+    AudioError 'unreadable' or 'truncated' where FFmpeg, the last one, cannot open it, or 'not_fetched'.
     """
+    if (fault := unusable(content, container)) is not None:
+        raise AudioError(*fault)
     layout = wav_layout(content) if container == "wav" else None
     if layout is not None and layout.plain:
         yield _PlainWav(file, content, layout)
@@ -68,7 +70,8 @@ def open_decoders(file: BinaryIO, content: Content, container: str, closing: con
         # libsndfile's mp3 decoder writes about truncated files to the terminal.
         if not (container == "mp3" and cut_short(content, container, 0)):
             with contextlib.suppress(soundfile.LibsndfileError):
-                opened = closing.enter_context(soundfile.SoundFile(_SteadyFile(file)))
+                steady = _SteadyFile(file, layout.head, layout.offset) if layout and layout.head else _SteadyFile(file)
+                opened = closing.enter_context(soundfile.SoundFile(steady))
                 yield _Sndfile(opened, content, container)
         file.seek(0)
     yield _Ffmpeg(file, content, container, closing)
@@ -206,23 +209,33 @@ class _Ffmpeg:
 
 
 class _SteadyFile(io.RawIOBase):
-    """A file that stays put where a damaged header sends libsndfile, whose calls from C can only print exceptions."""
+    """A file that stays put where a damaged header sends libsndfile, whose calls from C can only print exceptions.
 
-    def __init__(self, file: BinaryIO) -> None:
-        self._file = file
+    With a `head`, its bytes stand in place of those before `offset`.
+    """
 
-    def read(self, size: int = -1, /) -> bytes:
-        return self._file.read(size)
+    def __init__(self, file: BinaryIO, head: bytes = b"", offset: int = 0) -> None:
+        self._file, self._head, self._shift = file, head, offset - len(head)
+        self._at = 0
 
     def readinto(self, buffer: Any, /) -> int:
-        count: int = self._file.readinto(buffer)  # type: ignore[attr-defined]  # every binary file that is open has it
+        if self._at < len(self._head):
+            piece = self._head[self._at : self._at + len(buffer)]
+            buffer[: len(piece)] = piece
+            count = len(piece)
+        else:
+            self._file.seek(self._at + self._shift)
+            count = self._file.readinto(buffer)  # type: ignore[attr-defined]  # every binary file that is open has it
+        self._at += count
         return count
 
     def seek(self, offset: int, whence: int = io.SEEK_SET, /) -> int:
-        try:
-            return self._file.seek(offset, whence)
-        except (ValueError, OSError):
-            return self._file.tell()
+        if whence == io.SEEK_END:
+            offset += self._file.seek(0, io.SEEK_END) - self._shift
+        elif whence == io.SEEK_CUR:
+            offset += self._at
+        self._at = offset if offset >= 0 else self._at
+        return self._at
 
 
 def check_format(sample_rate: int, channels: int) -> None:

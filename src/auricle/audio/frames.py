@@ -17,7 +17,7 @@ import numpy as np
 from auricle.audio.decode import DecodedAudio
 from auricle.audio.decoders import LOUDEST
 from auricle.audio.quality import Finding
-from auricle.audio.sniff import sniff
+from auricle.audio.sniff import sniff, unusable
 from auricle.errors import AudioError
 
 CONTAINER = "frames"
@@ -49,6 +49,8 @@ def open_features(content: bytes, num_features: int, frame_rate: int, max_second
     """
     if not content:
         raise AudioError("empty", "the file has no bytes")
+    if (fault := unusable(content, "")) is not None and fault[0] == "not_fetched":
+        raise AudioError(*fault)
     size = _unpacked_bytes(content)
     if size > max_bytes(num_features, frame_rate, max_seconds):
         raise AudioError("long", f"{size} bytes, more than {max_seconds:g} s of {num_features} features per frame need")

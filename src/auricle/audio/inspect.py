@@ -5,6 +5,7 @@ Inspecting a corpus and preparing it for training are this same pass, in paralle
 """
 
 import collections
+import contextlib
 import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,10 +13,13 @@ from dataclasses import dataclass
 import numpy as np
 
 from auricle.audio import quality
+from auricle.audio.decode import rate_of
 from auricle.audio.quality import Finding
 from auricle.audio.recordings import DecodedClip, Recording, decode_recording
 from auricle.audio.settings import NO_FINGERPRINT, Settings
+from auricle.corpus import tree
 from auricle.corpus.clip import Clip
+from auricle.errors import AudioError, DataError
 from auricle.parallel import Progress, parallel_map
 
 SHARD_CLIPS = 32
@@ -66,7 +70,7 @@ def inspect_clip(clip: Clip, settings: Settings, *, with_samples: bool) -> tuple
         audio_hash=digest,
         fingerprint=clip_fingerprint,
     )
-    return info, settings.convert(audio) if with_samples and info.usable else None
+    return info, decoded.samples if with_samples and info.usable else None
 
 
 def inspect_clips(clips: Sequence[Clip], settings: Settings, progress: Progress) -> list[ClipInfo]:
@@ -79,13 +83,13 @@ def inspect_clips(clips: Sequence[Clip], settings: Settings, progress: Progress)
     return infos
 
 
-def most_common_rate(clips: Sequence[Clip], settings: Settings, sample: int = 48) -> int:
+def most_common_rate(clips: Sequence[Clip], otherwise: int, sample: int = 48) -> int:
     """The sample rate in hertz that most of `sample` evenly spaced clips have; ties go to the higher."""
-    infos = _infos(clips[:: max(1, len(clips) // sample)], settings)
-    rates = collections.Counter(info.sample_rate for info in infos if info.sample_rate)
-    if not rates:
-        return settings.sample_rate
-    return max(rates, key=lambda rate: (rates[rate], rate))
+    rates: collections.Counter[int] = collections.Counter()
+    for clip in clips[:: max(1, len(clips) // sample)]:
+        with contextlib.suppress(AudioError, OSError, DataError):  # inspecting the clip finds why
+            rates[rate_of(tree.read_bytes(clip.source))] += 1
+    return max(rates, key=lambda rate: (rates[rate], rate), default=otherwise)
 
 
 def _infos(clips: Sequence[Clip], settings: Settings) -> list[ClipInfo]:

@@ -18,7 +18,7 @@ from typing import BinaryIO, cast
 
 import numpy as np
 
-from auricle.audio import FULL_SCALE, frames, quality, stream
+from auricle.audio import frames, quality, stream
 from auricle.audio.decode import DecodedAudio, decode
 from auricle.audio.quality import Finding
 from auricle.audio.settings import Settings
@@ -37,7 +37,7 @@ WHOLE_BYTES = 12 << 20
 # Files that are read ahead for each core.
 _AHEAD = 2
 # These faults leave nothing to classify; a recording with any other fault is classified, with a warning.
-FATAL = frozenset({"unreadable", "empty", "nan"})
+FATAL = frozenset({"unreadable", "not_fetched", "empty", "nan"})
 
 
 @dataclass(frozen=True)
@@ -57,10 +57,14 @@ class Recording:
 
 @dataclass(frozen=True)
 class DecodedClip:
-    """A decoded clip and what is wrong with it; `audio` is None where nothing could be decoded."""
+    """A decoded clip, what is wrong with it, and its samples in a model's form.
+
+    `audio` is None where nothing could be decoded, `samples` also where they are not finite.
+    """
 
     audio: DecodedAudio | None
     findings: tuple[Finding, ...]
+    samples: np.ndarray | None = None
 
 
 @dataclass(eq=False)
@@ -182,26 +186,37 @@ def _decode(recording: Recording, settings: Settings) -> DecodedClip:
             content = tree.read_bytes(recording.source, frames.max_bytes(*bounds))
         features = frames.open_features(content, *bounds)
         faults = frames.check(features, declared=recording.declared_frames, min_seconds=settings.min_seconds)
-        return DecodedClip(features, faults)
+        return DecodedClip(features, faults, features.samples)
     content = tree.read_bytes(recording.source) if content is None else content
     try:
-        audio = decode(content, start=recording.start, end=recording.end, max_seconds=max_seconds, name=name)
+        audio = decode(content, start=recording.start, end=recording.end, max_seconds=max_seconds)
     except AudioError as error:
         if name.endswith(frames.SUFFIX) and error.kind == "unreadable":
             hint = f"{error.detail}; a .pt file may hold precomputed features, and audio is needed here"
             raise AudioError(error.kind, hint) from error
         raise
-    return DecodedClip(
-        audio, quality.check(audio, name=name, min_seconds=settings.min_seconds, max_seconds=max_seconds)
-    )
+    return check_clip(audio, name, settings)
+
+
+def check_clip(audio: DecodedAudio, name: str, settings: Settings) -> DecodedClip:
+    """Look for faults in decoded audio, as it is stored and in a model's form; `name` is the file's."""
+    if not audio.samples.shape[1]:
+        return DecodedClip(audio, (Finding("empty", "it holds no samples"),))
+    try:
+        samples = settings.convert(audio)
+    except AudioError:  # 'nan', which the check counts
+        samples = None
+    bounds = {"min_seconds": settings.min_seconds, "max_seconds": settings.max_seconds}
+    rate = settings.sample_rate or audio.sample_rate
+    return DecodedClip(audio, quality.check(audio, samples, name=name, rate=rate, **bounds), samples)
 
 
 def convert_clip(name: str, clip: DecodedClip, settings: Settings) -> DecodedRecording:
-    """Convert a decoded clip to the settings' form; its findings become warnings, or its error."""
+    """A decoded clip as a recording; its findings become warnings, or its error."""
     warnings = tuple(f"{finding.kind}: {finding.detail}" for finding in clip.findings)
-    if clip.audio is None or any(finding.kind in FATAL for finding in clip.findings):
+    if clip.samples is None or any(finding.kind in FATAL for finding in clip.findings):
         return whole_recording(name, np.zeros((1, 0), np.int16), settings, warnings)
-    return whole_recording(name, settings.convert(clip.audio), settings, warnings)
+    return whole_recording(name, clip.samples, settings, warnings)
 
 
 def _in_order(recordings: Iterable[Recording], settings: Settings, whole: bool) -> Iterator[DecodedRecording]:
@@ -257,9 +272,7 @@ def _streamed(name: str, source: BinaryIO | str, settings: Settings) -> DecodedR
         return DecodedRecording(name, (), error=f"{error.kind}: {error.detail}")
     except (OSError, DataError) as error:
         return DecodedRecording(name, (), error=f"unreadable: the file cannot be opened: {error}")
-    audio = DecodedAudio(np.concatenate(first, axis=1), settings.sample_rate, "", None)
-    faults = quality.check(audio, name="", min_seconds=0.0, max_seconds=WHOLE_SECONDS)
-    return convert_clip(name, DecodedClip(audio, (*findings, *faults)), settings)
+    return convert_clip(name, DecodedClip(None, tuple(findings), np.concatenate(first, axis=1)), settings)
 
 
 def _drained(first: collections.deque[np.ndarray]) -> Iterator[np.ndarray]:
@@ -272,15 +285,12 @@ def _watched(
     recording: DecodedRecording, blocks: Iterable[np.ndarray], settings: Settings, findings: list[Finding]
 ) -> Iterator[np.ndarray]:
     """Pass blocks on and complete the recording at their end. A source that breaks off ends there."""
-    count, peak = 0, 0
+    count = 0
     try:
         for block in blocks:
             count += block.shape[1]
-            peak = max(peak, int(block.max()), -int(block.min()))
             yield block
     except (OSError, AudioError, DataError) as error:
         findings.append(Finding("truncated", f"reading stops after {count / settings.sample_rate:.2f} s: {error}"))
-    if peak < quality.SILENT_PEAK * FULL_SCALE:
-        findings.append(Finding("silent", "nothing in it is louder than -80 dBFS"))
     recording.seconds = count / settings.sample_rate
     recording.warnings = tuple(f"{finding.kind}: {finding.detail}" for finding in findings)

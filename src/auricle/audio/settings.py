@@ -20,6 +20,7 @@ NO_FINGERPRINT = np.zeros(0, np.uint32)
 class Settings:
     """The decoding settings of a corpus, which are part of its store's key. `sample_rate` in hertz, lengths in seconds.
 
+    A rate of 0 leaves each recording at its own.
     With `num_features`, sources have precomputed features of that width, and the rate is frames per second.
     """
 
@@ -42,7 +43,7 @@ class Settings:
     def convert(self, audio: DecodedAudio) -> np.ndarray:
         """The array that a model takes. Raises AudioError 'nan' for samples that are not finite, or absurdly large."""
         if self.is_audio:
-            return decode.resample(audio, self.sample_rate, self.channels)
+            return decode.resample(audio, self.sample_rate or audio.sample_rate, self.channels)
         if not np.isfinite(audio.samples).all():
             raise AudioError("nan", "some values of the frames are not finite")
         return audio.samples

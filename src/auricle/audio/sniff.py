@@ -4,6 +4,7 @@ In: the content of a file. Out: the container's name, by content and never by ex
 truncated, where the format shows it. Reads a few headers; never fails on damaged ones.
 """
 
+import codecs
 import io
 import struct
 from dataclasses import dataclass
@@ -70,7 +71,11 @@ Content = bytes | LazyBytes
 
 @dataclass(frozen=True)
 class WavLayout:
-    """Where a WAV file has its samples. `declared` is the data chunk's size, None from a streaming writer."""
+    """Where a WAV file has its samples. `declared` is the data chunk's size, None where no size was filled in.
+
+    `unfinished`: the size is zero, as a recorder leaves it that was cut off, and there are samples. Where the header is
+    unusual, `head` is one that makes a plain WAV file of the content from `offset` on.
+    """
 
     format_tag: int
     channels: int
@@ -80,6 +85,8 @@ class WavLayout:
     offset: int
     available: int
     declared: int | None
+    unfinished: bool = False
+    head: bytes = b""
 
     @property
     def plain(self) -> bool:
@@ -89,8 +96,9 @@ class WavLayout:
 
 
 def sniff(content: Content) -> str:
-    """The container by its first bytes; an empty string for an unknown one."""
-    head = content[:64]
+    """The container by its first bytes, behind an ID3 tag if there is one; an empty string for an unknown one."""
+    start = _after_id3(content)
+    head = content[start : start + 64]
     if head[:4] in (b"RIFF", b"RF64", b"BW64", b"RIFX"):
         return {b"WAVE": "wav", b"AVI ": "avi"}.get(head[8:12], "")
     if head[:4] == b"FORM" and head[8:12] in (b"AIFF", b"AIFC"):
@@ -100,20 +108,37 @@ def sniff(content: Content) -> str:
     if head[4:8] in (b"ftyp", b"moov", b"mdat", b"wide"):
         return "m4a"
     named = next((name for start, name in _STARTS.items() if head.startswith(start)), None)
-    return named or _mpeg(content)
+    return named or _mpeg(head[:2], tagged=start > 0)
 
 
-def _mpeg(content: Content) -> str:
-    """Distinguish mp3, raw AAC and FLAC behind an ID3 tag; empty for none of them."""
-    at = _after_id3(content)
-    if content[at : at + 4] == b"fLaC":
-        return "flac"
-    frame = content[at : at + 2]
+def _mpeg(frame: bytes, *, tagged: bool) -> str:
+    """Distinguish mp3 and raw AAC by a frame's first bytes; empty for neither. Unknown content with a tag is mp3."""
     if len(frame) == 2 and frame[0] == 0xFF and frame[1] & 0xF6 == 0xF0:
         return "aac"
-    if at > 0 or (len(frame) == 2 and frame[0] == 0xFF and frame[1] & 0xE0 == 0xE0 and frame[1] & 0x06):
+    if tagged or (len(frame) == 2 and frame[0] == 0xFF and frame[1] & 0xE0 == 0xE0 and frame[1] & 0x06):
         return "mp3"
     return ""
+
+
+def unusable(content: Content, container: str) -> tuple[str, str] | None:
+    """The kind and the detail of content that has a name and no decoder: what it is, and what to do. Else None."""
+    head = content[:1024]
+    if container == "nist" and b"embedded-" in head:
+        coding = head.partition(b"sample_coding")[2].partition(b"\n")[0].split()[-1:]
+        named = b"".join(coding).decode("ascii", "replace")
+        return "unreadable", f"NIST SPHERE, compressed ('{named}'): convert it by `sph2pipe -f wav IN OUT`"
+    if head.startswith(b"version https://git-lfs"):
+        return "not_fetched", "a git-lfs pointer in place of the content: run `git lfs pull`"
+    if container:
+        return None
+    try:
+        text = codecs.getincrementaldecoder("utf-8")().decode(head).strip("\ufeff \t\r\n")
+    except UnicodeDecodeError:
+        return None
+    if text.lower().startswith(("<!doctype html", "<html")):
+        return "unreadable", "an HTML page, not audio: download the recording again"
+    first = text.partition("\n")[0].strip()[:40]
+    return ("unreadable", f"a text file, not audio; it begins '{first}'") if first and first.isprintable() else None
 
 
 def _after_id3(content: Content) -> int:
@@ -128,16 +153,18 @@ def _after_id3(content: Content) -> int:
 
 def wav_layout(content: Content) -> WavLayout | None:
     """Parse the chunks of a little-endian WAV file up to its data; None where anything is unusual."""
-    if content[:4] != b"RIFF" or content[8:12] != b"WAVE":
+    start = _after_id3(content)
+    if content[start : start + 4] != b"RIFF" or content[start + 8 : start + 12] != b"WAVE":
         return None
-    (riff_size,) = struct.unpack("<I", content[4:8])
     form: tuple[int, ...] | None = None
-    at = 12
+    form_chunk = b""
+    empty: WavLayout | None = None
+    at = start + 12
     while at + 8 <= len(content):
         name, size = struct.unpack("<4sI", content[at : at + 8])
         body = at + 8
         if name == b"fmt " and size >= 16 and body + 16 <= len(content):
-            form = struct.unpack("<HHIIHH", content[body : body + 16])
+            form, form_chunk = struct.unpack("<HHIIHH", content[body : body + 16]), content[at : body + size]
             if form[0] == _EXTENSIBLE and size >= 40 and body + 26 <= len(content):
                 form = (*struct.unpack("<H", content[body + 24 : body + 26]), *form[1:])
         if name == b"data":
@@ -145,24 +172,65 @@ def wav_layout(content: Content) -> WavLayout | None:
                 return None
             tag, channels, rate, _, align, bits = form
             rest = len(content) - body
-            streamed = size >= _STREAMED or (size == 0 and (riff_size == 0 or riff_size >= _STREAMED))
-            declared = None if streamed else size
-            available = rest if streamed else min(size, rest)
-            return WavLayout(tag, channels, rate, align, bits, body, available, declared)
-        at = body + size + (size & 1)
-    return None
+            if size or not _only_chunks(content, body):
+                streamed = size == 0 or size >= _STREAMED
+                declared, available = (None, rest) if streamed else (size, min(size, rest))
+                is_usual = size > 0 and start == 0 and empty is None
+                head = b"" if is_usual else _plain_head(form_chunk, available)
+                return WavLayout(tag, channels, rate, align, bits, body, available, declared, size == 0, head)
+            empty = WavLayout(tag, channels, rate, align, bits, body, 0, 0)
+        at = body + size
+        # Some writers leave out the byte that pads an odd chunk.
+        at += size & 1 if content[at : at + 4] != b"data" else 0
+    return empty
+
+
+def _plain_head(form_chunk: bytes, size: int) -> bytes:
+    """The header of a WAV file with `size` bytes of samples; beyond 4 GB it declares a stream."""
+    sizes = [min(total, 0xFFFFFFFF) for total in (4 + len(form_chunk) + 8 + size, size)]
+    return b"RIFF%bWAVE%bdata%b" % (struct.pack("<I", sizes[0]), form_chunk, struct.pack("<I", sizes[1]))
+
+
+def _chunks_end(content: Content, at: int) -> int:
+    """Where the chunks from `at` on end: before a data chunk, before anything that is no chunk, or with the content."""
+    while at + 8 <= len(content):
+        name, size = struct.unpack("<4sI", content[at : at + 8])
+        is_chunk = all(32 <= byte < 127 for byte in name) and at + 8 + size <= len(content)
+        if name == b"data" or not is_chunk:
+            break
+        at += 8 + size + (size & 1)
+    return at
+
+
+def _only_chunks(content: Content, at: int) -> bool:
+    """Whether nothing but chunks lies behind an empty data chunk, so that it is empty indeed."""
+    end = _chunks_end(content, at)
+    return end >= len(content) or content[end : end + 4] == b"data"
+
+
+def header_faults(content: Content, container: str) -> tuple[tuple[str, str], ...]:
+    """The kind and the detail of what a header leaves out of a file that decodes."""
+    declared, present = _sizes(content, container) or (None, 0)
+    layout = wav_layout(content) if container == "wav" else None
+    if layout is not None and layout.unfinished:
+        return (("unfinished_header", "its header declares no audio; all that follows it was read"),)
+    if declared is None:
+        return ()
+    beyond = present - declared
+    if layout is not None and beyond > 0:
+        end = layout.offset + declared
+        end = max(_chunks_end(content, end), _chunks_end(content, end + (declared & 1)))
+        beyond = 0 if content[end : end + 3] in (b"TAG", b"ID3") else len(content) - end
+    if beyond <= _SLACK_BYTES:
+        return ()
+    return (("beyond_header", f"{beyond} bytes lie beyond the {declared} that its header declares, and were not read"),)
 
 
 def cut_short(content: Content, container: str, frames: int) -> str | None:
     """The evidence that content of which `frames` were decoded is truncated; None where there is none."""
-    if container == "wav":
-        layout = wav_layout(content)
-        return _missing(layout.declared, layout.available) if layout else None
-    if container == "aiff":
-        return _missing(struct.unpack(">I", content[4:8])[0], len(content) - 8)
-    if container == "au" and len(content) >= 12:
-        offset, size = struct.unpack(">II", content[4:12])
-        return _missing(size, len(content) - offset)
+    sizes = _sizes(content, container)
+    if sizes is not None:
+        return _missing(*sizes)
     if container == "flac":
         return _flac_cut(content, frames)
     if container.startswith("ogg"):
@@ -172,8 +240,23 @@ def cut_short(content: Content, container: str, frames: int) -> str | None:
     return None
 
 
+def _sizes(content: Content, container: str) -> tuple[int | None, int] | None:
+    """The bytes of audio that a header declares, None where it was written as a stream, and those in the file."""
+    if container == "wav":
+        layout = wav_layout(content)
+        return (layout.declared, len(content) - layout.offset) if layout else None
+    start = _after_id3(content)
+    fields = content[start + 4 : start + 12]
+    if container not in ("aiff", "au") or len(fields) < 8:
+        return None
+    first, second = struct.unpack(">II", fields)
+    declared, behind = (first, 8) if container == "aiff" else (second, first)
+    present = len(content) - start - behind
+    return (None if declared >= _STREAMED else declared), present
+
+
 def _missing(declared: int | None, available: int) -> str | None:
-    if declared is None or declared >= _STREAMED or declared <= available + _SLACK_BYTES:
+    if declared is None or declared <= available + _SLACK_BYTES:
         return None
     return f"its header declares {declared} bytes of audio, the file has {max(available, 0)}"
 

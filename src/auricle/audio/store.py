@@ -27,7 +27,7 @@ from auricle.parallel import Progress, parallel_map
 from auricle.run_folder import atomic_write
 
 # Incremented when the layout of shards, or how their content is computed, changes.
-FORMAT = 4
+FORMAT = 5
 MIN_SHARD_CLIPS, MAX_SHARD_CLIPS = 32, 512
 BATCH_BYTES = 16 << 20
 # Pages that were read stay in this process's memory; after so many bytes they are released to the system.

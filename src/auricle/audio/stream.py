@@ -11,6 +11,7 @@ import shutil
 import sys
 import tempfile
 from collections.abc import Iterator
+from pathlib import PurePosixPath
 from typing import BinaryIO, Literal, cast
 
 import numpy as np
@@ -18,9 +19,9 @@ import soundfile
 
 from auricle.audio.decode import convert
 from auricle.audio.decoders import Decoder, check_format, open_decoders, stopped, whole_frames
-from auricle.audio.quality import Finding
+from auricle.audio.quality import Finding, Meter, misnamed
 from auricle.audio.settings import Settings
-from auricle.audio.sniff import Content, LazyBytes, sniff
+from auricle.audio.sniff import Content, LazyBytes, header_faults, sniff
 from auricle.corpus import tree
 from auricle.errors import AudioError
 
@@ -44,17 +45,21 @@ def blocks(source: str | BinaryIO, settings: Settings, findings: list[Finding] |
     findings = findings if findings is not None else []
     is_empty = True
     with contextlib.ExitStack() as closing:
-        decoder = _open(source, closing)
-        decoded = _decoded(decoder, findings)
+        decoder, faults = _open(source, closing)
+        meter = Meter(decoder.sample_rate, settings.sample_rate)
+        decoded = _decoded(decoder, meter, findings)
         try:
             for block in convert(decoded, decoder.sample_rate, settings.sample_rate, settings.channels):
                 is_empty = False
+                meter.add_converted(block)
                 yield block
         except AudioError as fault:
             findings.append(Finding(fault.kind, fault.detail))
     if is_empty:
         fault_found = findings[0] if findings else Finding("empty", "it holds no samples")
         raise AudioError(fault_found.kind, fault_found.detail)
+    found = [] if any(finding.kind == "nan" for finding in findings) else meter.findings()
+    findings += [*faults, *found]
 
 
 def pcm(
@@ -85,7 +90,8 @@ class JoinedFile(io.RawIOBase):
         return piece or self._file.read(size)
 
 
-def _open(source: str | BinaryIO, closing: contextlib.ExitStack) -> Decoder:
+def _open(source: str | BinaryIO, closing: contextlib.ExitStack) -> tuple[Decoder, list[Finding]]:
+    """Open a source, and find what its header and its name get wrong."""
     if not isinstance(source, str):
         file = source
     else:
@@ -106,15 +112,19 @@ def _open(source: str | BinaryIO, closing: contextlib.ExitStack) -> Decoder:
             content = LazyBytes(file)
     if not len(content):
         raise AudioError("empty", "the file has no bytes")
-    return next(open_decoders(file, content, container, closing))
+    decoder = next(open_decoders(file, content, container, closing))
+    faults = [Finding(*fault) for fault in header_faults(content, decoder.container)]
+    name = PurePosixPath(source).name if isinstance(source, str) else ""
+    return decoder, [*faults, *misnamed(name, decoder.container)]
 
 
-def _decoded(decoder: Decoder, findings: list[Finding]) -> Iterator[np.ndarray]:
-    """Pass a decoder's blocks on; at their end note why it came early, if it did."""
+def _decoded(decoder: Decoder, meter: Meter, findings: list[Finding]) -> Iterator[np.ndarray]:
+    """Measure a decoder's blocks and pass them on; at their end note why it came early, if it did."""
     frames = 0
     try:
         for block in decoder.blocks(0, max(1, _BLOCK_VALUES // decoder.channels)):
             frames += block.shape[1]
+            meter.add_stored(block)
             yield block
         truncated = decoder.truncation(frames)
     except soundfile.LibsndfileError as error:

@@ -6,14 +6,16 @@ A file that cannot be decoded gets a Prediction with the reason. PyTorch is impo
 import hashlib
 import html
 import importlib.util
-from collections.abc import Callable, Iterable, Iterator, Sequence
+import numbers
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 
-from auricle.audio import frames, quality
+from auricle.audio import frames
 from auricle.audio.decode import DecodedAudio
 from auricle.audio.decoders import RATES
 from auricle.audio.recordings import (
@@ -21,6 +23,7 @@ from auricle.audio.recordings import (
     DecodedClip,
     DecodedRecording,
     Recording,
+    check_clip,
     convert_clip,
     read_recordings,
 )
@@ -120,7 +123,8 @@ class Classifier:
         self.runtime = scoring.runtime_of(self.model)
         info = self.runtime.info
         self.labels = info.labels
-        self.settings = Settings(info.sample_rate, info.channels, 0.0, MAX_SECONDS, info.num_features)
+        shortest = info.min_clip_seconds or 0.0
+        self.settings = Settings(info.sample_rate, info.channels, shortest, MAX_SECONDS, info.num_features)
         self.threshold: float | None = info.threshold if refuse else None
 
     @property
@@ -137,16 +141,18 @@ class Classifier:
         return WindowSpec(self.window_seconds, self.window_seconds * (1 - self.runtime.info.overlap))
 
     def __call__(self, file: str | Path) -> Prediction:
-        """Classify one file."""
-        return next(self.predict([Recording(str(file), str(file))]))
+        """Classify one file. Raises UsageError for anything else, with the call that takes it."""
+        name = file_name(file)
+        return next(self.predict([Recording(name, name)]))
 
     def classify(self, samples: np.ndarray, sample_rate: int) -> Prediction:
         """Classify samples in memory: floats in [-1, 1] or int16, (samples,) or (channels, samples).
 
         A model of precomputed features takes floats (num_features, frames) and their rate. Silence and other faults of
-        the audio are warnings, as for files. Raises UsageError for any other array or rate.
+        the audio are warnings, or the prediction's error, as for files. Raises UsageError for any other array or rate.
         """
-        (prediction,) = self._predict_chunk([convert_clip("array", self._clip(samples, sample_rate), self.settings)])
+        clip = self._clip(_array(samples), sample_rate)
+        (prediction,) = self._predict_chunk([convert_clip("array", clip, self.settings)])
         return prediction
 
     def predict(self, recordings: Iterable[Recording]) -> Iterator[Prediction]:
@@ -202,12 +208,11 @@ class Classifier:
             else:
                 yield self.prediction(recording, mean.value)
 
-    def _clip(self, samples: np.ndarray, sample_rate: int) -> DecodedClip:
+    def _clip(self, values: np.ndarray, sample_rate: int) -> DecodedClip:
         num_features = self.settings.num_features
         if num_features is None:
-            audio = DecodedAudio(_checked_samples(samples, sample_rate), int(sample_rate), "array")
-            return DecodedClip(audio, quality.check(audio, name="", min_seconds=0.0, max_seconds=MAX_SECONDS))
-        values = np.asarray(samples)
+            audio = DecodedAudio(_checked_samples(values), _rate(sample_rate), "array")
+            return check_clip(audio, "", self.settings)
         shape, rate = values.shape, self.settings.sample_rate
         is_float = values.dtype.kind == "f" and len(shape) == 2 and shape[1] > 0
         if not is_float or (shape[0], sample_rate) != (num_features, rate):
@@ -215,33 +220,54 @@ class Classifier:
                 f"The model takes floats ({num_features}, frames): {num_features} features at {rate} a second. It "
                 f"received {values.dtype} {shape} at {sample_rate}. Compute the features as for its training data."
             )
-        if not np.isfinite(values).all():
-            raise UsageError(f"The model takes finite features; the {values.dtype} {shape} received has others.")
         features = DecodedAudio(np.ascontiguousarray(values, np.float32), rate, frames.CONTAINER)
-        return DecodedClip(features, frames.check(features, declared=None, min_seconds=0.0))
+        faults = frames.check(features, declared=None, min_seconds=self.settings.min_seconds)
+        return DecodedClip(features, faults, features.samples)
 
 
-def _checked_samples(samples: np.ndarray, sample_rate: int) -> np.ndarray:
+def file_name(value: object) -> str:
+    """The name of a file. Raises UsageError for samples, lists and what else is passed, with the call that takes it."""
+    if isinstance(value, (str, os.PathLike)):
+        return os.fspath(value)
+    calls = "Classifier.classify(samples, sample_rate) takes samples, run.predict(*files) takes many files"
+    if isinstance(value, Mapping):
+        key, rate = next((key for key in ("array", "raw") if key in value), "array"), "sampling_rate"
+        calls = f"Call classifier.classify(audio['{key}'], audio['{rate}'])" if key in value else calls
+    raise UsageError(f"A file name or a path is needed, and a {type(value).__name__} was received. {calls}.")
+
+
+def _array(samples: object) -> np.ndarray:
+    """What NumPy makes of an array, a tensor or a list of numbers. Raises UsageError where it makes nothing of it."""
+    try:
+        return np.asarray(samples)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise UsageError(f"samples received a {type(samples).__name__} that is no array: {error}. {_ARRAYS}") from error
+
+
+def _rate(value: object) -> int:
+    rate = float(value) if isinstance(value, numbers.Real) else 0.0
+    if RATES[0] <= rate <= RATES[1] and rate.is_integer():
+        return int(rate)
+    raise UsageError(f"sample_rate received {value!r}. Accepted: whole hertz from {RATES[0]} to {RATES[1]}.")
+
+
+def _checked_samples(values: np.ndarray) -> np.ndarray:
     """An array as (channels, samples) in int16 or float32. Raises UsageError for one that is not accepted."""
-    values = np.asarray(samples)
     shape, received = values.shape, f"An array received {values.dtype} of shape {values.shape}"
-    if not RATES[0] <= sample_rate <= RATES[1] or sample_rate != int(sample_rate):
-        raise UsageError(f"sample_rate received {sample_rate!r}. Accepted: hertz from {RATES[0]} to {RATES[1]}.")
     is_audio = values.dtype.kind == "f" or values.dtype == np.int16
-    if not is_audio or values.ndim not in (1, 2) or not values.size:
-        raise UsageError(f"{received}. {_ARRAYS}")
+    if not is_audio or values.ndim not in (1, 2):
+        scale = {"int32": "samples / 2**31", "uint8": "(samples - 128.0) / 128"}.get(str(values.dtype))
+        raise UsageError(f"{received}{f'; give {scale}' if scale else ''}. {_ARRAYS}")
     values = np.atleast_2d(values)
-    if len(values) > min(MAX_CHANNELS, values.shape[1]):
-        raise UsageError(f"{received}, that is {shape[0]} channels of {shape[1]} samples; transpose it. {_ARRAYS}")
+    if values.size and len(values) > min(MAX_CHANNELS, values.shape[1]):
+        raise UsageError(f"{received}, that is {shape[0]} channels of {shape[1]} samples; give samples.T. {_ARRAYS}")
     if values.dtype == np.int16:
         return np.ascontiguousarray(values, np.int16)
-    # Wider floats that float32 cannot hold become infinite, and are refused by that.
+    # Wider floats that float32 cannot hold become infinite, which the check finds.
     with np.errstate(over="ignore", invalid="ignore"):
         values = np.ascontiguousarray(values, np.float32)
-        low, high = float(values.min()), float(values.max())
-    if not (low > -np.inf and high < np.inf):
-        raise UsageError(f"{received}, with values that are not finite. {_ARRAYS}")
-    if max(high, -low) > MAX_PEAK:
+        low, high = float(values.min(initial=0.0)), float(values.max(initial=0.0))
+    if MAX_PEAK < max(high, -low) < np.inf:
         raise UsageError(f"{received}, with values from {low:g} to {high:g}; divide them by full scale. {_ARRAYS}")
     return values
 

@@ -22,7 +22,7 @@ from auricle.evaluation import evaluate as evaluation
 from auricle.evaluation.evaluate import Evaluation
 from auricle.evaluation.report import Report
 from auricle.inference import classifier as classifiers
-from auricle.inference.classifier import Classifier, Prediction
+from auricle.inference.classifier import Classifier, Prediction, file_name
 from auricle.models import device as devices
 from auricle.models import registration
 from auricle.models.quiet import quiet_libraries
@@ -74,7 +74,7 @@ class Run:
 
     def predict(self, *files: str | Path) -> list[Prediction]:
         """Classify files, folders, archives or globs, in order; a bad file gets a Prediction with `error`."""
-        return list(self.classifier.predict(recordings([str(file) for file in files])))
+        return list(self.classifier.predict(recordings([file_name(file) for file in files])))
 
     def evaluate(self, data: str | Path | None = None) -> Evaluation:
         """Measure the model on other labelled recordings, or again on the run's own test clips."""

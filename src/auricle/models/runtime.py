@@ -20,7 +20,8 @@ class ModelInfo:
     """The settings of a model; seconds, hertz and probabilities. `auricle_version` wrote or opened it.
 
     `num_features` is the width of precomputed features, None for audio. `temperature` is already in the logits.
-    `median_clip_seconds` is of the training clips. Batches of `batch_seconds` of padded audio are the fastest.
+    `median_clip_seconds` and `min_clip_seconds` (the shortest allowed) are of the training clips. Batches of
+    `batch_seconds` of padded audio are the fastest.
     """
 
     labels: tuple[str, ...]
@@ -32,6 +33,7 @@ class ModelInfo:
     window_seconds: float | None = None
     overlap: float = 0.0
     median_clip_seconds: float | None = None
+    min_clip_seconds: float | None = None
     threshold: float | None = None
     max_false_accept_rate: float | None = None
     batch_seconds: float | None = None
@@ -42,8 +44,8 @@ class ModelInfo:
     def of_model(cls, model: Any, precision: str = "float32") -> "ModelInfo":
         """The settings in the config of a PyTorch model."""
         config = model.config
-        optional = ("num_features", "window_seconds", "median_clip_seconds", "threshold", "max_false_accept_rate")
-        settings: Any = {name: getattr(config, name, None) for name in optional}
+        optional = ("num_features", "window_seconds", "median_clip_seconds", "min_clip_seconds", "threshold")
+        settings: Any = {name: getattr(config, name, None) for name in (*optional, "max_false_accept_rate")}
         return cls(
             labels=tuple(config.id2label[number] for number in range(config.num_labels)),
             model_type=config.model_type,

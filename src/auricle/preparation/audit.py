@@ -113,6 +113,17 @@ class Audit:
         return frozenset(fault.id for fault in self.quarantined)
 
     @property
+    def faults_in_words(self) -> str:
+        """The kinds of quarantined clips and of warnings, the commonest first, each with one clip; else empty."""
+        first: dict[str, Fault] = {}
+        faults = [*self.quarantined, *self.warnings]
+        for fault in faults:
+            first.setdefault(fault.kind, fault)
+        counts = Counter(fault.kind for fault in faults).most_common()
+        named = (f"{kind}: {count}, such as '{first[kind].id}' ({first[kind].detail})" for kind, count in counts)
+        return "".join(f"{words}. " for words in named).rstrip()
+
+    @property
     def duplicate_groups(self) -> list[tuple[str, ...]]:
         """Sets of clips with the same audio, which must stay on one side of a split."""
         return [duplicate.ids for duplicate in self.duplicates]

@@ -120,7 +120,7 @@ def read(data: str | Path, recipe: Recipe) -> Index:
 
 def inspect(index: Index, recipe: Recipe, progress: Progress) -> Audit:
     """Audit every clip without keeping the audio: flat memory at any size."""
-    settings = _settings(recipe, recipe.audio.sample_rate or FALLBACK_RATE)
+    _, settings = _settings(recipe, index)
     return audit(index, inspect_clips(index.clips, settings, progress))
 
 
@@ -129,12 +129,8 @@ def decode(index: Index, recipe: Recipe, progress: Progress) -> PreparedCorpus:
 
     Raises DataError when too little is usable, or, with data.strict, when anything is not.
     """
-    recipe = for_corpus(recipe, index)
-    if recipe.audio.sample_rate is None:
-        rate = most_common_rate(list(index), _settings(recipe, FALLBACK_RATE))
-        recipe = recipe.replace("audio", sample_rate=rate)
-    assert recipe.audio.sample_rate is not None
-    store = prepare_store(index.clips, _settings(recipe, recipe.audio.sample_rate), progress=progress)
+    recipe, settings = _settings(for_corpus(recipe, index), index)
+    store = prepare_store(index.clips, settings, progress=progress)
     corpus_audit = audit(index, store.clip_info)
     usable, held_out = usable_clips(index, corpus_audit, recipe)
     _check_usable(index, usable, held_out, corpus_audit, recipe)
@@ -221,7 +217,7 @@ def _check_usable(index: Index, usable: Index, held_out: Index, corpus_audit: Au
     if len(usable.labels) < 2:
         raise DataError(
             f"{len(usable)} of {len(index)} clips are usable, in {len(usable.labels)} classes, and a classifier needs "
-            "two. `auricle inspect` lists what is wrong with the others."
+            f"two. {corpus_audit.faults_in_words} `auricle inspect` lists all that is wrong."
         )
     rare = rare_labels(usable)
     if rare:
@@ -236,6 +232,9 @@ def _check_usable(index: Index, usable: Index, held_out: Index, corpus_audit: Au
         )
 
 
-def _settings(recipe: Recipe, sample_rate: int) -> Settings:
+def _settings(recipe: Recipe, index: Index) -> tuple[Recipe, Settings]:
+    """How clips are decoded, with the recipe's sample rate, else the one that most clips have, in the recipe too."""
     audio = recipe.audio
-    return Settings(sample_rate, audio.channels, audio.min_seconds, audio.max_seconds, audio.num_features)
+    bounds = (audio.channels, audio.min_seconds, audio.max_seconds, audio.num_features)
+    rate = audio.sample_rate or most_common_rate(index.clips, FALLBACK_RATE)
+    return recipe.replace("audio", sample_rate=rate), Settings(rate, *bounds)

@@ -8,9 +8,17 @@ from pathlib import PurePath
 
 import numpy as np
 
-from auricle.audio import decode, quality
+from auricle.audio import decode
 from auricle.audio.decode import DecodedAudio
-from auricle.audio.recordings import FATAL, DecodedClip, DecodedRecording, Recording, convert_clip, decode_recording
+from auricle.audio.recordings import (
+    FATAL,
+    DecodedClip,
+    DecodedRecording,
+    Recording,
+    check_clip,
+    convert_clip,
+    decode_recording,
+)
 from auricle.audio.settings import Settings
 from auricle.errors import AudioError
 from auricle.serving.limits import Limits, RequestError
@@ -66,7 +74,7 @@ def _decoded(upload: Upload, name: str, settings: Settings, limits: Limits) -> D
         audio = _raw(upload.content, upload.pcm, limits)
     else:
         audio = decode.decode(upload.content, max_seconds=limits.seconds, max_values=limits.values)
-    return DecodedClip(audio, quality.check(audio, name=name, min_seconds=0.0, max_seconds=limits.seconds))
+    return check_clip(audio, name, replace(settings, max_seconds=limits.seconds))
 
 
 def _raw(content: bytes, pcm: Pcm, limits: Limits) -> DecodedAudio:

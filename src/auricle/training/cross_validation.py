@@ -115,6 +115,7 @@ def train_fold(data: FoldData, train: FoldTrainer, others: Sequence[FoldResult] 
         # A model's natural window in long recordings.
         seconds = float(np.median(data.train.audio.lengths)) / data.corpus.store.settings.sample_rate
         trained.model.config.median_clip_seconds = round(seconds, 3)
+        trained.model.config.min_clip_seconds = data.recipe.audio.min_seconds
         with atomic_write(folder.model) as partial:
             save_model(trained.model, partial)
             model = trained.model

@@ -88,6 +88,8 @@ def _write_metadata(corpus: PreparedCorpus, grouping: str, folder: RunFolder, re
         reporter.message(f"{', '.join(findings)} (audit.json lists them).")
     for note in inspection.notes:
         reporter.message(note)
+    if corpus.audit.faults_in_words:
+        reporter.message(corpus.audit.faults_in_words)
     reporter.message(inspection.split_summary)
 
 
