@@ -152,12 +152,15 @@ def show_evaluation(screen: Screen, evaluation: "Evaluation") -> None:
     ]
     screen.table("Classes", ("class", "clips", "precision", "recall", "F1"), classes)
     _show_duration_and_rejection(screen, evaluation)
+    screen.notes(evaluation.cautions)
     if evaluation.unusable:
         screen.print(f"! {counted(evaluation.unusable, 'unusable clip')}; `auricle inspect` lists the reasons.")
 
 
 def _metric(name: str, metric: "Interval", digits: int = 3) -> tuple[str, str, str]:
-    return name.replace("_", " "), f"{metric.value:.{digits}f}", decimal_range(metric.low, metric.high, digits)
+    """A row of a table of metrics; an interval that is not reliable is marked as rough."""
+    between = decimal_range(metric.low, metric.high, digits) + ("" if metric.reliable else " (rough)")
+    return name.replace("_", " "), f"{metric.value:.{digits}f}", between
 
 
 def _show_duration_and_rejection(screen: Screen, result: "Report | Evaluation") -> None:
