@@ -8,7 +8,7 @@ from benchmarks.coverage import BOUNDS, Cell, measure
 from scipy.stats import binomtest
 
 from auricle.evaluation import intervals, metrics
-from auricle.evaluation.intervals import SHARE_DIFFERENCE, Interval, Resampling, interval, mean_interval
+from auricle.evaluation.intervals import SHARE_DIFFERENCE, Interval, Resampling, Units, interval, mean_interval
 from auricle.evaluation.report import IntervalBasis
 
 
@@ -20,6 +20,7 @@ from auricle.evaluation.report import IntervalBasis
         Cell(30, 20, 0.9, 0.2),
         Cell(200, 20, 0.99, 0.05),
         Cell(200, 1, 0.9, 0.0),
+        Cell(10, 20, 0.5, 0.2, spread=0.8),
     ],
     ids=str,
 )
@@ -80,9 +81,10 @@ def test_a_gain_has_no_width_only_where_the_answers_agree_on_every_clip() -> Non
 
 
 def test_bounds_hold_and_few_units_are_never_reliable() -> None:
-    assert interval(0.5, 0.05, 5).reliable and not interval(0.5, 0.05, 4).reliable
-    assert not interval(0.9, 0.5, 3).reliable and 0 <= interval(0.9, 0.5, 3).low < interval(0.9, 0.5, 3).high <= 1
-    gain = interval(0.9, 0.1, 2, SHARE_DIFFERENCE)  # the t quantile of one degree of freedom is 12.7
+    assert interval(0.5, 0.05, Units(5, 5)).reliable and not interval(0.5, 0.05, Units(4, 4)).reliable
+    wide = interval(0.9, 0.5, Units(3, 3))
+    assert not wide.reliable and 0 <= wide.low < wide.high <= 1
+    gain = interval(0.9, 0.1, Units(2, 2), SHARE_DIFFERENCE)  # the t quantile of one degree of freedom is 12.7
     assert (gain.low, gain.high, gain.reliable) == (pytest.approx(0.9 - 1.27062, abs=1e-4), 1.0, False)
 
 

@@ -29,7 +29,7 @@ from auricle.evaluation.report import (
     TrainingTotals,
 )
 from auricle.evaluation.scoring import Scores
-from auricle.preparation.formatting import percent, percent_range
+from auricle.preparation.formatting import percent
 from auricle.preparation.prepare import PreparedCorpus
 
 PACKAGES = (
@@ -204,7 +204,7 @@ def _verdict(
     lowest = min((row for row in rows if row.clips), key=lambda row: row.recall)
     return (
         f"Accuracy {percent(accuracy.value)} on {clips} held-out test clips (95 % interval "
-        f"{percent_range(accuracy.low, accuracy.high)}), {comparison}. "
+        f"{accuracy.percents}), {comparison}. "
         f"Lowest recall: '{lowest.label}', {percent(lowest.recall, 0)}."
     )
 

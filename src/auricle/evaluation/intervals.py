@@ -3,7 +3,7 @@
 In: a metric and its standard error over units, from a bootstrap or, for a mean, in closed form. Clips of one speaker
 are not independent, so units are whole groups (Field and Welsh, 2007). Out: for a share a Wilson interval whose sample
 size is the effective one, reduced by the t quantile (Korn and Graubard, 1998; Franco et al., 2019); else t intervals.
-Percentiles of the bootstrap would be too narrow near 0 and 1 and over few groups.
+Groups of unequal size count as fewer. Percentiles of a bootstrap would be too narrow near 0 and 1 and over few groups.
 """
 
 from collections.abc import Iterator, Sequence
@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from auricle.evaluation.metrics import ClipOutcomes, compute_metrics, metric_info
+from auricle.preparation.formatting import decimal_range, percent_range
 
 METHOD = "Wilson with an effective sample size and a t quantile; differences and log loss: t"
 LEVEL = 0.95
@@ -35,8 +36,40 @@ class Interval:
     high: float
     reliable: bool = True
 
+    @property
+    def _mark(self) -> str:
+        return "" if self.reliable else ", rough"
 
-def interval(value: float, error: float, units: int, bounds: tuple[float, float] = SHARE) -> Interval:
+    @property
+    def percents(self) -> str:
+        """As in "88.8 to 96.0", of shares in per cent."""
+        return percent_range(self.low, self.high) + self._mark
+
+    def decimals(self, digits: int = 3) -> str:
+        """As in "0.888 to 0.960, rough"."""
+        return decimal_range(self.low, self.high, digits) + self._mark
+
+
+@dataclass(frozen=True)
+class Units:
+    """How many units there are, and how many of equal size vary as much (Kish, 1965)."""
+
+    count: int
+    effective: float
+
+    @classmethod
+    def of(cls, unit_of: np.ndarray) -> "Units":
+        """Those of some clips, from each one's unit (clips,)."""
+        sizes = np.unique(unit_of, return_counts=True)[1].astype(np.float64)
+        return cls(len(sizes), float(sizes.sum() ** 2 / (sizes @ sizes)))
+
+    @property
+    def correction(self) -> float:
+        """What the variance between units, measured around their own mean, is multiplied by."""
+        return self.effective / max(self.effective - 1, 0.5)
+
+
+def interval(value: float, error: float, units: Units, bounds: tuple[float, float] = SHARE) -> Interval:
     """The interval of a value between `bounds` with a standard `error` over `units`.
 
     Where the error is 0, because all units agree, a share has the interval of one over as many independent clips as
@@ -44,13 +77,13 @@ def interval(value: float, error: float, units: int, bounds: tuple[float, float]
     """
     from scipy.special import stdtrit
 
-    quantile = float(stdtrit(max(1, units - 1), (1 + LEVEL) / 2))
-    enough = units >= MIN_UNITS
+    quantile = float(stdtrit(max(1, units.effective - 1), (1 + LEVEL) / 2))
+    enough = units.count >= MIN_UNITS
     if bounds != SHARE:
-        half = quantile * error if error > ROUNDING else quantile**2 / (units + quantile**2)
+        half = quantile * error if error > ROUNDING else quantile**2 / (units.effective + quantile**2)
         return Interval(value, max(bounds[0], value - half), min(bounds[1], value + half), enough)
     variance = max(0.0, value * (1 - value))
-    size = max(1.0, variance / error**2) if error > ROUNDING else float(units)
+    size = max(1.0, variance / error**2) if error > ROUNDING else units.effective
     size *= (NORMAL_QUANTILE / quantile) ** 2
     odds = NORMAL_QUANTILE**2 / size
     middle = (value + odds / 2) / (1 + odds)
@@ -103,18 +136,16 @@ def bootstrap(groups: Sequence[str | None], resampling: Resampling) -> Bootstrap
     return Bootstrap(counts, unit_of, resampling.group_name if grouped else "clip", units)
 
 
-def bootstrap_error(estimates: Sequence[Any] | np.ndarray, units: int) -> np.ndarray:
-    """The standard error (metrics,) of estimates on resamples (resamples, metrics) of so many units."""
-    return np.asarray(np.std(estimates, axis=0) * sqrt(units / max(1, units - 1)))
+def bootstrap_error(estimates: Sequence[Any] | np.ndarray, units: Units) -> np.ndarray:
+    """The standard error (metrics,) of estimates on resamples (resamples, metrics) of units."""
+    return np.asarray(np.std(estimates, axis=0) * sqrt(units.correction))
 
 
 def mean_interval(values: np.ndarray, unit_of: np.ndarray) -> Interval:
     """The interval of the mean of shares or truths (clips,) over the units that the clips (clips,) are of."""
-    present, number = np.unique(unit_of, return_inverse=True)
-    units, mean = len(present), float(np.mean(values))
-    residuals = np.bincount(number, values.astype(np.float64) - mean)
-    error = sqrt(units / max(1, units - 1) * float(residuals @ residuals)) / len(values)
-    return interval(mean, error, units)
+    units, mean = Units.of(unit_of), float(np.mean(values))
+    residuals = np.bincount(unit_of, values.astype(np.float64) - mean)
+    return interval(mean, sqrt(units.correction * float(residuals @ residuals)) / len(values), units)
 
 
 def metric_intervals(
@@ -123,14 +154,15 @@ def metric_intervals(
     """Every headline metric with its interval; with `minus`, how much it exceeds that of other outcomes of the same
     clips, resampled together. A difference is reliable where both metrics are.
     """
+    units = Units.of(resampled.unit_of)
     values, estimates = _resampled_metrics(outcomes, resampled)
-    intervals = _intervals(values, estimates, resampled.units, SHARE, AMOUNT)
+    intervals = _intervals(values, estimates, units, SHARE, AMOUNT)
     if minus is None:
         return intervals
     other_values, other_estimates = _resampled_metrics(minus, resampled)
-    others = _intervals(other_values, other_estimates, resampled.units, SHARE, AMOUNT)
+    others = _intervals(other_values, other_estimates, units, SHARE, AMOUNT)
     gains = {name: value - other_values[name] for name, value in values.items()}
-    differences = _intervals(gains, estimates - other_estimates, resampled.units, SHARE_DIFFERENCE, AMOUNT_DIFFERENCE)
+    differences = _intervals(gains, estimates - other_estimates, units, SHARE_DIFFERENCE, AMOUNT_DIFFERENCE)
     if np.array_equal(outcomes.predicted, minus.predicted):  # they agree on every clip
         differences.update({name: Interval(0.0, 0.0, 0.0) for name, value in gains.items() if value == 0})
     return {
@@ -148,7 +180,7 @@ def _resampled_metrics(outcomes: ClipOutcomes, resampled: Bootstrap) -> tuple[di
 def _intervals(
     values: dict[str, float],
     estimates: np.ndarray,
-    units: int,
+    units: Units,
     share: tuple[float, float],
     amount: tuple[float, float],
 ) -> dict[str, Interval]:

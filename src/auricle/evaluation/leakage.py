@@ -13,7 +13,7 @@ from functools import cached_property
 import numpy as np
 
 from auricle.corpus.structure import Field
-from auricle.evaluation.intervals import SHARE_DIFFERENCE, Interval, interval
+from auricle.evaluation.intervals import SHARE_DIFFERENCE, Interval, Units, interval
 
 FOLDS = 10
 REPEATS = 12
@@ -103,7 +103,7 @@ def measure(fit: HeldOutFit, field: Field, seed: int) -> Leakage:
         examples=tuple(value for value, _ in field.counts.most_common(3)),
         random_accuracy=float((mixed > 0).mean()),
         grouped_accuracy=float((grouped > 0).mean()),
-        difference=interval(difference, deviation, freedom + 1, SHARE_DIFFERENCE),
+        difference=interval(difference, deviation, Units(freedom + 1, freedom + 1), SHARE_DIFFERENCE),
         margin=loss,
         leaks=bool(
             stats.t.sf(loss / max(error, 1e-12), freedom) < SIGNIFICANCE

@@ -14,7 +14,7 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from auricle.corpus.clip import Index
 from auricle.evaluation.report import Cost, Report
-from auricle.preparation.formatting import counted, decimal_range, percent, percent_range
+from auricle.preparation.formatting import counted, percent
 from auricle.recipe import REFUSED
 
 # Metric of the report → its name on the Hub, its title, and the arguments that the name leaves open.
@@ -68,8 +68,6 @@ def model_card(
         text=escaped,
         counted=counted,
         percent=percent,
-        percents=lambda interval: percent_range(interval.low, interval.high),
-        decimals=lambda interval: decimal_range(interval.low, interval.high),
     )
     return card
 

@@ -11,7 +11,15 @@ from typing import Literal
 
 import numpy as np
 
-from auricle.evaluation.intervals import Interval, Resampling, bootstrap, bootstrap_error, interval, mean_interval
+from auricle.evaluation.intervals import (
+    Interval,
+    Resampling,
+    Units,
+    bootstrap,
+    bootstrap_error,
+    interval,
+    mean_interval,
+)
 from auricle.evaluation.scoring import Scores, confidence
 from auricle.recipe import Recipe
 
@@ -152,7 +160,7 @@ def _class_report(
         impostor_clips=impostor_clips,
         measured_false_accept_rate=mean_interval(accepted, unknown.unit_of),
         unit=unknown.unit,
-        auroc=_auroc(area(np.ones(len(scores)), np.ones(len(out_of_set))), estimates, known.units, unknown.units),
+        auroc=_auroc(area(np.ones(len(scores)), np.ones(len(out_of_set))), estimates, known.unit_of, unknown.unit_of),
         false_rejection_rate=float(rejected.mean()),
     )
 
@@ -187,7 +195,7 @@ def by_misclassified_clips(
             for weight in resampled.weights()
             if weight[wrong].any() and weight[~wrong].any()
         ]
-        sides = (len(np.unique(resampled.unit_of[side])) for side in (wrong, ~wrong))
+        sides = (resampled.unit_of[side] for side in (wrong, ~wrong))
         area = _auroc(auroc(np.ones((~wrong).sum()), np.ones(wrong.sum())), estimates, *sides)
     measured = None
     if threshold is not None and wrong.any():
@@ -218,9 +226,10 @@ def cautions(rejection: RejectionReport) -> list[str]:
     return []
 
 
-def _auroc(value: float, estimates: Sequence[float], *units: int) -> Interval:
+def _auroc(value: float, estimates: Sequence[float], *units_of: np.ndarray) -> Interval:
     """The interval of an AUROC: the side with fewer units decides how well its error is known."""
-    return interval(value, float(bootstrap_error(estimates, min(units))), min(units))
+    units = min(map(Units.of, units_of), key=lambda one: one.effective)
+    return interval(value, float(bootstrap_error(estimates, units)), units)
 
 
 def _halves(out_of_set: Scores, seed: int) -> np.ndarray:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from auricle.errors import DataError
-from auricle.evaluation.intervals import Bootstrap, Interval, Resampling, bootstrap, bootstrap_error, interval
+from auricle.evaluation.intervals import Bootstrap, Interval, Resampling, Units, bootstrap, bootstrap_error, interval
 
 P_TARGETS = (0.01, 0.05)
 RESAMPLES = 1000
@@ -125,5 +125,6 @@ def error_rate_intervals(
     if not replicates:  # the interval is the whole range
         values = zip(METRICS, observed.metrics, strict=True)
         return {name: Interval(value, 0.0, 1.0, reliable=False) for name, value in values}, resampled
-    rows = zip(METRICS, observed.metrics, bootstrap_error(replicates, resampled.units), strict=True)
-    return {name: interval(value, float(error), resampled.units) for name, value, error in rows}, resampled
+    independent = Units.of(resampled.unit_of)
+    rows = zip(METRICS, observed.metrics, bootstrap_error(replicates, independent), strict=True)
+    return {name: interval(value, float(error), independent) for name, value, error in rows}, resampled
