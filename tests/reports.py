@@ -14,7 +14,7 @@ from auricle.evaluation.report import (
     SplitSummary,
     TrainingTotals,
 )
-from auricle.preparation.audit import Audit, Durations
+from auricle.preparation.audit import Audit, Durations, FileCounts
 from auricle.recipe import Recipe
 
 
@@ -61,6 +61,7 @@ def small_report(**changes: Any) -> Report:
             containers={"WAV": 4},
             notes=(),
             excluded=(),
+            files=FileCounts(4, 4, 0, 0, 0),
         ),
         split=SplitSummary("random", "a random split", False, (), 1, {"train": 4, "valid": 0, "test": 4}),
         corpus=CorpusSummary("corpus", "folders", "Folders: 4 clips", None, None, 4, 2, 0, "group"),

@@ -125,3 +125,22 @@ def test_a_survey_holds_no_sound_in_memory(tmp_path: Path) -> None:
     grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
     assert found.clips == 2000
     assert grown * 1024 < 2000 * 10_000
+
+
+def test_every_file_is_counted_once_and_the_counts_add_up(corpus: Path) -> None:
+    (corpus / "low" / "bad.wav").write_bytes(b"garbage")
+    (corpus / "stray.wav").write_bytes((corpus / "low" / "device0_000.wav").read_bytes())
+    (corpus / "LICENSE").write_text("x")
+    (corpus / "notes.txt").write_text("x")
+    (corpus / "low" / "gone.wav").symlink_to("/nowhere.wav")
+    found = audit(corpus, group=None)
+    files = found.files
+    assert (files.total, files.used, files.unusable, files.excluded, files.other) == (29, 24, 1, 2, 2)
+    assert files.total == files.used + files.unusable + files.excluded + files.other
+    assert {item.name.rpartition("/")[2] for item in found.excluded} >= {
+        "stray.wav",
+        "gone.wav",
+        "LICENSE",
+        "notes.txt",
+    }
+    assert str(files) == "29 files: 24 used, 1 unusable, 2 excluded, 2 no recordings"

@@ -132,7 +132,7 @@ def test_inspect_names_the_group_with_its_evidence_and_the_option(planted: Path)
     inspected = inspect(planted, recipes.load("baseline"), lambda done, total: None)
     assert inspected.audit.groups == 8 and inspected.split is not None and inspected.split.grouped
     text = str(inspected)
-    assert "Groups: the first part of the file name (8 values such as d" in text
+    assert "Groups: the first part of the file name, name:1 (8 values such as d" in text
     assert "`--group none`" in text and "kept apart" in text
     assert inspected.as_json()["grouping"] == inspected.grouping
 

@@ -2,6 +2,7 @@
 
 import json
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -171,3 +172,70 @@ def test_dealing_fills_parts_by_their_shares_for_many_seeds() -> None:
         fold = splits.make(corpus, Data(seed=seed, test_size=0.25, validation_size=0.15)).folds[0]
         shares = np.array([len(fold.train), len(fold.valid), len(fold.test)]) / len(corpus)
         assert np.abs(shares - [0.6, 0.15, 0.25]).max() < 0.03
+
+
+def own_parts(*folds: str | None, classes: int = 2) -> Index:
+    """Twelve clips for each of the folds, without groups."""
+    clips = tuple(
+        Clip(f"{place}-{number}.wav", "", "abc"[number % classes], fold=fold)
+        for place, fold in enumerate(folds)
+        for number in range(12)
+    )
+    return Index(clips, "table", "corpus", "test")
+
+
+@pytest.mark.parametrize("part", ["train", "valid", "test"])
+def test_a_corpus_with_one_part_gets_the_others_made_from_it(part: str) -> None:
+    split = splits.make(own_parts(part), Data())
+    fold = split.folds[0]
+    assert split.kind == "holdout" and fold.train and fold.test
+    assert len(fold.train) + len(fold.valid) + len(fold.test) == 12
+    assert split.notes[0] == f"The corpus has a '{part}' part only, so the other parts are made from it."
+
+
+def test_a_further_part_and_clips_in_no_part_are_named_with_what_happens_to_them() -> None:
+    split = splits.make(own_parts("train", "test", "extra", None), Data(validation_size=0))
+    fold = split.folds[0]
+    assert (len(fold.train), len(fold.test)) == (24, 12)
+    assert any("12 clips are in no part" in note and "trained on" in note for note in split.notes)
+    assert any("'extra' (12 clips) is neither trained nor tested on" in note for note in split.notes)
+
+
+def test_classes_that_are_only_tested_or_never_tested_are_named() -> None:
+    clips = own_parts("train", "test", classes=3).clips
+    only_test = Index(tuple(c for c in clips if (c.fold, c.label) != ("train", "c")), "table", "corpus", "test")
+    notes = splits.make(only_test, Data()).notes
+    assert any(note.startswith("Tested but not trained on: 'c'.") for note in notes)
+    only_train = Index(tuple(c for c in clips if (c.fold, c.label) != ("test", "c")), "table", "corpus", "test")
+    assert any(note.startswith("Not in the test part: 'c'.") for note in splits.make(only_train, Data()).notes)
+
+
+def test_what_the_groups_leave_open_is_noted() -> None:
+    some = Index(
+        tuple(
+            replace(clip, group="s1" if place < 6 else f"s{place % 4}" if place % 3 else None)
+            for place, clip in enumerate(own_parts(None, None))
+        ),
+        "table",
+        "corpus",
+        "test",
+        group_name="speaker",
+    )
+    assert any("clips without a speaker" in note for note in splits.make(some, Data()).notes)
+    one = Index(tuple(replace(clip, group="anna") for clip in own_parts(None, None)), "table", "corpus", "test")
+    coincide = Index(tuple(replace(clip, group=f"s{clip.label}") for clip in one), "table", "corpus", "test")
+    for index, expected in (
+        (one, "All clips are of one group, 'anna'"),
+        (coincide, "Each class has one group of its own"),
+    ):
+        split = splits.make(index, Data(validation_size=0, split="holdout"))
+        assert not split.grouped and any(expected in note for note in split.notes)
+        assert {clip.label for clip in index if clip.id in split.folds[0].train} == {"a", "b"}
+
+
+def test_each_class_of_two_clips_is_trained_and_tested() -> None:
+    clips = tuple(Clip(f"{number}.wav", "", f"bird{number // 2:02d}") for number in range(80))
+    fold = splits.make(Index(clips, "folder", "corpus", "test"), Data()).folds[0]
+    label_of = {clip.id: clip.label for clip in clips}
+    for part in (fold.train, fold.test):
+        assert {label_of[id] for id in part} == {f"bird{number:02d}" for number in range(40)}

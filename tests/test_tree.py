@@ -401,3 +401,20 @@ def test_a_name_that_is_not_utf8_is_excluded_and_named(tmp_path: Path) -> None:
     names, excluded = audio_files(open_tree(tmp_path / "c"))
     assert names == ["1.wav"]
     assert [(item.name, "convmv" in item.reason) for item in excluded] == [("Caf\\xe9.wav", True)]
+
+
+def test_links_that_lead_nowhere_and_pipes_are_named_with_what_fetches_them(tmp_path: Path) -> None:
+    folder = tmp_path / "corpus" / "cat"
+    folder.mkdir(parents=True)
+    (folder / "here.wav").write_bytes(b"x")
+    (folder / "annex.wav").symlink_to("../.git/annex/objects/xx/1.wav")
+    (folder / "dvc.wav").symlink_to("../.dvc/cache/1.wav")
+    (folder / "gone.wav").symlink_to("/nowhere/1.wav")
+    os.mkfifo(folder / "pipe.wav")
+    tree = open_tree(tmp_path / "corpus")
+    reasons = {item.name.rpartition("/")[2]: item.reason for item in audio_files(tree)[1]}
+    assert "git annex get" in reasons["annex.wav"] and "dvc pull" in reasons["dvc.wav"]
+    assert "not there" in reasons["gone.wav"] and "pipe" in reasons["pipe.wav"]
+    (folder / "here.wav").unlink()
+    with pytest.raises(DataError, match=r"has no files\. .*is a link to a file that is not there"):
+        open_tree(tmp_path / "corpus")

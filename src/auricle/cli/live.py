@@ -101,7 +101,7 @@ def _as_text(message: "Message") -> str:
     )
 
 
-def _as_json(message: "Message") -> dict[str, Any]:
+def _as_json(message: "Message") -> dict[str, str | float | None]:
     event = message.event
     if event is None:
         return {"type": message.kind, "windows": message.windows, "seconds": round(message.seconds, 3)}

@@ -42,7 +42,8 @@ class Excluded:
 class Index:
     """The clips of a corpus, in a fixed order, and what its reader knows about the corpus.
 
-    `num_features` is the width of precomputed features, where the sources are these; None for recordings.
+    `num_features` is the width of precomputed features, where the sources are these; None for recordings. `num_files`
+    counts all files, those that a table names elsewhere included, and `num_other_files` those that are no recordings.
     """
 
     clips: tuple[Clip, ...]
@@ -54,6 +55,8 @@ class Index:
     group_name: str = "group"
     excluded: tuple[Excluded, ...] = ()
     num_features: int | None = None
+    num_files: int = 0
+    num_other_files: int = 0
 
     def __len__(self) -> int:
         return len(self.clips)
@@ -98,6 +101,8 @@ class Index:
             "group_name": self.group_name,
             "excluded": [[item.name, item.reason] for item in self.excluded],
             "num_features": self.num_features,
+            "num_files": self.num_files,
+            "num_other_files": self.num_other_files,
         }
         schema = pa.schema([(name, pa.float64() if name in ("start", "end") else pa.string()) for name in columns])
         table = pa.table(columns, schema=schema).replace_schema_metadata({"auricle": json.dumps(about)})

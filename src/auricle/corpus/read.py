@@ -15,7 +15,6 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
-from typing import Any
 
 from auricle.corpus import readers, structure
 from auricle.corpus.archive import is_remote
@@ -23,7 +22,7 @@ from auricle.corpus.clip import Clip, Excluded, Index
 from auricle.corpus.layout import NOT_UTF8, audio_files, official_fold
 from auricle.corpus.metadata import ignored_tables
 from auricle.corpus.tables import one_line
-from auricle.corpus.tree import Tree, check_exists, open_tree
+from auricle.corpus.tree import Tree, check_exists, is_audio, open_tree
 from auricle.errors import DataError, UsageError, unknown
 
 # Readers of general layouts, tried in this order after those of single corpora. `pattern` never detects anything.
@@ -48,7 +47,7 @@ def load_reader(name: str) -> ModuleType:
 def read_index(
     data: str | Path,
     reader: str = "auto",
-    options: Mapping[str, Any] | None = None,
+    options: Mapping[str, str] | None = None,
     label: str | None = None,
     group: str | None = None,
     fold: str | None = None,
@@ -103,6 +102,7 @@ def read_index(
         group_name=group_name,
         excluded=(*excluded, *left_out),
         num_features=module.num_features(tree, **given) if hasattr(module, "num_features") else None,
+        **_file_counts(tree, clips),
     )
 
 
@@ -171,7 +171,7 @@ def _detect(tree: Tree) -> str:
     return hits[0]
 
 
-def _check_options(name: str, module: ModuleType, given: Mapping[str, Any]) -> None:
+def _check_options(name: str, module: ModuleType, given: Mapping[str, str]) -> None:
     parameters = inspect.signature(module.read).parameters.values()
     known = {item.name: item for item in parameters if item.kind is inspect.Parameter.KEYWORD_ONLY}
     types = typing.get_type_hints(module.read)
@@ -240,6 +240,14 @@ class _Columns:
         return labelled, excluded
 
 
+def _file_counts(tree: Tree, clips: Iterable[Clip]) -> dict[str, int]:
+    """All files of the tree and those that clips name elsewhere, and how many are no recordings."""
+    sources = {clip.source for clip in clips}
+    listed = {tree.source(name) for name in tree.names}
+    other = sum(not is_audio(name) and tree.source(name) not in sources for name in tree.names)
+    return {"num_files": len(listed | sources) + len(tree.missing), "num_other_files": other}
+
+
 def _without_classes(clips: Sequence[Clip], classes: Collection[str]) -> tuple[list[Clip], list[Excluded]]:
     """The clips of all classes but some, and those. Raises UsageError for a class that does not exist."""
     labels = sorted({clip.label for clip in clips})
@@ -288,14 +296,14 @@ def _describe(title: str, clips: Iterable[Clip], label_name: str, group_name: st
     return f"{title}: {', '.join(parts)}{f' ({note})' if note else ''}"
 
 
-def _group_name(tree: Tree, module: ModuleType, given: Mapping[str, Any]) -> str:
+def _group_name(tree: Tree, module: ModuleType, given: Mapping[str, str]) -> str:
     """What a group is called, which may depend on the corpus."""
     if hasattr(module, "group_name"):
         return str(module.group_name(tree, **given))
     return str(getattr(module, "GROUP_NAME", "group"))
 
 
-def _note(tree: Tree, module: ModuleType, given: Mapping[str, Any]) -> str:
+def _note(tree: Tree, module: ModuleType, given: Mapping[str, str]) -> str:
     """What was inferred: by the reader, about names, and about tables that are passed over."""
     note = module.note(tree, **given) if hasattr(module, "note") else ""
     ignored = ignored_tables(tree) if module.TITLE == load_reader("folder").TITLE else ""

@@ -79,11 +79,11 @@ def make(
     elif kind == "leave-one-group-out":
         split = _leave_one_group_out(index, data, together)
     elif kind == "folds":
-        split = _folds(index, data, together)
+        split = _folds(_divisible(index), data, together)
     elif kind == "random":
         split = _random(index, data)
     else:
-        split = _holdout(index, data, together)
+        split = _holdout(_divisible(index), data, together)
     if kind not in ("predefined", "random"):
         split = drop_test_duplicates(split, together)
     _check(split, index)
@@ -91,6 +91,19 @@ def make(
     if is_single and split.kind != "predefined":
         notes.insert(0, f"The corpus has a '{min(named)}' part only, so the other parts are made from it.")
     return replace(split, notes=tuple(notes))
+
+
+def _divisible(index: Index) -> Index:
+    """The same corpus without groups that a split cannot keep apart: a single one, or one for each class."""
+    if len({clip.group for clip in index}) > 1 and not _coincide(index):
+        return index
+    return replace(index, clips=tuple(replace(clip, group=None) for clip in index))
+
+
+def _coincide(index: Index) -> bool:
+    """Whether each class has one group of its own."""
+    groups = {clip.group for clip in index}
+    return len({(clip.group, clip.label) for clip in index}) == len(groups) == len(index.labels)
 
 
 def _group_notes(index: Index) -> list[str]:
@@ -106,7 +119,7 @@ def _group_notes(index: Index) -> list[str]:
             f"All clips are of one {index.group_name}, '{min(groups)}': the figures cannot tell how well the model "
             "does on others."
         )
-    elif len({(clip.group, clip.label) for clip in index}) == len(groups) == len(index.labels):
+    elif _coincide(index):
         notes.append(
             f"Each class has one {index.group_name} of its own, so the figures cannot tell the classes from the "
             f"{index.group_name}s."

@@ -17,8 +17,8 @@ from auricle.errors import DataError, UsageError
 _SEPARATORS = re.compile(r"[_\-.\s+,=@~]+")
 _BORDER = re.compile(r"\d+|[^\W\d_]+")
 _KEY = re.compile(r"folder:(?P<folder>-?\d+)|name:(?P<name>-?\d+)(?:\.(?P<piece>\d+)|-(?P<last>\d+))?")
-# A field of a few files with another number of parts still counts.
-COVERAGE = 0.98
+# A few files with another number of parts, or outside the folders, do not hide a field.
+COVERAGE, FOLDER_COVERAGE = 0.98, 0.9
 MAX_PARTS = 8
 MAX_CLASSES = 500
 MAX_FIELDS = 40
@@ -142,7 +142,7 @@ def fields(names: Sequence[str]) -> list[Field]:
         match = _KEY.fullmatch(key)
         assert match is not None
         candidate = Field(key, _description(match), tuple(_value(name, match) for name in names))
-        if candidate.coverage >= COVERAGE and len(candidate.counts) > 1:
+        if candidate.coverage >= (FOLDER_COVERAGE if candidate.is_folder else COVERAGE) and len(candidate.counts) > 1:
             division = partition(candidate.values)
             first = found.setdefault(division, candidate)
             if first.is_folder and candidate.is_folder and first.is_identifier and not candidate.is_identifier:

@@ -5,9 +5,11 @@ for numbers. Labels and file names are untrusted text.
 """
 
 import functools
+import re
 from typing import Any
 
 import jinja2
+from markupsafe import Markup, escape
 
 from auricle.evaluation.metrics import metric_info
 from auricle.preparation import formatting
@@ -30,6 +32,7 @@ def environment(*packages: str) -> jinja2.Environment:
         position=lambda share: f"{min(1.0, max(0.0, share)) * 100:.2f}%",  # along an SVG, clipped to it
         metric_title=lambda name: metric_info(name).title,
         no_break=lambda text: text.replace(" %", "\u00a0%"),
+        code=lambda text: Markup(re.sub("`([^`]+)`", r"<code>\1</code>", str(escape(text)))),
     )
     return environment
 

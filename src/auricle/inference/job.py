@@ -7,7 +7,7 @@ resumed job scores the same batches as one that was never interrupted, and write
 import hashlib
 import itertools
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -46,7 +46,7 @@ class JobState:
     current: CurrentRecording | None = None
 
 
-def job_id(run: Path, classifier: Classifier, options: Mapping[str, object]) -> str:
+def job_id(run: Path, classifier: Classifier, options: object) -> str:
     """A text that is the same only for the same model and the same options."""
     digest = hashlib.sha256(json.dumps(options, sort_keys=True, default=str).encode())
     if isinstance(classifier.model, OnnxModel):

@@ -110,8 +110,8 @@ class Output:
         elif self._file is not None:
             self._file.write(text.encode())
 
-    def checkpoint(self, state: dict[str, Any], *, now: bool = False) -> None:
-        """Save the state of the job, if it was not saved a short time ago. Everything written belongs to `state`."""
+    def checkpoint(self, state: object, *, now: bool = False) -> None:
+        """Save the state of the job as JSON, if it was not saved a short time ago. All that is written is of it."""
         if self._out is None:
             sys.stdout.flush()
             return

@@ -8,7 +8,7 @@ import functools
 import os
 import socket
 import urllib.parse
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -142,7 +142,7 @@ def open_checkpoint(
     return Checkpoint(network, extractor, _notes(checkpoint, loading, old_classes, len(labels)))
 
 
-def _notes(checkpoint: str, loading: Mapping[str, Any], old_classes: int, classes: int) -> tuple[str, ...]:
+def _notes(checkpoint: str, loading: Mapping[str, Iterable[Any]], old_classes: int, classes: int) -> tuple[str, ...]:
     """Notes on initialised and ignored weights. Raises UsageError if weights of the encoder itself are missing."""
     missing = sorted(loading["missing_keys"])
     mismatched = sorted(key for key, *_ in loading["mismatched_keys"])

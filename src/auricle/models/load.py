@@ -3,7 +3,7 @@
 In: a recipe and labels, or a model folder. Out: a model of the recipe's family; a folder that is written atomically.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -71,7 +71,7 @@ def load_model(folder: Path, precision: str = "float32") -> PreTrainedModel:
     return model
 
 
-def _check_weights(folder: Path, loading: Mapping[str, Any]) -> None:
+def _check_weights(folder: Path, loading: Mapping[str, Iterable[Any]]) -> None:
     """Raise RunError for what `from_pretrained` found no weights for: it would leave them uninitialised."""
     lists = {
         "lacks": [name for name in loading["missing_keys"] if not name.endswith(OPTIONAL_WEIGHTS)],

@@ -183,6 +183,6 @@ class SpectrogramNetwork(PreTrainedModel):
         return values, lengths, targets
 
 
-def baseline_config(spec: ModelSpec) -> dict[str, Any]:
+def baseline_config(spec: ModelSpec) -> baseline_network.Config:
     """The config of an ensemble member."""
-    return baseline_network.configure(baseline.Options(), spec).to_dict()
+    return baseline_network.configure(baseline.Options(), spec)

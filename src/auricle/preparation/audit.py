@@ -66,6 +66,28 @@ class Durations:
 
 
 @dataclass(frozen=True)
+class FileCounts:
+    """Every file of the corpus, once: clips are used from it, or all its clips are unusable, or it is excluded for the
+    reason that `excluded` lists, or it is no recording.
+    """
+
+    total: int
+    used: int
+    unusable: int
+    excluded: int
+    other: int
+
+    def __str__(self) -> str:
+        parts = (
+            (self.used, "used"),
+            (self.unusable, "unusable"),
+            (self.excluded, "excluded"),
+            (self.other, "no recordings"),
+        )
+        return f"{self.total} files: {', '.join(f'{count} {name}' for count, name in parts if count)}"
+
+
+@dataclass(frozen=True)
 class Audit:
     """Everything the audit found, in the order that a person would read it."""
 
@@ -84,6 +106,7 @@ class Audit:
     containers: dict[str, int]
     notes: tuple[str, ...]
     excluded: tuple[Excluded, ...]
+    files: FileCounts
 
     @property
     def quarantined_ids(self) -> frozenset[str]:
@@ -138,7 +161,14 @@ def audit(index: Index, clips: Sequence[ClipInfo]) -> Audit:
         containers=_counts(clip.container for clip in usable_clips),
         notes=tuple(_notes(index, usable, usable_clips)),
         excluded=index.excluded,
+        files=_file_counts(index, usable),
     )
+
+
+def _file_counts(index: Index, usable: Index) -> FileCounts:
+    sources, used = {clip.source for clip in index}, {clip.source for clip in usable}
+    excluded = index.num_files - index.num_other_files - len(sources)
+    return FileCounts(index.num_files, len(used), len(sources) - len(used), excluded, index.num_other_files)
 
 
 def with_groups(audit: Audit, index: Index) -> Audit:

@@ -53,6 +53,7 @@ class Inspection:
             f"{duration(length.total)} of audio ({length.shortest:.2f} to {length.longest:.2f} s, "
             f"median {length.median:.2f} s).",
             formats,
+            f"{audit.files}.",
         )
 
     @property

@@ -52,7 +52,8 @@ def load(
     """
     content = name_or_path.model_dump() if isinstance(name_or_path, Recipe) else _read(name_or_path)
     for setting in settings:
-        _apply(content, setting)
+        key, value = _parsed(setting)
+        _set(content, key, value, f"--set {setting}")
     values = {**(values or {})}
     if values.get("folds") is not None and "split" not in values:
         values["split"] = "folds"
@@ -90,8 +91,8 @@ def _read(name_or_path: str | Path) -> dict[str, Any]:
     return {"name": path.stem, **content}
 
 
-def _apply(content: dict[str, Any], setting: str) -> None:
-    """Apply one `section.key=value`; the value is read as YAML, so 3, 0.5, null, [a, b] and text all work."""
+def _parsed(setting: str) -> tuple[str, object]:
+    """The key and value of a `section.key=value`. The value is YAML, so 3, 0.5, null, [a, b] and text all work."""
     key, equals, value = setting.partition("=")
     section, dot, rest = key.strip().partition(".")
     if not equals or not dot or not rest:
@@ -100,7 +101,7 @@ def _apply(content: dict[str, Any], setting: str) -> None:
         parsed = yaml.safe_load(value)
     except yaml.YAMLError as error:
         raise UsageError(f"--set {setting}: the value is not valid YAML: {error}") from error
-    _set(content, f"{section}.{rest}", _number(parsed) if isinstance(parsed, str) else parsed, f"--set {setting}")
+    return f"{section}.{rest}", _number(parsed) if isinstance(parsed, str) else parsed
 
 
 def _set(content: dict[str, Any], key: str, value: Any, typed: str) -> None:

@@ -73,7 +73,7 @@ def decide_groups(corpus: PreparedCorpus, index: Index | None = None) -> Groupin
         return Grouping(index, None, "" if known else _too_few(len(sample)))
     fields = _known_field(sample) if known else _candidates(sample)
     if not fields:
-        return Grouping(index, None, _NO_FIELDS)
+        return Grouping(index, None, "" if known else _NO_FIELDS)
     vectors = _vectors(corpus, sample)
     fit = HeldOutFit(vectors, corpus.classes([clip.id for clip in sample]))
     measured = [measure(fit, field, corpus.recipe.data.seed) for field in fields]
@@ -108,9 +108,11 @@ def _candidates(index: Index) -> list[Field]:
 
 
 def _known_field(index: Index) -> list[Field]:
-    """The corpus's own groups as a field, where a class has several and they are not the classes again."""
+    """The corpus's own groups as a field, where there are several, of several clips, and not one for each class."""
     field = Field("group", index.group_name, tuple(clip.group or "" for clip in index))
-    return [field] if len(field.counts) > 1 else []
+    label = Field("label", "class", tuple(clip.label for clip in index))
+    coincide = field.determines(label) and label.determines(field)
+    return [field] if 1 < len(field.counts) < 0.9 * len(index) and not coincide else []
 
 
 def _vectors(corpus: PreparedCorpus, sample: Index) -> np.ndarray:
@@ -141,9 +143,9 @@ def _chosen_message(chosen: Leakage, measured: list[Leakage]) -> str:
     others = [item for item in measured if item.leaks and item.key != chosen.key]
     override = f" or `--group {others[0].key}`" if others else " or `--group FIELD`"
     return (
-        f"Groups: {chosen.description} ({chosen.values} values such as {chosen.examples[0]}). With them on both sides "
-        f"a split reports {percent(chosen.random_accuracy)}, kept apart {percent(chosen.grouped_accuracy)} (instant "
-        f"baseline). `--group none`{override} overrides."
+        f"Groups: {chosen.description}, {chosen.key} ({chosen.values} values such as {chosen.examples[0]}). With "
+        f"them on both sides a split reports {percent(chosen.random_accuracy)}, kept apart "
+        f"{percent(chosen.grouped_accuracy)} (instant baseline). `--group none`{override} overrides."
     )
 
 

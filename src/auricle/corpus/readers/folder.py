@@ -98,7 +98,7 @@ def _split_level(paths: list[str]) -> Field | None:
     """The folder level whose folders are train, valid and test, in whatever spelling; None if there is none."""
     for level in (1, 2, 3):
         field = structure.level(paths, level)
-        if len(field.counts) > 1 and field.coverage >= structure.COVERAGE:
+        if len(field.counts) > 1 and field.coverage >= structure.FOLDER_COVERAGE:
             folds = {split_folder(value) for value in field.counts}
             if None not in folds and ("train" in folds or len(folds) > 1):
                 return field

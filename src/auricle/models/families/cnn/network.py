@@ -47,7 +47,7 @@ def build(options: Options, spec: ModelSpec) -> "Model":
     config.n_fft = 2 * config.hop_length
     config.dropout = 0.2
     config.pooling = options.pooling or "mean-max"
-    config.ensemble_member = baseline_config(spec) if options.ensemble_baseline else None
+    config.ensemble_member = baseline_config(spec).to_dict() if options.ensemble_baseline else None
     return Model(config)
 
 

@@ -88,7 +88,7 @@ def build(options: Options, spec: ModelSpec) -> "Model":
         # 25 ms or a little more: powers of two transform fast.
         n_fft=1 << (round(FRAME_SECONDS * spec.sample_rate) - 1).bit_length(),
         head=(options.head or HEADS[options.size]).model_dump(),
-        ensemble_member=baseline_config(spec) if has_member else None,
+        ensemble_member=baseline_config(spec).to_dict() if has_member else None,
         **size,
     )
     return Model(config)
