@@ -2,9 +2,9 @@
 
 Clips of a group share its accuracy, which varies between groups such that clips correlate as stated (beta-binomial).
 Intervals are those of auricle.evaluation.intervals. The design cells chose its constants; the check cells have other
-sizes. Where at least half of a cell's corpora are called reliable, the intervals of those must cover the truth in 92 to
-97 % of cases. In other cells those are the extreme corpora, so only how many of all corpora mislead is of interest. The
-last line is the lowest coverage.
+sizes. Where at least half of a cell's corpora are called reliable, the intervals of those should cover the truth in 92
+to 97 % of cases. In other cells those are the extreme corpora, so only how many of all corpora mislead is of interest.
+The last line is the lowest coverage.
 """
 
 import argparse
