@@ -88,8 +88,7 @@ def field(names: Sequence[str], key: str) -> Field:
             "(the first part of the file name), name:-1 (the last), name:1-2 (the first two) or name:1.2 (the second "
             "run of letters or digits in the first part)."
         )
-    values = tuple(_value(name, match) for name in names)
-    found = Field(key, _description(match), values)
+    found = _field(_split(names), match)
     if not found.counts:
         known = ", ".join(other.key for other in fields(names))
         raise UsageError(f"No file has '{key}': '{names[0]}' is the first. Fields of this corpus: {known or 'none'}.")
@@ -100,7 +99,7 @@ def level(names: Sequence[str], number: int) -> Field:
     """One folder level, counted from 1 at the root."""
     match = _KEY.fullmatch(f"folder:{number}")
     assert match is not None
-    return Field(match[0], _description(match), tuple(_value(name, match) for name in names))
+    return _field(_split(names), match)
 
 
 def wrapper_folders(names: Sequence[str]) -> tuple[int, set[str]]:
@@ -124,24 +123,28 @@ def wrapper_folders(names: Sequence[str]) -> tuple[int, set[str]]:
         depth += 1
 
 
-def fields(names: Sequence[str]) -> list[Field]:
-    """Every folder level and part of the file names that nearly all files have and that is not one value throughout.
+def fields(names: Sequence[str], *, whole: bool = False) -> list[Field]:
+    """Every folder level and part of the file names that nearly all files have and that is not one value throughout;
+    with `whole` only folders and single parts.
 
     Of fields that divide the files in the same way, the first is kept: folders, parts from the start, from the end,
     beginnings of several parts, pieces of a part.
     """
-    depth = min(MAX_PARTS, max((name.count("/") for name in names), default=0))
-    parts = min(MAX_PARTS, max((len(_parts(name)) for name in names), default=0))
+    paths = _split(names)
+    depth = min(MAX_PARTS, max((len(path.folders) for path in paths), default=0))
+    counts = {len(path.parts) for path in paths}
+    parts = min(MAX_PARTS, max(counts, default=0))
     keys = [f"folder:{level}" for level in range(1, depth + 1)]
     keys += [f"name:{part}" for part in range(1, parts + 1)]
-    keys += [f"name:-{part}" for part in range(1, parts)] if len({len(_parts(name)) for name in names}) > 1 else []
-    keys += [f"name:1-{part}" for part in range(2, parts)]
-    keys += [f"name:{part}.{piece}" for part in range(1, parts + 1) for piece in range(1, 5)]
+    keys += [f"name:-{part}" for part in range(1, parts)] if len(counts) > 1 else []
+    if not whole:
+        keys += [f"name:1-{part}" for part in range(2, parts)]
+        keys += [f"name:{part}.{piece}" for part in range(1, parts + 1) for piece in range(1, 5)]
     found: dict[tuple[int, ...], Field] = {}
     for key in keys:
         match = _KEY.fullmatch(key)
         assert match is not None
-        candidate = Field(key, _description(match), tuple(_value(name, match) for name in names))
+        candidate = _field(paths, match)
         if candidate.coverage >= (FOLDER_COVERAGE if candidate.is_folder else COVERAGE) and len(candidate.counts) > 1:
             division = partition(candidate.values)
             first = found.setdefault(division, candidate)
@@ -195,10 +198,11 @@ def find_classes(names: Sequence[str], location: str, split_key: str | None = No
 
     Raises DataError, with a table of the readings, where it is not clear.
     """
-    folders = [item for item in fields(names) if item.is_folder and item.key != split_key]
+    single = fields(names, whole=True)
+    folders = [item for item in single if item.is_folder and item.key != split_key]
     levels = [item for item in folders if _could_be_classes(item)]
     words = [level for level in levels if not level.is_identifier]
-    parts = _class_parts(names)
+    parts = _class_parts(single)
     if len(words) > 1:
         inner = next((level for level in reversed(words) if level.repeats_across(_outer(level, words))), None)
         chosen = inner or words[0]
@@ -234,10 +238,9 @@ def _could_be_classes(item: Field) -> bool:
     return 1 < len(item.counts) <= MAX_CLASSES and several >= 0.5 * len(item.counts)
 
 
-def _class_parts(names: Sequence[str]) -> list[Field]:
+def _class_parts(single: Sequence[Field]) -> list[Field]:
     """The parts of the file names that could be classes: not the counter at their end, not several parts at once."""
-    whole = [item for item in fields(names) if item.is_folder or re.fullmatch(r"name:-?\d+", item.key)]
-    return [item for item in whole if not item.is_folder and _could_be_classes(item) and not _is_counter(item, whole)]
+    return [item for item in single if not item.is_folder and _could_be_classes(item) and not _is_counter(item, single)]
 
 
 def _is_counter(item: Field, others: Sequence[Field]) -> bool:
@@ -275,21 +278,36 @@ def _readings(names: Sequence[str], location: str, candidates: Sequence[Field], 
     )
 
 
-def _value(name: str, key: re.Match[str]) -> str:
+@dataclass(frozen=True)
+class _Path:
+    """The folders of a file, and the parts of its name between separators."""
+
+    folders: Sequence[str]
+    parts: Sequence[str]
+
+
+def _split(names: Iterable[str]) -> list[_Path]:
+    paths = []
+    for name in names:
+        *folders, file_name = name.split("/")
+        stem = file_name.rpartition(".")[0] or file_name
+        paths.append(_Path(folders, [part for part in _SEPARATORS.split(stem) if part]))
+    return paths
+
+
+def _field(paths: Iterable[_Path], key: re.Match[str]) -> Field:
+    return Field(key[0], _description(key), tuple(_value(path, key) for path in paths))
+
+
+def _value(path: _Path, key: re.Match[str]) -> str:
     if key["folder"]:
-        return _nth(name.split("/")[:-1], int(key["folder"]))
-    parts = _parts(name)
+        return _nth(path.folders, int(key["folder"]))
+    parts = path.parts
     if key["last"]:
         first, last = int(key["name"]), int(key["last"])
         return "_".join(parts[first - 1 : last]) if len(parts) >= last else ""
     part = _nth(parts, int(key["name"]))
     return _nth(_BORDER.findall(part), int(key["piece"])) if key["piece"] else part
-
-
-def _parts(name: str) -> list[str]:
-    """The parts of a file name between separators."""
-    stem = name.rpartition("/")[2]
-    return [part for part in _SEPARATORS.split(stem.rpartition(".")[0] or stem) if part]
 
 
 def _nth(values: Sequence[str], number: int) -> str:
