@@ -36,6 +36,7 @@ bench: install
 	$(BIN)/python -m benchmarks serve
 	$(BIN)/python -m benchmarks events
 	$(BIN)/python -m benchmarks parity
+	$(BIN)/python -m benchmarks coverage
 	$(BIN)/python -m benchmarks int8
 
 docs: install

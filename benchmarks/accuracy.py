@@ -53,7 +53,7 @@ def run(options: argparse.Namespace, screen: Screen) -> None:
         baseline, majority = report.baseline.metrics[name].value, report.majority[name]
         rows.append((name, *(f"{value:.3f}" for value in (*metric.values(), baseline, majority))))
         screen.record("accuracy", case=options.case, metric=name, **metric, baseline=baseline, majority=majority)
-    screen.say(f"95 % intervals, bootstrap over {report.interval.description}; {report.test_clips} clips:")
+    screen.say(f"95 % intervals over {report.interval.description}; {report.test_clips} clips:")
     screen.table(rows)
     screen.say("Training, seconds per fold: " + ", ".join(f"{name} {value:.1f}" for name, value in seconds.items()))
     screen.say(f"`auricle train` took {wall:.0f} s, with preparation and final model.")

@@ -57,7 +57,7 @@ def test_each_row_has_the_crops_and_the_same_clips_in_full() -> None:
 
     cut = duration.center_crops(clips, counting(lengths, 100), 100, score)
     assert scored == [[100] * 5, [200] * 3, [400], [800]]
-    rows = duration.accuracy_by_duration(cut, clips, 2, "speaker")
+    rows = duration.accuracy_by_duration(cut, clips, 2)
     assert [(row.seconds, row.clips, row.accuracy.value) for row in rows] == [(1.0, 5, 1.0), (2.0, 3, 1.0)]
     assert [row.full_clips.value for row in rows] == [0.8, 1.0]
     assert rows[0].full_clips.low <= 0.8 <= rows[0].full_clips.high
@@ -68,7 +68,7 @@ def test_clips_too_short_to_crop_give_no_row(tmp_path: Path) -> None:
     cut = duration.center_crops(clips, counting([0.5, 0.7], 100), 100, lambda sounds: np.zeros((len(sounds), 2)))
     cut.save(tmp_path / "none.parquet")
     back = Scores.load(tmp_path / "none.parquet")
-    assert len(back) == 0 and duration.accuracy_by_duration(back, clips, 1, "speaker") == ()
+    assert len(back) == 0 and duration.accuracy_by_duration(back, clips, 1) == ()
 
 
 def test_durations_outside_training_give_a_caution() -> None:

@@ -125,7 +125,7 @@ def test_scores_survive_their_file(tmp_path) -> None:  # type: ignore[no-untyped
 
 def test_duration_bins_hold_every_clip_once() -> None:
     found = scores()
-    rows = error_analysis.by_clip_duration(found, "speaker")
+    rows = error_analysis.by_clip_duration(found)
     assert sum(row.clips for row in rows) == 200
     assert all(row.accuracy.low <= row.accuracy.value <= row.accuracy.high for row in rows)
 

@@ -13,6 +13,7 @@ from auricle import recipes
 from auricle.audio.recordings import Recording, recordings
 from auricle.cli.main import main
 from auricle.errors import DataError, RunError, UsageError
+from auricle.evaluation.intervals import METHOD
 from auricle.training.progress import ProgressReporter
 from auricle.training.run import run
 from auricle.voices.cohort import cohort_from_data
@@ -256,7 +257,8 @@ def test_trials_are_evaluated_with_and_without_a_cohort(folder: Path, capsys: py
     assert main([*arguments, "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
     assert (found["trials"], found["targets"], found["files"]) == (276, 36, 24)
-    assert found["interval"] == {"unit": "speaker", "units": 6, "resamples": 1000, "level": 0.95}
+    basis = {"unit": "speaker", "units": 6, "resamples": 1000, "level": 0.95, "method": METHOD}
+    assert found["interval"] == basis
     assert not found["failed"]
     for kind in ("cosine", "normalised"):
         figures = found["metrics"][kind]

@@ -214,7 +214,9 @@ class Evaluate(_Section):
     )
     batch_seconds: float = Field(120.0, gt=0, description="Most padded audio in one batch, in seconds.")
     top_k: int = Field(3, ge=1, description="The k of top-k accuracy.")
-    bootstrap_resamples: int = Field(1000, ge=100, description="Bootstrap resamples of each confidence interval.")
+    bootstrap_resamples: int = Field(
+        1000, ge=100, description="Bootstrap resamples for the standard error of each confidence interval."
+    )
     min_slice_clips: int = Field(20, ge=1, description="Fewest clips for which a slice of the test clips is reported.")
     examples: int = Field(12, ge=0, description="Misclassified clips shown in the report.")
     max_false_accept_rate: float | None = Field(

@@ -11,7 +11,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from auricle.cli.options import print_json
-from auricle.preparation.formatting import counted, decimal_range, duration, file_size, percent, percent_range
+from auricle.preparation.formatting import counted, decimal_range, duration, file_size, percent
 from auricle.preparation.inspection import Inspection
 
 if TYPE_CHECKING:
@@ -152,12 +152,13 @@ def show_evaluation(screen: Screen, evaluation: "Evaluation") -> None:
     ]
     screen.table("Classes", ("class", "clips", "precision", "recall", "F1"), classes)
     _show_duration_and_rejection(screen, evaluation)
+    screen.notes(evaluation.cautions)
     if evaluation.unusable:
         screen.print(f"! {counted(evaluation.unusable, 'unusable clip')}; `auricle inspect` lists the reasons.")
 
 
 def _metric(name: str, metric: "Interval", digits: int = 3) -> tuple[str, str, str]:
-    return name.replace("_", " "), f"{metric.value:.{digits}f}", decimal_range(metric.low, metric.high, digits)
+    return name.replace("_", " "), f"{metric.value:.{digits}f}", metric.decimals(digits)
 
 
 def _show_duration_and_rejection(screen: Screen, result: "Report | Evaluation") -> None:
@@ -178,7 +179,7 @@ def _show_duration_and_rejection(screen: Screen, result: "Report | Evaluation") 
         parts.append(
             f"measured false-accept rate {percent(rate.value)} of "
             f"{'clips of held-out classes' if rejection.has_classes else 'misclassified clips'} "
-            f"({percent_range(rate.low, rate.high)}; at most {percent(rejection.max_false_accept_rate)} requested)"
+            f"({rate.percents}; at most {percent(rejection.max_false_accept_rate)} requested)"
         )
     if rejection.false_rejection_rate is not None:
         known = "known clips" if rejection.has_classes else "correct predictions"

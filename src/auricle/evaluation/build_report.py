@@ -29,7 +29,7 @@ from auricle.evaluation.report import (
     TrainingTotals,
 )
 from auricle.evaluation.scoring import Scores
-from auricle.preparation.formatting import counted, percent, percent_range
+from auricle.preparation.formatting import percent
 from auricle.preparation.prepare import PreparedCorpus
 
 PACKAGES = (
@@ -44,8 +44,6 @@ PACKAGES = (
     "av",
     "pyarrow",
 )
-# An interval over fewer groups is a rough guide.
-FEW_UNITS = 8
 IMBALANCE = 3
 
 
@@ -89,7 +87,7 @@ def build_report(inputs: ReportInputs) -> Report:
         gain=metric_intervals(outcomes, resampled, minus=baseline),
         is_this_model=recipe.model.family == "baseline",
     )
-    accuracies = metric_intervals(outcomes, resampled)
+    accuracies, basis = metric_intervals(outcomes, resampled), IntervalBasis.of(resampled)
     majority_metrics = compute_metrics(majority)
     rows = metrics.per_class(scores)
     matrix = metrics.confusion_matrix(scores)
@@ -97,11 +95,11 @@ def build_report(inputs: ReportInputs) -> Report:
     seeds = {recipe.train.seed: scores, **inputs.repetitions}
     return Report(
         verdict=_verdict(len(scores), accuracies["accuracy"], comparison, majority_metrics["accuracy"], rows),
-        cautions=tuple(_cautions(inputs, rows)),
+        cautions=tuple(_cautions(inputs, rows, basis.caution("accuracy", accuracies["accuracy"]))),
         name=recipe.name,
         family=recipe.model.family,
         test_clips=len(scores),
-        interval=IntervalBasis.of(resampled),
+        interval=basis,
         metrics=accuracies,
         majority=majority_metrics,
         baseline=comparison,
@@ -113,9 +111,9 @@ def build_report(inputs: ReportInputs) -> Report:
         calibration=calibration.calibration_curve(scores),
         risk_coverage=calibration.risk_coverage(scores),
         rejection=inputs.rejection,
-        accuracy_by_duration=duration.accuracy_by_duration(crops, scores, min_clips, name) if crops else (),
-        accuracy_by_clip_duration=error_analysis.by_clip_duration(scores, name),
-        slices=error_analysis.slices(scores, {clip.id: clip for clip in corpus.index}, min_clips, name),
+        accuracy_by_duration=duration.accuracy_by_duration(crops, scores, min_clips) if crops else (),
+        accuracy_by_clip_duration=error_analysis.by_clip_duration(scores),
+        slices=error_analysis.slices(scores, {clip.id: clip for clip in corpus.index}, min_clips),
         misclassified=error_analysis.misclassified(scores, evaluate.examples),
         suspect_labels=error_analysis.suspect_labels(inputs.suspects) if inputs.suspects else (),
         learning_curves={fold: tuple(points) for fold, points in inputs.learning_curves.items()},
@@ -206,12 +204,12 @@ def _verdict(
     lowest = min((row for row in rows if row.clips), key=lambda row: row.recall)
     return (
         f"Accuracy {percent(accuracy.value)} on {clips} held-out test clips (95 % interval "
-        f"{percent_range(accuracy.low, accuracy.high)}), {comparison}. "
+        f"{accuracy.percents}), {comparison}. "
         f"Lowest recall: '{lowest.label}', {percent(lowest.recall, 0)}."
     )
 
 
-def _cautions(inputs: ReportInputs, rows: Sequence[ClassMetrics]) -> list[str]:
+def _cautions(inputs: ReportInputs, rows: Sequence[ClassMetrics], rough: Sequence[str]) -> list[str]:
     index, audit, split = inputs.corpus.index, inputs.corpus.audit, inputs.corpus.split
     cautions = list(split.notes)
     if audit.leaks:
@@ -219,14 +217,9 @@ def _cautions(inputs: ReportInputs, rows: Sequence[ClassMetrics]) -> list[str]:
         cautions.append(
             f"{clips} test clips are duplicates of training clips: accuracy may be too high by up to that many clips."
         )
-    name = index.group_name
     tested = len(set(inputs.scores.groups) - {None})
-    if 0 < tested < FEW_UNITS:
-        more = " Testing each in turn (data.split=leave-one-group-out) gives a better estimate."
-        cautions.append(
-            f"Only {counted(tested, name)} in the test set: the interval is a rough guide."
-            + (more if tested < audit.groups else "")
-        )
+    more = f" Testing each {index.group_name} in turn (data.split=leave-one-group-out) gives a better estimate."
+    cautions += [caution + (more if 0 < tested < audit.groups else "") for caution in rough]
     if not index.has_groups and split.kind != "predefined":
         cautions.append(
             "No groups are known (speaker, recording, device…), so one may have clips on both sides of the split, and "

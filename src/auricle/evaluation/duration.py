@@ -10,13 +10,12 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from auricle.evaluation.intervals import Interval, Resampling, bootstrap, mean_interval
+from auricle.evaluation.intervals import Interval, mean_interval, unit_numbers
 from auricle.evaluation.scoring import Scores, join
 from auricle.preparation.windows import AudioSource
 
 SECONDS = (1.0, 2.0, 4.0, 8.0)
 MOST_CLIPS = 1000
-RESAMPLES = 400
 # Durations are compared with this tolerance: a clip of 5.02 seconds is not longer than a crop of five.
 TOLERANCE = 1.02
 CAUTION_SHARE = 0.05
@@ -72,7 +71,7 @@ def crop_centers(source: AudioSource, indices: Sequence[int], samples: int) -> A
     return AudioSource(np.full(len(indices), samples, np.int64), get)
 
 
-def accuracy_by_duration(crops: Scores, full: Scores, min_clips: int, group_name: str) -> tuple[DurationAccuracy, ...]:
+def accuracy_by_duration(crops: Scores, full: Scores, min_clips: int) -> tuple[DurationAccuracy, ...]:
     """Accuracy for each crop duration that at least `min_clips` clips have. `crops` come from `center_crops`."""
     rows = []
     row_of = {pair: row for row, pair in enumerate(zip(full.ids, full.folds, strict=True))}
@@ -81,10 +80,8 @@ def accuracy_by_duration(crops: Scores, full: Scores, min_clips: int, group_name
         if len(part) < min_clips:
             continue
         same = [row_of[pair] for pair in zip(part.ids, part.folds, strict=True)]
-        resampled = bootstrap(part.groups, Resampling(RESAMPLES, 0, group_name))
-        cropped, uncropped = (
-            mean_interval(correct, resampled.weights()) for correct in (part.correct, full.correct[same])
-        )
+        units, _ = unit_numbers(part.groups)
+        cropped, uncropped = (mean_interval(correct, units) for correct in (part.correct, full.correct[same]))
         groups = len(set(part.groups) - {None})
         rows.append(DurationAccuracy(float(seconds), len(part), groups, cropped, uncropped))
     return tuple(rows)

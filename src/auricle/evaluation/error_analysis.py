@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from auricle.corpus.clip import Clip
-from auricle.evaluation.intervals import Interval, Resampling, bootstrap, mean_interval
+from auricle.evaluation.intervals import Interval, mean_interval, unit_numbers
 from auricle.evaluation.scoring import Scores, confidence
 
 DURATION_BINS = 4
@@ -18,7 +18,6 @@ MOST_VALUES = 12
 # A label is suspect where it gets at most the first probability, and another class at least the second.
 SUSPECT_LABEL_PROBABILITY = 0.03
 SUSPECT_OTHER_PROBABILITY = 0.85
-RESAMPLES = 400
 
 
 @dataclass(frozen=True)
@@ -43,20 +42,20 @@ class ClipError:
     fold: str
 
 
-def by_clip_duration(scores: Scores, group_name: str) -> tuple[Slice, ...]:
+def by_clip_duration(scores: Scores) -> tuple[Slice, ...]:
     """Accuracy in up to four bins of clip duration with similar numbers of clips."""
     edges = np.unique(np.quantile(scores.seconds, np.linspace(0, 1, DURATION_BINS + 1)))
     if len(edges) < 2 or edges[-1] - edges[0] < 0.01 * edges[-1]:
-        return (_slice(scores, np.ones(len(scores), bool), f"{edges[0]:.2f} s", group_name),)
+        return (_slice(scores, np.ones(len(scores), bool), f"{edges[0]:.2f} s"),)
     bins = np.clip(np.searchsorted(edges, scores.seconds, side="right") - 1, 0, len(edges) - 2)
     return tuple(
-        _slice(scores, inside, f"{edges[number]:.2f}-{edges[number + 1]:.2f} s", group_name)
+        _slice(scores, inside, f"{edges[number]:.2f}-{edges[number + 1]:.2f} s")
         for number in range(len(edges) - 1)
         if (inside := bins == number).any()
     )
 
 
-def slices(scores: Scores, clips: Mapping[str, Clip], min_clips: int, group_name: str) -> dict[str, tuple[Slice, ...]]:
+def slices(scores: Scores, clips: Mapping[str, Clip], min_clips: int) -> dict[str, tuple[Slice, ...]]:
     """Accuracy for each value of each metadata column with at least two values of `min_clips` clips each.
 
     A column of many numbers is cut into thirds; one of many texts is skipped.
@@ -70,7 +69,7 @@ def slices(scores: Scores, clips: Mapping[str, Clip], min_clips: int, group_name
         if len(frequent) < 2 or len(counts) > MOST_VALUES:
             continue
         array = np.array(names, dtype=object)
-        rows[column] = tuple(_slice(scores, array == name, name, group_name) for name in frequent)
+        rows[column] = tuple(_slice(scores, array == name, name) for name in frequent)
     return rows
 
 
@@ -108,10 +107,9 @@ def _clip_errors(scores: Scores, rows: np.ndarray) -> tuple[ClipError, ...]:
     )
 
 
-def _slice(scores: Scores, inside: np.ndarray, name: str, group_name: str) -> Slice:
+def _slice(scores: Scores, inside: np.ndarray, name: str) -> Slice:
     part = scores.select(inside)
-    resampled = bootstrap(part.groups, Resampling(RESAMPLES, 0, group_name))
-    accuracy = mean_interval(part.correct, resampled.weights())
+    accuracy = mean_interval(part.correct, unit_numbers(part.groups)[0])
     return Slice(name, len(part), len(set(part.groups) - {None}), accuracy)
 
 

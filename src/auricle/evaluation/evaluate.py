@@ -44,6 +44,7 @@ class Evaluation:
     unusable: int
     interval: IntervalBasis
     metrics: dict[str, Interval]
+    cautions: tuple[str, ...]
     labels: tuple[str, ...]
     per_class: tuple[ClassMetrics, ...]
     confusion_matrix: tuple[tuple[int, ...], ...]
@@ -85,26 +86,29 @@ def evaluate(run: Path, data: str | None, progress: Progress) -> Evaluation:
         index = read(data, recipe.replace("data", reader="auto", reader_options={}, fold=None, corrections=None))
         scored = _score(model, index, tuple(clip.id for clip in index), recipe, progress, "all")
         unusable = len(index) - len(scored.full) - len(scored.out_of_set or ())
-    scores, name = scored.full, index.group_name
-    resampling = Resampling(settings.bootstrap_resamples, recipe.train.seed, name)
+    scores = scored.full
+    resampling = Resampling(settings.bootstrap_resamples, recipe.train.seed, index.group_name)
     limit, max_rate = scored.model.threshold, scored.model.max_false_accept_rate
     if scored.out_of_set is not None and limit is not None and max_rate is not None:
         rejection = open_set.by_fixed_threshold(scores, scored.out_of_set, limit, max_rate, resampling)
     resampled = bootstrap(scores.groups, resampling)
+    basis = IntervalBasis.of(resampled)
     outcomes = metrics.evaluate_logits(scores.truth, scores.logits, settings.top_k)
+    intervals = metric_intervals(outcomes, resampled)
     return Evaluation(
         description=index.description,
         test_clips=len(scores),
         unusable=unusable,
-        interval=IntervalBasis.of(resampled),
-        metrics=metric_intervals(outcomes, resampled),
+        interval=basis,
+        metrics=intervals,
+        cautions=tuple(basis.caution("accuracy", intervals["accuracy"])),
         labels=scores.labels,
         per_class=metrics.per_class(scores),
         confusion_matrix=tuple(tuple(map(int, row)) for row in metrics.confusion_matrix(scores)),
         risk_coverage=calibration.risk_coverage(scores),
         rejection=rejection,
-        accuracy_by_duration=duration.accuracy_by_duration(scored.center_crops, scores, settings.min_slice_clips, name),
-        accuracy_by_clip_duration=error_analysis.by_clip_duration(scores, name),
+        accuracy_by_duration=duration.accuracy_by_duration(scored.center_crops, scores, settings.min_slice_clips),
+        accuracy_by_clip_duration=error_analysis.by_clip_duration(scores),
     )
 
 

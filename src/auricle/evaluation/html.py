@@ -28,8 +28,6 @@ def environment(*packages: str) -> jinja2.Environment:
     environment.filters.update(
         percent=lambda share, digits=1: no_break(formatting.percent(share, digits)),
         duration=lambda seconds: no_break(formatting.duration(seconds)),
-        percents=lambda interval: formatting.percent_range(interval.low, interval.high),
-        decimals=lambda interval, digits=3: formatting.decimal_range(interval.low, interval.high, digits),
         thousands=lambda number: f"{number:,.0f}".replace(",", "\u202f"),  # thin spaces
         position=lambda share: f"{min(1.0, max(0.0, share)) * 100:.2f}%",  # along an SVG, clipped to it
         metric_title=lambda name: metric_info(name).title,

@@ -13,7 +13,7 @@ from functools import cached_property
 import numpy as np
 
 from auricle.corpus.structure import Field
-from auricle.evaluation.intervals import Interval
+from auricle.evaluation.intervals import SHARE_DIFFERENCE, Interval, Units, interval
 
 FOLDS = 10
 REPEATS = 12
@@ -95,8 +95,9 @@ def measure(fit: HeldOutFit, field: Field, seed: int) -> Leakage:
     loss, error = _over_values((mixed - grouped).mean(0), values)
     noise = max(float(mixed.mean(1).std(ddof=1)), 1e-9)
     freedom = int(values.max())
-    difference, deviation = _over_values(((mixed > 0).astype(float) - (grouped > 0)).mean(0), values)
-    width = float(stats.t.ppf(0.975, freedom)) * deviation
+    changes = ((mixed > 0).astype(float) - (grouped > 0)).mean(0)
+    difference, deviation = _over_values(changes, values)
+    between = interval(difference, deviation, Units(freedom + 1, freedom + 1), SHARE_DIFFERENCE)
     return Leakage(
         key=field.key,
         description=field.description,
@@ -104,7 +105,7 @@ def measure(fit: HeldOutFit, field: Field, seed: int) -> Leakage:
         examples=tuple(value for value, _ in field.counts.most_common(3)),
         random_accuracy=float((mixed > 0).mean()),
         grouped_accuracy=float((grouped > 0).mean()),
-        difference=Interval(difference, difference - width, difference + width),
+        difference=between if changes.any() else Interval(0.0, 0.0, 0.0),  # they agree on every clip
         margin=loss,
         leaks=bool(
             stats.t.sf(loss / max(error, 1e-12), freedom) < SIGNIFICANCE

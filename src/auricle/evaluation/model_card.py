@@ -13,9 +13,8 @@ from typing import Any
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from auricle.corpus.clip import Index
-from auricle.evaluation.build_report import FEW_UNITS
 from auricle.evaluation.report import Cost, Report
-from auricle.preparation.formatting import counted, decimal_range, percent, percent_range
+from auricle.preparation.formatting import counted, percent
 from auricle.recipe import REFUSED
 
 # Metric of the report → its name on the Hub, its title, and the arguments that the name leaves open.
@@ -60,10 +59,8 @@ def model_card(
         repo=repo or "user/name",
         weights_license=license,
         slices=slices,
-        # Intervals over a handful of groups are too rough to call a slice significantly lower.
-        lower_slices=[
-            (column, row) for column, row in slices if row.accuracy.high < overall and not 0 < row.groups < FEW_UNITS
-        ],
+        # An interval that is a rough guide calls no slice significantly lower.
+        lower_slices=[(column, row) for column, row in slices if row.accuracy.high < overall and row.accuracy.reliable],
         issues=_issues(report),
         names_emotions=sum(label.casefold().startswith(_EMOTIONS) for label in report.labels) >= 3,
         has_voices=group_name in _VOICES,
@@ -71,8 +68,6 @@ def model_card(
         text=escaped,
         counted=counted,
         percent=percent,
-        percents=lambda interval: percent_range(interval.low, interval.high),
-        decimals=lambda interval: decimal_range(interval.low, interval.high),
     )
     return card
 

@@ -11,7 +11,15 @@ from typing import Literal
 
 import numpy as np
 
-from auricle.evaluation.intervals import Interval, Resampling, bootstrap, mean_interval, percentile_interval
+from auricle.evaluation.intervals import (
+    Interval,
+    Resampling,
+    Units,
+    bootstrap,
+    bootstrap_error,
+    interval,
+    mean_interval,
+)
 from auricle.evaluation.scoring import Scores, confidence
 from auricle.recipe import Recipe
 
@@ -73,7 +81,7 @@ class RejectionReport:
     """How well rejection works. `impostors` is what kind they are, `impostor_clips` how many set the kept threshold.
 
     `threshold` is the kept model's. `measured_false_accept_rate` is the share of other impostors that is accepted,
-    resampled over `unit`s; `auroc` separates known from unknown clips, or correct from wrong predictions;
+    its interval over `unit`s; `auroc` separates known from unknown clips, or correct from wrong predictions;
     `false_rejection_rate` is the share of known test clips, or of correct predictions, below the threshold. What cannot
     be measured is None.
     """
@@ -150,9 +158,9 @@ def _class_report(
         max_false_accept_rate=max_rate,
         threshold=threshold,
         impostor_clips=impostor_clips,
-        measured_false_accept_rate=mean_interval(accepted, unknown.weights()),
+        measured_false_accept_rate=mean_interval(accepted, unknown.unit_of),
         unit=unknown.unit,
-        auroc=percentile_interval(area(np.ones(len(scores)), np.ones(len(out_of_set))), estimates),
+        auroc=_auroc(area(np.ones(len(scores)), np.ones(len(out_of_set))), estimates, known.unit_of, unknown.unit_of),
         false_rejection_rate=float(rejected.mean()),
     )
 
@@ -187,10 +195,11 @@ def by_misclassified_clips(
             for weight in resampled.weights()
             if weight[wrong].any() and weight[~wrong].any()
         ]
-        area = percentile_interval(auroc(np.ones((~wrong).sum()), np.ones(wrong.sum())), estimates)
+        sides = (resampled.unit_of[side] for side in (wrong, ~wrong))
+        area = _auroc(auroc(np.ones((~wrong).sum()), np.ones(wrong.sum())), estimates, *sides)
     measured = None
     if threshold is not None and wrong.any():
-        measured = mean_interval(accepted[wrong], (weight[wrong] for weight in resampled.weights()))
+        measured = mean_interval(accepted[wrong], resampled.unit_of[wrong])
     return RejectionReport(
         impostors="misclassified clips",
         classes=(),
@@ -215,6 +224,12 @@ def cautions(rejection: RejectionReport) -> list[str]:
             f"{rejection.max_false_accept_rate * 100:g} %: it is approximate."
         ]
     return []
+
+
+def _auroc(value: float, estimates: Sequence[float], *units_of: np.ndarray) -> Interval:
+    """The interval of an AUROC: the side with fewer units decides how well its error is known."""
+    units = min(map(Units.of, units_of), key=lambda one: one.effective)
+    return interval(value, float(bootstrap_error(estimates, units)), units)
 
 
 def _halves(out_of_set: Scores, seed: int) -> np.ndarray:

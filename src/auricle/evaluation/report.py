@@ -17,26 +17,28 @@ from auricle.evaluation.calibration import CalibrationBin, CoveragePoint
 from auricle.evaluation.duration import DurationAccuracy
 from auricle.evaluation.error_analysis import ClipError, Slice
 from auricle.evaluation.html import render
-from auricle.evaluation.intervals import Bootstrap, Interval
+from auricle.evaluation.intervals import LEVEL, METHOD, Bootstrap, Interval
 from auricle.evaluation.leakage import Leakage
 from auricle.evaluation.metrics import ClassMetrics, ConfusedPair, SeedVariance
 from auricle.evaluation.open_set import RejectionReport
 from auricle.preparation.audit import Audit
-from auricle.preparation.formatting import counted
+from auricle.preparation.formatting import counted, percent
 from auricle.recipe import Recipe
 from auricle.run_folder import write_json
-
-LEVEL = 0.95
 
 
 @dataclass(frozen=True)
 class IntervalBasis:
-    """What the intervals are resampled over: `units` of `unit` (clip, or what a group is called)."""
+    """What the intervals are over, `units` of `unit` (clip, or what a group is called), and how they were made.
+
+    `resamples` is the number of bootstrap resamples behind their standard errors.
+    """
 
     unit: str
     units: int
     resamples: int
     level: float
+    method: str = METHOD
 
     @classmethod
     def of(cls, resampled: Bootstrap) -> "IntervalBasis":
@@ -46,6 +48,15 @@ class IntervalBasis:
     def description(self) -> str:
         """As in "7 speakers"."""
         return counted(self.units, self.unit)
+
+    def caution(self, title: str, interval: Interval) -> list[str]:
+        """Warn of an interval over these units that is not reliable."""
+        if interval.reliable:
+            return []
+        return [
+            f"Too little test data for a reliable 95 % interval of the {title} ({percent(interval.value)} over "
+            f"{self.description}): it is a rough guide."
+        ]
 
 
 @dataclass(frozen=True)

@@ -1,8 +1,8 @@
 """Error rates of scored verification trials: EER, minDCF and their 95 % intervals.
 
 In: scores, and which trials are target trials (both recordings are of one speaker). Trials that share a speaker are not
-independent: the bootstrap resamples whole speakers, for both sides of the trials at once, and a trial counts as often
-as its sides were drawn (a joint bootstrap, Poh et al. 2007).
+independent: standard errors come from a bootstrap of whole speakers, for both sides of the trials at once, where a
+trial counts as often as its sides were drawn (a joint bootstrap, Poh et al. 2007).
 """
 
 from collections.abc import Sequence
@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from auricle.errors import DataError
-from auricle.evaluation.intervals import Bootstrap, Interval, Resampling, bootstrap, percentile_interval
+from auricle.evaluation.intervals import Bootstrap, Interval, Resampling, Units, bootstrap, bootstrap_error, interval
 
 P_TARGETS = (0.01, 0.05)
 RESAMPLES = 1000
@@ -102,7 +102,7 @@ def rank(scores: np.ndarray, target: np.ndarray) -> RankedTrials:
 def error_rate_intervals(
     scores: np.ndarray, trials: Trials, speakers: Sequence[str] | None
 ) -> tuple[dict[str, Interval], Bootstrap]:
-    """EER and minDCF of scored trials with 95 % intervals, and the resamples that the intervals come from.
+    """EER and minDCF of scored trials with 95 % intervals, and the resamples behind their standard errors.
 
     `speakers` are those of the files; without them files are resampled. Skips resamples without targets or without
     non-targets. Raises DataError where the trials themselves lack one kind.
@@ -124,6 +124,7 @@ def error_rate_intervals(
             replicates.append(rates.metrics)
     if not replicates:  # the interval is the whole range
         values = zip(METRICS, observed.metrics, strict=True)
-        return {name: Interval(value, 0.0, 1.0) for name, value in values}, resampled
-    rows = zip(METRICS, observed.metrics, zip(*replicates, strict=True), strict=True)
-    return {name: percentile_interval(value, column) for name, value, column in rows}, resampled
+        return {name: Interval(value, 0.0, 1.0, reliable=False) for name, value in values}, resampled
+    independent = Units.of(resampled.unit_of)
+    rows = zip(METRICS, observed.metrics, bootstrap_error(replicates, independent), strict=True)
+    return {name: interval(value, float(error), independent) for name, value, error in rows}, resampled

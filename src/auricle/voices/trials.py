@@ -77,19 +77,22 @@ def evaluate_trials(
     speakers = speakers_of(trials)
     rates, resampled = error_rate_intervals(_scores(usable, embeddings, None), usable, speakers)
     metrics = {"cosine": rates}
-    notes = [] if speakers is not None else ["The list's folders do not name speakers: intervals resample files."]
+    notes = [] if speakers is not None else ["The list's folders do not name speakers: intervals are over files."]
     selection = CohortSelection() if cohort is None else cohort_from_data(encoder, cohort)
     if selection.cohort is not None:
         impostors, more = _without_evaluated(selection.cohort, [clip.content for clip in clips], speakers)
         notes += [*selection.notes, *more]
         metrics["normalised"] = error_rate_intervals(_scores(usable, embeddings, impostors), usable, speakers)[0]
+    basis = IntervalBasis.of(resampled)
+    for kind, figures in metrics.items():
+        notes += basis.caution(f"EER ({kind})", figures["eer"])
     return TrialsReport(
         trials=len(usable),
         targets=int(usable.target.sum()),
         nontargets=int((~usable.target).sum()),
         files=len(clips),
         cohort=selection.description,
-        interval=IntervalBasis.of(resampled),
+        interval=basis,
         metrics=metrics,
         excluded=len(trials) - len(usable),
         failed=tuple((clip.name, clip.error) for clip in clips if clip.error is not None),
