@@ -84,7 +84,7 @@ def test_an_inspection_finds_what_training_finds(tmp_path: Path) -> None:
     soundfile.write(tmp_path / "b" / "both.wav", both, RATE)
     recipe = load("baseline")
     prepared = prepare(read(tmp_path, recipe), recipe, lambda done, total: None)
-    assert prepared.audit == audit(tmp_path)
+    assert prepared.audit == audit(tmp_path, group=None)
     assert [(fault.id, fault.kind) for fault in prepared.audit.warnings] == [("a/high.wav", "band_lost")]
     assert [(fault.id, fault.kind) for fault in prepared.audit.quarantined] == [("b/both.wav", "cancelling_channels")]
     words = prepared.audit.faults_in_words

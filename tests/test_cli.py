@@ -120,6 +120,7 @@ def one_class(folder: Path) -> None:
 
 def no_labels(folder: Path) -> None:
     folder.mkdir()
+    soundfile.write(folder / "a.wav", tone("low", 1, 0), RATE)
     (folder / "table.csv").write_text("path,length\na.wav,3\n")
 
 

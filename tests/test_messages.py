@@ -14,7 +14,7 @@ from auricle.recipe import Recipe
 SOURCE = Path(__file__).parent.parent / "src" / "auricle"
 FILES = sorted(path for path in SOURCE.rglob("*") if path.suffix in (".py", ".html", ".md"))
 # Options of other programs that messages tell people to type.
-OTHERS = {"--help", "--data-binary", "--local-dir"}
+OTHERS = {"--help", "--data-binary", "--local-dir", "--metadata-encoding", "--notest"}
 NO_KEYS = {"onnx", "safetensors", "html", "json", "wav", "network"}
 
 
@@ -31,7 +31,14 @@ def _texts(path: Path) -> list[str]:
     """The string literals of a module, or the whole text of a template."""
     content = path.read_text(encoding="utf-8")
     if path.suffix != ".py":
-        return [re.sub(r"<style.*?</style>|<script.*?</script>|var\(--[\w-]+\)|<!--.*?-->", "", content, flags=re.S)]
+        return [
+            re.sub(
+                r"<style.*?</style>|<script.*?</script>|var\(--[\w-]+\)|<!--.*?-->|{{.*?}}|{%.*?%}",
+                "",
+                content,
+                flags=re.S,
+            )
+        ]
     nodes = (node for node in ast.walk(ast.parse(content)) if isinstance(node, ast.Constant))
     return [node.value for node in nodes if isinstance(node.value, str)]
 
