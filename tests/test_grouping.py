@@ -88,7 +88,7 @@ def test_the_speaker_is_kept_together_and_not_the_accent_or_the_sentence() -> No
     def leakage(field: Field, margin: float) -> Leakage:
         from auricle.evaluation.intervals import Interval
 
-        return Leakage(field.key, "", len(field.counts), (), 0.9, 0.7, Interval(0.2, 0.1, 0.3), margin, True)
+        return Leakage(field.key, "", len(field.counts), 0.9, 0.7, Interval(0.2, 0.1, 0.3), margin, True)
 
     assert choose_group([leakage(f, m) for f, m in zip(fields, (0.30, 0.28, 0.05), strict=True)], fields).key == (
         "column:speaker"
@@ -132,7 +132,7 @@ def test_inspect_names_the_group_with_its_evidence_and_the_option(planted: Path)
     inspected = inspect(planted, recipes.load("baseline"), lambda done, total: None)
     assert inspected.audit.groups == 8 and inspected.split is not None and inspected.split.grouped
     text = str(inspected)
-    assert "Groups: the first part of the file name, name:1 (8 values such as d" in text
+    assert "Groups: the first part of the file name, name:1 (8 values such as 'd" in text
     assert "`--group none`" in text and "kept apart" in text
     assert inspected.as_json()["grouping"] == inspected.grouping
 

@@ -74,12 +74,13 @@ def without_names(report: Mapping[str, Any], names: Pseudonyms) -> dict[str, Any
 
 
 def _numbered(value: Any, names: Pseudonyms) -> Any:
-    """Plain data in which every text that is a clip's id, or quotes one, has its number."""
+    """Plain data in which every text that is a clip's id, or quotes one or a group, has its number."""
+    quoted = {**names.groups, **names.clips}
 
     def number(text: str) -> str:
         if text in names.clips:
             return names.clips[text]
-        return _QUOTED.sub(lambda match: f"'{names.clips.get(match[1], match[1])}'", text)
+        return _QUOTED.sub(lambda match: f"'{quoted.get(match[1], match[1])}'", text)
 
     return _map_texts(value, number, change_keys=False)
 

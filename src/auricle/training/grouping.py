@@ -85,7 +85,8 @@ def decide_groups(corpus: PreparedCorpus, index: Index | None = None) -> Groupin
     if chosen is None:
         conditions = [leakage for leakage in measured if leakage.leaks]
         return Grouping(index, None, _no_group_message(fields, conditions))
-    return Grouping(_with_groups(index, chosen.key), chosen, _chosen_message(chosen, measured))
+    grouped = _with_groups(index, chosen.key)
+    return Grouping(grouped, chosen, _chosen_message(chosen, measured, grouped))
 
 
 def _sample(usable: Index, seed: int) -> Index:
@@ -139,11 +140,12 @@ def _in_group(clip: Clip, value: str) -> Clip:
     return replace(clip, group=value or None)
 
 
-def _chosen_message(chosen: Leakage, measured: list[Leakage]) -> str:
+def _chosen_message(chosen: Leakage, measured: list[Leakage], grouped: Index) -> str:
+    example = next(clip.group for clip in grouped if clip.group)
     others = [item for item in measured if item.leaks and item.key != chosen.key]
     override = f" or `--group {others[0].key}`" if others else " or `--group FIELD`"
     return (
-        f"Groups: {chosen.description}, {chosen.key} ({chosen.values} values such as {chosen.examples[0]}). With "
+        f"Groups: {chosen.description}, {chosen.key} ({chosen.values} values such as '{example}'). With "
         f"them on both sides a split reports {percent(chosen.random_accuracy)}, kept apart "
         f"{percent(chosen.grouped_accuracy)} (instant baseline). `--group none`{override} overrides."
     )
