@@ -160,7 +160,7 @@ def test_a_bad_split_file_is_refused_with_its_fault(tmp_path: Path, content: str
 def test_what_cannot_be_split_is_said() -> None:
     with pytest.raises(UsageError, match="Did you mean 'holdout'"):
         splits.make(index(), Data(split="holdot"))
-    with pytest.raises(DataError, match="needs groups"):
+    with pytest.raises(DataError, match="--group FIELD"):
         splits.make(index(groups=1), Data(split="leave-one-group-out"))
     with pytest.raises(DataError, match="no folds or split of its own"):
         splits.make(index(), Data(split="predefined"))

@@ -75,6 +75,11 @@ def read_index(
     _check_options(name, module, given)
     label_name = getattr(module, "LABEL_NAME", "class")
     if label and hasattr(module, "has_labels") and not module.has_labels(tree, **given):
+        if structure.is_key(label):
+            raise UsageError(
+                f"--label is '{label}', a part of the paths, but '{data}' is read by its table, which has no label "
+                f"column. Name a column: `--label COLUMN`. Or read the paths alone: `--reader folder --label {label}`."
+            )
         given["label"], label_name, label = label, label, None
     items = list(module.read(tree, **given))
     group_name = _group_name(tree, module, given)
@@ -84,7 +89,8 @@ def read_index(
         raise DataError(_no_clips(tree, module.TITLE, excluded))
     new_group = None if group == UNGROUPED else group
     if label or new_group or fold:
-        clips, unlabelled = _Columns(clips, label_name, group_name).assign(clips, label, new_group, fold)
+        used = module.used_columns(tree, **given) if hasattr(module, "used_columns") else {}
+        clips, unlabelled = _Columns(clips, label_name, group_name, used).assign(clips, label, new_group, fold)
         excluded += unlabelled
         label_name = _field_name(label, label_name)
         group_name = _field_name(new_group, group_name)
@@ -196,10 +202,16 @@ def _normalized(clip: Clip) -> Clip:
 
 
 class _Columns:
-    """The columns that can be label, group or fold: metadata and the clips' own fields, also by the reader's names."""
+    """The columns that can be label, group or fold: metadata and the clips' own fields, also by the reader's names.
 
-    def __init__(self, clips: Iterable[Clip], label_name: str, group_name: str) -> None:
+    `used` says which field each column of the corpus's own table has become.
+    """
+
+    def __init__(
+        self, clips: Iterable[Clip], label_name: str, group_name: str, used: Mapping[str, str] | None = None
+    ) -> None:
         self.fields = {"label": "label", "group": "group", "fold": "fold", label_name: "label", group_name: "group"}
+        self.fields |= used or {}
         self.names = (label_name, group_name)
         self.meta = {name for clip in clips for name in clip.meta}
 
@@ -209,7 +221,8 @@ class _Columns:
             return structure.field(paths(clips), column).values
         if column in self.meta:
             return [clip.meta.get(column, "") for clip in clips]
-        return [getattr(clip, self.fields[column]) or "" for clip in clips]
+        field = self.fields[column]
+        return paths(clips) if field == "path" else [getattr(clip, field) or "" for clip in clips]
 
     def assign(
         self, clips: Sequence[Clip], label: str | None, group: str | None, fold: str | None
@@ -234,8 +247,8 @@ class _Columns:
             fold_name = official_fold(new_fold) or new_fold or None if fold else clip.fold
             meta = {**old, **clip.meta}
             labelled.append(replace(clip, label=new_label, group=new_group or None, fold=fold_name, meta=meta))
-        # A split cannot separate groups that are the classes themselves: no class would be left to train on.
-        if all(clip.group == clip.label for clip in labelled):
+        # A reader's own groups that have become the classes are no groups any more.
+        if not group and all(clip.group == clip.label for clip in labelled):
             labelled = [replace(clip, group=None) for clip in labelled]
         return labelled, excluded
 

@@ -87,7 +87,7 @@ def make(
     if kind not in ("predefined", "random"):
         split = drop_test_duplicates(split, together)
     _check(split, index)
-    notes = [*split.notes, *_group_notes(index), *_class_notes(index, split)]
+    notes = [*split.notes, *_group_notes(index, split), *_class_notes(index, split)]
     if is_single and split.kind != "predefined":
         notes.insert(0, f"The corpus has a '{min(named)}' part only, so the other parts are made from it.")
     return replace(split, notes=tuple(notes))
@@ -106,14 +106,21 @@ def _coincide(index: Index) -> bool:
     return len({(clip.group, clip.label) for clip in index}) == len(groups) == len(index.labels)
 
 
-def _group_notes(index: Index) -> list[str]:
+def _units_name(index: Index) -> str:
+    """What a split divides: groups, or single clips where there are none."""
+    return f"{index.group_name}s" if index.has_groups else "clips"
+
+
+def _group_notes(index: Index, split: Split) -> list[str]:
     """What the groups leave open: clips without one, a single one, or one for each class."""
     groups = {clip.group for clip in index if clip.group is not None}
     if not groups:
         return []
     notes = []
     if missing := sum(clip.group is None for clip in index):
-        notes.append(f"{missing} clips without a {index.group_name}: each counts as a group of its own.")
+        left = split.kind == "leave-one-group-out"
+        counts = "they are trained on and never tested" if left else "each counts as a group of its own"
+        notes.append(f"{missing} clips without a {index.group_name}: {counts}.")
     if len(groups) == 1:
         notes.append(
             f"All clips are of one {index.group_name}, '{min(groups)}': the figures cannot tell how well the model "
@@ -216,7 +223,7 @@ def crossing_groups(index: Index, fold: Fold) -> set[str]:
 def _predefined(index: Index, data: Data, duplicate_groups: list[set[str]]) -> Split:
     if not index.has_folds:
         raise DataError(
-            f"'{index.origin}' has no folds or split of its own. Use data.split=holdout, folds or leave-one-group-out."
+            f"'{index.origin}' has no folds or split of its own. Use `--split holdout`, or `--folds {data.folds}`."
         )
     by_fold: dict[str, list[Clip]] = defaultdict(list)
     for clip in index:
@@ -246,6 +253,8 @@ def _predefined_holdout(
     valid = by_fold.get("valid", []) if "test" in by_fold else []
     train = by_fold.get("train", [])
     description = "the corpus' own training and test parts"
+    if "test" not in by_fold:
+        description = "the corpus' own training and validation parts; it has no test part, so validation is the test"
     if valid:
         description = "the corpus' own training, validation and test parts"
     else:
@@ -267,7 +276,7 @@ def _holdout(index: Index, data: Data, duplicate_groups: list[set[str]]) -> Spli
     fold, sizes = _three_parts(units_of(list(index), duplicate_groups), data)
     grouped = f"grouped by {index.group_name} and " if index.has_groups else ""
     description = f"{grouped}stratified by class: {sizes}"
-    notes = () if fold.valid or not data.validation_size else ("Too few groups for a validation part.",)
+    notes = () if fold.valid or not data.validation_size else (f"Too few {_units_name(index)} for a validation part.",)
     return Split("holdout", description, index.has_groups, (fold,), notes)
 
 
@@ -275,7 +284,8 @@ def _folds(index: Index, data: Data, duplicate_groups: list[set[str]]) -> Split:
     units = units_of(list(index), duplicate_groups)
     if len(units) < data.folds:
         raise DataError(
-            f"{data.folds} folds need as many {index.group_name}s, and there are {len(units)}. Set data.folds lower."
+            f"{data.folds} folds need as many {_units_name(index)}, and there are {len(units)}. Use fewer: `--folds "
+            f"{max(2, len(units))}`."
         )
     parts = assign_stratified(units, (1 / data.folds,) * data.folds, data.seed, needed=range(data.folds))
     folds = []
@@ -292,8 +302,8 @@ def _leave_one_group_out(index: Index, data: Data, duplicate_groups: list[set[st
     groups = sorted({clip.group for clip in index if clip.group is not None})
     if len(groups) < 2:
         raise DataError(
-            f"Leaving one group out needs groups, and '{index.origin}' has {len(groups)}. "
-            "Name a column with data.group, or read groups from file names with the reader 'pattern'."
+            f"Leaving one group out needs two {index.group_name}s or more, and '{index.origin}' has {len(groups)}. "
+            "Name the field that holds them: `--group FIELD`, such as a column, folder:1 or name:1."
         )
     folds = []
     for group in groups:
@@ -364,8 +374,8 @@ def _check(split: Split, index: Index) -> None:
             if not getattr(fold, part):
                 raise DataError(
                     f"Fold '{fold.name}' has no {part} clips: {len(label_of)} usable clips in "
-                    f"{len({clip.group for clip in index})} {index.group_name}s cannot be divided like this. "
-                    "Add recordings, or choose another data.split."
+                    f"{len({clip.group or clip.id for clip in index})} {_units_name(index)} cannot be divided like "
+                    "this. Add recordings, or divide them in another way, such as `--split holdout --test 0.2`."
                 )
         if len({label_of[id] for id in fold.train}) < 2:
-            raise DataError(f"Fold '{fold.name}' trains on fewer than two classes. Choose another data.split.")
+            raise DataError(f"Fold '{fold.name}' trains on fewer than two classes. Divide in another way, such as `--split holdout`.")

@@ -94,6 +94,12 @@ def read(
     yield from _read(tree, options)[0]
 
 
+def used_columns(tree: Tree, **options: str | int | None) -> Mapping[str, str]:
+    """The field of a clip that each used column has become."""
+    columns = find(tree, Options(**options)).sources[0].columns  # type: ignore[arg-type]
+    return {column: field for field, column in columns.used.items() if field in ("path", "label", "group", "fold")}
+
+
 def note(tree: Tree, **options: str | int | None) -> str:
     """Which columns were used for what, and how rows and recordings are out of step."""
     return _read(tree, Options(**options))[1]  # type: ignore[arg-type]
