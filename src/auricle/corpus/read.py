@@ -64,8 +64,6 @@ def read_index(
     given = dict(options or {})
     if reader == "auto" and "pattern" in given:
         reader = "pattern"
-    if reader != "auto":
-        load_reader(reader)
     label, group, fold = (text and text.removeprefix("column:") for text in (label, group, fold))
     tree = _open(data, reader)
     module = load_reader(reader if reader != "auto" else _detect(tree))
@@ -75,12 +73,7 @@ def read_index(
     _check_options(name, module, given)
     label_name = getattr(module, "LABEL_NAME", "class")
     if label and hasattr(module, "has_labels") and not module.has_labels(tree, **given):
-        if structure.is_key(label):
-            raise UsageError(
-                f"--label is '{label}', a part of the paths, but '{data}' is read by its table, which has no label "
-                f"column. Name a column: `--label COLUMN`. Or read the paths alone: `--reader folder --label {label}`."
-            )
-        given["label"], label_name, label = label, label, None
+        given["label"], label_name, label = _label_column(label, data), label, None
     items = list(module.read(tree, **given))
     group_name = _group_name(tree, module, given)
     clips = [_normalized(item) for item in items if isinstance(item, Clip)]
@@ -89,8 +82,8 @@ def read_index(
         raise DataError(_no_clips(tree, module.TITLE, excluded))
     new_group = None if group == UNGROUPED else group
     if label or new_group or fold:
-        used = module.used_columns(tree, **given) if hasattr(module, "used_columns") else {}
-        clips, unlabelled = _Columns(clips, label_name, group_name, used).assign(clips, label, new_group, fold)
+        columns = _Columns(clips, label_name, group_name, _used_columns(tree, module, given))
+        clips, unlabelled = columns.assign(clips, label, new_group, fold)
         excluded += unlabelled
         label_name = _field_name(label, label_name)
         group_name = _field_name(new_group, group_name)
@@ -110,6 +103,16 @@ def read_index(
         num_features=module.num_features(tree, **given) if hasattr(module, "num_features") else None,
         **_file_counts(tree, clips),
     )
+
+
+def _label_column(label: str, data: str | Path) -> str:
+    """A label that a table without labels could have as a column, which no key of the paths is."""
+    if structure.is_key(label):
+        raise UsageError(
+            f"--label is '{label}', a part of the paths, but '{data}' is read by its table, which has no label column. "
+            f"Name a column: `--label COLUMN`. Or read the paths alone: `--reader folder --label {label}`."
+        )
+    return label
 
 
 def paths(clips: Iterable[Clip]) -> list[str]:
@@ -143,6 +146,8 @@ def check_location(data: str | Path, reader: str = "auto") -> None:
 
 def _open(data: str | Path, reader: str) -> Tree:
     """The tree. A text that is no local path but may be a name on the Hub is left for the reader `hub` to look up."""
+    if reader != "auto":
+        load_reader(reader)
     if _is_hub_name(data, reader):
         return Tree(str(data), (), (), scheme="hub")
     tree = open_tree(data)
@@ -316,6 +321,11 @@ def _group_name(tree: Tree, module: ModuleType, given: Mapping[str, str]) -> str
     return str(getattr(module, "GROUP_NAME", "group"))
 
 
+def _used_columns(tree: Tree, module: ModuleType, given: Mapping[str, str]) -> Mapping[str, str]:
+    """The field that each used column of the corpus's own table has become."""
+    return module.used_columns(tree, **given) if hasattr(module, "used_columns") else {}
+
+
 def _note(tree: Tree, module: ModuleType, given: Mapping[str, str]) -> str:
     """What was inferred: by the reader, about names, and about tables that are passed over."""
     note = module.note(tree, **given) if hasattr(module, "note") else ""
@@ -335,8 +345,8 @@ def _not_utf8(tree: Tree) -> str:
 
 
 def _count(number: int, word: str) -> str:
-    if number == 1:
-        return f"1 {word}"
+    if number == 1 or word.endswith("ies"):
+        return f"{number} {word}"
     if word.endswith(("s", "x", "ch", "sh")):
         return f"{number} {word}es"
     return f"{number} {word[:-1]}ies" if word.endswith("y") else f"{number} {word}s"

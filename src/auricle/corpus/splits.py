@@ -71,7 +71,7 @@ def make(
         return load(Path(kind), index, quarantined)
     together = [set(ids) for ids in duplicate_groups]
     named = {clip.fold for clip in index if clip.fold is not None}
-    is_single = len(named) == 1 and named <= set(PARTS)
+    is_single = bool(named) and len({clip.fold or "train" for clip in index}) == 1
     if kind == "auto":
         kind = "predefined" if named and not is_single else "holdout"
     if kind == "predefined":
@@ -90,6 +90,9 @@ def make(
     notes = [*split.notes, *_group_notes(index, split), *_class_notes(index, split)]
     if is_single and split.kind != "predefined":
         notes.insert(0, f"The corpus has a '{min(named)}' part only, so the other parts are made from it.")
+    if split.kind == "predefined" and data.test_size != Data().test_size:
+        share = f"`--split holdout --test {data.test_size:g}`"
+        notes.append(f"The split is the corpus' own, whatever the share of data.test_size. {share} divides all clips.")
     return replace(split, notes=tuple(notes))
 
 
@@ -231,14 +234,16 @@ def _predefined(index: Index, data: Data, duplicate_groups: list[set[str]]) -> S
     if "test" in by_fold or set(by_fold) == {"train", "valid"}:
         return _predefined_holdout(index, data, duplicate_groups, by_fold)
     folds = []
-    for name in sorted(by_fold, key=lambda name: (len(name), name)):
+    for name in sorted({clip.fold for clip in index if clip.fold}, key=lambda name: (len(name), name)):
         rest = [clip for other, clips in by_fold.items() if other != name for clip in clips]
         train, valid = split_validation(rest, data, duplicate_groups)
         folds.append(Fold(name, _ids(train), _ids(valid), _ids(by_fold[name])))
     description = f"the corpus' own {len(folds)} folds, each tested once by a model trained on the others"
     crossing = sum(len(crossing_groups(index, fold)) for fold in folds)
-    notes = (f"{crossing} {index.group_name}s cross the corpus' own folds.",) if crossing else ()
-    return Split("predefined", description, index.has_groups and not crossing, tuple(folds), notes)
+    notes = [f"{crossing} {index.group_name}s cross the corpus' own folds."] if crossing else []
+    if blank := sum(clip.fold is None for clip in index):
+        notes.append(f"{blank} clips are in none of the corpus' own folds: they are trained on and never tested.")
+    return Split("predefined", description, index.has_groups and not crossing, tuple(folds), tuple(notes))
 
 
 def _predefined_holdout(
@@ -331,6 +336,11 @@ def _random(index: Index, data: Data) -> Split:
 def _three_parts(units: Sequence[Sequence[Clip]], data: Data) -> tuple[Fold, str]:
     """One fold of training, validation and test clips, and its sizes in words."""
     shares = (1 - data.validation_size - data.test_size, data.validation_size, data.test_size)
+    if shares[0] < 1e-9:
+        raise UsageError(
+            f"data.validation_size {data.validation_size:g} and data.test_size {data.test_size:g} leave nothing to "
+            f"train on. Lower one of them: `--test {max(0.01, 0.8 - data.validation_size):g}`."
+        )
     parts = assign_stratified(units, shares, data.seed, needed=(0, 2))
     sizes = " / ".join(str(len(part)) for part in parts)
     return Fold("test", *(_ids(part) for part in parts)), f"{sizes} clips to train / validate / test"
@@ -357,6 +367,7 @@ def _ids(clips: Iterable[Clip]) -> tuple[str, ...]:
 def _check(split: Split, index: Index) -> None:
     """Refuse a split with unknown or repeated clips, empty parts, or fewer than two classes to train on."""
     label_of = {clip.id: clip.label for clip in index}
+    groups = f" in {len({clip.group for clip in index})} {index.group_name}s" if index.has_groups else ""
     if not split.folds:
         raise DataError("The split has no folds. It needs at least one with training and test clips.")
     for fold in split.folds:
@@ -373,9 +384,8 @@ def _check(split: Split, index: Index) -> None:
         for part in ("train", "test"):
             if not getattr(fold, part):
                 raise DataError(
-                    f"Fold '{fold.name}' has no {part} clips: {len(label_of)} usable clips in "
-                    f"{len({clip.group or clip.id for clip in index})} {_units_name(index)} cannot be divided like "
-                    "this. Add recordings, or divide them in another way, such as `--split holdout --test 0.2`."
+                    f"Fold '{fold.name}' has no {part} clips: {len(label_of)} usable clips{groups} cannot be divided "
+                    "like this. Add recordings, or divide them otherwise: `--split holdout --test 0.2`."
                 )
         if len({label_of[id] for id in fold.train}) < 2:
-            raise DataError(f"Fold '{fold.name}' trains on fewer than two classes. Divide in another way, such as `--split holdout`.")
+            raise DataError(f"Fold '{fold.name}' trains on fewer than two classes. Divide again: `--split holdout`.")
