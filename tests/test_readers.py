@@ -466,6 +466,7 @@ def test_patterns_read_folders_and_say_what_does_not_fit(tmp_path: Path) -> None
         ("{label", "brace"),
         ("{la bel}.wav", "Write fields"),
         ("{}{label}", "Write fields"),
+        ("{label}{n}.wav", "--label name:1.1"),
     ],
 )
 def test_a_pattern_that_is_none_is_refused(pattern: str, message: str, tmp_path: Path) -> None:
@@ -476,6 +477,32 @@ def test_a_pattern_that_is_none_is_refused(pattern: str, message: str, tmp_path:
 def test_a_pattern_that_fits_nothing_shows_two_names(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"'ann_1_happy.wav' and 'ann_2_sad.wav'"):
         read_index(_built("pattern", tmp_path), "pattern", {"pattern": "{label}+{n}"})
+
+
+def test_what_folders_do_not_say_clearly_is_said_or_refused(tmp_path: Path) -> None:
+    beside, nested, dates, words = (tmp_path / name for name in ("beside", "nested", "dates", "words"))
+    _touch(beside, *(f"{part}/{c}/{n}.wav" for part in ("train", "test") for c in ("cat", "dog") for n in range(3)))
+    _touch(beside, "test/loose.wav", "extra/one.wav", "extra/two.wav", "extra/cat/3.wav")
+    index = read_index(beside)
+    assert index.labels == ("cat", "dog")
+    assert sorted(clip.fold or "" for clip in index) == ["extra", *["test"] * 6, *["train"] * 6]
+    assert {item.name for item in index.excluded} == {"test/loose.wav", "extra/one.wav", "extra/two.wav"}
+    _touch(nested, *(f"{c}/{n}.wav" for c in ("animals/cat", "animals/dog", "rain") for n in range(4)))
+    assert (
+        "'animals' is one class with all its folders ('cat', 'dog'); `--label folder:-1`"
+        in read_index(nested).description
+    )
+    assert read_index(nested, label="folder:-1").labels == ("cat", "dog", "rain")
+    _touch(dates, *(f"2024-0{day}-11/{c}_{n}.wav" for day in (1, 2) for c in ("cat", "dog") for n in range(3)))
+    _touch(words, *(f"{c}{n}.wav" for c in ("cat", "dog") for n in range(6)))
+    for folder, option in ((dates, "--label name:1 "), (words, "--label name:1.1 ")):
+        with pytest.raises(DataError, match=f"It is not clear(.|\n)*{option}"):
+            read_index(folder)
+
+
+def test_a_group_that_is_the_class_is_kept_as_it_was_asked_for(tmp_path: Path) -> None:
+    _touch(tmp_path, *(f"{c}/{n}.wav" for c in ("cat", "dog") for n in range(4)))
+    assert {clip.group for clip in read_index(tmp_path, group="folder:1")} == {"cat", "dog"}
 
 
 ROWS = [

@@ -160,10 +160,19 @@ def test_a_bad_split_file_is_refused_with_its_fault(tmp_path: Path, content: str
 def test_what_cannot_be_split_is_said() -> None:
     with pytest.raises(UsageError, match="Did you mean 'holdout'"):
         splits.make(index(), Data(split="holdot"))
-    with pytest.raises(DataError, match="needs groups"):
+    with pytest.raises(DataError, match="--group FIELD"):
         splits.make(index(groups=1), Data(split="leave-one-group-out"))
     with pytest.raises(DataError, match="no folds or split of its own"):
         splits.make(index(), Data(split="predefined"))
+    with pytest.raises(DataError, match=r"50 folds need as many speakers, and there are 10. Use fewer: `--folds 10`"):
+        splits.make(index(), Data(split="folds", folds=50))
+    with pytest.raises(UsageError, match="leave nothing to train on"):
+        splits.make(index(), Data(validation_size=0.4, test_size=0.8))
+
+
+def test_a_share_that_the_own_split_does_not_use_is_said() -> None:
+    notes = splits.make(own_parts("train", "test"), Data(test_size=0.3)).notes
+    assert any("`--split holdout --test 0.3` divides all clips" in note for note in notes)
 
 
 def test_dealing_fills_parts_by_their_shares_for_many_seeds() -> None:
@@ -184,7 +193,7 @@ def own_parts(*folds: str | None, classes: int = 2) -> Index:
     return Index(clips, "table", "corpus", "test")
 
 
-@pytest.mark.parametrize("part", ["train", "valid", "test"])
+@pytest.mark.parametrize("part", ["train", "valid", "test", "1"])
 def test_a_corpus_with_one_part_gets_the_others_made_from_it(part: str) -> None:
     split = splits.make(own_parts(part), Data())
     fold = split.folds[0]
@@ -199,6 +208,16 @@ def test_a_further_part_and_clips_in_no_part_are_named_with_what_happens_to_them
     assert (len(fold.train), len(fold.test)) == (24, 12)
     assert any("12 clips are in no part" in note and "trained on" in note for note in split.notes)
     assert any("'extra' (12 clips) is neither trained nor tested on" in note for note in split.notes)
+
+
+def test_what_is_in_no_part_or_no_test_part_is_said() -> None:
+    split = splits.make(own_parts("1", "2", None), Data(validation_size=0))
+    assert [(fold.name, len(fold.train)) for fold in split.folds] == [("1", 24), ("2", 24)]
+    assert any("12 clips are in none of the corpus' own folds" in note for note in split.notes)
+    assert "it has no test part" in splits.make(own_parts("train", "valid"), Data()).description
+    some = Index(tuple(replace(clip, group=clip.fold) for clip in own_parts("a", "b", None)), "table", "corpus", "test")
+    notes = splits.make(some, Data(split="leave-one-group-out")).notes
+    assert any("12 clips without a group: they are trained on and never tested." in note for note in notes)
 
 
 def test_classes_that_are_only_tested_or_never_tested_are_named() -> None:

@@ -338,3 +338,30 @@ def test_a_part_that_is_neither_train_nor_test_is_said(folder: Path) -> None:
     notes = " ".join(split.notes)
     assert "The part 'extra' (2 clips) is neither trained nor tested on" in notes
     assert "1 clips are in no part of the corpus' own split: they are trained on" in notes
+
+
+def test_a_column_that_is_used_can_be_named_too(folder: Path) -> None:
+    lines = (f"{name},{label},s{place % 4},{place % 2}" for place, (name, label) in enumerate(ROWS))
+    _write(folder, "file,species,speaker,fold\n" + "\n".join(lines))
+    index = read_index(folder, label="species", group="speaker", fold="fold")
+    assert [(clip.label, clip.group, clip.fold) for clip in index][1] == ("dog", "s1", "1")
+    assert "3 species, 4 speakers, 2 folds" in index.description
+    assert {clip.group for clip in read_index(folder, group="file")} == set(FILES)
+    assert {clip.group for clip in read_index(folder, group="species")} == set(LABELS)
+
+
+def test_a_part_of_the_paths_is_no_column_of_a_table_without_labels(folder: Path) -> None:
+    _write(folder, "file,kind\n" + "\n".join(f"{name},{label}" for name, label in ROWS))
+    with pytest.raises(UsageError, match="--reader folder --label name:1"):
+        read_index(folder, label="name:1")
+
+
+def test_labels_that_are_not_the_folders_are_counted(tmp_path: Path) -> None:
+    files = [f"{label}/{number}.wav" for label in ("cat", "dog") for number in range(3)]
+    _touch(tmp_path, *files)
+    _write(
+        tmp_path,
+        "file,label\n" + "\n".join(f"{name},{'dog' if place < 4 else 'cat'}" for place, name in enumerate(files)),
+    )
+    note = "5 labels of the table are not the recording's folder, such as 'cat/0.wav' (dog)"
+    assert note in read_index(tmp_path).description

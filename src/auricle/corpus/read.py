@@ -64,8 +64,6 @@ def read_index(
     given = dict(options or {})
     if reader == "auto" and "pattern" in given:
         reader = "pattern"
-    if reader != "auto":
-        load_reader(reader)
     label, group, fold = (text and text.removeprefix("column:") for text in (label, group, fold))
     tree = _open(data, reader)
     module = load_reader(reader if reader != "auto" else _detect(tree))
@@ -75,7 +73,7 @@ def read_index(
     _check_options(name, module, given)
     label_name = getattr(module, "LABEL_NAME", "class")
     if label and hasattr(module, "has_labels") and not module.has_labels(tree, **given):
-        given["label"], label_name, label = label, label, None
+        given["label"], label_name, label = _label_column(label, data), label, None
     items = list(module.read(tree, **given))
     group_name = _group_name(tree, module, given)
     clips = [_normalized(item) for item in items if isinstance(item, Clip)]
@@ -84,7 +82,8 @@ def read_index(
         raise DataError(_no_clips(tree, module.TITLE, excluded))
     new_group = None if group == UNGROUPED else group
     if label or new_group or fold:
-        clips, unlabelled = _Columns(clips, label_name, group_name).assign(clips, label, new_group, fold)
+        columns = _Columns(clips, label_name, group_name, _used_columns(tree, module, given))
+        clips, unlabelled = columns.assign(clips, label, new_group, fold)
         excluded += unlabelled
         label_name = _field_name(label, label_name)
         group_name = _field_name(new_group, group_name)
@@ -104,6 +103,16 @@ def read_index(
         num_features=module.num_features(tree, **given) if hasattr(module, "num_features") else None,
         **_file_counts(tree, clips),
     )
+
+
+def _label_column(label: str, data: str | Path) -> str:
+    """A label that a table without labels could have as a column, which no key of the paths is."""
+    if structure.is_key(label):
+        raise UsageError(
+            f"--label is '{label}', a part of the paths, but '{data}' is read by its table, which has no label column. "
+            f"Name a column: `--label COLUMN`. Or read the paths alone: `--reader folder --label {label}`."
+        )
+    return label
 
 
 def paths(clips: Iterable[Clip]) -> list[str]:
@@ -137,6 +146,8 @@ def check_location(data: str | Path, reader: str = "auto") -> None:
 
 def _open(data: str | Path, reader: str) -> Tree:
     """The tree. A text that is no local path but may be a name on the Hub is left for the reader `hub` to look up."""
+    if reader != "auto":
+        load_reader(reader)
     if _is_hub_name(data, reader):
         return Tree(str(data), (), (), scheme="hub")
     tree = open_tree(data)
@@ -196,10 +207,16 @@ def _normalized(clip: Clip) -> Clip:
 
 
 class _Columns:
-    """The columns that can be label, group or fold: metadata and the clips' own fields, also by the reader's names."""
+    """The columns that can be label, group or fold: metadata and the clips' own fields, also by the reader's names.
 
-    def __init__(self, clips: Iterable[Clip], label_name: str, group_name: str) -> None:
+    `used` says which field each column of the corpus's own table has become.
+    """
+
+    def __init__(
+        self, clips: Iterable[Clip], label_name: str, group_name: str, used: Mapping[str, str] | None = None
+    ) -> None:
         self.fields = {"label": "label", "group": "group", "fold": "fold", label_name: "label", group_name: "group"}
+        self.fields |= used or {}
         self.names = (label_name, group_name)
         self.meta = {name for clip in clips for name in clip.meta}
 
@@ -209,7 +226,8 @@ class _Columns:
             return structure.field(paths(clips), column).values
         if column in self.meta:
             return [clip.meta.get(column, "") for clip in clips]
-        return [getattr(clip, self.fields[column]) or "" for clip in clips]
+        field = self.fields[column]
+        return paths(clips) if field == "path" else [getattr(clip, field) or "" for clip in clips]
 
     def assign(
         self, clips: Sequence[Clip], label: str | None, group: str | None, fold: str | None
@@ -234,8 +252,8 @@ class _Columns:
             fold_name = official_fold(new_fold) or new_fold or None if fold else clip.fold
             meta = {**old, **clip.meta}
             labelled.append(replace(clip, label=new_label, group=new_group or None, fold=fold_name, meta=meta))
-        # A split cannot separate groups that are the classes themselves: no class would be left to train on.
-        if all(clip.group == clip.label for clip in labelled):
+        # A reader's own groups that have become the classes are no groups any more.
+        if not group and all(clip.group == clip.label for clip in labelled):
             labelled = [replace(clip, group=None) for clip in labelled]
         return labelled, excluded
 
@@ -303,6 +321,11 @@ def _group_name(tree: Tree, module: ModuleType, given: Mapping[str, str]) -> str
     return str(getattr(module, "GROUP_NAME", "group"))
 
 
+def _used_columns(tree: Tree, module: ModuleType, given: Mapping[str, str]) -> Mapping[str, str]:
+    """The field that each used column of the corpus's own table has become."""
+    return module.used_columns(tree, **given) if hasattr(module, "used_columns") else {}
+
+
 def _note(tree: Tree, module: ModuleType, given: Mapping[str, str]) -> str:
     """What was inferred: by the reader, about names, and about tables that are passed over."""
     note = module.note(tree, **given) if hasattr(module, "note") else ""
@@ -322,8 +345,8 @@ def _not_utf8(tree: Tree) -> str:
 
 
 def _count(number: int, word: str) -> str:
-    if number == 1:
-        return f"1 {word}"
+    if number == 1 or word.endswith("ies"):
+        return f"{number} {word}"
     if word.endswith(("s", "x", "ch", "sh")):
         return f"{number} {word}es"
     return f"{number} {word[:-1]}ies" if word.endswith("y") else f"{number} {word}s"

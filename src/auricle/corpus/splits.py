@@ -71,7 +71,7 @@ def make(
         return load(Path(kind), index, quarantined)
     together = [set(ids) for ids in duplicate_groups]
     named = {clip.fold for clip in index if clip.fold is not None}
-    is_single = len(named) == 1 and named <= set(PARTS)
+    is_single = bool(named) and len({clip.fold or "train" for clip in index}) == 1
     if kind == "auto":
         kind = "predefined" if named and not is_single else "holdout"
     if kind == "predefined":
@@ -87,9 +87,12 @@ def make(
     if kind not in ("predefined", "random"):
         split = drop_test_duplicates(split, together)
     _check(split, index)
-    notes = [*split.notes, *_group_notes(index), *_class_notes(index, split)]
+    notes = [*split.notes, *_group_notes(index, split), *_class_notes(index, split)]
     if is_single and split.kind != "predefined":
         notes.insert(0, f"The corpus has a '{min(named)}' part only, so the other parts are made from it.")
+    if split.kind == "predefined" and data.test_size != Data().test_size:
+        share = f"`--split holdout --test {data.test_size:g}`"
+        notes.append(f"The split is the corpus' own, whatever the share of data.test_size. {share} divides all clips.")
     return replace(split, notes=tuple(notes))
 
 
@@ -106,14 +109,21 @@ def _coincide(index: Index) -> bool:
     return len({(clip.group, clip.label) for clip in index}) == len(groups) == len(index.labels)
 
 
-def _group_notes(index: Index) -> list[str]:
+def _units_name(index: Index) -> str:
+    """What a split divides: groups, or single clips where there are none."""
+    return f"{index.group_name}s" if index.has_groups else "clips"
+
+
+def _group_notes(index: Index, split: Split) -> list[str]:
     """What the groups leave open: clips without one, a single one, or one for each class."""
     groups = {clip.group for clip in index if clip.group is not None}
     if not groups:
         return []
     notes = []
     if missing := sum(clip.group is None for clip in index):
-        notes.append(f"{missing} clips without a {index.group_name}: each counts as a group of its own.")
+        left = split.kind == "leave-one-group-out"
+        counts = "they are trained on and never tested" if left else "each counts as a group of its own"
+        notes.append(f"{missing} clips without a {index.group_name}: {counts}.")
     if len(groups) == 1:
         notes.append(
             f"All clips are of one {index.group_name}, '{min(groups)}': the figures cannot tell how well the model "
@@ -216,7 +226,7 @@ def crossing_groups(index: Index, fold: Fold) -> set[str]:
 def _predefined(index: Index, data: Data, duplicate_groups: list[set[str]]) -> Split:
     if not index.has_folds:
         raise DataError(
-            f"'{index.origin}' has no folds or split of its own. Use data.split=holdout, folds or leave-one-group-out."
+            f"'{index.origin}' has no folds or split of its own. Use `--split holdout`, or `--folds {data.folds}`."
         )
     by_fold: dict[str, list[Clip]] = defaultdict(list)
     for clip in index:
@@ -224,14 +234,16 @@ def _predefined(index: Index, data: Data, duplicate_groups: list[set[str]]) -> S
     if "test" in by_fold or set(by_fold) == {"train", "valid"}:
         return _predefined_holdout(index, data, duplicate_groups, by_fold)
     folds = []
-    for name in sorted(by_fold, key=lambda name: (len(name), name)):
+    for name in sorted({clip.fold for clip in index if clip.fold}, key=lambda name: (len(name), name)):
         rest = [clip for other, clips in by_fold.items() if other != name for clip in clips]
         train, valid = split_validation(rest, data, duplicate_groups)
         folds.append(Fold(name, _ids(train), _ids(valid), _ids(by_fold[name])))
     description = f"the corpus' own {len(folds)} folds, each tested once by a model trained on the others"
     crossing = sum(len(crossing_groups(index, fold)) for fold in folds)
-    notes = (f"{crossing} {index.group_name}s cross the corpus' own folds.",) if crossing else ()
-    return Split("predefined", description, index.has_groups and not crossing, tuple(folds), notes)
+    notes = [f"{crossing} {index.group_name}s cross the corpus' own folds."] if crossing else []
+    if blank := sum(clip.fold is None for clip in index):
+        notes.append(f"{blank} clips are in none of the corpus' own folds: they are trained on and never tested.")
+    return Split("predefined", description, index.has_groups and not crossing, tuple(folds), tuple(notes))
 
 
 def _predefined_holdout(
@@ -246,6 +258,8 @@ def _predefined_holdout(
     valid = by_fold.get("valid", []) if "test" in by_fold else []
     train = by_fold.get("train", [])
     description = "the corpus' own training and test parts"
+    if "test" not in by_fold:
+        description = "the corpus' own training and validation parts; it has no test part, so validation is the test"
     if valid:
         description = "the corpus' own training, validation and test parts"
     else:
@@ -267,7 +281,7 @@ def _holdout(index: Index, data: Data, duplicate_groups: list[set[str]]) -> Spli
     fold, sizes = _three_parts(units_of(list(index), duplicate_groups), data)
     grouped = f"grouped by {index.group_name} and " if index.has_groups else ""
     description = f"{grouped}stratified by class: {sizes}"
-    notes = () if fold.valid or not data.validation_size else ("Too few groups for a validation part.",)
+    notes = () if fold.valid or not data.validation_size else (f"Too few {_units_name(index)} for a validation part.",)
     return Split("holdout", description, index.has_groups, (fold,), notes)
 
 
@@ -275,7 +289,8 @@ def _folds(index: Index, data: Data, duplicate_groups: list[set[str]]) -> Split:
     units = units_of(list(index), duplicate_groups)
     if len(units) < data.folds:
         raise DataError(
-            f"{data.folds} folds need as many {index.group_name}s, and there are {len(units)}. Set data.folds lower."
+            f"{data.folds} folds need as many {_units_name(index)}, and there are {len(units)}. Use fewer: `--folds "
+            f"{max(2, len(units))}`."
         )
     parts = assign_stratified(units, (1 / data.folds,) * data.folds, data.seed, needed=range(data.folds))
     folds = []
@@ -292,8 +307,8 @@ def _leave_one_group_out(index: Index, data: Data, duplicate_groups: list[set[st
     groups = sorted({clip.group for clip in index if clip.group is not None})
     if len(groups) < 2:
         raise DataError(
-            f"Leaving one group out needs groups, and '{index.origin}' has {len(groups)}. "
-            "Name a column with data.group, or read groups from file names with the reader 'pattern'."
+            f"Leaving one group out needs two {index.group_name}s or more, and '{index.origin}' has {len(groups)}. "
+            "Name the field that holds them: `--group FIELD`, such as a column, folder:1 or name:1."
         )
     folds = []
     for group in groups:
@@ -321,6 +336,11 @@ def _random(index: Index, data: Data) -> Split:
 def _three_parts(units: Sequence[Sequence[Clip]], data: Data) -> tuple[Fold, str]:
     """One fold of training, validation and test clips, and its sizes in words."""
     shares = (1 - data.validation_size - data.test_size, data.validation_size, data.test_size)
+    if shares[0] < 1e-9:
+        raise UsageError(
+            f"data.validation_size {data.validation_size:g} and data.test_size {data.test_size:g} leave nothing to "
+            f"train on. Lower one of them: `--test {max(0.01, 0.8 - data.validation_size):g}`."
+        )
     parts = assign_stratified(units, shares, data.seed, needed=(0, 2))
     sizes = " / ".join(str(len(part)) for part in parts)
     return Fold("test", *(_ids(part) for part in parts)), f"{sizes} clips to train / validate / test"
@@ -347,6 +367,7 @@ def _ids(clips: Iterable[Clip]) -> tuple[str, ...]:
 def _check(split: Split, index: Index) -> None:
     """Refuse a split with unknown or repeated clips, empty parts, or fewer than two classes to train on."""
     label_of = {clip.id: clip.label for clip in index}
+    groups = f" in {len({clip.group for clip in index})} {index.group_name}s" if index.has_groups else ""
     if not split.folds:
         raise DataError("The split has no folds. It needs at least one with training and test clips.")
     for fold in split.folds:
@@ -363,9 +384,8 @@ def _check(split: Split, index: Index) -> None:
         for part in ("train", "test"):
             if not getattr(fold, part):
                 raise DataError(
-                    f"Fold '{fold.name}' has no {part} clips: {len(label_of)} usable clips in "
-                    f"{len({clip.group for clip in index})} {index.group_name}s cannot be divided like this. "
-                    "Add recordings, or choose another data.split."
+                    f"Fold '{fold.name}' has no {part} clips: {len(label_of)} usable clips{groups} cannot be divided "
+                    "like this. Add recordings, or divide them otherwise: `--split holdout --test 0.2`."
                 )
         if len({label_of[id] for id in fold.train}) < 2:
-            raise DataError(f"Fold '{fold.name}' trains on fewer than two classes. Choose another data.split.")
+            raise DataError(f"Fold '{fold.name}' trains on fewer than two classes. Divide again: `--split holdout`.")

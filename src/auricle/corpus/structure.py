@@ -24,7 +24,9 @@ MAX_CLASSES = 500
 MAX_FIELDS = 40
 _ORDINALS = ("first", "second", "third")
 _SPEAKERS = re.compile(
-    r"(speaker|spkr?|actor|subject|patient|session|ses|fold|corpus|batch|part|set|disc|cd)[-_ ]?\d*$", re.I
+    r"((speaker|spkr?|actor|subject|patient|session|ses|fold|corpus|batch|part|set|disc|cd)[-_ ]?\d*"
+    r"|(19|20)\d\d[-_.]?[01]\d([-_.]?[0-3]\d)?)$",
+    re.I,
 )
 
 
@@ -57,7 +59,7 @@ class Field:
 
     @property
     def is_speaker(self) -> bool:
-        """Whether most values are a word for a speaker, session or part, with its number."""
+        """Whether most values are a word for a speaker, session or part, with its number, or a date."""
         return sum(bool(_SPEAKERS.match(value)) for value in self.counts) >= 0.8 * len(self.counts)
 
     def determines(self, other: "Field") -> bool:
@@ -218,7 +220,7 @@ def find_classes(names: Sequence[str], location: str, split_key: str | None = No
         return Classes(parts[0], f"{parts[0].description}; there are no class folders")
     if len(folders) == 1 and not parts:
         return Classes(folders[0], "")  # a single clip in most folders is an error of its own
-    raise DataError(_readings(names, location, [*levels, *parts], wrapper))
+    raise DataError(_readings(names, location, [*levels, *parts] or _class_pieces(names), wrapper))
 
 
 def _outer(level: Field, levels: Sequence[Field]) -> Field:
@@ -241,6 +243,12 @@ def _could_be_classes(item: Field) -> bool:
 def _class_parts(single: Sequence[Field]) -> list[Field]:
     """The parts of the file names that could be classes: not the counter at their end, not several parts at once."""
     return [item for item in single if not item.is_folder and _could_be_classes(item) and not _is_counter(item, single)]
+
+
+def _class_pieces(names: Sequence[str]) -> list[Field]:
+    """The words in parts of the file names that could be classes, where no whole part could: cat in cat12."""
+    pieces = [item for item in fields(names) if "." in item.key]
+    return [item for item in pieces if _could_be_classes(item) and not item.is_identifier]
 
 
 def _is_counter(item: Field, others: Sequence[Field]) -> bool:

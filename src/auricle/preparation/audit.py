@@ -253,10 +253,15 @@ def _notes(index: Index, usable: Index, clips: Sequence[ClipInfo]) -> list[str]:
     for names in similar_labels(index):
         quoted = " and ".join(f"'{name}'" for name in names)
         notes.append(f"The labels {quoted} differ only by case, blanks or punctuation: are they one class?")
-    for label in rare_labels(usable):
-        notes.append(f"The class '{label}' has a single usable clip: training and testing need one each.")
     empty = sorted(set(index.labels) - set(usable.labels))
-    notes += [f"The class '{label}' has no usable clip." for label in empty]
+    for labels, fault in (
+        (rare_labels(usable), "a single usable clip: training and testing need one each"),
+        (empty, "no usable clip"),
+    ):
+        listed = ", ".join(f"'{label}'" for label in labels[:5]) + (" …" if len(labels) > 5 else "")
+        if labels:
+            subject = f"The class {listed} has" if len(labels) == 1 else f"{len(labels)} classes have"
+            notes.append(f"{subject} {fault}{f': {listed}' if len(labels) > 1 else ''}.")
     notes += _confounds(usable, clips, "sample rate", lambda clip: f"{clip.sample_rate} Hz")
     notes += _confounds(usable, clips, "number of channels", lambda clip: str(clip.channels))
     notes += _confounds(usable, clips, "file format", lambda clip: clip.container)

@@ -106,9 +106,12 @@ def _parsed(setting: str) -> tuple[str, object]:
 
 def _set(content: dict[str, Any], key: str, value: Any, typed: str) -> None:
     """Set one `section.key`, perhaps of several levels; `typed` names it in messages."""
-    section, *outer, last = key.split(".")
+    section, *names = key.split(".")
     if section not in Recipe.model_fields:
         raise UsageError(f"{typed}: " + unknown("section", section, Recipe.model_fields))
+    if not names:
+        raise UsageError(f"{typed} is a section of the recipe. Write section.key, for example train.epochs.")
+    *outer, last = names
     inner = content.setdefault(section, {})
     if not isinstance(inner, dict):
         raise UsageError(f"{typed}: the recipe's '{section}' is not a section of keys.")

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from auricle.corpus import structure
 from auricle.corpus.clip import Clip, Excluded
-from auricle.corpus.layout import audio_files, split_folder
+from auricle.corpus.layout import audio_files, official_fold, split_folder
 from auricle.corpus.structure import Field
 from auricle.corpus.tree import Tree
 from auricle.errors import DataError
@@ -61,6 +61,7 @@ def note(tree: Tree, *, label: str | None = None) -> str:
     """What holds the class and why, and classes whose names may mean that they are none."""
     layout, _ = _layout(tree, label)
     notes = [f"classes are {layout.reason}"] if layout.reason else []
+    notes += _merged(layout) if label is None else []
     doubtful = [
         value for value in sorted(layout.label.counts) if value.startswith(("_", "-")) or value.lower() in _DOUBTFUL
     ]
@@ -69,6 +70,23 @@ def note(tree: Tree, *, label: str | None = None) -> str:
         names = ",".join(doubtful)
         notes.append(f"{quoted} counted as classes; `--set 'data.excluded_classes=[{names}]'` leaves them out")
     return "; ".join(notes)
+
+
+def _merged(layout: _Layout) -> list[str]:
+    """Classes that hold folders where others hold recordings: these may be classes too."""
+    if not layout.label.is_folder:
+        return []
+    own = structure.field(layout.paths, "folder:-1")
+    pairs = set(zip(layout.label.values, own.values, strict=True))
+    inside: dict[str, list[str]] = {}
+    for value, folder in sorted(pairs):
+        if value and folder != value:
+            inside.setdefault(value, []).append(folder)
+    if not inside or len(inside) == len(layout.label.counts):
+        return []
+    value, folders = next(iter(inside.items()))
+    listed = ", ".join(f"'{folder}'" for folder in folders[:3]) + (" …" if len(folders) > 3 else "")
+    return [f"'{value}' is one class with all its folders ({listed}); `--label folder:-1` makes each folder a class"]
 
 
 def _layout(tree: Tree, label: str | None) -> tuple[_Layout, list[Excluded]]:
@@ -81,7 +99,7 @@ def _layout(tree: Tree, label: str | None) -> tuple[_Layout, list[Excluded]]:
     names = [name for name in names if name not in strays]
     paths = ["/".join(name.split("/")[wrappers:]) for name in names]
     split = _split_level(paths)
-    folds = [split_folder(value) if value else None for value in split.values] if split else [None] * len(paths)
+    folds = [split_folder(value) or value or None for value in split.values] if split else [None] * len(paths)
     reason = ""
     if label is None:
         # A test part without labels must not hide what holds the class in the others.
@@ -102,4 +120,13 @@ def _split_level(paths: list[str]) -> Field | None:
             folds = {split_folder(value) for value in field.counts}
             if None not in folds and ("train" in folds or len(folds) > 1):
                 return field
+            if {"train", "test"} <= {official_fold(value) for value in field.counts} and _has_classes(paths, field):
+                return field  # another folder beside them is a part of its own
     return None
+
+
+def _has_classes(paths: list[str], split: Field) -> bool:
+    """Whether the training part has several folders, as classes would not."""
+    below = structure.level(paths, int(split.key.removeprefix("folder:")) + 1)
+    pairs = zip(split.values, below.values, strict=True)
+    return len({inner for part, inner in pairs if inner and official_fold(part) == "train"}) > 1

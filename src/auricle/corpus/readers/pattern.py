@@ -36,7 +36,10 @@ def read(tree: Tree, *, pattern: str) -> Iterator[Clip | Excluded]:
     matches = [(name, rule.search(name)) for name in names]
     if not any(match for _, match in matches):
         examples = " and ".join(f"'{name}'" for name in names[:2]) or "no recordings"
-        raise DataError(f"The pattern '{pattern}' matches none of {len(names)} recordings, such as {examples}.")
+        raise DataError(
+            f"The pattern '{pattern}' matches none of {len(names)} recordings, such as {examples}. Write the "
+            "separators of these names between the fields, and / between folders: `--pattern '{label}/{take}.wav'`."
+        )
     yield from excluded
     for name, match in matches:
         if match is None:
@@ -67,6 +70,11 @@ def _compiled(pattern: str) -> re.Pattern[str]:
     if "label" not in seen:
         raise UsageError(
             f"The pattern '{pattern}' has no {{label}}. Write, for example, {{group}}_{{label}}_{{take}}.wav."
+        )
+    if touching := re.search(r"\{[^{}]*\}\{[^{}]*\}", pattern):
+        raise UsageError(
+            f"The pattern '{pattern}' has '{touching[0]}', and nothing says where one field ends. Write the separator "
+            "between them; to divide words from numbers, use `--label name:1.1`, the first of these in the file name."
         )
     suffix = "" if is_audio(pattern) or pattern.endswith(".{ext}") else r"\.[^/.]+"
     return re.compile(rf"(?:^|/){text}{suffix}$")

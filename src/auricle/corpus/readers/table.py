@@ -8,6 +8,7 @@ that names recordings is never passed over: where it cannot be used, reading sto
 
 import ast
 import json
+import posixpath
 import re
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -94,6 +95,12 @@ def read(
     yield from _read(tree, options)[0]
 
 
+def used_columns(tree: Tree, **options: str | int | None) -> Mapping[str, str]:
+    """The field of a clip that each used column has become."""
+    columns = find(tree, Options(**options)).sources[0].columns  # type: ignore[arg-type]
+    return {column: field for field, column in columns.used.items() if field in ("path", "label", "group", "fold")}
+
+
 def note(tree: Tree, **options: str | int | None) -> str:
     """Which columns were used for what, and how rows and recordings are out of step."""
     return _read(tree, Options(**options))[1]  # type: ignore[arg-type]
@@ -135,7 +142,7 @@ def _read_cached(tree: Tree, options: Options, state: tuple[str, ...]) -> tuple[
         used = {source.name for source in corpus.sources}
         names, others = audio_files(replace(tree, names=tuple(name for name in tree.names if name not in used)))
         repeated += [Excluded(name, "in no row") for name in names if tree.source(name) not in listed] + others
-    notes = [_columns_note(corpus.sources), groups_note, *_counts([*excluded, *repeated])]
+    notes = [_columns_note(corpus.sources), groups_note, _other_folders(clips), *_counts([*excluded, *repeated])]
     notes += [note for source in corpus.sources for note in (*source.table.notes, source.matches.note)]
     notes += [*_label_notes(corpus.sources), *corpus.notes]
     return [*clips, *excluded, *repeated], "; ".join(dict.fromkeys(note for note in notes if note)), name
@@ -283,6 +290,15 @@ def _columns_note(sources: Sequence[TableSource]) -> str:
     return f"{title}columns of {kind}: " + ", ".join(
         f"{field} '{column}'" for field, column in first.columns.used.items()
     )
+
+
+def _other_folders(clips: Iterable[Clip]) -> str:
+    """How many labels are not the folder that the recording is in, where the folders are called like the classes."""
+    folders = [(clip, posixpath.basename(posixpath.dirname(clip.id))) for clip in clips]
+    if not {clip.label for clip, _ in folders} <= {folder for _, folder in folders}:
+        return ""
+    other = [f"'{clip.id}' ({clip.label})" for clip, folder in folders if clip.label != folder]
+    return f"{len(other)} labels of the table are not the recording's folder, such as {other[0]}" if other else ""
 
 
 def _counts(excluded: Iterable[Excluded]) -> list[str]:
