@@ -8,9 +8,13 @@ import soundfile
 
 from auricle.audio.decode import decode
 from auricle.audio.fingerprint import fingerprint, near_duplicates
-from auricle.audio.quality import audio_hash, check
+from auricle.audio.quality import audio_hash
+from auricle.audio.recordings import check_clip
+from auricle.audio.settings import Settings
 from auricle.audio.synth import CALLS, DEVICES, make, record
 from auricle.errors import AudioError
+
+SETTINGS = Settings(sample_rate=0, channels=1, min_seconds=0.5, max_seconds=10.0)
 
 
 @pytest.fixture(scope="module")
@@ -24,7 +28,7 @@ def kinds(path):
         sound = decode(path.read_bytes())
     except AudioError as error:
         return [error.kind]
-    return [finding.kind for finding in check(sound, name=path.name, min_seconds=0.5, max_seconds=10)]
+    return [finding.kind for finding in check_clip(sound, path.name, SETTINGS).findings]
 
 
 def test_every_class_has_clips_from_every_device(demo):

@@ -236,10 +236,10 @@ class _Columns:
 
         Raises UsageError for an unknown column.
         """
-        for field, column in (("label", label), ("group", group), ("fold", fold)):
+        for option, column in (("--label", label), ("--group", group), ("data.fold", fold)):
             if column is None or column in self.meta or column in self.fields or structure.is_key(column):
                 continue
-            raise UsageError(f"--{field} is '{column}'. {unknown('column', column, {*self.meta, *self.fields})}")
+            raise UsageError(f"{option} is '{column}'. {unknown('column', column, {*self.meta, *self.fields})}")
         labels = self.values(clips, label) if label else [clip.label for clip in clips]
         groups = self.values(clips, group) if group else [clip.group or "" for clip in clips]
         folds = self.values(clips, fold) if fold else [""] * len(clips)
