@@ -218,12 +218,12 @@ def _cautions(inputs: ReportInputs, rows: Sequence[ClassMetrics], rough: Sequenc
             f"{clips} test clips are duplicates of training clips: accuracy may be too high by up to that many clips."
         )
     tested = len(set(inputs.scores.groups) - {None})
-    more = f" Testing each {index.group_name} in turn (data.split=leave-one-group-out) gives a better estimate."
+    more = f" Testing each {index.group_name} in turn (--split leave-one-group-out) gives a better estimate."
     cautions += [caution + (more if 0 < tested < audit.groups else "") for caution in rough]
     if not index.has_groups and split.kind != "predefined":
         cautions.append(
-            "No groups are known (speaker, recording, device…), so one may have clips on both sides of the split, and "
-            "the metrics may be too high. Name them with data.group or the reader 'pattern'."
+            "No groups are known: names and tables hold no field that gives the class away. If a speaker, device or "
+            "recording has several clips, the metrics may be too high: name the field with --group FIELD."
         )
     if audit.imbalance >= IMBALANCE:
         cautions.append(
