@@ -245,3 +245,8 @@ def test_long_recordings_are_answered_in_bounded_memory(trained: Path, tmp_path:
     soundfile.write(path, np.tile(tone("low", 10, 0), 12), RATE)
     answer = auricle.load(trained)(path)
     assert answer.label == "low" and answer.seconds == pytest.approx(120)
+
+
+def test_a_misspelt_option_and_a_stray_argument_are_named(capsys: pytest.CaptureFixture[str]) -> None:
+    assert "No option named '--epocs'. Did you mean '--epochs'?" in usage_error(capsys, "train", "x", "--epocs", "3")
+    assert "'recordings', which is one argument too many" in usage_error(capsys, "train", "my", "recordings")

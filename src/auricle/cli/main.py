@@ -26,7 +26,9 @@ _EPILOG = """start here:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code."""
-    options = _parser().parse_args(arguments)
+    options, unexpected = _parser().parse_known_args(arguments)
+    if unexpected:
+        options.parser.refuse(unexpected[0])
     # oneDNN caches a program for every input shape, about half a megabyte each, and clips have many lengths.
     for cache in ("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "LRU_CACHE_CAPACITY"):
         os.environ.setdefault(cache, "32")

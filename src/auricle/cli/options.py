@@ -12,7 +12,7 @@ from collections.abc import Callable
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from auricle.errors import UsageError
+from auricle.errors import UsageError, unknown
 from auricle.models import device
 
 if TYPE_CHECKING:
@@ -34,6 +34,13 @@ class Parser(argparse.ArgumentParser):
         self._action_groups.sort(key=lambda group: group.title == "output")
         return super().format_help()
 
+    def refuse(self, argument: str) -> NoReturn:
+        """Exit for an argument that the command does not take."""
+        option = argument.partition("=")[0]
+        if not option.startswith("-"):
+            self.error(f"received '{argument}', which is one argument too many. Quote a path that has blanks.")
+        self.error(unknown("option", option, (text for action in self._actions for text in action.option_strings)))
+
     def error(self, message: str) -> NoReturn:
         self.exit(2, f"auricle: {message}\n{self.format_usage()}")
 
@@ -50,7 +57,7 @@ def command(commands: Any, call: Callable[[argparse.Namespace], int], example: s
     )
     parser.output.add_argument("--json", action="store_true", help="print JSON for programs instead of tables")
     parser.output.add_argument("--verbose", action="store_true", help="log what the library does to standard error")
-    parser.set_defaults(call=call)
+    parser.set_defaults(call=call, parser=parser)
     return parser
 
 
