@@ -416,6 +416,13 @@ def test_label_and_group_take_columns_folders_and_parts_of_names(tmp_path: Path)
         read_index(tmp_path, group="folder:4")
 
 
+def test_hundreds_of_class_folders_are_classes_whatever_their_names_hold(tmp_path: Path) -> None:
+    _touch(
+        tmp_path, *(f"bird {n:04d}/{('day', 'night')[take]}_{n}_{take}.wav" for n in range(600) for take in range(2))
+    )
+    assert len(read_index(tmp_path).labels) == 600
+
+
 def test_names_alone_give_no_group(tmp_path: Path) -> None:
     _touch(tmp_path, *(f"{word}/speaker{n % 3}_{n}.wav" for word in ("a", "b") for n in range(12)))
     assert not read_index(tmp_path).has_groups

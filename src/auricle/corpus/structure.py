@@ -6,7 +6,6 @@ chosen: the error lists them with the option for each. Sound is not looked at: g
 """
 
 import re
-import shlex
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -19,9 +18,7 @@ _BORDER = re.compile(r"\d+|[^\W\d_]+")
 _KEY = re.compile(r"folder:(?P<folder>-?\d+)|name:(?P<name>-?\d+)(?:\.(?P<piece>\d+)|-(?P<last>\d+))?")
 # A few files with another number of parts, or outside the folders, do not hide a field.
 COVERAGE, FOLDER_COVERAGE = 0.98, 0.9
-MAX_PARTS = 8
-MAX_CLASSES = 500
-MAX_FIELDS = 40
+MAX_PARTS = 20
 _ORDINALS = ("first", "second", "third")
 _SPEAKERS = re.compile(
     r"((speaker|spkr?|actor|subject|patient|session|ses|fold|corpus|batch|part|set|disc|cd)[-_ ]?\d*"
@@ -172,7 +169,7 @@ def group_fields(names: Sequence[str], columns: Mapping[str, Sequence[str]], lab
         several = sum(count for count in item.counts.values() if count > 1) >= 0.3 * len(names)
         if item.key not in same and item.coverage >= 0.5 and len(item.counts) > 1 and several and not holds_label:
             found.setdefault(partition(item.values), item)
-    return list(found.values())[:MAX_FIELDS]
+    return list(found.values())
 
 
 def _parts_of(item: Field) -> int:
@@ -237,7 +234,7 @@ def _hides_batches(words: Field, levels: Sequence[Field]) -> bool:
 def _could_be_classes(item: Field) -> bool:
     """Several values, most with several files."""
     several = sum(count > 1 for count in item.counts.values())
-    return 1 < len(item.counts) <= MAX_CLASSES and several >= 0.5 * len(item.counts)
+    return len(item.counts) > 1 and several >= 0.5 * len(item.counts)
 
 
 def _class_parts(single: Sequence[Field]) -> list[Field]:
@@ -279,10 +276,9 @@ def _readings(names: Sequence[str], location: str, candidates: Sequence[Field], 
     table = "\n".join(
         "  " + "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows
     )
-    pattern = shlex.quote("{group}_{label}_{take}.wav")
     return (
         f"It is not clear what the classes of '{location}' are, so nothing is read. Choose one:\n{table}\n"
-        f"Or name the parts of the paths: --pattern {pattern}"
+        "Or name the parts of the paths: --pattern '{group}_{label}_{take}.wav'"
     )
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from auricle.corpus import structure
-from auricle.corpus.clip import Clip, Index
+from auricle.corpus.clip import Index
 from auricle.corpus.read import UNGROUPED, paths
 from auricle.corpus.structure import Field
 from auricle.errors import DataError, UsageError
@@ -131,13 +131,9 @@ def _with_groups(index: Index, key: str) -> Index:
         values = [clip.meta.get(key.removeprefix("column:"), "") for clip in clips]
     else:
         values = list(structure.field(paths(clips), key).values)
-    grouped = tuple(_in_group(clip, value) for clip, value in zip(clips, values, strict=True))
+    grouped = tuple(replace(clip, group=value or None) for clip, value in zip(clips, values, strict=True))
     name = key.removeprefix("column:") if key.startswith("column:") else index.group_name
     return replace(index, clips=grouped, group_name=name)
-
-
-def _in_group(clip: Clip, value: str) -> Clip:
-    return replace(clip, group=value or None)
 
 
 def _chosen_message(chosen: Leakage, measured: list[Leakage], grouped: Index) -> str:
