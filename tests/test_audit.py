@@ -175,3 +175,11 @@ def test_every_file_is_counted_once_and_the_counts_add_up(corpus: Path) -> None:
         "notes.txt",
     }
     assert str(files) == "29 files: 24 used, 1 unusable, 2 excluded, 2 no recordings"
+
+
+def test_an_inspection_counts_unusable_clips_where_no_class_is_left(tmp_path: Path) -> None:
+    for name in ("a/1.wav", "a/2.wav", "b/3.wav", "b/4.wav"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 3\n")
+    inspected = inspect(tmp_path, load("baseline"), lambda *_: None)
+    assert inspected.findings == ("Unusable: 4",)

@@ -89,7 +89,7 @@ class Inspection:
     @property
     def findings(self) -> tuple[str, ...]:
         """What the audit found, with the number of each kind: Unusable: 3, Warnings: 1."""
-        return tuple(table.title for table in self.tables[1:])
+        return tuple(table.title for table in self.tables if not table.title.startswith("Classes:"))
 
     @property
     def notes(self) -> tuple[str, ...]:
