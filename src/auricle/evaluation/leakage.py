@@ -17,8 +17,8 @@ from auricle.evaluation.intervals import SHARE_DIFFERENCE, Interval, Units, inte
 
 FOLDS = 10
 REPEATS = 12
-# Both tests must hold: over the field's values, and against values that were dealt out at random. Chosen on 150 random
-# fields of EmoDB, where the greatest deviation from random ones was 2.8.
+# Both tests must hold: over the field's values, and in standard deviations of values that were shuffled. Chosen on
+# EmoDB with random fields; tests/test_grouping.py and `python -m benchmarks groups` check them on others.
 SIGNIFICANCE, DEVIATIONS = 0.05, 4.0
 # Fewer values are a condition, such as sex or device type, and no group to keep together.
 MIN_GROUPS = 4
