@@ -141,9 +141,11 @@ def family_of(model_type: str) -> str | None:
 
 
 def register() -> None:
-    """Register every family with the auto classes of transformers, so that they open its model folders."""
+    """Register our models with the auto classes of transformers, so that they open their folders."""
     from transformers import AutoConfig, AutoModelForAudioClassification
 
-    for model in (model for name in names() for model in network(name).AUTO_MODELS):
+    from auricle.models.encoders import efficientat
+
+    for model in (efficientat.Model, *(model for name in names() for model in network(name).AUTO_MODELS)):
         AutoConfig.register(model.config_class.model_type, model.config_class, exist_ok=True)
         AutoModelForAudioClassification.register(model.config_class, model, exist_ok=True)
