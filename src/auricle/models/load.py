@@ -71,18 +71,24 @@ def load_model(folder: Path, precision: str = "float32") -> PreTrainedModel:
     return model
 
 
+def weight_faults(missing: Iterable[str], unexpected: Iterable[str], mismatched: Iterable[str]) -> str:
+    """Name the first weights that are missing, unexpected or of another size; empty where there are none."""
+    lists = {"lacks": missing, "has unexpected": unexpected, "has in another size": mismatched}
+    named = {fault: sorted(names) for fault, names in lists.items()}
+    return "; it ".join(
+        f"{fault} {', '.join(names[:3])} ({len(names)} in all)" for fault, names in named.items() if names
+    )
+
+
 def _check_weights(folder: Path, loading: Mapping[str, Iterable[Any]]) -> None:
     """Raise RunError for what `from_pretrained` found no weights for: it would leave them uninitialised."""
-    lists = {
-        "lacks": [name for name in loading["missing_keys"] if not name.endswith(OPTIONAL_WEIGHTS)],
-        "has unexpected": list(loading["unexpected_keys"]),
-        "has in another size": [name for name, *_ in loading["mismatched_keys"]],
-    }
-    faults = [
-        f"{fault} {', '.join(sorted(names)[:3])} ({len(names)} in all)" for fault, names in lists.items() if names
-    ]
+    faults = weight_faults(
+        [name for name in loading["missing_keys"] if not name.endswith(OPTIONAL_WEIGHTS)],
+        loading["unexpected_keys"],
+        [name for name, *_ in loading["mismatched_keys"]],
+    )
     if faults:
         raise RunError(
             f"'{folder}' cannot be opened, because its model.safetensors does not match its config.json: it "
-            f"{'; it '.join(faults)}. Another version of auricle may have saved it: train the model again."
+            f"{faults}. Another version of auricle may have saved it: train the model again."
         )

@@ -146,6 +146,7 @@ def register() -> None:
 
     from auricle.models.encoders import efficientat
 
-    for model in (efficientat.Model, *(model for name in names() for model in network(name).AUTO_MODELS)):
+    models: list[Any] = [efficientat.Model, *(model for name in names() for model in network(name).AUTO_MODELS)]
+    for model in models:
         AutoConfig.register(model.config_class.model_type, model.config_class, exist_ok=True)
         AutoModelForAudioClassification.register(model.config_class, model, exist_ok=True)
