@@ -10,7 +10,7 @@ import sys
 from collections.abc import Callable, Sequence
 
 from auricle import __version__
-from auricle.cli import corpus, export, live, predict, serve, train, voices
+from auricle.cli import corpus, export, live, predict, serve, tag, train, voices
 from auricle.cli.options import Parser, print_json
 from auricle.errors import AuricleError, MissingExtra
 from auricle.models import device
@@ -75,6 +75,6 @@ def _parser() -> Parser:
     parser.add_argument("--version", action="version", version=f"auricle {__version__}")
     parser.set_defaults(verbose=False, json=False)
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    for module in (corpus, train, predict, live, serve, export, voices):
+    for module in (corpus, train, predict, tag, live, serve, export, voices):
         module.declare(commands)
     return parser

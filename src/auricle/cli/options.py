@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 DEFAULT_RECIPE = "sound"
 DATA_HELP = "a folder, archive (.zip, .tar), table (.csv, .parquet), quoted glob, URL, or Hugging Face data set"
+FILES_HELP = "files, folders, archives, globs, or - for standard input"
 RUN_HELP = "a run folder (as `auricle train` wrote it), a model folder, or an exported folder"
 
 
@@ -126,6 +127,13 @@ def model_options(parser: argparse.ArgumentParser) -> None:
         "--no-unknown", dest="refuse", action="store_false", help='always name a class, never answer "unknown"'
     )
     device_option(model)
+
+
+def positive(text: str) -> int:
+    """Parse a whole number from 1 up, for argparse."""
+    if not text.isdigit() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"'{text}' is not a whole number from 1 up")
+    return int(text)
 
 
 def recipe_of(options: argparse.Namespace) -> "Recipe":

@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from auricle.cli.options import RUN_HELP, command, model_options
+from auricle.cli.options import RUN_HELP, command, model_options, positive
 from auricle.errors import UsageError
 from auricle.inference.events import EventRules
 from auricle.inference.formats import FORMATS, SINGLE, RowFormat, View
@@ -31,7 +31,7 @@ def declare(commands: Any) -> None:
     files = "files, folders, archives, globs, testdata.json, or - for standard input"
     predict.add_argument("files", nargs="+", metavar="FILE", help=files)
     predict.output.add_argument(
-        "--top", type=_positive, default=TABLE_CHOICES, metavar="K", help="how many classes to list (default: 3)"
+        "--top", type=positive, default=TABLE_CHOICES, metavar="K", help="how many classes to list (default: 3)"
     )
     predict.output.add_argument(
         "--out", type=str, metavar="FILE", help="write a .csv, .jsonl, .txt (Audacity) or .vtt file, or a FOLDER/"
@@ -161,12 +161,6 @@ def window_spec(classifier: "Classifier", seconds: float | None, hop: float | No
     if hop > seconds:
         raise UsageError(f"--hop received {hop:g}, and windows are {seconds:g} s long. Allowed: up to that.")
     return WindowSpec(seconds, hop)
-
-
-def _positive(text: str) -> int:
-    if not text.isdigit() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"'{text}' is not a whole number from 1 up")
-    return int(text)
 
 
 def seconds_option(text: str) -> float:

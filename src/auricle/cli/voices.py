@@ -9,10 +9,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from auricle.cli.options import command
+from auricle.cli.options import FILES_HELP, command
 from auricle.run_folder import check_model
 
-_FILES_HELP = "files, folders, archives, globs, or - for standard input"
 _COHORT_HELP = "recordings of other people, a folder per person, against which scores are normalised"
 
 
@@ -22,7 +21,7 @@ def declare(commands: Any) -> None:
     enrol = command(commands, _enrol, example)
     _store(enrol)
     enrol.add_argument("name", metavar="NAME", help="the speaker")
-    enrol.add_argument("files", nargs="+", metavar="FILE", help=_FILES_HELP)
+    enrol.add_argument("files", nargs="+", metavar="FILE", help=FILES_HELP)
     _run(enrol, "the speaker encoder, a run or model folder: required the first time, and when it has moved")
     enrol.add_argument("--cohort", metavar="DATA", help=f"{_COHORT_HELP} (default: clips that the run was trained on)")
     rate = "share of impostors that thresholds may accept (default: 0.01)"
@@ -34,7 +33,7 @@ def declare(commands: Any) -> None:
         _store(parser)
         if parser is verify:
             parser.add_argument("name", metavar="NAME", help="the claimed speaker")
-        parser.add_argument("files", nargs="+", metavar="FILE", help=_FILES_HELP)
+        parser.add_argument("files", nargs="+", metavar="FILE", help=FILES_HELP)
         _run(parser, "the store's encoder, if it has moved")
 
     voices = command(commands, _voices, "auricle voices voices.db --remove anna")

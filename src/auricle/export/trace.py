@@ -40,7 +40,8 @@ class ExportWrapper(nn.Module):
         """Give probabilities and logits (batch, classes), and embeddings (batch, width) to be compared by cosine."""
         mask = masking.real(lengths, waveform.shape[-1]).long()
         logits, vectors = self.model.logits_and_vectors(waveform, mask)
-        return logits.softmax(-1), logits, vectors
+        is_multi_label = self.model.config.problem_type == "multi_label_classification"
+        return logits.sigmoid() if is_multi_label else logits.softmax(-1), logits, vectors
 
 
 def trace(model: Any, path: Path) -> set[str]:

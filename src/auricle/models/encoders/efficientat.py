@@ -153,9 +153,10 @@ class FrontEnd(nn.Module):
         """
         half = self.config.window_length // 2
         index = torch.arange(-half, values.shape[-1] + half, device=values.device)[None, :]
-        period = 2 * (lengths[:, None] - 1).clamp_min(1)
+        last = lengths[:, None] - 1
+        period = 2 * last.clamp_min(1)
         index = index.remainder(period)
-        return values.gather(1, torch.minimum(index, period - index).clamp_max(values.shape[-1] - 1))
+        return values.gather(1, torch.minimum(torch.minimum(index, period - index), last))
 
 
 class ConvNorm(nn.Sequential):

@@ -4,6 +4,7 @@ In: a file of its releases (.pt, of which nothing but tensors is read), the same
 that `save_pretrained` wrote. Out: the network in evaluation mode. A file that is not exactly that is refused.
 """
 
+import json
 import pickle
 import re
 import zipfile
@@ -72,7 +73,7 @@ def open_network(path: Path) -> efficientat.Model:
 def _config(folder: Path) -> efficientat.Config:
     """The config of a saved folder."""
     try:
-        values, _ = efficientat.Config.get_config_dict(folder, local_files_only=True)
+        values: Any = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise UsageError(f"'{folder}' has no config.json that can be read. {_allowed()}") from error
     if values.get("model_type") != efficientat.Config.model_type:
@@ -102,8 +103,10 @@ def _tensors(path: Path) -> dict[str, Tensor]:
     try:
         if path.suffix == ".safetensors":
             content: Any = load_file(path)
+        elif zipfile.is_zipfile(path):
+            content = torch.load(path, map_location="cpu", weights_only=True)
         else:
-            content = torch.load(path, map_location="cpu", weights_only=True) if zipfile.is_zipfile(path) else None
+            raise ValueError("torch writes archives")
     except _LOADING_ERRORS as error:
         raise UsageError(
             f"'{path}' cannot be opened: it is truncated, damaged, or holds more than tensors. {_allowed()}"
