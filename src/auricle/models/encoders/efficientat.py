@@ -160,22 +160,28 @@ class FrontEnd(nn.Module):
 
 
 class ConvNorm(nn.Sequential):
-    """Convolution, normalisation and activation, named 0 and 1 as published; zero beyond each clip's frames."""
+    """Convolution, normalisation and activation; the first two are named 0 and 1, as published."""
 
     def __init__(
         self, inputs: int, outputs: int, kernel: int = 1, stride: int = 1, groups: int = 1, activation: Any = None
     ) -> None:
         conv = nn.Conv2d(inputs, outputs, kernel, stride, kernel // 2, groups=groups, bias=False)
         super().__init__(conv, BatchNorm(outputs, eps=1e-3, momentum=0.01))
-        self.stride = stride
+        self.kernel, self.stride = kernel, stride
         self.activation = activation
 
-    def forward(self, values: Tensor, lengths: Tensor | None) -> tuple[Tensor, Tensor | None]:  # type: ignore[override]
-        """(batch, channels, bands, frames) and the frames (batch,) of each clip, None if all are real → the same."""
-        if lengths is not None and self.stride > 1:
-            lengths = (lengths - 1).div(self.stride, rounding_mode="floor") + 1
-        values = self[1](self[0](values), lengths)
-        return values if self.activation is None else self.activation(values), lengths
+    def forward(self, values: Tensor, real: Tensor | None) -> tuple[Tensor, Tensor | None]:  # type: ignore[override]
+        """(batch, channels, bands, frames) and which frames (batch, frames) are real, None if all are → the same.
+
+        What is beyond a clip's end is zero for a kernel that reaches there, and no part of training statistics.
+        """
+        if real is not None and self.kernel > 1:
+            values = values * masking.unsqueezed(real, values)
+        values = self[0](values)
+        if real is not None and self.stride > 1:
+            real = masking.real((real.sum(1) - 1).div(self.stride, rounding_mode="floor") + 1, values.shape[-1])
+        values = self[1](values, real.sum(1) if self.training and real is not None else None)
+        return values if self.activation is None else self.activation(values), real
 
 
 class SqueezeExcitation(nn.Module):
@@ -187,10 +193,10 @@ class SqueezeExcitation(nn.Module):
         layers = {"fc1": nn.Linear(channels, squeezed), "fc2": nn.Linear(squeezed, channels)}
         self.conc_se_layers = nn.ModuleList([nn.ModuleDict(layers)])
 
-    def forward(self, values: Tensor, lengths: Tensor | None) -> tuple[Tensor, Tensor | None]:
+    def forward(self, values: Tensor, real: Tensor | None) -> tuple[Tensor, Tensor | None]:
         layers: Any = self.conc_se_layers[0]
-        scale = layers["fc2"](F.relu(layers["fc1"](_mean(values, lengths)))).sigmoid()
-        return values * scale[..., None, None], lengths
+        scale = layers["fc2"](F.relu(layers["fc1"](_mean(values, real)))).sigmoid()
+        return values * scale[..., None, None], real
 
 
 class Block(nn.Module):
@@ -210,11 +216,11 @@ class Block(nn.Module):
         self.block = nn.ModuleList(layers)
         self.is_residual = row.stride == 1 and inputs == outputs
 
-    def forward(self, values: Tensor, lengths: Tensor | None) -> tuple[Tensor, Tensor | None]:
+    def forward(self, values: Tensor, real: Tensor | None) -> tuple[Tensor, Tensor | None]:
         output = values
         for layer in self.block:
-            output, lengths = layer(output, lengths)
-        return output + values if self.is_residual else output, lengths
+            output, real = layer(output, real)
+        return output + values if self.is_residual else output, real
 
 
 class Model(PreTrainedModel):
@@ -288,35 +294,31 @@ class Model(PreTrainedModel):
         return (*(_statistics(*part) for part in maps), embedding, self.logits_from_embedding(embedding))
 
     def _maps(self, input_values: Tensor, attention_mask: Tensor | None) -> list[tuple[Tensor, Tensor | None]]:
-        """The output of every layer (batch, channels, bands, frames), and the real frames (batch,), None if all are."""
+        """The output of every layer (batch, channels, bands, frames), and which frames are real, None if all are."""
         samples = masking.lengths(input_values, attention_mask).clamp_min(1)
         if attention_mask is not None:
             input_values = input_values * attention_mask.to(input_values.dtype)
         values = self.front_end(input_values, samples)[:, None]
-        lengths = None
+        real = None
         if attention_mask is not None:
-            lengths = self.front_end.frames(samples)
-            values = values * masking.unsqueezed(masking.real(lengths, values.shape[-1]), values)
+            real = masking.real(self.front_end.frames(samples), values.shape[-1])
         maps = []
         for layer in self.features:
-            values, lengths = layer(values, lengths)
-            maps.append((values, lengths))
+            values, real = layer(values, real)
+            maps.append((values, real))
         return maps
 
 
-def _mean(values: Tensor, lengths: Tensor | None) -> Tensor:
-    """Average maps (batch, channels, bands, frames), zero beyond lengths, over bands and real frames."""
-    if lengths is None:
-        return values.mean((2, 3))
-    return values.mean(2).sum(-1) / lengths[:, None].to(values.dtype)
+def _mean(values: Tensor, real: Tensor | None) -> Tensor:
+    """Average maps (batch, channels, bands, frames) over bands and real frames: (batch, channels)."""
+    return values.mean((2, 3)) if real is None else masking.mean_over(values.mean(2), real)
 
 
-def _statistics(values: Tensor, lengths: Tensor | None) -> Tensor:
+def _statistics(values: Tensor, real: Tensor | None) -> Tensor:
     """Mean and deviation over real frames of each quarter of the bands: (batch, 8 · channels)."""
     rows = values.unflatten(2, (QUARTERS, -1)).mean(3).flatten(1, 2)
-    if lengths is None:
+    if real is None:
         return torch.cat([rows.mean(-1), rows.std(-1, correction=0)], -1)
-    real = masking.real(lengths, rows.shape[-1])
     mean = masking.mean_over(rows, real)
     variance = masking.mean_over((rows - mean[..., None]).square(), real)
     return torch.cat([mean, variance.sqrt()], -1)

@@ -76,8 +76,9 @@ def _config(folder: Path) -> efficientat.Config:
         values: Any = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise UsageError(f"'{folder}' has no config.json that can be read. {_allowed()}") from error
-    if values.get("model_type") != efficientat.Config.model_type:
-        raise UsageError(f"'{folder}' holds a model of type '{values.get('model_type')}'. {_allowed()}")
+    model_type = values.get("model_type") if isinstance(values, dict) else None
+    if model_type != efficientat.Config.model_type:
+        raise UsageError(f"'{folder}' holds a model of type '{model_type}'. {_allowed()}")
     return efficientat.Config.from_dict(values)
 
 
