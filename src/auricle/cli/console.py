@@ -163,7 +163,7 @@ def show_comparison(screen: Screen, comparison: "Comparison") -> None:
     from auricle.evaluation.compare import format_difference, format_metric
 
     metric = comparison.metric
-    rows = []
+    rows: list[tuple[str, ...]] = []
     for row in comparison.runs:
         difference = format_difference(metric, row.differences[metric]) if rows else ("best", "")
         time = "" if row.train_seconds is None else duration(row.train_seconds)

@@ -155,7 +155,7 @@ def compare_candidates(
     coarsest = int(np.argmin(units))
     group_name = candidates[coarsest].group_name
     resampled = bootstrap(shared[coarsest].groups, Resampling(resamples, seed, group_name))
-    if len(set(units)) > 1:
+    if len({scores.groups for scores in shared}) > 1:
         cautions.append(f"Runs group the clips differently; intervals use the groups of '{candidates[coarsest].name}'.")
     rows = [_compared(candidates[number], outcomes[number], outcomes[order[0]], resampled, metric) for number in order]
     disagreements = _disagreements([shared[number] for number in order])
