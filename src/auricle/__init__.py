@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from auricle.corpus.clip import Index as Index
     from auricle.corpus.read import read_index as read_index
     from auricle.errors import AuricleError as AuricleError
+    from auricle.evaluation.compare import Comparison as Comparison
+    from auricle.evaluation.compare import compare as compare
     from auricle.evaluation.evaluate import Evaluation as Evaluation
     from auricle.evaluation.report import Report as Report
     from auricle.inference.classifier import Classifier as Classifier
@@ -37,6 +39,7 @@ _MODULES = {
     "auricle.corpus.clip": ("Clip", "Index"),
     "auricle.corpus.read": ("read_index",),
     "auricle.errors": ("AuricleError",),
+    "auricle.evaluation.compare": ("Comparison", "compare"),
     "auricle.evaluation.evaluate": ("Evaluation",),
     "auricle.evaluation.report": ("Report",),
     "auricle.inference.classifier": ("Classifier", "Prediction", "load"),

@@ -15,6 +15,7 @@ from auricle.preparation.formatting import counted, decimal_range, duration, fil
 from auricle.preparation.inspection import Inspection
 
 if TYPE_CHECKING:
+    from auricle.evaluation.compare import Comparison
     from auricle.evaluation.evaluate import Evaluation
     from auricle.evaluation.intervals import Interval
     from auricle.evaluation.report import Report
@@ -155,6 +156,24 @@ def show_evaluation(screen: Screen, evaluation: "Evaluation") -> None:
     screen.notes(evaluation.cautions)
     if evaluation.unusable:
         screen.print(f"! {counted(evaluation.unusable, 'unusable clip')}; `auricle inspect` lists the reasons.")
+
+
+def show_comparison(screen: Screen, comparison: "Comparison") -> None:
+    """The table, the verdict and the cautions of `auricle compare`."""
+    from auricle.evaluation.compare import format_difference, format_metric
+
+    metric = comparison.metric
+    rows: list[tuple[str, ...]] = []
+    for row in comparison.runs:
+        difference = format_difference(metric, row.differences[metric]) if rows else ("best", "")
+        time = "" if row.train_seconds is None else duration(row.train_seconds)
+        size = "" if row.parameters is None else f"{row.parameters:,}"
+        rows.append((row.name, row.recipe, *format_metric(metric, row.metrics[metric]), *difference, time, size))
+    title = f"{counted(comparison.clips, 'shared test clip')}; intervals over {comparison.interval.description}"
+    columns = ("run", "recipe", metric.replace("_", " "), "95 % interval", "difference", "95 % interval")
+    screen.table(title, (*columns, "training", "parameters"), rows)
+    screen.print(comparison.verdict)
+    screen.notes(comparison.cautions)
 
 
 def _metric(name: str, metric: "Interval", digits: int = 3) -> tuple[str, str, str]:

@@ -1,4 +1,4 @@
-"""The commands that train and measure: train, evaluate, demo. As `cli`: parse, call, print."""
+"""The commands that train and measure: train, evaluate, compare, demo. As `cli`: parse, call, print."""
 
 import argparse
 from dataclasses import asdict
@@ -28,6 +28,13 @@ def declare(commands: Any) -> None:
     evaluate.add_argument("run", type=Path, metavar="RUN", help=RUN_HELP)
     evaluate.add_argument("data", nargs="?", metavar="DATA", help=f"{DATA_HELP} (default: the run's own test clips)")
     device_option(evaluate)
+
+    compare = command(commands, _compare, "auricle compare runs/first runs/second --page comparison.html")
+    compare.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="two or more folders of finished runs")
+    metric = "the metric that decides which is the best, such as balanced_accuracy (default: accuracy)"
+    compare.add_argument("--metric", default="accuracy", metavar="NAME", help=metric)
+    page = "also write a page with the differences and the clips on which runs disagree"
+    compare.output.add_argument("--page", type=Path, metavar="FILE.html", help=page)
 
     demo = command(commands, _demo, "auricle demo --out demo")
     demo.add_argument("--seed", type=int, default=0, metavar="N", help="the seed of the corpus (default: 0)")
@@ -72,6 +79,27 @@ def _evaluate(options: argparse.Namespace) -> int:
         evaluation = evaluate(options.run, options.data, screen.progress)
     console.show_evaluation(screen, evaluation)
     screen.print_json(evaluation.as_json())
+    return 0
+
+
+def _compare(options: argparse.Namespace) -> int:
+    """Compare runs on the test clips that they share: which is better, or that none is."""
+    page: Path | None = options.page
+    if page is not None and (page.suffix.lower() != ".html" or not page.parent.is_dir()):
+        raise UsageError(f"--page received '{page}'. Name a file that ends in .html, in a folder that exists.")
+    from auricle.cli import console
+    from auricle.evaluation.compare import compare
+
+    screen = console.Screen(options.json)
+    comparison = compare(options.runs, options.metric)
+    if page is not None:
+        from auricle.evaluation.page import write_comparison
+
+        write_comparison(page, comparison)
+    console.show_comparison(screen, comparison)
+    if page is not None:
+        screen.print(f"Page: {page}")
+    screen.print_json(asdict(comparison))
     return 0
 
 

@@ -14,7 +14,7 @@ from auricle.corpus.splits import PARTS
 from auricle.evaluation import calibration, duration, error_analysis, metrics, open_set
 from auricle.evaluation.intervals import Interval, Resampling, bootstrap, metric_intervals
 from auricle.evaluation.leakage import Leakage
-from auricle.evaluation.metrics import ClassMetrics, compute_metrics, evaluate_logits
+from auricle.evaluation.metrics import IMBALANCE, ClassMetrics, compute_metrics, evaluate_logits
 from auricle.evaluation.open_set import RejectionReport
 from auricle.evaluation.report import (
     BaselineComparison,
@@ -44,7 +44,6 @@ PACKAGES = (
     "av",
     "pyarrow",
 )
-IMBALANCE = 3
 
 
 @dataclass(frozen=True)

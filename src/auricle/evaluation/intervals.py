@@ -4,6 +4,7 @@ In: a metric and its standard error over units, from a bootstrap or, for a mean,
 are not independent, so units are whole groups (Field and Welsh, 2007). Out: for a share a Wilson interval whose sample
 size is the effective one, reduced by the t quantile (Korn and Graubard, 1998; Franco et al., 2019); else t intervals.
 Groups of unequal size count as fewer. Percentiles of a bootstrap would be too narrow near 0 and 1 and over few groups.
+Paired differences of two models: t intervals with a cluster-robust error (`unit_mean`).
 """
 
 from collections.abc import Iterator, Sequence
@@ -48,6 +49,10 @@ class Interval:
     def decimals(self, digits: int = 3) -> str:
         """As in "0.888 to 0.960, rough"."""
         return decimal_range(self.low, self.high, digits) + self._mark
+
+    @property
+    def excludes_zero(self) -> bool:
+        return not self.low <= 0 <= self.high
 
 
 @dataclass(frozen=True)
@@ -148,11 +153,74 @@ def mean_interval(values: np.ndarray, unit_of: np.ndarray) -> Interval:
     return interval(mean, sqrt(units.correction * float(residuals @ residuals)) / len(values), units)
 
 
+@dataclass(frozen=True)
+class UnitMean:
+    """A mean with its standard error, that error's degrees of freedom, and the number of units.
+
+    `estimable` is false where one unit holds a whole class: how much units vary there cannot be measured.
+    """
+
+    value: float
+    error: float
+    freedom: float
+    units: int
+    estimable: bool
+
+    def interval(self, bounds: tuple[float, float]) -> Interval:
+        """The t interval of a value between `bounds`."""
+        between = interval(self.value, self.error, Units(self.units, self.freedom + 1), bounds)
+        return replace(between, reliable=between.reliable and self.estimable)
+
+
+def unit_mean(values: np.ndarray, unit_of: np.ndarray, classes: np.ndarray | None = None) -> UnitMean:
+    """The mean of the clips' values (clips,), or of their means in each of the `classes` (clips,), over units (clips,).
+
+    As a regression on the classes with the cluster-robust error CR2 and Satterthwaite's degrees of freedom (Bell and
+    McCaffrey, 2002), which hold for few units, units of unequal size, and classes that only some units have. The
+    leverage of a unit's clips of a class is their share of the class.
+    """
+    from scipy import sparse
+
+    numbers = np.zeros(len(values), np.int64) if classes is None else np.unique(classes, return_inverse=True)[1]
+    units, count = int(unit_of.max()) + 1, int(numbers.max()) + 1
+    support = np.bincount(numbers)
+    means = np.bincount(numbers, values) / support
+    cells, cell_of, sizes = np.unique(unit_of * count + numbers, return_inverse=True, return_counts=True)
+    unit, number = np.divmod(cells, count)
+    leverage = sizes / support[number]
+    alone = sizes == support[number]
+    weight = np.where(alone, 0.0, 1 / np.sqrt(np.where(alone, 1.0, 1 - leverage))) / (count * support[number])
+    sums = np.bincount(unit, weight * np.bincount(cell_of, values - means[numbers]), units)
+    # The covariance of the units' sums, if clips were independent, is diag(own) - shared shared'.
+    own = np.bincount(unit, weight**2 * sizes, units)
+    shared = sparse.csr_array((weight * sizes / np.sqrt(support[number]), (unit, number)), (units, count))
+    lost = np.asarray(shared.power(2).sum(1)).ravel()
+    trace = float((own - lost).sum())
+    square = float((own**2 - 2 * own * lost).sum() + (shared.T @ shared).power(2).sum())
+    freedom = max(1.0, trace**2 / square) if trace > 0 else 1.0
+    return UnitMean(float(means.mean()), sqrt(float(sums @ sums)), freedom, units, not bool(alone.any()))
+
+
+def paired_difference(
+    values: np.ndarray,
+    unit_of: np.ndarray,
+    classes: np.ndarray | None = None,
+    bounds: tuple[float, float] = SHARE_DIFFERENCE,
+) -> Interval:
+    """The interval of the `unit_mean` of differences (clips,) of two models on the same clips.
+
+    Reliable over enough units and enough clips whose differences are not 0.
+    """
+    between = unit_mean(values, unit_of, classes).interval(bounds)
+    return replace(between, reliable=between.reliable and bool(np.count_nonzero(values) >= MIN_RARER))
+
+
 def metric_intervals(
     outcomes: ClipOutcomes, resampled: Bootstrap, minus: ClipOutcomes | None = None
 ) -> dict[str, Interval]:
     """Every headline metric with its interval; with `minus`, how much it exceeds that of other outcomes of the same
-    clips, resampled together. A difference is reliable where both metrics are.
+    clips. Metrics that are means over clips or classes have a `paired_difference`; others are resampled together, and
+    their difference is reliable where both metrics are.
     """
     units = Units.of(resampled.unit_of)
     values, estimates = _resampled_metrics(outcomes, resampled)
@@ -162,13 +230,21 @@ def metric_intervals(
     other_values, other_estimates = _resampled_metrics(minus, resampled)
     others = _intervals(other_values, other_estimates, units, SHARE, AMOUNT)
     gains = {name: value - other_values[name] for name, value in values.items()}
-    differences = _intervals(gains, estimates - other_estimates, units, SHARE_DIFFERENCE, AMOUNT_DIFFERENCE)
+    differences = {
+        name: replace(gain, reliable=gain.reliable and intervals[name].reliable and others[name].reliable)
+        for name, gain in _intervals(
+            gains, estimates - other_estimates, units, SHARE_DIFFERENCE, AMOUNT_DIFFERENCE
+        ).items()
+    }
+    changed, unit_of = outcomes.correct - minus.correct, resampled.unit_of
+    differences["accuracy"] = paired_difference(changed, unit_of)
+    differences["balanced_accuracy"] = paired_difference(changed, unit_of, outcomes.truth)
+    differences["log_loss"] = paired_difference(outcomes.loss - minus.loss, unit_of, bounds=AMOUNT_DIFFERENCE)
+    if (name := f"top_{outcomes.top_k}_accuracy") in differences:
+        differences[name] = paired_difference(outcomes.in_top - minus.in_top, unit_of)
     if np.array_equal(outcomes.predicted, minus.predicted):  # they agree on every clip
         differences.update({name: Interval(0.0, 0.0, 0.0) for name, value in gains.items() if value == 0})
-    return {
-        name: replace(gain, reliable=gain.reliable and intervals[name].reliable and others[name].reliable)
-        for name, gain in differences.items()
-    }
+    return differences
 
 
 def _resampled_metrics(outcomes: ClipOutcomes, resampled: Bootstrap) -> tuple[dict[str, float], np.ndarray]:

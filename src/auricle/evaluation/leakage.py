@@ -13,7 +13,7 @@ from functools import cached_property
 import numpy as np
 
 from auricle.corpus.structure import Field
-from auricle.evaluation.intervals import SHARE_DIFFERENCE, Interval, Units, interval
+from auricle.evaluation.intervals import Interval, paired_difference, unit_mean
 
 FOLDS = 10
 REPEATS = 12
@@ -91,24 +91,22 @@ def measure(fit: HeldOutFit, field: Field, seed: int) -> Leakage:
         together.append(fit.margins(_assign(values, fit.labels, random)))
         apart.append(fit.margins(_assign(_dealt_out(values, fit.labels, random), fit.labels, random)))
     grouped, mixed = np.array(together), np.array(apart)
-    loss, error = _over_values((mixed - grouped).mean(0), values)
+    loss = unit_mean((mixed - grouped).mean(0), values)
     noise = max(float(mixed.mean(1).std(ddof=1)), 1e-9)
-    freedom = int(values.max())
     changes = ((mixed > 0).astype(float) - (grouped > 0)).mean(0)
-    difference, deviation = _over_values(changes, values)
-    between = interval(difference, deviation, Units(freedom + 1, freedom + 1), SHARE_DIFFERENCE)
+    difference = paired_difference(changes, values)
     return Leakage(
         key=field.key,
         description=field.description,
         values=len(field.counts),
         random_accuracy=float((mixed > 0).mean()),
         grouped_accuracy=float((grouped > 0).mean()),
-        difference=between if changes.any() else Interval(0.0, 0.0, 0.0),  # they agree on every clip
-        margin=loss,
+        difference=difference if changes.any() else Interval(0.0, 0.0, 0.0),  # they agree on every clip
+        margin=loss.value,
         leaks=bool(
-            stats.t.sf(loss / max(error, 1e-12), freedom) < SIGNIFICANCE
-            and loss > DEVIATIONS * noise
-            and difference > 0
+            stats.t.sf(loss.value / max(loss.error, 1e-12), loss.freedom) < SIGNIFICANCE
+            and loss.value > DEVIATIONS * noise
+            and difference.value > 0
         ),
     )
 
@@ -129,14 +127,6 @@ def choose_group(measured: Sequence[Leakage], fields: Sequence[Field]) -> Leakag
         if field.determines(coarse) and leakage.margin >= EXPLAINED * strongest.margin
     ]
     return max(finer, key=lambda leakage: leakage.values, default=strongest)
-
-
-def _over_values(losses: np.ndarray, values: np.ndarray) -> tuple[float, float]:
-    """The mean of the clips' losses (clips,), and its standard error with the values as units."""
-    units = int(values.max()) + 1
-    sums = np.bincount(values, losses, units)
-    spread = float(((sums - sums.mean()) ** 2).sum())
-    return float(losses.mean()), float(np.sqrt(units / (units - 1) * spread)) / len(losses)
 
 
 def _dealt_out(values: np.ndarray, labels: np.ndarray, random: np.random.Generator) -> np.ndarray:

@@ -13,6 +13,8 @@ from auricle.evaluation.scoring import Scores, softmax
 
 CALIBRATION_BINS = 15
 MOST_CONFUSED_PAIRS = 8
+# From this ratio of the largest to the smallest class, accuracy is mostly that of the largest classes.
+IMBALANCE = 3
 
 
 @dataclass(frozen=True)

@@ -6,8 +6,6 @@ Labels and file names are untrusted text: Jinja escapes them, and the page's con
 but its own.
 """
 
-import base64
-import hashlib
 import math
 import shlex
 from collections import defaultdict
@@ -17,14 +15,15 @@ from pathlib import Path
 
 import numpy as np
 import yaml
-from markupsafe import Markup
 
+from auricle import __version__
 from auricle.audio import FULL_SCALE
 from auricle.audio.image import audio_uri, spectrogram_uri
 from auricle.audio.store import Store
 from auricle.corpus.clip import Excluded
 from auricle.evaluation.calibration import CoveragePoint
-from auricle.evaluation.html import render
+from auricle.evaluation.compare import Comparison, format_difference, format_metric
+from auricle.evaluation.html import render_page
 from auricle.evaluation.intervals import Interval
 from auricle.evaluation.metrics import MetricInfo, metric_info
 from auricle.evaluation.report import Cost, CurvePoint, Report
@@ -103,11 +102,11 @@ def write_page(
     has_features = report.model.num_features is not None  # precomputed features cannot be played
     has_audio = store is not None and not has_features and report.recipe.evaluate.embed_audio
     suspect_labels = report.suspect_labels[:MOST_SUSPECT_LABELS]
-    script = render("script.js")
     folder = str(path.parent) if repo is None else repo.rpartition("/")[2]
     audit = report.audit
-    text = render(
+    text = render_page(
         "report.html",
+        version=report.versions["auricle"],
         report=report,
         cost=cost,
         cards=metric_cards(report),
@@ -131,8 +130,23 @@ def write_page(
         repo=repo,
         run=repr(folder),
         quoted_run=shlex.quote(folder),
-        script=Markup(script),
-        script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
+    )
+    write_text(path, text)
+
+
+def write_comparison(path: Path, comparison: Comparison) -> None:
+    """Write the page of a comparison: every run's metric and paired difference, and the clips that runs disagree on."""
+    metric = comparison.metric
+    differences = [row.differences[metric] for row in comparison.runs]
+    span = max(max(abs(one.low), abs(one.high)) for one in differences) or 1.0
+    text = render_page(
+        "comparison.html",
+        comparison=comparison,
+        info=metric_info(metric),
+        span=span,
+        format_metric=format_metric,
+        format_difference=format_difference,
+        version=__version__,
     )
     write_text(path, text)
 

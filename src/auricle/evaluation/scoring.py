@@ -7,7 +7,6 @@ windows. Clips are batched with others of similar length; the logits of a clip d
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import compress
 from pathlib import Path
 from typing import Any
 
@@ -67,15 +66,14 @@ class Scores:
 
     def select(self, keep: np.ndarray) -> "Scores":
         """The clips for which `keep` (clips,) bool is true."""
-        return Scores(
-            self.labels,
-            tuple(compress(self.ids, keep)),
-            tuple(compress(self.classes, keep)),
-            self.logits[keep],
-            self.seconds[keep],
-            tuple(compress(self.groups, keep)),
-            tuple(compress(self.folds, keep)),
+        return self.take(np.flatnonzero(keep))
+
+    def take(self, rows: np.ndarray) -> "Scores":
+        """The clips of some rows (rows,) int, in the order of the rows."""
+        ids, classes, groups, folds = (
+            tuple(column[row] for row in rows) for column in (self.ids, self.classes, self.groups, self.folds)
         )
+        return Scores(self.labels, ids, classes, self.logits[rows], self.seconds[rows], groups, folds)
 
     def by_fold(self) -> dict[str, "Scores"]:
         """The scores of each fold, in order."""
