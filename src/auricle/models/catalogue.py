@@ -24,9 +24,10 @@ class Encoder:
     """One encoder.
 
     `source` is a Hub name, or the URL of a file elsewhere. `license` is what its publisher states. `parameters` are
-    those of the encoder alone, `download` the bytes of the published weights, rounded. `sample_rate` is in hertz. `good_for`
-    is what it was trained on or is commonly chosen for. `revision` and `sha256` are pinned where they are known; else a
-    download is verified by the hash that the Hub lists. `is_supported` is false where auricle cannot run it yet.
+    those of the encoder alone, `download` the bytes of the published weights, rounded. `sample_rate` is in hertz.
+    `good_for` is what it was trained on or is commonly chosen for. `revision` and `sha256` are pinned where they are
+    known; else a download is verified by the hash that the Hub lists. `is_supported` is false where auricle cannot run
+    it yet.
     """
 
     name: str

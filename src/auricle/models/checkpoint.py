@@ -226,7 +226,8 @@ def _loading_error(checkpoint: str, weights: hub_files.Weights, error: Exception
             f"{message}{hub_files.PICKLE} holds more than tensors, or is damaged; what could run code is never opened. "
             f"Choose a checkpoint with {hub_files.SAFETENSORS}."
         )
-    if isinstance(error, SafetensorError | EOFError | RuntimeError):
+    pickle_faults = (OSError, RuntimeError) if weights.is_pickle else ()
+    if isinstance(error, (SafetensorError, EOFError, *pickle_faults)):
         names = ", ".join(file.name for file in weights.files)
         return (
             f"{message}{names} is damaged ({_first_sentence(error).rstrip('.')}). Delete '{weights.folder}' and get it "

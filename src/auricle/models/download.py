@@ -19,7 +19,6 @@ from auricle.preparation.formatting import file_size
 
 # Called with the bytes that are here and those of the whole file.
 Progress = Callable[[int, int], None]
-CHUNK_BYTES = 1 << 20
 ATTEMPTS = 5
 RETRY_SECONDS = 1.0
 _PARTIAL, _RANGE_NOT_SATISFIABLE = 206, 416
@@ -127,7 +126,8 @@ def _append(file: RemoteFile, partial: Path, progress: Progress | None) -> None:
         resumes = response.status_code == _PARTIAL
         done = start if resumes else 0
         with partial.open("ab" if resumes else "wb") as out:
-            for chunk in response.iter_bytes(CHUNK_BYTES):
+            # Of chunks of a fixed size, an interruption would lose the last one.
+            for chunk in response.iter_bytes():
                 out.write(chunk)
                 done += len(chunk)
                 if progress is not None and file.size:

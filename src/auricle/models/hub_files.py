@@ -91,8 +91,8 @@ def hub_model(name: str, revision: str | None = None) -> HubModel:
         cached = cached_model(name, revision, str(error))
         if cached is None:
             raise UsageError(
-                f"The checkpoint '{name}' is no folder; the Hugging Face Hub cannot be reached ({error}), and its local "
-                "cache has no such model. Name a folder, or retry with a network connection."
+                f"The checkpoint '{name}' is no folder; the Hugging Face Hub cannot be reached ({error}), and its "
+                "local cache has no such model. Name a folder, or retry with a network connection."
             ) from error
         return cached
 
@@ -125,8 +125,8 @@ def fetch_weights(model: HubModel, allow_pickle: bool = False, progress: Progres
         pickle = f" (only {PICKLE}; to open that as tensors alone: --set model.allow_pickle=true)"
         raise UsageError(
             f"The checkpoint '{model.name}' has no safetensors in the local cache"
-            f"{pickle if _local_files(model.folder, PICKLE) else ''}, and the Hugging Face Hub cannot be reached ({error}). "
-            "Retry with a network connection."
+            f"{pickle if _local_files(model.folder, PICKLE) else ''}, and the Hugging Face Hub cannot be reached "
+            f"({error}). Retry with a network connection."
         ) from error
     if weights is not None:
         return weights
@@ -137,7 +137,8 @@ def fetch_weights(model: HubModel, allow_pickle: bool = False, progress: Progres
             "(to download it: --allow-pickle)."
         )
     raise UsageError(
-        f"The checkpoint '{model.name}' has neither {SAFETENSORS} nor {PICKLE} in revision '{model.revision}'. Choose a revision that has one, --set model.revision=NAME, or another model."
+        f"The checkpoint '{model.name}' has neither {SAFETENSORS} nor {PICKLE} in revision '{model.revision}'. "
+        "Choose a revision that has one, --set model.revision=NAME, or another model."
     )
 
 
