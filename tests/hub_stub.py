@@ -148,9 +148,7 @@ class _Handler(BaseHTTPRequestHandler):
         ranges = {"Content-Range": f"bytes {start}-{len(content) - 1}/{len(content)}"} if start else {}
         return self._send(206 if start else 200, content[start:], ranges, cut)
 
-    def _send(
-        self, status: int, content: bytes, headers: dict[str, str] | None = None, cut: int | None = None
-    ) -> None:
+    def _send(self, status: int, content: bytes, headers: dict[str, str] | None = None, cut: int | None = None) -> None:
         self.send_response(status)
         for name, value in (headers or {}).items():
             self.send_header(name, value)
@@ -184,6 +182,7 @@ def serve(folder: Path, patch: pytest.MonkeyPatch) -> Iterator[Hub]:
         "HF_ASSETS_CACHE": str(folder / "assets"),
         "HF_HUB_DISABLE_XET": True,
         "HF_HUB_OFFLINE": False,
+        "HF_HUB_DISABLE_TELEMETRY": True,
     }
     for name, value in settings.items():
         patch.setattr(constants, name, value)

@@ -146,7 +146,11 @@ def test_another_conversion_than_the_hubs_or_of_another_pickle_is_ignored(model_
 @pytest.mark.parametrize(
     ("name", "revision", "expected"),
     [
-        ("somebody/nothing", None, "neither a folder here nor a public model on the Hub. If it is private: hf auth login"),
+        (
+            "somebody/nothing",
+            None,
+            "neither a folder here nor a public model on the Hub. If it is private: hf auth login",
+        ),
         (NAME, "v9", "has no revision 'v9'"),
         ("nosuchname", None, "neither a folder here nor a public model"),
         ("some body/x", None, "nor a Hub name, such as"),
@@ -206,7 +210,9 @@ def test_a_truncated_copy_in_the_cache_is_downloaded_again_or_named_without_a_ne
     again()
     model_hub.status = 500
     message = refused()
-    assert "model.safetensors is damaged" in message and f"Delete '{next(model_hub.cache.rglob('snapshots'))}" in message
+    assert (
+        "model.safetensors is damaged" in message and f"Delete '{next(model_hub.cache.rglob('snapshots'))}" in message
+    )
     again()
     model_hub.status = 0
     assert_right_weights(opened())
