@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import huggingface_hub
 import pytest
 import torch
 import transformers
@@ -84,10 +85,10 @@ def test_the_page_is_what_the_catalogue_says() -> None:
 def test_listing_needs_neither_torch_nor_a_network() -> None:
     code = (
         "import sys\nfor name in ('torch', 'transformers', 'huggingface_hub'): sys.modules[name] = None\n"
-        "from auricle.models import catalogue\nprint(catalogue.find('whisper-tiny').source)"
+        "from auricle.cli.main import main\nsys.exit(main(['encoders']))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert done.stdout.strip() == "openai/whisper-tiny", done.stderr
+    assert done.returncode == 0 and "openai/whisper-tiny" in done.stdout, done.stderr
 
 
 def test_names_are_found_and_misspelt_ones_get_the_nearest() -> None:
@@ -193,6 +194,14 @@ def test_a_released_file_is_verified_opened_as_tensors_and_resumes(
     model_hub.requests.clear()
     assert fetch("mn04").files[0].verified_by == "the catalogue" and weights_file("mn04") == path
     assert not model_hub.requests
+    (path.parent / "mn04_as.pt").unlink()
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    with pytest.raises(UsageError, match=r"stopped at 0 B \(HF_HUB_OFFLINE is set\)"):
+        fetch("mn04")
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
+    model_hub.stored.clear()
+    with pytest.raises(UsageError, match="answers with status 404"):
+        fetch("mn04")
     (path.parent / "mn04_as.pt").write_bytes(content[:-1] + b"\0\0")
     with pytest.raises(UsageError, match="was deleted"):
         fetch("mn04")

@@ -5,6 +5,7 @@ wherever a checkpoint is named. Nothing heavy is imported here, and only `fetch`
 """
 
 import importlib.util
+import re
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -106,7 +107,7 @@ ENCODERS: tuple[Encoder, ...] = (
     _whisper("base", 20_590_592, 290_000_000, "99 languages"),
     _whisper("small", 88_154_112, 967_000_000, "99 languages"),
     _whisper("medium", 307_216_384, 3_060_000_000, "99 languages"),
-    _whisper("large-v3", 636_968_960, 3_090_000_000, "99 languages"),
+    _whisper("large-v3", 636_968_960, 3_090_000_000, "100 languages"),
     _waveform(
         "distilhubert", "ntu-spml/distilhubert", "apache-2.0", 23_491_968, 94_000_000, "HuBERT distilled to 2 layers"
     ),
@@ -265,7 +266,8 @@ def fetch(name: str, *, allow_pickle: bool = False, progress: "Progress | None" 
     for file in weights.files:
         path = weights.folder / file.name
         # The cache names a file by the hash that the Hub listed when it was downloaded.
-        pinned = encoder.sha256 or file.sha256 or _sha256_or_none(path.resolve().name)
+        name = path.resolve().name
+        pinned = encoder.sha256 or file.sha256 or (name if re.fullmatch("[0-9a-f]{64}", name) else None)
         sha256 = download.verify(download.RemoteFile(file.name, file.url, file.size, pinned, file.git_sha1), path)
         by = "the catalogue" if encoder.sha256 else "the Hub's" if pinned or file.git_sha1 else ""
         files.append(FetchedFile(path, path.stat().st_size, sha256, by))
@@ -289,6 +291,7 @@ def _converted(encoder: Encoder) -> Path:
 def _fetch_release(encoder: Encoder, progress: "Progress | None") -> FetchedFile:
     """Download a published state_dict, verify it, and write its tensors as safetensors next to it."""
     import torch
+    from huggingface_hub.errors import HfHubHTTPError
     from safetensors.torch import save_file
 
     from auricle.models import download
@@ -296,14 +299,16 @@ def _fetch_release(encoder: Encoder, progress: "Progress | None") -> FetchedFile
     path = _converted(encoder)
     published = path.with_name(encoder.source.rpartition("/")[2])
     file = download.RemoteFile(published.name, encoder.source, sha256=encoder.sha256)
-    download.download(file, published, published.with_suffix(".lock"), progress)
+    try:
+        download.download(file, published, published.with_suffix(".lock"), progress)
+    except HfHubHTTPError as error:
+        raise UsageError(
+            f"'{encoder.name}' cannot be downloaded: {encoder.source} answers with status "
+            f"{error.response.status_code}. Download it by other means, to {published}, and repeat the command."
+        ) from error
     sha256 = download.verify(file, published)
     tensors = torch.load(published, map_location="cpu", weights_only=True)
     partial = path.with_suffix(".incomplete")
     save_file({key: tensor.contiguous() for key, tensor in tensors.items()}, partial, {"sha256": sha256})
     partial.replace(path)
     return FetchedFile(published, published.stat().st_size, sha256, "the catalogue" if encoder.sha256 else "")
-
-
-def _sha256_or_none(text: str) -> str | None:
-    return text if len(text) == 64 and set(text) <= set("0123456789abcdef") else None

@@ -44,7 +44,7 @@ def read_config(checkpoint: str, revision: str | None = None) -> Any:
     """Read a checkpoint's config. Raises UsageError for a folder or name without one, and for another kind of model."""
     folder, _ = _location(checkpoint, revision)
     try:
-        config = AutoConfig.from_pretrained(folder)
+        config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
     except (OSError, ValueError, KeyError) as error:
         raise UsageError(
             f"model.checkpoint received '{checkpoint}', which cannot be opened: {_first_sentence(error)}"
@@ -68,7 +68,7 @@ def read_extractor(checkpoint: str, config: Any, changes: Mapping[str, Any], rev
     Raises UsageError for a setting that this preprocessor does not have.
     """
     try:
-        extractor = AutoFeatureExtractor.from_pretrained(_location(checkpoint, revision)[0])
+        extractor = AutoFeatureExtractor.from_pretrained(_location(checkpoint, revision)[0], trust_remote_code=False)
     except (OSError, ValueError, TypeError):
         extractor = _default_extractor(config)
     settings = extractor.to_dict()
@@ -125,6 +125,7 @@ def open_checkpoint(
             dtype=torch.float32,
             use_safetensors=not weights.is_pickle,
             weights_only=True,
+            trust_remote_code=False,
             ignore_mismatched_sizes=True,
             output_loading_info=True,
         )

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from huggingface_hub.constants import HF_HUB_DOWNLOAD_TIMEOUT
+from huggingface_hub.errors import OfflineModeIsEnabled
 from huggingface_hub.utils import WeakFileLock, build_hf_headers, get_session, hf_raise_for_status, httpx
 
 from auricle.errors import UsageError
@@ -104,6 +105,8 @@ def _receive(file: RemoteFile, partial: Path, progress: Progress | None) -> Exce
         try:
             _append(file, partial, progress)
             return None
+        except OfflineModeIsEnabled as failure:
+            return failure
         except httpx.TransportError as failure:
             error = failure
         after = partial.stat().st_size if partial.exists() else 0
@@ -152,6 +155,8 @@ def _is_hub(url: str) -> bool:
 
 
 def _reason(error: Exception | None) -> str:
+    if isinstance(error, OfflineModeIsEnabled):
+        return "HF_HUB_OFFLINE is set"
     if isinstance(error, httpx.TimeoutException):
         return f"no answer within {HF_HUB_DOWNLOAD_TIMEOUT} s"
     return str(error).partition("\n")[0] or type(error).__name__ if error is not None else "the server sent no more"

@@ -172,7 +172,7 @@ def _listed_model(name: str, revision: str) -> HubModel:
         raise _UnreachableError("HF_HUB_OFFLINE is set")
     with _hub_errors(name, revision):
         info = HfApi().model_info(name, revision=revision, files_metadata=True, timeout=constants.HF_HUB_ETAG_TIMEOUT)
-    commit, files = str(info.sha), _listed_files(name, info)
+    commit, files = str(_hash_or_none(info.sha)), _listed_files(name, info)
     settings = [file for file in files if file.name in _SETTINGS]
     if CONFIG not in [file.name for file in settings]:
         raise UsageError(
@@ -189,11 +189,16 @@ def _listed_files(name: str, info: huggingface_hub.ModelInfo) -> tuple[RemoteFil
             file.rfilename,
             huggingface_hub.hf_hub_url(name, file.rfilename, revision=info.sha),
             file.size,
-            file.lfs.sha256 if file.lfs is not None else None,
-            file.blob_id,
+            _hash_or_none(file.lfs.sha256 if file.lfs is not None else None),
+            _hash_or_none(file.blob_id),
         )
         for file in info.siblings or ()
     )
+
+
+def _hash_or_none(text: str | None) -> str | None:
+    """A hash in hexadecimal: it becomes the name of a file in the cache."""
+    return text if text and re.fullmatch("[0-9a-f]{40}|[0-9a-f]{64}", text) else None
 
 
 def _listed_weights(model: HubModel, allow_pickle: bool, progress: Progress | None) -> Weights | None:
@@ -240,7 +245,7 @@ def _conversion(model: HubModel, pickle: tuple[RemoteFile, ...]) -> HubModel | N
             info = HfApi().model_info(
                 model.name, revision=ref, files_metadata=True, timeout=constants.HF_HUB_ETAG_TIMEOUT
             )
-        files, commit = _listed_files(model.name, info), str(info.sha)
+        files, commit = _listed_files(model.name, info), str(_hash_or_none(info.sha))
         listed = {(file.name, file.hash) for file in files}
         if _complete(files, SAFETENSORS) and all((file.name, file.hash) in listed for file in pickle):
             return HubModel(model.name, ref, commit, model.folder.parent / commit, files)
@@ -266,11 +271,13 @@ def _fetch(model: HubModel, files: Iterable[RemoteFile], progress: Progress | No
     with _hub_errors(model.name, model.revision):
         for file in files:
             local = folder / file.name
-            if not local.is_file() or local.stat().st_size != file.size:
+            is_complete = local.is_file() and local.stat().st_size == file.size
+            if file.hash is not None and not is_complete:
+                local.unlink(missing_ok=True)
                 if file.name.endswith((".safetensors", ".bin")):
                     _log.warning("Downloading %s of %s: %s.", file.name, model.name, file_size(file.size or 0))
                 lock = repository.parent / ".locks" / repository.name / f"{file.hash}.lock"
-                download(file, repository / "blobs" / str(file.hash), lock, progress)
+                download(file, repository / "blobs" / file.hash, lock, progress)
             huggingface_hub.hf_hub_download(
                 model.name, file.name, revision=model.revision, etag_timeout=constants.HF_HUB_ETAG_TIMEOUT
             )
