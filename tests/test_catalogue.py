@@ -12,7 +12,6 @@ import huggingface_hub
 import pytest
 import torch
 import transformers
-from safetensors.torch import load_file
 
 from auricle.cli.main import main
 from auricle.errors import UsageError
@@ -172,12 +171,8 @@ def test_a_pickle_is_fetched_only_where_allowed(model_hub: Hub, capsys: pytest.C
     assert "Did you mean 'hubert-base'" in usage_error(capsys, "encoders", "--fetch", "hubert-bas")
 
 
-def test_a_released_file_is_verified_opened_as_tensors_and_resumes(
-    model_hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    tensors = {"features.0.0.weight": torch.randn(8, 1, 3, 3), "classifier.2.bias": torch.randn(5)}
-    torch.save(tensors, tmp_path / "mn.pt")
-    content = (tmp_path / "mn.pt").read_bytes()
+def test_a_released_file_resumes_and_is_verified(model_hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+    content = bytes(range(256)) * 8
     model_hub.stored["mn04_as.pt"] = content
     source = f"{model_hub.url.replace('127.0.0.1', 'localhost')}/store/mn04_as.pt"
     entry = dataclasses.replace(find("mn04"), source=source, sha256=hashlib.sha256(content).hexdigest())
@@ -189,12 +184,11 @@ def test_a_released_file_is_verified_opened_as_tensors_and_resumes(
         fetch("mn04")
     path = weights_file("mn04")
     assert [wanted for _, _, wanted in model_hub.requests] == ["", "bytes=100-", "bytes=100-"]
-    assert cached_path("mn04") == path.parent and path.name == "mn04_as.safetensors"
-    assert all(torch.equal(tensors[key], value) for key, value in load_file(path).items())
+    assert cached_path("mn04") == path.parent and path.read_bytes() == content
     model_hub.requests.clear()
-    assert fetch("mn04").files[0].verified_by == "the catalogue" and weights_file("mn04") == path
+    assert fetch("mn04").files[0].verified_by == "the catalogue's" and weights_file("mn04") == path
     assert not model_hub.requests
-    (path.parent / "mn04_as.pt").unlink()
+    path.unlink()
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
     with pytest.raises(UsageError, match=r"stopped at 0 B \(HF_HUB_OFFLINE is set\)"):
         fetch("mn04")
@@ -202,6 +196,6 @@ def test_a_released_file_is_verified_opened_as_tensors_and_resumes(
     model_hub.stored.clear()
     with pytest.raises(UsageError, match="answers with status 404"):
         fetch("mn04")
-    (path.parent / "mn04_as.pt").write_bytes(content[:-1] + b"\0\0")
+    path.write_bytes(content[:-1] + b"\0\0")
     with pytest.raises(UsageError, match="was deleted"):
         fetch("mn04")

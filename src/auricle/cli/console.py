@@ -271,7 +271,8 @@ def show_fetched(screen: Screen, fetched: "Fetched") -> None:
         verified = f"equals {file.verified_by}" if file.verified_by else "nothing to compare it with"
         screen.print(f"{file.path}: {file_size(file.size)}, sha256 {file.sha256} ({verified})")
     screen.notes(fetched.notes)
-    screen.print(f"Licence: {fetched.license}. Use it: --checkpoint {fetched.encoder.name}")
+    name = fetched.encoder.name if fetched.encoder.is_on_hub else fetched.files[0].path
+    screen.print(f"Licence: {fetched.license}. Use it: --checkpoint {name}")
 
 
 def show_enrolment(screen: Screen, done: "Enrolment") -> None:

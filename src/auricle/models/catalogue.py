@@ -235,7 +235,7 @@ def cached_path(name: str) -> Path | None:
 
     encoder = find(name)
     if not encoder.is_on_hub:
-        path = _converted(encoder)
+        path = _release_path(encoder)
         return path.parent if path.is_file() else None
     model = hub_files.cached_model(encoder.source, encoder.revision)
     weights = hub_files.cached_weights(model, allow_pickle=True) if model is not None else None
@@ -269,46 +269,37 @@ def fetch(name: str, *, allow_pickle: bool = False, progress: "Progress | None" 
         name = path.resolve().name
         pinned = encoder.sha256 or file.sha256 or (name if re.fullmatch("[0-9a-f]{64}", name) else None)
         sha256 = download.verify(download.RemoteFile(file.name, file.url, file.size, pinned, file.git_sha1), path)
-        by = "the catalogue" if encoder.sha256 else "the Hub's" if pinned or file.git_sha1 else ""
+        by = "the catalogue's" if encoder.sha256 else "the Hub's" if pinned or file.git_sha1 else ""
         files.append(FetchedFile(path, path.stat().st_size, sha256, by))
     return Fetched(encoder, tuple(files), license, tuple(notes))
 
 
 def weights_file(name: str) -> Path:
-    """The safetensors of an encoder that is no model of transformers (EfficientAT), downloaded if not cached."""
-    path = _converted(find(name))
-    if not path.is_file():
-        fetch(name)
-    return path
+    """The published file of an encoder that is no model of transformers (EfficientAT), downloaded if not cached."""
+    path = _release_path(find(name))
+    return path if path.is_file() else fetch(name).files[0].path
 
 
-def _converted(encoder: Encoder) -> Path:
+def _release_path(encoder: Encoder) -> Path:
     from auricle.models import hub_files
 
-    return hub_files.assets_folder() / "encoders" / encoder.name / f"{encoder.name}_as.safetensors"
+    return hub_files.assets_folder() / "encoders" / encoder.name / encoder.source.rpartition("/")[2]
 
 
 def _fetch_release(encoder: Encoder, progress: "Progress | None") -> FetchedFile:
-    """Download a published state_dict, verify it, and write its tensors as safetensors next to it."""
-    import torch
+    """Download a published file and verify it."""
     from huggingface_hub.errors import HfHubHTTPError
-    from safetensors.torch import save_file
 
     from auricle.models import download
 
-    path = _converted(encoder)
-    published = path.with_name(encoder.source.rpartition("/")[2])
-    file = download.RemoteFile(published.name, encoder.source, sha256=encoder.sha256)
+    path = _release_path(encoder)
+    file = download.RemoteFile(path.name, encoder.source, sha256=encoder.sha256)
     try:
-        download.download(file, published, published.with_suffix(".lock"), progress)
+        download.download(file, path, path.with_suffix(".lock"), progress)
     except HfHubHTTPError as error:
         raise UsageError(
             f"'{encoder.name}' cannot be downloaded: {encoder.source} answers with status "
-            f"{error.response.status_code}. Download it by other means, to {published}, and repeat the command."
+            f"{error.response.status_code}. Download it by other means, to {path}, and repeat the command."
         ) from error
-    sha256 = download.verify(file, published)
-    tensors = torch.load(published, map_location="cpu", weights_only=True)
-    partial = path.with_suffix(".incomplete")
-    save_file({key: tensor.contiguous() for key, tensor in tensors.items()}, partial, {"sha256": sha256})
-    partial.replace(path)
-    return FetchedFile(published, published.stat().st_size, sha256, "the catalogue" if encoder.sha256 else "")
+    sha256 = download.verify(file, path)
+    return FetchedFile(path, path.stat().st_size, sha256, "the catalogue's" if encoder.sha256 else "")
