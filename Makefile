@@ -41,6 +41,7 @@ bench: install
 
 docs: install
 	$(BIN)/python -m docs.make_recipes
+	$(BIN)/python -m docs.make_encoders
 	$(BIN)/python -m docs.make_report_image
 
 format: install

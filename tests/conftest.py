@@ -5,12 +5,16 @@ import os
 # Tensors of a test are small: several threads would spend their time waiting for each other.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
 import soundfile
+
+if TYPE_CHECKING:
+    from tests.hub_stub import Hub
 
 RATE = 8000
 PITCHES = {"high": 1800.0, "low": 300.0, "noise": 0.0}
@@ -90,3 +94,11 @@ def recordings() -> Path:
     if not folder:
         pytest.skip("AURICLE_DATA names no folder of real recordings")
     return Path(folder)
+
+
+@pytest.fixture
+def model_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> "Iterator[Hub]":
+    """A Hugging Face Hub on this machine, and an empty cache."""
+    from tests.hub_stub import serve
+
+    yield from serve(tmp_path / "hf", monkeypatch)

@@ -2,8 +2,10 @@
 
 import json
 import shutil
+import socket
 from pathlib import Path
 
+import huggingface_hub
 import pytest
 import torch
 from transformers import (
@@ -211,16 +213,10 @@ def test_a_word_gives_way_to_the_mapping_that_is_meant() -> None:
 
 
 def test_a_name_on_the_hub_without_a_network_is_refused_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    from auricle.models import checkpoint
-
-    def unreachable(*_: object, **__: object) -> None:
-        raise OSError("no route")
-
-    checkpoint._hub_is_unreachable.cache_clear()
-    for name in ("HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy"):
+    for name in ("HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"):
         monkeypatch.delenv(name, raising=False)
-    monkeypatch.setattr(checkpoint.socket, "create_connection", unreachable)
-    try:
-        assert "Hub cannot be reached" in refused("somebody/something-that-is-not-cached")
-    finally:
-        checkpoint._hub_is_unreachable.cache_clear()
+    with socket.socket() as closed:
+        closed.bind(("127.0.0.1", 0))
+        port = closed.getsockname()[1]
+    monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", f"http://127.0.0.1:{port}")
+    assert "Hub cannot be reached (" in refused("somebody/something-that-is-not-cached")

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, DownloadColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 from auricle.cli.options import print_json
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from auricle.evaluation.intervals import Interval
     from auricle.evaluation.report import Report
     from auricle.hub.push import Upload
+    from auricle.models.catalogue import Encoder, Fetched, Status
     from auricle.voices.enrol import Enrolment
     from auricle.voices.identify import Decision
     from auricle.voices.store import StoreContents
@@ -60,14 +61,22 @@ class Screen:
             self.print(f"! {note}")
 
     def progress(self, done: int, total: int) -> None:
-        """Show how much of a long task is done: one bar at a time, removed when it is full."""
+        """Show how many recordings of a long task are done."""
+        self._show(done, total, "Decoding", MofNCompleteColumn())
+
+    def download(self, done: int, total: int) -> None:
+        """Show how many bytes of a file are here."""
+        self._show(done, total, "Downloading", DownloadColumn())
+
+    def _show(self, done: int, total: int, description: str, count: Any) -> None:
+        """One bar at a time, removed when it is full."""
         if not self.console.is_terminal or self.console.quiet:
             return
         if self._progress is None:
-            columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+            columns = (TextColumn("{task.description}"), BarColumn(), count, TimeRemainingColumn())
             self._progress = Progress(*columns, console=self.console, transient=True)
             self._progress.start()
-            self._task = self._progress.add_task("Decoding", total=total)
+            self._task = self._progress.add_task(description, total=total)
         self._progress.update(self._task, completed=done, total=total)
         if done >= total:
             self.finish()
@@ -226,6 +235,44 @@ def show_upload(screen: Screen, upload: "Upload") -> None:
             metrics = ", ".join(f"{row.get('name', row['type'])} {row['value']}" for row in result["metrics"])
             screen.print(f"  results on {result['dataset']['name']}: {metrics}")
     screen.notes(upload.notes)
+
+
+def show_encoders(screen: Screen, statuses: Sequence["Status"]) -> None:
+    """The table of `auricle encoders`."""
+    rows = []
+    for status in statuses:
+        encoder = status.encoder
+        cached = ("yes" if status.cached else "no") if encoder.is_supported else "not yet supported"
+        rows.append((
+            encoder.name,
+            encoder.source if encoder.is_on_hub else "EfficientAT",
+            encoder.license,
+            f"{encoder.parameters / 1e6:.1f} M",
+            file_size(encoder.download),
+            f"{encoder.sample_rate / 1000:g} kHz",
+            ", ".join(encoder.good_for),
+            cached,
+        ))  # fmt: skip
+    columns = ("name", "from", "licence", "parameters", "download", "rate", "good for", "cached")
+    screen.table("Pretrained encoders", columns, rows)
+    screen.print("Download one: auricle encoders --fetch NAME. Any other encoder on the Hub works by its Hub name.")
+
+
+def show_encoder(screen: Screen, encoder: "Encoder") -> None:
+    """What `auricle encoders --fetch` is about to download."""
+    screen.print(f"{encoder.name}: {encoder.source}, {encoder.description}")
+    pinned = f"sha256 {encoder.sha256} expected" if encoder.sha256 else "no pinned hash: the Hub's own is verified"
+    screen.print(f"licence {encoder.license}, about {file_size(encoder.download)}, {pinned}")
+
+
+def show_fetched(screen: Screen, fetched: "Fetched") -> None:
+    """The files of a downloaded encoder."""
+    for file in fetched.files:
+        verified = f"equals {file.verified_by}" if file.verified_by else "nothing to compare it with"
+        screen.print(f"{file.path}: {file_size(file.size)}, sha256 {file.sha256} ({verified})")
+    screen.notes(fetched.notes)
+    name = fetched.encoder.name if fetched.encoder.is_on_hub else fetched.files[0].path
+    screen.print(f"Licence: {fetched.license}. Use it: --checkpoint {name}")
 
 
 def show_enrolment(screen: Screen, done: "Enrolment") -> None:

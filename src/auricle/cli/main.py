@@ -10,7 +10,7 @@ import sys
 from collections.abc import Callable, Sequence
 
 from auricle import __version__
-from auricle.cli import corpus, export, live, predict, serve, tag, train, voices
+from auricle.cli import corpus, encoders, export, live, predict, serve, tag, train, voices
 from auricle.cli.options import Parser, print_json
 from auricle.errors import AuricleError, MissingExtra
 from auricle.models import device
@@ -56,6 +56,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 _EXTRA_OF = {name: "train" for name in ("torch", "transformers", "accelerate", "sklearn", "jinja2", "PIL", "datasets")}
+_EXTRA_OF |= {name: "train" for name in ("huggingface_hub", "safetensors")}
 _EXTRA_OF |= {name: "demo" for name in ("filelock", "gradio", "fastapi", "starlette", "uvicorn")}
 _EXTRA_OF |= {name: "export" for name in ("onnx", "onnxscript")}
 _EXTRA_OF |= {name: "serve" for name in ("batched", "fastapi_offline", "prometheus_client", "python_multipart")}
@@ -75,6 +76,6 @@ def _parser() -> Parser:
     parser.add_argument("--version", action="version", version=f"auricle {__version__}")
     parser.set_defaults(verbose=False, json=False)
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    for module in (corpus, train, predict, tag, live, serve, export, voices):
+    for module in (corpus, encoders, train, predict, tag, live, serve, export, voices):
         module.declare(commands)
     return parser

@@ -94,7 +94,11 @@ def corpus_options(parser: argparse.ArgumentParser, *, corrections: bool = True)
 def training_options(parser: argparse.ArgumentParser) -> None:
     """What is changed most often about a training."""
     training = parser.add_argument_group("training")
-    training.add_argument("--checkpoint", metavar="MODEL", help="the pretrained model: a Hub name or a folder")
+    training.add_argument(
+        "--checkpoint",
+        metavar="MODEL",
+        help="the pretrained model: a name of `auricle encoders`, a Hub name, or a folder",
+    )
     training.add_argument("--epochs", type=int, metavar="N", help="passes over the training clips, such as 20")
     training.add_argument("--batch-size", type=int, metavar="N", help="clips per training step, such as 16")
     training.add_argument("--learning-rate", type=float, metavar="RATE", help="peak learning rate, such as 0.001")

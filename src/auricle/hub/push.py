@@ -20,7 +20,7 @@ from huggingface_hub.errors import (  # type: ignore[attr-defined]
     HFValidationError,
     HTTPError,  # of whichever HTTP library the client is built on
 )
-from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
+from huggingface_hub.utils import validate_repo_id
 
 from auricle.audio.settings import Settings
 from auricle.audio.store import Store

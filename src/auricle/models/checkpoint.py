@@ -1,21 +1,20 @@
 """Open a published speech encoder for classification: its weights, its preprocessor, and a head for our labels.
 
-In: a Hub name or a local folder. Out: a stock transformers model and its feature extractor. Only safetensors are
-opened. A checkpoint that cannot be used raises an error with the reason and what to do.
+In: a local folder, a Hub name, or the short name of an encoder in the catalogue. Out: a stock transformers model
+and its feature extractor. Safetensors are opened, and a pickle only where the user allows it, as tensors alone. A
+checkpoint that cannot be used raises an error with the reason and what to do.
 """
 
-import functools
-import os
-import socket
-import urllib.parse
+import pickle
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import huggingface_hub
 import torch
 import transformers
+from huggingface_hub import constants
+from safetensors import SafetensorError
 from transformers import AutoConfig, AutoFeatureExtractor, SeamlessM4TFeatureExtractor
 from transformers.models.auto.feature_extraction_auto import (
     FEATURE_EXTRACTOR_MAPPING_NAMES,
@@ -23,9 +22,9 @@ from transformers.models.auto.feature_extraction_auto import (
 )
 
 from auricle.errors import UsageError, unknown
+from auricle.models import catalogue, hub_files
 from auricle.models.encoders import ARCHITECTURES
 
-CONNECT_SECONDS = 5.0
 _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
 # What a checkpoint for another task may lack: these weights are initialised.
 _HEAD_PREFIXES = ("projector.", "classifier.", "layer_weights")
@@ -43,15 +42,10 @@ class Checkpoint:
 
 def read_config(checkpoint: str, revision: str | None = None) -> Any:
     """Read a checkpoint's config. Raises UsageError for a folder or name without one, and for another kind of model."""
-    _check_folder(checkpoint)
+    folder, _ = _location(checkpoint, revision)
     try:
-        config = AutoConfig.from_pretrained(checkpoint, revision=revision, local_files_only=_is_local(checkpoint))
+        config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
     except (OSError, ValueError, KeyError) as error:
-        if _is_local(checkpoint) and not Path(checkpoint).expanduser().is_dir():
-            raise UsageError(
-                f"model.checkpoint received '{checkpoint}', which is no folder; the Hugging Face Hub cannot be "
-                "reached, and its local cache has no such model. Name a folder, or retry with a network connection."
-            ) from error
         raise UsageError(
             f"model.checkpoint received '{checkpoint}', which cannot be opened: {_first_sentence(error)}"
         ) from error
@@ -74,9 +68,7 @@ def read_extractor(checkpoint: str, config: Any, changes: Mapping[str, Any], rev
     Raises UsageError for a setting that this preprocessor does not have.
     """
     try:
-        extractor = AutoFeatureExtractor.from_pretrained(
-            checkpoint, revision=revision, local_files_only=_is_local(checkpoint)
-        )
+        extractor = AutoFeatureExtractor.from_pretrained(_location(checkpoint, revision)[0], trust_remote_code=False)
     except (OSError, ValueError, TypeError):
         extractor = _default_extractor(config)
     settings = extractor.to_dict()
@@ -106,10 +98,12 @@ def open_checkpoint(
     preprocessor: Mapping[str, Any],
     weighted_sum: bool = False,
     revision: str | None = None,
+    allow_pickle: bool = False,
 ) -> Checkpoint:
     """Open a checkpoint with a head for `labels`; new weights are drawn from torch's global generator.
 
-    Raises UsageError for a checkpoint without safetensors weights or with weights of another model.
+    Raises UsageError for a checkpoint without safetensors (or, with `allow_pickle`, without a pickle of tensors), and
+    for damaged weights or those of another model.
     """
     config = read_config(checkpoint, revision)
     extractor = read_extractor(checkpoint, config, preprocessor, revision)
@@ -123,23 +117,65 @@ def open_checkpoint(
     config.problem_type = None
     if hasattr(config, "use_weighted_layer_sum"):
         config.use_weighted_layer_sum = weighted_sum
+    weights, notes = _weights(checkpoint, revision, allow_pickle)
     try:
         network, loading = transformers.AutoModelForAudioClassification.from_pretrained(
-            checkpoint,
+            weights.folder,
             config=config,
-            revision=revision,
             dtype=torch.float32,
-            use_safetensors=True,
-            local_files_only=_is_local(checkpoint),
+            use_safetensors=not weights.is_pickle,
+            weights_only=True,
+            trust_remote_code=False,
             ignore_mismatched_sizes=True,
             output_loading_info=True,
         )
-    except (OSError, ValueError, RuntimeError) as error:
-        raise UsageError(_loading_error(checkpoint, error)) from error
+    except (OSError, ValueError, RuntimeError, EOFError, SafetensorError, pickle.UnpicklingError) as error:
+        raise UsageError(_loading_error(checkpoint, weights, error)) from error
     if "layer_weights" in loading["missing_keys"]:
         # transformers leaves them uninitialised: the softmax of equal weights is the mean over layers.
         torch.nn.init.constant_(network.layer_weights, 1.0 / len(network.layer_weights))
-    return Checkpoint(network, extractor, _notes(checkpoint, loading, old_classes, len(labels)))
+    notes += _notes(checkpoint, loading, old_classes, len(labels))
+    return Checkpoint(network, extractor, notes)
+
+
+def base_model(checkpoint: str) -> str | None:
+    """The Hub name of a checkpoint, for a model card; None for a folder."""
+    return None if Path(checkpoint).expanduser().is_dir() else catalogue.hub_name(checkpoint)
+
+
+def _location(checkpoint: str, revision: str | None) -> tuple[Path, hub_files.HubModel | None]:
+    """The folder of a checkpoint's config and preprocessor; for a model of the Hub, its cached copy."""
+    path = Path(checkpoint).expanduser()
+    name = catalogue.hub_name(checkpoint)
+    if name != checkpoint or not path.is_dir():
+        if name == checkpoint and (
+            path.exists() or checkpoint.startswith((".", "/", "~")) or checkpoint.count("/") > 1
+        ):
+            raise UsageError(
+                f"model.checkpoint received '{checkpoint}', which is no folder. Name a folder or a Hub model."
+            )
+        model = hub_files.hub_model(name, revision)
+        return model.folder, model
+    if not (path / hub_files.CONFIG).is_file():
+        raise UsageError(
+            f"model.checkpoint received '{checkpoint}', a folder without config.json. Name a folder that "
+            "save_pretrained wrote, or a model on the Hub."
+        )
+    return path, None
+
+
+def _weights(checkpoint: str, revision: str | None, allow_pickle: bool) -> tuple[hub_files.Weights, tuple[str, ...]]:
+    """The files to open, and notes on where they are from."""
+    folder, model = _location(checkpoint, revision)
+    if model is not None:
+        weights = hub_files.fetch_weights(model, allow_pickle)
+        is_unasked = model.offline and not constants.is_offline_mode()
+        offline = f"The Hugging Face Hub cannot be reached ({model.offline}): the cached copy is used."
+        return weights, (*weights.notes, *((offline,) if is_unasked else ()))
+    local = hub_files.folder_weights(folder, allow_pickle)
+    if local is None:
+        raise UsageError(_missing_weights(checkpoint, folder))
+    return local, local.notes
 
 
 def _notes(checkpoint: str, loading: Mapping[str, Iterable[Any]], old_classes: int, classes: int) -> tuple[str, ...]:
@@ -167,51 +203,37 @@ def _notes(checkpoint: str, loading: Mapping[str, Iterable[Any]], old_classes: i
     return tuple(notes)
 
 
-def _is_local(checkpoint: str) -> bool:
-    """Whether a checkpoint is looked up on this machine only: a folder, or any name while the Hub is unreachable."""
-    return Path(checkpoint).expanduser().is_dir() or _hub_is_unreachable()
-
-
-@functools.cache
-def _hub_is_unreachable() -> bool:
-    """Whether the Hub cannot be reached, checked within seconds; its own client would retry for half a minute."""
-    if any(os.environ.get(name) for name in ("HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy")):
-        return False
-    address = urllib.parse.urlsplit(huggingface_hub.constants.ENDPOINT)
-    try:
-        port = address.port or (80 if address.scheme == "http" else 443)
-        socket.create_connection((address.hostname or "", port), timeout=CONNECT_SECONDS).close()
-    except OSError:
-        return True
-    return False
-
-
-def _check_folder(checkpoint: str) -> None:
-    """Refuse a path without a model, before the name is looked up on the Hub."""
-    path = Path(checkpoint).expanduser()
-    if path.is_dir():
-        if not (path / "config.json").is_file():
-            raise UsageError(
-                f"model.checkpoint received '{checkpoint}', a folder without config.json. Name a folder that "
-                "save_pretrained wrote, or a model on the Hub."
-            )
-    elif path.exists() or checkpoint.startswith((".", "/", "~")) or checkpoint.count("/") > 1:
-        raise UsageError(f"model.checkpoint received '{checkpoint}', which is no folder. Name a folder or a Hub model.")
-
-
-def _loading_error(checkpoint: str, error: Exception) -> str:
+def _missing_weights(checkpoint: str, folder: Path) -> str:
     message = f"model.checkpoint received '{checkpoint}', whose weights cannot be opened: "
-    path = Path(checkpoint).expanduser()
-    if not path.is_dir():
-        return message + _first_sentence(error) + " Choose a revision that has model.safetensors: model.revision."
-    pickles = sorted(file.name for pattern in _PICKLES for file in path.glob(pattern))
-    if pickles and not list(path.glob("*.safetensors")):
+    pickles = sorted(file.name for pattern in _PICKLES for file in folder.glob(pattern))
+    if hub_files.PICKLE in pickles:
+        return (
+            f"{message}it has only {hub_files.PICKLE}, a pickle. To open it as tensors alone, so that no code in it "
+            "can run: --set model.allow_pickle=true. Or load it with transformers and save_pretrained, which writes "
+            f"{hub_files.SAFETENSORS}."
+        )
+    if pickles:
         return (
             f"{message}it has only {pickles[0]}, a pickle, which can run code when opened. Convert it where you trust "
-            "it: load it with transformers and save_pretrained, which writes model.safetensors."
+            f"it: load it with transformers and save_pretrained, which writes {hub_files.SAFETENSORS}."
         )
-    if not list(path.glob("*.safetensors")):
-        return message + "the folder has no model.safetensors. Copy it into the folder of config.json."
+    return f"{message}the folder has no {hub_files.SAFETENSORS}. Copy it into the folder of config.json."
+
+
+def _loading_error(checkpoint: str, weights: hub_files.Weights, error: Exception) -> str:
+    message = f"model.checkpoint received '{checkpoint}', whose weights cannot be opened: "
+    if isinstance(error, pickle.UnpicklingError):
+        return (
+            f"{message}{hub_files.PICKLE} holds more than tensors, or is damaged; what could run code is never opened. "
+            f"Choose a checkpoint with {hub_files.SAFETENSORS}."
+        )
+    pickle_faults = (OSError, RuntimeError) if weights.is_pickle else ()
+    if isinstance(error, (SafetensorError, EOFError, *pickle_faults)):
+        names = ", ".join(file.name for file in weights.files)
+        return (
+            f"{message}{names} is damaged ({_first_sentence(error).rstrip('.')}). Delete '{weights.folder}' and get it "
+            "again."
+        )
     return message + _first_sentence(error)
 
 

@@ -66,8 +66,12 @@ class Options(pydantic.BaseModel):
 
     model_config = pydantic.ConfigDict(extra="forbid", frozen=True)
 
-    checkpoint: str
-    revision: str | None = None
+    checkpoint: str = pydantic.Field(description="A short name of `auricle encoders`, a Hub name, or a folder.")
+    revision: str | None = pydantic.Field(None, description="The Hub's branch, tag or commit; null is its main branch.")
+    allow_pickle: bool = pydantic.Field(
+        False,
+        description="Open weights that exist only as pytorch_model.bin, as tensors alone; safetensors come first.",
+    )
     preprocessor: dict[str, Any] = {}
     freeze: Freeze | None = None
     stages: tuple[Stage, ...] = ()

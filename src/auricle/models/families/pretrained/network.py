@@ -18,7 +18,7 @@ from torch.nn.utils import parametrize
 from transformers import AutoFeatureExtractor
 from transformers.modeling_outputs import SequenceClassifierOutput
 
-from auricle.models.checkpoint import open_checkpoint
+from auricle.models.checkpoint import base_model, open_checkpoint
 from auricle.models.encoders import HEAD_NAMES, custom_head, encoder, run_layer, to_bf16
 from auricle.models.encoders.wav2vec2 import LayerContext
 from auricle.models.families.pretrained import Options
@@ -40,13 +40,11 @@ def build(options: Options, spec: ModelSpec) -> "Model":
         preprocessor=options.preprocessor,
         weighted_sum=options.weighted_sum,
         revision=options.revision,
+        allow_pickle=options.allow_pickle,
     )
     config = checkpoint.network.config
-    if Path(options.checkpoint).expanduser().is_dir():
-        # A folder may name the model that it was trained from, as ours do.
-        config.base_model = getattr(config, "base_model", None)
-    else:
-        config.base_model = options.checkpoint
+    # A folder may name the model that it was trained from, as ours do.
+    config.base_model = base_model(options.checkpoint) or getattr(config, "base_model", None)
     if not options.is_stock:
         custom_head.attach(checkpoint.network, options.pooling or "mean", options.head or HeadOptions())
     # The temperature and threshold of a folder of ours do not apply to what is trained from it.
