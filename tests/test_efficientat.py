@@ -12,7 +12,7 @@ import pytest
 import soundfile
 import torch
 import torch.nn.functional as F
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import AutoModelForAudioClassification
 
@@ -350,9 +350,21 @@ def test_the_command_prints_tags_as_text_and_as_json(
     assert name == files[0] and text.startswith(f"{good['tags'][0]['label']} {good['tags'][0]['score']:.2f}   ")
 
 
-def test_tagging_without_a_network_names_one(capsys: pytest.CaptureFixture[str]) -> None:
-    message = usage_error(capsys, "tag", "a.wav")
-    assert f"--checkpoint {published.EXAMPLE}" in message
+def test_tagging_names_the_download_until_it_is_there(
+    checkpoint: Path, corpus: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from auricle.models import catalogue, hub_files
+
+    monkeypatch.setattr(hub_files, "assets_folder", lambda: tmp_path)
+    file = str(next(corpus.rglob("*.wav")))
+    for options, name in (([], "mn04"), (["--checkpoint", "mn10"], "mn10")):
+        message = usage_error(capsys, "tag", file, *options)
+        assert f"auricle encoders --fetch {name}" in message and f"--checkpoint {published.EXAMPLE}" in message
+    cached = tmp_path / "encoders" / "mn04" / catalogue.find("mn04").source.rpartition("/")[2]
+    cached.parent.mkdir(parents=True)
+    torch.save(load_file(checkpoint), cached)
+    assert main(["tag", file]) == 0
+    assert "hubert-base" not in usage_error(capsys, "tag", file, "--checkpoint", "hubert-base").partition("Allowed")[2]
 
 
 # A class folder of ESC-10, and the AudioSet class that it is about.

@@ -75,7 +75,7 @@ WRONG = [
     ("predict", "RUN a.wav --top none", "--top"),
     ("predict", "RUN a.wav --out answers.xlsx", "--out received 'answers.xlsx'"),
     ("predict", "RUN a.wav --resume", "--out FILE"),
-    ("tag", "a.wav", "--checkpoint"),
+    ("tag", "a.wav", "auricle encoders --fetch mn04"),
     ("tag", "a.wav --checkpoint NOWHERE", "no such file"),
     ("tag", "a.wav --top-k 0", "--top-k"),
     ("listen-live", "NOWHERE", "no run folder at"),
