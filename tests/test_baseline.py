@@ -131,7 +131,7 @@ def test_cepstrum_is_librosas() -> None:
 def test_centroid_and_bandwidth_are_librosas() -> None:
     wave = sound(2, 0.5, 3, 16_000)
     measure = Descriptors(16_000, n_mels=40, n_mfcc=20)
-    shape = measure.spectral_shape(measure.power(torch.from_numpy(wave)[None]))[0].numpy()
+    shape = measure.spectral_shape(measure.power(measure.frames(torch.from_numpy(wave)[None])))[0].T.numpy()
     power = np.abs(librosa.stft(wave, n_fft=512, hop_length=160, pad_mode="constant")) ** 2
     centroid = librosa.feature.spectral_centroid(S=power, sr=16_000)[0]
     bandwidth = librosa.feature.spectral_bandwidth(S=power, sr=16_000)[0]

@@ -5,8 +5,9 @@ The model runs in evaluation mode and returns to its former mode. OnnxModel has 
 
 import contextlib
 import itertools
-from collections.abc import Callable, Iterator
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -14,6 +15,8 @@ from torch import Tensor, nn
 
 from auricle.models.runtime import ModelInfo
 from auricle.preparation.batches import mask_of
+
+Part = TypeVar("Part")
 
 
 class TorchRuntime:
@@ -56,6 +59,26 @@ def evaluation_mode(model: nn.Module) -> Iterator[None]:
             yield
     finally:
         model.train(training)
+
+
+def on_cores(work: Callable[[Part], Tensor], parts: Sequence[Part]) -> list[Tensor]:
+    """Apply `work`, without gradients, to each part: in as many threads as torch has here, of one core each."""
+    threads = min(torch.get_num_threads(), len(parts))
+    if threads < 2:
+        return [work(part) for part in parts]
+    inference = torch.is_inference_mode_enabled()
+
+    def on_one_core(part: Part) -> Tensor:
+        with torch.inference_mode(inference), torch.no_grad():
+            return work(part)
+
+    allowed = torch.get_num_threads()
+    try:
+        with ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+            return list(pool.map(on_one_core, parts))
+    finally:
+        # Each thread has a number of its own, and the last one set is that of threads to come.
+        torch.set_num_threads(allowed)
 
 
 def to_numpy(rows: Tensor) -> np.ndarray:

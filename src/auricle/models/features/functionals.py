@@ -10,7 +10,7 @@ import math
 import torch
 from torch import Tensor, nn
 
-from auricle.models.features.descriptors import Descriptors, Frames, dct_matrix, deltas, shifted
+from auricle.models.features.descriptors import Descriptors, Frames, dct_matrix, deltas, shifted, sort
 from auricle.models.layers import masking
 from auricle.models.layers.masking import mean_over
 
@@ -130,7 +130,7 @@ def slope(centred: Tensor, mask: Tensor) -> Tensor:
 
 def quantiles(values: Tensor, mask: Tensor) -> Tensor:
     """`QUANTILES` over the mask, interpolated linearly as NumPy's: (batch, 5 * rows), zero where it is empty."""
-    ordered = values.masked_fill(~mask[:, None], torch.inf).sort(-1).values
+    ordered = sort(values.masked_fill(~mask[:, None], torch.inf))
     last = (mask.sum(-1) - 1).clamp_min(0)[:, None, None]
     empty = ~mask.any(-1)[:, None]
     columns = []

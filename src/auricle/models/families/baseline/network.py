@@ -22,6 +22,7 @@ from auricle.models.features.ridge import CLIP_LIMIT, WITHIN_CLASS_RANK, fit_rid
 from auricle.models.layers import masking
 from auricle.models.layers.front_end import passthrough_extractor
 from auricle.models.options import ModelSpec
+from auricle.models.torch_runtime import on_cores
 
 # Values summarised at once.
 CHUNK_VALUES = 2**18
@@ -121,12 +122,16 @@ class Model(PreTrainedModel):
         if torch.compiler.is_compiling():
             # An exported graph has no loop over its batch.
             return torch.cat(list(self.functionals(values, lengths).values()), 1)
-        # A few clips at a time stay in the processor's cache: half the time of a large batch, and flat memory.
+        # A few clips at a time stay in the processor's cache, and memory stays flat.
         clips = max(1, CHUNK_VALUES // max(1, values[0].numel()))
-        rows = []
-        for part, real in zip(values.split(clips), lengths.split(clips), strict=True):
-            rows.append(torch.cat(list(self.functionals(part[..., : max(1, int(real.max()))], real).values()), 1))
-        return torch.cat(rows)
+        parts = list(zip(values.split(clips), lengths.split(clips), strict=True))
+        return torch.cat(
+            on_cores(self._functionals, parts) if values.device.type == "cpu" else [*map(self._functionals, parts)]
+        )
+
+    def _functionals(self, part: tuple[Tensor, Tensor]) -> Tensor:
+        values, lengths = part
+        return torch.cat(list(self.functionals(values[..., : max(1, int(lengths.max()))], lengths).values()), 1)
 
     def classify(self, embeddings: Tensor) -> Tensor:
         """Turn functionals (batch, size) into logits (batch, classes) without temperature."""
