@@ -231,7 +231,7 @@ def test_support_is_bounded_and_a_seed_decides_it() -> None:
         model = baseline.Model(baseline.Config(part_sizes=[4], num_labels=3, max_support=120))
         model.fit(vectors, labels, groups=None, class_weighted=True, seed=seed)
         assert model.config.n_support == 120
-        kept.append(model.support_vectors)
+        kept.append(model.ridge.support_vectors)
     assert torch.equal(kept[0], kept[1])
     assert not torch.equal(kept[0], kept[2])
 

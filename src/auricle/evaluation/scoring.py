@@ -148,10 +148,15 @@ def score(model: Any, source: AudioSource, *, batch_seconds: float) -> np.ndarra
 
 def embed(model: Any, source: AudioSource, *, batch_seconds: float) -> np.ndarray:
     """Pooled vectors (clips, width) float32 of a PyTorch model, the mean over each clip's windows."""
+    return mean_by_clip(embed_windows(model, source, batch_seconds=batch_seconds), model.config, source.lengths)
+
+
+def embed_windows(model: Any, source: AudioSource, *, batch_seconds: float) -> np.ndarray:
+    """Pooled vectors (windows, width) float32 of a PyTorch model, in the order of `windows_of` its config."""
     from auricle.models.torch_runtime import TorchRuntime
 
     runtime = TorchRuntime(model)
-    return _score_windows(runtime, source, batch_seconds, runtime.embed)
+    return _window_rows(runtime.info, source.lengths, batch_seconds, _batch_runner(source, runtime.embed))
 
 
 def vectors(model: Any, source: AudioSource, *, batch_seconds: float) -> np.ndarray:
@@ -172,10 +177,16 @@ def runtime_of(model: Any) -> Runtime:
 def _score_windows(
     runtime: Runtime, source: AudioSource, batch_seconds: float, run: Callable[[np.ndarray, np.ndarray], np.ndarray]
 ) -> np.ndarray:
+    return mean_over_windows(runtime.info, source.lengths, batch_seconds, _batch_runner(source, run))
+
+
+def _batch_runner(
+    source: AudioSource, run: Callable[[np.ndarray, np.ndarray], np.ndarray]
+) -> Callable[[Sequence[Window]], np.ndarray]:
     def run_batch(batch: Sequence[Window]) -> np.ndarray:
         return run(*padded([source.get(window.clip)[:, window.start : window.stop] for window in batch]))
 
-    return mean_over_windows(runtime.info, source.lengths, batch_seconds, run_batch)
+    return run_batch
 
 
 def windows_of(config: Any, lengths: np.ndarray) -> list[Window]:
@@ -191,14 +202,28 @@ def mean_over_windows(
     info: ModelInfo, lengths: np.ndarray, batch_seconds: float, run_batch: Callable[[Sequence[Window]], np.ndarray]
 ) -> np.ndarray:
     """The mean over each clip's windows of the rows that `run_batch` gives: (clips, width) float32."""
-    total: np.ndarray | None = None
-    counts = np.zeros((len(lengths), 1), np.float32)
-    for batch in by_length(windows_of(info, lengths), info.batch_samples(batch_seconds)):
+    return mean_by_clip(_window_rows(info, lengths, batch_seconds, run_batch), info, lengths)
+
+
+def mean_by_clip(rows: np.ndarray, config: Any, lengths: np.ndarray) -> np.ndarray:
+    """Average rows (windows, width), in the order of `windows_of`, over each clip's: (clips, width) float32."""
+    clips = [window.clip for window in windows_of(config, lengths)]
+    total = np.zeros((len(lengths), rows.shape[1]), np.float32)
+    np.add.at(total, clips, rows)
+    return np.asarray(total / np.bincount(clips, minlength=len(lengths))[:, None].astype(np.float32))
+
+
+def _window_rows(
+    info: ModelInfo, lengths: np.ndarray, batch_seconds: float, run_batch: Callable[[Sequence[Window]], np.ndarray]
+) -> np.ndarray:
+    """The rows that `run_batch` gives, (windows, width) float32 in the order of `windows_of`."""
+    windows = windows_of(info, lengths)
+    positions = {window: number for number, window in enumerate(windows)}
+    found: np.ndarray | None = None
+    for batch in by_length(windows, info.batch_samples(batch_seconds)):
         rows = run_batch(batch)
-        if total is None:
-            total = np.zeros((len(lengths), rows.shape[1]), np.float32)
-        indices = [window.clip for window in batch]
-        np.add.at(total, indices, rows)
-        np.add.at(counts, indices, 1.0)
-    assert total is not None, "score is called with at least one clip"
-    return total / counts
+        if found is None:
+            found = np.empty((len(windows), rows.shape[1]), np.float32)
+        found[[positions[window] for window in batch]] = rows
+    assert found is not None, "score is called with at least one clip"
+    return found

@@ -7,18 +7,19 @@ functions.
 import hashlib
 import json
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any
 
 import numpy as np
 from transformers import PreTrainedModel
 
 from auricle import __version__
 from auricle.evaluation import open_set, scoring
-from auricle.models import torch_runtime
 from auricle.models.load import build_model
 from auricle.preparation.prepare import PreparedCorpus
 from auricle.run_folder import atomic_write
-from auricle.training.fold import FoldData, FoldTrainer, TrainedFold, TrainingSummary
+from auricle.training.fold import Embeddings, FoldData, FoldTrainer, TrainedFold, TrainingSummary
 
 
 def closed_form_trainer(corpus: PreparedCorpus) -> FoldTrainer:
@@ -35,22 +36,21 @@ def closed_form_trainer(corpus: PreparedCorpus) -> FoldTrainer:
         if fold.valid and open_set.max_false_accept_rate(data.recipe) is not None:
             # The threshold is set by mistakes on clips that the model was not fitted to; the final fit includes them.
             fit(model.fit, embeddings, data.corpus, fold.train)
-            validation_logits = torch_runtime.score_embeddings(model, np.stack([embeddings[id] for id in fold.valid]))
+            validation_logits = replace(embeddings, values=model.used(embeddings.values)).logits(model, fold.valid)
         fit(model.fit, embeddings, data.corpus, (*fold.train, *fold.valid))
         seconds = time.perf_counter() - start
         summary = TrainingSummary(1, 1, 1, len(fold.train), 1, seconds, len(fold.train) / seconds)
-        return TrainedFold(model, summary, validation_logits, embeddings)
+        fitted = replace(embeddings, values=model.used(embeddings.values))
+        return TrainedFold(model, summary, validation_logits, fitted)
 
     return train
 
 
-def fit(
-    solve: Callable[..., None], embeddings: Mapping[str, np.ndarray], corpus: PreparedCorpus, ids: Sequence[str]
-) -> None:
+def fit(solve: Callable[..., None], embeddings: Embeddings, corpus: PreparedCorpus, ids: Sequence[str]) -> None:
     """Fit a closed-form classifier to the embeddings, classes and groups of some clips."""
     grouped = all(clip.group is not None for clip in corpus.usable)
     solve(
-        np.stack([embeddings[id] for id in ids]),
+        embeddings.means(ids),
         corpus.classes(ids),
         groups=np.array(corpus.groups(ids)) if grouped else None,
         class_weighted=corpus.recipe.train.class_balance != "none",
@@ -58,14 +58,23 @@ def fit(
     )
 
 
-def embed_clips(corpus: PreparedCorpus, model: PreTrainedModel) -> dict[str, np.ndarray]:
-    """Embed every usable clip, or read what an earlier run of the same corpus and settings cached; by id."""
+def _windows(config: Any) -> tuple[float | None, float]:
+    """How recordings are cut; an ensemble member has no settings for it and takes clips whole."""
+    return getattr(config, "window_seconds", None), getattr(config, "overlap", 0.0)
+
+
+def embed_clips(corpus: PreparedCorpus, model: PreTrainedModel) -> Embeddings:
+    """Embed every usable clip, or read what an earlier run of the same corpus and settings cached."""
     ids = [clip.id for clip in (*corpus.usable, *corpus.held_out)]
-    settings = {name: value for name, value in model.config.to_dict().items() if name not in ("id2label", "label2id")}
-    key = hashlib.blake2b(json.dumps([__version__, settings, ids], sort_keys=True).encode(), digest_size=12).hexdigest()
+    audio, config = corpus.audio(ids), model.config
+    settings = [__version__, model.embedding_identity(), *_windows(config), ids]
+    key = hashlib.blake2b(json.dumps(settings).encode(), digest_size=12).hexdigest()
     path = corpus.store.folder / f"vectors-{key}.npy"
     if not path.is_file():
-        values = scoring.embed(model, corpus.audio(ids), batch_seconds=corpus.recipe.evaluate.batch_seconds)
+        values = scoring.embed_windows(model, audio, batch_seconds=corpus.recipe.evaluate.batch_seconds)
         with atomic_write(path) as partial:
             np.save(partial, values)
-    return dict(zip(ids, np.load(path), strict=True))
+    counts = np.bincount([window.clip for window in scoring.windows_of(config, audio.lengths)], minlength=len(ids))
+    ends = np.cumsum(counts)
+    rows = {id: slice(end - count, end) for id, end, count in zip(ids, ends, counts, strict=True)}
+    return Embeddings(np.load(path), rows)

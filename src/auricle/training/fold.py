@@ -76,16 +76,39 @@ class Validation:
 
 
 @dataclass(frozen=True)
+class Embeddings:
+    """What closed-form models are fitted to and scored from: a row of `values` (windows, width) for each window.
+
+    `rows` are each clip's, by id; a clip that no window cuts has one.
+    """
+
+    values: np.ndarray
+    rows: Mapping[str, slice]
+
+    def means(self, ids: Sequence[str]) -> np.ndarray:
+        """The mean over each clip's windows: (clips, width)."""
+        return np.stack([self.values[self.rows[id]].mean(0) for id in ids])
+
+    def logits(self, model: PreTrainedModel, ids: Sequence[str]) -> np.ndarray:
+        """The mean over each clip's windows of the logits (clips, classes), as prediction gives them."""
+        parts = [self.values[self.rows[id]] for id in ids]
+        logits = torch_runtime.score_embeddings(model, np.concatenate(parts))
+        starts = np.cumsum([0, *(len(part) for part in parts[:-1])])
+        counts = np.array([[len(part)] for part in parts], np.float32)
+        return np.asarray(np.add.reduceat(logits, starts, 0) / counts)
+
+
+@dataclass(frozen=True)
 class TrainedFold:
     """A finished model. `validation_logits` are None where the model was fitted to the validation clips too.
 
-    `embeddings` (width,) of every usable clip, by id, are what a closed-form model was fitted to and is scored from.
+    `embeddings` are those of every usable clip, from which a closed-form model is scored.
     """
 
     model: PreTrainedModel
     summary: TrainingSummary
     validation_logits: np.ndarray | None
-    embeddings: Mapping[str, np.ndarray] | None = None
+    embeddings: Embeddings | None = None
 
 
 @dataclass(frozen=True)
@@ -94,12 +117,12 @@ class Scorer:
 
     model: PreTrainedModel
     corpus: PreparedCorpus
-    embeddings: Mapping[str, np.ndarray] | None = None
+    embeddings: Embeddings | None = None
 
     def clips(self, ids: Sequence[str]) -> np.ndarray:
         """Score usable clips of the corpus by id."""
         if self.embeddings is not None:
-            return torch_runtime.score_embeddings(self.model, np.stack([self.embeddings[id] for id in ids]))
+            return self.embeddings.logits(self.model, ids)
         return self.audio(self.corpus.audio(ids))
 
     def audio(self, audio: AudioSource) -> np.ndarray:

@@ -121,8 +121,7 @@ def _vectors(corpus: PreparedCorpus, sample: Index) -> np.ndarray:
     from auricle.training.closed_form import embed_clips
 
     recipe = corpus.recipe.model_copy(update={"model": Model(family="baseline")})
-    embeddings = embed_clips(corpus, build_model(recipe, corpus.labels))
-    return np.stack([embeddings[clip.id] for clip in sample])
+    return embed_clips(corpus, build_model(recipe, corpus.labels)).means([clip.id for clip in sample])
 
 
 def _with_groups(index: Index, key: str) -> Index:

@@ -41,6 +41,7 @@ class Encoder(Protocol):
     `features` computes convolutions or log-mel of waveforms (batch, samples): (batch, feature_frames, feature_size),
     and the real frames of each clip. `embed` projects them and adds positions: (batch, frames, size). `context` is what
     every layer takes in addition, `finish` what follows the last one. `pool` makes (batch, size) float32 of that.
+    `real` marks the rows of hidden (batch, rows) that are real audio.
     """
 
     layers: Any
@@ -59,6 +60,7 @@ class Encoder(Protocol):
     def context(self, hidden: Tensor, frames: Tensor) -> LayerContext: ...
     def finish(self, hidden: Tensor) -> Tensor: ...
     def pool(self, hidden: Tensor, frames: Tensor) -> Tensor: ...
+    def real(self, hidden: Tensor, frames: Tensor) -> Tensor: ...
 
 
 def max_samples(model_type: str, extractor: Any) -> int | None:
@@ -110,7 +112,12 @@ def _within(name: str, parent: str) -> bool:
     return name == parent or name.startswith(f"{parent}.")
 
 
-def encoder(network: Any, extractor: Any) -> Encoder:
-    """Wrap a stock classifier; its config's model_type must be one of ARCHITECTURES."""
-    wrapped: Encoder = ARCHITECTURES[network.config.model_type](network, extractor)
+def encoder(network: Any, extractor: Any, whole: bool = True) -> Encoder:
+    """Wrap a stock classifier; its config's model_type must be one of ARCHITECTURES.
+
+    Not `whole`, an encoder of a fixed length computes what the clip needs, and marks it.
+    """
+    kind = ARCHITECTURES[network.config.model_type]
+    is_fixed = kind in (ASTEncoder, WhisperEncoder)
+    wrapped: Encoder = kind(network, extractor, whole) if is_fixed else kind(network, extractor)
     return wrapped

@@ -65,6 +65,9 @@ class ConformerEncoder:
         positions = encoder.embed_positions(hidden) if encoder.embed_positions is not None else None
         return {"attention_mask": mask, "relative_position_embeddings": positions, "conv_attention_mask": real}
 
+    def real(self, hidden: Tensor, frames: Tensor) -> Tensor:
+        return masking.real(frames, hidden.shape[1])
+
     def finish(self, hidden: Tensor) -> Tensor:
         feed_forward = getattr(self.base, "intermediate_ffn", None)
         return hidden if feed_forward is None else hidden + 0.5 * feed_forward(hidden)

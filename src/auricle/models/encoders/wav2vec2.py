@@ -181,6 +181,9 @@ class Wav2Vec2Encoder:
         if self.has_bf16_layers:
             self.base.encoder.layer_norm = norm
 
+    def real(self, hidden: Tensor, frames: Tensor) -> Tensor:
+        return masking.real(frames, hidden.shape[1])
+
     def finish(self, hidden: Tensor) -> Tensor:
         return self.base.encoder.layer_norm(hidden) if self.stable else hidden
 

@@ -81,6 +81,62 @@ def fit_ridge_classifier(
     vectors (clips, features), labels (clips,) ints below `classes`, groups (clips,) or None. Above `max_support` clips
     a stratified sample of that many is used: the cost grows with the cube. Raises DataError for fewer than two classes.
     """
+    fitted = _fit(vectors, labels, groups, sizes, classes, class_weighted, max_support, seed)
+    directions, damping = within_class_directions(fitted.standard, fitted.labels)
+    return RidgeClassifier(
+        mean=fitted.mean,
+        scale=fitted.scale,
+        linear_weights=fitted.factors[0] / fitted.used * (fitted.standard.T @ fitted.linear).numpy(),
+        support_vectors=fitted.standard.numpy(),
+        kernel_weights=fitted.factors[1] * fitted.kernel.numpy(),
+        kernel_width=np.array(KERNEL_WIDTH),
+        bias=fitted.bias,
+        within_class_directions=directions.numpy(),
+        within_class_damping=damping.numpy(),
+    )
+
+
+def held_out_loss(
+    vectors: np.ndarray,
+    labels: np.ndarray,
+    groups: np.ndarray | None,
+    *,
+    sizes: Sequence[int],
+    classes: int,
+    class_weighted: bool,
+    max_support: int,
+    seed: int,
+) -> float:
+    """The log-loss in nats of the training clips, each predicted without its group. As `fit_ridge_classifier`."""
+    return _fit(vectors, labels, groups, sizes, classes, class_weighted, max_support, seed).loss
+
+
+@dataclass(frozen=True)
+class _Fitted:
+    """Dual weights (clips, classes) of both classifiers for the standardised clips, and the factors of the two."""
+
+    standard: Tensor
+    labels: np.ndarray
+    mean: np.ndarray
+    scale: np.ndarray
+    used: int
+    linear: Tensor
+    kernel: Tensor
+    bias: np.ndarray
+    factors: np.ndarray
+    loss: float
+
+
+def _fit(
+    vectors: np.ndarray,
+    labels: np.ndarray,
+    groups: np.ndarray | None,
+    sizes: Sequence[int],
+    classes: int,
+    class_weighted: bool,
+    max_support: int,
+    seed: int,
+) -> _Fitted:
     present = np.unique(labels)
     if len(present) < 2:
         raise DataError(
@@ -110,19 +166,9 @@ def fit_ridge_classifier(
     kernel, kernel_held_out = fit_kernel_ridge(
         rbf_kernel(single, single, sizes, KERNEL_WIDTH).double(), targets, clip_weights, KERNEL_RIDGE, folds
     )
-    directions, damping = within_class_directions(standard, labels)
-    weight = ensemble_weights(np.stack([linear_held_out.numpy(), kernel_held_out.numpy()]), bias, labels, weights)
-    return RidgeClassifier(
-        mean=mean,
-        scale=scale,
-        linear_weights=weight[0] / used * (standard.T @ linear).numpy(),
-        support_vectors=standard.numpy(),
-        kernel_weights=weight[1] * kernel.numpy(),
-        kernel_width=np.array(KERNEL_WIDTH),
-        bias=bias,
-        within_class_directions=directions.numpy(),
-        within_class_damping=damping.numpy(),
-    )
+    scores = np.stack([linear_held_out.numpy(), kernel_held_out.numpy()])
+    factors, loss = ensemble_weights(scores, bias, labels, weights)
+    return _Fitted(standard, labels, mean, scale, used, linear, kernel, bias, factors, loss)
 
 
 def within_class_directions(standard: Tensor, labels: np.ndarray) -> tuple[Tensor, Tensor]:
@@ -187,8 +233,10 @@ def inner_folds(labels: np.ndarray, groups: np.ndarray | None, seed: int) -> lis
     return [test for _, test in splitter.split(labels, labels)]
 
 
-def ensemble_weights(scores: np.ndarray, bias: np.ndarray, labels: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """The non-negative weight of each classifier that minimises the log-loss of held-out clips: convex.
+def ensemble_weights(
+    scores: np.ndarray, bias: np.ndarray, labels: np.ndarray, weights: np.ndarray
+) -> tuple[np.ndarray, float]:
+    """The non-negative weight of each classifier that minimises the log-loss of held-out clips, and that loss: convex.
 
     scores (classifiers, clips, classes), bias (classes,), labels and weights (clips,).
     """
@@ -202,7 +250,5 @@ def ensemble_weights(scores: np.ndarray, bias: np.ndarray, labels: np.ndarray, w
         probabilities[clips, labels] -= 1.0
         return float(value), (scores * probabilities * weights[:, None]).sum((1, 2)) / len(labels)
 
-    factors: np.ndarray = minimize(
-        loss, np.full(len(scores), 5.0), jac=True, bounds=[(0.0, MAX_WEIGHT)] * len(scores)
-    ).x
-    return factors
+    best = minimize(loss, np.full(len(scores), 5.0), jac=True, bounds=[(0.0, MAX_WEIGHT)] * len(scores))
+    return best.x, float(best.fun)

@@ -18,7 +18,7 @@ from transformers.modeling_outputs import SequenceClassifierOutput
 from auricle.models.families.baseline import MODEL_TYPES, Options
 from auricle.models.features.descriptors import Descriptors
 from auricle.models.features.functionals import FeatureFunctionals, Functionals
-from auricle.models.features.ridge import CLIP_LIMIT, WITHIN_CLASS_RANK, fit_ridge_classifier, rbf_kernel
+from auricle.models.features.ridge_layer import RidgeLayer
 from auricle.models.layers import masking
 from auricle.models.layers.front_end import passthrough_extractor
 from auricle.models.options import ModelSpec
@@ -73,35 +73,18 @@ def build(options: Options, spec: ModelSpec) -> "Model":
 
 
 class Model(PreTrainedModel):
-    """Functionals, standardisation, linear and Gaussian ridge classifier. Buffers and weights are RidgeClassifier's."""
+    """Functionals, and the ridge classifiers that are fitted to them."""
 
     config_class = Config
     main_input_name = "input_values"
     # Batches of any size are equally fast.
     batch_seconds: float | None = None
 
-    mean: Tensor
-    scale: Tensor
-    support_vectors: Tensor
-    kernel_width: Tensor
-    within_class_directions: Tensor
-    within_class_damping: Tensor
-
     def __init__(self, config: Config) -> None:
         super().__init__(config)
-        size, classes = sum(config.part_sizes), config.num_labels
         self.extractor = passthrough_extractor(config.sample_rate)
         self.functionals = functionals(config)
-        self.register_buffer("mean", torch.zeros(size))
-        self.register_buffer("scale", torch.ones(size))
-        self.register_buffer("support_vectors", torch.zeros(config.n_support, size))
-        self.register_buffer("kernel_width", torch.ones(()))
-        self.register_buffer("within_class_directions", torch.zeros(WITHIN_CLASS_RANK, size))
-        self.register_buffer("within_class_damping", torch.zeros(WITHIN_CLASS_RANK))
-        # `fit` computes these weights, not a gradient; transformers reads a model's dtype from its parameters.
-        self.linear_weights = nn.Parameter(torch.zeros(size, classes), requires_grad=False)
-        self.kernel_weights = nn.Parameter(torch.zeros(config.n_support, classes), requires_grad=False)
-        self.bias = nn.Parameter(torch.zeros(classes), requires_grad=False)
+        self.ridge = RidgeLayer(config.part_sizes, config.num_labels, config.n_support)
         self.post_init()
 
     def _init_weights(self, module: nn.Module) -> None:
@@ -135,21 +118,22 @@ class Model(PreTrainedModel):
 
     def classify(self, embeddings: Tensor) -> Tensor:
         """Turn functionals (batch, size) into logits (batch, classes) without temperature."""
-        # Squared distances lose digits in single precision, enough to move a logit by 1e-4 from batch to batch.
-        standard = self._standardize(embeddings).double()
-        kernel = rbf_kernel(standard, self.support_vectors.double(), self.config.part_sizes, self.kernel_width)
-        logits = standard @ self.linear_weights.double() + kernel @ self.kernel_weights.double() + self.bias
-        return logits.to(embeddings.dtype)
+        logits: Tensor = self.ridge(embeddings)
+        return logits
 
     def logits_and_vectors(self, input_values: Tensor, attention_mask: Tensor | None) -> tuple[Tensor, Tensor]:
         """Logits (batch, classes), and vectors (batch, size) of length 1, normalised within classes."""
         embeddings = self.embed(input_values, attention_mask)
-        standard, directions = self._standardize(embeddings), self.within_class_directions
-        normalized = standard - (standard @ directions.T * self.within_class_damping) @ directions
-        return self.classify(embeddings) / self.config.logit_temperature, F.normalize(normalized.float(), dim=-1)
+        return self.classify(embeddings) / self.config.logit_temperature, self.ridge.vectors(embeddings)
 
-    def _standardize(self, embeddings: Tensor) -> Tensor:
-        return ((embeddings - self.mean) * self.scale).clamp(-CLIP_LIMIT, CLIP_LIMIT)
+    def embedding_identity(self) -> str:
+        """The settings that decide what `embed` gives."""
+        config = self.config
+        return f"{config.sample_rate} {config.channels} {config.num_features} {config.n_mels} {config.n_mfcc}"
+
+    def used(self, embeddings: np.ndarray) -> np.ndarray:
+        """What the fitted model needs of its embeddings (clips, size): all."""
+        return embeddings
 
     def fit(
         self, embeddings: np.ndarray, labels: np.ndarray, *, groups: np.ndarray | None, class_weighted: bool, seed: int
@@ -160,21 +144,15 @@ class Model(PreTrainedModel):
         inner validation; class_weighted gives each class the same weight. Above the option max_support, `seed` selects
         the clips.
         """
-        classifier = fit_ridge_classifier(
+        self.ridge.fit(
             embeddings,
             labels,
             groups,
-            sizes=self.config.part_sizes,
-            classes=self.config.num_labels,
             class_weighted=class_weighted,
             max_support=self.config.max_support,
             seed=seed,
         )
-        self.config.n_support = len(classifier.support_vectors)
-        for name, array in vars(classifier).items():
-            value = torch.as_tensor(array, dtype=torch.float32, device=self.device)
-            is_weight = isinstance(getattr(self, name), nn.Parameter)
-            setattr(self, name, nn.Parameter(value, requires_grad=False) if is_weight else value)
+        self.config.n_support = len(self.ridge.support_vectors)
 
     def apply_temperature(self, temperature: float) -> None:
         """Divide the logits of evaluation mode by a temperature; `classify` does not."""
