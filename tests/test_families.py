@@ -5,7 +5,9 @@ import itertools
 import json
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
+from tempfile import mkdtemp
 
 import numpy as np
 import pytest
@@ -16,7 +18,7 @@ from transformers import PreTrainedModel
 from auricle.errors import RunError, UsageError
 from auricle.evaluation import scoring
 from auricle.models import families, registration, torch_runtime
-from auricle.models.encoders import ARCHITECTURES, custom_head
+from auricle.models.encoders import ARCHITECTURES, custom_head, efficientat
 from auricle.models.families import pretrained
 from auricle.models.load import build_model, load_model, save_model
 from auricle.preparation.windows import from_arrays
@@ -26,6 +28,8 @@ from tests.test_encoders import NAMES, folder
 
 RATE = 16000
 LABELS = ("b <&>", "ä", "c d")
+# One checkpoint of each class that runs an encoder.
+PROBED = ("tiny-wavlm", "tiny-w2v-bert", "tiny-whisper", "tiny-ast", "mn01")
 VARIANTS = [
     ("baseline", {}),
     ("cnn", {"size": "default"}),
@@ -34,14 +38,17 @@ VARIANTS = [
     ("conformer", {"size": "default"}),
     ("conformer", {"size": "tutorial"}),
     *(("pretrained", {"checkpoint": kind}) for kind in NAMES),
+    *(("probe", {"checkpoint": kind}) for kind in PROBED),
 ]
 
 
 def build(name: str, options: dict[str, object], channels: int = 1) -> PreTrainedModel:
     """A model as training would leave it: normalised or fitted on a few sounds."""
-    if name == "pretrained":
-        options = {**options, "checkpoint": str(folder(str(options["checkpoint"])))}
-    settings = parse({"audio": {"sample_rate": RATE, "channels": channels}, "model": {"family": name, **options}}, "t")
+    rate = 32_000 if options.get("checkpoint") == "mn01" else RATE
+    if "checkpoint" in options:
+        kind = str(options["checkpoint"])
+        options = {**options, "checkpoint": str(small_efficientat() if kind == "mn01" else folder(kind))}
+    settings = parse({"audio": {"sample_rate": rate, "channels": channels}, "model": {"family": name, **options}}, "t")
     model = build_model(settings, LABELS)
     clips = arrays()
     closed_form = registration.family(name).TRAINING == "closed_form"
@@ -53,6 +60,16 @@ def build(name: str, options: dict[str, object], channels: int = 1) -> PreTraine
         fit = model.fit if closed_form else model.fit_ensemble_member
         fit(embedded, np.arange(len(clips)) % 3, groups=None, class_weighted=False, seed=0)
     return model.eval()
+
+
+@cache
+def small_efficientat() -> Path:
+    """A network of a tenth of the width with random weights, as its tensors are published."""
+    torch.manual_seed(0)
+    config = efficientat.Config(width=0.1, num_labels=7)
+    path = Path(mkdtemp()) / "mn01_as.safetensors"
+    save_file(efficientat.Model(config).state_dict(), path)
+    return path
 
 
 def arrays() -> list[np.ndarray]:
@@ -72,7 +89,7 @@ def test_checking_a_recipe_imports_no_torch() -> None:
         "import sys, time\nstart = time.process_time()\n"
         "from auricle.models import registration\nfrom auricle.recipe import parse\n"
         "for name in registration.names():\n"
-        "    options = {'checkpoint': 'x'} if name == 'pretrained' else {}\n"
+        "    options = {'checkpoint': 'x'} if name in ('pretrained', 'probe') else {}\n"
         "    registration.parse_options(parse({'model': {'family': name, **options}}, 'test'))\n"
         "    assert registration.family(name).TRAINING in ('gradient', 'closed_form', 'fine_tuning')\n"
         "print((time.process_time() - start, sorted(sys.modules)))"
@@ -257,7 +274,7 @@ def test_save_and_load_is_exact(name: str, options: dict[str, object], tmp_path:
     ours, theirs = model.state_dict(), back.state_dict()
     assert ours.keys() == theirs.keys() and all(torch.equal(ours[key], theirs[key]) for key in ours)
     assert [back.config.id2label[number] for number in range(3)] == list(LABELS)
-    assert back.config.sample_rate == RATE
+    assert back.config.sample_rate == model.config.sample_rate
     clips = from_arrays(arrays())
     assert (scoring.score(model, clips, batch_seconds=20) == scoring.score(back, clips, batch_seconds=20)).all()
     assert not list(tmp_path.rglob("*.bin")) and not list(tmp_path.rglob("*.pkl"))

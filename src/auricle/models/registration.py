@@ -33,7 +33,7 @@ class Family(Protocol):
 
     `TRAINING` is how its models are trained, `TAKES_FEATURES` whether they take precomputed features, `MODEL_TYPES` the
     `model_type`s of config.json that it opens. `resolve(recipe, options) -> Recipe` fills in what a
-    checkpoint decides; only families with TRAINING fine_tuning have it.
+    checkpoint decides; only families with an option `checkpoint` have it.
     """
 
     Options: "type[pydantic.BaseModel]"

@@ -57,10 +57,10 @@ def load(
     values = {**(values or {})}
     if values.get("folds") is not None and "split" not in values:
         values["split"] = "folds"
-    if values.get("checkpoint") is not None and content.get("model", {}).get("family") != "pretrained":
+    if values.get("checkpoint") is not None and "checkpoint" not in content.get("model", {}):
         raise UsageError(
             f"{spelling('checkpoint')} received '{values['checkpoint']}', but the recipe '{content['name']}' trains "
-            f"from scratch. Choose one that fine-tunes a checkpoint: {spelling('recipe')} emotion, or genre."
+            f"from scratch. Choose one that starts from a checkpoint: {spelling('recipe')} probe, emotion, or genre."
         )
     for name, value in values.items():
         _set(content, NAMED_SETTINGS.get(name, name), value, spelling(name))

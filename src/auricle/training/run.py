@@ -58,7 +58,7 @@ def resolve(recipe: Recipe) -> Recipe:
     if tracker != "none" and importlib.util.find_spec(tracker) is None:
         raise MissingExtra(f"Tracking with {tracker}", "track")
     family = registration.family(recipe.model.family)
-    if family.TRAINING == "fine_tuning":
+    if "checkpoint" in family.Options.model_fields:
         recipe = family.resolve(recipe, options)
     _check_features(recipe, recipe.audio.num_features)
     return recipe

@@ -43,7 +43,7 @@ class WhisperEncoder:
         positions = self.base.max_source_positions
         if self.whole:
             return torch.full_like(samples, positions)
-        hop = 2 * self.extractor.hop_length
+        hop = 2 * int(self.extractor.hop_length)
         return (samples + hop - 1).div(hop, rounding_mode="floor").clamp(1, positions)
 
     def features(self, values: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
