@@ -5,7 +5,7 @@ in the run folder. A key that does not exist is an error that names the nearest 
 the text of docs/recipes.md. Options of a model family are checked by the family itself.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
@@ -248,7 +248,13 @@ class Recipe(_Section):
         """The same recipe with some keys of one section changed."""
         content = self.model_dump()
         content[section] = {**content[section], **values}
-        return parse(content, f"section '{section}'")
+        given = {*self.data.model_fields_set, *(values if section == "data" else ())}
+        return parse(content, f"section '{section}'").with_given(given)
+
+    def with_given(self, keys: Collection[str]) -> "Recipe":
+        """The same recipe, of whose data section only these keys count as given: its `model_fields_set`."""
+        data = Data.model_construct(_fields_set={*keys} & {*Data.model_fields}, **dict(self.data))
+        return self.model_copy(update={"data": data})
 
 
 def parse(content: Mapping[str, Any], origin: str, typed: Mapping[str, str] | None = None) -> Recipe:

@@ -146,12 +146,12 @@ def recipe_of(options: argparse.Namespace) -> "Recipe":
     Only training imports and checks its model family.
     """
     from auricle import recipes
-    from auricle.corpus import splits
     from auricle.corpus.read import check_location
+    from auricle.corpus.split_kinds import check_kind
 
     named = {name: value for name in recipes.NAMED_SETTINGS if (value := getattr(options, name, None)) is not None}
     resolved = recipes.load(options.recipe, options.set, named, lambda name: f"--{name.replace('_', '-')}")
-    splits.check_kind(resolved.data)
+    check_kind(resolved.data)
     check_location(options.data, resolved.data.reader)
     return resolved
 

@@ -13,12 +13,12 @@ from pathlib import Path
 
 from auricle.corpus.assignment import assign_stratified, units_of
 from auricle.corpus.clip import Clip, Index
-from auricle.errors import DataError, UsageError, unknown
+from auricle.corpus.split_kinds import KINDS, check_kind, check_own_folds, many_trainings, unused_shares
+from auricle.errors import DataError, UsageError
 from auricle.recipe import Data
 from auricle.run_folder import write_json
 
 PARTS = ("train", "valid", "test")
-KINDS = ("auto", "predefined", "holdout", "folds", "leave-one-group-out", "random")
 
 
 @dataclass(frozen=True)
@@ -43,16 +43,6 @@ class Split:
 
     def save(self, path: Path) -> None:
         write_json(path, asdict(self))
-
-
-def check_kind(data: Data) -> None:
-    """Raise UsageError for an unknown kind of split or a missing split file, before the corpus is read."""
-    kind = data.split
-    if kind.endswith(".json"):
-        if not Path(kind).is_file():
-            raise UsageError(f"There is no split file at '{kind}'. Give a split.json that auricle wrote.")
-    elif kind not in KINDS:
-        raise UsageError(unknown("split", kind, KINDS) + " A JSON file that auricle wrote works too.")
 
 
 def make(
@@ -88,11 +78,11 @@ def make(
         split = drop_test_duplicates(split, together)
     _check(split, index)
     notes = [*split.notes, *_group_notes(index, split), *_class_notes(index, split)]
+    notes += many_trainings(kind, len(split.folds), _units_name(index))
     if is_single and split.kind != "predefined":
         notes.insert(0, f"The corpus has a '{min(named)}' part only, so the other parts are made from it.")
-    if split.kind == "predefined" and data.test_size != Data().test_size:
-        share = f"`--split holdout --test {data.test_size:g}`"
-        notes.append(f"The split is the corpus' own, whatever the share of data.test_size. {share} divides all clips.")
+    if split.kind == "predefined":
+        notes += unused_shares(data, own_validation="valid" in named)
     return replace(split, notes=tuple(notes))
 
 
@@ -233,6 +223,7 @@ def _predefined(index: Index, data: Data, duplicate_groups: list[set[str]]) -> S
         by_fold[clip.fold or "train"].append(clip)
     if "test" in by_fold or set(by_fold) == {"train", "valid"}:
         return _predefined_holdout(index, data, duplicate_groups, by_fold)
+    check_own_folds({clip.fold for clip in index if clip.fold}, len(index), data)
     folds = []
     for name in sorted({clip.fold for clip in index if clip.fold}, key=lambda name: (len(name), name)):
         rest = [clip for other, clips in by_fold.items() if other != name for clip in clips]

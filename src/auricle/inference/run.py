@@ -15,7 +15,7 @@ from typing import Any
 
 from auricle import recipes
 from auricle.audio.recordings import recordings
-from auricle.corpus import splits
+from auricle.corpus import split_kinds
 from auricle.corpus.read import check_location
 from auricle.errors import RunError, UsageError, unknown
 from auricle.evaluation import evaluate as evaluation
@@ -151,7 +151,7 @@ def resolve(recipe: str | Path | Recipe, settings: Mapping[str, Any]) -> Recipe:
             known = unknown("setting", name, [*NAMED_SETTINGS, *sections])
             raise UsageError(f"{known} Any recipe key works as section__key=value, such as train__crop_seconds=3.")
     resolved = recipes.load(recipe, (), values)
-    splits.check_kind(resolved.data)
+    split_kinds.check_kind(resolved.data)
     registration.parse_options(resolved)
     return resolved
 

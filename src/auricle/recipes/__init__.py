@@ -51,11 +51,19 @@ def load(
     for messages. Raises UsageError for an unknown recipe, an unreadable file, an unknown key or a value out of bounds.
     """
     content = name_or_path.model_dump() if isinstance(name_or_path, Recipe) else _read(name_or_path)
+    given: dict[str, Any] = {}
     for setting in settings:
         key, value = _parsed(setting)
         _set(content, key, value, f"--set {setting}")
+        given[key] = value
     values = {**(values or {})}
-    if values.get("folds") is not None and "split" not in values:
+    for name, value in values.items():
+        key = NAMED_SETTINGS.get(name, name)
+        if given.setdefault(key, value) != value:
+            raise UsageError(
+                f"{key} received two values: {spelling(name)} {value} and --set {key}={given[key]}. Remove one of them."
+            )
+    if given.get("data.folds") is not None and "data.split" not in given:
         values["split"] = "folds"
     if values.get("checkpoint") is not None and "checkpoint" not in content.get("model", {}):
         raise UsageError(
@@ -66,7 +74,9 @@ def load(
         _set(content, NAMED_SETTINGS.get(name, name), value, spelling(name))
     typed = {NAMED_SETTINGS[name]: spelling(name) for name in values if name in NAMED_SETTINGS}
     named = content["name"] if isinstance(name_or_path, Recipe) else name_or_path
-    return parse(content, f"recipe '{named}'", typed)
+    own = name_or_path.data.model_fields_set if isinstance(name_or_path, Recipe) else ()
+    keys = {key.removeprefix("data.") for key in given if key.startswith("data.")}
+    return parse(content, f"recipe '{named}'", typed).with_given({*own, *keys})
 
 
 def _read(name_or_path: str | Path) -> dict[str, Any]:

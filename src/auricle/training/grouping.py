@@ -13,6 +13,7 @@ import numpy as np
 from auricle.corpus import structure
 from auricle.corpus.clip import Index
 from auricle.corpus.read import UNGROUPED, paths
+from auricle.corpus.split_kinds import check_kind
 from auricle.corpus.structure import Field
 from auricle.errors import DataError, UsageError
 from auricle.evaluation.leakage import HeldOutFit, Leakage, choose_group, measure
@@ -39,6 +40,7 @@ class Grouping:
 
 def inspect(data: str | Path, recipe: Recipe, progress: Progress, *, evidence: bool = True) -> Inspection:
     """Report what `train` would read, audit and split. Without `evidence`, groups are those that the corpus names."""
+    check_kind(recipe.data)
     index = read(data, recipe)
     recipe = for_corpus(recipe, index)
     audit = audit_clips(index, recipe, progress)

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from auricle import recipes
 from auricle.corpus.clip import Index
+from auricle.corpus.split_kinds import check_kind
 from auricle.errors import MissingExtra, RunError, UsageError
 from auricle.evaluation.report import Report
 from auricle.models import registration
@@ -53,6 +54,7 @@ def resolve(recipe: Recipe) -> Recipe:
 
     Raises UsageError for what cannot work, MissingExtra for a tracker that is not installed.
     """
+    check_kind(recipe.data)
     options = registration.parse_options(recipe)
     tracker = recipe.train.report_to
     if tracker != "none" and importlib.util.find_spec(tracker) is None:
