@@ -58,7 +58,8 @@ class Member:
 class Archive:
     """An open archive. `scheme` is "zip" or "tar"; `read` returns a member's bytes, `chunks` yields them by megabyte.
 
-    Both raise AudioError where the member cannot be read. `note` says what was worked out about the members' names.
+    Both raise AudioError where the member cannot be read. `note` says what was worked out about the members' names,
+    `folders` are those that the archive lists.
     """
 
     scheme: str
@@ -66,6 +67,7 @@ class Archive:
     read: Callable[[str], bytes]
     chunks: Callable[[str], Iterator[bytes]]
     note: str = ""
+    folders: tuple[str, ...] = ()
 
 
 def is_archive(location: str) -> bool:
@@ -159,6 +161,7 @@ def _zip(location: str, file: BinaryIO, size: int) -> Archive:
     encoding = names_encoding(raw, location)
     opened = functools.partial(zipfile.ZipFile, metadata_encoding=encoding or None)
     archive = opened(file)
+    folders = tuple(_safe_name(info.filename, location) for info in archive.infolist() if info.is_dir())
     infos = [info for info in archive.infolist() if not info.is_dir()]
     for info in infos:
         if info.flag_bits & 1:
@@ -205,7 +208,7 @@ def _zip(location: str, file: BinaryIO, size: int) -> Archive:
             raise AudioError("unreadable", f"'{name}' in '{location}': {error}") from error
 
     members = {name: Member(info.file_size, f"zip-{info.CRC:08x}-{info.file_size}") for name, info in files.items()}
-    return Archive("zip", members, read, chunks, _names_note(encoding))
+    return Archive("zip", members, read, chunks, _names_note(encoding), folders)
 
 
 def _tar(location: str, stream: IO[bytes], size: int, state: str) -> Archive:

@@ -43,7 +43,8 @@ class Index:
     """The clips of a corpus, in a fixed order, and what its reader knows about the corpus.
 
     `num_features` is the width of precomputed features, where the sources are these; None for recordings. `num_files`
-    counts all files, those that a table names elsewhere included, and `num_other_files` those that are no recordings.
+    counts all files, those that a table names elsewhere included, `num_other_files` those that are no recordings and
+    `num_hidden_files` hidden and system files.
     """
 
     clips: tuple[Clip, ...]
@@ -57,6 +58,7 @@ class Index:
     num_features: int | None = None
     num_files: int = 0
     num_other_files: int = 0
+    num_hidden_files: int = 0
 
     def __len__(self) -> int:
         return len(self.clips)
@@ -103,6 +105,7 @@ class Index:
             "num_features": self.num_features,
             "num_files": self.num_files,
             "num_other_files": self.num_other_files,
+            "num_hidden_files": self.num_hidden_files,
         }
         schema = pa.schema([(name, pa.float64() if name in ("start", "end") else pa.string()) for name in columns])
         table = pa.table(columns, schema=schema).replace_schema_metadata({"auricle": json.dumps(about)})

@@ -259,11 +259,12 @@ class _Columns:
 
 
 def _file_counts(tree: Tree, clips: Iterable[Clip]) -> dict[str, int]:
-    """All files of the tree and those that clips name elsewhere, and how many are no recordings."""
+    """All files of the tree and those that clips name elsewhere, and how many are no recordings or hidden."""
     sources = {clip.source for clip in clips}
     listed = {tree.source(name) for name in tree.names}
     other = sum(not is_audio(name) and tree.source(name) not in sources for name in tree.names)
-    return {"num_files": len(listed | sources) + len(tree.missing), "num_other_files": other}
+    files = len(listed | sources) + len(tree.missing) + len(tree.hidden)
+    return {"num_files": files, "num_other_files": other, "num_hidden_files": len(tree.hidden)}
 
 
 def _without_classes(clips: Sequence[Clip], classes: Collection[str]) -> tuple[list[Clip], list[Excluded]]:

@@ -50,7 +50,8 @@ class Tree:
 
     `location` is the folder, the archive or the URL; `scheme` is "zip", "tar", "remote", "hub" (a name to look up)
     or "" for a folder. `missing` are the names that hold no content, such as links that lead nowhere, and why.
-    `note` says what was worked out about the names.
+    `hidden` are hidden and system files, which are passed over, and `empty_folders` the folders that hold no other
+    files, both below `location`. `note` says what was worked out about the names.
     """
 
     location: str
@@ -59,6 +60,8 @@ class Tree:
     prefix: str = ""
     scheme: str = ""
     missing: tuple[tuple[str, str], ...] = ()
+    hidden: tuple[str, ...] = ()
+    empty_folders: tuple[str, ...] = ()
     note: str = ""
 
     @property
@@ -103,12 +106,13 @@ def open_tree(data: str | Path) -> Tree:
     if is_archive(text) and (is_remote(text) or os.path.isfile(text)):
         archive = open_archive(text)
         files = ((name, member.size) for name, member in archive.members.items())
-        return replace(_listing(text, files, archive.scheme), note=archive.note)
+        return replace(_listing(text, files, archive.scheme, folders=archive.folders), note=archive.note)
     if is_remote(text):
         return _remote(text)
     if os.path.isdir(text):
         missing: list[tuple[str, str]] = []
-        return _listing(text, _walk(text, missing), missing=missing)
+        folders: list[str] = []
+        return _listing(text, _walk(text, missing, folders), missing=missing, folders=folders)
     if os.path.isfile(text):
         return Tree(os.path.dirname(text), (os.path.basename(text),), (os.path.getsize(text),))
     check_exists(data)
@@ -250,26 +254,44 @@ def printable(name: str) -> str:
 
 
 def _listing(
-    location: str, files: Iterable[tuple[str, int]], scheme: str = "", missing: Sequence[tuple[str, str]] = ()
+    location: str,
+    files: Iterable[tuple[str, int]],
+    scheme: str = "",
+    missing: Sequence[tuple[str, str]] = (),
+    folders: Sequence[str] = (),
 ) -> Tree:
-    listed = sorted((name, size) for name, size in files if not _is_skipped(name))
+    found = sorted(files)
+    listed = [(name, size) for name, size in found if not _is_skipped(name)]
+    hidden = tuple(name for name, _ in found if _is_skipped(name))
     if not listed:
         why = "".join(f" '{name}' is {reason}." for name, reason in missing[:1])
+        why = why or (f" {len(hidden)} are hidden, such as '{hidden[0]}'." if hidden else "")
         raise DataError(f"'{location}' has no files.{why} Give a folder or archive with recordings.")
     # What the first and the last of sorted names share, all of them share.
     ends = [name.split("/")[:-1] for name in (listed[0][0], listed[-1][0])]
     shared = itertools.takewhile(lambda pair: pair[0] == pair[1], zip(*ends, strict=False))
     prefix = "".join(f"{part}/" for part, _ in shared)
     names = tuple(name[len(prefix) :] for name, _ in listed)
-    return Tree(location, names, tuple(size for _, size in listed), prefix, scheme, tuple(sorted(missing)))
+    sizes = tuple(size for _, size in listed)
+    filled = {above for name, _ in listed for above in _folders_above(name)}
+    folders = [*folders, *(above for name in hidden for above in _folders_above(name))]
+    empty = tuple(sorted({folder for folder in folders if not _is_skipped(folder)} - filled))
+    return Tree(location, names, sizes, prefix, scheme, tuple(sorted(missing)), hidden, empty)
+
+
+def _folders_above(name: str) -> Iterator[str]:
+    while name := posixpath.dirname(name):
+        yield name
 
 
 def _is_skipped(name: str) -> bool:
     return any(part.startswith(".") or part in _SKIPPED_NAMES for part in name.split("/"))
 
 
-def _walk(root: str, missing: list[tuple[str, str]]) -> Iterator[tuple[str, int]]:
-    """Names and sizes below a folder; what has no content goes to `missing`. Links never lead in a circle."""
+def _walk(root: str, missing: list[tuple[str, str]], folders: list[str]) -> Iterator[tuple[str, int]]:
+    """Names and sizes below a folder, those of hidden files 0; what has no content goes to `missing`, every folder to
+    `folders`. Links never lead in a circle, and hidden ones are not followed.
+    """
     pending = [("", frozenset({os.path.realpath(root)}))]
     while pending:
         below, above = pending.pop()
@@ -278,16 +300,18 @@ def _walk(root: str, missing: list[tuple[str, str]]) -> Iterator[tuple[str, int]
         except OSError as error:
             if not below:
                 raise DataError(f"'{root}' cannot be listed: {error.strerror}.") from error
-            missing.append((f"{below}/", f"a folder that cannot be listed: {error.strerror}"))
+            if not _is_skipped(below):
+                missing.append((f"{below}/", f"a folder that cannot be listed: {error.strerror}"))
             continue
         for entry in entries:
             name = f"{below}/{entry.name}" if below else entry.name
-            if _is_skipped(entry.name):
-                continue
-            if entry.is_dir():
+            if entry.is_dir(follow_symlinks=not _is_skipped(name)):
                 real = os.path.realpath(entry.path) if entry.is_symlink() else entry.path
                 if real not in above:
                     pending.append((name, above | {real}))
+                    folders.append(name)
+            elif _is_skipped(name):
+                yield name, 0
             elif entry.is_file():
                 yield name, entry.stat().st_size
             elif is_audio(name):

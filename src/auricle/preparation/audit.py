@@ -68,7 +68,7 @@ class Durations:
 @dataclass(frozen=True)
 class FileCounts:
     """Every file of the corpus, once: clips are used from it, or all its clips are unusable, or it is excluded for the
-    reason that `excluded` lists, or it is no recording.
+    reason that `excluded` lists, or it is no recording, or a hidden or system file.
     """
 
     total: int
@@ -76,6 +76,7 @@ class FileCounts:
     unusable: int
     excluded: int
     other: int
+    hidden: int = 0
 
     def __str__(self) -> str:
         parts = (
@@ -83,6 +84,7 @@ class FileCounts:
             (self.unusable, "unusable"),
             (self.excluded, "excluded"),
             (self.other, "no recordings"),
+            (self.hidden, "hidden"),
         )
         return f"{self.total} files: {', '.join(f'{count} {name}' for count, name in parts if count)}"
 
@@ -178,8 +180,9 @@ def audit(index: Index, clips: Sequence[ClipInfo]) -> Audit:
 
 def _file_counts(index: Index, usable: Index) -> FileCounts:
     sources, used = {clip.source for clip in index}, {clip.source for clip in usable}
-    excluded = index.num_files - index.num_other_files - len(sources)
-    return FileCounts(index.num_files, len(used), len(sources) - len(used), excluded, index.num_other_files)
+    other, hidden = index.num_other_files, index.num_hidden_files
+    excluded = index.num_files - other - hidden - len(sources)
+    return FileCounts(index.num_files, len(used), len(sources) - len(used), excluded, other, hidden)
 
 
 def with_groups(audit: Audit, index: Index) -> Audit:
