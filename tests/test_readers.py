@@ -378,6 +378,14 @@ UNCLEAR = {
         lambda n, word, take: f"Actor_{take % 4:02d}/03-{word}-{take:02d}.wav",
         ("folder:1", "name:2"),
     ),
+    "numbers as folders, words in names": (
+        lambda n, word, take: f"{take % 4:02d}/{word}_{take:02d}.wav",
+        ("folder:1", "name:1"),
+    ),
+    "codes as folders, words in names": (
+        lambda n, word, take: f"s{take % 4}/{take % 2}_{word}_{take:02d}.wav",
+        ("folder:1", "name:2"),
+    ),
 }
 
 
@@ -390,7 +398,9 @@ def test_two_plausible_readings_are_listed_with_the_option_of_each(layout: str, 
     for key in keys:
         assert f"--label {key} " in str(caught.value)
         assert len(read_index(tmp_path, label=key)) == 36
-    assert "--pattern '{group}_{label}_{take}.wav'" in str(caught.value)
+    pattern = str(caught.value).rpartition("--pattern '")[2].rstrip("'")
+    index = read_index(tmp_path, "pattern", {"pattern": pattern})  # it is made of the corpus' own file names
+    assert len(index) == 36 and len(index.labels) < 36
 
 
 def test_a_test_part_without_labels_does_not_hide_the_classes(tmp_path: Path) -> None:
@@ -429,10 +439,14 @@ def test_names_alone_give_no_group(tmp_path: Path) -> None:
 
 
 def test_names_without_any_class_are_refused_with_what_to_do(tmp_path: Path) -> None:
-    _touch(tmp_path, "x.wav", "y.wav")
+    _touch(tmp_path, "x-1 b.wav", "y-2 c.wav")
     for reader in ("auto", "folder"):
-        with pytest.raises(DataError, match=r"Put each class in its own folder.*metadata\.csv.*--pattern"):
+        with pytest.raises(
+            DataError, match=r"Put each class in its own folder.*metadata\.csv.*--pattern '(.*)'"
+        ) as caught:
             read_index(tmp_path, reader)
+    assert "'{group}-{label} {take}.wav'" in str(caught.value)
+    assert read_index(tmp_path, "pattern", {"pattern": "{group}-{label} {take}.wav"}).labels == ("1", "2")
 
 
 def test_two_readings_of_one_tree_are_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,6 +5,8 @@ in the run folder. A key that does not exist is an error that names the nearest 
 the text of docs/recipes.md. Options of a model family are checked by the family itself.
 """
 
+import json
+import shlex
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
@@ -322,3 +324,17 @@ def _section_of(annotation: Any) -> type[pydantic.BaseModel] | None:
 
 def _allowed(problem: Any) -> str:
     return "a mapping of keys is allowed" if problem["type"] == "model_type" else str(problem["msg"]).lower()
+
+
+def exclude_option(classes: Sequence[str]) -> str:
+    """The option to type that leaves classes out, quoted as YAML and for the shell where that is needed."""
+    names = (name if yaml.safe_load(f"[{json.dumps(name)}]") == _flow(name) else json.dumps(name) for name in classes)
+    return f"`--set {shlex.quote(f'data.excluded_classes=[{chr(44).join(names)}]')}`"
+
+
+def _flow(name: str) -> object:
+    """A name as an item of a YAML list without quotes."""
+    try:
+        return yaml.safe_load(f"[{name}]")
+    except yaml.YAMLError:
+        return None

@@ -95,7 +95,7 @@ def read_index(
         clips=tuple(clips),
         reader=name,
         origin=str(data),
-        description=_describe(module.TITLE, clips, label_name, group_name, _note(tree, module, given)),
+        description=_describe(module.TITLE, clips, label_name, group_name, _note(tree, module, given, excluded)),
         license=module.LICENSE,
         citation=module.CITATION,
         group_name=group_name,
@@ -151,7 +151,7 @@ def _open(data: str | Path, reader: str) -> Tree:
     if _is_hub_name(data, reader):
         return Tree(str(data), (), (), scheme="hub")
     tree = open_tree(data)
-    _not_utf8(tree)
+    _check_utf8(tree)
     return tree
 
 
@@ -327,22 +327,35 @@ def _used_columns(tree: Tree, module: ModuleType, given: Mapping[str, str]) -> M
     return module.used_columns(tree, **given) if hasattr(module, "used_columns") else {}
 
 
-def _note(tree: Tree, module: ModuleType, given: Mapping[str, str]) -> str:
-    """What was inferred: by the reader, about names, and about tables that are passed over."""
+def _note(tree: Tree, module: ModuleType, given: Mapping[str, str], excluded: Iterable[Excluded]) -> str:
+    """What was inferred by the reader and about names, the recordings that are excluded, and tables passed over."""
     note = module.note(tree, **given) if hasattr(module, "note") else ""
     ignored = ignored_tables(tree) if module.TITLE == load_reader("folder").TITLE else ""
-    return "; ".join(filter(None, (note, tree.note, _not_utf8(tree), ignored)))
+    return "; ".join(filter(None, (note, tree.note, *_excluded_recordings(tree, excluded), ignored)))
 
 
-def _not_utf8(tree: Tree) -> str:
-    """How many recordings are excluded because their names cannot be written. Raises DataError if all are."""
+def _excluded_recordings(tree: Tree, excluded: Iterable[Excluded]) -> list[str]:
+    """How many recordings are excluded for each reason, with an example; those in no row are the table's to count."""
+    by_reason: dict[str, list[Excluded]] = {}
+    for item in excluded:
+        if (is_audio(item.name) or item.name.endswith("/")) and item.reason != "in no row":
+            by_reason.setdefault(re.sub(r"'.*?'", "", item.reason), []).append(item)
+    hidden = [name for name in tree.hidden if is_audio(name) and not name.rpartition("/")[2].startswith("._")]
+    if hidden:
+        by_reason["hidden"] = [Excluded(name, "a hidden file or in a hidden folder; rename it") for name in hidden]
+    return [
+        f"{len(items)} recording{'s are' if len(items) > 1 else ' is'} excluded, such as '{items[0].name}': "
+        + items[0].reason.rstrip(".")
+        for items in by_reason.values()
+    ]
+
+
+def _check_utf8(tree: Tree) -> None:
+    """Raise DataError if the names of all recordings cannot be written."""
     names, excluded = audio_files(tree)
     renamed = [item for item in excluded if item.reason == NOT_UTF8]
-    if not renamed:
-        return ""
-    if not names:
+    if renamed and not names:
         raise DataError(f"'{tree.location}' has {len(renamed)} recordings, such as '{renamed[0].name}': {NOT_UTF8}.")
-    return f"{len(renamed)} recordings with names that are not UTF-8 are excluded, such as '{renamed[0].name}'"
 
 
 def _count(number: int, word: str) -> str:

@@ -16,6 +16,7 @@ from auricle.errors import DataError, UsageError
 _SEPARATORS = re.compile(r"[_\-.\s+,=@~]+")
 _BORDER = re.compile(r"\d+|[^\W\d_]+")
 _KEY = re.compile(r"folder:(?P<folder>-?\d+)|name:(?P<name>-?\d+)(?:\.(?P<piece>\d+)|-(?P<last>\d+))?")
+_NUMBER = re.compile(r"[^\W\d_]{0,2}[\W_]*\d+[^\W\d_]?")
 # A few files with another number of parts, or outside the folders, do not hide a field.
 COVERAGE, FOLDER_COVERAGE = 0.98, 0.9
 MAX_PARTS = 20
@@ -53,6 +54,11 @@ class Field:
         """Whether the values look like numbered speakers, sessions or takes: most hold a digit."""
         hits = sum(any(letter.isdigit() for letter in value) for value in self.counts)
         return self.is_speaker or hits >= 0.8 * len(self.counts)
+
+    @property
+    def is_number(self) -> bool:
+        """Whether most values are a number, with two letters at most: 07, s07."""
+        return sum(bool(_NUMBER.fullmatch(value)) for value in self.counts) >= 0.8 * len(self.counts)
 
     @property
     def is_speaker(self) -> bool:
@@ -185,6 +191,17 @@ def partition(values: Iterable[str]) -> tuple[int, ...]:
 
 
 @dataclass(frozen=True)
+class Corpus:
+    """What messages say of a corpus: where it is, the folder that holds all recordings, and folders beside those with
+    recordings that hold none.
+    """
+
+    location: str
+    wrapper: str = ""
+    empty_folders: str = ""
+
+
+@dataclass(frozen=True)
 class Classes:
     """The field that holds the class, and why, where there was a choice."""
 
@@ -192,8 +209,8 @@ class Classes:
     reason: str
 
 
-def find_classes(names: Sequence[str], location: str, split_key: str | None = None, wrapper: str = "") -> Classes:
-    """The field that holds the class; `split_key` is the folder level of train and test, `wrapper` a folder of all.
+def find_classes(names: Sequence[str], corpus: Corpus, split_key: str | None = None) -> Classes:
+    """The field that holds the class; `split_key` is the folder level of train and test.
 
     Raises DataError, with a table of the readings, where it is not clear.
     """
@@ -210,14 +227,16 @@ def find_classes(names: Sequence[str], location: str, split_key: str | None = No
         return Classes(chosen, f"{chosen.description}{reason}; {others} otherwise")
     if len(words) == 1 and not _hides_batches(words[0], levels):
         return Classes(words[0], "")
-    if len(levels) == 1 and not words and not (parts and levels[0].is_speaker):
+    # Numbered folders may be classes or speakers, and words in the file names a note or the classes.
+    spoken = [part for part in parts if not part.is_identifier and levels and levels[0].is_number]
+    if len(levels) == 1 and not words and not (parts and levels[0].is_speaker) and not spoken:
         others = "".join(f"; `--label {part.key}` otherwise" for part in parts[:1])
         return Classes(levels[0], f"{levels[0].description}{others}" if others else "")
     if not levels and len(parts) == 1:
         return Classes(parts[0], f"{parts[0].description}; there are no class folders")
     if len(folders) == 1 and not parts:
         return Classes(folders[0], "")  # a single clip in most folders is an error of its own
-    raise DataError(_readings(names, location, [*levels, *parts] or _class_pieces(names), wrapper))
+    raise DataError(_readings(names, corpus, [*levels, *parts] or _class_pieces(names)))
 
 
 def _outer(level: Field, levels: Sequence[Field]) -> Field:
@@ -255,18 +274,22 @@ def _is_counter(item: Field, others: Sequence[Field]) -> bool:
     return len(set(zip(*(other.values for other in others), strict=True))) == len(item.values)
 
 
-def _readings(names: Sequence[str], location: str, candidates: Sequence[Field], wrapper: str) -> str:
-    if not candidates and wrapper:
+def _readings(names: Sequence[str], corpus: Corpus, candidates: Sequence[Field]) -> str:
+    pattern = pattern_example(names, candidates)
+    name_parts = f", or name the parts of the file names: `--pattern '{pattern}'`" if pattern else ""
+    beside = f" {corpus.empty_folders} beside it: no recordings." if corpus.empty_folders else ""
+    folders = {name.split("/")[0] for name in names if "/" in name}
+    single = corpus.wrapper or (folders.pop() if len(folders) == 1 else "")
+    if not candidates and single:
         return (
-            f"'{location}' has a single class folder, '{wrapper}' ({len(names)} recordings), and a classifier needs "
-            "two classes or more. Put each class in its own folder, or name the parts of the file names: "
-            "`--pattern '{group}_{label}_{take}.wav'`."
+            f"'{corpus.location}' has a single class folder, '{single}' ({len(names)} recordings), and a classifier "
+            f"needs two classes or more.{beside} Put each class in its own folder{name_parts}."
         )
     if not candidates:
         return (
-            f"'{location}' has {len(names)} recordings, such as '{names[0]}', and neither folders nor file names that "
-            "look like classes. Put each class in its own folder, add a metadata.csv with columns path and label, or "
-            "name the parts of the file names: `--pattern '{group}_{label}_{take}.wav'`."
+            f"'{corpus.location}' has {len(names)} recordings, such as '{names[0]}', and neither folders nor file "
+            "names that look like classes. Put each class in its own folder, add a metadata.csv with columns path and "
+            f"label{name_parts}."
         )
     rows = [("option", "classes", "clips", "classes such as", "example")]
     for item in candidates[:8]:
@@ -276,10 +299,36 @@ def _readings(names: Sequence[str], location: str, candidates: Sequence[Field], 
     table = "\n".join(
         "  " + "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows
     )
+    named = f"\nOr name the parts of the file names: --pattern '{pattern}'" if pattern else ""
     return (
-        f"It is not clear what the classes of '{location}' are, so nothing is read. Choose one:\n{table}\n"
-        "Or name the parts of the paths: --pattern '{group}_{label}_{take}.wav'"
+        f"It is not clear what the classes of '{corpus.location}' are, so nothing is read. Choose one:\n{table}{named}"
     )
+
+
+def pattern_example(names: Sequence[str], candidates: Sequence[Field] = ()) -> str:
+    """A `--pattern` made of the first file name: its separators, and the part that may be the class as the label; of
+    the folder where names have a single part. Empty where neither is possible.
+    """
+    keys = [match for item in candidates if (match := _KEY.fullmatch(item.key)) and match["name"]]
+    for name in names:
+        stem, dot, suffix = name.rpartition("/")[2].rpartition(".")
+        texts = re.split(f"({_SEPARATORS.pattern})", stem)
+        parts = sum(map(bool, texts[::2]))
+        if parts < 2 or set(stem) & set("{}"):
+            continue
+        number = int(keys[0]["name"]) if keys else 1 if parts == 2 else 2
+        fields = [f"part{place}" for place in range(1, parts)] + ["take"]
+        fields[number - 1 if 0 < number <= parts else max(number, -parts)] = "label"
+        if fields[first := int(fields[0] == "label")].startswith("part"):
+            fields[first] = "group"
+        field = iter(fields)
+        return (
+            "".join(f"{{{next(field)}}}" if text and not place % 2 else text for place, text in enumerate(texts))
+            + dot
+            + suffix
+        )
+    folder = next((name for name in names if "/" in name), "")
+    return f"{{label}}/{{take}}.{folder.rpartition('.')[2]}" if folder else ""
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,7 @@ from auricle.audio.inspect import ClipInfo
 from auricle.corpus.clip import Excluded, Index
 from auricle.corpus.read import rare_labels, similar_labels
 from auricle.corpus.splits import Split
+from auricle.recipe import exclude_option
 from auricle.run_folder import write_json
 
 ODD_RATIO = 20.0
@@ -258,13 +259,15 @@ def _notes(index: Index, usable: Index, clips: Sequence[ClipInfo]) -> list[str]:
         notes.append(f"The labels {quoted} differ only by case, blanks or punctuation: are they one class?")
     empty = sorted(set(index.labels) - set(usable.labels))
     for labels, fault in (
-        (rare_labels(usable), "a single usable clip: training and testing need one each"),
+        (rare_labels(usable), "a single usable clip, and training and testing need one each"),
         (empty, "no usable clip"),
     ):
         listed = ", ".join(f"'{label}'" for label in labels[:5]) + (" …" if len(labels) > 5 else "")
         if labels:
             subject = f"The class {listed} has" if len(labels) == 1 else f"{len(labels)} classes have"
-            notes.append(f"{subject} {fault}{f': {listed}' if len(labels) > 1 else ''}.")
+            leave = f" {exclude_option(labels)} leaves {'it' if len(labels) == 1 else 'them'} out."
+            several = len(index.labels) - len(labels) > 1
+            notes.append(f"{subject} {fault}{f': {listed}' if len(labels) > 1 else ''}.{leave if several else ''}")
     notes += _confounds(usable, clips, "sample rate", lambda clip: f"{clip.sample_rate} Hz")
     notes += _confounds(usable, clips, "number of channels", lambda clip: str(clip.channels))
     notes += _confounds(usable, clips, "file format", lambda clip: clip.container)

@@ -25,7 +25,7 @@ from auricle.errors import DataError, UsageError, unknown
 from auricle.parallel import Progress
 from auricle.preparation.audit import Audit, audit, with_groups, with_leaks
 from auricle.preparation.windows import AudioSource, from_store
-from auricle.recipe import REFUSED, Recipe
+from auricle.recipe import REFUSED, Recipe, exclude_option
 
 UNDIVIDED = Split("none", "not divided", False, ())
 FALLBACK_RATE = 16_000
@@ -224,7 +224,8 @@ def _check_usable(index: Index, usable: Index, held_out: Index, corpus_audit: Au
         names = ", ".join(f"'{label}'" for label in rare[:5])
         raise DataError(
             "A class needs two usable clips or more, one to train on and one to test on; these have a single one: "
-            f"{names}{' …' if len(rare) > 5 else ''}. Add recordings of them, or remove them from the corpus."
+            f"{names}{' …' if len(rare) > 5 else ''}. Add recordings of them, or leave them out: "
+            f"{exclude_option(rare)}."
         )
     if recipe.data.held_out_classes and not len(held_out):
         raise DataError(

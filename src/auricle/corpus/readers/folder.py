@@ -6,15 +6,16 @@ called. Groups are not read from names: they are decided by evidence, when the r
 """
 
 import posixpath
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from auricle.corpus import structure
 from auricle.corpus.clip import Clip, Excluded
 from auricle.corpus.layout import audio_files, official_fold, split_folder
 from auricle.corpus.structure import Field
-from auricle.corpus.tree import Tree
+from auricle.corpus.tree import Tree, is_audio
 from auricle.errors import DataError
+from auricle.recipe import exclude_option
 
 TITLE = "Class folders"
 DESCRIBES = "a folder for each class, or classes in the file names, optionally inside train/, valid/ and test/"
@@ -28,13 +29,16 @@ _DOUBTFUL = ("unlabelled", "unlabeled", "unknown", "background", "background_noi
 
 @dataclass(frozen=True)
 class _Layout:
-    """Paths below the wrapper folders, the folds and labels that they name, and why this label."""
+    """Paths below the wrapper folders, the folds and labels that they name, why this label, and folders beside those of
+    classes that hold no recordings.
+    """
 
     names: tuple[str, ...]
     paths: tuple[str, ...]
     folds: tuple[str | None, ...]
     label: Field
     reason: str
+    empty: tuple[str, ...]
 
 
 def detects(tree: Tree) -> bool:
@@ -54,7 +58,8 @@ def read(tree: Tree, *, label: str | None = None) -> Iterator[Clip | Excluded]:
             yield Clip(name, tree.source(name), value, None, fold)
         else:
             inside = f" in the part '{path.split('/')[0]}'" if fold else ""
-            yield Excluded(name, f"no class: it has no {layout.label.key}{inside}")
+            move = "; move it into the folder of its class" if layout.label.is_folder and not fold else ""
+            yield Excluded(name, f"no class: it has no {layout.label.key}{inside}{move}")
 
 
 def note(tree: Tree, *, label: str | None = None) -> str:
@@ -62,13 +67,15 @@ def note(tree: Tree, *, label: str | None = None) -> str:
     layout, _ = _layout(tree, label)
     notes = [f"classes are {layout.reason}"] if layout.reason else []
     notes += _merged(layout) if label is None else []
+    if layout.empty:
+        verb = "holds" if len(layout.empty) == 1 else "hold"
+        notes.append(f"{_quoted(layout.empty)} {verb} no recordings, so no class is made of them")
     doubtful = [
         value for value in sorted(layout.label.counts) if value.startswith(("_", "-")) or value.lower() in _DOUBTFUL
     ]
     if doubtful:
         quoted = ", ".join(f"'{value}'" for value in doubtful)
-        names = ",".join(doubtful)
-        notes.append(f"{quoted} counted as classes; `--set 'data.excluded_classes=[{names}]'` leaves them out")
+        notes.append(f"{quoted} counted as classes; {exclude_option(doubtful)} leaves them out")
     return "; ".join(notes)
 
 
@@ -95,21 +102,40 @@ def _layout(tree: Tree, label: str | None) -> tuple[_Layout, list[Excluded]]:
         why = "".join(f" '{item.name}' is {item.reason}." for item in excluded[-1:])
         raise DataError(f"'{tree.location}' has no recordings among {len(tree.names)} files.{why}")
     wrappers, strays = structure.wrapper_folders(names)
-    excluded += [Excluded(name, "outside the class folders") for name in strays]
+    excluded += [Excluded(name, "outside the class folders; move it into one of them") for name in strays]
     names = [name for name in names if name not in strays]
     paths = ["/".join(name.split("/")[wrappers:]) for name in names]
+    inside = (tree.prefix + "/".join(names[0].split("/")[:wrappers])).strip("/")
     split = _split_level(paths)
     folds = [split_folder(value) or value or None for value in split.values] if split else [None] * len(paths)
     reason = ""
     if label is None:
         # A test part without labels must not hide what holds the class in the others.
         labelled = [path for path, fold in zip(paths, folds, strict=True) if fold == "train"] or paths
-        outer = (tree.prefix + "/".join(names[0].split("/")[:wrappers])).strip("/")
-        chosen = structure.find_classes(
-            labelled, tree.location, split.key if split else None, posixpath.basename(outer)
-        )
+        beside = _empty_folders(tree, posixpath.dirname(inside), "folder:1", set())
+        about = structure.Corpus(tree.location, posixpath.basename(inside), _quoted(beside))
+        chosen = structure.find_classes(labelled, about, split.key if split else None)
         label, reason = chosen.field.key, chosen.reason
-    return _Layout(tuple(names), tuple(paths), tuple(folds), structure.field(paths, label), reason), excluded
+    field = structure.field(paths, label)
+    empty = _empty_folders(tree, inside, field.key, set(field.counts)) if field.is_folder else ()
+    return _Layout(tuple(names), tuple(paths), tuple(folds), field, reason, empty), excluded
+
+
+def _empty_folders(tree: Tree, inside: str, key: str, classes: set[str]) -> tuple[str, ...]:
+    """The folders of a level below `inside`, a folder of the tree's location, that hold no recordings."""
+    others = [tree.prefix + name for name in tree.names if not is_audio(name)]
+    files = [*others, *(name for name, _ in tree.missing), *(f"{name}/." for name in tree.empty_folders)]
+    below = f"{inside}/" if inside else ""
+    paths = [name.removeprefix(below) for name in files if name.startswith(below) and "/" in name[len(below) :]]
+    if not paths:
+        return ()
+    recordings = {(tree.prefix + name).removeprefix(below).split("/")[0] for name in tree.names if is_audio(name)}
+    found = set(structure.level(paths, int(key.removeprefix("folder:"))).counts) - classes
+    return tuple(sorted(found - (recordings if key == "folder:1" else set())))
+
+
+def _quoted(names: Sequence[str]) -> str:
+    return ", ".join(f"'{name}'" for name in names[:5]) + (" …" if len(names) > 5 else "")
 
 
 def _split_level(paths: list[str]) -> Field | None:

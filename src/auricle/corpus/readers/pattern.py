@@ -9,6 +9,7 @@ from collections.abc import Iterator
 
 from auricle.corpus.clip import Clip, Excluded
 from auricle.corpus.layout import audio_files, official_fold
+from auricle.corpus.structure import pattern_example
 from auricle.corpus.tree import Tree, is_audio
 from auricle.errors import DataError, UsageError
 
@@ -31,14 +32,15 @@ def read(tree: Tree, *, pattern: str) -> Iterator[Clip | Excluded]:
 
     Raises UsageError for an invalid pattern, DataError if it matches no file.
     """
-    rule = _compiled(pattern)
     names, excluded = audio_files(tree)
+    example = pattern_example(names) or "{label}/{take}.wav"
+    rule = _compiled(pattern, example)
     matches = [(name, rule.search(name)) for name in names]
     if not any(match for _, match in matches):
         examples = " and ".join(f"'{name}'" for name in names[:2]) or "no recordings"
         raise DataError(
             f"The pattern '{pattern}' matches none of {len(names)} recordings, such as {examples}. Write the "
-            "separators of these names between the fields, and / between folders: `--pattern '{label}/{take}.wav'`."
+            f"separators of these names between the fields, and / between folders: `--pattern '{example}'`."
         )
     yield from excluded
     for name, match in matches:
@@ -53,7 +55,7 @@ def read(tree: Tree, *, pattern: str) -> Iterator[Clip | Excluded]:
         yield Clip(name, tree.source(name), fields["label"], fields.get("group"), fold, meta=meta)
 
 
-def _compiled(pattern: str) -> re.Pattern[str]:
+def _compiled(pattern: str, example: str) -> re.Pattern[str]:
     """The pattern as a regular expression on the end of a path; a repeated field must match the same text."""
     if set(re.sub(r"\{[^{}]*\}", "", pattern)) & set("{}"):
         raise UsageError(f"The pattern '{pattern}' has an unbalanced brace. Write fields as {{label}}.")
@@ -68,9 +70,7 @@ def _compiled(pattern: str) -> re.Pattern[str]:
         text += f"(?P={name})" if name in seen else f"(?P<{name}>[^/]+?)"
         seen.add(name)
     if "label" not in seen:
-        raise UsageError(
-            f"The pattern '{pattern}' has no {{label}}. Write, for example, {{group}}_{{label}}_{{take}}.wav."
-        )
+        raise UsageError(f"The pattern '{pattern}' has no {{label}}. Write, for example, `--pattern '{example}'`.")
     if touching := re.search(r"\{[^{}]*\}\{[^{}]*\}", pattern):
         raise UsageError(
             f"The pattern '{pattern}' has '{touching[0]}', and nothing says where one field ends. Write the separator "

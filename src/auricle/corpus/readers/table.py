@@ -306,9 +306,13 @@ def _counts(excluded: Iterable[Excluded]) -> list[str]:
     names: dict[str, list[str]] = defaultdict(list)
     for item in excluded:
         reason = next((start for start in _COUNTED if item.reason.startswith(start)), None)
-        if reason is not None:
-            names[reason].append(item.name)
-    return [f"{len(listed)} {_COUNTED[reason]}, such as '{listed[0]}'" for reason, listed in names.items()]
+        if reason is not None or "row " in item.name:
+            names[reason or item.reason].append(item.name)
+    return [
+        f"{len(listed)} {_COUNTED.get(reason, 'rows are not used')}, such as '{listed[0]}'"
+        + ("" if reason in _COUNTED else f": {reason}")
+        for reason, listed in names.items()
+    ]
 
 
 def _label_notes(sources: Sequence[TableSource]) -> list[str]:
