@@ -383,7 +383,7 @@ UNCLEAR = {
         ("folder:1", "name:1"),
     ),
     "codes as folders, words in names": (
-        lambda n, word, take: f"s{take % 4}/{take % 2}_{word}_{take:02d}.wav",
+        lambda n, word, take: f"s{take % 4}/rig{take % 2}_{word}_{take:02d}.wav",
         ("folder:1", "name:2"),
     ),
 }

@@ -192,8 +192,8 @@ def partition(values: Iterable[str]) -> tuple[int, ...]:
 
 @dataclass(frozen=True)
 class Corpus:
-    """What messages say of a corpus: where it is, the folder that holds all recordings, and folders beside those with
-    recordings that hold none.
+    """What messages say of a corpus: where it is, the folder that holds all recordings, and other folders, which
+    hold no recordings.
     """
 
     location: str
@@ -277,7 +277,7 @@ def _is_counter(item: Field, others: Sequence[Field]) -> bool:
 def _readings(names: Sequence[str], corpus: Corpus, candidates: Sequence[Field]) -> str:
     pattern = pattern_example(names, candidates)
     name_parts = f", or name the parts of the file names: `--pattern '{pattern}'`" if pattern else ""
-    beside = f" {corpus.empty_folders} beside it: no recordings." if corpus.empty_folders else ""
+    beside = f" No recordings are in {corpus.empty_folders}." if corpus.empty_folders else ""
     folders = {name.split("/")[0] for name in names if "/" in name}
     single = corpus.wrapper or (folders.pop() if len(folders) == 1 else "")
     if not candidates and single:

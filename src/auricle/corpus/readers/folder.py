@@ -29,8 +29,8 @@ _DOUBTFUL = ("unlabelled", "unlabeled", "unknown", "background", "background_noi
 
 @dataclass(frozen=True)
 class _Layout:
-    """Paths below the wrapper folders, the folds and labels that they name, why this label, and folders beside those of
-    classes that hold no recordings.
+    """Paths below the wrapper folders, the folds and labels that they name, why this label, and folders without
+    recordings where others are classes.
     """
 
     names: tuple[str, ...]
