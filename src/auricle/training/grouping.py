@@ -10,8 +10,10 @@ from pathlib import Path
 
 import numpy as np
 
+from auricle.audio.continuity import measure_continuity
 from auricle.corpus import structure
 from auricle.corpus.clip import Index
+from auricle.corpus.pieces import find_pieces
 from auricle.corpus.read import UNGROUPED, paths
 from auricle.corpus.split_kinds import check_kind
 from auricle.corpus.structure import Field
@@ -63,13 +65,66 @@ def inspect(data: str | Path, recipe: Recipe, progress: Progress, *, evidence: b
 
 
 def decide_groups(corpus: PreparedCorpus, index: Index | None = None) -> Grouping:
-    """Measure the fields of a decoded corpus and take the one that gives the class away as the group.
+    """Measure the fields of a decoded corpus and take the one that gives the class away as the group; else the
+    recordings that files are pieces of, where one goes on where another ends.
 
     Groups that the corpus, its layout or the user named are kept and measured. `index` holds all clips where the corpus
     is a sample of them.
     """
     index = index or corpus.index
     sample = _sample(corpus.usable, corpus.recipe.data.seed)
+    by_field = _by_field(corpus, sample, index)
+    pieces = None if index.has_groups else _by_pieces(corpus, sample, index)
+    if pieces is None:
+        return by_field
+    if corpus.recipe.data.group == UNGROUPED:
+        return replace(by_field, message=f"{by_field.message} {pieces.message}".lstrip())
+    pairs = {(piece.group, clip.group) for piece, clip in zip(pieces.index, by_field.index, strict=True) if piece.group}
+    together = len(pairs) == len({group for group, _ in pairs})
+    return by_field if by_field.index.has_groups and together else pieces
+
+
+def _by_pieces(corpus: PreparedCorpus, sample: Index, index: Index) -> Grouping | None:
+    """Groups of files that are pieces of one recording, by their running numbers and their sound; None for none.
+
+    A class with a single recording is not kept together where others have several: it could not be tested.
+    """
+    clips = list(sample)
+    if index.num_features is not None or any((clip.start, clip.end) != (None, None) for clip in index):
+        return None
+    found = find_pieces([clip.id for clip in clips])
+    audio = corpus.audio([clip.id for clip in clips])
+    continuity = measure_continuity(audio.get, found.neighbours, found.others, corpus.recipe.data.seed)
+    if not continuity.is_certain:
+        return None
+    stems = find_pieces([clip.id for clip in index]).stems
+    recordings: dict[str, set[str]] = {}
+    for clip, stem in zip(index, stems, strict=True):
+        recordings.setdefault(clip.label, set()).add(stem)
+    single = sorted(label for label, values in recordings.items() if len(values) == 1)
+    single = single if len(single) < len(recordings) else []
+    grouped = tuple(
+        replace(clip, group=None if clip.label in single else stem) for clip, stem in zip(index, stems, strict=True)
+    )
+    example = next((clip.group for clip in grouped if clip.group), "")
+    fit = (
+        f"a file continues the one with the number before it, better than {percent(continuity.rank)} of other files "
+        "would (50 % if they were unrelated), so they are pieces of one recording"
+    )
+    if corpus.recipe.data.group == UNGROUPED:
+        message = f"By their sound, {fit}, and pieces are on both sides: `--group FIELD` keeps them together."
+        return Grouping(index, None, message)
+    message = (
+        f"Groups: the recording, which is the file name without its last number ({len(set(stems))} values such as "
+        f"'{example}'): {fit}. `--group none` or `--group FIELD` overrides."
+    )
+    if single:
+        names = ", ".join(f"'{label}'" for label in single[:5]) + (" …" if len(single) > 5 else "")
+        message += f" All clips of {names} are of one recording, which is on both sides: their figures are too high."
+    return Grouping(replace(index, clips=grouped, group_name="recording"), None, message)
+
+
+def _by_field(corpus: PreparedCorpus, sample: Index, index: Index) -> Grouping:
     known = index.has_groups
     if len(sample) < MIN_CLIPS:
         return Grouping(index, None, "" if known else _too_few(len(sample)))
