@@ -9,6 +9,7 @@ import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
 
+from auricle.corpus.archive import is_archive
 from auricle.corpus.clip import Excluded
 from auricle.corpus.tree import Tree, is_audio, printable
 
@@ -53,6 +54,25 @@ def audio_files(tree: Tree) -> tuple[list[str], list[Excluded]]:
     unnamed = {name for name in names if printable(name) != name} if printable(above) == above else set(names)
     excluded += [Excluded(printable(name), NOT_UTF8) for name in sorted(unnamed)]
     return [name for name in names if name not in unnamed], excluded
+
+
+def unopened(tree: Tree) -> list[str]:
+    """What to say of files that may hold a part of the corpus and are not opened: archives inside, and spreadsheets."""
+    notes = []
+    archives = [name for name in tree.names if is_archive(name) or _suffix(name) in (".rar", ".7z")]
+    if archives:
+        inside = " inside an archive" if tree.is_archive else ""
+        one = len(archives) == 1
+        give = (
+            f", or give it alone: `{tree.source(archives[0])}`" if one and tree.is_folder and tree.prefix == "" else ""
+        )
+        notes.append(
+            f"{len(archives)} archive{' is' if one else 's are'} not opened{inside}, such as '{archives[0]}': unpack "
+            f"{'it' if one else 'them'} first{give}"
+        )
+    sheets = [name for name in tree.names if _suffix(name) in (".xlsx", ".xls", ".ods", ".numbers")]
+    notes += [f"'{name}' is a spreadsheet, which is not read: save it as CSV" for name in sheets[:3]]
+    return notes
 
 
 def drop_copies(names: Iterable[str]) -> tuple[list[str], list[Excluded]]:

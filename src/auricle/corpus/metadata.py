@@ -231,6 +231,8 @@ def _source(tree: Tree, name: str, table: Table, options: Options) -> TableSourc
             return None
         best = claimed[0], matcher.match(row[claimed[0]].strip() for row in table.rows)
     path, matches = best
+    if matches.ambiguous:
+        table, path, matches = _with_folders(matcher, table, path, matches)
     columns = column_roles.choose(table.columns, path, options.columns)
     if columns.label is None and "audio_filepath" in table.columns and "text" in table.columns:
         columns = replace(columns, label="text" if _repeats(table, "text") else None)
@@ -257,6 +259,20 @@ def _best(matcher: Matcher, table: Table, columns: Iterable[str], least: float =
         enough = count >= least * len(values) or _looks_like_paths(table, column)
         if count and enough and (best is None or count > len(best[1].files)):
             best = column, matches
+    return best
+
+
+def _with_folders(matcher: Matcher, table: Table, path: str, matches: Matches) -> tuple[Table, str, Matches]:
+    """The same table with paths of two columns, where only these together name each file: folder and file name."""
+    best = table, path, matches
+    for column in table.columns:
+        paths = [f"{row[column].strip()}/{row[path].strip()}" for row in table.rows]
+        joined = matcher.match(paths)
+        if column != path and not joined.ambiguous and len(joined.files) > len(best[2].files):
+            name = f"{column}/{path}"
+            rows = tuple({**row, name: text} for row, text in zip(table.rows, paths, strict=True))
+            note = f"paths are made of the columns '{column}' and '{path}', as the latter name several files each"
+            best = replace(table, columns=(*table.columns, name), rows=rows, notes=(*table.notes, note)), name, joined
     return best
 
 

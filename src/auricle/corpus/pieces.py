@@ -4,6 +4,7 @@ In: paths of recordings. Out: for each its stem, and pairs of neighbouring numbe
 looks the same: whether neighbours are pieces of one recording is for the sound to say (audio.continuity).
 """
 
+import itertools
 import posixpath
 import re
 from collections import defaultdict
@@ -40,7 +41,7 @@ def find_pieces(paths: Sequence[str], most_others: int = 12) -> Pieces:
             continue
         for _, position in files:
             stems[position] = f"{stem}{end}" or posixpath.dirname(paths[position])
-        pairs = list(zip(files, files[1:], strict=False))
+        pairs = list(itertools.pairwise(files))
         step = min(after - before for (before, _), (after, _) in pairs)
         for place, ((before, one), (after, two)) in enumerate(pairs):
             if after - before != step or not step:

@@ -19,7 +19,7 @@ from types import ModuleType
 from auricle.corpus import readers, structure
 from auricle.corpus.archive import is_remote
 from auricle.corpus.clip import Clip, Excluded, Index
-from auricle.corpus.layout import NOT_UTF8, audio_files, official_fold
+from auricle.corpus.layout import NOT_UTF8, audio_files, official_fold, unopened
 from auricle.corpus.metadata import ignored_tables
 from auricle.corpus.tables import one_line
 from auricle.corpus.tree import Tree, check_exists, is_audio, open_tree
@@ -74,7 +74,7 @@ def read_index(
     label_name = getattr(module, "LABEL_NAME", "class")
     if label and hasattr(module, "has_labels") and not module.has_labels(tree, **given):
         given["label"], label_name, label = _label_column(label, data), label, None
-    items = list(module.read(tree, **given))
+    items = _items(tree, module, given)
     group_name = _group_name(tree, module, given)
     clips = [_normalized(item) for item in items if isinstance(item, Clip)]
     excluded = [item for item in items if isinstance(item, Excluded)]
@@ -103,6 +103,17 @@ def read_index(
         num_features=module.num_features(tree, **given) if hasattr(module, "num_features") else None,
         **_file_counts(tree, clips),
     )
+
+
+def _items(tree: Tree, module: ModuleType, given: Mapping[str, str]) -> list[Clip | Excluded]:
+    """All that a reader yields; an error of the class folders names what was not opened, which may hold the classes."""
+    try:
+        return list(module.read(tree, **given))
+    except DataError as error:
+        more = unopened(tree) if module.TITLE == load_reader("folder").TITLE else []
+        if not more:
+            raise
+        raise DataError(f"{error} Besides, {'; '.join(more)}.") from error
 
 
 def _label_column(label: str, data: str | Path) -> str:
@@ -171,6 +182,8 @@ def _detect(tree: Tree) -> str:
     if len(hits) > 1:
         raise DataError(f"'{tree.location}' could be any of {', '.join(hits)}. Name the layout: `--reader {hits[0]}`.")
     hits += [name for name in GENERAL if not hits and load_reader(name).detects(tree)]
+    if not hits and (closed := unopened(tree)):
+        raise DataError(f"'{tree.location}' has no recordings among {len(tree.names)} files: {'; '.join(closed)}.")
     if not hits:
         suffixes = Counter(Path(name).suffix.lower() or "no suffix" for name in tree.names).most_common(5)
         counts = ", ".join(f"{count} {suffix}" for suffix, count in suffixes)
@@ -331,7 +344,8 @@ def _note(tree: Tree, module: ModuleType, given: Mapping[str, str], excluded: It
     """What was inferred by the reader and about names, the recordings that are excluded, and tables passed over."""
     note = module.note(tree, **given) if hasattr(module, "note") else ""
     ignored = ignored_tables(tree) if module.TITLE == load_reader("folder").TITLE else ""
-    return "; ".join(filter(None, (note, tree.note, *_excluded_recordings(tree, excluded), ignored)))
+    closed = unopened(tree) if module.TITLE not in (load_reader("webdataset").TITLE, load_reader("hub").TITLE) else []
+    return "; ".join(filter(None, (note, tree.note, *_excluded_recordings(tree, excluded), ignored, *closed)))
 
 
 def _excluded_recordings(tree: Tree, excluded: Iterable[Excluded]) -> list[str]:

@@ -76,4 +76,6 @@ def many_trainings(kind: str, folds: int, units: str) -> list[str]:
     """How many trainings a split means, where these are many."""
     if kind not in ("predefined", "leave-one-group-out") or folds <= MANY_FOLDS:
         return []
-    return [f"{folds} folds mean {folds} trainings. `--folds 5` means five, with whole {units} in each fold."]
+    fewer = "`--folds 5 --group fold`" if kind == "predefined" else "`--folds 5`"
+    whole = "folds" if kind == "predefined" else units
+    return [f"{folds} folds mean {folds} trainings. {fewer} means five, each tested on whole {whole}."]

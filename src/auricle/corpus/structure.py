@@ -276,20 +276,20 @@ def _is_counter(item: Field, others: Sequence[Field]) -> bool:
 
 def _readings(names: Sequence[str], corpus: Corpus, candidates: Sequence[Field]) -> str:
     pattern = pattern_example(names, candidates)
-    name_parts = f", or name the parts of the file names: `--pattern '{pattern}'`" if pattern else ""
+    name_parts = f" Or name the parts of the paths: `--pattern '{pattern}'`." if pattern else ""
     beside = f" No recordings are in {corpus.empty_folders}." if corpus.empty_folders else ""
     folders = {name.split("/")[0] for name in names if "/" in name}
     single = corpus.wrapper or (folders.pop() if len(folders) == 1 else "")
     if not candidates and single:
         return (
             f"'{corpus.location}' has a single class folder, '{single}' ({len(names)} recordings), and a classifier "
-            f"needs two classes or more.{beside} Put each class in its own folder{name_parts}."
+            f"needs two classes or more.{beside} Put each class in its own folder.{name_parts}"
         )
     if not candidates:
         return (
             f"'{corpus.location}' has {len(names)} recordings, such as '{names[0]}', and neither folders nor file "
-            "names that look like classes. Put each class in its own folder, add a metadata.csv with columns path and "
-            f"label{name_parts}."
+            "names that look like classes. Put each class in its own folder, or add a metadata.csv with columns path "
+            f"and label.{name_parts}"
         )
     rows = [("option", "classes", "clips", "classes such as", "example")]
     for item in candidates[:8]:
@@ -299,7 +299,7 @@ def _readings(names: Sequence[str], corpus: Corpus, candidates: Sequence[Field])
     table = "\n".join(
         "  " + "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows
     )
-    named = f"\nOr name the parts of the file names: --pattern '{pattern}'" if pattern else ""
+    named = f"\nOr name the parts of the paths: --pattern '{pattern}'" if pattern else ""
     return (
         f"It is not clear what the classes of '{corpus.location}' are, so nothing is read. Choose one:\n{table}{named}"
     )

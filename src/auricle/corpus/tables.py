@@ -59,7 +59,8 @@ def parse_table(tree: Tree, name: str) -> Table:
     if suffix in (".jsonl", ".ndjson", ".json"):
         return Table(*_as_text(_json_records(text, where)), notes)
     columns, numbered, more = parse_delimited(text, where, DELIMITERS + " " * (suffix == ".txt"))
-    overlong = next((overlong_row(where, line, int(row[""]), columns) for line, row in numbered if "" in row), "")
+    long = [(line, int(row[""])) for line, row in numbered if "" in row]
+    overlong = overlong_row(where, *long[0], columns, len(long) - 1) if long else ""
     rows = tuple({column: row[column] for column in columns} for _, row in numbered)
     return Table(tuple(columns), rows, notes + more, overlong)
 
@@ -117,10 +118,11 @@ def parse_delimited(
     return columns, rows, notes
 
 
-def overlong_row(where: str, line: int, cells: int, columns: Sequence[str]) -> str:
-    """The message on a row with too many cells, which only quotes can put into columns."""
-    count = f"{cells} cells under {len(columns)} columns"
-    return f"{where}, line {line}, has {count}. Put a text with commas in double quotes."
+def overlong_row(where: str, line: int, cells: int, columns: Sequence[str], more: int = 0) -> str:
+    """The message on a row with too many cells, and how many more there are, which only quotes can put into columns."""
+    count = f"{cells} cells under {len(columns)} columns ({', '.join(columns[:8])})"
+    others = f", as {more} other lines have too many" if more else ""
+    return f'{where}, line {line}, has {count}{others}. Put a text with commas in double quotes: "dog, small".'
 
 
 def one_line(text: str) -> str:

@@ -85,10 +85,7 @@ def decide_groups(corpus: PreparedCorpus, index: Index | None = None) -> Groupin
 
 
 def _by_pieces(corpus: PreparedCorpus, sample: Index, index: Index) -> Grouping | None:
-    """Groups of files that are pieces of one recording, by their running numbers and their sound; None for none.
-
-    A class with a single recording is not kept together where others have several: it could not be tested.
-    """
+    """Groups of files that are pieces of one recording, by their running numbers and their sound; None for none."""
     clips = list(sample)
     if index.num_features is not None or any((clip.start, clip.end) != (None, None) for clip in index):
         return None
@@ -98,15 +95,7 @@ def _by_pieces(corpus: PreparedCorpus, sample: Index, index: Index) -> Grouping 
     if not continuity.is_certain:
         return None
     stems = find_pieces([clip.id for clip in index]).stems
-    recordings: dict[str, set[str]] = {}
-    for clip, stem in zip(index, stems, strict=True):
-        recordings.setdefault(clip.label, set()).add(stem)
-    single = sorted(label for label, values in recordings.items() if len(values) == 1)
-    single = single if len(single) < len(recordings) else []
-    grouped = tuple(
-        replace(clip, group=None if clip.label in single else stem) for clip, stem in zip(index, stems, strict=True)
-    )
-    example = next((clip.group for clip in grouped if clip.group), "")
+    grouped = tuple(replace(clip, group=stem) for clip, stem in zip(index, stems, strict=True))
     fit = (
         f"a file continues the one with the number before it, better than {percent(continuity.rank)} of other files "
         "would (50 % if they were unrelated), so they are pieces of one recording"
@@ -116,11 +105,8 @@ def _by_pieces(corpus: PreparedCorpus, sample: Index, index: Index) -> Grouping 
         return Grouping(index, None, message)
     message = (
         f"Groups: the recording, which is the file name without its last number ({len(set(stems))} values such as "
-        f"'{example}'): {fit}. `--group none` or `--group FIELD` overrides."
+        f"'{stems[0]}'): {fit}. `--group none` or `--group FIELD` overrides."
     )
-    if single:
-        names = ", ".join(f"'{label}'" for label in single[:5]) + (" …" if len(single) > 5 else "")
-        message += f" All clips of {names} are of one recording, which is on both sides: their figures are too high."
     return Grouping(replace(index, clips=grouped, group_name="recording"), None, message)
 
 
