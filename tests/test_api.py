@@ -8,6 +8,7 @@ import pytest
 import soundfile
 
 import auricle
+from auricle import recipes
 from auricle.cli.main import _parser
 from auricle.cli.options import recipe_of
 from auricle.errors import DataError, RunError, UsageError
@@ -124,12 +125,14 @@ def test_nothing_is_printed_unless_verbose(corpus: Path, tmp_path: Path, capsys:
 
 def test_python_takes_the_names_of_the_command_line() -> None:
     assert set(VALUES) == set(NAMED_SETTINGS)
-    words = ["--strict", "--no-audio"]
-    for name, value in VALUES.items():
-        if name not in ("strict", "embed_audio"):
-            words += [f"--{name.replace('_', '-')}", str(value)]
-    options = _parser().parse_args(["train", ".", "--recipe", "emotion", *words])
-    assert recipe_of(options) == resolve("emotion", VALUES)
+    for contradicting in ({"folds"}, {"split", "test"}):
+        values = {name: value for name, value in VALUES.items() if name not in contradicting}
+        words = ["--strict", "--no-audio"]
+        for name, value in values.items():
+            if name not in ("strict", "embed_audio"):
+                words += [f"--{name.replace('_', '-')}", str(value)]
+        options = _parser().parse_args(["train", ".", "--recipe", "emotion", *words])
+        assert recipe_of(options) == resolve("emotion", values)
 
 
 def test_any_recipe_key_can_be_set_in_python() -> None:
@@ -141,7 +144,29 @@ def test_any_recipe_key_can_be_set_in_python() -> None:
 
 def test_folds_alone_ask_for_cross_validation() -> None:
     assert resolve("sound", {"folds": 4}).data.split == "folds"
-    assert resolve("sound", {"folds": 4, "split": "predefined"}).data.split == "predefined"
+    assert resolve("sound", {"data__folds": 4}).data.split == "folds"
+
+
+@pytest.mark.parametrize(
+    ("settings", "instead"),
+    [
+        ({"folds": 4, "split": "predefined"}, "`--split folds --folds 4`, or `--split predefined` without `--folds`"),
+        ({"folds": 4, "split": "auto"}, "`--split folds --folds 4`"),
+        ({"folds": 4, "test": 0.3}, "`--split holdout --test 0.3`"),
+        ({"test": 0.2, "split": "leave-one-group-out"}, "`--split holdout --test 0.2`"),
+        ({"data__fold": "part", "split": "holdout"}, "`--split predefined --set data.fold=part`"),
+    ],
+)
+def test_settings_without_effect_on_the_split_are_refused(settings: dict[str, object], instead: str) -> None:
+    with pytest.raises(UsageError, match="has no effect with the split") as caught:
+        resolve("genre", settings)  # a recipe's own test_size is not given
+    assert instead in str(caught.value)
+    assert resolve("genre", {name: value for name, value in settings.items() if name == "split"}).data.test_size == 0.1
+
+
+def test_one_key_with_two_values_is_refused() -> None:
+    with pytest.raises(UsageError, match=r"data\.folds received two values: folds 4 and --set data\.folds=3"):
+        recipes.load("sound", ["data.folds=3"], {"folds": 4})
 
 
 def test_wrong_settings_raise_what_the_command_line_says(tmp_path: Path, corpus: Path) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from auricle import recipes
 from auricle.corpus import splits
 from auricle.corpus.clip import Clip, Index
 from auricle.errors import DataError, UsageError
@@ -173,6 +174,28 @@ def test_what_cannot_be_split_is_said() -> None:
 def test_a_share_that_the_own_split_does_not_use_is_said() -> None:
     notes = splits.make(own_parts("train", "test"), Data(test_size=0.3)).notes
     assert any("`--split holdout --test 0.3` divides all clips" in note for note in notes)
+    given = splits.make(own_parts("train", "test"), recipes.load("genre", values={"test": 0.2}).data).notes
+    assert any("--test 0.2" in note for note in given)  # the default value, and given all the same
+    assert not splits.make(own_parts("train", "test"), recipes.load("genre").data).notes  # the recipe's own share
+    notes = splits.make(own_parts("train", "valid", "test"), Data(validation_size=0.3)).notes
+    assert any("`--split holdout --set data.validation_size=0.3`" in note for note in notes)
+
+
+def own_folds(folds: int, per_fold: int) -> Index:
+    clips = index(groups=folds, per_group=per_fold, folds=folds).clips
+    return Index(tuple(replace(clip, label="abc"[n % 3]) for n, clip in enumerate(clips)), "folder", "test", "test")
+
+
+def test_own_folds_of_a_clip_each_are_refused_and_many_folds_are_counted() -> None:
+    with pytest.raises(DataError, match=r"24 trainings.*--group fold.*--split holdout.*--split predefined"):
+        splits.make(own_folds(24, 1), Data())
+    split = splits.make(own_folds(24, 1), Data(split="predefined"))  # asked for by name
+    assert len(split.folds) == 24 and any("24 trainings" in note for note in split.notes)
+    many = splits.make(own_folds(200, 4), Data())
+    assert len(many.folds) == 200 and any("200 trainings" in note and "--folds 5" in note for note in many.notes)
+    assert not any("trainings" in note for note in splits.make(own_folds(10, 4), Data()).notes)
+    left_out = splits.make(index(groups=12), Data(split="leave-one-group-out"))
+    assert any("12 trainings. `--folds 5` means five, each tested on whole speakers" in n for n in left_out.notes)
 
 
 def test_dealing_fills_parts_by_their_shares_for_many_seeds() -> None:

@@ -260,12 +260,13 @@ class Recipe(_Section):
 
 
 def parse(content: Mapping[str, Any], origin: str, typed: Mapping[str, str] | None = None) -> Recipe:
-    """Check a recipe's content. Raises UsageError that says what was received and what is allowed.
+    """Check a recipe's content, of which nothing counts as given (`with_given`). Raises UsageError that says what was
+    received and what is allowed.
 
     `typed` names keys in messages as the user typed them.
     """
     try:
-        return Recipe.model_validate(content)
+        return Recipe.model_validate(content).with_given(())
     except pydantic.ValidationError as error:
         raise UsageError(f"{origin}: {explain(error, Recipe, typed)}") from error
 
