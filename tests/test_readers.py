@@ -3,6 +3,7 @@
 import dataclasses
 import io
 import json
+import shlex
 import shutil
 import subprocess
 import sys
@@ -15,11 +16,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from auricle import recipes
 from auricle.corpus import tree
 from auricle.corpus.clip import Clip, Index
 from auricle.corpus.read import load_reader, rare_labels, read_index, reader_names, similar_labels
 from auricle.corpus.tree import read_bytes
 from auricle.errors import DataError, UsageError
+from auricle.recipe import exclude_option
 
 
 def _touch(root: Path, *names: str) -> None:
@@ -403,6 +406,14 @@ def test_two_plausible_readings_are_listed_with_the_option_of_each(layout: str, 
     assert len(index) == 36 and len(index.labels) < 36
 
 
+def test_recordings_half_in_folders_are_asked_about(tmp_path: Path) -> None:
+    _touch(tmp_path, *_layout_of(lambda n, word, take: f"{'' if take % 3 else f'rig{n % 2}/'}{word}_{take:03d}.wav"))
+    assert read_index(tmp_path).labels == ("cat", "dog", "frog")  # too few are in folders
+    _touch(tmp_path, *(f"rig{n % 2}/cow_{n:03d}.wav" for n in range(20)))
+    with pytest.raises(DataError, match=r"(?s)--label folder:1 .*--label name:1 "):
+        read_index(tmp_path)
+
+
 def test_a_test_part_without_labels_does_not_hide_the_classes(tmp_path: Path) -> None:
     _touch(tmp_path, *(f"train/audio/{word}/{n}.wav" for word in ("yes", "no") for n in range(8)))
     _touch(tmp_path, *(f"test/audio/clip_{n}.wav" for n in range(5)))
@@ -703,3 +714,69 @@ def test_preparing_a_corpus_imports_no_model_library() -> None:
         "print(sorted({'torch', 'transformers', 'datasets', 'sklearn', 'pandas'} & set(sys.modules)))"
     )
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
+
+
+def _described(tree: Path) -> str:
+    return read_index(tree).description
+
+
+def test_strays_and_folders_without_recordings_are_named(tmp_path: Path) -> None:
+    _touch(tmp_path, *(f"{word}/{n}.wav" for word in ("cat", "dog") for n in range(4)), "stray.wav", "docs/readme.txt")
+    (tmp_path / "bird").mkdir()
+    _touch(tmp_path, "cow/.gitkeep")
+    described = _described(tmp_path)
+    assert "'bird', 'cow', 'docs' hold no recordings" in described
+    assert "1 recording is excluded, such as 'stray.wav': no class: it has no folder:1; move it into" in described
+    assert read_index(tmp_path).labels == ("cat", "dog")
+
+
+def test_a_folder_of_classes_in_parts_is_not_empty_where_one_part_has_it(tmp_path: Path) -> None:
+    _touch(tmp_path, *(f"train/{word}/{n}.wav" for word in ("cat", "dog") for n in range(4)), "test/cat/9.wav")
+    for name in ("test/dog", "test/frog"):
+        (tmp_path / name).mkdir()
+    described = _described(tmp_path)
+    assert "'frog' holds no recordings" in described and "'dog'" not in described
+
+
+def test_strays_outside_the_wrapper_are_counted(tmp_path: Path) -> None:
+    _touch(tmp_path, *(f"corpus/{word}/{n}.wav" for word in ("cat", "dog") for n in range(9)), "old/x.wav")
+    assert "1 recording is excluded, such as 'old/x.wav': outside the class folders" in _described(tmp_path)
+
+
+def test_one_class_folder_is_named_with_the_empty_ones(tmp_path: Path) -> None:
+    _touch(tmp_path, *(f"cat/{n}.wav" for n in range(4)))
+    (tmp_path / "dog").mkdir()
+    with pytest.raises(DataError, match=r"single class folder, 'cat' \(4 recordings\).*No recordings are in 'dog'"):
+        read_index(tmp_path)
+
+
+@pytest.mark.parametrize("form", ["folder", "zip"])
+def test_every_file_is_counted_hidden_ones_too(form: str, tmp_path: Path) -> None:
+    _touch(tmp_path / "c", *(f"{word}/{n}.wav" for word in ("cat", "dog") for n in range(3)), "notes.txt")
+    _touch(tmp_path / "c", "cat/._0.wav", ".DS_Store", ".git/objects/ab/1", "__MACOSX/cat/._1.wav", "dog/.old.wav")
+    data = tmp_path / "c" if form == "folder" else Path(shutil.make_archive(str(tmp_path / "c"), "zip", tmp_path / "c"))
+    index = read_index(data)
+    assert (index.num_files, index.num_other_files, index.num_hidden_files) == (12, 1, 5)
+    assert "1 recording is excluded, such as 'dog/.old.wav': a hidden file" in index.description
+
+
+def test_archives_and_spreadsheets_that_are_not_opened_are_named(tmp_path: Path) -> None:
+    words = [f"{word}/{n}.wav" for word in ("cat", "dog") for n in range(3)]
+    _touch(tmp_path / "beside", *words, "more.zip", "labels.xlsx")
+    described = _described(tmp_path / "beside")
+    assert "1 archive is not opened, such as 'more.zip': unpack it" in described
+    assert "'labels.xlsx' is a spreadsheet, which is not read: save it as CSV" in described
+    _touch(tmp_path / "nested", "cat.zip", "dog.zip")
+    with pytest.raises(DataError, match=r"2 archives are not opened, such as 'cat\.zip': unpack them"):
+        read_index(tmp_path / "nested")
+    _touch(tmp_path / "flat", "clip01.wav", "clip02.wav", "labels.xlsx")
+    with pytest.raises(DataError, match=r"metadata\.csv.*'labels\.xlsx' is a spreadsheet"):
+        read_index(tmp_path / "flat")
+
+
+def test_a_class_left_out_can_have_any_name(tmp_path: Path) -> None:
+    names = ("no", "a, b", "it's", "1.0", "plain", "#x")
+    option = exclude_option(names)
+    setting = shlex.split(option.strip("`"))[1]
+    assert recipes.load("sound", [setting]).data.excluded_classes == list(names)
+    assert exclude_option(("misc",)) == "`--set 'data.excluded_classes=[misc]'`"

@@ -365,3 +365,19 @@ def test_labels_that_are_not_the_folders_are_counted(tmp_path: Path) -> None:
     )
     note = "5 labels of the table are not the recording's folder, such as 'cat/0.wav' (dog)"
     assert note in read_index(tmp_path).description
+
+
+def test_paths_of_two_columns_are_joined_where_names_repeat(tmp_path: Path) -> None:
+    for folder in ("s1", "s2"):
+        for number in range(3):
+            (tmp_path / "wavs" / folder).mkdir(parents=True, exist_ok=True)
+            (tmp_path / "wavs" / folder / f"{number}.wav").write_bytes(b"")
+    rows = "".join(
+        f"wavs/{folder},{number}.wav,{word}\n" for folder, word in (("s1", "cat"), ("s2", "dog")) for number in range(3)
+    )
+    (tmp_path / "metadata.csv").write_text("path,filename,label\n" + rows)
+    index = read_index(tmp_path)
+    assert {(clip.id, clip.label) for clip in index} == {
+        (f"wavs/{folder}/{number}.wav", word) for folder, word in (("s1", "cat"), ("s2", "dog")) for number in range(3)
+    }
+    assert "paths are made of the columns 'path' and 'filename'" in index.description

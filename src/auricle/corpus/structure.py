@@ -11,11 +11,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
+from auricle.corpus.readings import KEY, SEPARATORS, Corpus, readings
 from auricle.errors import DataError, UsageError
 
-_SEPARATORS = re.compile(r"[_\-.\s+,=@~]+")
 _BORDER = re.compile(r"\d+|[^\W\d_]+")
-_KEY = re.compile(r"folder:(?P<folder>-?\d+)|name:(?P<name>-?\d+)(?:\.(?P<piece>\d+)|-(?P<last>\d+))?")
 _NUMBER = re.compile(r"[^\W\d_]{0,2}[\W_]*\d+[^\W\d_]?")
 # A few files with another number of parts, or outside the folders, do not hide a field.
 COVERAGE, FOLDER_COVERAGE = 0.98, 0.9
@@ -86,7 +85,7 @@ def is_key(text: str) -> bool:
 
 def field(names: Sequence[str], key: str) -> Field:
     """The field of a key. Raises UsageError for a malformed key or one that no file has."""
-    match = _KEY.fullmatch(key)
+    match = KEY.fullmatch(key)
     if match is None or "0" in (match["folder"], match["name"], match["piece"], match["last"]):
         raise UsageError(
             f"'{key}' is no field of paths. Write folder:1 (the outermost folder), folder:-1 (the file's own), name:1 "
@@ -102,7 +101,7 @@ def field(names: Sequence[str], key: str) -> Field:
 
 def level(names: Sequence[str], number: int) -> Field:
     """One folder level, counted from 1 at the root."""
-    match = _KEY.fullmatch(f"folder:{number}")
+    match = KEY.fullmatch(f"folder:{number}")
     assert match is not None
     return _field(_split(names), match)
 
@@ -110,7 +109,8 @@ def level(names: Sequence[str], number: int) -> Field:
 def wrapper_folders(names: Sequence[str]) -> tuple[int, set[str]]:
     """How many outer folders hold all recordings but a few strays, and these strays.
 
-    A folder is a wrapper only if it has folders itself: of two class folders, neither wraps the other.
+    A folder is a wrapper only if it has folders itself, and strays are in none of the same name: of two class folders,
+    or train and test, neither wraps the other.
     """
     inside, strays, depth = list(names), set[str](), 0
     while True:
@@ -121,7 +121,10 @@ def wrapper_folders(names: Sequence[str]) -> tuple[int, set[str]]:
         below = [name for name in inside if name.count("/") > depth + 1 and name.split("/")[depth] == folder]
         outside = {name for name in inside if name.split("/")[depth] != folder or name.count("/") <= depth}
         has_folders = len(below) == count or len(below) >= 0.9 * count
-        if not has_folders or len(outside) > max(1, 0.01 * len(inside)):
+        inner, outer_inner = (
+            {name.split("/")[depth + 1] for name in part if name.count("/") > depth + 1} for part in (below, outside)
+        )
+        if not has_folders or inner & outer_inner or len(outside) > max(1, 0.01 * len(inside)):
             return depth, strays
         strays |= outside
         inside = [name for name in inside if name not in outside]
@@ -147,10 +150,12 @@ def fields(names: Sequence[str], *, whole: bool = False) -> list[Field]:
         keys += [f"name:{part}.{piece}" for part in range(1, parts + 1) for piece in range(1, 5)]
     found: dict[tuple[int, ...], Field] = {}
     for key in keys:
-        match = _KEY.fullmatch(key)
+        match = KEY.fullmatch(key)
         assert match is not None
         candidate = _field(paths, match)
-        if candidate.coverage >= (FOLDER_COVERAGE if candidate.is_folder else COVERAGE) and len(candidate.counts) > 1:
+        allowed = (1 - FOLDER_COVERAGE) * len(paths) if candidate.is_folder else (1 - COVERAGE) * len(paths)
+        missing = len(paths) - candidate.counts.total()
+        if missing <= (max(1, allowed) if candidate.is_folder else allowed) and len(candidate.counts) > 1:
             division = partition(candidate.values)
             first = found.setdefault(division, candidate)
             if first.is_folder and candidate.is_folder and first.is_identifier and not candidate.is_identifier:
@@ -180,7 +185,7 @@ def group_fields(names: Sequence[str], columns: Mapping[str, Sequence[str]], lab
 
 def _parts_of(item: Field) -> int:
     """How many parts of the file name a beginning such as name:1-3 joins; 0 for other fields."""
-    match = _KEY.fullmatch(item.key)
+    match = KEY.fullmatch(item.key)
     return int(match["last"]) if match and match["last"] else 0
 
 
@@ -188,17 +193,6 @@ def partition(values: Iterable[str]) -> tuple[int, ...]:
     """How values divide the files, whatever they are called."""
     number: dict[str, int] = {}
     return tuple(number.setdefault(value, len(number)) for value in values)
-
-
-@dataclass(frozen=True)
-class Corpus:
-    """What messages say of a corpus: where it is, the folder that holds all recordings, and other folders, which
-    hold no recordings.
-    """
-
-    location: str
-    wrapper: str = ""
-    empty_folders: str = ""
 
 
 @dataclass(frozen=True)
@@ -232,11 +226,19 @@ def find_classes(names: Sequence[str], corpus: Corpus, split_key: str | None = N
     if len(levels) == 1 and not words and not (parts and levels[0].is_speaker) and not spoken:
         others = "".join(f"; `--label {part.key}` otherwise" for part in parts[:1])
         return Classes(levels[0], f"{levels[0].description}{others}" if others else "")
+    depths = range(1, 1 + max((name.count("/") for name in names), default=0))
+    partial = [
+        item
+        for depth in depths[:MAX_PARTS]
+        if len((item := level(names, depth)).counts) > 1 and item.coverage >= 0.5 and item.key != split_key
+    ]
+    if not levels and parts and partial:
+        levels = partial  # half of the recordings in folders: neither these nor the names are certain
     if not levels and len(parts) == 1:
         return Classes(parts[0], f"{parts[0].description}; there are no class folders")
     if len(folders) == 1 and not parts:
         return Classes(folders[0], "")  # a single clip in most folders is an error of its own
-    raise DataError(_readings(names, corpus, [*levels, *parts] or _class_pieces(names)))
+    raise DataError(readings(names, corpus, [*levels, *parts] or _class_pieces(names)))
 
 
 def _outer(level: Field, levels: Sequence[Field]) -> Field:
@@ -274,63 +276,6 @@ def _is_counter(item: Field, others: Sequence[Field]) -> bool:
     return len(set(zip(*(other.values for other in others), strict=True))) == len(item.values)
 
 
-def _readings(names: Sequence[str], corpus: Corpus, candidates: Sequence[Field]) -> str:
-    pattern = pattern_example(names, candidates)
-    name_parts = f" Or name the parts of the paths: `--pattern '{pattern}'`." if pattern else ""
-    beside = f" No recordings are in {corpus.empty_folders}." if corpus.empty_folders else ""
-    folders = {name.split("/")[0] for name in names if "/" in name}
-    single = corpus.wrapper or (folders.pop() if len(folders) == 1 else "")
-    if not candidates and single:
-        return (
-            f"'{corpus.location}' has a single class folder, '{single}' ({len(names)} recordings), and a classifier "
-            f"needs two classes or more.{beside} Put each class in its own folder.{name_parts}"
-        )
-    if not candidates:
-        return (
-            f"'{corpus.location}' has {len(names)} recordings, such as '{names[0]}', and neither folders nor file "
-            "names that look like classes. Put each class in its own folder, or add a metadata.csv with columns path "
-            f"and label.{name_parts}"
-        )
-    rows = [("option", "classes", "clips", "classes such as", "example")]
-    for item in candidates[:8]:
-        common = ", ".join(value for value, _ in item.counts.most_common(3))
-        rows.append((f"--label {item.key}", str(len(item.counts)), str(item.counts.total()), common, names[0]))
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    table = "\n".join(
-        "  " + "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows
-    )
-    named = f"\nOr name the parts of the paths: --pattern '{pattern}'" if pattern else ""
-    return (
-        f"It is not clear what the classes of '{corpus.location}' are, so nothing is read. Choose one:\n{table}{named}"
-    )
-
-
-def pattern_example(names: Sequence[str], candidates: Sequence[Field] = ()) -> str:
-    """A `--pattern` made of the first file name: its separators, and the part that may be the class as the label; of
-    the folder where names have a single part. Empty where neither is possible.
-    """
-    keys = [match for item in candidates if (match := _KEY.fullmatch(item.key)) and match["name"]]
-    for name in names:
-        stem, dot, suffix = name.rpartition("/")[2].rpartition(".")
-        texts = re.split(f"({_SEPARATORS.pattern})", stem)
-        parts = sum(map(bool, texts[::2]))
-        if parts < 2 or set(stem) & set("{}"):
-            continue
-        number = int(keys[0]["name"]) if keys else 1 if parts == 2 else 2
-        fields = [f"part{place}" for place in range(1, parts)] + ["take"]
-        fields[number - 1 if 0 < number <= parts else max(number, -parts)] = "label"
-        if fields[first := int(fields[0] == "label")].startswith("part"):
-            fields[first] = "group"
-        field = iter(fields)
-        return (
-            "".join(f"{{{next(field)}}}" if text and not place % 2 else text for place, text in enumerate(texts))
-            + dot
-            + suffix
-        )
-    folder = next((name for name in names if "/" in name), "")
-    return f"{{label}}/{{take}}.{folder.rpartition('.')[2]}" if folder else ""
-
-
 @dataclass(frozen=True)
 class _Path:
     """The folders of a file, and the parts of its name between separators."""
@@ -344,7 +289,7 @@ def _split(names: Iterable[str]) -> list[_Path]:
     for name in names:
         *folders, file_name = name.split("/")
         stem = file_name.rpartition(".")[0] or file_name
-        paths.append(_Path(folders, [part for part in _SEPARATORS.split(stem) if part]))
+        paths.append(_Path(folders, [part for part in SEPARATORS.split(stem) if part]))
     return paths
 
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from auricle.corpus import structure
 from auricle.corpus.clip import Clip, Excluded
 from auricle.corpus.layout import audio_files, official_fold, split_folder
+from auricle.corpus.readings import Corpus
 from auricle.corpus.structure import Field
 from auricle.corpus.tree import Tree, is_audio
 from auricle.errors import DataError
@@ -113,7 +114,7 @@ def _layout(tree: Tree, label: str | None) -> tuple[_Layout, list[Excluded]]:
         # A test part without labels must not hide what holds the class in the others.
         labelled = [path for path, fold in zip(paths, folds, strict=True) if fold == "train"] or paths
         beside = _empty_folders(tree, posixpath.dirname(inside), "folder:1", set())
-        about = structure.Corpus(tree.location, posixpath.basename(inside), _quoted(beside))
+        about = Corpus(tree.location, posixpath.basename(inside), _quoted(beside))
         chosen = structure.find_classes(labelled, about, split.key if split else None)
         label, reason = chosen.field.key, chosen.reason
     field = structure.field(paths, label)

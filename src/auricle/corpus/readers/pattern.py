@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 from auricle.corpus.clip import Clip, Excluded
 from auricle.corpus.layout import audio_files, official_fold
-from auricle.corpus.structure import pattern_example
+from auricle.corpus.readings import pattern_example
 from auricle.corpus.tree import Tree, is_audio
 from auricle.errors import DataError, UsageError
 
