@@ -183,7 +183,7 @@ def _detect(tree: Tree) -> str:
         raise DataError(f"'{tree.location}' could be any of {', '.join(hits)}. Name the layout: `--reader {hits[0]}`.")
     hits += [name for name in GENERAL if not hits and load_reader(name).detects(tree)]
     if not hits and (closed := unopened(tree)):
-        raise DataError(f"'{tree.location}' has no recordings among {len(tree.names)} files: {'; '.join(closed)}.")
+        raise DataError(f"'{tree.location}' has no recordings ({len(tree.names)} files): {'; '.join(closed)}.")
     if not hits:
         suffixes = Counter(Path(name).suffix.lower() or "no suffix" for name in tree.names).most_common(5)
         counts = ", ".join(f"{count} {suffix}" for suffix, count in suffixes)

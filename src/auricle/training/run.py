@@ -86,6 +86,7 @@ def _write_metadata(corpus: PreparedCorpus, grouping: str, folder: RunFolder, re
     corpus.split.save(folder.split)
     corpus.audit.save(folder.audit)
     inspection = Inspection(corpus.index, corpus.audit, corpus.split, "", grouping)
+    reporter.message(f"{corpus.audit.files}.")
     if findings := inspection.findings:
         reporter.message(f"{', '.join(findings)} (audit.json lists them).")
     for note in inspection.notes:
