@@ -725,7 +725,7 @@ def test_strays_and_folders_without_recordings_are_named(tmp_path: Path) -> None
     (tmp_path / "bird").mkdir()
     _touch(tmp_path, "cow/.gitkeep")
     described = _described(tmp_path)
-    assert "'bird', 'cow', 'docs' hold no recordings" in described
+    assert "'bird', 'cow', 'docs' hold no recordings and are left out" in described
     assert "1 recording is excluded, such as 'stray.wav': no class: it has no folder:1; move it into" in described
     assert read_index(tmp_path).labels == ("cat", "dog")
 
@@ -780,3 +780,29 @@ def test_a_class_left_out_can_have_any_name(tmp_path: Path) -> None:
     setting = shlex.split(option.strip("`"))[1]
     assert recipes.load("sound", [setting]).data.excluded_classes == list(names)
     assert exclude_option(("misc",)) == "`--set 'data.excluded_classes=[misc]'`"
+
+
+def test_folders_and_columns_that_may_be_folds_are_named_until_they_are_used(tmp_path: Path) -> None:
+    for number in range(12):
+        _touch(tmp_path / "folders", *(f"fold{number % 3 + 1}/{word}/{number}.wav" for word in ("cat", "dog")))
+        _touch(tmp_path / "table", f"{number}.wav")
+    assert "`--set data.fold=folder:1` uses them" in _described(tmp_path / "folders")
+    used = read_index(tmp_path / "folders", fold="folder:1")
+    assert {clip.fold for clip in used} == {"fold1", "fold2", "fold3"} and "may be folds" not in used.description
+    rows = (f"{n}.wav,{'ab'[n % 2]},{n % 3},{'train' if n < 9 else 'test'},{n > 8}\n" for n in range(12))
+    _write(tmp_path / "table", "metadata.csv", "file,label,fold,phase,is_test\n" + "".join(rows))
+    described = _described(tmp_path / "table")
+    assert "the column 'phase' may be a split and is not used; `--set data.fold=phase` uses it" in described
+    assert "the column 'is_test' (False, True) may be a split" in described
+    assert "may be a split" not in read_index(tmp_path / "table", fold="phase").description
+
+
+def test_recordings_named_like_another_class_are_pointed_out(tmp_path: Path) -> None:
+    _touch(tmp_path, *(f"{word}/{word}_{n}.wav" for word in ("cat", "dog") for n in range(8)), "cat/dog_9.wav")
+    assert "1 recording is named like another class than its folder, such as 'cat/dog_9.wav'" in _described(tmp_path)
+
+
+def test_an_empty_part_of_the_split_is_named(tmp_path: Path) -> None:
+    _touch(tmp_path, *(f"train/{word}/{n}.wav" for word in ("cat", "dog") for n in range(4)))
+    (tmp_path / "test").mkdir()
+    assert "'test' holds no recordings and is left out" in _described(tmp_path)

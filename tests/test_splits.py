@@ -281,3 +281,13 @@ def test_each_class_of_two_clips_is_trained_and_tested() -> None:
     label_of = {clip.id: clip.label for clip in clips}
     for part in (fold.train, fold.test):
         assert {label_of[id] for id in part} == {f"bird{number:02d}" for number in range(40)}
+
+
+def test_clips_that_a_split_file_does_not_name_are_counted(tmp_path: Path) -> None:
+    corpus = index(groups=6, per_group=6, classes=3)
+    ids = [clip.id for clip in corpus if clip.label != "c"]
+    content = {"folds": [{"train": ids[:16], "test": ids[16:20]}]}
+    (tmp_path / "split.json").write_text(json.dumps(content))
+    notes = splits.load(tmp_path / "split.json", corpus).notes
+    assert any(f"{len(corpus) - 20} clips are in no part of this split" in note for note in notes)
+    assert any("Neither trained nor tested on: 'c'. `--set 'data.excluded_classes=[c]'`" in note for note in notes)

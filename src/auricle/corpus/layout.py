@@ -7,8 +7,9 @@ the reason.
 import posixpath
 import re
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
+from auricle.corpus import structure
 from auricle.corpus.archive import is_archive
 from auricle.corpus.clip import Excluded
 from auricle.corpus.tree import Tree, is_audio, printable
@@ -23,6 +24,7 @@ NOT_UTF8 = "its name is not UTF-8. Rename it: `convmv -r -f latin1 -t utf8 --not
 _FOLD_PREFIX = re.compile(
     r"(training|train|testing|test|validation|valid|val|dev|eval)(?=[\d_\-. ]|new|set|data|$)", re.I
 )
+_FOLD_NUMBER = re.compile(r"(cv|k?fold|split)[-_ ]?\d+", re.I)
 _UNCOMPRESSED_FIRST = {".wav": 0, ".flac": 1}
 
 
@@ -72,6 +74,30 @@ def unopened(tree: Tree) -> list[str]:
         )
     sheets = [name for name in tree.names if _suffix(name) in (".xlsx", ".xls", ".ods", ".numbers")]
     notes += [f"'{name}' is a spreadsheet, which is not read: save it as CSV" for name in sheets[:3]]
+    return notes
+
+
+def unused_folds(paths: Sequence[str], columns: Mapping[str, Sequence[str]], labels: Sequence[str]) -> list[str]:
+    """What to say of folders and columns that may be a split and are not used: fold1, fold2; train, test; is_test."""
+    levels = [item for item in structure.fields(paths, whole=True) if item.is_folder and item.values != tuple(labels)]
+    notes = [
+        f"the folders '{min(item.counts)}' … may be folds and are not used; `--set data.fold={item.key}` uses them"
+        for item in levels
+        if all(_FOLD_NUMBER.fullmatch(value) for value in item.counts)
+    ]
+    for column, cells in columns.items():
+        values = set(cells) - {""}
+        folds = {official_fold(value) for value in values}
+        if not 1 < len(values) <= 5:
+            continue
+        if None not in folds and "train" in folds:
+            notes.append(f"the column '{column}' may be a split and is not used; `--set data.fold={column}` uses it")
+        elif official_fold(column.lower().removeprefix("is_").removeprefix("is")):
+            listed = ", ".join(sorted(values))
+            notes.append(
+                f"the column '{column}' ({listed}) may be a split and is not used; write train and test to a column "
+                "'split'"
+            )
     return notes
 
 

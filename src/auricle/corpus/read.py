@@ -19,7 +19,7 @@ from types import ModuleType
 from auricle.corpus import readers, structure
 from auricle.corpus.archive import is_remote
 from auricle.corpus.clip import Clip, Excluded, Index
-from auricle.corpus.layout import NOT_UTF8, audio_files, official_fold, unopened
+from auricle.corpus.layout import NOT_UTF8, audio_files, official_fold, unopened, unused_folds
 from auricle.corpus.metadata import ignored_tables
 from auricle.corpus.tables import one_line
 from auricle.corpus.tree import Tree, check_exists, is_audio, open_tree
@@ -91,11 +91,12 @@ def read_index(
         clips = [replace(clip, group=None) for clip in clips]
     clips, left_out = _without_classes(clips, excluded_classes)
     _check(clips, str(data), label_name)
+    notes = [_note(tree, module, given, excluded), *([] if fold else _unused_folds(clips))]
     return Index(
         clips=tuple(clips),
         reader=name,
         origin=str(data),
-        description=_describe(module.TITLE, clips, label_name, group_name, _note(tree, module, given, excluded)),
+        description=_describe(module.TITLE, clips, label_name, group_name, "; ".join(filter(None, notes))),
         license=module.LICENSE,
         citation=module.CITATION,
         group_name=group_name,
@@ -346,6 +347,12 @@ def _note(tree: Tree, module: ModuleType, given: Mapping[str, str], excluded: It
     ignored = ignored_tables(tree) if module.TITLE == load_reader("folder").TITLE else ""
     closed = unopened(tree) if module.TITLE not in (load_reader("webdataset").TITLE, load_reader("hub").TITLE) else []
     return "; ".join(filter(None, (note, tree.note, *_excluded_recordings(tree, excluded), ignored, *closed)))
+
+
+def _unused_folds(clips: Sequence[Clip]) -> list[str]:
+    names = sorted({name for clip in clips for name in clip.meta})
+    columns = {name: [clip.meta.get(name, "").strip() for clip in clips] for name in names}
+    return unused_folds(paths(clips), columns, [clip.label for clip in clips])
 
 
 def _excluded_recordings(tree: Tree, excluded: Iterable[Excluded]) -> list[str]:

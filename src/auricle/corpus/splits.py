@@ -15,7 +15,7 @@ from auricle.corpus.assignment import assign_stratified, units_of
 from auricle.corpus.clip import Clip, Index
 from auricle.corpus.split_kinds import KINDS, check_kind, check_own_folds, many_trainings, unused_shares
 from auricle.errors import DataError, UsageError
-from auricle.recipe import Data
+from auricle.recipe import Data, exclude_option
 from auricle.run_folder import write_json
 
 PARTS = ("train", "valid", "test")
@@ -143,7 +143,11 @@ def _class_notes(index: Index, split: Split) -> list[str]:
         notes.append(
             f"Tested{folds} but not trained on: {names}. The model cannot recognise them, and they count as errors."
         )
-    if missing := sorted(set(index.labels) - tested):
+    trained = {label_of[id] for fold in split.folds for id in fold.train}
+    if never := sorted(set(index.labels) - tested - trained):
+        names = ", ".join(f"'{label}'" for label in never[:5]) + (" …" if len(never) > 5 else "")
+        notes.append(f"Neither trained nor tested on: {names}. {exclude_option(never)} leaves them out.")
+    if missing := sorted((set(index.labels) - tested) & trained):
         names = ", ".join(f"'{label}'" for label in missing[:5]) + (" …" if len(missing) > 5 else "")
         notes.append(f"Not in the test part: {names}. The figures say nothing about them.")
     return notes
@@ -198,12 +202,16 @@ def load(path: Path, index: Index, quarantined: Collection[str] = ()) -> Split:
             '"test": [ids]}]}, with the clip ids that `auricle inspect --json` lists.'
         ) from error
     crossing = max((len(crossing_groups(index, fold)) for fold in folds), default=0)
-    notes = (f"{crossing} {index.group_name}s are on both sides of this split.",) if crossing else ()
+    notes = [f"{crossing} {index.group_name}s are on both sides of this split."] if crossing else []
     description = str(content.get("description") or f"the split in {path.name}")
     grouped = index.has_groups and not crossing
-    split = Split(str(content.get("kind", "file")), description, grouped, folds, tuple(content.get("notes", notes)))
+    split = Split(str(content.get("kind", "file")), description, grouped, folds)
     _check(split, index)
-    return split
+    used = {id for fold in folds for part in (fold.train, fold.valid, fold.test) for id in part}
+    if left := [clip.id for clip in index if clip.id not in used]:
+        notes.append(f"{len(left)} clips are in no part of this split, such as '{left[0]}': they are used nowhere.")
+    notes += _class_notes(index, split)
+    return replace(split, notes=tuple(dict.fromkeys((*content.get("notes", ()), *notes))))
 
 
 def crossing_groups(index: Index, fold: Fold) -> set[str]:

@@ -6,6 +6,7 @@ called. Groups are not read from names: they are decided by evidence, when the r
 """
 
 import posixpath
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -67,10 +68,10 @@ def note(tree: Tree, *, label: str | None = None) -> str:
     """What holds the class and why, and classes whose names may mean that they are none."""
     layout, _ = _layout(tree, label)
     notes = [f"classes are {layout.reason}"] if layout.reason else []
-    notes += _merged(layout) if label is None else []
+    notes += [*(_merged(layout) if label is None else []), *_other_names(layout)]
     if layout.empty:
-        verb = "holds" if len(layout.empty) == 1 else "hold"
-        notes.append(f"{_quoted(layout.empty)} {verb} no recordings, so no class is made of them")
+        verbs = ("holds", "is") if len(layout.empty) == 1 else ("hold", "are")
+        notes.append(f"{_quoted(layout.empty)} {verbs[0]} no recordings and {verbs[1]} left out")
     doubtful = [
         value for value in sorted(layout.label.counts) if value.startswith(("_", "-")) or value.lower() in _DOUBTFUL
     ]
@@ -97,6 +98,26 @@ def _merged(layout: _Layout) -> list[str]:
     return [f"'{value}' is one class with all its folders ({listed}); `--label folder:-1` makes each folder a class"]
 
 
+def _other_names(layout: _Layout) -> list[str]:
+    """Recordings in a class folder whose name holds another class and not their own."""
+    if not layout.label.is_folder:
+        return []
+    words = {value.casefold() for value in layout.label.counts if len(value) > 2 and value.isalpha()}
+    parts = [set(re.split(r"[\W\d_]+", posixpath.basename(path).casefold())) for path in layout.paths]
+    other = [
+        name
+        for name, value, own in zip(layout.names, layout.label.values, parts, strict=True)
+        if value and own & words and value.casefold() not in own
+    ]
+    if not other or 2 * len(other) > len(layout.paths):
+        return []
+    is_one = len(other) == 1
+    return [
+        f"{len(other)} recording{' is' if is_one else 's are'} named like another class than "
+        f"{'its' if is_one else 'their'} folder, such as '{other[0]}'; `auricle listen` plays and corrects them"
+    ]
+
+
 def _layout(tree: Tree, label: str | None) -> tuple[_Layout, list[Excluded]]:
     names, excluded = audio_files(tree)
     if not names:
@@ -119,6 +140,8 @@ def _layout(tree: Tree, label: str | None) -> tuple[_Layout, list[Excluded]]:
         label, reason = chosen.field.key, chosen.reason
     field = structure.field(paths, label)
     empty = _empty_folders(tree, inside, field.key, set(field.counts)) if field.is_folder else ()
+    parts = _empty_folders(tree, posixpath.dirname(inside), "folder:1", set()) if inside else ()
+    empty = (*(name for name in parts if split_folder(name)), *empty)
     return _Layout(tuple(names), tuple(paths), tuple(folds), field, reason, empty), excluded
 
 
