@@ -79,7 +79,9 @@ def unopened(tree: Tree) -> list[str]:
 
 def unused_folds(paths: Sequence[str], columns: Mapping[str, Sequence[str]], labels: Sequence[str]) -> list[str]:
     """What to say of folders and columns that may be a split and are not used: fold1, fold2; train, test; is_test."""
-    levels = [item for item in structure.fields(paths, whole=True) if item.is_folder and item.values != tuple(labels)]
+    numbered = any(_FOLD_NUMBER.fullmatch(folder) for path in paths[:1] for folder in path.split("/")[:-1])
+    fields = structure.fields(paths, whole=True) if numbered else []
+    levels = [item for item in fields if item.is_folder and item.values != tuple(labels)]
     notes = [
         f"the folders '{min(item.counts)}' … may be folds and are not used; `--set data.fold={item.key}` uses them"
         for item in levels

@@ -46,9 +46,10 @@ def find_pieces(paths: Sequence[str], most_others: int = 12) -> Pieces:
         for place, ((before, one), (after, two)) in enumerate(pairs):
             if after - before != step or not step:
                 continue
-            turned = [position for _, position in (*files[place + 2 :], *files[:place])]
-            spread = turned[:: max(1, len(turned) // most_others)][:most_others]
-            strangers = [position for position in range(0, len(paths), max(1, len(paths) // most_others))]
+            # The others are taken evenly from those after the pair, around to those before it.
+            rest = len(files) - 2
+            spread = [files[(place + 2 + number) % len(files)][1] for number in range(0, rest, 1 + rest // most_others)]
+            strangers = [number for number in range(0, len(paths), 1 + len(paths) // most_others)]
             neighbours.append((one, two))
             others.append(tuple(spread) if len(spread) > 3 else tuple(p for p in strangers if p not in (one, two)))
     return Pieces(tuple(stems), tuple(neighbours), tuple(others))
