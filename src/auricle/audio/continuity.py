@@ -13,6 +13,8 @@ import numpy as np
 ORDER, PAST, AHEAD = 8, 512, 3
 MAX_PAIRS = 400
 # Unrelated clips give 0.5; the standard deviation of a pair's rank is that of a uniform variable, 1 / sqrt(12).
+# The least rank was chosen while looking at pieces of one second cut from ESC-10, LibriSpeech and EmoDB, with a gap of
+# 800 samples and without, and at generated noise.
 FEWEST_PAIRS, LEAST_RANK, DEVIATIONS = 6, 0.65, 4.0
 
 
