@@ -31,7 +31,7 @@ from auricle.training.progress import ProgressReporter
 from auricle.training.run import run
 from tests.conftest import write_corpus
 from tests.test_encoders import NAMES
-from tests.test_families import LABELS, RATE, arrays, build
+from tests.test_families import LABELS, PROBED, RATE, arrays, build
 
 BANDS = 20
 # The cheapest to trace that together pass through every branch which is there for graphs alone.
@@ -47,6 +47,7 @@ REST: list[tuple[str, dict[str, object]]] = [
     ("conformer", {"size": "tutorial"}),
     ("conformer", {"size": "reference"}),
     *(("pretrained", {"checkpoint": kind}) for kind in NAMES if kind != "tiny-hubert"),
+    *(("probe", {"checkpoint": kind}) for kind in PROBED),
     ("pretrained", {"checkpoint": "tiny-hubert", "pooling": "attention", "head": {"kind": "am-softmax"}}),
     ("pretrained", {"checkpoint": "tiny-wav2vec2", "pooling": "statistics"}),
     ("pretrained", {"checkpoint": "tiny-hubert", "weighted_sum": True}),

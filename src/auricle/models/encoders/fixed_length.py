@@ -49,7 +49,8 @@ class WhisperEncoder:
     def features(self, values: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
         values = values.masked_fill(~masking.real(lengths, values.shape[-1]), 0.0)
         samples = int(self.extractor.n_samples)
-        if not self.whole:
+        # An exported graph has one length: the positions beyond the clip are masked.
+        if not self.whole and not torch.compiler.is_compiling():
             # A position more than the longest clip has: the convolutions look into the silence that follows it.
             hop = 2 * self.extractor.hop_length
             samples = min(samples, hop * (-(-values.shape[-1] // hop) + 2))
