@@ -17,6 +17,7 @@ import pyarrow.parquet as pq
 from auricle.corpus.clip import Clip
 from auricle.models.onnx_runtime import OnnxModel
 from auricle.models.runtime import ModelInfo, Runtime
+from auricle.parallel import Progress
 from auricle.preparation.windows import AudioSource, Window, by_length, cut_clips, padded
 
 
@@ -151,12 +152,14 @@ def embed(model: Any, source: AudioSource, *, batch_seconds: float) -> np.ndarra
     return mean_by_clip(embed_windows(model, source, batch_seconds=batch_seconds), model.config, source.lengths)
 
 
-def embed_windows(model: Any, source: AudioSource, *, batch_seconds: float) -> np.ndarray:
+def embed_windows(
+    model: Any, source: AudioSource, *, batch_seconds: float, progress: Progress | None = None
+) -> np.ndarray:
     """Pooled vectors (windows, width) float32 of a PyTorch model, in the order of `windows_of` its config."""
     from auricle.models.torch_runtime import TorchRuntime
 
     runtime = TorchRuntime(model)
-    return _window_rows(runtime.info, source.lengths, batch_seconds, _batch_runner(source, runtime.embed))
+    return _window_rows(runtime.info, source.lengths, batch_seconds, _batch_runner(source, runtime.embed), progress)
 
 
 def vectors(model: Any, source: AudioSource, *, batch_seconds: float) -> np.ndarray:
@@ -214,16 +217,24 @@ def mean_by_clip(rows: np.ndarray, config: Any, lengths: np.ndarray) -> np.ndarr
 
 
 def _window_rows(
-    info: ModelInfo, lengths: np.ndarray, batch_seconds: float, run_batch: Callable[[Sequence[Window]], np.ndarray]
+    info: ModelInfo,
+    lengths: np.ndarray,
+    batch_seconds: float,
+    run_batch: Callable[[Sequence[Window]], np.ndarray],
+    progress: Progress | None = None,
 ) -> np.ndarray:
     """The rows that `run_batch` gives, (windows, width) float32 in the order of `windows_of`."""
     windows = windows_of(info, lengths)
     positions = {window: number for number, window in enumerate(windows)}
     found: np.ndarray | None = None
+    done = 0
     for batch in by_length(windows, info.batch_samples(batch_seconds)):
         rows = run_batch(batch)
         if found is None:
             found = np.empty((len(windows), rows.shape[1]), np.float32)
         found[[positions[window] for window in batch]] = rows
+        done += len(batch)
+        if progress is not None:
+            progress(done, len(windows))
     assert found is not None, "score is called with at least one clip"
     return found

@@ -17,16 +17,22 @@ from transformers import PreTrainedModel
 from auricle import __version__
 from auricle.evaluation import open_set, scoring
 from auricle.models.load import build_model
+from auricle.parallel import Progress
 from auricle.preparation.prepare import PreparedCorpus
 from auricle.run_folder import atomic_write
 from auricle.training.fold import Embeddings, FoldData, FoldTrainer, TrainedFold, TrainingSummary
+from auricle.training.progress import ProgressReporter
 
 
-def closed_form_trainer(corpus: PreparedCorpus) -> FoldTrainer:
+def closed_form_trainer(corpus: PreparedCorpus, reporter: ProgressReporter | None = None) -> FoldTrainer:
     """Compute the embeddings that all folds share; each fold fits a model to those of its training and validation
     clips. Its logits need no temperature.
     """
-    embeddings = embed_clips(corpus, build_model(corpus.recipe, corpus.labels))
+    reporter = reporter or ProgressReporter()
+    model = build_model(corpus.recipe, corpus.labels)
+    for note in getattr(model, "notes", ()):
+        reporter.message(note)
+    embeddings = embed_clips(corpus, model, reporter.progress)
 
     def train(data: FoldData) -> TrainedFold:
         start = time.perf_counter()
@@ -63,7 +69,7 @@ def _windows(config: Any) -> tuple[float | None, float]:
     return getattr(config, "window_seconds", None), getattr(config, "overlap", 0.0)
 
 
-def embed_clips(corpus: PreparedCorpus, model: PreTrainedModel) -> Embeddings:
+def embed_clips(corpus: PreparedCorpus, model: PreTrainedModel, progress: Progress | None = None) -> Embeddings:
     """Embed every usable clip, or read what an earlier run of the same corpus and settings cached."""
     ids = [clip.id for clip in (*corpus.usable, *corpus.held_out)]
     audio, config = corpus.audio(ids), model.config
@@ -71,7 +77,8 @@ def embed_clips(corpus: PreparedCorpus, model: PreTrainedModel) -> Embeddings:
     key = hashlib.blake2b(json.dumps(settings).encode(), digest_size=12).hexdigest()
     path = corpus.store.folder / f"vectors-{key}.npy"
     if not path.is_file():
-        values = scoring.embed_windows(model, audio, batch_seconds=corpus.recipe.evaluate.batch_seconds)
+        seconds = corpus.recipe.evaluate.batch_seconds
+        values = scoring.embed_windows(model, audio, batch_seconds=seconds, progress=progress)
         with atomic_write(path) as partial:
             np.save(partial, values)
     counts = np.bincount([window.clip for window in scoring.windows_of(config, audio.lengths)], minlength=len(ids))

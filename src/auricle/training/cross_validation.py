@@ -62,7 +62,7 @@ def prepare_training(corpus: PreparedCorpus, reporter: ProgressReporter) -> Fold
     """Compute what all folds share, in the way that the family is trained."""
     training = registration.family(corpus.recipe.model.family).TRAINING
     if training == "closed_form":
-        return closed_form_trainer(corpus)
+        return closed_form_trainer(corpus, reporter)
     # Trainer and what it imports take seconds, which a closed-form family does without.
     if training == "fine_tuning":
         from auricle.training.finetune import FineTuning

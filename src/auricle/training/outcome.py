@@ -109,7 +109,7 @@ def _baseline(
             reporter.message("The instant baseline, on the same split.")
             recipe = corpus.recipe.model_copy(update={"model": Model(family="baseline")})
             corpus = replace(corpus, recipe=recipe)
-            train = closed_form_trainer(corpus)
+            train = closed_form_trainer(corpus, reporter)
         if has_suspects:
             folds = splits.ungrouped(corpus.usable, corpus.recipe.data, corpus.audit.duplicate_groups)
             _cross_validate(corpus, folds, train, folder).save(folder.suspect_scores)

@@ -6,7 +6,7 @@ ridge classifiers to what it chose. A fitted model runs the encoder no further t
 """
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -39,7 +39,7 @@ class Config(PreTrainedConfig):
 
     encoder: the whole config of the encoder; preprocessor: the settings of its feature extractor; weights: a hash of
     its weights; base_model: where they came from; layer_sizes and descriptor_sizes: widths of the statistics of each
-    layer and kind of descriptor; candidates, descriptors: what `fit` may choose from, None for any layer; layers and
+    layer and kind of descriptor; candidates, descriptors: the options, None and "auto" where `fit` chooses; layers and
     joins_descriptors: what it chose, None before; layer_losses: the held-out log-loss of each layer alone, in nats;
     the rest as in the baseline.
     """
@@ -79,9 +79,8 @@ def build(options: Options, spec: ModelSpec) -> "Model":
         descriptors=options.descriptors,
         max_support=options.max_support,
     )
-    if options.descriptors is not False:
-        parts = Functionals(rate, N_MELS, N_MFCC)(torch.zeros(1, rate), torch.tensor([rate]))
-        config.descriptor_sizes = [part.shape[1] for part in parts.values()]
+    parts = Functionals(rate, N_MELS, N_MFCC)(torch.zeros(1, rate), torch.tensor([rate]))
+    config.descriptor_sizes = [part.shape[1] for part in parts.values()]
     return Model(config, opened)
 
 
@@ -98,7 +97,7 @@ class Model(PreTrainedModel):
         self.encoder = opened.network if opened is not None else rebuild(config.encoder or {})
         self.encoder.requires_grad_(False)
         self.statistics = LayerStatistics(self.encoder, config.preprocessor or {})
-        self.functionals = Functionals(config.sample_rate, N_MELS, N_MFCC) if config.descriptor_sizes else None
+        self.functionals = Functionals(config.sample_rate, N_MELS, N_MFCC)
         used = self._parts(config.layers, config.joins_descriptors)
         self.ridge = RidgeLayer(used.sizes, config.num_labels, config.n_support)
         self.post_init()
@@ -112,10 +111,9 @@ class Model(PreTrainedModel):
         return self.statistics.batch_seconds
 
     def _parts(self, layers: Sequence[int] | None, descriptors: bool | None) -> "_Parts":
-        """The parts of an embedding of some layers, with or without descriptors; None for all that may be chosen."""
+        """The parts of an embedding of some layers, with or without descriptors; None for all there are."""
         config = self.config
-        if layers is None:
-            layers = range(len(config.layer_sizes)) if config.candidates is None else config.candidates
+        layers = range(len(config.layer_sizes)) if layers is None else layers
         kinds = config.descriptor_sizes if descriptors is None or descriptors else ()
         return _Parts(layers, [*(config.layer_sizes[layer] for layer in layers), *kinds])
 
@@ -123,26 +121,25 @@ class Model(PreTrainedModel):
         """Statistics of the layers, then functionals of descriptors, which no training changes: (batch, size).
 
         input_values (batch, samples) or (batch, 1, samples) in [-1, 1]; attention_mask (batch, samples), 1 on real
-        ones. Before `fit` all that it may choose from, afterwards what it chose.
+        ones. Before `fit` all there are, so that one pass serves any choice; afterwards what it chose.
         """
         lengths = masking.lengths(input_values, attention_mask)
         values = input_values.mean(1) if input_values.dim() == 3 else input_values
         values = values * masking.real(lengths, values.shape[-1])
         used = self._parts(self.config.layers, self.config.joins_descriptors)
         parts = self.statistics(values, attention_mask, used.layers)
-        if self.functionals is not None and len(used.sizes) > len(used.layers):
+        if len(used.sizes) > len(used.layers):
             parts += self.functionals(values, lengths).values()
         return torch.cat(parts, 1)
 
     def embedding_identity(self) -> str:
         """The settings that decide what `embed` gives before `fit`."""
-        config = self.config
-        return f"{config.weights} {config.preprocessor} {config.candidates} {list(config.descriptor_sizes)}"
+        return f"{self.config.weights} {self.config.preprocessor}"
 
     def used(self, embeddings: np.ndarray) -> np.ndarray:
         """What the fitted model needs of the embeddings (clips, size) that it had before."""
-        everything, chosen = self._parts(None, None), self.config.layers or ()
-        parts = [everything.layers.index(layer) for layer in chosen]
+        everything = self._parts(None, None)
+        parts = list(self.config.layers or ())
         if self.config.joins_descriptors:
             parts += range(len(everything.layers), len(everything.sizes))
         return np.ascontiguousarray(embeddings[:, everything.columns(parts)])
@@ -169,11 +166,15 @@ class Model(PreTrainedModel):
                 seed=seed,
             )
 
-        chosen, config.layer_losses = choose_layers(len(parts.layers), loss, free=config.candidates is None)
-        described = [*chosen, *range(len(parts.layers), len(parts.sizes))]
-        joins = described != chosen and (config.descriptors is True or loss(described) < loss(chosen))
-        config.layers, config.joins_descriptors = [parts.layers[part] for part in chosen], joins
-        sizes = self._parts(config.layers, joins).sizes
+        if config.candidates is None:
+            config.layers, config.layer_losses = choose_layers(len(parts.layers), loss)
+        else:
+            config.layers = list(config.candidates)
+        joins = config.descriptors
+        if joins == "auto":
+            joins = loss([*config.layers, *range(len(parts.layers), len(parts.sizes))]) < loss(config.layers)
+        config.joins_descriptors = bool(joins)
+        sizes = self._parts(config.layers, config.joins_descriptors).sizes
         self.ridge = RidgeLayer(sizes, config.num_labels, 0).to(self.device)
         self.ridge.fit(
             self.used(embeddings),
@@ -221,19 +222,17 @@ class _Parts:
         return np.concatenate([np.arange(self._starts[part], self._starts[part + 1]) for part in parts])
 
 
-def choose_layers(count: int, loss: Any, *, free: bool) -> tuple[list[int], list[float]]:
+def choose_layers(count: int, loss: Callable[[Sequence[int]], float]) -> tuple[list[int], list[float]]:
     """The layers with the least loss, and the loss of each alone: one layer, with a neighbour or both, or all layers.
 
-    `loss` takes a list of numbers below `count`. Without `free` all layers are used.
+    `loss` takes numbers below `count`.
     """
-    if not free or count == 1:
-        return list(range(count)), []
     alone = [loss([layer]) for layer in range(count)]
     best = int(np.argmin(alone))
     low, high = max(0, best - 1), min(count - 1, best + 1)
     candidates = [[low, best], [best, high], list(range(low, high + 1)), list(range(count))]
     several = {tuple(dict.fromkeys(layers)) for layers in candidates}
-    losses = {layers: loss(list(layers)) for layers in sorted(several) if len(layers) > 1} | {(best,): alone[best]}
+    losses = {layers: loss(layers) for layers in sorted(several) if len(layers) > 1} | {(best,): alone[best]}
     best_layers: tuple[int, ...] = min(losses, key=losses.__getitem__)
     return list(best_layers), alone
 
