@@ -15,7 +15,7 @@ from pathlib import Path
 
 from auricle.errors import AuricleError, UsageError
 
-CORPORA = ("emodb", "esc10", "fsdd")
+CORPORA = ("emodb", "esc10", "fsdd", "librispeech10")
 _LAYOUT = """
   emodb/03a01Fa.wav …                      EmoDB, 535 wav
   librispeech10/1688/1688-….flac …       LibriSpeech test-other, 10 speakers of 10 clips

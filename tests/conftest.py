@@ -96,6 +96,15 @@ def recordings() -> Path:
     return Path(folder)
 
 
+@pytest.fixture(scope="session")
+def weights() -> Path:
+    """The folder of published weights; tests that need it are skipped where there is none."""
+    folder = os.environ.get("AURICLE_WEIGHTS")
+    if not folder:
+        pytest.skip("AURICLE_WEIGHTS names no folder of published weights")
+    return Path(folder)
+
+
 @pytest.fixture
 def model_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> "Iterator[Hub]":
     """A Hugging Face Hub on this machine, and an empty cache."""

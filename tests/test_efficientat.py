@@ -132,12 +132,8 @@ def small() -> efficientat.Model:
 
 
 @pytest.fixture(scope="module")
-def weights() -> Path:
-    """The published weights of mn04; tests that need them are skipped where there are none."""
-    folder = os.environ.get("AURICLE_WEIGHTS")
-    if not folder:
-        pytest.skip("AURICLE_WEIGHTS names no folder of published weights")
-    return Path(folder) / "mn04" / "mn04_as.safetensors"
+def published_weights(weights: Path) -> Path:
+    return weights / "mn04" / "mn04_as.safetensors"
 
 
 @pytest.fixture
@@ -173,8 +169,8 @@ def test_random_networks_compute_the_documented_table(width: float, no_gradients
     check_logits(network(width, classes=40), noise(30_000))
 
 
-def test_the_published_network_computes_the_documented_table(weights: Path, no_gradients: None) -> None:
-    check_logits(published.open_network(weights), noise(60_000))
+def test_the_published_network_computes_the_documented_table(published_weights: Path, no_gradients: None) -> None:
+    check_logits(published.open_network(published_weights), noise(60_000))
 
 
 def test_a_clip_has_the_same_answers_alone_and_in_a_padded_batch(small: efficientat.Model, no_gradients: None) -> None:
@@ -383,8 +379,8 @@ ESC10 = {
 
 
 @pytest.mark.recordings
-def test_each_class_of_esc10_scores_highest_on_its_own_recordings(weights: Path, recordings: Path) -> None:
-    tagger = open_tagger(weights)
+def test_each_class_of_esc10_scores_highest_on_its_own_recordings(published_weights: Path, recordings: Path) -> None:
+    tagger = open_tagger(published_weights)
     scores = []
     for name in ESC10:
         (folder,) = (recordings / "esc10").glob(f"* - {name}")
@@ -396,7 +392,7 @@ def test_each_class_of_esc10_scores_highest_on_its_own_recordings(weights: Path,
 
 @pytest.mark.recordings
 def test_the_published_embedding_separates_esc10_better_than_our_networks_from_nothing(
-    weights: Path, recordings: Path
+    published_weights: Path, recordings: Path
 ) -> None:
     from sklearn.linear_model import LogisticRegression
     from sklearn.pipeline import make_pipeline
@@ -405,7 +401,7 @@ def test_the_published_embedding_separates_esc10_better_than_our_networks_from_n
     from auricle.audio.recordings import read_recordings
     from auricle.models.torch_runtime import TorchRuntime
 
-    tagger = open_tagger(weights)
+    tagger = open_tagger(published_weights)
     runtime = TorchRuntime(tagger.model)
     folder = recordings / "esc10"
     paths = sorted(folder.glob("*/*.ogg"))

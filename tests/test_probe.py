@@ -198,5 +198,5 @@ def test_the_same_weights_have_the_same_digest() -> None:
 
 def test_descriptors_are_those_of_the_baseline() -> None:
     model, baseline = build("probe", {"checkpoint": "tiny-wavlm"}), build("baseline", {})
-    assert network.N_MELS == baseline.config.n_mels and network.N_MFCC == baseline.config.n_mfcc
+    assert baseline.config.n_mels == network.N_MELS and baseline.config.n_mfcc == network.N_MFCC
     assert list(model.config.descriptor_sizes) == list(baseline.config.part_sizes)

@@ -56,6 +56,30 @@ def test_the_baseline_is_as_good_as_promised(
     assert report.split.grouped
 
 
+@pytest.mark.parametrize(
+    ("corpus", "checkpoint", "metric", "least", "settings"),
+    [
+        ("emodb", "whisper-tiny.en", "balanced_accuracy", 0.86, ("data.split=leave-one-group-out",)),
+        ("fsdd", "whisper-tiny.en", "accuracy", 0.97, ("data.split=leave-one-group-out",)),
+        ("esc10", "mn04", "accuracy", 0.985, ()),
+        ("librispeech10", "mn04", "accuracy", 0.99, ("data.split=folds",)),
+    ],
+)
+def test_a_frozen_encoder_is_as_good_as_promised(
+    corpus: str,
+    checkpoint: str,
+    metric: str,
+    least: float,
+    settings: tuple[str, ...],
+    recordings: Path,
+    weights: Path,
+    tmp_path: Path,
+) -> None:
+    recipe = recipes.load("probe", (f"model.checkpoint={weights / checkpoint}", *settings))
+    report = run(recordings / corpus, recipe, tmp_path / "run", ProgressReporter())
+    assert report.metrics[metric].value >= least
+
+
 def test_crema_d_is_recognised_with_its_actors(recordings: Path, tmp_path: Path) -> None:
     for name in (recordings / "crema-d" / "filenames.txt").read_text().split():
         (tmp_path / name).touch()
