@@ -28,29 +28,11 @@ class OnnxModel:
     @classmethod
     def open(cls, path: str | Path) -> "OnnxModel":
         """Open a model.onnx, or its folder. Raises RunError for what is no export of auricle, MissingExtra."""
-        try:
-            import onnxruntime as runtime
-        except ModuleNotFoundError as error:
-            raise MissingExtra("Running an exported model", "onnx") from error
         path = Path(path)
         path = path / FILE if path.is_dir() else path
         if not path.is_file():
             raise RunError(f"There is no exported model at '{path}'. `auricle export RUN --onnx` makes one.")
-        options = runtime.SessionOptions()
-        options.intra_op_num_threads = threads()
-        options.log_severity_level = 3  # it warns about what its own optimizer did
-        errors = runtime.capi.onnxruntime_pybind11_state
-        try:
-            session = runtime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-        except (
-            errors.Fail,
-            errors.InvalidArgument,
-            errors.InvalidGraph,
-            errors.InvalidProtobuf,
-            errors.NoSuchFile,
-        ) as error:
-            reason = str(error).strip().partition("\n")[0]
-            raise RunError(f"'{path}' is no model that ONNX Runtime can open: {reason}") from error
+        session = open_session(path)
         return cls(session, ModelInfo.from_metadata(session.get_modelmeta().custom_metadata_map, path))
 
     def logits(self, values: np.ndarray, lengths: np.ndarray) -> np.ndarray:
@@ -78,6 +60,24 @@ class OnnxModel:
     def _feed(self, output: str, values: np.ndarray, lengths: np.ndarray) -> np.ndarray:
         rows: np.ndarray = self.session.run([output], {"waveform": values, "lengths": lengths})[0]
         return rows
+
+
+def open_session(path: Path) -> Any:
+    """ONNX Runtime's session of a file. Raises RunError for one that it cannot open, MissingExtra without it."""
+    try:
+        import onnxruntime as runtime
+    except ModuleNotFoundError as error:
+        raise MissingExtra("Running an exported model", "onnx") from error
+    options = runtime.SessionOptions()
+    options.intra_op_num_threads = threads()
+    options.log_severity_level = 3  # it warns about what its own optimizer did
+    errors = runtime.capi.onnxruntime_pybind11_state
+    faults = (errors.Fail, errors.InvalidArgument, errors.InvalidGraph, errors.InvalidProtobuf, errors.NoSuchFile)
+    try:
+        return runtime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    except faults as error:
+        reason = str(error).strip().partition("\n")[0]
+        raise RunError(f"'{path}' is no model that ONNX Runtime can open: {reason}") from error
 
 
 def threads() -> int:

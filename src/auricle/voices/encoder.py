@@ -1,4 +1,4 @@
-"""Speaker encoders: runs, models, and local transformers checkpoints `…ForXVector` (wav2vec 2.0, WavLM, data2vec …).
+"""Speaker encoders: runs, models, local transformers checkpoints `…ForXVector` (wav2vec 2.0, WavLM, …), ONNX files.
 
 An encoder has the hash of its weights and configs: embeddings of two models cannot be compared, and a folder's name
 does not identify a model. Encoders run in float32, so that every machine gives the same embeddings.
@@ -41,8 +41,16 @@ class Encoder:
 
 
 def load_encoder(run: str | Path) -> Encoder:
-    """Load a run folder, a model folder, or a local checkpoint `…ForXVector`. Raises RunError for anything else."""
+    """Load a run folder, a model folder, a local checkpoint `…ForXVector`, or an ONNX file.
+
+    Raises RunError for anything else.
+    """
     run = Path(run).expanduser().absolute()
+    if run.suffix == ".onnx":
+        # The layers above do not import ONNX Runtime unless a model needs it.
+        from auricle.voices import onnx_encoder
+
+        return Encoder(EncoderId(str(run), onnx_encoder.fingerprint(run)), onnx_encoder.load(run).embeddings)
     folder = model_folder(run)
     encoder_id = EncoderId(str(run), fingerprint(folder))
     if is_xvector(folder):
@@ -62,32 +70,23 @@ def fingerprint(folder: Path) -> str:
     return digest.hexdigest()
 
 
-class XVectorEncoder:
-    """A stock checkpoint with an x-vector head.
+@dataclass(frozen=True)
+class WindowedEncoder:
+    """An encoder that is not auricle's: each recording alone, in windows of bounded length.
 
-    It encodes each recording alone, in windows of bounded length, and averages their x-vectors weighted by duration:
-    the stock masks do not keep padding out of the layers before the pooling.
+    `encode` turns samples (frames,) float32 in [-1, 1] into a vector (width,). Vectors of the windows are averaged,
+    weighted by duration. It cannot encode fewer than `min_samples`.
     """
 
-    def __init__(self, network: Any, extractor: Any) -> None:
-        self.network = network.eval()
-        self.extractor = extractor
-        self.settings = Settings(int(extractor.sampling_rate), 1, 0.0, MAX_SECONDS)
-
-    @property
-    def min_samples(self) -> int:
-        """The fewest samples that it can encode: two frames where it pools, since one has no standard deviation."""
-        config = self.network.config
-        frames = 2 + sum((size - 1) * step for size, step in zip(config.tdnn_kernel, config.tdnn_dilation, strict=True))
-        for size, step in zip(reversed(config.conv_kernel), reversed(config.conv_stride), strict=True):
-            frames = (frames - 1) * step + size
-        return int(frames)
+    encode: Callable[[np.ndarray], np.ndarray]
+    settings: Settings
+    min_samples: int
 
     def embeddings(self, recordings: Iterable[Recording]) -> Iterator[Embedding]:
         """Give the embedding of each of many recordings, in order, with bounded memory."""
         for chunk in read_recordings(recordings, self.settings, whole=True):
             usable = [self._reject_short(decoded) for decoded in chunk]
-            rows = [self._encode(decoded.samples) for decoded in usable if decoded.error is None]
+            rows = [self._encode_whole(decoded.samples) for decoded in usable if decoded.error is None]
             yield from pair_embeddings(usable, np.array(rows, np.float32))
 
     def _reject_short(self, decoded: DecodedRecording) -> DecodedRecording:
@@ -98,17 +97,10 @@ class XVectorEncoder:
         note = f"short: it lasts {samples / rate:.2f} s, and this encoder needs {self.min_samples / rate:.2f} s"
         return whole_recording(decoded.name, decoded.samples[:, :0], self.settings, (*decoded.warnings, note))
 
-    def _encode(self, samples: np.ndarray) -> np.ndarray:
-        """The x-vector (width,) of int16 samples (1, frames)."""
+    def _encode_whole(self, samples: np.ndarray) -> np.ndarray:
+        """The vector (width,) of int16 samples (1, frames)."""
         windows = np.array_split(samples[0], -(-samples.shape[-1] // round(WINDOW_SECONDS * self.settings.sample_rate)))
-        rows = []
-        for window in windows:
-            values = self.extractor(
-                window.astype(np.float32) / FULL_SCALE, sampling_rate=self.settings.sample_rate, return_tensors="pt"
-            ).input_values
-            with torch.inference_mode():
-                xvector = self.network(values.to(self.network.device)).embeddings[0]
-            rows.append(xvector.float().cpu().numpy())
+        rows = [self.encode(window.astype(np.float32) / FULL_SCALE) for window in windows]
         return np.average(rows, axis=0, weights=[len(window) for window in windows])
 
 
@@ -122,8 +114,11 @@ def is_xvector(folder: Path) -> bool:
     return any(str(name).endswith("ForXVector") for name in architectures or ())
 
 
-def load_xvector(folder: Path) -> XVectorEncoder:
-    """Load a local checkpoint. Raises RunError for one without safetensors, preprocessor settings or some weights."""
+def load_xvector(folder: Path) -> WindowedEncoder:
+    """Load a local checkpoint with an x-vector head, which gives each window's vector alone: the stock masks do not
+    keep padding out of the layers before the pooling.
+
+    Raises RunError for one without safetensors, preprocessor settings or some weights."""
     try:
         network, loading = AutoModelForAudioXVector.from_pretrained(
             folder, dtype=torch.float32, use_safetensors=True, local_files_only=True, output_loading_info=True
@@ -136,4 +131,21 @@ def load_xvector(folder: Path) -> XVectorEncoder:
     if missing or network.main_input_name != "input_values":
         why = f"its weights lack '{missing[0]}'" if missing else "it does not take waveforms"
         raise RunError(f"'{folder}' cannot be loaded as an x-vector encoder: {why}. Name another checkpoint.")
-    return XVectorEncoder(network.to(device.current()), extractor)
+    network = network.eval().to(device.current())
+    rate = int(extractor.sampling_rate)
+
+    def encode(window: np.ndarray) -> np.ndarray:
+        values = extractor(window, sampling_rate=rate, return_tensors="pt").input_values
+        with torch.inference_mode():
+            vector: np.ndarray = network(values.to(network.device)).embeddings[0].float().cpu().numpy()
+        return vector
+
+    return WindowedEncoder(encode, Settings(rate, 1, 0.0, MAX_SECONDS), _min_samples(network.config))
+
+
+def _min_samples(config: Any) -> int:
+    """The fewest samples that an x-vector network can encode: two frames where it pools, as one has no deviation."""
+    frames = 2 + sum((size - 1) * step for size, step in zip(config.tdnn_kernel, config.tdnn_dilation, strict=True))
+    for size, step in zip(reversed(config.conv_kernel), reversed(config.conv_stride), strict=True):
+        frames = (frames - 1) * step + size
+    return int(frames)
