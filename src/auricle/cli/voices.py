@@ -22,7 +22,7 @@ def declare(commands: Any) -> None:
     _store(enrol)
     enrol.add_argument("name", metavar="NAME", help="the speaker")
     enrol.add_argument("files", nargs="+", metavar="FILE", help=FILES_HELP)
-    _run(enrol, "the speaker encoder, a run or model folder: required the first time, and when it has moved")
+    _run(enrol, "the speaker encoder, a run, model folder or ONNX file: required the first time, and when it has moved")
     enrol.add_argument("--cohort", metavar="DATA", help=f"{_COHORT_HELP} (default: clips that the run was trained on)")
     rate = "share of impostors that thresholds may accept (default: 0.01)"
     enrol.add_argument("--max-false-accept-rate", type=float, metavar="RATE", help=rate)
@@ -41,7 +41,7 @@ def declare(commands: Any) -> None:
     voices.add_argument("--remove", metavar="NAME", help="remove this voice with all its clips")
 
     trials = command(commands, _trials, "auricle trials runs/speaker trials.txt --root recordings")
-    trials.add_argument("run", type=Path, metavar="RUN", help="a run folder or a model folder")
+    trials.add_argument("run", type=Path, metavar="RUN", help="a run folder, a model folder or an ONNX file")
     trials.add_argument(
         "list", type=Path, metavar="LIST", help="trial list, one trial a line: 1 or 0, a file, another file"
     )
