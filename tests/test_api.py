@@ -45,6 +45,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> auricle.Run:
 
 def test_the_public_names_are_exactly_these() -> None:
     assert auricle.__all__ == [
+        "Audition",
         "AuricleError",
         "Classifier",
         "Clip",
@@ -58,6 +59,7 @@ def test_the_public_names_are_exactly_these() -> None:
         "Run",
         "VoiceStore",
         "__version__",
+        "audition",
         "compare",
         "enrol",
         "evaluate",

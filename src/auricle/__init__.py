@@ -21,12 +21,14 @@ if TYPE_CHECKING:
     from auricle.inference.classifier import Prediction as Prediction
     from auricle.inference.classifier import load as load
     from auricle.inference.run import Run as Run
+    from auricle.inference.run import audition as audition
     from auricle.inference.run import evaluate as evaluate
     from auricle.inference.run import inspect as inspect
     from auricle.inference.run import open_run as open_run
     from auricle.inference.run import train as train
     from auricle.preparation.inspection import Inspection as Inspection
     from auricle.recipe import Recipe as Recipe
+    from auricle.training.audition import Audition as Audition
     from auricle.voices.enrol import enrol as enrol
     from auricle.voices.identify import identify as identify
     from auricle.voices.identify import verify as verify
@@ -43,9 +45,10 @@ _MODULES = {
     "auricle.evaluation.evaluate": ("Evaluation",),
     "auricle.evaluation.report": ("Report",),
     "auricle.inference.classifier": ("Classifier", "Prediction", "load"),
-    "auricle.inference.run": ("Run", "evaluate", "inspect", "open_run", "train"),
+    "auricle.inference.run": ("Run", "audition", "evaluate", "inspect", "open_run", "train"),
     "auricle.preparation.inspection": ("Inspection",),
     "auricle.recipe": ("Recipe",),
+    "auricle.training.audition": ("Audition",),
     "auricle.voices.enrol": ("enrol",),
     "auricle.voices.identify": ("identify", "verify"),
     "auricle.voices.store": ("VoiceStore",),

@@ -11,7 +11,7 @@ from rich.progress import BarColumn, DownloadColumn, MofNCompleteColumn, Progres
 from rich.table import Table
 
 from auricle.cli.options import print_json
-from auricle.preparation.formatting import counted, decimal_range, duration, file_size, percent
+from auricle.preparation.formatting import counted, decimal_range, duration, file_size, percent, short_duration
 from auricle.preparation.inspection import Inspection
 
 if TYPE_CHECKING:
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from auricle.evaluation.report import Report
     from auricle.hub.push import Upload
     from auricle.models.catalogue import Encoder, Fetched, Status
+    from auricle.training.audition import Audition, EncoderFacts
     from auricle.voices.enrol import Enrolment
     from auricle.voices.identify import Decision
     from auricle.voices.store import StoreContents
@@ -183,6 +184,47 @@ def show_comparison(screen: Screen, comparison: "Comparison") -> None:
     screen.table(title, (*columns, "training", "parameters"), rows)
     screen.print(comparison.verdict)
     screen.notes(comparison.cautions)
+
+
+def show_audition(screen: Screen, audition: "Audition") -> None:
+    """The table of `auricle audition`, the verdict, the cautions and the command that trains."""
+    from auricle.evaluation.compare import format_difference, format_metric
+
+    comparison = audition.comparison
+    shown = ("accuracy", "balanced_accuracy", *({comparison.metric} - {"accuracy", "balanced_accuracy"}))
+    rows: list[tuple[str, ...]] = []
+    for run, facts in zip(comparison.runs, audition.encoders, strict=True):
+        difference = format_difference(comparison.metric, run.differences[comparison.metric])
+        rows.append((
+            run.name,
+            *(text for metric in shown for text in format_metric(metric, run.metrics[metric])),
+            *(difference if rows else ("best", "")),
+            _layers(facts),
+            short_duration(facts.seconds_per_clip),
+            "" if facts.parameters is None else f"{facts.parameters / 1e6:.1f} M",
+            facts.license or "",
+        ))  # fmt: skip
+    majority = [f"{percent(audition.majority[metric])}" for metric in shown[:2]]
+    rows.append(("majority class", majority[0], "", majority[1], *("" for _ in rows[0][4:])))
+    metrics = [text for metric in shown for text in (metric.replace("_", " "), "95 % interval")]
+    columns = ("encoder", *metrics, "difference", "95 % interval", "layers", "a clip", "parameters", "licence")
+    screen.print("")
+    title = f"{counted(audition.clips, 'clip')}, {audition.split}; intervals over {comparison.interval.description}"
+    screen.table(title, columns, rows)
+    device = "one core" if audition.best.device == "cpu" else audition.best.device
+    screen.print(f"Layers: those of a model of all clips. Time: of {device}, without decoding.")
+    screen.print(comparison.verdict)
+    screen.notes(filter(None, (audition.advice, *comparison.cautions)))
+    screen.print("Train with the best:")
+    screen.print(f"  {audition.command}")
+
+
+def _layers(facts: "EncoderFacts") -> str:
+    """The layers that a model of all clips chooses, and whether it joins descriptors: 2 to 3 of 4 + descriptors."""
+    first, last = min(facts.layers, default=0), max(facts.layers, default=0)
+    numbers = f"{first} to {last}" if facts.layers == (*range(first, last + 1),) else ", ".join(map(str, facts.layers))
+    layers = [f"{numbers if first < last else first} of {facts.num_layers - 1}"] if facts.layers else []
+    return " + ".join([*layers, *(["descriptors"] if facts.joins_descriptors else [])])
 
 
 def _metric(name: str, metric: "Interval", digits: int = 3) -> tuple[str, str, str]:

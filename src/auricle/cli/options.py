@@ -62,8 +62,12 @@ def command(commands: Any, call: Callable[[argparse.Namespace], int], example: s
     return parser
 
 
-def corpus_options(parser: argparse.ArgumentParser, *, corrections: bool = True) -> None:
-    """How a corpus is read and divided, for every command that takes labelled recordings."""
+def corpus_options(
+    parser: argparse.ArgumentParser, *, corrections: bool = True, only_recipe: str | None = None
+) -> None:
+    """How a corpus is read and divided, for every command that takes labelled recordings; `only_recipe` is the recipe
+    of a command that does not let the user choose one.
+    """
     parser.add_argument("data", metavar="DATA", help=DATA_HELP)
     data = parser.add_argument_group("data")
     data.add_argument("--reader", metavar="NAME", help="how to read the layout, such as folder (default: recognised)")
@@ -86,7 +90,10 @@ def corpus_options(parser: argparse.ArgumentParser, *, corrections: bool = True)
     data.add_argument("--strict", action="store_true", default=None, help="stop at unusable clips; else exclude them")
     recipe = parser.add_argument_group("recipe")
     known = f"baseline, sound, emotion, genre, speaker, or a YAML file (default: {DEFAULT_RECIPE})"
-    recipe.add_argument("--recipe", default=DEFAULT_RECIPE, metavar="NAME|FILE", help=known)
+    if only_recipe is None:
+        recipe.add_argument("--recipe", default=DEFAULT_RECIPE, metavar="NAME|FILE", help=known)
+    else:
+        parser.set_defaults(recipe=only_recipe)
     change = "change any recipe key, such as train.crop_seconds=3; repeatable"
     recipe.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help=change)
 

@@ -1,15 +1,19 @@
-"""The commands that train and measure: train, evaluate, compare, demo. As `cli`: parse, call, print."""
+"""The commands that train and measure: train, audition, evaluate, compare, demo. As `cli`: parse, call, print."""
 
 import argparse
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from auricle.cli import options as shared
-from auricle.cli.options import DATA_HELP, RUN_HELP, command, device_option, json_only
+from auricle.cli.options import DATA_HELP, RUN_HELP, Parser, command, device_option, json_only, positive
 from auricle.errors import UsageError
 from auricle.models import registration
 from auricle.run_folder import check_model, new_run_folder
+
+if TYPE_CHECKING:
+    from auricle.cli.console import Screen
+    from auricle.evaluation.compare import Comparison
 
 
 def declare(commands: Any) -> None:
@@ -24,6 +28,19 @@ def declare(commands: Any) -> None:
     audio = "omit audio of misclassified clips from the report"
     train.output.add_argument("--no-audio", dest="embed_audio", action="store_false", default=None, help=audio)
 
+    audition = command(commands, _audition, "auricle audition my-recordings --encoders whisper-tiny.en,mn04")
+    shared.corpus_options(audition, only_recipe="probe")
+    encoders = audition.add_argument_group("encoders")
+    names = (
+        "names of `auricle encoders`, Hub names, folders or files, as --checkpoint (default: the cached of the former)"
+    )
+    encoders.add_argument("--encoders", metavar="NAME,NAME", help=names)
+    clips = "of a larger corpus, a stratified sample of N clips is used (default: 3000)"
+    encoders.add_argument("--clips", type=positive, metavar="N", help=clips)
+    encoders.add_argument("--seed", type=int, metavar="N", help="seed of inner folds and intervals (default: 0)")
+    _comparison_options(audition)
+    device_option(audition)
+
     evaluate = command(commands, _evaluate, "auricle evaluate runs/first recordings-of-next-year")
     evaluate.add_argument("run", type=Path, metavar="RUN", help=RUN_HELP)
     evaluate.add_argument("data", nargs="?", metavar="DATA", help=f"{DATA_HELP} (default: the run's own test clips)")
@@ -31,16 +48,20 @@ def declare(commands: Any) -> None:
 
     compare = command(commands, _compare, "auricle compare runs/first runs/second --page comparison.html")
     compare.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="two or more folders of finished runs")
-    metric = "the metric that decides which is the best, such as balanced_accuracy (default: accuracy)"
-    compare.add_argument("--metric", default="accuracy", metavar="NAME", help=metric)
-    page = "also write a page with the differences and the clips on which runs disagree"
-    compare.output.add_argument("--page", type=Path, metavar="FILE.html", help=page)
+    _comparison_options(compare)
 
     demo = command(commands, _demo, "auricle demo --out demo")
     demo.add_argument("--seed", type=int, default=0, metavar="N", help="the seed of the corpus (default: 0)")
     device_option(demo)
     folder = "where the corpus and the run go (default: demo)"
     demo.output.add_argument("--out", type=Path, default=Path("demo"), metavar="FOLDER", help=folder)
+
+
+def _comparison_options(parser: Parser) -> None:
+    metric = "the metric that decides which is the best, such as balanced_accuracy (default: accuracy)"
+    parser.add_argument("--metric", default="accuracy", metavar="NAME", help=metric)
+    page = "also write a page with the differences and the clips on which they disagree"
+    parser.output.add_argument("--page", type=Path, metavar="FILE.html", help=page)
 
 
 def _train(options: argparse.Namespace) -> int:
@@ -64,6 +85,25 @@ def _train(options: argparse.Namespace) -> int:
     return 0
 
 
+def _audition(options: argparse.Namespace) -> int:
+    """Compare pretrained encoders on your recordings, and name the one to train with."""
+    _check_page(options)
+    recipe = shared.recipe_of(options)
+    names = [name.strip() for name in (options.encoders or "").split(",") if name.strip()]
+    from auricle.cli import console
+    from auricle.training.audition import audition
+    from auricle.training.progress import ProgressReporter
+
+    screen = console.Screen(options.json)
+    reporter = ProgressReporter(screen.print, screen.progress, screen.epoch)
+    with json_only(options):
+        result = audition(options.data, names, recipe, reporter, max_clips=options.clips, metric=options.metric)
+    console.show_audition(screen, result)
+    _write_page(options, result.comparison, screen)
+    screen.print_json(result.as_json())
+    return 0
+
+
 def _evaluate(options: argparse.Namespace) -> int:
     """Measure a trained model again, or on other labelled recordings."""
     check_model(options.run)
@@ -84,23 +124,30 @@ def _evaluate(options: argparse.Namespace) -> int:
 
 def _compare(options: argparse.Namespace) -> int:
     """Compare runs on the test clips that they share: which is better, or that none is."""
-    page: Path | None = options.page
-    if page is not None and (page.suffix.lower() != ".html" or not page.parent.is_dir()):
-        raise UsageError(f"--page received '{page}'. Name a file that ends in .html, in a folder that exists.")
+    _check_page(options)
     from auricle.cli import console
     from auricle.evaluation.compare import compare
 
     screen = console.Screen(options.json)
     comparison = compare(options.runs, options.metric)
-    if page is not None:
-        from auricle.evaluation.page import write_comparison
-
-        write_comparison(page, comparison)
     console.show_comparison(screen, comparison)
-    if page is not None:
-        screen.print(f"Page: {page}")
+    _write_page(options, comparison, screen)
     screen.print_json(asdict(comparison))
     return 0
+
+
+def _check_page(options: argparse.Namespace) -> None:
+    page: Path | None = options.page
+    if page is not None and (page.suffix.lower() != ".html" or not page.parent.is_dir()):
+        raise UsageError(f"--page received '{page}'. Name a file that ends in .html, in a folder that exists.")
+
+
+def _write_page(options: argparse.Namespace, comparison: "Comparison", screen: "Screen") -> None:
+    if options.page is not None:
+        from auricle.evaluation.page import write_comparison
+
+        write_comparison(options.page, comparison)
+        screen.print(f"Page: {options.page}")
 
 
 def _demo(options: argparse.Namespace) -> int:

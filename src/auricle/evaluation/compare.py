@@ -7,7 +7,7 @@ far fewer clips than separate intervals suggest; so `intervals.metric_intervals`
 
 import os
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -125,7 +125,7 @@ def compare(runs: Sequence[str | os.PathLike[str]], metric: str = METRIC) -> Com
         raise UsageError(f"compare received {given}. Name at least two: `auricle compare RUN RUN`.")
     loaded = [(Path(run), Report.load(_folder(run).report)) for run in runs]
     settings = loaded[0][1].recipe
-    _check_metric(metric, loaded[0][1].metrics)
+    check_metric(metric, loaded[0][1].metrics)
     return compare_candidates(
         [_candidate(path, report) for path, report in loaded],
         metric,
@@ -147,7 +147,7 @@ def compare_candidates(
     shared, cautions = _shared(candidates)
     outcomes = [evaluate_logits(scores.truth, scores.logits, top_k) for scores in shared]
     values = [compute_metrics(one) for one in outcomes]
-    _check_metric(metric, values[0])
+    check_metric(metric, values[0])
     sign = -1 if metric_info(metric).higher_is_better else 1
     order = sorted(range(len(candidates)), key=lambda number: sign * values[number][metric])
     units = [int(unit_numbers(scores.groups)[0].max()) + 1 for scores in shared]
@@ -196,7 +196,8 @@ def _folder(run: str | os.PathLike[str]) -> RunFolder:
     return folder
 
 
-def _check_metric(metric: str, known: Sequence[str] | dict[str, Interval] | dict[str, float]) -> None:
+def check_metric(metric: str, known: Iterable[str]) -> None:
+    """Raise UsageError for a metric that is none of the known."""
     if metric not in known:
         raise UsageError(unknown("metric", metric, known))
 

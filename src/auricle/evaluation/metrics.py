@@ -44,6 +44,7 @@ _METRICS = {
         has_majority=False,
     ),
 }
+METRIC_NAMES = (*_METRICS,)
 
 
 def metric_info(name: str) -> MetricInfo:

@@ -7,11 +7,11 @@ import html
 import os
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from auricle import recipes
 from auricle.audio.recordings import recordings
@@ -19,6 +19,7 @@ from auricle.corpus import split_kinds
 from auricle.corpus.read import check_location
 from auricle.errors import RunError, UsageError, unknown
 from auricle.evaluation import evaluate as evaluation
+from auricle.evaluation.compare import METRIC
 from auricle.evaluation.evaluate import Evaluation
 from auricle.evaluation.report import Report
 from auricle.inference import classifier as classifiers
@@ -33,6 +34,9 @@ from auricle.run_folder import RunFolder, new_run_folder
 from auricle.training import grouping
 from auricle.training.progress import Epoch, ProgressReporter
 from auricle.training.run import run as train_run
+
+if TYPE_CHECKING:
+    from auricle.training.audition import Audition
 
 # Messages and updates of the progress in a notebook.
 _SHOWN_MESSAGES = 6
@@ -123,6 +127,32 @@ def train(
     with quiet_libraries(), devices.use(device):
         train_run(data, resolved, folder, _reporter(verbose), resume=resume)
     return Run(folder)
+
+
+def audition(
+    data: str | Path,
+    encoders: Sequence[str] = (),
+    *,
+    clips: int | None = None,
+    metric: str = METRIC,
+    device: str = "auto",
+    verbose: bool = False,
+    **settings: Any,
+) -> "Audition":
+    """Compare frozen encoders on a corpus, and name the one to train with; by default the cached of the catalogue.
+
+    `encoders` are named as a checkpoint is; of a corpus of more than `clips`, by default 3000, a stratified sample is
+    used; `metric` decides which is the best. `settings` are those of `train`. Raises UsageError, DataError.
+    """
+    resolved = resolve("probe", settings)
+    check_location(data, resolved.data.reader)
+    if isinstance(encoders, str):
+        raise UsageError(f"encoders received '{encoders}'. Write a list: encoders=['{encoders}'].")
+    # It imports torch, which inspecting does without.
+    from auricle.training.audition import audition as compare_encoders
+
+    with quiet_libraries(), devices.use(device):
+        return compare_encoders(data, encoders, resolved, _reporter(verbose), max_clips=clips, metric=metric)
 
 
 def evaluate(run: str | os.PathLike[str], data: str | Path | None = None) -> Evaluation:

@@ -28,6 +28,11 @@ def duration(seconds: float) -> str:
     return f"{whole // 3600} h {whole % 3600 // 60} min"
 
 
+def short_duration(seconds: float) -> str:
+    """Two digits of a short time: 0.061 s, 1.4 s; longer ones as `duration`."""
+    return f"{seconds:.2g} s" if seconds < 9.95 else duration(seconds)
+
+
 def file_size(size: float) -> str:
     """Bytes in decimal units: 3.4 MB."""
     if size < 1000:

@@ -74,7 +74,7 @@ def train_and_report(
             grouping=grouping.message,
             leakage=grouping.evidence,
             scores=scores,
-            majority=_majority(corpus),
+            majority=majority_scores(corpus),
             baseline=scores if recipe.model.family == "baseline" else baseline,
             suspects=suspects,
             rejection=_rejection(corpus, results, scores),
@@ -159,7 +159,7 @@ def _trained_ranges(corpus: PreparedCorpus) -> dict[str, tuple[float, float]]:
     return {fold.name: duration.trained_range(corpus.seconds(fold.train), crop) for fold in corpus.split.folds}
 
 
-def _majority(corpus: PreparedCorpus) -> Scores:
+def majority_scores(corpus: PreparedCorpus) -> Scores:
     """Always answering the commonest training class: log priors as logits."""
     parts = []
     for fold in corpus.split.folds:

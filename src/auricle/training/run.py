@@ -32,7 +32,7 @@ def run(data: str | Path, recipe: Recipe, out: Path, reporter: ProgressReporter,
         raise UsageError(f"'{out}' exists already. Resume it with --resume, or name another folder with --out.")
     start = time.perf_counter()
     index = read(data, recipe)
-    _check_features(recipe, index.num_features)
+    check_features(recipe, index.num_features)
     reporter.message(index.description)
     decoded = decode(index, recipe, reporter.progress)
     from auricle.training.grouping import decide_groups
@@ -62,11 +62,12 @@ def resolve(recipe: Recipe) -> Recipe:
     family = registration.family(recipe.model.family)
     if "checkpoint" in family.Options.model_fields:
         recipe = family.resolve(recipe, options)
-    _check_features(recipe, recipe.audio.num_features)
+    check_features(recipe, recipe.audio.num_features)
     return recipe
 
 
-def _check_features(recipe: Recipe, num_features: int | None) -> None:
+def check_features(recipe: Recipe, num_features: int | None) -> None:
+    """Raise UsageError for precomputed features of a family that takes audio."""
     able = [name for name in registration.names() if registration.family(name).TAKES_FEATURES]
     if num_features is not None and recipe.model.family not in able:
         raise UsageError(
@@ -77,7 +78,7 @@ def _check_features(recipe: Recipe, num_features: int | None) -> None:
 
 
 def _write_metadata(corpus: PreparedCorpus, grouping: str, folder: RunFolder, reporter: ProgressReporter) -> None:
-    """Write what is known before training, and report what `inspect` reports."""
+    """Write what is known before training, and report it."""
     folder.path.mkdir(parents=True, exist_ok=True)
     with atomic_write(folder.recipe) as partial:
         corpus.recipe.save(partial)
@@ -85,10 +86,17 @@ def _write_metadata(corpus: PreparedCorpus, grouping: str, folder: RunFolder, re
         corpus.index.save(partial)
     corpus.split.save(folder.split)
     corpus.audit.save(folder.audit)
+    report_corpus(corpus, grouping, reporter, folder.audit.name)
+
+
+def report_corpus(corpus: PreparedCorpus, grouping: str, reporter: ProgressReporter, lists: str) -> None:
+    """Report what `inspect` reports of a corpus. `grouping` is the message of its groups, `lists` names what lists the
+    findings.
+    """
     inspection = Inspection(corpus.index, corpus.audit, corpus.split, "", grouping)
     reporter.message(f"{corpus.audit.files}.")
     if findings := inspection.findings:
-        reporter.message(f"{', '.join(findings)} (audit.json lists them).")
+        reporter.message(f"{', '.join(findings)} ({lists} lists them).")
     for note in inspection.notes:
         reporter.message(note)
     if corpus.audit.faults_in_words:
