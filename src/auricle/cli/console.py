@@ -202,7 +202,7 @@ def show_audition(screen: Screen, audition: "Audition") -> None:
             _layers(facts),
             short_duration(facts.seconds_per_clip),
             "" if facts.parameters is None else f"{facts.parameters / 1e6:.1f} M",
-            facts.license or "",
+            facts.license or ("" if facts.checkpoint is None else "not known"),
         ))  # fmt: skip
     majority = [f"{percent(audition.majority[metric])}" for metric in shown[:2]]
     rows.append(("majority class", majority[0], "", majority[1], *("" for _ in rows[0][4:])))
