@@ -73,7 +73,7 @@ class Audition:
     """Encoders on the same folds of a corpus. `encoders` are in the order of `comparison.runs`, the best first.
 
     `clips` of `corpus_clips` took part; `majority` are the metrics of always answering the commonest class; `advice`
-    names a cheaper encoder that cannot be told from the best, and may be empty; `command` trains with the best.
+    names a cheaper encoder that cannot be distinguished from the best, and may be empty; `command` trains with the best.
     """
 
     comparison: Comparison
@@ -260,11 +260,11 @@ def _sample(index: Index, data: Data, max_clips: int, message: Callable[[str], N
     return index.select([row in chosen for row in range(len(index))])
 
 
-def _prepared(index: Index, wanted: Mapping[str, Recipe], reporter: ProgressReporter) -> dict[str, PreparedCorpus]:
+def _prepared(index: Index, by_name: Mapping[str, Recipe], reporter: ProgressReporter) -> dict[str, PreparedCorpus]:
     """The corpus for each recipe, decoded once per sample rate and divided once, by the groups of the first."""
     by_rate: dict[int, PreparedCorpus] = {}
     decoded = {}
-    for name, recipe in wanted.items():
+    for name, recipe in by_name.items():
         rate = recipe.audio.sample_rate
         if rate is None or rate not in by_rate:
             corpus = decode(index, recipe, reporter.progress)
@@ -372,7 +372,7 @@ def _embed(corpus: PreparedCorpus, model: PreTrainedModel, ids: Iterable[str]) -
 
 
 def _advice(comparison: Comparison, encoders: Sequence[EncoderFacts], data: str | Path, recipe: Recipe) -> str:
-    """One sentence where a cheaper encoder cannot be told from the best, with its command."""
+    """One sentence where a cheaper encoder cannot be distinguished from the best, with its command."""
     best = encoders[0]
     cheaper = [
         facts
