@@ -15,6 +15,7 @@ import auricle
 from auricle import recipes
 from auricle.cli.main import main
 from auricle.corpus.clip import Clip, Index
+from auricle.corpus.split_kinds import cross_validation_kind
 from auricle.errors import UsageError
 from auricle.inference.run import resolve
 from auricle.models import catalogue
@@ -52,9 +53,9 @@ class Seen:
             self.rates.append(corpus.store.settings.sample_rate)
             return corpus
 
-        def watched(corpus: PreparedCorpus, name: str, checkpoint: str | None) -> Any:
+        def watched(corpus: PreparedCorpus, name: str, *others: Any) -> Any:
             self.corpora[name] = corpus
-            return auditioned(corpus, name, checkpoint)
+            return auditioned(corpus, name, *others)
 
         patch.setattr(auditions, "decode", watched_decode)
         patch.setattr(auditions, "_auditioned", watched)
@@ -218,12 +219,13 @@ def index(rows: Sequence[tuple[str, str | None, str | None]]) -> Index:
         ([(label, label + group, None) for label in "ab" for group in "xyz"], "leave-one-group-out"),
         ([(label, label, None) for label in "abc" for _ in range(3)], "folds"),
         ([(label, None, None) for label in "ab" for _ in range(3)], "folds"),
-        ([(label, group, fold) for label in "ab" for group in "xyz" for fold in "12"], "predefined"),
+        ([(label, group, fold) for label in "ab" for group in "xyz" for fold in "12"], "auto"),
     ],
 )
 def test_how_every_clip_is_tested_once(rows: list[tuple[str, str | None, str | None]], kind: str) -> None:
-    assert auditions._split_kind(index(rows), Data()) == kind
-    assert auditions._split_kind(index(rows), Data(split="random")) == "random"
+    assert cross_validation_kind(index(rows), Data()) == kind
+    assert cross_validation_kind(index(rows), Data(split="random")) == "random"
+    assert cross_validation_kind(index(rows), Data(test_size=0.3)) == "auto"
 
 
 def test_a_cheaper_encoder_that_cannot_be_told_from_the_best_is_named(

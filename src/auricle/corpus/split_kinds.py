@@ -4,9 +4,11 @@ In: the recipe's data section, whose `model_fields_set` names what was given; a 
 an error before the corpus is read where the kind is known by then, else a sentence for the notes of the split.
 """
 
+from collections import Counter
 from collections.abc import Collection
 from pathlib import Path
 
+from auricle.corpus.clip import Index
 from auricle.errors import DataError, UsageError, unknown
 from auricle.recipe import Data
 
@@ -79,3 +81,17 @@ def many_trainings(kind: str, folds: int, units: str) -> list[str]:
     fewer = "`--folds 5 --group fold`" if kind == "predefined" else "`--folds 5`"
     whole = "folds" if kind == "predefined" else units
     return [f"{folds} folds mean {folds} trainings. {fewer} means five, each tested on whole {whole}."]
+
+
+def cross_validation_kind(index: Index, data: Data) -> str:
+    """The split that tests every clip once, where the recipe leaves it to the corpus: `auto` for the corpus' own folds,
+    else a few groups one by one, or folds.
+    """
+    own = {clip.fold or "train" for clip in index}
+    if data.split != "auto" or "test_size" in data.model_fields_set or len(own) > 1:
+        return data.split
+    groups = {clip.group for clip in index}
+    groups_of = Counter(label for label, _ in {(clip.label, clip.group) for clip in index})
+    if None not in groups and 1 < len(groups) <= MANY_FOLDS and min(groups_of.values()) > 1:
+        return "leave-one-group-out"
+    return "folds"

@@ -21,6 +21,7 @@ from transformers import PreTrainedModel
 from auricle import recipes
 from auricle.corpus import splits
 from auricle.corpus.clip import Index
+from auricle.corpus.split_kinds import cross_validation_kind
 from auricle.errors import DataError, UsageError, unknown
 from auricle.evaluation import scoring
 from auricle.evaluation.compare import METRIC, Candidate, Comparison, check_metric, compare_candidates
@@ -40,8 +41,6 @@ from auricle.training.run import check_features, report_corpus, resolve
 
 RECIPE, BASELINE_RECIPE, BASELINE = "probe", "baseline", "instant baseline"
 MAX_CLIPS = 3000
-# Up to so many groups each is tested alone; more are divided into folds.
-MOST_SINGLE_GROUPS = 10
 TIMED_CLIPS = 32
 
 
@@ -73,7 +72,7 @@ class Audition:
     """Encoders on the same folds of a corpus. `encoders` are in the order of `comparison.runs`, the best first.
 
     `clips` of `corpus_clips` took part; `majority` are the metrics of always answering the commonest class; `advice`
-    names a cheaper encoder that cannot be distinguished from the best, and may be empty; `command` trains with the best.
+    names a cheaper encoder that is not distinguishable from the best, and may be empty; `command` trains with the best.
     """
 
     comparison: Comparison
@@ -123,18 +122,19 @@ def audition(
 
     def message(text: str) -> None:
         notes.append(text)
-        reporter.message(text)
+        show(text)
 
+    show, reporter = reporter.message, replace(reporter, message=message)
     index = read(data, recipe)
     check_features(recipe, index.num_features)
     message(index.description)
     sample = _sample(_without_test_part(index, recipe.data, message), recipe.data, max_clips or MAX_CLIPS, message)
     everything = {BASELINE: _baseline_recipe(recipe), **resolved}
-    corpora = _prepared(sample, everything, replace(reporter, message=message))
+    corpora = _prepared(sample, everything, reporter)
     candidates, facts = [], {}
     for number, (name, corpus) in enumerate(corpora.items()):
-        reporter.message(f"{number + 1} of {len(corpora)}: {name}")
-        candidate, facts[name] = _auditioned(corpus, name, checkpoints.get(name))
+        show(f"{number + 1} of {len(corpora)}: {name}")
+        candidate, facts[name] = _auditioned(corpus, name, checkpoints.get(name), reporter)
         candidates.append(candidate)
         release_memory()
     settings = recipe.evaluate
@@ -274,8 +274,11 @@ def _prepared(index: Index, by_name: Mapping[str, Recipe], reporter: ProgressRep
         decoded[name] = corpus
     first = next(iter(decoded.values()))
     grouping = decide_groups(first)
-    kind = _split_kind(grouping.index, first.recipe.data)
-    first = with_split(replace(first, recipe=first.recipe.replace("data", split=kind)), grouping.index)
+    kind = cross_validation_kind(grouping.index, first.recipe.data)
+    if kind != first.recipe.data.split:
+        # What was given for another kind of split has no effect, and that is no error here.
+        first = replace(first, recipe=first.recipe.replace("data", split=kind).with_given(()))
+    first = with_split(first, grouping.index)
     report_corpus(first, grouping.message, reporter, "`auricle inspect`")
     shared = {clip.id for clip in first.usable}
     for corpus in decoded.values():
@@ -299,23 +302,14 @@ def _prepared(index: Index, by_name: Mapping[str, Recipe], reporter: ProgressRep
     }
 
 
-def _split_kind(index: Index, data: Data) -> str:
-    """How to test every clip once: the corpus' own folds, its few groups one by one, or folds of groups."""
-    if data.split != "auto":
-        return data.split
-    if index.has_folds and len({clip.fold or "train" for clip in index}) > 1:
-        return "predefined"
-    groups = {clip.group for clip in index}
-    pairs = Counter(label for label, _ in {(clip.label, clip.group) for clip in index})
-    if None not in groups and 1 < len(groups) <= MOST_SINGLE_GROUPS and min(pairs.values()) > 1:
-        return "leave-one-group-out"
-    return "folds"
-
-
-def _auditioned(corpus: PreparedCorpus, name: str, checkpoint: str | None) -> tuple[Candidate, EncoderFacts]:
+def _auditioned(
+    corpus: PreparedCorpus, name: str, checkpoint: str | None, reporter: ProgressReporter
+) -> tuple[Candidate, EncoderFacts]:
     """Embed the clips once, and fit and score each fold."""
     model = build_model(corpus.recipe, corpus.labels)
-    embeddings = embed_clips(corpus, model)
+    for note in getattr(model, "notes", ()):
+        reporter.message(f"{name}: {note}")
+    embeddings = embed_clips(corpus, model, reporter.progress)
     parts, fold_layers = [], []
     for fold in corpus.split.folds:
         fit(model.fit, embeddings, corpus, (*fold.train, *fold.valid))
