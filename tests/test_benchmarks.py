@@ -16,8 +16,10 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoFeatureExtractor, HubertForSequenceClassification
 
+from auricle import recipes
 from auricle.models.families.conformer import Options, network
 from auricle.models.options import ModelSpec
+from auricle.preparation.prepare import prepare, read
 
 REPOSITORY = Path(__file__).parents[1]
 sys.path.insert(0, str(REPOSITORY))
@@ -33,12 +35,14 @@ from benchmarks import (  # noqa: E402
     device,
     finetune,
     hour,
+    lowdata,
     memory,
 )
 from benchmarks import _reference_sound as reference  # noqa: E402
 from benchmarks.__main__ import benchmarks  # noqa: E402
 
 from tests import checkpoints  # noqa: E402
+from tests.conftest import write_corpus  # noqa: E402
 
 CLASSES = 10
 # librosa looks for all decoders that it could use, old ones too.
@@ -263,3 +267,18 @@ def test_a_family_that_fails_on_the_device_is_reported_and_the_others_still_run(
     rows = {line.split()[0]: line for line in capsys.readouterr().out.splitlines()}
     assert rows["cnn"].endswith("ValueError: no kernel") and rows["conformer"].endswith("logits differ")
     assert set(checkpoints.TINY) < set(rows) and rows["device"] == "device ratio 1"
+
+
+def test_draws_of_few_training_clips_have_other_groups_than_their_tests(tmp_path: Path) -> None:
+    recipe = recipes.load("baseline", values={"group": "name:1"})
+    corpus = write_corpus(tmp_path / "corpus", per_class=12, groups=6)
+    prepared = prepare(read(corpus, recipe), recipe, lambda done, total: None)
+    draws = list(lowdata.draws_of(prepared, 3, count=4))
+    for draw in draws:
+        assert len(set(draw.train)) == 9 and (np.bincount(prepared.classes(draw.train)) == 3).all()
+        assert not set(prepared.groups(draw.train)) & set(prepared.groups(draw.test)) and len(draw.test) == 12
+    assert len({frozenset(draw.test) for draw in draws}) > 1
+    (everything,) = lowdata.draws_of(prepared, 50, count=1)
+    assert len(everything.train) + len(everything.test) == len(prepared.usable)
+    accuracies = lowdata.measure(prepared, {3: draws})[3]
+    assert len(accuracies) == 4 and accuracies.min() > 0.8
