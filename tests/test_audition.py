@@ -283,8 +283,9 @@ def test_without_names_the_cached_ones_are_compared(
     assert auditions._checked([]) == [one.encoder.name for one in statuses if one.encoder.is_supported]
 
 
-def test_speech_and_everyday_sounds_have_different_winners(recordings: Path, published_weights: Path) -> None:
-    speech, sounds = published_weights / "whisper-tiny.en", published_weights / "mn04"
+@pytest.mark.recordings
+def test_speech_and_everyday_sounds_have_different_winners(recordings: Path, weights: Path) -> None:
+    speech, sounds = weights / "whisper-tiny.en", weights / "mn04"
     for corpus, winner, loser in (("emodb", speech, sounds), ("esc10", sounds, speech)):
         result = auricle.audition(recordings / corpus, [str(speech), str(sounds)], clips=200, model__descriptors=False)
         assert result.best.name == winner.name and result.clips == 200
