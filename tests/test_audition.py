@@ -23,6 +23,7 @@ from auricle.preparation.prepare import PreparedCorpus
 from auricle.recipe import Data
 from auricle.training import audition as auditions
 from auricle.training.audition import BASELINE, train_command
+from auricle.training.progress import ProgressReporter
 from tests import checkpoints
 from tests.conftest import RATE, usage_error, write_corpus
 from tests.test_families import small_efficientat
@@ -206,6 +207,21 @@ def test_a_test_part_stays_unseen(tmp_path: Path, tiny: Path, monkeypatch: pytes
     assert auricle.audition(tmp_path / "corpus", [str(tiny)], split="predefined").split.startswith("the corpus' own")
 
 
+def test_clips_that_are_usable_at_one_rate_only_are_left_out(tmp_path: Path) -> None:
+    folder, rate = write_corpus(tmp_path / "corpus"), 44_100
+    whistle = 0.3 * np.hanning(rate) * np.sin(2 * np.pi * 15_000 * np.arange(rate) / rate)
+    soundfile.write(folder / "high" / "device0_999.wav", whistle, rate)
+    by_name = {f"{rate}": recipes.load("baseline").replace("audio", sample_rate=rate) for rate in (rate, RATE)}
+    data = auditions.read(folder, by_name[f"{RATE}"])
+    messages: list[str] = []
+    corpora = auditions._prepared(data, by_name, ProgressReporter(messages.append))
+    assert any("Left out: 1 clip, such as 'high/device0_999.wav'" in message for message in messages)
+    for corpus in corpora.values():
+        ids = {clip.id for clip in corpus.usable}
+        assert len(ids) == 24 == len(corpus.seconds(sorted(ids)))
+        assert {id for fold in corpus.split.folds for id in (*fold.train, *fold.valid, *fold.test)} == ids
+
+
 def index(rows: Sequence[tuple[str, str | None, str | None]]) -> Index:
     clips = tuple(Clip(f"{n}", f"{n}", label, group, fold) for n, (label, group, fold) in enumerate(rows))
     return Index(clips, "folder", "x", "x")
@@ -260,6 +276,7 @@ def test_what_cannot_work_is_refused_before_decoding(
     refused: Callable[..., str] = lambda *words: usage_error(capsys, "audition", str(corpus), *words)  # noqa: E731
     message = refused("--encoders", f"{tiny},whisper-tinny.en")
     assert "No encoder named 'whisper-tinny.en'. Did you mean 'whisper-tiny.en'" in message
+    assert "'clap'" in (message := refused("--encoders", "clap")) and "cannot be opened here" in message
     assert "more than once" in refused("--encoders", f"{tiny},{tiny}")
     assert "No metric named 'acuracy'. Did you mean 'accuracy'" in refused(
         "--encoders", str(tiny), "--metric", "acuracy"

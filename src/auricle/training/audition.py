@@ -5,6 +5,7 @@ best, and what each costs. Each encoder runs once over the clips, at its own sam
 the training part of each fold, and a test part of the corpus' own stays unused. The instant baseline is compared too.
 """
 
+import html
 import json
 import shlex
 import time
@@ -97,7 +98,7 @@ class Audition:
         return "\n".join(filter(None, (self.comparison.verdict, self.advice, self.command)))
 
     def _repr_html_(self) -> str:
-        return f"{self.comparison._repr_html_()}<pre>{self.command}</pre>"
+        return f"{self.comparison._repr_html_()}<pre>{html.escape(self.command)}</pre>"
 
 
 def audition(
@@ -128,7 +129,12 @@ def audition(
     index = read(data, recipe)
     check_features(recipe, index.num_features)
     message(index.description)
-    sample = _sample(_without_test_part(index, recipe.data, message), recipe.data, max_clips or MAX_CLIPS, message)
+    sample = _sample(
+        _without_test_part(index, recipe.data, message),
+        recipe.data,
+        MAX_CLIPS if max_clips is None else max_clips,
+        message,
+    )
     everything = {BASELINE: _baseline_recipe(recipe), **resolved}
     corpora = _prepared(sample, everything, reporter)
     candidates, facts = [], {}
@@ -189,7 +195,8 @@ def _checked(names: Sequence[str]) -> list[str]:
     """The encoders to compare. Raises UsageError for a repeated or unknown one, and where none is named or cached."""
     known = [entry.name for entry in catalogue.ENCODERS if entry.is_supported]
     for name in names:
-        if name not in known and "/" not in name and not Path(name).expanduser().exists():
+        is_listed = name in [entry.name for entry in catalogue.ENCODERS]
+        if not is_listed and "/" not in name and not Path(name).expanduser().exists():
             raise UsageError(f"{unknown('encoder', name, known)} A Hub name, a folder or a file works too.")
     if repeated := [name for name, count in Counter(names).items() if count > 1]:
         raise UsageError(f"--encoders received '{repeated[0]}' more than once. Name each encoder once.")
@@ -280,13 +287,12 @@ def _prepared(index: Index, by_name: Mapping[str, Recipe], reporter: ProgressRep
         first = replace(first, recipe=first.recipe.replace("data", split=kind).with_given(()))
     first = with_split(first, grouping.index)
     report_corpus(first, grouping.message, reporter, "`auricle inspect`")
-    shared = {clip.id for clip in first.usable}
-    for corpus in decoded.values():
-        shared &= {clip.id for clip in corpus.usable}
-    if len(shared) < len(first.usable):
-        left = len(first.usable) - len(shared)
-        reporter.message(f"{counted(left, 'clip')} not usable at every sample rate, and left out.")
-    usable = first.usable.select([clip.id in shared for clip in first.usable])
+    shared = set(first.positions).intersection(*(corpus.positions for corpus in decoded.values()))
+    usable, held_out = (part.select([clip.id in shared for clip in part]) for part in (first.usable, first.held_out))
+    if left := [clip.id for clip in first.usable if clip.id not in shared]:
+        reporter.message(
+            f"Left out: {counted(len(left), 'clip')}, such as '{left[0]}', not usable at every sample rate."
+        )
     folds = tuple(
         splits.Fold(
             fold.name, *(tuple(id for id in part if id in shared) for part in (fold.train, fold.valid, fold.test))
@@ -297,7 +303,7 @@ def _prepared(index: Index, by_name: Mapping[str, Recipe], reporter: ProgressRep
         raise DataError("Too few clips are usable at every sample rate. Compare encoders of one rate at a time.")
     split = replace(first.split, folds=folds)
     return {
-        name: replace(corpus, index=first.index, usable=usable, split=split, held_out=first.held_out)
+        name: replace(corpus, index=first.index, usable=usable, split=split, held_out=held_out)
         for name, corpus in decoded.items()
     }
 
