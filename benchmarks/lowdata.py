@@ -16,6 +16,7 @@ from sklearn.model_selection import GroupShuffleSplit
 from auricle import recipes
 from auricle.evaluation.metrics import compute_metrics, evaluate_logits
 from auricle.models.load import build_model
+from auricle.models.quiet import quiet_libraries
 from auricle.preparation.prepare import PreparedCorpus, prepare, read
 from auricle.recipe import Recipe
 from auricle.training.closed_form import embed_clips, fit
@@ -53,7 +54,8 @@ def run(options: argparse.Namespace, screen: Screen) -> None:
         prepared = _prepared(name, baseline)
         draws = {size: list(draws_of(prepared, size, options.draws)) for size in sorted(options.per_class)}
         before = measure(prepared, draws)
-        after = measure(_prepared(name, resolve(probe)), draws)
+        with quiet_libraries():
+            after = measure(_prepared(name, resolve(probe)), draws)
         for size, drawn in draws.items():
             used = np.mean([len(draw.train) for draw in drawn]) / len(prepared.labels)
             gain = after[size] - before[size]
