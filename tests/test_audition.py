@@ -283,6 +283,7 @@ def test_what_cannot_work_is_refused_before_decoding(
     )
     assert "--page received" in refused("--page", "page.txt")
     assert "model.family received 'cnn'" in refused("--encoders", str(tiny), "--set", "model.family=cnn")
+    assert "Name all encoders" in refused("--encoders", str(tiny), "--set", "model.checkpoint=mn04")
     assert "without config.json" in refused("--encoders", str(corpus))
     with pytest.raises(UsageError, match="Write a list"):
         auricle.audition(corpus, "whisper-tiny.en")

@@ -222,6 +222,9 @@ def _with_checkpoint(recipe: Recipe, name: str) -> Recipe:
         raise UsageError(
             f"model.family received '{recipe.model.family}'. Encoders are compared frozen, by the family '{RECIPE}'."
         )
+    own = recipe.model.options.get("checkpoint")
+    if own != recipes.load(RECIPE).model.options["checkpoint"]:
+        raise UsageError(f"model.checkpoint received '{own}'. Name all encoders to compare: `--encoders {own},{name}`.")
     return recipe.replace("model", checkpoint=name)
 
 
