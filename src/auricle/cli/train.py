@@ -31,9 +31,7 @@ def declare(commands: Any) -> None:
     audition = command(commands, _audition, "auricle audition my-recordings --encoders whisper-tiny.en,mn04")
     shared.corpus_options(audition, only_recipe="probe")
     encoders = audition.add_argument_group("encoders")
-    names = (
-        "names of `auricle encoders`, Hub names, folders or files, as --checkpoint (default: the cached of the former)"
-    )
+    names = "as --checkpoint names them (default: those that `auricle encoders` lists as cached)"
     encoders.add_argument("--encoders", metavar="NAME,NAME", help=names)
     clips = "of a larger corpus, a stratified sample of N clips is used (default: 3000)"
     encoders.add_argument("--clips", type=positive, metavar="N", help=clips)
