@@ -45,6 +45,7 @@ class RunFolder:
     cost = _Entry("cost.json")  # measured times and memory, which differ from run to run
     scores = _Entry("scores.parquet")  # the logits of all test clips
     baseline_scores = _Entry("baseline.parquet")  # the instant baseline's logits of the same clips
+    probe_scores = _Entry("probe.parquet")  # the logits of the same clips by a probe of a cached encoder
     suspect_scores = _Entry("suspects.parquet")  # the baseline's out-of-fold logits of all clips, to suspect labels by
     exported = _Entry("onnx")  # the folder that `auricle export` writes
     # Of one fold: its history is one line of JSON an epoch, and `trained` is written last.

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from auricle.cli.options import DEFAULT_RECIPE, command, corpus_options, recipe_of
+from auricle.cli.options import command, corpus_options, recipe_of
 from auricle.errors import DataError
 from auricle.run_folder import check_model
 
@@ -88,7 +88,7 @@ def _listen(options: argparse.Namespace) -> int:
 
 def _repeated(options: argparse.Namespace) -> Iterator[str]:
     """The options by which the corpus was read: training with the corrections needs the same."""
-    if options.recipe != DEFAULT_RECIPE:
+    if options.recipe is not None:
         yield from ("--recipe", options.recipe)
     for name in ("reader", "label", "group", "pattern"):
         if (value := getattr(options, name)) is not None:

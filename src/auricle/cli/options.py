@@ -8,7 +8,7 @@ import argparse
 import contextlib
 import json
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -18,7 +18,6 @@ from auricle.models import device
 if TYPE_CHECKING:
     from auricle.recipe import Recipe
 
-DEFAULT_RECIPE = "sound"
 DATA_HELP = "a folder, archive (.zip, .tar), table (.csv, .parquet), quoted glob, URL, or Hugging Face data set"
 FILES_HELP = "files, folders, archives, globs, or - for standard input"
 RUN_HELP = "a run folder (as `auricle train` wrote it), a model folder, or an exported folder"
@@ -89,9 +88,9 @@ def corpus_options(
         data.add_argument("--corrections", metavar="FILE", help="a CSV of corrected labels that `auricle listen` wrote")
     data.add_argument("--strict", action="store_true", default=None, help="stop at unusable clips; else exclude them")
     recipe = parser.add_argument_group("recipe")
-    known = f"baseline, sound, emotion, genre, speaker, or a YAML file (default: {DEFAULT_RECIPE})"
+    known = "baseline, sound, probe, emotion, genre, speaker, or a YAML file (default: sound; or probe, if better)"
     if only_recipe is None:
-        recipe.add_argument("--recipe", default=DEFAULT_RECIPE, metavar="NAME|FILE", help=known)
+        recipe.add_argument("--recipe", metavar="NAME|FILE", help=known)
     else:
         parser.set_defaults(recipe=only_recipe)
     change = "change any recipe key, such as train.crop_seconds=3; repeatable"
@@ -148,7 +147,7 @@ def positive(text: str) -> int:
 
 
 def recipe_of(options: argparse.Namespace) -> "Recipe":
-    """The recipe that the options name, with what they change, for DATA that exists.
+    """The recipe that the options name, or the default, with what they change, for DATA that exists.
 
     Only training imports and checks its model family.
     """
@@ -156,11 +155,18 @@ def recipe_of(options: argparse.Namespace) -> "Recipe":
     from auricle.corpus.read import check_location
     from auricle.corpus.split_kinds import check_kind
 
-    named = {name: value for name in recipes.NAMED_SETTINGS if (value := getattr(options, name, None)) is not None}
-    resolved = recipes.load(options.recipe, options.set, named, lambda name: f"--{name.replace('_', '-')}")
+    recipe = options.recipe or recipes.DEFAULT
+    resolved = recipes.load(recipe, options.set, named_settings(options), lambda name: f"--{name.replace('_', '-')}")
     check_kind(resolved.data)
     check_location(options.data, resolved.data.reader)
     return resolved
+
+
+def named_settings(options: argparse.Namespace) -> Mapping[str, Any]:
+    """The recipe values that have options of their own, by name, where they are given."""
+    from auricle import recipes
+
+    return {name: value for name in recipes.NAMED_SETTINGS if (value := getattr(options, name, None)) is not None}
 
 
 def json_only(options: argparse.Namespace) -> contextlib.AbstractContextManager[Any]:

@@ -68,14 +68,20 @@ def _train(options: argparse.Namespace) -> int:
         raise UsageError("--resume received no run folder. Name the run to continue: --out RUN.")
     recipe = shared.recipe_of(options)
     registration.parse_options(recipe)
-    out = options.out or new_run_folder(options.data, recipe.name)
+    from auricle import recipes
     from auricle.cli import console
+    from auricle.training.probes import choose_recipe
     from auricle.training.progress import ProgressReporter
-    from auricle.training.run import run
+    from auricle.training.run import check_folder, run
 
     screen = console.Screen(options.json)
     reporter = ProgressReporter(screen.print, screen.progress, screen.epoch)
     with json_only(options):
+        if options.recipe is None:
+            check_folder(options.out, options.resume)
+            alternative = recipes.alternative(options.set, shared.named_settings(options))
+            recipe = choose_recipe(options.data, recipe, alternative, reporter, options.out if options.resume else None)
+        out = options.out or new_run_folder(options.data, recipe.name)
         report = run(options.data, recipe, out, reporter, resume=options.resume)
     console.show_report(screen, report)
     screen.print(f"Report: {out / 'report.html'}   Model: {out / 'model'}")

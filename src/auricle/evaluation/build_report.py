@@ -24,6 +24,7 @@ from auricle.evaluation.report import (
     Hardware,
     IntervalBasis,
     ModelSummary,
+    ProbeComparison,
     Report,
     SplitSummary,
     TrainingTotals,
@@ -44,6 +45,19 @@ PACKAGES = (
     "av",
     "pyarrow",
 )
+
+
+@dataclass(frozen=True)
+class ProbeScores:
+    """The probe of a cached encoder on the test clips of a run; `note` says which and why, or why there is none.
+
+    `losses` are the log-losses on held-out training clips, in nats, of all encoders that were tried, by name.
+    """
+
+    note: str = ""
+    encoder: str = ""
+    scores: Scores | None = None
+    losses: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -70,6 +84,7 @@ class ReportInputs:
     center_crops: Scores | None = None
     trained_ranges: Mapping[str, tuple[float, float]] = field(default_factory=dict)
     repetitions: Mapping[int, Scores] = field(default_factory=dict)
+    probe: ProbeScores = ProbeScores()
 
 
 def build_report(inputs: ReportInputs) -> Report:
@@ -86,6 +101,15 @@ def build_report(inputs: ReportInputs) -> Report:
         gain=metric_intervals(outcomes, resampled, minus=baseline),
         is_this_model=recipe.model.family == "baseline",
     )
+    probe = None
+    if (scored := inputs.probe.scores) is not None:
+        other = evaluate_logits(scored.truth, scored.logits, evaluate.top_k)
+        probe = ProbeComparison(
+            encoder=inputs.probe.encoder,
+            metrics=metric_intervals(other, resampled),
+            gain=metric_intervals(outcomes, resampled, minus=other),
+            losses=dict(inputs.probe.losses),
+        )
     accuracies, basis = metric_intervals(outcomes, resampled), IntervalBasis.of(resampled)
     majority_metrics = compute_metrics(majority)
     rows = metrics.per_class(scores)
@@ -94,7 +118,10 @@ def build_report(inputs: ReportInputs) -> Report:
     seeds = {recipe.train.seed: scores, **inputs.repetitions}
     return Report(
         verdict=_verdict(len(scores), accuracies["accuracy"], comparison, majority_metrics["accuracy"], rows),
-        cautions=tuple(_cautions(inputs, rows, basis.caution("accuracy", accuracies["accuracy"]))),
+        cautions=(
+            *(probe.advice if probe is not None else ()),
+            *_cautions(inputs, rows, basis.caution("accuracy", accuracies["accuracy"])),
+        ),
         name=recipe.name,
         family=recipe.model.family,
         test_clips=len(scores),
@@ -102,6 +129,8 @@ def build_report(inputs: ReportInputs) -> Report:
         metrics=accuracies,
         majority=majority_metrics,
         baseline=comparison,
+        probe=probe,
+        probe_note=inputs.probe.note,
         folds=_folds(inputs),
         labels=scores.labels,
         per_class=rows,

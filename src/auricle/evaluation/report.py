@@ -69,6 +69,32 @@ class BaselineComparison:
 
 
 @dataclass(frozen=True)
+class ProbeComparison:
+    """The probe of a cached encoder on the same split; `gain` is what the model's metrics add to its metrics.
+
+    `losses` are the log-losses on held-out training clips, in nats, of all encoders that were tried, by name: the
+    least decided.
+    """
+
+    encoder: str
+    metrics: dict[str, Interval]
+    gain: dict[str, Interval]
+    losses: dict[str, float]
+
+    @property
+    def advice(self) -> tuple[str, ...]:
+        """Which recipe would have been better, where the paired difference in accuracy shows that one would."""
+        gain = self.gain["accuracy"]
+        if gain.high >= 0:
+            return ()
+        return (
+            f"A probe of the frozen encoder {self.encoder} is {-100 * gain.value:.1f} points more accurate on these "
+            f"clips ({Interval(-gain.value, -gain.high, -gain.low, gain.reliable).percents}). Train it: --recipe probe "
+            f"--checkpoint {self.encoder}.",
+        )
+
+
+@dataclass(frozen=True)
 class FoldMetrics:
     """The clips and results of one fold; `best_epoch` counts from 1."""
 
@@ -125,8 +151,25 @@ class CorpusSummary:
 
 
 @dataclass(frozen=True)
+class FrozenEncoder:
+    """What a probe's fit chose of its encoder: layers, 0 being the embedding, and whether descriptors were joined.
+
+    `layer_losses` are the log-losses on held-out training clips, in nats, of each layer alone, none where the recipe
+    names the layers; `held_out_loss` is that of the choice. `license` is the encoder's, where the catalogue knows it.
+    """
+
+    layers: tuple[int, ...]
+    joins_descriptors: bool
+    layer_losses: tuple[float, ...]
+    held_out_loss: float
+    license: str | None
+
+
+@dataclass(frozen=True)
 class ModelSummary:
-    """The kept model. `base_model` is the checkpoint that a pretrained one was fine-tuned from, where it has a name."""
+    """The kept model. `base_model` is the checkpoint that a pretrained one was fine-tuned from, or that a probe's
+    frozen `encoder` is from, where it has a name.
+    """
 
     type: str
     parameters: int
@@ -136,6 +179,7 @@ class ModelSummary:
     pretrained: bool = False
     temperature: float = 1.0
     num_features: int | None = None
+    encoder: FrozenEncoder | None = None
 
     @property
     def is_stock(self) -> bool:
@@ -169,7 +213,8 @@ class Report:
     """One finished run. Fields with a `dict` of metrics are keyed by metric name, such as balanced_accuracy.
 
     `slices` are keyed by metadata column, `learning_curves` by fold. `accuracy_by_duration` is on center crops,
-    `accuracy_by_clip_duration` on clips in full, by their own duration. `seeds` is None for a single seed.
+    `accuracy_by_clip_duration` on clips in full, by their own duration. `seeds` is None for a single seed, `probe`
+    where no cached encoder was tried or the model is that probe; `probe_note` says why.
     """
 
     verdict: str
@@ -204,6 +249,8 @@ class Report:
     versions: dict[str, str]
     hardware: Hardware
     seeds: SeedVariance | None = None
+    probe: ProbeComparison | None = None
+    probe_note: str = ""
 
     def as_json(self) -> dict[str, Any]:
         """The content of report.json."""

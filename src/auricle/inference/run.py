@@ -32,7 +32,9 @@ from auricle.recipe import Recipe
 from auricle.recipes import NAMED_SETTINGS
 from auricle.run_folder import RunFolder, new_run_folder
 from auricle.training import grouping
+from auricle.training.probes import choose_recipe
 from auricle.training.progress import Epoch, ProgressReporter
+from auricle.training.run import check_folder
 from auricle.training.run import run as train_run
 
 if TYPE_CHECKING:
@@ -92,7 +94,7 @@ class Run:
 
 
 def inspect(
-    data: str | Path, recipe: str | Path | Recipe = "sound", *, verbose: bool = False, **settings: Any
+    data: str | Path, recipe: str | Path | Recipe = recipes.DEFAULT, *, verbose: bool = False, **settings: Any
 ) -> Inspection:
     """Report what is in a corpus, what is wrong with it and how it would be split; nothing is trained.
 
@@ -105,7 +107,7 @@ def inspect(
 
 def train(
     data: str | Path,
-    recipe: str | Path | Recipe = "sound",
+    recipe: str | Path | Recipe | None = None,
     out: str | Path | None = None,
     *,
     resume: bool = False,
@@ -115,17 +117,24 @@ def train(
 ) -> Run:
     """Train a classifier and measure it; `out` is the run folder, by default runs/DATA-RECIPE.
 
+    Without a `recipe`, `probe` trains where an encoder is cached and is better on held-out training clips, else `sound`.
+
     `settings` change the recipe: by the names of the command line's options (label, group, split, folds, epochs,
     batch_size, learning_rate, checkpoint, seed, corrections …), as `train__crop_seconds=3`, or as
     `train={"crop_seconds": 3}`. `resume` continues an interrupted run in `out`. Raises UsageError, DataError, RunError.
     """
-    resolved = resolve(recipe, settings)
+    resolved, reporter = resolve(recipe or recipes.DEFAULT, settings), _reporter(verbose)
     check_location(data, resolved.data.reader)
     if resume and out is None:
         raise UsageError("resume received no run folder. Name the run to continue: out=RUN.")
-    folder = new_run_folder(data, resolved.name) if out is None else Path(out)
+    folder = None if out is None else Path(out)
     with quiet_libraries(), devices.use(device):
-        train_run(data, resolved, folder, _reporter(verbose), resume=resume)
+        if recipe is None:
+            check_folder(folder, resume)
+            alternative = recipes.alternative((), _values(settings))
+            resolved = choose_recipe(data, resolved, alternative, reporter, folder if resume else None)
+        folder = folder or new_run_folder(data, resolved.name)
+        train_run(data, resolved, folder, reporter, resume=resume)
     return Run(folder)
 
 
@@ -168,6 +177,14 @@ def open_run(folder: str | os.PathLike[str]) -> Run:
 
 def resolve(recipe: str | Path | Recipe, settings: Mapping[str, Any]) -> Recipe:
     """The recipe with settings applied and its family's options checked. Raises UsageError."""
+    resolved = recipes.load(recipe, (), _values(settings))
+    split_kinds.check_kind(resolved.data)
+    registration.parse_options(resolved)
+    return resolved
+
+
+def _values(settings: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Settings by name or recipe key, as `recipes.load` takes them. Raises UsageError for an unknown one."""
     sections = [name for name in Recipe.model_fields if name != "name"]
     values: dict[str, Any] = {}
     for name, value in settings.items():
@@ -180,10 +197,7 @@ def resolve(recipe: str | Path | Recipe, settings: Mapping[str, Any]) -> Recipe:
         else:
             known = unknown("setting", name, [*NAMED_SETTINGS, *sections])
             raise UsageError(f"{known} Any recipe key works as section__key=value, such as train__crop_seconds=3.")
-    resolved = recipes.load(recipe, (), values)
-    split_kinds.check_kind(resolved.data)
-    registration.parse_options(resolved)
-    return resolved
+    return values
 
 
 def _reporter(verbose: bool) -> ProgressReporter:

@@ -61,6 +61,15 @@ class Status:
 
 
 @dataclass(frozen=True)
+class CachedEncoder:
+    """An encoder that opens without network: `checkpoint` and `revision` are what a recipe names, a cached commit."""
+
+    encoder: Encoder
+    checkpoint: str
+    revision: str | None
+
+
+@dataclass(frozen=True)
 class FetchedFile:
     """A weights file in the cache; `verified_by` says what its sha256 was compared with, empty if with nothing."""
 
@@ -240,6 +249,28 @@ def cached_path(name: str) -> Path | None:
     model = hub_files.cached_model(encoder.source, encoder.revision)
     weights = hub_files.cached_weights(model, allow_pickle=True) if model is not None else None
     return weights.folder if weights is not None else None
+
+
+def cached_encoders() -> list[CachedEncoder]:
+    """The encoders that open without network: supported, and cached as safetensors or as a verified release."""
+    if importlib.util.find_spec("huggingface_hub") is None:
+        return []
+    from auricle.models import hub_files
+
+    cached = []
+    for encoder in (one for one in ENCODERS if one.is_supported):
+        if not encoder.is_on_hub:
+            if _release_path(encoder).is_file():
+                cached.append(CachedEncoder(encoder, encoder.name, None))
+        elif (model := hub_files.cached_model(encoder.source, encoder.revision)) and hub_files.cached_weights(model):
+            cached.append(CachedEncoder(encoder, encoder.source, model.commit))
+    return cached
+
+
+def published_as(base_model: str | None) -> Encoder | None:
+    """The encoder that a model's `base_model` names: its source on the Hub, or the file of its release."""
+    names = {encoder.source if encoder.is_on_hub else Path(encoder.source).stem: encoder for encoder in ENCODERS}
+    return names.get(base_model or "")
 
 
 def fetch(name: str, *, allow_pickle: bool = False, progress: "Progress | None" = None) -> Fetched:

@@ -82,9 +82,15 @@ def assets_folder() -> Path:
 def hub_model(name: str, revision: str | None = None) -> HubModel:
     """Look a model up on the Hub and download its config; use the cache where the Hub cannot be reached.
 
+    A commit whose weights are cached never changes, and is not looked up.
+
     Raises UsageError for a name or revision that does not exist, is private or gated, for a repository without a
     config, and for a model that is neither reachable nor cached.
     """
+    if revision is not None and re.fullmatch("[0-9a-f]{40}", revision):
+        pinned = cached_model(name, revision)
+        if pinned is not None and cached_weights(pinned) is not None:
+            return pinned
     try:
         return _listed_model(name, revision or constants.DEFAULT_REVISION)
     except _UnreachableError as error:

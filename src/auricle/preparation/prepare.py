@@ -160,6 +160,12 @@ def with_split(corpus: PreparedCorpus, index: Index) -> PreparedCorpus:
     return replace(corpus, index=index, usable=usable, held_out=held_out, audit=corpus_audit, split=split)
 
 
+def decode_for(corpus: PreparedCorpus, recipe: Recipe, progress: Progress) -> PreparedCorpus:
+    """The same clips and split, decoded as another recipe needs them."""
+    recipe, settings = _settings(recipe, corpus.index)
+    return replace(corpus, store=prepare_store(corpus.index.clips, settings, progress=progress), recipe=recipe)
+
+
 def for_corpus(recipe: Recipe, index: Index) -> Recipe:
     """Fill in what reading the corpus decides: the width and frame rate of precomputed features.
 

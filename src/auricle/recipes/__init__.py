@@ -13,6 +13,8 @@ import yaml
 from auricle.errors import UsageError, unknown
 from auricle.recipe import Recipe, parse
 
+# What trains where no recipe is named: the first, unless a probe of a cached encoder is better.
+DEFAULT, PROBE = "sound", "probe"
 # The keys that are set most often: options of the command line, and keyword arguments in Python.
 NAMED_SETTINGS: Mapping[str, str] = {
     "reader": "data.reader",
@@ -77,6 +79,18 @@ def load(
     own = name_or_path.data.model_fields_set if isinstance(name_or_path, Recipe) else ()
     keys = {key.removeprefix("data.") for key in given if key.startswith("data.")}
     return parse(content, f"recipe '{named}'", typed).with_given({*own, *keys})
+
+
+def alternative(settings: Iterable[str] = (), values: Mapping[str, Any] | None = None) -> Recipe | None:
+    """The recipe `probe` with the same settings and values as the default recipe.
+
+    None where they configure the default's model, its input or its training, of which a probe only has the seeds.
+    """
+    values = values or {}
+    keys = [_parsed(setting)[0] for setting in settings] + [NAMED_SETTINGS.get(name, name) for name in values]
+    if any(key not in ("train.seed", "train.seeds") and not key.startswith(("data.", "evaluate.")) for key in keys):
+        return None
+    return load(PROBE, settings, values)
 
 
 def _read(name_or_path: str | Path) -> dict[str, Any]:

@@ -9,7 +9,7 @@ import json
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from transformers import PreTrainedModel
@@ -22,6 +22,8 @@ from auricle.preparation.prepare import PreparedCorpus
 from auricle.run_folder import atomic_write
 from auricle.training.fold import Embeddings, FoldData, FoldTrainer, TrainedFold, TrainingSummary
 from auricle.training.progress import ProgressReporter
+
+Result = TypeVar("Result")
 
 
 def closed_form_trainer(corpus: PreparedCorpus, reporter: ProgressReporter | None = None) -> FoldTrainer:
@@ -52,10 +54,10 @@ def closed_form_trainer(corpus: PreparedCorpus, reporter: ProgressReporter | Non
     return train
 
 
-def fit(solve: Callable[..., None], embeddings: Embeddings, corpus: PreparedCorpus, ids: Sequence[str]) -> None:
-    """Fit a closed-form classifier to the embeddings, classes and groups of some clips."""
+def fit(solve: Callable[..., Result], embeddings: Embeddings, corpus: PreparedCorpus, ids: Sequence[str]) -> Result:
+    """Fit a closed-form classifier to the embeddings, classes and groups of some clips; returns what `solve` does."""
     grouped = all(clip.group is not None for clip in corpus.usable)
-    solve(
+    return solve(
         embeddings.means(ids),
         corpus.classes(ids),
         groups=np.array(corpus.groups(ids)) if grouped else None,

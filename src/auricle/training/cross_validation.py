@@ -15,7 +15,8 @@ import numpy as np
 from transformers import PreTrainedModel
 
 from auricle.corpus import splits
-from auricle.evaluation import duration, open_set
+from auricle.corpus.splits import Fold
+from auricle.evaluation import duration, open_set, scoring
 from auricle.evaluation.report import CurvePoint
 from auricle.evaluation.scoring import Scores, confidence
 from auricle.models import registration
@@ -101,6 +102,16 @@ def train_again(
     return [
         train_fold(FoldData(corpus, fold, inner, reporter), train) for fold, inner in zip(folds, folders, strict=True)
     ]
+
+
+def cross_validate(corpus: PreparedCorpus, folds: Sequence[Fold], train: FoldTrainer, folder: RunFolder) -> Scores:
+    """Out-of-fold scores, without saving the models."""
+    parts = []
+    for fold in folds:
+        trained = train(FoldData(corpus, fold, folder, ProgressReporter()))
+        logits = Scorer(trained.model, corpus, trained.embeddings).clips(fold.test)
+        parts.append(scores_of(corpus, fold.test, logits, fold.name))
+    return scoring.join(parts)
 
 
 def train_fold(data: FoldData, train: FoldTrainer, others: Sequence[FoldResult] | None = None) -> FoldResult:

@@ -6,24 +6,24 @@ This module imports torch, `run` does not.
 
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 
 from auricle.corpus import splits
-from auricle.corpus.splits import Fold
 from auricle.evaluation import duration, open_set, scoring
 from auricle.evaluation.build_report import ReportInputs, build_report
 from auricle.evaluation.intervals import Resampling
 from auricle.evaluation.model_card import dataset_of, model_card
 from auricle.evaluation.open_set import RejectionReport
 from auricle.evaluation.page import write_page
-from auricle.evaluation.report import Cost, Hardware, ModelSummary, Report, TrainingTotals
+from auricle.evaluation.report import Cost, FrozenEncoder, Hardware, ModelSummary, Report, TrainingTotals
 from auricle.evaluation.scoring import Scores
-from auricle.models import device, registration
+from auricle.models import catalogue, device, registration
 from auricle.models.device import native_bf16
 from auricle.parallel import cores
 from auricle.preparation.prepare import PreparedCorpus
@@ -31,9 +31,17 @@ from auricle.recipe import Model
 from auricle.run_folder import RunFolder, atomic_write, write_text
 from auricle.training import tracking
 from auricle.training.closed_form import closed_form_trainer
-from auricle.training.cross_validation import FoldResult, prepare_training, scores_of, train_again, train_all
-from auricle.training.fold import FoldData, FoldTrainer, Scorer
+from auricle.training.cross_validation import (
+    FoldResult,
+    cross_validate,
+    prepare_training,
+    scores_of,
+    train_again,
+    train_all,
+)
+from auricle.training.fold import FoldTrainer
 from auricle.training.grouping import Grouping
+from auricle.training.probes import own_weights, score_probe
 from auricle.training.progress import ProgressReporter
 
 # Suspecting labels takes five more fits, whose cost grows with the cube of the clips: seconds up to here.
@@ -57,6 +65,7 @@ def train_and_report(
         repetitions[seed] = train_again(again, folder.repetition(seed), prepare_training(again, reporter), reporter)
     everything = [*results, *(result for repeated in repetitions.values() for result in repeated)]
     baseline, suspects = _baseline(corpus, folder, train, reporter)
+    probe = score_probe(corpus, folder, own_weights(folder), reporter)
     cost = Cost(
         prepare_seconds=prepare_seconds,
         shared_seconds=shared_seconds,
@@ -77,6 +86,7 @@ def train_and_report(
             majority=majority_scores(corpus),
             baseline=scores if recipe.model.family == "baseline" else baseline,
             suspects=suspects,
+            probe=probe,
             rejection=_rejection(corpus, results, scores),
             center_crops=_joined([result.center_crops for result in tested]),
             trained_ranges=_trained_ranges(corpus),
@@ -112,20 +122,10 @@ def _baseline(
             train = closed_form_trainer(corpus, reporter)
         if has_suspects:
             folds = splits.ungrouped(corpus.usable, corpus.recipe.data, corpus.audit.duplicate_groups)
-            _cross_validate(corpus, folds, train, folder).save(folder.suspect_scores)
+            cross_validate(corpus, folds, train, folder).save(folder.suspect_scores)
         with atomic_write(folder.baseline_scores) as partial:
-            _cross_validate(corpus, corpus.split.folds, train, folder).save(partial)
+            cross_validate(corpus, corpus.split.folds, train, folder).save(partial)
     return Scores.load(folder.baseline_scores), Scores.load(folder.suspect_scores) if has_suspects else None
-
-
-def _cross_validate(corpus: PreparedCorpus, folds: Sequence[Fold], train: FoldTrainer, folder: RunFolder) -> Scores:
-    """Out-of-fold scores, without saving the models."""
-    parts = []
-    for fold in folds:
-        trained = train(FoldData(corpus, fold, folder, ProgressReporter()))
-        logits = Scorer(trained.model, corpus, trained.embeddings).clips(fold.test)
-        parts.append(scores_of(corpus, fold.test, logits, fold.name))
-    return scoring.join(parts)
 
 
 def _test_scores(results: Sequence[FoldResult]) -> Scores:
@@ -180,6 +180,19 @@ def _model_summary(result: FoldResult) -> ModelSummary:
         pretrained="base_model" in config,
         temperature=result.summary.temperature,
         num_features=config.get("num_features"),
+        encoder=_frozen_encoder(config) if config["model_type"] in registration.family("probe").MODEL_TYPES else None,
+    )
+
+
+def _frozen_encoder(config: Mapping[str, Any]) -> FrozenEncoder:
+    """What a probe's config holds about its encoder."""
+    known = catalogue.published_as(config["base_model"])
+    return FrozenEncoder(
+        layers=tuple(config["layers"]),
+        joins_descriptors=config["joins_descriptors"],
+        layer_losses=tuple(config["layer_losses"]),
+        held_out_loss=config["held_out_loss"],
+        license=known.license if known is not None else None,
     )
 
 

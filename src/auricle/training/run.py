@@ -26,10 +26,9 @@ def run(data: str | Path, recipe: Recipe, out: Path, reporter: ProgressReporter,
     """Train and evaluate a model; returns the report. Raises AuricleError before anything is written."""
     recipe = resolve(recipe)
     folder = RunFolder(out)
+    check_folder(out, resume)
     if resume:
         recipe = _resumed(recipe, folder)
-    elif out.exists() and any(out.iterdir()):
-        raise UsageError(f"'{out}' exists already. Resume it with --resume, or name another folder with --out.")
     start = time.perf_counter()
     index = read(data, recipe)
     check_features(recipe, index.num_features)
@@ -47,6 +46,12 @@ def run(data: str | Path, recipe: Recipe, out: Path, reporter: ProgressReporter,
             raise RunError(f"The run in '{folder.path}' was started on another corpus. Start a new run.")
     _write_metadata(corpus, grouping.message, folder, reporter)
     return train_and_report(corpus, grouping, folder, reporter, seconds)
+
+
+def check_folder(out: Path | None, resume: bool) -> None:
+    """Raise UsageError for a run folder that holds files already, unless the run is resumed."""
+    if not resume and out is not None and out.exists() and any(out.iterdir()):
+        raise UsageError(f"'{out}' exists already. Resume it with --resume, or name another folder with --out.")
 
 
 def resolve(recipe: Recipe) -> Recipe:

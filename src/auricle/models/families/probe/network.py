@@ -41,7 +41,7 @@ class Config(PreTrainedConfig):
     its weights; base_model: where they came from; layer_sizes and descriptor_sizes: widths of the statistics of each
     layer and kind of descriptor; candidates, descriptors: the options, None and "auto" where `fit` chooses; layers and
     joins_descriptors: what it chose, None before; layer_losses: the held-out log-loss of each layer alone, in nats;
-    the rest as in the baseline.
+    held_out_loss: that of what it chose; the rest as in the baseline.
     """
 
     model_type = MODEL_TYPES[0]
@@ -59,6 +59,7 @@ class Config(PreTrainedConfig):
     layers: list[int] | tuple[int, ...] | None = None
     joins_descriptors: bool | None = None
     layer_losses: list[float] | tuple[float, ...] = ()
+    held_out_loss: float | None = None
     max_support: int = 6000
     n_support: int = 0
     logit_temperature: float = 1.0
@@ -170,10 +171,12 @@ class Model(PreTrainedModel):
             config.layers, config.layer_losses = choose_layers(len(parts.layers), loss)
         else:
             config.layers = list(config.candidates)
-        joins = config.descriptors
-        if joins == "auto":
-            joins = loss([*config.layers, *range(len(parts.layers), len(parts.sizes))]) < loss(config.layers)
-        config.joins_descriptors = bool(joins)
+        described = [*config.layers, *range(len(parts.layers), len(parts.sizes))]
+        losses = {} if config.descriptors is True else {False: loss(config.layers)}
+        if config.descriptors:
+            losses[True] = loss(described)
+        config.joins_descriptors = min(losses, key=losses.__getitem__)
+        config.held_out_loss = losses[config.joins_descriptors]
         sizes = self._parts(config.layers, config.joins_descriptors).sizes
         self.ridge = RidgeLayer(sizes, config.num_labels, 0).to(self.device)
         self.ridge.fit(
