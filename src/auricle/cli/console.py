@@ -130,13 +130,17 @@ def show_inspection(screen: Screen, inspection: Inspection) -> None:
 def show_report(screen: Screen, report: "Report") -> None:
     """The end of a training on the terminal: the metrics in context, the verdict, the cautions."""
     baseline = report.baseline.metrics
+    others = {"baseline": {name: baseline[name].value for name in report.metrics}}
+    if (probe := report.probe) is not None:
+        others[f"probe of {probe.encoder}"] = {name: probe.metrics[name].value for name in report.metrics}
+    others["majority"] = report.majority
     rows = [
-        (*_metric(name, metric), f"{baseline[name].value:.3f}", f"{report.majority[name]:.3f}")
+        (*_metric(name, metric), *(f"{values[name]:.3f}" for values in others.values()))
         for name, metric in report.metrics.items()
     ]
     screen.print("")
     title = f"{report.test_clips} test clips; intervals over {report.interval.description}"
-    screen.table(title, ("metric", "value", "95 % interval", "baseline", "majority"), rows)
+    screen.table(title, ("metric", "value", "95 % interval", *others), rows)
     screen.print(report.verdict)
     if report.seeds:
         accuracy = report.seeds.metrics["accuracy"]

@@ -26,7 +26,7 @@ from auricle.evaluation.compare import Comparison, format_difference, format_met
 from auricle.evaluation.html import render_page
 from auricle.evaluation.intervals import Interval
 from auricle.evaluation.metrics import MetricInfo, metric_info
-from auricle.evaluation.report import Cost, CurvePoint, Report
+from auricle.evaluation.report import Cost, CurvePoint, FrozenEncoder, Report
 from auricle.preparation.audit import Fault
 from auricle.preparation.formatting import percent
 from auricle.run_folder import write_text
@@ -81,7 +81,9 @@ class Line:
 
 @dataclass(frozen=True)
 class Plot:
-    """Lines over an x axis; ticks are (position in 0..1, text). `marker` is a position on the x axis."""
+    """Lines over an x axis; ticks are (position in 0..1, text). `marker` is a position on the x axis, `dots` are points
+    as a Line has them.
+    """
 
     title: str
     caption: str
@@ -90,6 +92,7 @@ class Plot:
     x_ticks: tuple[tuple[float, str], ...]
     y_ticks: tuple[tuple[float, str], ...]
     marker: float | None = None
+    dots: tuple[tuple[float, float], ...] = ()
 
 
 def write_page(
@@ -111,6 +114,7 @@ def write_page(
         cost=cost,
         cards=metric_cards(report),
         curves=learning_curves(report),
+        layers=loss_by_layer(report.model.encoder),
         coverage=accuracy_by_coverage(report.risk_coverage),
         matrix=report.confusion_matrix if len(report.labels) <= MATRIX_CLASSES else (),
         excerpts={
@@ -162,6 +166,9 @@ def metric_cards(report: Report) -> list[MetricCard]:
             other = report.baseline.metrics[name]
             bars.append(Bar("instant baseline", "baseline", other.value, other))
             gain = gain_sentence(info, report.baseline.gain[name])
+        if (probe := report.probe) is not None:
+            bars.append(Bar(f"probe of {probe.encoder}", "probe", probe.metrics[name].value, probe.metrics[name]))
+            gain += f" {gain_sentence(info, probe.gain[name], 'the probe')}"
         if info.has_majority:
             bars.append(Bar("majority class", "majority", report.majority[name]))
         largest = max(bar.interval.high if bar.interval else bar.value for bar in bars)
@@ -170,15 +177,15 @@ def metric_cards(report: Report) -> list[MetricCard]:
     return cards
 
 
-def gain_sentence(info: MetricInfo, gain: Interval) -> str:
-    """Compare the model with the instant baseline, with the interval of the difference."""
+def gain_sentence(info: MetricInfo, gain: Interval, other: str = "the instant baseline") -> str:
+    """Compare the model with another, with the interval of the difference."""
     scale, unit, digits = (100, " points", 1) if info.is_share else (1, "", 2)
     sign = scale if info.higher_is_better else -scale
     value, (low, high) = gain.value * sign, sorted((gain.low * sign, gain.high * sign))
     if low <= 0 <= high:
-        return f"Not distinguishable from the instant baseline ({low:+.{digits}f} to {high:+.{digits}f}{unit})."
+        return f"Not distinguishable from {other} ({low:+.{digits}f} to {high:+.{digits}f}{unit})."
     between = f"{min(abs(low), abs(high)):.{digits}f} to {max(abs(low), abs(high)):.{digits}f}"
-    return f"{abs(value):.{digits}f}{unit} {'better' if low > 0 else 'worse'} than the instant baseline ({between})."
+    return f"{abs(value):.{digits}f}{unit} {'better' if low > 0 else 'worse'} than {other} ({between})."
 
 
 def _class_sizes(classes: Mapping[str, int]) -> list[tuple[str, int]]:
@@ -243,6 +250,24 @@ def learning_curves(report: Report) -> list[Plot]:
         caption = "on the validation clips, which are in neither training nor test"
         plots.append(plot("Validation accuracy", caption, accuracies, {tick: percent(tick, 0) for tick in ticks(1.0)}))
     return plots
+
+
+def loss_by_layer(encoder: FrozenEncoder | None) -> Plot | None:
+    """The held-out log-loss of every layer of a probe's encoder alone, with dots at the chosen ones; None without."""
+    if encoder is None or len(encoder.layer_losses) < 2:
+        return None
+    losses, y_ticks = encoder.layer_losses, ticks(max(encoder.layer_losses))
+    last, top = len(losses) - 1, y_ticks[-1]
+    points = tuple((layer / last, 1 - loss / top) for layer, loss in enumerate(losses))
+    return Plot(
+        "Log loss by layer",
+        "of each layer alone, on training clips whose group was held out, in nats",
+        "layer, 0 being the embedding",
+        (Line("valid", points),),
+        tuple((layer / last, str(layer)) for layer in range(0, len(losses), 1 + last // 16)),
+        tuple((1 - tick / top, f"{tick:g}") for tick in y_ticks),
+        dots=tuple(points[layer] for layer in encoder.layers),
+    )
 
 
 def _validation(points: Iterable[CurvePoint], name: str) -> _Series:

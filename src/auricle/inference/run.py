@@ -117,7 +117,7 @@ def train(
 ) -> Run:
     """Train a classifier and measure it; `out` is the run folder, by default runs/DATA-RECIPE.
 
-    Without a `recipe`, `probe` trains where an encoder is cached and is better on held-out training clips, else `sound`.
+    Without a `recipe`, `probe` trains where a cached encoder is better on held-out training clips, else `sound`.
 
     `settings` change the recipe: by the names of the command line's options (label, group, split, folds, epochs,
     batch_size, learning_rate, checkpoint, seed, corrections …), as `train__crop_seconds=3`, or as

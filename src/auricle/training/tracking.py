@@ -52,6 +52,8 @@ def tracked_metrics(report: Report) -> dict[str, float]:
         values[f"test/{name}_low"] = metric.low
         values[f"test/{name}_high"] = metric.high
         values[f"baseline/{name}"] = report.baseline.metrics[name].value
+        if report.probe is not None:
+            values[f"probe/{name}"] = report.probe.metrics[name].value
     return values
 
 
