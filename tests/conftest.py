@@ -1,9 +1,15 @@
 """Audio that tests make for themselves, and the real recordings where AURICLE_DATA names them."""
 
 import os
+import tempfile
 
 # Tensors of a test are small: several threads would spend their time waiting for each other.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# The developer's own encoders are not compared with: the cache of the Hugging Face Hub is an empty folder.
+_CACHE = tempfile.TemporaryDirectory(prefix="auricle-hf-")
+os.environ["HF_HOME"] = _CACHE.name
+for _name in ("HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE", "HF_ASSETS_CACHE", "HUGGINGFACE_ASSETS_CACHE"):
+    os.environ.pop(_name, None)
 
 from collections.abc import Callable, Iterator
 from pathlib import Path

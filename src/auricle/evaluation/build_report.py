@@ -12,9 +12,9 @@ from pathlib import PurePath
 
 from auricle.corpus.splits import PARTS
 from auricle.evaluation import calibration, duration, error_analysis, metrics, open_set
-from auricle.evaluation.intervals import Interval, Resampling, bootstrap, metric_intervals
+from auricle.evaluation.intervals import Bootstrap, Interval, Resampling, bootstrap, metric_intervals
 from auricle.evaluation.leakage import Leakage
-from auricle.evaluation.metrics import IMBALANCE, ClassMetrics, compute_metrics, evaluate_logits
+from auricle.evaluation.metrics import IMBALANCE, ClassMetrics, ClipOutcomes, compute_metrics, evaluate_logits
 from auricle.evaluation.open_set import RejectionReport
 from auricle.evaluation.report import (
     BaselineComparison,
@@ -101,15 +101,7 @@ def build_report(inputs: ReportInputs) -> Report:
         gain=metric_intervals(outcomes, resampled, minus=baseline),
         is_this_model=recipe.model.family == "baseline",
     )
-    probe = None
-    if (scored := inputs.probe.scores) is not None:
-        other = evaluate_logits(scored.truth, scored.logits, evaluate.top_k)
-        probe = ProbeComparison(
-            encoder=inputs.probe.encoder,
-            metrics=metric_intervals(other, resampled),
-            gain=metric_intervals(outcomes, resampled, minus=other),
-            losses=dict(inputs.probe.losses),
-        )
+    probe = _probe(inputs.probe, outcomes, resampled)
     accuracies, basis = metric_intervals(outcomes, resampled), IntervalBasis.of(resampled)
     majority_metrics = compute_metrics(majority)
     rows = metrics.per_class(scores)
@@ -118,10 +110,7 @@ def build_report(inputs: ReportInputs) -> Report:
     seeds = {recipe.train.seed: scores, **inputs.repetitions}
     return Report(
         verdict=_verdict(len(scores), accuracies["accuracy"], comparison, majority_metrics["accuracy"], rows),
-        cautions=(
-            *(probe.advice if probe is not None else ()),
-            *_cautions(inputs, rows, basis.caution("accuracy", accuracies["accuracy"])),
-        ),
+        cautions=tuple(_cautions(inputs, probe, rows, basis.caution("accuracy", accuracies["accuracy"]))),
         name=recipe.name,
         family=recipe.model.family,
         test_clips=len(scores),
@@ -155,6 +144,15 @@ def build_report(inputs: ReportInputs) -> Report:
         hardware=inputs.hardware,
         seeds=metrics.variance_across_seeds([*seeds], [*seeds.values()], evaluate.top_k) if len(seeds) > 1 else None,
     )
+
+
+def _probe(probe: ProbeScores, outcomes: ClipOutcomes, resampled: Bootstrap) -> ProbeComparison | None:
+    """The probe's metrics on the same clips, and what the model's outcomes gain over it."""
+    if probe.scores is None:
+        return None
+    other = evaluate_logits(probe.scores.truth, probe.scores.logits, outcomes.top_k)
+    gain = metric_intervals(outcomes, resampled, minus=other)
+    return ProbeComparison(probe.encoder, metric_intervals(other, resampled), gain, dict(probe.losses))
 
 
 def _split(inputs: ReportInputs) -> SplitSummary:
@@ -237,9 +235,11 @@ def _verdict(
     )
 
 
-def _cautions(inputs: ReportInputs, rows: Sequence[ClassMetrics], rough: Sequence[str]) -> list[str]:
+def _cautions(
+    inputs: ReportInputs, probe: ProbeComparison | None, rows: Sequence[ClassMetrics], rough: Sequence[str]
+) -> list[str]:
     index, audit, split = inputs.corpus.index, inputs.corpus.audit, inputs.corpus.split
-    cautions = list(split.notes)
+    cautions = [*(probe.advice if probe is not None else ()), *split.notes]
     if audit.leaks:
         clips = len({leak.tested for leak in audit.leaks})
         cautions.append(

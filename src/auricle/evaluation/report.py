@@ -164,6 +164,18 @@ class FrozenEncoder:
     held_out_loss: float
     license: str | None
 
+    @property
+    def description(self) -> str:
+        """As in "layer 3" or "layers 0, 2 to 4"."""
+        runs: list[list[int]] = []
+        for layer in sorted(self.layers):
+            if runs and layer == runs[-1][-1] + 1:
+                runs[-1].append(layer)
+            else:
+                runs.append([layer])
+        listed = ", ".join(str(run[0]) if len(run) == 1 else f"{run[0]} to {run[-1]}" for run in runs)
+        return f"{'layer' if len(self.layers) == 1 else 'layers'} {listed}"
+
 
 @dataclass(frozen=True)
 class ModelSummary:

@@ -59,12 +59,11 @@ def score_probe(corpus: PreparedCorpus, folder: RunFolder, weights: str, reporte
         return _reported(reporter, failed)
     best = min(trials, key=lambda trial: trial.loss)
     losses = {trial.encoder.name: trial.loss for trial in trials}
+    reason = f" (held-out log-loss: {_listed(trials)}).{failed}"
     if best.weights == weights:
-        compared = f": of {_listed(trials)} it has the least held-out log-loss" if len(trials) > 1 else ""
-        return ProbeScores(
-            f"This model is itself the probe of the cached encoder {best.encoder.name}{compared}.{failed}"
-        )
-    reporter.message(f"The probe of {best.encoder.name}, on the same split.")
+        return ProbeScores(f"This model is itself the probe of a cached encoder, {best.encoder.name}{reason}")
+    note = f"The probe on the same split is of the cached encoder {best.encoder.name}{reason}"
+    reporter.message(note)
     # Training needs torch, which choosing a recipe does without where nothing is cached.
     from auricle.training.closed_form import closed_form_trainer
     from auricle.training.cross_validation import cross_validate
@@ -72,8 +71,7 @@ def score_probe(corpus: PreparedCorpus, folder: RunFolder, weights: str, reporte
     scores = cross_validate(best.corpus, corpus.split.folds, closed_form_trainer(best.corpus), folder)
     with atomic_write(folder.probe_scores) as partial:
         scores.save(partial)
-    reason = f"the least held-out log-loss of {_listed(trials)}" if len(trials) > 1 else "the only one cached that fits"
-    return ProbeScores(f"The probe is of {best.encoder.name}: {reason}.{failed}", best.encoder.name, scores, losses)
+    return ProbeScores(note, best.encoder.name, scores, losses)
 
 
 def choose_recipe(
