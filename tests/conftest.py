@@ -1,15 +1,16 @@
 """Audio that tests make for themselves, and the real recordings where AURICLE_DATA names them."""
 
+import atexit
 import os
+import shutil
 import tempfile
 
 # Tensors of a test are small: several threads would spend their time waiting for each other.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 # The developer's own encoders are not compared with: the cache of the Hugging Face Hub is an empty folder.
-_CACHE = tempfile.TemporaryDirectory(prefix="auricle-hf-")
-os.environ["HF_HOME"] = _CACHE.name
-for _name in ("HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE", "HF_ASSETS_CACHE", "HUGGINGFACE_ASSETS_CACHE"):
-    os.environ.pop(_name, None)
+os.environ["HF_HOME"] = tempfile.mkdtemp(prefix="auricle-hf-")
+os.environ["HF_HUB_CACHE"] = os.path.join(os.environ["HF_HOME"], "hub")
+os.environ["HF_ASSETS_CACHE"] = os.path.join(os.environ["HF_HOME"], "assets")
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -22,6 +23,7 @@ import soundfile
 if TYPE_CHECKING:
     from tests.hub_stub import Hub
 
+atexit.register(shutil.rmtree, os.environ["HF_HOME"], ignore_errors=True)
 RATE = 8000
 PITCHES = {"high": 1800.0, "low": 300.0, "noise": 0.0}
 
