@@ -152,7 +152,7 @@ def _try(
             continue
         # The loss decides, not the final fit.
         model.config.max_support = 100
-        fit(model.fit, embed_clips(decoded, model), decoded, (*fold.train, *fold.valid))
+        fit(model.fit, embed_clips(decoded, model, reporter.progress), decoded, (*fold.train, *fold.valid))
         trials.append(Trial(cached.encoder, decoded, model.config.weights, model.config.held_out_loss))
     return trials, failed
 
