@@ -1,6 +1,7 @@
 """What of a model on the Hub is opened, what is refused and in which words, and what is never sent anywhere."""
 
 import functools
+import importlib
 import json
 import logging
 import pickle
@@ -10,7 +11,6 @@ from typing import Any
 import huggingface_hub
 import pytest
 import torch
-import transformers
 from safetensors.torch import load_file
 
 from auricle.errors import UsageError
@@ -55,8 +55,9 @@ def no_conversion(monkeypatch: pytest.MonkeyPatch) -> None:
     def called(*_: object, **__: object) -> None:
         raise AssertionError("something was sent to the conversion service")
 
-    monkeypatch.setattr(transformers.safetensors_conversion, "spawn_conversion", called)
-    monkeypatch.setattr(transformers.modeling_utils, "auto_conversion", called)
+    # The package has its submodules as attributes only if nothing imported them before it was complete.
+    for module, name in (("safetensors_conversion", "spawn_conversion"), ("modeling_utils", "auto_conversion")):
+        monkeypatch.setattr(importlib.import_module(f"transformers.{module}"), name, called)
 
 
 def opened(name: str = NAME, **options: Any) -> checkpoint.Checkpoint:
