@@ -137,11 +137,11 @@ class Model(PreTrainedModel):
         """The settings that decide what `embed` gives before `fit`."""
         return f"{self.config.weights} {self.config.preprocessor}"
 
-    def used(self, embeddings: np.ndarray) -> np.ndarray:
-        """What the fitted model needs of the embeddings (clips, size) that it had before."""
+    def used(self, embeddings: np.ndarray, *, layers_only: bool = False) -> np.ndarray:
+        """What the fitted model needs of the embeddings (clips, size) that it had before, or of its layers alone."""
         everything = self._parts(None, None)
         parts = list(self.config.layers or ())
-        if self.config.joins_descriptors:
+        if self.config.joins_descriptors and not layers_only:
             parts += range(len(everything.layers), len(everything.sizes))
         return np.ascontiguousarray(embeddings[:, everything.columns(parts)])
 
