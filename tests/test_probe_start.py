@@ -315,3 +315,15 @@ def test_the_recipe_and_its_reference_differ_in_where_they_begin(name: str) -> N
     assert here.model.options["start"] == "probe" and reference.model.options["start"] == "random"
     assert here.train.epochs is None and reference.train.epochs is not None
     assert here.model.options["checkpoint"] == reference.model.options["checkpoint"]
+
+
+def test_the_table_of_the_documentation_is_the_schedule() -> None:
+    followed = Train(epochs=None, batch_size=None, gradient_accumulation_steps=None, learning_rate=None)
+    page = (Path(__file__).parent.parent / "docs" / "finetuning.md").read_text(encoding="utf-8")
+    table = page.partition("| training clips |")[2].partition("\n\n")[0].splitlines()[2:]
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in table]
+    assert len(rows) > 4
+    for clips, batch, epochs, rate in rows:
+        made = schedule(followed, int(clips.replace(",", "")))
+        assert int(batch) == made.batch_size * made.gradient_accumulation_steps
+        assert int(epochs) == made.epochs and rate == f"{made.learning_rate:.1e}"

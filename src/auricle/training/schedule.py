@@ -16,7 +16,7 @@ STEPS_AN_EPOCH, MIN_BATCH, MAX_BATCH = 25, 8, 64
 # Clips that are in memory at a time; larger batches are accumulated.
 CLIPS_AT_A_TIME = 16
 # For a batch of 16; Adam's rate grows with the root of the batch (Malladi et al. 2022).
-LEARNING_RATE, LEARNING_RATE_BATCH = 1e-4, 16
+LEARNING_RATE, LEARNING_RATE_BATCH = 3e-5, 16
 
 
 class Schedule(Train):
