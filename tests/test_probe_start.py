@@ -51,9 +51,7 @@ def prepared(tmp_path: Path, settings: Recipe) -> PreparedCorpus:
 
 def choose(monkeypatch: pytest.MonkeyPatch, *layers: int) -> None:
     """Let every probe choose these layers; of negative ones -1 is the last."""
-    monkeypatch.setattr(
-        probe_network, "choose_layers", lambda count, loss, free: ([layer % count for layer in layers], [])
-    )
+    monkeypatch.setattr(probe_network, "choose_layers", lambda count, loss: ([layer % count for layer in layers], []))
 
 
 def blind(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -157,6 +155,9 @@ def test_where_nothing_can_gain_the_probe_is_returned_and_named(tmp_path: Path) 
     assert report.model.type == "auricle-probe" and report.metrics["accuracy"].value > 0.8
     assert any(line.endswith("the model is the probe.") for line in said)
     assert not (tmp_path / "run" / "checkpoints").exists()
+    page, card = ((tmp_path / "run" / name).read_text() for name in ("report.html", "model/README.md"))
+    assert "Frozen encoder" in page and "the frozen encoder of a checkpoint in a folder" in card
+    assert "fine-tuned" not in (page + card).lower()
 
 
 @pytest.mark.parametrize("rate", [1e-5, 0.3])
@@ -218,7 +219,7 @@ def test_folds_decide_for_themselves_and_share_the_frozen_part(tmp_path: Path, m
         return whole(self, probe, ids) if len(calls) % 2 else np.zeros((len(ids), 3), np.float32)
 
     monkeypatch.setattr(ProbeStart, "logits", every_other)
-    settings = recipe("tiny-hubert", TOP, "data.split=folds", "data.folds=3", "train.epochs=1")
+    settings = recipe("tiny-hubert", TOP, "data.split=folds", "data.folds=3", "data.test_size=0.2", "train.epochs=1")
     report = run(write_corpus(tmp_path / "corpus"), settings, tmp_path / "run", ProgressReporter())
     types = [
         json.loads((path / "model" / "config.json").read_text())["model_type"]

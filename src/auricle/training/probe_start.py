@@ -18,7 +18,7 @@ from auricle.models.features.ridge import fit_linear_classifier
 from auricle.models.load import build_model
 from auricle.preparation.prepare import PreparedCorpus
 from auricle.recipe import Model as ModelSection
-from auricle.training.closed_form import embed_clips, fit, fit_fold
+from auricle.training.closed_form import embed_once, fit, fit_fold
 from auricle.training.fold import Embeddings, FoldData, TrainedFold, TrainingSummary
 from auricle.training.progress import ProgressReporter
 
@@ -36,11 +36,8 @@ class ProbeStart:
         names = ("checkpoint", "revision", "allow_pickle", "preprocessor")
         section = ModelSection(family="probe", **{name: getattr(options, name) for name in names})
         corpus = replace(corpus, recipe=corpus.recipe.model_copy(update={"model": section}))
-        probe = build_model(corpus.recipe, corpus.labels)
-        for note in probe.notes:
-            reporter.message(note)
         reporter.message(f"The frozen encoder runs once over {len(corpus.usable)} clips, for the probe.")
-        return cls(corpus, embed_clips(corpus, probe))
+        return cls(corpus, embed_once(corpus, reporter))
 
     def fit(self, ids: Sequence[str]) -> Any:
         """A probe that is fitted to some clips."""
