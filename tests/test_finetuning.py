@@ -58,7 +58,7 @@ def small(checkpoint: str | Path, *settings: str, recipe: str = "emotion-referen
             "train.precision=float32",
             "evaluate.bootstrap_resamples=100",
             "data.validation_size=0.2",
-            "data.test_size=0.25",
+            *([] if "data.split=folds" in settings else ["data.test_size=0.25"]),
             *settings,
         ],
     )

@@ -219,7 +219,9 @@ def test_folds_decide_for_themselves_and_share_the_frozen_part(tmp_path: Path, m
         return whole(self, probe, ids) if len(calls) % 2 else np.zeros((len(ids), 3), np.float32)
 
     monkeypatch.setattr(ProbeStart, "logits", every_other)
-    settings = recipe("tiny-hubert", TOP, "data.split=folds", "data.folds=3", "data.test_size=0.2", "train.epochs=1")
+    short = ["train.epochs=1", "train.precision=float32", "evaluate.bootstrap_resamples=100"]
+    split = ["data.split=folds", "data.folds=3", "data.validation_size=0.2"]
+    settings = recipes.load("emotion", [f"model.checkpoint={folder('tiny-hubert')}", TOP, *short, *split])
     report = run(write_corpus(tmp_path / "corpus"), settings, tmp_path / "run", ProgressReporter())
     types = [
         json.loads((path / "model" / "config.json").read_text())["model_type"]
