@@ -5,7 +5,7 @@ logits. A stock class would open such a folder silently with a randomly initiali
 after `import auricle`.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import Any
 
@@ -125,7 +125,7 @@ def _submodule(network: Any, name: str) -> Any:
     return getattr(network.get_submodule(parent), last, None)
 
 
-def wrapped(network: Any, preprocessor: dict[str, Any] | None = None) -> Model:
+def wrapped(network: Any, preprocessor: Mapping[str, Any] | None = None) -> Model:
     """The network as the model that is saved, with the config keys that auricle reads.
 
     `preprocessor` are the settings of the feature extractor that is part of the model where layers are pooled.
@@ -139,7 +139,7 @@ def wrapped(network: Any, preprocessor: dict[str, Any] | None = None) -> Model:
         sample_rate=config.sample_rate,
         base_model=config.base_model,
         layers=getattr(network.pooling, "layers", None),
-        preprocessor=preprocessor,
+        preprocessor=None if preprocessor is None else dict(preprocessor),
         id2label=config.id2label,
         label2id=config.label2id,
     )
