@@ -72,7 +72,7 @@ def ours(task: SideTask) -> SideResult:
     epochs: list[Epoch] = []
     reporter = ProgressReporter(epoch=lambda _, epoch: epochs.append(epoch))
     start = time.perf_counter()
-    recipe = resolve(recipes.load("emotion", task.settings))
+    recipe = resolve(recipes.load("emotion-reference", task.settings))
     prepared = prepare(read(task.data, recipe), recipe, reporter.progress)
     fold = prepared.split.folds[0]
     prepared = replace(prepared, split=replace(prepared.split, folds=(fold,)))
@@ -121,7 +121,7 @@ def parts_of(prepared: PreparedCorpus, fold: Fold) -> dict[str, dict[str, list[A
 
 def theirs(task: SideTask) -> SideResult:
     """Fine-tune as the tutorial does, on the clips and with the hyperparameters of our side."""
-    settings = recipes.load("emotion", task.settings).train
+    settings = recipes.load("emotion-reference", task.settings).train
     plan = reference.Plan(
         settings.epochs,
         settings.batch_size,

@@ -118,7 +118,7 @@ def _recipe(name: str, folder: Path) -> Recipe:
     checkpoint = checkpoints.make(name, folder / "checkpoint", labels=len(CLASSES))
     # The longest clip that the smallest of the checkpoints takes is 1.28 s.
     windows = ["train.crop_seconds=1.0", "evaluate.window_seconds=1.0"]
-    return recipes.load("emotion", [f"model.checkpoint={checkpoint}", *windows, *_settings("emotion")])
+    return recipes.load("emotion-reference", [f"model.checkpoint={checkpoint}", *windows, *_settings("emotion")])
 
 
 def _settings(named: str) -> list[str]:

@@ -31,7 +31,7 @@ def run(options: argparse.Namespace, screen: Screen) -> None:
         checkpoint = Path(scratch) / "checkpoint"
         checkpoints.make(CHECKPOINT, checkpoint, head=False)
         head = ["model.freeze=all", "model.stages=[]", f"model.checkpoint={checkpoint}", f"train.epochs={EPOCHS}"]
-        large = train("emodb", "emotion", head, Path(scratch) / "large", screen)
+        large = train("emodb", "emotion-reference", head, Path(scratch) / "large", screen)
         small = train("esc10", "sound", ["data.split=holdout", "train.epochs=5"], Path(scratch) / "small", screen)
         speedup = export_int8(large, options.tolerance, screen)
         export_int8(small, options.tolerance, screen)

@@ -41,7 +41,9 @@ CASES = {
     "baseline": Case("emodb", "*.wav", "baseline"),
     "cnn": Case("esc10", "*/*.ogg", "sound", ("train.epochs=3",)),
     "conformer": Case("fsdd", "recordings/*.wav", "speaker", ("data.label=speaker", "train.epochs=1")),
-    "pretrained": Case("emodb", "*.wav", "emotion", ("train.epochs=1", "model.stages=[]", "model.freeze=all")),
+    "pretrained": Case(
+        "emodb", "*.wav", "emotion-reference", ("train.epochs=1", "model.stages=[]", "model.freeze=all")
+    ),
 }
 
 

@@ -234,11 +234,13 @@ def test_encoders_with_another_pooling_or_head_are_saved_whole_under_a_type_of_t
 
     model = build("pretrained", {"checkpoint": kind, "pooling": pooling, "head": {"kind": head}})
     model.apply_temperature(1.7)
+    before = scoring.score(model, from_arrays(arrays()), batch_seconds=1000)
     save_model(model, tmp_path / "model")
     back = load_model(tmp_path / "model")
     assert json.loads((tmp_path / "model" / "config.json").read_text())["model_type"] == "auricle-encoder"
     clips = arrays()
     together = scoring.score(model, from_arrays(clips), batch_seconds=1000)
+    assert np.abs(before - together).max() < 1e-5, "saving leaves the head as it is"
     assert np.abs(scoring.score(back, from_arrays(clips), batch_seconds=1000) - together).max() < 1e-5
     alone = np.concatenate([scoring.score(back, from_arrays([clip]), batch_seconds=1000) for clip in clips])
     assert np.abs(together - alone).max() < 1e-4

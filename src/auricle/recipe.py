@@ -141,11 +141,18 @@ class Model(_Section):
 class Train(_Section):
     """How a model is trained. Keys that transformers.TrainingArguments has mean the same here."""
 
-    epochs: int = Field(30, ge=1, description="Passes over the training clips.")
-    batch_size: int = Field(16, ge=1, description="Clips per batch; halved automatically when memory runs out.")
-    gradient_accumulation_steps: int = Field(1, ge=1, description="Batches per optimizer step.")
+    epochs: int | None = Field(
+        30,
+        ge=1,
+        description="Passes over the training clips. null, here and in the three like it, follows the number of "
+        "training clips, with model.start=probe.",
+    )
+    batch_size: int | None = Field(
+        16, ge=1, description="Clips per batch; halved automatically when memory runs out; null follows."
+    )
+    gradient_accumulation_steps: int | None = Field(1, ge=1, description="Batches per optimizer step; null follows.")
     optimizer: Literal["adamw", "adam"] = Field("adamw", description="The optimizer.")
-    learning_rate: float = Field(1e-3, gt=0, description="Peak learning rate.")
+    learning_rate: float | None = Field(1e-3, gt=0, description="Peak learning rate; null follows.")
     weight_decay: float = Field(0.01, ge=0, description="Weight decay of AdamW.")
     lr_scheduler_type: Literal["one-cycle", "cosine", "linear"] = Field(
         "one-cycle", description="Shape of the learning rate over the training."
@@ -269,6 +276,17 @@ def parse(content: Mapping[str, Any], origin: str, typed: Mapping[str, str] | No
         return Recipe.model_validate(content).with_given(())
     except pydantic.ValidationError as error:
         raise UsageError(f"{origin}: {explain(error, Recipe, typed)}") from error
+
+
+def check_steps(train: Train, reason: str) -> None:
+    """Raise UsageError where steps, rate or batch are null, and nothing fills them in: `reason` says why not."""
+    names = ("epochs", "batch_size", "gradient_accumulation_steps", "learning_rate")
+    missing = [name for name in names if getattr(train, name) is None]
+    if missing:
+        raise UsageError(
+            f"train.{missing[0]} received null. It follows the number of training clips only with model.start=probe; "
+            f"{reason}: set train.{missing[0]}={Train.model_fields[missing[0]].default}."
+        )
 
 
 def explain(

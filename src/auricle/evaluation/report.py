@@ -96,7 +96,7 @@ class ProbeComparison:
 
 @dataclass(frozen=True)
 class FoldMetrics:
-    """The clips and results of one fold; `best_epoch` counts from 1."""
+    """The clips and results of one fold; `best_epoch` counts from 1, 0 is what training began from."""
 
     name: str
     train: int

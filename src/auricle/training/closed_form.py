@@ -27,31 +27,34 @@ Result = TypeVar("Result")
 
 
 def closed_form_trainer(corpus: PreparedCorpus, reporter: ProgressReporter | None = None) -> FoldTrainer:
-    """Compute the embeddings that all folds share; each fold fits a model to those of its training and validation
-    clips. Its logits need no temperature.
-    """
-    reporter = reporter or ProgressReporter()
+    """Compute the embeddings that all folds share."""
+    embeddings = embed_once(corpus, reporter or ProgressReporter())
+    return lambda data: fit_fold(data, embeddings)
+
+
+def embed_once(corpus: PreparedCorpus, reporter: ProgressReporter) -> Embeddings:
+    """Embed the clips of all folds with the recipe's model, and report its notes and the progress."""
     model = build_model(corpus.recipe, corpus.labels)
     for note in getattr(model, "notes", ()):
         reporter.message(note)
-    embeddings = embed_clips(corpus, model, reporter.progress)
+    return embed_clips(corpus, model, reporter.progress)
 
-    def train(data: FoldData) -> TrainedFold:
-        start = time.perf_counter()
-        fold = data.fold
-        model = build_model(data.recipe, data.corpus.labels)
-        validation_logits = None
-        if fold.valid and open_set.max_false_accept_rate(data.recipe) is not None:
-            # The threshold is set by mistakes on clips that the model was not fitted to; the final fit includes them.
-            fit(model.fit, embeddings, data.corpus, fold.train)
-            validation_logits = replace(embeddings, values=model.used(embeddings.values)).logits(model, fold.valid)
-        fit(model.fit, embeddings, data.corpus, (*fold.train, *fold.valid))
-        seconds = time.perf_counter() - start
-        summary = TrainingSummary(1, 1, 1, len(fold.train), 1, seconds, len(fold.train) / seconds)
-        fitted = replace(embeddings, values=model.used(embeddings.values))
-        return TrainedFold(model, summary, validation_logits, fitted)
 
-    return train
+def fit_fold(data: FoldData, embeddings: Embeddings) -> TrainedFold:
+    """Fit a model to a fold's training and validation clips. Its logits need no temperature."""
+    start = time.perf_counter()
+    fold = data.fold
+    model = build_model(data.recipe, data.corpus.labels)
+    validation_logits = None
+    if fold.valid and open_set.max_false_accept_rate(data.recipe) is not None:
+        # The threshold is set by mistakes on clips that the model was not fitted to; the final fit includes them.
+        fit(model.fit, embeddings, data.corpus, fold.train)
+        validation_logits = replace(embeddings, values=model.used(embeddings.values)).logits(model, fold.valid)
+    fit(model.fit, embeddings, data.corpus, (*fold.train, *fold.valid))
+    seconds = time.perf_counter() - start
+    summary = TrainingSummary(1, 1, 1, len(fold.train), 1, seconds, len(fold.train) / seconds)
+    fitted = replace(embeddings, values=model.used(embeddings.values))
+    return TrainedFold(model, summary, validation_logits, fitted)
 
 
 def fit(solve: Callable[..., Result], embeddings: Embeddings, corpus: PreparedCorpus, ids: Sequence[str]) -> Result:

@@ -1,80 +1,147 @@
 """Fine-tuning a pretrained model: the frozen part is computed once for all folds, the rest is trained.
 
-In: a PreparedCorpus whose recipe names a checkpoint. Out: for each fold the fine-tuned model.
+In: a PreparedCorpus whose recipe names a checkpoint. Out: for each fold the fine-tuned model; the probe that it began
+from, where no epoch was better on the validation clips.
 """
 
 import math
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from auricle.evaluation import scoring
 from auricle.models import device, registration
 from auricle.models.families.pretrained import Options
+from auricle.models.families.pretrained.network import Model
 from auricle.models.load import build_model
 from auricle.preparation.prepare import PreparedCorpus
 from auricle.training import freezing, tracking
-from auricle.training.fold import FoldData, TrainedFold, calibrate
+from auricle.training.fold import FoldData, TrainedFold, TrainingSummary, Validation, calibrate
 from auricle.training.freezing import PartiallyFrozenModel, Plan
 from auricle.training.frozen_features import CropPlan, FrozenFeatures
+from auricle.training.loop import goodness
+from auricle.training.probe_start import ProbeStart
 from auricle.training.progress import ProgressReporter
+from auricle.training.schedule import schedule
 from auricle.training.task import TrainingTask, frozen_feature_task, waveform_task
 from auricle.training.train import train
+
+# The best value of the metrics in which less is better; that of the others is 1.
+BEST = {"log_loss": 0.0}
 
 
 @dataclass(frozen=True)
 class FineTuning:
-    """Fine-tunes the checkpoint on each fold. `positions` are the clips' in `features`, by id.
+    """Fine-tunes the checkpoint on each fold. `positions` are the clips' in frozen features, by id.
 
-    `frozen_seconds` is the time that computing the frozen part took.
+    `features` are shared by the folds whose models have the same frozen part; `start` is what heads begin from, None
+    for noise. `frozen_seconds` is the time that computing the frozen part took, where all folds have the same.
     """
 
     corpus: PreparedCorpus
     options: Options
-    plan: Plan
-    features: FrozenFeatures | None
+    start: ProbeStart | None
     positions: dict[str, int]
+    features: dict[tuple[int, ...], FrozenFeatures | None]
     frozen_seconds: float
 
     @classmethod
     def prepare(cls, corpus: PreparedCorpus, reporter: ProgressReporter) -> "FineTuning":
-        """Compute the frozen part of the model for the clips of all folds."""
+        """Compute what all folds share: the frozen part of the model for their clips, or the probe's embeddings."""
         options = registration.parse_options(corpus.recipe)
-        model = build_model(corpus.recipe, corpus.labels, options)
-        plan = freezing.plan(model, options, corpus.recipe.train.learning_rate)
-        for note in model.notes:
-            reporter.message(note)
         folds = corpus.split.folds
         ids = [clip.id for clip in corpus.usable]
         if len(folds) == 1:
             needed = {*folds[0].train, *folds[0].valid}
             ids = [id for id in ids if id in needed]
-        start = time.perf_counter()
-        features = _frozen_features(corpus, ids, model, options, plan, reporter)
-        seconds = time.perf_counter() - start
-        return cls(corpus, options, plan, features, {id: number for number, id in enumerate(ids)}, seconds)
+        positions = {id: number for number, id in enumerate(ids)}
+        if options.start == "probe":
+            return cls(corpus, options, ProbeStart.prepare(corpus, options, reporter), positions, {}, 0.0)
+        model = build_model(corpus.recipe, corpus.labels, options)
+        for note in model.notes:
+            reporter.message(note)
+        plan = freezing.plan(model, options, schedule(corpus.recipe.train, len(ids)).learning_rate)
+        clock = time.perf_counter()
+        features = {_frozen_part(model, plan): _frozen_features(corpus, ids, model, options, plan, reporter)}
+        return cls(corpus, options, None, positions, features, time.perf_counter() - clock)
 
     def train(self, data: FoldData) -> TrainedFold:
         model = build_model(data.recipe, self.corpus.labels, self.options)
+        if self.start is None:
+            return calibrate(data, model, *self._train(data, model))
+        if not data.fold.valid:
+            data.reporter.message(
+                "Without validation clips nothing shows whether fine-tuning gains: the model is the probe. Set "
+                "data.validation_size above 0, or model.start=random."
+            )
+            return self.start.trained_fold(data, None)
+        probe = self.start.fit(data.fold.train)
+        model = self.start.network(model, probe, data.fold.train)
+        labels, name = data.corpus.classes(data.fold.valid), data.recipe.train.metric_for_best_model
+        logits = self.start.logits(probe, data.fold.valid)
+        before = Validation(labels, data.recipe.evaluate.top_k, lambda: logits).metrics()[name]
+        metric = f"{name.replace('_', ' ')} on {len(labels)} validation clips"
+        data.reporter.message(f"The probe chose {_layers(probe)}: {metric} {before:.3f}.")
+        if before == BEST.get(name, 1.0):
+            data.reporter.message("Nothing can be better on the validation clips: the model is the probe.")
+            return self.start.trained_fold(data, None)
+        summary, validation = self._train(data, model, goodness({name: before}, name))
+        assert validation is not None, "the fold has validation clips"
+        after = validation.metrics()[name]
+        if goodness({name: after}, name) > goodness({name: before}, name):
+            source = f"epoch {summary.chosen_epoch}" if summary.chosen_epoch else "the linear head before any epoch"
+            data.reporter.message(f"Fine-tuning gains: {metric} {after:.3f} ({source}), the probe's {before:.3f}.")
+            return calibrate(data, model, summary, validation)
+        data.reporter.message(
+            f"No epoch of fine-tuning beats the probe's {metric}: the model is the probe, fitted to training and "
+            "validation clips."
+        )
+        return self.start.trained_fold(data, replace(summary, chosen_epoch=0))
+
+    def _train(
+        self, data: FoldData, model: Model, to_beat: float | None = None
+    ) -> tuple[TrainingSummary, Validation | None]:
+        """Train a model in place; with `to_beat` the model as it is now is a candidate, too."""
+        settings, name = schedule(data.recipe.train, len(data.fold.train)), data.recipe.train.metric_for_best_model
+        plan = freezing.plan(model, self.options, settings.learning_rate)
+        part = _frozen_part(model, plan)
+        if part not in self.features:
+            ids = list(self.positions)
+            self.features[part] = _frozen_features(self.corpus, ids, model, self.options, plan, data.reporter)
         adapters = None
-        if self.options.lora is not None:
-            adapters = freezing.add_adapters(model, self.options, self.plan)
-        task = self._task(data, model)
+        # The probe may have chosen the embedding, which has no layer below it to adapt.
+        if self.options.lora is not None and len(model.encoder.layers):
+            adapters = freezing.add_adapters(model, self.options, plan)
+        task = self._task(data, model, plan, self.features[part])
+        if to_beat is not None and task.validation is not None:
+            task = replace(task, to_beat=max(to_beat, goodness(task.validation.metrics(), name)))
         if not data.folder.checkpoints.exists():
             report_parts(task.trained_model, data.reporter)
         with tracking.tracked(data.recipe, data.folder.path):
             summary = train(model, data.recipe, task, data.folder, data.report_epoch)
         if adapters is not None:
             adapters.merge_and_unload()
-        return calibrate(data, model, summary, task.validation)
+        return summary, task.validation
 
-    def _task(self, data: FoldData, model: Any) -> TrainingTask:
-        if self.features is None:
-            return waveform_task(model, data.recipe, data.train, data.validation, self.plan)
+    def _task(self, data: FoldData, model: Model, plan: Plan, features: FrozenFeatures | None) -> TrainingTask:
+        if features is None:
+            return waveform_task(model, data.recipe, data.train, data.validation, plan)
         train, validation = (
             ([self.positions[id] for id in ids], data.corpus.classes(ids)) for ids in (data.fold.train, data.fold.valid)
         )
-        return frozen_feature_task(model, data.recipe, self.plan, self.features, train, validation)
+        return frozen_feature_task(model, data.recipe, plan, features, train, validation)
+
+
+def _frozen_part(model: Model, plan: Plan) -> tuple[int, ...]:
+    """What decides the frozen part, of one checkpoint: its depth, the layers that there are, and those it pools."""
+    depth = freezing.frozen_depth(model, plan)
+    return (-1 if depth is None else depth, len(model.encoder.layers), *model.layers)
+
+
+def _layers(probe: Any) -> str:
+    layers = probe.config.layers
+    named = f"layer{'s' * (len(layers) > 1)} {', '.join(map(str, layers))} of {len(probe.config.layer_sizes) - 1}"
+    return f"{named} and acoustic descriptors" if probe.config.joins_descriptors else named
 
 
 def report_parts(model: Any, reporter: ProgressReporter) -> None:

@@ -47,7 +47,8 @@ class FoldData:
 
 @dataclass(frozen=True)
 class TrainingSummary:
-    """What training did, as trained.json has it. `chosen_epoch`, counted from 1, is the one whose weights are used.
+    """What training did, as trained.json has it. `chosen_epoch`, counted from 1, is the one whose weights are used; 0
+    where none was better than the probe that training began from.
 
     `seconds` is this session's; logits of the finished model are divided by `temperature`.
     """

@@ -57,7 +57,9 @@ def plan(model: Model, options: Options, learning_rate: float) -> Plan:
     stages = []
     for stage in options.resolved_stages:
         freeze = stage.freeze
-        depth = head - freeze.top if isinstance(freeze, Top) else {"none": -1, "features": 0, "all": head}[freeze]
+        # The probe may have chosen layers so low that fewer are left.
+        top = min(freeze.top, head - 1) if isinstance(freeze, Top) else 0
+        depth = head - top if isinstance(freeze, Top) else {"none": -1, "features": 0, "all": head}[freeze]
         stages.append(Stage(stage.from_epoch, max(lowest, depth), stage.learning_rate or learning_rate))
     return Plan(tuple(stages), options.layer_decay)
 
@@ -176,7 +178,14 @@ def summary_count(model: Model, depth: int) -> int:
     """The number of summaries in a state of this depth."""
     if model.uses_weighted_sum:
         return depth
+    if model.layers:
+        return 2 * len(summarized_layers(model, depth))
     return 1 if depth == model.final_depth else 0
+
+
+def summarized_layers(model: Model, depth: int) -> list[int]:
+    """The layers whose statistics a state of this depth holds."""
+    return [layer for layer in model.layers if layer < depth]
 
 
 @dataclass(frozen=True)

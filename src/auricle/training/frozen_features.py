@@ -31,7 +31,7 @@ from auricle.preparation.batches import CropSample
 from auricle.preparation.windows import AudioSource, Window, by_length
 from auricle.recipe import Augment, Recipe
 from auricle.run_folder import atomic_write
-from auricle.training.freezing import pack_state, summary_count
+from auricle.training.freezing import pack_state, summarized_layers, summary_count
 
 SHARD_BYTES = 32 << 20
 # Disk space that must stay free.
@@ -117,8 +117,9 @@ class FrozenFeatures:
         self.width = model.encoder.feature_size() if depth == 0 else int(model.config.hidden_size)
         self._row_bytes = self.width * (2 if bf16 else 4)
         samples = torch.tensor([view.stop - view.start for view in self.views])
-        frames = model.encoder.feature_frames(samples) if depth == 0 else model.encoder.frames(samples)
-        stored = frames if depth < model.final_depth else torch.zeros_like(frames)
+        rows = model.encoder.feature_frames(samples) if depth == 0 else model.encoder.frames(samples)
+        stored = rows if depth < model.final_depth else torch.zeros_like(rows)
+        frames = model.encoder.state_frames(samples, depth)
         self._assign((stored + summary_count(model, depth)).tolist(), frames.tolist())
         self.folder = folder / f"frozen-{self._key(model, identity)}"
 
@@ -139,7 +140,8 @@ class FrozenFeatures:
         """What the rows depend on, as a hash: recordings, views, settings and the weights of the frozen part."""
         config = {name: value for name, value in model.config.to_dict().items() if name not in ("id2label", "label2id")}
         sizes = [len(shard) for shard in self.shards]
-        settings = [__version__, identity, self.depth, self.bf16, config, model.extractor.to_dict(), sizes]
+        settings = [__version__, identity, self.depth, self.bf16, config, model.preprocessor.to_dict(), sizes]
+        settings.append([bool(model.layers), summarized_layers(model, self.depth)])
         key = hashlib.blake2b(json.dumps(settings, sort_keys=True).encode(), digest_size=12)
         key.update(repr((self.views, self.plan if self.plan.augments else None)).encode())
         for name, value in sorted(model.network.state_dict().items()):

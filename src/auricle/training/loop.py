@@ -25,11 +25,11 @@ from transformers.training_args import TrainingArguments
 
 from auricle.models.layers.heads import MarginSoftmax
 from auricle.preparation.batches import EpochBatches
-from auricle.recipe import Recipe, Train
 from auricle.run_folder import RunFolder, write_text
 from auricle.training import tracking
 from auricle.training.freezing import PartiallyFrozenModel, Stage
 from auricle.training.progress import Epoch
+from auricle.training.schedule import Schedule
 from auricle.training.task import TrainingTask
 
 AVERAGE_FILE = "average.safetensors"
@@ -139,6 +139,22 @@ class WeightAverage(TrainerCallback):
                 value.lerp_(current[name].to(value.device), 1 - decay)
 
 
+class StartingPoint(TrainerCallback):
+    """Makes what training starts from the best model so far; a resumed training knows it already."""
+
+    def __init__(self, goodness: float) -> None:
+        self.goodness = goodness
+
+    def on_train_begin(self, args: TrainingArguments, state: TrainerState, *_: Any, **__: Any) -> None:
+        if state.best_metric is None:
+            state.best_metric = self.goodness
+
+
+def goodness(metrics: dict[str, float], name: str) -> float:
+    """A validation metric, so that more is better."""
+    return -metrics[name] if name == "log_loss" else metrics[name]
+
+
 class AudioTrainer(Trainer):
     """`Trainer` with our batches, schedule and validation."""
 
@@ -146,11 +162,11 @@ class AudioTrainer(Trainer):
         self,
         args: TrainingArguments,
         task: TrainingTask,
-        recipe: Recipe,
+        settings: Schedule,
         folder: RunFolder,
         on_epoch: Callable[[Epoch], None],
     ) -> None:
-        settings, model, clips = recipe.train, task.trained_model, task.clips
+        model, clips = task.trained_model, task.clips
         self.lr_scheduler: Any
         self.optimizer: Any
         self.control: TrainerControl
@@ -170,6 +186,8 @@ class AudioTrainer(Trainer):
             callbacks.append(self.average)
         if settings.report_to == "tensorboard":
             callbacks.append(tracking.tensorboard_callback(folder.path))
+        if task.to_beat is not None:
+            callbacks.append(StartingPoint(task.to_beat))
         if settings.early_stopping_patience is not None and task.validation is not None:
             callbacks.append(EarlyStoppingCallback(early_stopping_patience=settings.early_stopping_patience))
         optimizer = None
@@ -238,8 +256,8 @@ class AudioTrainer(Trainer):
         self.log(dict(metrics))
         # The number that is largest in the best epoch.
         name = self.settings.metric_for_best_model
-        best = -found[name] if name == "log_loss" else found[name] - TIE_WEIGHT * found["log_loss"]
-        metrics[f"eval_{SELECTION_METRIC}"] = best
+        tie = 0.0 if name == "log_loss" else TIE_WEIGHT * found["log_loss"]
+        metrics[f"eval_{SELECTION_METRIC}"] = goodness(found, name) - tie
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics
 
@@ -257,7 +275,7 @@ class AudioTrainer(Trainer):
 
 
 def make_schedule(
-    optimizer: torch.optim.Optimizer, train: Train, steps: int, stages: Sequence[Stage] = ()
+    optimizer: torch.optim.Optimizer, train: Schedule, steps: int, stages: Sequence[Stage] = ()
 ) -> LRScheduler:
     """Build the recipe's schedule for so many optimiser steps: with warm-up, and from the start again in every stage.
 

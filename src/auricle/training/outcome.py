@@ -89,7 +89,7 @@ def train_and_report(
             probe=probe,
             rejection=_rejection(corpus, results, scores),
             center_crops=_joined([result.center_crops for result in tested]),
-            trained_ranges=_trained_ranges(corpus),
+            trained_ranges=_trained_ranges(corpus, results),
             learning_curves={result.name: result.history for result in tested},
             best_epochs={result.name: result.summary.chosen_epoch for result in tested},
             model=_model_summary(results[-1]),
@@ -152,11 +152,16 @@ def _rejection(corpus: PreparedCorpus, results: Sequence[FoldResult], scores: Sc
     return open_set.by_held_out_classes(scores, scoring.join(tested), own, max_rate, resampling)
 
 
-def _trained_ranges(corpus: PreparedCorpus) -> dict[str, tuple[float, float]]:
-    """The shortest and longest input of each fold's training; closed-form families take whole clips."""
-    is_cropped = registration.family(corpus.recipe.model.family).TRAINING != "closed_form"
-    crop = corpus.recipe.train.crop_seconds if is_cropped else None
-    return {fold.name: duration.trained_range(corpus.seconds(fold.train), crop) for fold in corpus.split.folds}
+def _trained_ranges(corpus: PreparedCorpus, results: Sequence[FoldResult]) -> dict[str, tuple[float, float]]:
+    """The shortest and longest input of each fold's training; models in closed form take whole clips."""
+    crops = {}
+    for result in results:
+        family = registration.family_of(_config(result)["model_type"]) or corpus.recipe.model.family
+        is_cropped = registration.family(family).TRAINING != "closed_form"
+        crops[result.name] = corpus.recipe.train.crop_seconds if is_cropped else None
+    return {
+        fold.name: duration.trained_range(corpus.seconds(fold.train), crops[fold.name]) for fold in corpus.split.folds
+    }
 
 
 def majority_scores(corpus: PreparedCorpus) -> Scores:
@@ -169,8 +174,12 @@ def majority_scores(corpus: PreparedCorpus) -> Scores:
     return scoring.join(parts)
 
 
+def _config(result: FoldResult) -> Any:
+    return json.loads(result.folder.model_config.read_text(encoding="utf-8"))
+
+
 def _model_summary(result: FoldResult) -> ModelSummary:
-    config = json.loads(result.folder.model_config.read_text(encoding="utf-8"))
+    config = _config(result)
     return ModelSummary(
         type=config["model_type"],
         parameters=result.parameters,

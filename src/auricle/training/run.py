@@ -17,7 +17,7 @@ from auricle.evaluation.report import Report
 from auricle.models import registration
 from auricle.preparation.inspection import Inspection
 from auricle.preparation.prepare import PreparedCorpus, decode, read, with_split
-from auricle.recipe import Recipe
+from auricle.recipe import Recipe, check_steps
 from auricle.run_folder import RunFolder, atomic_write
 from auricle.training.progress import ProgressReporter
 
@@ -65,6 +65,8 @@ def resolve(recipe: Recipe) -> Recipe:
     if tracker != "none" and importlib.util.find_spec(tracker) is None:
         raise MissingExtra(f"Tracking with {tracker}", "track")
     family = registration.family(recipe.model.family)
+    if family.TRAINING != "fine_tuning":
+        check_steps(recipe.train, f"the family '{recipe.model.family}' has none")
     if "checkpoint" in family.Options.model_fields:
         recipe = family.resolve(recipe, options)
     check_features(recipe, recipe.audio.num_features)

@@ -30,12 +30,16 @@ from auricle.training.frozen_features import ClipView, FrozenFeatureClips, Froze
 
 @dataclass(frozen=True)
 class TrainingTask:
-    """What `Trainer` trains and on what. `validation` is None without validation clips."""
+    """What `Trainer` trains and on what. `validation` is None without validation clips.
+
+    An epoch is chosen only if its validation is better than `to_beat` (as `loop.goodness` has it), where that is given.
+    """
 
     trained_model: nn.Module
     clips: TrainClips | FrozenFeatureClips
     collate: Callable[[Sequence[Any]], dict[str, Tensor]]
     validation: Validation | None
+    to_beat: float | None = None
 
 
 def waveform_task(

@@ -32,6 +32,7 @@ from auricle.training.closed_form import embed_clips, fit
 from auricle.training.fold import FoldData, FoldTrainer, TrainedFold, TrainingSummary, calibrate
 from auricle.training.loop import AVERAGE_FILE, SELECTION_METRIC, AudioTrainer
 from auricle.training.progress import Epoch
+from auricle.training.schedule import Schedule, schedule
 from auricle.training.task import TrainingTask, waveform_task
 
 NORMALIZATION_CLIPS = 1000
@@ -73,9 +74,10 @@ def train(
     doubles, so the effective batch stays. Raises RunError when a single clip does not fit.
     """
     start = time.perf_counter()
+    settings = schedule(recipe.train, len(task.clips))
     # The memory layout in which convolutions train fastest; the saved weights have the usual one.
     model.to(memory_format=torch.channels_last)
-    batch_size, accumulation = recipe.train.batch_size, recipe.train.gradient_accumulation_steps
+    batch_size, accumulation = settings.batch_size, settings.gradient_accumulation_steps
     model.augment = recipe.augment
     model.label_smoothing = recipe.train.label_smoothing_factor
     is_weighted = recipe.train.class_balance == "loss"
@@ -83,8 +85,8 @@ def train(
     initial = {name: value.clone() for name, value in task.trained_model.state_dict().items()}
     while True:
         try:
-            arguments = _arguments(recipe, folder, batch_size, accumulation, task.validation is not None)
-            trainer = AudioTrainer(arguments, task, recipe, folder, on_epoch)
+            arguments = _arguments(settings, folder, batch_size, accumulation, task.validation is not None)
+            trainer = AudioTrainer(arguments, task, settings, folder, on_epoch)
             checkpoint = last_checkpoint(folder.checkpoints)
             if checkpoint and trainer.average is not None:
                 trainer.average.weights = load_file(checkpoint / AVERAGE_FILE)
@@ -102,6 +104,8 @@ def train(
             _log.warning("Out of memory: retrying with batches of %d, accumulated %d times.", batch_size, accumulation)
             task.trained_model.load_state_dict(initial)
     chosen_epoch = _load_chosen(trainer)
+    if chosen_epoch == 0:
+        task.trained_model.load_state_dict(initial)
     # Training in bf16 leaves its cast around the model's forward; from here on it computes as its folder will.
     trainer.accelerator.unwrap_model(task.trained_model, keep_fp32_wrapper=False)
     model.to(memory_format=torch.contiguous_format)
@@ -143,9 +147,8 @@ def last_checkpoint(folder: Path) -> Path | None:
 
 
 def _arguments(
-    recipe: Recipe, folder: RunFolder, batch_size: int, accumulation: int, is_validated: bool
+    settings: Schedule, folder: RunFolder, batch_size: int, accumulation: int, is_validated: bool
 ) -> TrainingArguments:
-    settings = recipe.train
     on = device.current()
     arguments = TrainingArguments(
         output_dir=str(folder.checkpoints),
@@ -182,9 +185,11 @@ def _arguments(
 
 
 def _load_chosen(trainer: AudioTrainer) -> int:
-    """Leave the model with the weights of the chosen epoch; returns its number, counted from 1."""
+    """Leave the model with the weights of the chosen epoch; returns its number, 0 where none beat the start."""
     steps_an_epoch = max(1, trainer.state.max_steps // trainer.settings.epochs)
     best = trainer.state.best_model_checkpoint if trainer.args.load_best_model_at_end else None
+    if best is None and trainer.task.to_beat is not None:
+        return 0
     if best is None:
         trainer.use_average()
         return math.ceil(trainer.state.global_step / steps_an_epoch)

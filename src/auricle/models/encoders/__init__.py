@@ -41,7 +41,8 @@ class Encoder(Protocol):
     `features` computes convolutions or log-mel of waveforms (batch, samples): (batch, feature_frames, feature_size),
     and the real frames of each clip. `embed` projects them and adds positions: (batch, frames, size). `context` is what
     every layer takes in addition, `finish` what follows the last one. `pool` makes (batch, size) float32 of that.
-    `real` marks the rows of hidden (batch, rows) that are real audio.
+    `real` marks the rows of hidden (batch, rows) that are real audio. `feature_frames` and `frames` are the rows that
+    the next part reads, `state_frames` what `features` (depth 0) and `embed` (above) give with theirs.
     """
 
     layers: Any
@@ -55,6 +56,7 @@ class Encoder(Protocol):
     def feature_size(self) -> int: ...
     def feature_frames(self, samples: Tensor) -> Tensor: ...
     def frames(self, samples: Tensor) -> Tensor: ...
+    def state_frames(self, samples: Tensor, depth: int) -> Tensor: ...
     def features(self, values: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]: ...
     def embed(self, features: Tensor, frames: Tensor) -> tuple[Tensor, Tensor]: ...
     def context(self, hidden: Tensor, frames: Tensor) -> LayerContext: ...
@@ -82,6 +84,11 @@ def run_layer(encoder: Encoder, number: int, hidden: Tensor, context: LayerConte
         output = encoder.layers[number](hidden, **context)
     hidden = output[0] if isinstance(output, tuple) else output
     return hidden
+
+
+def final_layer(network: Any, encoder: Encoder) -> int | None:
+    """The number of the layer that `finish` follows; None where the network ends before it, as its config says."""
+    return None if getattr(network.config, "truncated", False) else len(encoder.layers)
 
 
 def to_bf16(encoder: Encoder, network: Any) -> None:

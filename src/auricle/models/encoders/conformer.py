@@ -41,6 +41,9 @@ class ConformerEncoder:
 
     frames = feature_frames
 
+    def state_frames(self, samples: Tensor, depth: int) -> Tensor:
+        return self.frames(samples)
+
     def features(self, values: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
         lengths = lengths.clamp_min(self.min_samples)
         values = spectra.pad_or_cut(values, spectra.padded_size(values.shape[-1], self.min_samples))

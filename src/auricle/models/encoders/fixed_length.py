@@ -37,7 +37,11 @@ class WhisperEncoder:
         return int(self.extractor.feature_size)
 
     def feature_frames(self, samples: Tensor) -> Tensor:
-        return 2 * self.frames(samples)
+        # The convolutions look at the silence that follows the clip.
+        return (2 * self.frames(samples) + 2).clamp_max(2 * self.base.max_source_positions)
+
+    def state_frames(self, samples: Tensor, depth: int) -> Tensor:
+        return self.frames(samples) if depth else 2 * self.frames(samples)
 
     def frames(self, samples: Tensor) -> Tensor:
         positions = self.base.max_source_positions
@@ -58,7 +62,7 @@ class WhisperEncoder:
         if samples < self.extractor.n_samples:
             # The last frames hold sound that the transform reflected at the end.
             mel = mel[..., :-2]
-        return mel.transpose(1, 2), self.feature_frames(lengths)
+        return mel.transpose(1, 2), self.state_frames(lengths, 0)
 
     def embed(self, features: Tensor, frames: Tensor) -> tuple[Tensor, Tensor]:
         mel = features.transpose(1, 2).to(self.base.conv1.weight.dtype)
@@ -110,6 +114,11 @@ class ASTEncoder:
     def frames(self, samples: Tensor) -> Tensor:
         return torch.full_like(samples, self.base.embeddings.position_embeddings.shape[1])
 
+    def state_frames(self, samples: Tensor, depth: int) -> Tensor:
+        if self.whole:
+            return self.frames(samples) if depth else self.feature_frames(samples)
+        return spectra.kaldi_frames(samples.clamp_min(spectra.FRAME)).clamp_max(self.extractor.max_length)
+
     def features(self, values: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
         values = spectra.pad_or_cut(values, spectra.padded_size(values.shape[-1], spectra.FRAME))
         mel = spectra.kaldi_log_mel(values, *self.filters)
@@ -119,7 +128,7 @@ class ASTEncoder:
         mel = mel.masked_fill(~masking.real(real_frames, size)[..., None], 0.0)
         if self.extractor.do_normalize:
             mel = (mel - self.extractor.mean) / (2.0 * self.extractor.std)
-        return mel, self.feature_frames(lengths) if self.whole else real_frames.clamp_max(size)
+        return mel, self.state_frames(lengths, 0)
 
     def embed(self, features: Tensor, frames: Tensor) -> tuple[Tensor, Tensor]:
         embeddings = self.base.embeddings

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from auricle.models import catalogue
 from auricle.models.checkpoint import base_model, open_checkpoint, read_config, read_extractor
-from auricle.models.encoders import efficientat, encoder, max_samples, published, run_layer
+from auricle.models.encoders import efficientat, encoder, final_layer, max_samples, published, run_layer
 from auricle.models.layers import masking
 from auricle.models.layers.pooling import Pooling
 
@@ -98,6 +98,12 @@ def digest(network: nn.Module) -> str:
     return code.hexdigest()
 
 
+def extractor_of(preprocessor: Mapping[str, Any]) -> Any:
+    """The feature extractor with these settings."""
+    kind = getattr(transformers, str(preprocessor["feature_extractor_type"]))
+    return kind.from_dict(dict(preprocessor))
+
+
 class LayerStatistics:
     """Mean and deviation over real frames of every layer of a network.
 
@@ -109,9 +115,8 @@ class LayerStatistics:
         self.network = network
         self.encoder = None
         if not isinstance(network, efficientat.Model):
-            kind = getattr(transformers, str(preprocessor["feature_extractor_type"]))
             # Whisper and AST run over the clip alone: their silence tells nothing.
-            self.encoder = encoder(network, kind.from_dict(dict(preprocessor)), whole=False)
+            self.encoder = encoder(network, extractor_of(preprocessor), whole=False)
             self.pooling = Pooling("statistics", network.config.hidden_size)
 
     def __len__(self) -> int:
@@ -132,7 +137,7 @@ class LayerStatistics:
         found: dict[int, Tensor] = {}
         for layer in range(max(wanted) + 1):
             hidden = run_layer(self.encoder, layer - 1, hidden, context) if layer else hidden
-            output = self.encoder.finish(hidden) if layer == len(self.encoder.layers) else hidden
+            output = self.encoder.finish(hidden) if layer == final_layer(self.network, self.encoder) else hidden
             if layer in wanted:
                 found[layer] = self.pooling(output.float().transpose(1, 2), real)
         return [found[layer] for layer in wanted]

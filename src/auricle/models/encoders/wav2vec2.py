@@ -74,6 +74,9 @@ class Wav2Vec2Encoder:
 
     frames = feature_frames
 
+    def state_frames(self, samples: Tensor, depth: int) -> Tensor:
+        return self.frames(samples)
+
     def features(self, values: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
         if self.normalizes:
             values = spectra.normalize(values, lengths)

@@ -9,7 +9,7 @@ import pydantic
 
 from auricle.errors import UsageError
 from auricle.models.options import HeadOptions, PoolingKind
-from auricle.recipe import Recipe
+from auricle.recipe import Recipe, check_steps
 
 TRAINING: Literal["fine_tuning"] = "fine_tuning"
 TAKES_FEATURES = False
@@ -73,6 +73,11 @@ class Options(pydantic.BaseModel):
         description="Open weights that exist only as pytorch_model.bin, as tensors alone; safetensors come first.",
     )
     preprocessor: dict[str, Any] = {}
+    start: Literal["probe", "random"] = pydantic.Field(
+        "random",
+        description="What the head begins from: probe fits the family probe, and returns it where fine-tuning gains "
+        "nothing on the validation clips; random is noise.",
+    )
     freeze: Freeze | None = None
     stages: tuple[Stage, ...] = ()
     layer_decay: float = pydantic.Field(1.0, gt=0, le=1)
@@ -89,6 +94,12 @@ class Options(pydantic.BaseModel):
             raise ValueError(
                 "model.freeze and model.stages are both given, and both choose what is frozen: set model.stages=[] or "
                 "model.freeze=null"
+            )
+        if self.start == "probe" and (self.weighted_sum or self.pooling is not None or self.head is not None):
+            given = next(name for name in ("weighted_sum", "pooling", "head") if getattr(self, name))
+            raise ValueError(
+                f"model.{given} is given, and with model.start=probe the probe decides pooling and head: set "
+                f"model.start=random, or leave model.{given} out"
             )
         if self.weighted_sum and not self.is_stock:
             raise ValueError(
@@ -144,6 +155,13 @@ def resolve(recipe: Recipe, options: Options) -> Recipe:
             f"train.min_crop_seconds received {recipe.train.min_crop_seconds}. The frozen layers of a speech encoder "
             "are computed for crops of one length: set it to null."
         )
+    if options.start == "random":
+        check_steps(recipe.train, "here the head begins from noise (model.start=random)")
+    elif not recipe.train.load_best_model_at_end:
+        raise UsageError(
+            "train.load_best_model_at_end received false. With model.start=probe the best of the probe and all epochs "
+            "is returned: set it to true, or set model.start=random."
+        )
     _check_freezing(options, int(config.num_hidden_layers), recipe.train.epochs)
     recipe = recipe.replace("audio", sample_rate=rate)
     samples = max_samples(config.model_type, extractor)
@@ -157,8 +175,13 @@ def resolve(recipe: Recipe, options: Options) -> Recipe:
     return recipe
 
 
-def _check_freezing(options: Options, layers: int, epochs: int) -> None:
-    late = [stage.from_epoch for stage in options.stages if stage.from_epoch > epochs]
+def _check_freezing(options: Options, layers: int, epochs: int | None) -> None:
+    late = [stage.from_epoch for stage in options.stages if epochs is not None and stage.from_epoch > epochs]
+    if epochs is None and len(options.stages) > 1:
+        raise UsageError(
+            f"model.stages received {len(options.stages)} stages, and train.epochs is null, so their number follows "
+            "the training clips. Set train.epochs, or one stage."
+        )
     if late:
         raise UsageError(
             f"model.stages received a stage that starts at epoch {late[0]}, and train.epochs is {epochs}. Train "

@@ -19,11 +19,13 @@ from transformers import AutoFeatureExtractor
 from transformers.modeling_outputs import SequenceClassifierOutput
 
 from auricle.models.checkpoint import base_model, open_checkpoint
-from auricle.models.encoders import HEAD_NAMES, custom_head, encoder, run_layer, to_bf16
+from auricle.models.encoders import HEAD_NAMES, custom_head, encoder, final_layer, run_layer, to_bf16
+from auricle.models.encoders.opening import extractor_of
 from auricle.models.encoders.wav2vec2 import LayerContext
 from auricle.models.families.pretrained import Options
 from auricle.models.layers import augment, heads, masking
-from auricle.models.layers.pooling import Pooling
+from auricle.models.layers.front_end import passthrough_extractor
+from auricle.models.layers.pooling import LayerPooling, Pooling
 from auricle.models.options import HeadOptions, ModelSpec
 from auricle.recipe import Augment
 
@@ -42,7 +44,9 @@ def build(options: Options, spec: ModelSpec) -> "Model":
         revision=options.revision,
         allow_pickle=options.allow_pickle,
     )
-    config = checkpoint.network.config
+    config, notes = checkpoint.network.config, checkpoint.notes
+    if options.start == "probe":
+        notes = tuple(note for note in notes if "head" not in note)
     # A folder may name the model that it was trained from, as ours do.
     config.base_model = base_model(options.checkpoint) or getattr(config, "base_model", None)
     if not options.is_stock:
@@ -50,7 +54,7 @@ def build(options: Options, spec: ModelSpec) -> "Model":
     # The temperature and threshold of a folder of ours do not apply to what is trained from it.
     config.logit_temperature = 1.0
     config.threshold = config.max_false_accept_rate = None
-    return Model(checkpoint.network, checkpoint.extractor, checkpoint.notes)
+    return Model(checkpoint.network, checkpoint.extractor, notes)
 
 
 @dataclass(frozen=True)
@@ -58,7 +62,8 @@ class EncoderState:
     """A batch partly through the encoder. `depth` is 0 after the features, 1 after the embedding, then 1 + layers run.
 
     hidden (batch, frames, size) is the last part's output, None at the final depth; frames (batch,) the real frames;
-    pooled holds one (batch, size) for each embedding or layer that a weighted sum needs, or the input of the head.
+    pooled holds one (batch, size) for each embedding or layer that a weighted sum needs, two for each that is pooled by
+    its statistics, or the input of the head.
     """
 
     depth: int
@@ -68,18 +73,24 @@ class EncoderState:
 
 
 class Model(nn.Module):
-    """A stock audio classifier on waveforms. `network` is the stock model; nothing else has weights."""
+    """A stock audio classifier on waveforms. `network` is the stock model; nothing else has weights.
 
-    def __init__(self, network: Any, extractor: Any, notes: Sequence[str] = ()) -> None:
+    `preprocessor` is the encoder's feature extractor, `extractor` that of the saved model, which may hold the former.
+    """
+
+    def __init__(self, network: Any, preprocessor: Any, notes: Sequence[str] = ()) -> None:
         super().__init__()
         self.network = network
-        self.extractor = extractor
+        self.preprocessor = preprocessor
         self.notes = tuple(notes)
-        self.encoder = encoder(network, extractor)
+        pooling = getattr(network, "pooling", None)
+        self.layers: tuple[int, ...] = pooling.layers if isinstance(pooling, LayerPooling) else ()
+        self.encoder = encoder(network, preprocessor, whole=not self.layers)
         self.config = network.config
-        self.config.sample_rate = int(extractor.sampling_rate)
+        self.config.sample_rate = int(preprocessor.sampling_rate)
         self.config.channels = 1
-        self.has_custom_head = isinstance(getattr(network, "pooling", None), Pooling)
+        self.extractor = passthrough_extractor(self.config.sample_rate) if self.layers else preprocessor
+        self.has_custom_head = isinstance(pooling, Pooling | LayerPooling)
         self.uses_weighted_sum = bool(getattr(self.config, "use_weighted_layer_sum", False))
         self.augment = Augment()
         self.class_weights: Tensor | None = None
@@ -96,7 +107,21 @@ class Model(nn.Module):
     @property
     def max_frozen_depth(self) -> int:
         """The greatest depth before the head: a custom pooling may have weights."""
-        return self.final_depth - self.has_custom_head
+        return self.final_depth - (self.has_custom_head and not self.layers)
+
+    def over_layers(self, layers: Sequence[int], mean: Tensor, scale: Tensor, weight: Tensor, bias: Tensor) -> "Model":
+        """The same encoder with a linear head over the standardised mean and deviation of some layers, and none above.
+
+        mean and scale (size,), weight (classes, size), bias (classes,). This model must not be used afterwards.
+        """
+        custom_head.truncate(self.network, self.encoder, max(layers))
+        custom_head.attach_layers(self.network, layers)
+        pooling, linear = self.network.pooling, self.network.head.linear
+        with torch.no_grad():
+            for target, value in ((pooling.mean, mean), (pooling.scale, scale), (linear.weight, weight)):
+                target.copy_(value)
+            linear.bias.copy_(bias)
+        return Model(self.network, self.preprocessor, self.notes)
 
     def forward(
         self, input_values: Tensor, attention_mask: Tensor | None = None, labels: Tensor | None = None, **_: Any
@@ -166,8 +191,12 @@ class Model(nn.Module):
             if self.uses_weighted_sum:
                 is_final = part == len(self.encoder.layers) and self.encoder.sums_final_output
                 pooled.append(self.encoder.pool(self.encoder.finish(hidden) if is_final else hidden, frames))
+            if part in self.layers:
+                is_final = part == final_layer(self.network, self.encoder)
+                output = self.encoder.finish(hidden) if is_final else hidden
+                pooled += self.network.pooling.statistics(output, self.encoder.real(hidden, frames))
         if depth == self.final_depth and state.depth < depth:
-            if not self.uses_weighted_sum:
+            if not self.uses_weighted_sum and not self.layers:
                 assert hidden is not None
                 pooled = [self._pool(self.encoder.finish(hidden), frames)]
             hidden = None
@@ -191,6 +220,8 @@ class Model(nn.Module):
         return self.network.pooling(hidden.float().transpose(1, 2), real)
 
     def _embedding(self, state: EncoderState) -> Tensor:
+        if self.layers:
+            return self.network.pooling(state.pooled)
         if not self.uses_weighted_sum:
             return state.pooled[0]
         weights = self.network.layer_weights.float().softmax(-1)
@@ -205,7 +236,7 @@ class Model(nn.Module):
 
     def bf16_copy(self) -> "Model":
         """A copy for inference in bfloat16."""
-        return Model(copy.deepcopy(self.network), self.extractor).to_bf16()
+        return Model(copy.deepcopy(self.network), self.preprocessor).to_bf16()
 
     def to_bf16(self) -> "Model":
         """Convert the weights to bfloat16 for inference, except the head; do not train or save the model afterwards."""
@@ -221,7 +252,9 @@ class Model(nn.Module):
 
     def save_pretrained(self, folder: Path) -> None:
         """Write config.json and model.safetensors: of the stock model if its head is a stock one."""
-        (custom_head.wrapped(self.network) if self.has_custom_head else self.network).save_pretrained(folder)
+        preprocessor = self.preprocessor.to_dict() if self.layers else None
+        network = custom_head.wrapped(self.network, preprocessor) if self.has_custom_head else self.network
+        network.save_pretrained(folder)
 
     @classmethod
     def from_pretrained(cls, folder: Path, *, output_loading_info: bool = False, **options: Any) -> Any:
@@ -230,9 +263,9 @@ class Model(nn.Module):
         network, loading = auto_class.from_pretrained(
             folder, dtype=torch.float32, use_safetensors=True, output_loading_info=True, **options
         )
-        if isinstance(network, custom_head.Model):
-            network = network.network
-        model = cls(network, AutoFeatureExtractor.from_pretrained(folder))
+        preprocessor = getattr(network.config, "preprocessor", None)
+        extractor = extractor_of(preprocessor) if preprocessor else AutoFeatureExtractor.from_pretrained(folder)
+        model = cls(network.network if isinstance(network, custom_head.Model) else network, extractor)
         return (model, loading) if output_loading_info else model
 
 

@@ -41,7 +41,8 @@ class Config(PreTrainedConfig):
     its weights; base_model: where they came from; layer_sizes and descriptor_sizes: widths of the statistics of each
     layer and kind of descriptor; candidates, descriptors: the options, None and "auto" where `fit` chooses; layers and
     joins_descriptors: what it chose, None before; layer_losses: the held-out log-loss of each layer alone, in nats;
-    held_out_loss: that of what it chose; the rest as in the baseline.
+    held_out_loss: that of what it chose; sample_rate in hertz; channels: of the input; max_support, n_support and
+    logit_temperature as in the baseline.
     """
 
     model_type = MODEL_TYPES[0]
@@ -137,11 +138,11 @@ class Model(PreTrainedModel):
         """The settings that decide what `embed` gives before `fit`."""
         return f"{self.config.weights} {self.config.preprocessor}"
 
-    def used(self, embeddings: np.ndarray) -> np.ndarray:
-        """What the fitted model needs of the embeddings (clips, size) that it had before."""
+    def used(self, embeddings: np.ndarray, *, layers_only: bool = False) -> np.ndarray:
+        """What the fitted model needs of the embeddings (clips, size) that it had before, or of its layers alone."""
         everything = self._parts(None, None)
         parts = list(self.config.layers or ())
-        if self.config.joins_descriptors:
+        if self.config.joins_descriptors and not layers_only:
             parts += range(len(everything.layers), len(everything.sizes))
         return np.ascontiguousarray(embeddings[:, everything.columns(parts)])
 
