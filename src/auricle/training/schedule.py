@@ -7,7 +7,7 @@ import math
 
 from auricle.recipe import Train
 
-# The learning rate was chosen on validation clips of EmoDB. The other numbers are a judgement, not a measurement: some
+# The learning rate was chosen on validation clips of EmoDB. The other numbers were not measured: some
 # hundreds of steps for two layers above a head that is fitted already, each clip seen a few times at least.
 STEPS = 300
 MIN_EPOCHS, MAX_EPOCHS = 3, 20
