@@ -6,6 +6,7 @@ corpora whose labels and groups are those of the original.
 """
 
 import argparse
+import importlib
 import shutil
 import tempfile
 import time
@@ -97,9 +98,15 @@ def _timed(screen: Screen) -> None:
             soundfile.write(path, wave, RATE, subtype="PCM_16")
         decoded = decode(read(Path(folder) / "recordings", recipe), recipe, lambda done, total: None)
         start = time.perf_counter()
+        for module in ("auricle.models.load", "auricle.training.closed_form"):
+            importlib.import_module(module)
+        loaded = time.perf_counter()
         grouping: Grouping = decide_groups(decoded)
-        seconds = time.perf_counter() - start
-    screen.say(f"{TIMED_CLIPS} clips of {TIMED_SECONDS:g} s: {seconds:.1f} s beyond decoding. {grouping.message}")
+        seconds = time.perf_counter() - loaded
+    screen.say(
+        f"{TIMED_CLIPS} clips of {TIMED_SECONDS:g} s: {seconds:.1f} s beyond decoding, and {loaded - start:.1f} s to "
+        f"load PyTorch, which training needs anyway. {grouping.message}"
+    )
 
 
 def _generated() -> Iterator[tuple[str, np.ndarray]]:

@@ -29,7 +29,7 @@ PITCH_LOW, PITCH_HIGH = 60.0, 500.0
 # A frame is active within 40 dB of the clip's loudest, voiced within 30 dB when its autocorrelation peaks above 0.5.
 ACTIVE_DB, VOICED_DB, VOICED_PEAK = 40.0, 30.0, 0.5
 # Samples in the frames processed at once, which a core's cache holds with their spectra, however long a recording is.
-CHUNK_VALUES = 2**17
+CHUNK_VALUES = 2**18
 CONTRAST_EDGES = (0.0, 200.0, 400.0, 800.0, 1600.0, 3200.0, 6400.0, 12_800.0)
 
 

@@ -25,7 +25,7 @@ from auricle.models.options import ModelSpec
 from auricle.models.torch_runtime import on_cores
 
 # Values summarised at once.
-CHUNK_VALUES = 2**18
+CHUNK_VALUES = 2**19
 
 
 @strict
