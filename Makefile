@@ -29,6 +29,8 @@ bench: install
 	$(BIN)/python -m benchmarks sound
 	$(BIN)/python -m benchmarks finetune
 	$(BIN)/python -m benchmarks classify
+	$(BIN)/python -m benchmarks probe
+	$(BIN)/python -m benchmarks tag
 	$(BIN)/python -m benchmarks memory
 	$(BIN)/python -m benchmarks conformer
 	$(BIN)/python -m benchmarks verification
