@@ -19,7 +19,7 @@ from auricle.evaluation import metrics, scoring
 from auricle.inference.classifier import load
 from auricle.models import registration
 from auricle.models.families.probe import network as probe_network
-from auricle.models.features.ridge import CLIP_LIMIT, LinearClassifier
+from auricle.models.features.ridge import CLIP_LIMIT, LinearClassifier, RidgeFit
 from auricle.models.load import build_model, load_model, save_model
 from auricle.preparation.prepare import PreparedCorpus, prepare, read
 from auricle.recipe import Recipe, Train
@@ -69,14 +69,15 @@ def network_of(corpus: PreparedCorpus) -> tuple[Any, np.ndarray]:
     """The network as fine-tuning begins with it, and the logits of the linear classifier for the training clips."""
     start = ProbeStart.prepare(corpus, registration.parse_options(corpus.recipe), ProgressReporter())
     ids, heads = corpus.split.folds[0].train, list[tuple[LinearClassifier, np.ndarray]]()
-    whole = probe_start.fit_linear_classifier
+    whole = probe_start.fit_ridge
 
-    def kept(vectors: np.ndarray, *arguments: Any, **named: Any) -> LinearClassifier:
-        heads.append((whole(vectors, *arguments, **named), vectors))
-        return heads[0][0]
+    def kept(vectors: np.ndarray, *arguments: Any, **named: Any) -> RidgeFit:
+        fitted = whole(vectors, *arguments, **named)
+        heads.append((fitted.linear_classifier(), vectors))
+        return fitted
 
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(probe_start, "fit_linear_classifier", kept)
+        patched.setattr(probe_start, "fit_ridge", kept)
         model = start.network(build_model(corpus.recipe, corpus.labels), start.fit(ids), ids)
     [(head, vectors)] = heads
     standard = np.clip((vectors - head.mean) * head.scale, -CLIP_LIMIT, CLIP_LIMIT)

@@ -14,7 +14,7 @@ import torch
 
 from auricle.models.families.pretrained import Options
 from auricle.models.families.pretrained.network import Model
-from auricle.models.features.ridge import fit_linear_classifier
+from auricle.models.features.ridge import fit_ridge
 from auricle.models.load import build_model
 from auricle.preparation.prepare import PreparedCorpus
 from auricle.recipe import Model as ModelSection
@@ -52,8 +52,13 @@ class ProbeStart:
     def network(self, model: Model, probe: Any, ids: Sequence[str]) -> Model:
         """The network to fine-tune: the encoder of `model`, and a head that is fitted to the probe's layers."""
         statistics = replace(self.embeddings, values=probe.used(self.embeddings.values, layers_only=True))
-        solve = partial(fit_linear_classifier, classes=len(self.corpus.labels), max_support=probe.config.max_support)
-        head = fit(solve, statistics, self.corpus, ids)
+        solve = partial(
+            fit_ridge,
+            sizes=[statistics.values.shape[1]],
+            classes=len(self.corpus.labels),
+            max_support=probe.config.max_support,
+        )
+        head = fit(solve, statistics, self.corpus, ids).linear_classifier()
         parts = (head.mean, head.scale, head.weights.T, head.bias)
         return model.over_layers(probe.config.layers, *(torch.as_tensor(part, dtype=torch.float32) for part in parts))
 

@@ -160,16 +160,14 @@ def _try(
 def _baseline_loss(corpus: PreparedCorpus) -> float:
     """The instant baseline's log-loss on the same held-out training clips."""
     from auricle.models.families.probe.network import CHOICE_CLIPS
-    from auricle.models.features.ridge import held_out_loss
+    from auricle.models.features.ridge import fit_ridge
     from auricle.models.load import build_model
     from auricle.training.closed_form import embed_clips, fit
 
     recipe = corpus.recipe.model_copy(update={"model": Model(family="baseline")})
     model, fold = build_model(recipe, corpus.labels), corpus.split.folds[0]
-    measure = partial(
-        held_out_loss, sizes=model.config.part_sizes, classes=len(corpus.labels), max_support=CHOICE_CLIPS
-    )
-    return fit(measure, embed_clips(corpus, model), corpus, (*fold.train, *fold.valid))
+    solve = partial(fit_ridge, sizes=model.config.part_sizes, classes=len(corpus.labels), max_support=CHOICE_CLIPS)
+    return fit(solve, embed_clips(corpus, model), corpus, (*fold.train, *fold.valid)).loss
 
 
 def own_weights(folder: RunFolder) -> str:

@@ -65,37 +65,6 @@ def rbf_kernel(left: Tensor, right: Tensor, sizes: Sequence[int], width: float |
     return total.div_(len(sizes))
 
 
-def fit_ridge_classifier(
-    vectors: np.ndarray,
-    labels: np.ndarray,
-    groups: np.ndarray | None,
-    *,
-    sizes: Sequence[int],
-    classes: int,
-    class_weighted: bool,
-    max_support: int,
-    seed: int,
-) -> RidgeClassifier:
-    """Fit both classifiers and weigh them.
-
-    vectors (clips, features), labels (clips,) ints below `classes`, groups (clips,) or None. Above `max_support` clips
-    a stratified sample of that many is used: the cost grows with the cube. Raises DataError for fewer than two classes.
-    """
-    fitted = _fit(vectors, labels, groups, sizes, classes, class_weighted, max_support, seed)
-    directions, damping = within_class_directions(fitted.standard, fitted.labels)
-    return RidgeClassifier(
-        mean=fitted.mean,
-        scale=fitted.scale,
-        linear_weights=fitted.factors[0] / fitted.used * (fitted.standard.T @ fitted.linear).numpy(),
-        support_vectors=fitted.standard.numpy(),
-        kernel_weights=fitted.factors[1] * fitted.kernel.numpy(),
-        kernel_width=np.array(KERNEL_WIDTH),
-        bias=fitted.bias,
-        within_class_directions=directions.numpy(),
-        within_class_damping=damping.numpy(),
-    )
-
-
 @dataclass(frozen=True)
 class LinearClassifier:
     """logits = clip((vector - mean) * scale) @ weights + bias, with the limit CLIP_LIMIT."""
@@ -106,43 +75,12 @@ class LinearClassifier:
     bias: np.ndarray
 
 
-def fit_linear_classifier(
-    vectors: np.ndarray,
-    labels: np.ndarray,
-    groups: np.ndarray | None,
-    *,
-    classes: int,
-    class_weighted: bool,
-    max_support: int,
-    seed: int,
-) -> LinearClassifier:
-    """Fit the linear classifier alone, with the factor that is best without the other. As `fit_ridge_classifier`."""
-    fitted = _fit(vectors, labels, groups, [vectors.shape[1]], classes, class_weighted, max_support, seed)
-    factors, _ = ensemble_weights(fitted.held_out[:1], fitted.bias, fitted.labels, fitted.clip_weights)
-    weights = factors[0] / fitted.used * (fitted.standard.T @ fitted.linear).numpy()
-    return LinearClassifier(fitted.mean, fitted.scale, weights, fitted.bias)
-
-
-def held_out_loss(
-    vectors: np.ndarray,
-    labels: np.ndarray,
-    groups: np.ndarray | None,
-    *,
-    sizes: Sequence[int],
-    classes: int,
-    class_weighted: bool,
-    max_support: int,
-    seed: int,
-) -> float:
-    """The log-loss in nats of the training clips, each predicted without its group. As `fit_ridge_classifier`."""
-    return _fit(vectors, labels, groups, sizes, classes, class_weighted, max_support, seed).loss
-
-
 @dataclass(frozen=True)
-class _Fitted:
+class RidgeFit:
     """Dual weights (clips, classes) of both classifiers for the standardised clips, and the factors of the two.
 
-    held_out (2, clips, classes) are their predictions without a clip's group; clip_weights (clips,).
+    loss: the log-loss in nats of the clips, each predicted without its group; held_out (2, clips, classes) are these
+    predictions of both; clip_weights (clips,).
     """
 
     standard: Tensor
@@ -158,17 +96,47 @@ class _Fitted:
     held_out: np.ndarray
     clip_weights: np.ndarray
 
+    def classifier(self) -> RidgeClassifier:
+        """Both classifiers, weighed."""
+        directions, damping = within_class_directions(self.standard, self.labels)
+        return RidgeClassifier(
+            mean=self.mean,
+            scale=self.scale,
+            linear_weights=self._linear_weights(self.factors[0]),
+            support_vectors=self.standard.numpy(),
+            kernel_weights=self.factors[1] * self.kernel.numpy(),
+            kernel_width=np.array(KERNEL_WIDTH),
+            bias=self.bias,
+            within_class_directions=directions.numpy(),
+            within_class_damping=damping.numpy(),
+        )
 
-def _fit(
+    def linear_classifier(self) -> LinearClassifier:
+        """The linear classifier alone, with the factor that is best without the other."""
+        factors, _ = ensemble_weights(self.held_out[:1], self.bias, self.labels, self.clip_weights)
+        return LinearClassifier(self.mean, self.scale, self._linear_weights(factors[0]), self.bias)
+
+    def _linear_weights(self, factor: float) -> np.ndarray:
+        weights: np.ndarray = factor / self.used * (self.standard.T @ self.linear).numpy()
+        return weights
+
+
+def fit_ridge(
     vectors: np.ndarray,
     labels: np.ndarray,
     groups: np.ndarray | None,
+    *,
     sizes: Sequence[int],
     classes: int,
     class_weighted: bool,
     max_support: int,
     seed: int,
-) -> _Fitted:
+) -> RidgeFit:
+    """Fit both classifiers and weigh them.
+
+    vectors (clips, features), labels (clips,) ints below `classes`, groups (clips,) or None. Above `max_support` clips
+    a stratified sample of that many is used: the cost grows with the cube. Raises DataError for fewer than two classes.
+    """
     present = np.unique(labels)
     if len(present) < 2:
         raise DataError(
@@ -200,7 +168,7 @@ def _fit(
     )
     scores = np.stack([linear_held_out.numpy(), kernel_held_out.numpy()])
     factors, loss = ensemble_weights(scores, bias, labels, weights)
-    return _Fitted(standard, labels, mean, scale, used, linear, kernel, bias, factors, loss, scores, weights)
+    return RidgeFit(standard, labels, mean, scale, used, linear, kernel, bias, factors, loss, scores, weights)
 
 
 def within_class_directions(standard: Tensor, labels: np.ndarray) -> tuple[Tensor, Tensor]:

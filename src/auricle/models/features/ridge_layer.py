@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from auricle.models.features.ridge import CLIP_LIMIT, WITHIN_CLASS_RANK, fit_ridge_classifier, rbf_kernel
+from auricle.models.features.ridge import CLIP_LIMIT, WITHIN_CLASS_RANK, fit_ridge, rbf_kernel
 
 
 class RidgeLayer(nn.Module):
@@ -65,8 +65,8 @@ class RidgeLayer(nn.Module):
         max_support: int,
         seed: int,
     ) -> None:
-        """Fit to (clips, size); arguments and errors as those of `fit_ridge_classifier`."""
-        classifier = fit_ridge_classifier(
+        """Fit to (clips, size); arguments and errors as those of `fit_ridge`."""
+        fitted = fit_ridge(
             embeddings,
             labels,
             groups,
@@ -76,7 +76,7 @@ class RidgeLayer(nn.Module):
             max_support=max_support,
             seed=seed,
         )
-        for name, array in vars(classifier).items():
+        for name, array in vars(fitted.classifier()).items():
             value = torch.as_tensor(array, dtype=torch.float32, device=self.mean.device)
             is_weight = isinstance(getattr(self, name), nn.Parameter)
             setattr(self, name, nn.Parameter(value, requires_grad=False) if is_weight else value)

@@ -22,7 +22,7 @@ from auricle.models.encoders.opening import LayerStatistics, OpenEncoder, digest
 from auricle.models.families.probe import MODEL_TYPES, Options
 from auricle.models.features.descriptors import Descriptors
 from auricle.models.features.functionals import Functionals
-from auricle.models.features.ridge import held_out_loss
+from auricle.models.features.ridge import fit_ridge
 from auricle.models.features.ridge_layer import RidgeLayer
 from auricle.models.layers import masking
 from auricle.models.layers.front_end import passthrough_extractor
@@ -157,7 +157,7 @@ class Model(PreTrainedModel):
         parts = self._parts(None, None)
 
         def loss(chosen: Sequence[int]) -> float:
-            return held_out_loss(
+            return fit_ridge(
                 embeddings[:, parts.columns(chosen)],
                 labels,
                 groups,
@@ -166,7 +166,7 @@ class Model(PreTrainedModel):
                 class_weighted=class_weighted,
                 max_support=CHOICE_CLIPS,
                 seed=seed,
-            )
+            ).loss
 
         if config.candidates is None:
             config.layers, config.layer_losses = choose_layers(len(parts.layers), loss)
