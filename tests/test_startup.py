@@ -1,39 +1,46 @@
 """Wrong usage is answered at once: arguments, paths and the recipe are checked before a heavy library is imported."""
 
 import json
-import os
+import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 HEAVY = {"torch", "transformers", "gradio", "datasets", "av", "accelerate", "peft", "sklearn", "onnxruntime", "onnx"}
-# Runs a command, and reports its exit code, its standard output and the modules that it imported.
+# Runs commands one after the other in one process; reports of each its exit code, its standard output and error, and
+# the modules that are imported by then.
 PROGRAM = """
 import contextlib, io, json, sys
 from auricle.cli.main import main
-lines, out = [], sys.stdout
 class Recorder(io.TextIOBase):
+    def __init__(self):
+        self.lines = []
     def write(self, text):
         if text.strip():
-            lines.append((text, "torch" in sys.modules))
+            self.lines.append((text, "torch" in sys.modules))
         return len(text)
-sys.stdout = Recorder()
-try:
-    code = main(sys.argv[1:])
-except SystemExit as stop:
-    code = stop.code
-json.dump({"code": code, "lines": lines, "modules": sorted(sys.modules)}, out)
+results = []
+for arguments in json.load(sys.stdin):
+    out, err = Recorder(), io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        try:
+            code = main(arguments)
+        except SystemExit as stop:
+            code = stop.code
+    results.append({"code": code, "lines": out.lines, "message": err.getvalue(), "modules": sorted(sys.modules)})
+json.dump(results, sys.stdout)
 """
 
 
-def call(*arguments: object, cwd: Path | None = None) -> tuple[dict, str]:
-    done = subprocess.run(
-        [sys.executable, "-c", PROGRAM, *map(str, arguments)], capture_output=True, text=True, cwd=cwd, env=os.environ
-    )
+def call(*commands: list[object], cwd: Path) -> list[dict]:
+    """Run commands in one fresh process."""
+    given = json.dumps([[*map(str, arguments)] for arguments in commands])
+    done = subprocess.run([sys.executable, "-c", PROGRAM], input=given, capture_output=True, text=True, cwd=cwd)
     assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout), done.stderr
+    return json.loads(done.stdout)
 
 
 def imported(result: dict) -> set[str]:
@@ -98,37 +105,42 @@ WRONG = [
 ]
 
 
-@pytest.mark.parametrize(("command", "arguments", "expected"), WRONG, ids=lambda value: str(value).replace(" ", "_"))
-def test_wrong_usage_is_answered_without_heavy_imports(
-    command: str, arguments: str, expected: str, corpus: Path, tmp_path: Path
-) -> None:
-    run = tmp_path / "run"
+@pytest.fixture(scope="module")
+def answers(tmp_path_factory: pytest.TempPathFactory, make_corpus: Callable[..., Path]) -> dict[tuple[str, str], dict]:
+    """What each wrong command says; as one process runs them all, a heavy import is found in all that follow it."""
+    folder = tmp_path_factory.mktemp("startup")
+    run = folder / "run"
     (run / "model").mkdir(parents=True)
     (run / "model" / "config.json").write_text('{"model_type": "auricle-baseline"}')
     (run / "recipe.yaml").write_text("name: baseline\nmodel: {family: baseline}\n")
-    given = {"CORPUS": str(corpus), "RUN": str(run)}
-    result, message = call(command, *(given.get(word, word) for word in arguments.split()), cwd=tmp_path)
-    assert result["code"] == 2, message
-    assert expected in message and "Traceback" not in message
+    given = {"CORPUS": make_corpus(folder / "corpus"), "RUN": run}
+    commands = [[command, *(given.get(word, word) for word in words.split())] for command, words, _ in WRONG]
+    return {
+        (command, words): result for (command, words, _), result in zip(WRONG, call(*commands, cwd=folder), strict=True)
+    }
+
+
+@pytest.mark.parametrize(("command", "arguments", "expected"), WRONG, ids=lambda value: str(value).replace(" ", "_"))
+def test_wrong_usage_is_answered_without_heavy_imports(
+    command: str, arguments: str, expected: str, answers: dict[tuple[str, str], dict]
+) -> None:
+    result = answers[command, arguments]
+    assert result["code"] == 2, result["message"]
+    assert expected in result["message"] and "Traceback" not in result["message"]
     assert not imported(result)
 
 
-def test_a_baseline_names_the_corpus_before_torch_and_never_imports_the_trainer(corpus: Path, tmp_path: Path) -> None:
-    result, message = call("train", corpus, "--recipe", "baseline", "--out", tmp_path / "run")
-    assert result["code"] == 0, message
-    text, after_torch = result["lines"][0]
-    assert "24 clips, 3 classes" in text and not after_torch
-    # transformers' own base class of models imports accelerate; its Trainer is another matter.
-    assert not imported(result) & {"peft", "datasets", "gradio"}
-    assert "transformers.trainer" not in result["modules"]
-
-
-def test_inspecting_imports_torch_only_for_groups_and_never_the_trainer(corpus: Path) -> None:
-    result, _ = call("inspect", corpus)
-    assert result["code"] == 0
-    assert not imported(result) & {"peft", "datasets", "gradio"} and "transformers.trainer" not in result["modules"]
-    for number, path in enumerate(sorted(corpus.rglob("*.wav"))):
+def test_commands_import_what_they_need_when_they_need_it_and_never_the_trainer(corpus: Path, tmp_path: Path) -> None:
+    """`inspect` imports PyTorch for groups only; `train` with the baseline names the corpus before it does."""
+    unnamed = shutil.copytree(corpus, tmp_path / "unnamed")
+    for number, path in enumerate(sorted(unnamed.rglob("*.wav"))):
         path.rename(path.with_name(f"{number * 7919:x}.wav"))  # no field of the names could be a group
-    result, _ = call("inspect", corpus)
-    assert result["code"] == 0
-    assert not imported(result) - {"av"}
+    train = ["train", corpus, "--recipe", "baseline", "--out", tmp_path / "run"]
+    without_groups, trained, grouped = call(["inspect", unnamed], train, ["inspect", corpus], cwd=tmp_path)
+    for result in (without_groups, trained, grouped):
+        assert result["code"] == 0, result["message"]
+        # transformers' own base class of models imports accelerate; its Trainer is another matter.
+        assert not imported(result) & {"peft", "datasets", "gradio"} and "transformers.trainer" not in result["modules"]
+    assert not imported(without_groups) - {"av"}
+    text, after_torch = trained["lines"][0]
+    assert "24 clips, 3 classes" in text and not after_torch
