@@ -39,6 +39,7 @@ from auricle.training.progress import ProgressReporter
 from auricle.training.run import resolve, run
 from auricle.training.task import frozen_feature_task, waveform_task
 from tests.conftest import PITCHES, tone, write_corpus
+from tests.processes import run_python
 from tests.test_encoders import NAMES, folder
 
 RATE = 16_000
@@ -292,9 +293,7 @@ def test_killed_while_computing_or_training_and_resumed_it_is_the_run_never_kill
         # Shards of one batch, so that there is something to be saved by.
         small_shards = "from auricle.training import frozen_features as p; p.SHARD_BYTES = 1\n"
         code = code.replace("whole, count", f"{small_shards}whole, count")
-        environment = {**os.environ, "AURICLE_CACHE": str(cache)}
-        done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True)
-        assert done.returncode == -signal.SIGKILL, done.stderr.decode()[-800:]
+        assert run_python(code, {**os.environ, "AURICLE_CACHE": str(cache)}) == -signal.SIGKILL
         shards = sorted(path for path in cache.rglob("rows-*") if path.suffix != ".partial")
         assert shards, "what was computed before the kill is kept"
         written = {path: path.stat().st_mtime_ns for path in shards}

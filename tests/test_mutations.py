@@ -30,11 +30,12 @@ CONTAINERS = {
 }
 
 
-def originals() -> dict[str, bytes]:
+def originals(seed: int) -> dict[str, bytes]:
+    """One sound in each container."""
     made = {}
     for suffix, (container, subtype) in CONTAINERS.items():
         buffer = io.BytesIO()
-        soundfile.write(buffer, tone("low", 0.4, 3), RATE, format=container, subtype=subtype)
+        soundfile.write(buffer, tone("low", 0.4, seed), RATE, format=container, subtype=subtype)
         made[suffix] = buffer.getvalue()
     return made
 
@@ -67,11 +68,11 @@ def damaged(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Damaged files under two labels, one in ten under a name that belongs to another container."""
     folder = tmp_path_factory.mktemp("damaged")
     random = np.random.default_rng(7)
-    made = originals()
-    names = list(made)
+    sounds, names = [originals(seed) for seed in range(40)], list(CONTAINERS)
     for label in ("a", "b"):
         (folder / label).mkdir()
     for number in range(COUNT):
+        made = sounds[number % len(sounds)]
         suffix, other = names[number % len(names)], names[int(random.integers(len(names)))]
         content = mutated(made[suffix], made[other], random)
         shown = other if number % 10 == 0 else suffix

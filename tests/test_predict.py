@@ -6,8 +6,6 @@ import json
 import os
 import re
 import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +17,7 @@ from auricle.cli.main import main
 from auricle.inference import writer
 from auricle.preparation.windows import WindowSpec
 from tests.conftest import RATE, tone, write_corpus
+from tests.processes import run_python
 
 # Seconds of the scene: low from 2 to 4, high from 6 to 8, low from 8 to 9; silence elsewhere.
 SCENE = (("low", 2.0, 4.0), ("high", 6.0, 8.0), ("low", 8.0, 9.0))
@@ -194,7 +193,7 @@ def test_what_cannot_be_is_refused_in_one_sentence(
 
 
 KILLED = """
-import os, signal, sys
+import os, signal
 from auricle.audio import recordings
 from auricle.cli.main import main
 from auricle.inference import writer
@@ -202,7 +201,7 @@ from auricle.preparation.windows import WindowSpec
 recordings.WHOLE_SECONDS, recordings.CHUNK_FILES, writer.JOURNAL_SECONDS = 3.0, 3, 0.0
 batch = WindowSpec.batch
 WindowSpec.batch = lambda self, seconds=2.0: batch(self, min(seconds, 2.0))
-noted, left = writer.Output.checkpoint, [int(sys.argv[1])]
+noted, left = writer.Output.checkpoint, [{notes}]
 def checkpoint(self, state, *, now=False):
     noted(self, state, now=now)
     self.write("what was written after the last note\\n")
@@ -213,14 +212,13 @@ def checkpoint(self, state, *, now=False):
     self._file.seek(-37, 1)
     self._file.truncate()
 writer.Output.checkpoint = checkpoint
-sys.exit(main(sys.argv[2:]))
+main({arguments})
 """
 
 
 def killed(notes: int, *arguments: str) -> None:
     """Run a command that is killed, behind so many notes and a line that no note vouches for."""
-    done = subprocess.run([sys.executable, "-c", KILLED, str(notes), *arguments], capture_output=True, text=True)
-    assert done.returncode == -signal.SIGKILL, done.stderr
+    assert run_python(KILLED.format(notes=notes, arguments=list(arguments))) == -signal.SIGKILL
 
 
 @pytest.mark.usefixtures("short_is_long")

@@ -2,8 +2,6 @@
 
 import json
 import signal
-import subprocess
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -32,6 +30,7 @@ from auricle.training.progress import ProgressReporter
 from auricle.training.run import resolve, run
 from auricle.training.schedule import schedule
 from tests.conftest import write_corpus
+from tests.processes import run_python
 from tests.test_encoders import folder
 from tests.test_finetuning import KILLER, classifier_input, small
 
@@ -266,8 +265,7 @@ def test_killed_and_resumed_it_is_the_run_never_killed(
     if module == "loop":
         code = code.replace("whole, count = loop.tracking, []", "whole, count = loop.AudioTrainer._save_scaler, []")
         code = code.replace("loop.tracking = counted", "loop.AudioTrainer._save_scaler = counted").replace("> 0", "> 1")
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True)
-    assert done.returncode == -signal.SIGKILL, done.stderr.decode()[-800:]
+    assert run_python(code) == -signal.SIGKILL
     assert not (tmp_path / "killed" / "trained.json").exists()
     run(data, recipes.load(path), tmp_path / "killed", ProgressReporter(), resume=True)
     for name in ("report.json", "model/model.safetensors"):

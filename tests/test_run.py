@@ -20,6 +20,7 @@ from auricle.run_folder import atomic_write
 from auricle.training.progress import ProgressReporter
 from auricle.training.run import run
 from tests.conftest import RATE
+from tests.processes import run_python
 
 SMALL = {
     "name": "small",
@@ -184,8 +185,7 @@ def test_a_run_killed_at_any_moment_and_resumed_is_the_run_never_killed(corpus: 
         out = tmp_path / f"killed-{number}"
         code = KILLER.format(patch=patch, corpus=str(corpus), recipe=str(recipe), out=str(out))
         environment = {**os.environ, "AURICLE_CACHE": str(tmp_path / f"cache-{number}")}
-        done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True)
-        assert done.returncode == -signal.SIGKILL, (moment, done.stderr.decode()[-500:])
+        assert run_python(code, environment) == -signal.SIGKILL, moment
         with pytest.MonkeyPatch.context() as patched:
             patched.setenv("AURICLE_CACHE", environment["AURICLE_CACHE"])
             run(corpus, recipes.load(recipe), out, ProgressReporter(), resume=True)
