@@ -1,6 +1,7 @@
 """Exported models: they answer as PyTorch does, for any batch, length and family, and without PyTorch being there."""
 
 import json
+import shutil
 import subprocess
 import sys
 from functools import cache
@@ -62,8 +63,11 @@ def traced(model: Any) -> tuple[OnnxModel, Path, set[str]]:
 
 @cache
 def cheap() -> tuple[Any, OnnxModel, Path, set[str]]:
-    """A model that is traced in seconds, and its graph."""
+    """A model that is traced in seconds, with settings of its own, and its graph."""
     model = build("conformer", {"size": "tutorial"})
+    model.apply_temperature(1.7)
+    model.config.threshold, model.config.max_false_accept_rate = 0.61, 0.05
+    model.config.window_seconds, model.config.median_clip_seconds = 2.0, 1.25
     return model, *traced(model)
 
 
@@ -146,14 +150,9 @@ def test_every_kind_of_model_agrees_with_its_export_on_real_clips(
 
 
 def test_the_metadata_holds_the_models_settings() -> None:
-    model = build("conformer", {"size": "tutorial"})
-    model.apply_temperature(1.7)
-    config = model.config
-    config.threshold, config.max_false_accept_rate = 0.61, 0.05
-    config.window_seconds, config.median_clip_seconds = 2.0, 1.25
-    graph, _, _ = traced(model)
+    model, graph, _, _ = cheap()
     metadata = graph.info
-    assert metadata.labels == LABELS == tuple(config.id2label[number] for number in range(3))
+    assert metadata.labels == LABELS == tuple(model.config.id2label[number] for number in range(3))
     assert (metadata.sample_rate, metadata.channels, metadata.num_features, metadata.model_type) == (
         RATE,
         1,
@@ -183,8 +182,22 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("AURICLE_CACHE", str(folder / "cache"))
         run(write_corpus(folder / "corpus"), recipes.load("sound", settings), folder / "run", ProgressReporter())
-    assert main(["export", str(folder / "run"), "--onnx"]) == 0
+        products: list[set[str]] = []
+        patch.setattr(onnx_export, "trace", lambda *given: products.append(trace(*given)) or products[0])
+        assert main(["export", str(folder / "run"), "--onnx"]) == 0
+    (folder / "products.json").write_text(json.dumps(sorted(products[0])))
     return folder / "run"
+
+
+@pytest.fixture
+def traced_before(trained: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Further exports of the small network have the graph of the first."""
+
+    def copied(_: Any, path: Path) -> set[str]:
+        shutil.copyfile(trained / "onnx" / path.name, path)
+        return set(json.loads((trained.parent / "products.json").read_text()))
+
+    monkeypatch.setattr(onnx_export, "trace", copied)
 
 
 def test_an_exported_folder_answers_without_pytorch(trained: Path) -> None:
@@ -226,6 +239,7 @@ def test_the_command_line_answers_from_an_exported_folder_without_pytorch(traine
     assert json.loads(done.stdout)["error"] is None
 
 
+@pytest.mark.usefixtures("traced_before")
 def test_a_graph_that_differs_is_refused_and_the_former_export_stays(
     trained: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -241,6 +255,7 @@ def test_a_graph_that_differs_is_refused_and_the_former_export_stays(
     assert not list(trained.glob(".onnx-*"))
 
 
+@pytest.mark.usefixtures("traced_before")
 @pytest.mark.parametrize(
     ("rates", "accuracies", "refused"),
     [
@@ -303,6 +318,7 @@ def test_what_is_no_export_is_refused(tmp_path: Path, trained: Path) -> None:
         OnnxModel.open(tmp_path)
 
 
+@pytest.mark.usefixtures("traced_before")
 def test_without_clips_to_compare_on_an_export_asks_for_some(trained: Path, tmp_path: Path) -> None:
     folder, wav = trained / "model", str(next((trained.parent / "corpus").rglob("*.wav")))
     with pytest.raises(RunError, match=r"none can be opened.*--check FILE"):

@@ -3,8 +3,6 @@
 import json
 import os
 import signal
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -191,31 +189,6 @@ def test_a_run_killed_at_any_moment_and_resumed_is_the_run_never_killed(corpus: 
             run(corpus, recipes.load(recipe), out, ProgressReporter(), resume=True)
         for name in ("report.json", "model/model.safetensors", "split.json", "audit.json"):
             assert (out / name).read_bytes() == (whole / name).read_bytes(), (moment, name)
-
-
-LIGHT = """
-import sys
-from pathlib import Path
-from auricle.audio import store
-decode = store.parallel_map
-def watched(*arguments):
-    print("decoding", *(name for name in ("torch", "transformers") if name in sys.modules))
-    return decode(*arguments)
-store.parallel_map = watched
-from auricle import recipes
-from auricle.training.progress import ProgressReporter
-from auricle.training.run import run
-run({corpus!r}, recipes.load("baseline"), Path({out!r}), ProgressReporter(message=print))
-print("imported", *(name for name in ("transformers.trainer", "peft", "datasets") if name in sys.modules))
-"""
-
-
-def test_recordings_are_decoded_before_torch_and_the_baseline_needs_no_trainer(corpus: Path, tmp_path: Path) -> None:
-    """What the corpus is comes first, decoding forks a small process, and a closed-form family loads no Trainer."""
-    code = LIGHT.format(corpus=str(corpus), out=str(tmp_path / "run"))
-    lines = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.splitlines()
-    assert lines[0].startswith("Class folders: 24 clips") and lines[1] == "decoding"
-    assert lines[-1] == "imported"
 
 
 def test_a_run_s_files_are_complete_or_absent(tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ class Recorder(io.TextIOBase):
         self.lines = []
     def write(self, text):
         if text.strip():
-            self.lines.append((text, "torch" in sys.modules))
+            self.lines.append((text, bool({"torch", "transformers"} & set(sys.modules))))
         return len(text)
 results = []
 for arguments in json.load(sys.stdin):
@@ -35,10 +35,23 @@ json.dump(results, sys.stdout)
 """
 
 
-def call(*commands: list[object], cwd: Path) -> list[dict]:
+# Prints when recordings are decoded.
+WATCH = """
+from auricle.audio import store
+decode = store.parallel_map
+def watched(*arguments):
+    print("decoding")
+    return decode(*arguments)
+store.parallel_map = watched
+"""
+
+
+def call(*commands: list[object], cwd: Path, before: str = "") -> list[dict]:
     """Run commands in one fresh process."""
     given = json.dumps([[*map(str, arguments)] for arguments in commands])
-    done = subprocess.run([sys.executable, "-c", PROGRAM], input=given, capture_output=True, text=True, cwd=cwd)
+    done = subprocess.run(
+        [sys.executable, "-c", before + PROGRAM], input=given, capture_output=True, text=True, cwd=cwd
+    )
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout)
 
@@ -131,16 +144,19 @@ def test_wrong_usage_is_answered_without_heavy_imports(
 
 
 def test_commands_import_what_they_need_when_they_need_it_and_never_the_trainer(corpus: Path, tmp_path: Path) -> None:
-    """`inspect` imports PyTorch for groups only; `train` with the baseline names the corpus before it does."""
+    """`inspect` imports PyTorch for groups only; `train` names the corpus and decodes it before."""
     unnamed = shutil.copytree(corpus, tmp_path / "unnamed")
     for number, path in enumerate(sorted(unnamed.rglob("*.wav"))):
         path.rename(path.with_name(f"{number * 7919:x}.wav"))  # no field of the names could be a group
     train = ["train", corpus, "--recipe", "baseline", "--out", tmp_path / "run"]
-    without_groups, trained, grouped = call(["inspect", unnamed], train, ["inspect", corpus], cwd=tmp_path)
+    without_groups, trained, grouped = call(
+        ["inspect", unnamed], train, ["inspect", corpus], cwd=tmp_path, before=WATCH
+    )
     for result in (without_groups, trained, grouped):
         assert result["code"] == 0, result["message"]
         # transformers' own base class of models imports accelerate; its Trainer is another matter.
         assert not imported(result) & {"peft", "datasets", "gradio"} and "transformers.trainer" not in result["modules"]
     assert not imported(without_groups) - {"av"}
     text, after_torch = trained["lines"][0]
-    assert "24 clips, 3 classes" in text and not after_torch
+    assert text.startswith("Class folders: 24 clips, 3 classes") and not after_torch
+    assert ["decoding", False] in trained["lines"]
