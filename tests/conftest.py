@@ -1,6 +1,8 @@
 """Audio that tests make for themselves, and the real recordings where AURICLE_DATA names them."""
 
 import atexit
+import gc
+import io
 import os
 import shutil
 import tempfile
@@ -13,6 +15,7 @@ os.environ["HF_HUB_CACHE"] = os.path.join(os.environ["HF_HOME"], "hub")
 os.environ["HF_ASSETS_CACHE"] = os.path.join(os.environ["HF_HOME"], "assets")
 
 from collections.abc import Callable, Iterator
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -46,15 +49,29 @@ def own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Monk
     monkeypatch.setenv("AURICLE_CACHE", str(tmp_path_factory.getbasetemp() / "cache"))
 
 
+def pytest_collection_finish() -> None:
+    """Leave what all tests import out of garbage collection, which every training asks for twice: a second each."""
+    gc.freeze()
+
+
 def write_corpus(folder: Path, per_class: int = 8, groups: int = 4, seconds: float = 0.5) -> Path:
     """Class folders of wav files named by group and number: 'device1_003.wav'."""
+    for name, content in _corpus_files(per_class, groups, seconds):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(content)
+    return folder
+
+
+@cache
+def _corpus_files(per_class: int, groups: int, seconds: float) -> list[tuple[str, bytes]]:
+    made = []
     for place, label in enumerate(PITCHES):
-        (folder / label).mkdir(parents=True)
         for number in range(per_class):
             sound = tone(label, seconds * (1 + 0.1 * (number % 3)), seed=1000 * place + number)
-            name = f"device{number % groups}_{number:03d}.wav"
-            soundfile.write(folder / label / name, sound, RATE, subtype="PCM_16")
-    return folder
+            content = io.BytesIO()
+            soundfile.write(content, sound, RATE, format="WAV", subtype="PCM_16")
+            made.append((f"{label}/device{number % groups}_{number:03d}.wav", content.getvalue()))
+    return made
 
 
 @pytest.fixture

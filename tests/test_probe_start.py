@@ -251,25 +251,20 @@ ProbeStart.logits = lambda self, probe, ids: np.zeros((len(ids), 3), np.float32)
 """
 
 
-@pytest.mark.parametrize(("module", "name", "calls"), [("loop", "tracking", 0), ("train", "_load_chosen", 0)])
-def test_killed_and_resumed_it_is_the_run_never_killed(
-    module: str, name: str, calls: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_killed_and_resumed_it_is_the_run_never_killed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Killed while its second checkpoint is written, and between the last epoch and the choice of one."""
     blind(monkeypatch)
     data, path = write_corpus(tmp_path / "corpus"), tmp_path / "small.yaml"
     path.write_text(yaml.safe_dump(recipe("tiny-hubert", TOP, "train.epochs=3").model_dump()))
     run(data, recipes.load(path), tmp_path / "whole", ProgressReporter())
-    code = BLIND + KILLER.format(
-        module=module, name=name, calls=calls, corpus=str(data), recipe=str(path), out=str(tmp_path / "killed")
-    )
-    if module == "loop":
-        code = code.replace("whole, count = loop.tracking, []", "whole, count = loop.AudioTrainer._save_scaler, []")
-        code = code.replace("loop.tracking = counted", "loop.AudioTrainer._save_scaler = counted").replace("> 0", "> 1")
-    assert run_python(code) == -signal.SIGKILL
-    assert not (tmp_path / "killed" / "trained.json").exists()
-    run(data, recipes.load(path), tmp_path / "killed", ProgressReporter(), resume=True)
-    for name in ("report.json", "model/model.safetensors"):
-        assert (tmp_path / "killed" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes(), name
+    for module, name, calls in (("loop", "AudioTrainer._save_scaler", 1), ("train", "_load_chosen", 0)):
+        out = tmp_path / f"killed-{module}"
+        code = KILLER.format(module=module, name=name, calls=calls, corpus=str(data), recipe=str(path), out=str(out))
+        assert run_python(BLIND + code) == -signal.SIGKILL, name
+        assert not (out / "trained.json").exists()
+        run(data, recipes.load(path), out, ProgressReporter(), resume=True)
+        for file in ("report.json", "model/model.safetensors"):
+            assert (out / file).read_bytes() == (tmp_path / "whole" / file).read_bytes(), (name, file)
 
 
 def test_the_schedule_follows_the_number_of_clips_and_the_recipe_comes_first() -> None:
