@@ -3,6 +3,7 @@
 import argparse
 import ast
 import re
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -27,6 +28,11 @@ def _options(command: argparse.ArgumentParser) -> set[str]:
     return names
 
 
+KNOWN = _options(parser()) | OTHERS
+FAMILY_KEYS = {key for name in registration.names() for key in registration.family(name).Options.model_fields}
+
+
+@cache
 def _texts(path: Path) -> list[str]:
     """The string literals of a module, or the whole text of a template."""
     content = path.read_text(encoding="utf-8")
@@ -45,18 +51,16 @@ def _texts(path: Path) -> list[str]:
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(SOURCE)))
 def test_options_in_texts_exist(path: Path) -> None:
-    known = _options(parser()) | OTHERS
     for text in _texts(path):
         for option in re.findall(r"(?<![\w-])--[a-z][a-z0-9-]+", text):
-            assert option in known, f"{option} in {text!r}"
+            assert option in KNOWN, f"{option} in {text!r}"
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(SOURCE)))
 def test_recipe_keys_in_texts_exist(path: Path) -> None:
-    family_keys = {key for name in registration.names() for key in registration.family(name).Options.model_fields}
     for text in _texts(path):
         for section, key in re.findall(r"(?<![\w.])(data|audio|model|train|evaluate)\.([a-z_]+)(?![\w(])", text):
             if key in NO_KEYS or (SOURCE / section / f"{key}.py").is_file():
                 continue  # a file or a module
             fields = Recipe.model_fields[section].annotation.model_fields
-            assert key in fields or (section == "model" and key in family_keys), f"{section}.{key} in {text!r}"
+            assert key in fields or (section == "model" and key in FAMILY_KEYS), f"{section}.{key} in {text!r}"

@@ -30,7 +30,7 @@ CONTAINERS = {
 }
 
 
-def originals(seed: int) -> dict[str, bytes]:
+def originals(seed: int = 3) -> dict[str, bytes]:
     """One sound in each container."""
     made = {}
     for suffix, (container, subtype) in CONTAINERS.items():
