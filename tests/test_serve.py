@@ -8,13 +8,12 @@ import os
 import re
 import signal
 import socket
-import subprocess
-import sys
 import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 import httpx
@@ -34,6 +33,7 @@ from auricle.serving import serve as service_module
 from auricle.serving.limits import Limits
 from tests.browsing import Page, asked_for, chromium, wait_for
 from tests.conftest import RATE, tone
+from tests.processes import start_python
 from tests.services import LABELS, Service, Slow, service, small_classifier
 
 TOKEN = "a-token-of-some-length"
@@ -381,19 +381,31 @@ def folder(tmp_path_factory: pytest.TempPathFactory, classifier: Classifier) -> 
 
 
 @contextlib.contextmanager
-def process(folder: Path, *options: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
+def process(folder: Path, *options: str) -> Iterator[tuple[BaseProcess, str]]:
     """`auricle serve` in a process of its own, ready."""
-    command = [sys.executable, "-m", "auricle.cli", "serve", str(folder), "--port", "0", "--no-page", *options]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env={**os.environ}) as running:
-        try:
-            assert running.stdout is not None
-            line = running.stdout.readline()
-            url = line.partition(" at ")[2].partition(" ")[0]
-            while httpx.get(f"{url}readyz", trust_env=False).status_code != 200:
-                time.sleep(0.05)
-            yield running, url
-        finally:
-            running.kill()
+    command, out = ["serve", str(folder), "--port", "0", "--no-page", *options], folder / "printed.txt"
+    out.write_bytes(b"")
+    running = start_python(
+        f"import os, sys\nos.dup2(os.open({str(out)!r}, os.O_WRONLY), 1)\n"
+        f"from auricle.cli.main import main\nsys.exit(main({command}))"
+    )
+    try:
+        while "\n" not in (line := out.read_text()):
+            assert running.is_alive()
+            time.sleep(0.05)
+        url = line.partition(" at ")[2].partition(" ")[0]
+        while httpx.get(f"{url}readyz", trust_env=False).status_code != 200:
+            time.sleep(0.05)
+        yield running, url
+    finally:
+        running.kill()
+        running.join()
+
+
+def ended(running: BaseProcess, seconds: float) -> int | None:
+    """The exit code of a process, once it has ended; None where it still runs after so many seconds."""
+    running.join(seconds)
+    return running.exitcode
 
 
 def until_closed(ask: Callable[[], None]) -> None:
@@ -420,8 +432,8 @@ def test_told_to_stop_it_answers_what_it_accepted_and_ends_with_0(folder: Path) 
         for thread in threads:
             thread.start()
         time.sleep(1.0)
-        running.send_signal(signal.SIGTERM)
-        assert running.wait(timeout=20) == 0
+        os.kill(running.pid, signal.SIGTERM)
+        assert ended(running, 20) == 0
         for thread in threads:
             thread.join()
         for client in clients:
@@ -435,12 +447,11 @@ def test_a_second_signal_ends_it_at_once(folder: Path) -> None:
         with socket.create_connection(("127.0.0.1", port)) as line:
             line.sendall(b"POST /v1/classify HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1000\r\n\r\n")
             time.sleep(0.3)
-            running.send_signal(signal.SIGTERM)
-            time.sleep(0.5)
-            assert running.poll() is None
+            os.kill(running.pid, signal.SIGTERM)
+            assert ended(running, 0.5) is None
             start = time.monotonic()
-            running.send_signal(signal.SIGTERM)
-            assert running.wait(timeout=5) == 128 + signal.SIGTERM and time.monotonic() - start < 1
+            os.kill(running.pid, signal.SIGTERM)
+            assert ended(running, 5) == 128 + signal.SIGTERM and time.monotonic() - start < 1
 
 
 def test_sound_counts_as_what_it_takes_and_not_as_what_it_was_packed_into() -> None:
