@@ -56,9 +56,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace, screen: Screen) -> None:
     """Measure both models on every corpus; print means and ranges over the draws."""
     screen.machine()
-    rows: list[tuple[str, ...]] = [
-        ("corpus", "clips per class", *NAMES, "gain", "range", "emotion over probe", "range")
-    ]
+    heading = ("corpus", "clips per class", *NAMES, "probe - baseline", "range", "emotion - probe", "range")
+    rows: list[tuple[str, ...]] = [heading]
     least = []
     for name, checkpoint in (("emodb", options.speech), ("fsdd", options.speech), ("esc10", options.sounds)):
         probe, baseline = recipes.load("probe", values={"checkpoint": checkpoint}), recipes.load("baseline")
@@ -77,9 +76,8 @@ def run(options: argparse.Namespace, screen: Screen) -> None:
                 gains.append(scores["emotion"] - scores["probe"])
             means = (f"{scores[model].mean():.3f}" if model in scores else "" for model in NAMES)
             clips = f"{size}" if used > size - 0.5 else f"{size} or all, {used:.0f} on average"
-            rows.append(
-                _filled((name, clips, *means, *(text for gain in gains for text in _shown(gain))), len(rows[0]))
-            )
+            differences = [text for gain in gains for text in _shown(gain)]
+            rows.append((name, clips, *means, *differences, *[""] * (4 - len(differences))))
             values = {model: score.tolist() for model, score in scores.items()}
             screen.record("lowdata", corpus=name, per_class=size, used=used, **values)
         least.append(float(np.mean(found["probe"][min(draws)] - found["baseline"][min(draws)])))
