@@ -25,25 +25,13 @@ test: install
 	$(BIN)/python -m pytest -n logical --maxprocesses 4 --dist loadfile
 
 bench: install
-	$(BIN)/python -m benchmarks prepare
-	$(BIN)/python -m benchmarks sound
-	$(BIN)/python -m benchmarks finetune
-	$(BIN)/python -m benchmarks classify
-	$(BIN)/python -m benchmarks probe
-	$(BIN)/python -m benchmarks tag
-	$(BIN)/python -m benchmarks memory
-	$(BIN)/python -m benchmarks conformer
-	$(BIN)/python -m benchmarks verification
-	$(BIN)/python -m benchmarks hour
-	$(BIN)/python -m benchmarks serve
-	$(BIN)/python -m benchmarks events
-	$(BIN)/python -m benchmarks parity
-	$(BIN)/python -m benchmarks coverage
-	$(BIN)/python -m benchmarks int8
+	$(BIN)/python -m benchmarks all --keep
+	$(BIN)/python -m docs.make_figures
 
 docs: install
 	$(BIN)/python -m docs.make_recipes
 	$(BIN)/python -m docs.make_encoders
+	$(BIN)/python -m docs.make_figures
 	$(BIN)/python -m docs.make_report_image
 
 format: install

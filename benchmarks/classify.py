@@ -242,4 +242,5 @@ def show(sides: Mapping[str, Side], precision: str, screen: Screen) -> None:
             f"The answers differ: {result.wrong} clips have another label without a near-tie, and a probability "
             f"differs by {result.difference:.1e}; {TOLERANCE[precision]:g} is allowed in {precision}."
         )
+    screen.result("classify, best batch size", "ratio", batched.seconds / ours.seconds)
     screen.result("classify", "ratio", default.seconds / ours.seconds)

@@ -101,6 +101,8 @@ def run(options: argparse.Namespace, screen: Screen) -> None:
                 ratio=ratio,
                 prepare_seconds=rates.prepare_seconds,
             )
+            if folder == copies:
+                screen.result("sound, decoded wav", "ratio", ratio)
     screen.say(f"Medians of {options.epochs} epochs, sides alternating, {torch.get_num_threads()} threads each:")
     screen.table(rows)
     screen.result("sound", "ratio", ratio)

@@ -34,12 +34,15 @@ from benchmarks import (  # noqa: E402
     conformer,
     device,
     finetune,
+    growth,
     hour,
     lowdata,
     memory,
 )
 from benchmarks import _reference_sound as reference  # noqa: E402
+from benchmarks import all as all_benchmarks  # noqa: E402
 from benchmarks.__main__ import benchmarks  # noqa: E402
+from docs import make_figures  # noqa: E402
 
 from tests import checkpoints  # noqa: E402
 from tests.conftest import write_corpus  # noqa: E402
@@ -282,3 +285,30 @@ def test_draws_of_few_training_clips_have_other_groups_than_their_tests(tmp_path
     assert len(everything.train) + len(everything.test) == len(prepared.usable)
     accuracies = lowdata.measure(prepared, {3: draws})[3]
     assert len(accuracies) == 4 and accuracies.min() > 0.8
+
+
+def test_results_are_kept_in_a_column_for_each_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    lines = [
+        json.dumps({"record": "result", "name": "prepare emodb", "metric": "ratio", "value": 12.0}),
+        "progress",
+        json.dumps({"record": "machine", "cores": 2}),
+    ]
+    assert all_benchmarks.results_of("\n".join(lines)) == {"prepare emodb ratio": 12.0}
+    path = tmp_path / "figures.json"
+    for processor, value in (("one", 3.0), ("two", 5.0), ("one", 4.0)):
+        monkeypatch.setattr(all_benchmarks, "machine", lambda processor=processor: {"processor": processor, "cores": 2})
+        all_benchmarks.keep(path, {"prepare: ratio": value})
+    columns = json.loads(path.read_text())
+    assert [column["figures"]["prepare: ratio"]["value"] for column in columns] == [4.0, 5.0]
+    assert make_figures.span(columns, "prepare: ratio") == "4.0 to 5.0"
+    table = make_figures.table(columns).splitlines()
+    assert (
+        table[0].startswith("| `python -m benchmarks …` | result | one, 2 cores | two, 2 cores |") and "(20" in table[2]
+    )
+
+
+def test_growth_is_the_power_of_the_size_beyond_start_up() -> None:
+    sizes = (100, 1000, 3000, 10_000)
+    assert growth.exponent({size: 7.0 + 0.01 * (size - 100) for size in sizes}) == pytest.approx(1.0, abs=0.06)
+    assert growth.exponent({size: 7.0 + (size / 100) ** 2 for size in sizes}) == pytest.approx(2.0, abs=0.02)
+    assert growth.exponent(dict.fromkeys(sizes, 7.0)) == 0.0

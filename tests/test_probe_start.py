@@ -54,7 +54,8 @@ def choose(monkeypatch: pytest.MonkeyPatch, *layers: int) -> None:
 
 
 def blind(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let every probe give all clips the same logits, so that fine-tuning wins."""
+    """Let every probe give all clips the same logits, and any gain count, so that fine-tuning wins."""
+    monkeypatch.setattr(finetune, "gain_in_errors", lambda *_: np.inf)
     monkeypatch.setattr(ProbeStart, "logits", lambda self, probe, ids: np.zeros((len(ids), 3), np.float32))
 
 
@@ -137,7 +138,7 @@ def test_where_fine_tuning_gains_the_network_is_returned(
     said: list[str] = []
     data = write_corpus(tmp_path / "corpus")
     report = run(data, recipe(kind, TOP), tmp_path / "run", ProgressReporter(message=said.append))
-    assert report.model.type == "auricle-encoder" and np.isfinite(report.metrics["log_loss"].value)
+    assert report.model.type == "auricle-encoder" and np.isfinite(report.metrics["log_loss"].value), said
     assert any(line.startswith("Fine-tuning gains: ") for line in said)
     summary = json.loads((tmp_path / "run" / "trained.json").read_text())
     assert report.folds[0].best_epoch == summary["chosen_epoch"]
@@ -181,11 +182,30 @@ def test_never_less_than_the_probe_on_validation_clips(
         return -scored if metric == "log_loss" else scored
 
     if fold.model.config.model_type == "auricle-probe":
-        assert fold.summary.chosen_epoch == 0 and any(line.startswith("No epoch of fine-tuning beats") for line in said)
+        assert fold.summary.chosen_epoch == 0 and any(line.endswith("validation clips.") for line in said)
         assert fold.embeddings is not None
     else:
         assert fold.validation_logits is not None
         assert value(fold.validation_logits * fold.summary.temperature) > value(found[0])
+
+
+def test_a_gain_is_told_from_noise_by_the_clips_that_differ() -> None:
+    """Of nine clips of a class and one of another: the rare one counts nine times as much in balanced accuracy."""
+    labels = np.array([0] * 9 + [1])
+    right, wrong = np.eye(2)[labels] * 9, np.eye(2)[1 - labels] * 9
+
+    def gain(fixed: int, broken: int, metric: str) -> float:
+        before, after = right.copy(), right.copy()
+        before[:fixed] = wrong[:fixed]
+        after[9 : 9 + broken] = wrong[9 : 9 + broken]
+        return finetune.gain_in_errors(labels, before, after, metric)
+
+    assert gain(4, 0, "accuracy") == pytest.approx(2.0)  # four clips, and an error of the root of four
+    assert gain(1, 0, "accuracy") == pytest.approx(1.0) == gain(1, 0, "balanced_accuracy")
+    assert gain(4, 1, "accuracy") == pytest.approx(3 / 5**0.5)
+    assert gain(4, 1, "balanced_accuracy") == pytest.approx((4 / 9 - 1) / (4 / 81 + 1) ** 0.5)
+    assert gain(0, 0, "accuracy") == gain(0, 0, "log_loss") == 0.0
+    assert gain(9, 0, "log_loss") == pytest.approx(3.0) and gain(4, 1, "log_loss") == pytest.approx(3 / 5**0.5)
 
 
 def test_weights_return_to_the_start_where_no_epoch_beats_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,5 +1,6 @@
 """The README runs: its commands and its code, on a small corpus, in order."""
 
+import json
 import re
 import shlex
 from pathlib import Path
@@ -54,3 +55,16 @@ def test_the_recipe_page_is_what_the_code_says() -> None:
     from docs.make_recipes import MARK, PAGE, tables
 
     assert PAGE.read_text(encoding="utf-8").split(MARK)[1].strip() == tables().strip()
+
+
+def test_the_figures_page_and_the_ratios_of_the_readme_are_those_that_benchmarks_kept() -> None:
+    from docs import make_figures
+
+    columns = json.loads(make_figures.SOURCE.read_text(encoding="utf-8"))
+    page = make_figures.PAGE.read_text(encoding="utf-8")
+    assert page.split(make_figures.MARK)[1].strip() == make_figures.table(columns).strip()
+    stated = re.findall(
+        r"^\| .*\| ([\d. to]+?) \|$", README.split("| command | what is compared | ratio |")[1], flags=re.MULTILINE
+    )
+    known = {make_figures.span(columns, name) for column in columns for name in column["figures"]}
+    assert len(stated) > 8 and not set(stated) - known

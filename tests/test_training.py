@@ -71,9 +71,10 @@ def fit(
     choose: LabelledClips,
     folder: Path,
     judged: Callable[[], dict[str, float]] | None = None,
+    to_beat: float | None = None,
 ) -> TrainingSummary:
-    """Train; `judged` gives the metrics of the validation clips."""
-    task = waveform_task(model, settings, LEARN, choose)
+    """Train; `judged` gives the metrics of the validation clips, `to_beat` is what the start has."""
+    task = replace(waveform_task(model, settings, LEARN, choose), to_beat=to_beat)
     if judged is not None:
         task = replace(task, validation=SimpleNamespace(metrics=judged))
     return training.train(model, settings, task, RunFolder(folder), lambda _: None)
@@ -172,6 +173,15 @@ def test_early_stopping_stops(tmp_path: Path) -> None:
         lambda: {"balanced_accuracy": 0.5, "log_loss": 1.0},
     )
     assert trained.epochs == 3 and trained.chosen_epoch == 1
+
+
+def test_training_below_its_start_goes_on_while_it_gains(tmp_path: Path) -> None:
+    """The start, .9, is better than every epoch. Training ends when its own values have not risen for two epochs."""
+    values = iter([0.5, 0.6, 0.7, 0.8, 0.7, 0.7, 0.7, 0.7])
+    model = build_model(recipe(), LABELS)
+    settings = recipe(epochs=8, early_stopping_patience=2)
+    trained = fit(model, settings, CHOOSE, tmp_path, lambda: {"balanced_accuracy": next(values), "log_loss": 1.0}, 0.9)
+    assert trained.epochs == 6 and trained.chosen_epoch == 0
 
 
 def test_out_of_memory_halves_the_batch_and_doubles_the_accumulation(

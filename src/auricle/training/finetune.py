@@ -1,13 +1,16 @@
 """Fine-tuning a pretrained model: the frozen part is computed once for all folds, the rest is trained.
 
 In: a PreparedCorpus whose recipe names a checkpoint. Out: for each fold the fine-tuned model; the probe that it began
-from, where no epoch was better on the validation clips.
+from, where no epoch gained more on the validation clips than the gain's standard error over them.
 """
 
 import math
 import time
 from dataclasses import dataclass, replace
 from typing import Any
+
+import numpy as np
+from scipy.special import log_softmax
 
 from auricle.evaluation import scoring
 from auricle.models import device, registration
@@ -88,13 +91,15 @@ class FineTuning:
         summary, validation = self._train(data, model, goodness({name: before}, name))
         assert validation is not None, "the fold has validation clips"
         after = validation.metrics()[name]
-        if goodness({name: after}, name) > goodness({name: before}, name):
+        is_better = goodness({name: after}, name) > goodness({name: before}, name)
+        if is_better and gain_in_errors(labels, logits, validation.logits(), name) > 1:
             source = f"epoch {summary.chosen_epoch}" if summary.chosen_epoch else "the linear head before any epoch"
             data.reporter.message(f"Fine-tuning gains: {metric} {after:.3f} ({source}), the probe's {before:.3f}.")
             return calibrate(data, model, summary, validation)
+        found = f"gains less than its standard error ({after:.3f})" if is_better else "is not better in any epoch"
         data.reporter.message(
-            f"No epoch of fine-tuning beats the probe's {metric}: the model is the probe, fitted to training and "
-            "validation clips."
+            f"Fine-tuning {found}: {metric} {before:.3f} with the probe. The model is the probe, fitted to training "
+            "and validation clips."
         )
         return self.start.trained_fold(data, replace(summary, chosen_epoch=0))
 
@@ -130,6 +135,22 @@ class FineTuning:
             ([self.positions[id] for id in ids], data.corpus.classes(ids)) for ids in (data.fold.train, data.fold.valid)
         )
         return frozen_feature_task(model, data.recipe, plan, features, train, validation)
+
+
+def gain_in_errors(labels: np.ndarray, before: np.ndarray, after: np.ndarray, metric: str) -> float:
+    """The gain of logits (clips, classes) over others, paired by clip, as a multiple of its standard error.
+
+    A clip counts as much as the metric lets it; 0 where nothing differs.
+    """
+    if metric == "log_loss":
+        rows = np.arange(len(labels))
+        gains = (log_softmax(after, axis=1) - log_softmax(before, axis=1))[rows, labels]
+    else:
+        gains = (after.argmax(1) == labels).astype(float) - (before.argmax(1) == labels)
+        if metric != "accuracy":
+            gains /= np.bincount(labels)[labels]
+    error = float(np.sqrt(np.square(gains).sum()))
+    return float(gains.sum()) / error if error else 0.0
 
 
 def _frozen_part(model: Model, plan: Plan) -> tuple[int, ...]:

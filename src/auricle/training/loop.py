@@ -19,7 +19,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler, OneCycleLR
 from torch.utils.data import DataLoader
-from transformers import EarlyStoppingCallback, PrinterCallback, Trainer, TrainerCallback
+from transformers import PrinterCallback, Trainer, TrainerCallback
 from transformers.trainer_callback import TrainerControl, TrainerState
 from transformers.training_args import TrainingArguments
 
@@ -33,7 +33,6 @@ from auricle.training.schedule import Schedule
 from auricle.training.task import TrainingTask
 
 AVERAGE_FILE = "average.safetensors"
-# The best epoch has the best metric of the recipe, and between equals the lower loss.
 SELECTION_METRIC = "selection_metric"
 TIE_WEIGHT = 1e-6
 
@@ -150,9 +149,31 @@ class StartingPoint(TrainerCallback):
             state.best_metric = self.goodness
 
 
+class StopWhenFlat(TrainerCallback):
+    """Ends training after so many epochs without a better one than training itself has had.
+
+    What training starts from does not count: a linear head may begin below the probe and pass it while it still gains.
+    """
+
+    def __init__(self, patience: int, metric: str) -> None:
+        self.patience, self.metric = patience, metric
+
+    def on_evaluate(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, metrics: dict[str, float], **_: Any
+    ) -> None:
+        logged = ({name.removeprefix("eval_"): value for name, value in entry.items()} for entry in state.log_history)
+        values = [selection(found, self.metric) for found in logged if self.metric in found]
+        control.should_training_stop |= len(values) - 1 - int(np.argmax(values)) >= self.patience
+
+
 def goodness(metrics: dict[str, float], name: str) -> float:
     """A validation metric, so that more is better."""
     return -metrics[name] if name == "log_loss" else metrics[name]
+
+
+def selection(metrics: dict[str, float], name: str) -> float:
+    """The number that is largest in the best epoch: the metric, and between equals the lower loss."""
+    return goodness(metrics, name) - (0.0 if name == "log_loss" else TIE_WEIGHT * metrics["log_loss"])
 
 
 class AudioTrainer(Trainer):
@@ -189,7 +210,7 @@ class AudioTrainer(Trainer):
         if task.to_beat is not None:
             callbacks.append(StartingPoint(task.to_beat))
         if settings.early_stopping_patience is not None and task.validation is not None:
-            callbacks.append(EarlyStoppingCallback(early_stopping_patience=settings.early_stopping_patience))
+            callbacks.append(StopWhenFlat(settings.early_stopping_patience, settings.metric_for_best_model))
         optimizer = None
         if settings.optimizer == "adam":
             optimizer = (torch.optim.Adam, {"lr": settings.learning_rate, "fused": True})
@@ -254,10 +275,7 @@ class AudioTrainer(Trainer):
             self.model.load_state_dict(raw)
         metrics = {f"eval_{name}": value for name, value in found.items()}
         self.log(dict(metrics))
-        # The number that is largest in the best epoch.
-        name = self.settings.metric_for_best_model
-        tie = 0.0 if name == "log_loss" else TIE_WEIGHT * found["log_loss"]
-        metrics[f"eval_{SELECTION_METRIC}"] = goodness(found, name) - tie
+        metrics[f"eval_{SELECTION_METRIC}"] = selection(found, self.settings.metric_for_best_model)
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics
 
