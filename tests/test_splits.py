@@ -53,6 +53,21 @@ def test_folds_test_every_clip_once() -> None:
         assert sorted(tested) == sorted(clip.id for clip in corpus)
 
 
+@pytest.mark.parametrize(
+    ("groups", "kind"), [(4, "holdout"), (5, "folds"), (22, "folds"), (23, "holdout"), (40, "holdout")]
+)
+def test_few_groups_are_all_tested_and_many_are_sampled(groups: int, kind: str) -> None:
+    """A fifth of 22 groups is four, of 23 five: enough for a reliable interval."""
+    corpus = index(groups=groups)
+    split = splits.make(corpus, Data())
+    assert split.kind == kind
+    said = [note for note in split.notes if note.endswith("`--split holdout` trains once.")]
+    assert len(said) == (kind == "folds")
+    tested = [id for fold in split.folds for id in fold.test]
+    assert len(tested) == len(set(tested)) and (kind == "holdout" or len(tested) == len(corpus))
+    assert splits.make(corpus, Data(test_size=0.2)).kind == "holdout"
+
+
 def test_shares_of_classes_are_even_without_groups() -> None:
     corpus = index(groups=1, per_group=300)
     fold = splits.make(corpus, Data(test_size=0.2, validation_size=0.1)).folds[0]

@@ -60,7 +60,7 @@ class Data(_Section):
     split: str = Field(
         "auto",
         description="auto, predefined, holdout, folds, leave-one-group-out, random, or a split.json. auto takes the "
-        "corpus' own folds, else holdout.",
+        "corpus' own folds or parts, else folds where a test part would hold few groups, else holdout.",
     )
     folds: int = Field(5, ge=2, description="Number of folds for `split: folds`.")
     validation_size: float = Field(0.1, ge=0, lt=0.5, description="Share of the clips for validation, 0 to 0.5.")

@@ -15,6 +15,8 @@ from auricle.recipe import Data
 KINDS = ("auto", "predefined", "holdout", "folds", "leave-one-group-out", "random")
 # More trainings than these are said; a corpus' own folds with fewer clips than these each are refused.
 MANY_FOLDS, FEWEST_CLIPS_A_FOLD = 10, 2.0
+# A test part of fewer groups has no reliable interval: evaluation/intervals.py.
+FEWEST_TEST_GROUPS = 5
 
 
 def check_kind(data: Data) -> None:
@@ -72,6 +74,24 @@ def check_own_folds(folds: Collection[str], clips: int, data: Data) -> None:
             f"them: `--split folds --folds 5 --group fold`. Without them: `--split holdout`. To train {len(folds)} "
             "times: `--split predefined`."
         )
+
+
+def without_own_parts(index: Index, data: Data, units: int) -> str:
+    """What `auto` means for a corpus without folds or parts of its own, whose groups make so many units: folds where a
+    single test part would hold too few of them, and there is one for each fold.
+    """
+    is_few = data.folds <= units and round(data.test_size * units) < FEWEST_TEST_GROUPS
+    grouped = index.has_groups and all(clip.group is not None for clip in index)
+    return "folds" if grouped and is_few and "test_size" not in data.model_fields_set else "holdout"
+
+
+def few_groups(data: Data, units: int, name: str) -> str:
+    """Why `auto` divides into folds, and what trains once."""
+    held = max(1, round(data.test_size * units))
+    return (
+        f"A single test part would hold {held} of the {units} {name}, too few for a reliable interval: each is tested "
+        f"once, in {data.folds} folds. `--split holdout` trains once."
+    )
 
 
 def many_trainings(kind: str, folds: int, units: str) -> list[str]:

@@ -13,7 +13,15 @@ from pathlib import Path
 
 from auricle.corpus.assignment import assign_stratified, units_of
 from auricle.corpus.clip import Clip, Index
-from auricle.corpus.split_kinds import KINDS, check_kind, check_own_folds, many_trainings, unused_shares
+from auricle.corpus.split_kinds import (
+    KINDS,
+    check_kind,
+    check_own_folds,
+    few_groups,
+    many_trainings,
+    unused_shares,
+    without_own_parts,
+)
 from auricle.errors import DataError, UsageError
 from auricle.recipe import Data, exclude_option
 from auricle.run_folder import write_json
@@ -62,8 +70,15 @@ def make(
     together = [set(ids) for ids in duplicate_groups]
     named = {clip.fold for clip in index if clip.fold is not None}
     is_single = bool(named) and len({clip.fold or "train" for clip in index}) == 1
-    if kind == "auto":
-        kind = "predefined" if named and not is_single else "holdout"
+    notes: list[str] = []
+    if kind == "auto" and named and not is_single:
+        kind = "predefined"
+    elif kind == "auto":
+        divisible = _divisible(index)
+        units = len(units_of(list(divisible), together))
+        kind = without_own_parts(divisible, data, units)
+        if kind == "folds":
+            notes.append(few_groups(data, units, _units_name(index)))
     if kind == "predefined":
         split = _predefined(index, data, together)
     elif kind == "leave-one-group-out":
@@ -77,7 +92,7 @@ def make(
     if kind not in ("predefined", "random"):
         split = drop_test_duplicates(split, together)
     _check(split, index)
-    notes = [*split.notes, *_group_notes(index, split), *_class_notes(index, split)]
+    notes += [*split.notes, *_group_notes(index, split), *_class_notes(index, split)]
     notes += many_trainings(kind, len(split.folds), _units_name(index))
     if is_single and split.kind != "predefined":
         notes.insert(0, f"The corpus has a '{min(named)}' part only, so the other parts are made from it.")
