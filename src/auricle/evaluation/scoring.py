@@ -4,7 +4,7 @@ In: a PyTorch model or an exported graph, and an AudioSource. Out: one row of lo
 windows. Clips are batched with others of similar length; the logits of a clip do not depend on the others.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -160,6 +160,36 @@ def embed_windows(
 
     runtime = TorchRuntime(model)
     return _window_rows(runtime.info, source.lengths, batch_seconds, _batch_runner(source, runtime.embed), progress)
+
+
+def embed_with_centers(
+    model: Any,
+    source: AudioSource,
+    centers: Mapping[int, Sequence[int]],
+    *,
+    batch_seconds: float,
+    progress: Progress | None = None,
+) -> list[np.ndarray]:
+    """The vectors (clips, width) of the baseline of whole clips, then those of centers of some, from the same frames.
+
+    centers: by their samples, the numbers of clips, all longer.
+    """
+    from auricle.models.torch_runtime import TorchRuntime
+
+    runtime = TorchRuntime(model)
+    chosen = {samples: np.isin(np.arange(len(source)), clips) for samples, clips in centers.items()}
+    found: dict[int, dict[int, np.ndarray]] = {samples: {} for samples in centers}
+
+    def run_batch(batch: Sequence[Window]) -> np.ndarray:
+        clips = np.array([window.clip for window in batch])
+        values = padded([source.get(clip) for clip in clips])
+        whole, *parts = runtime.embed_centers(*values, {samples: mask[clips] for samples, mask in chosen.items()})
+        for (samples, mask), part in zip(chosen.items(), parts, strict=True):
+            found[samples].update(zip(clips[mask[clips]].tolist(), part, strict=True))
+        return whole
+
+    vectors = _window_rows(runtime.info, source.lengths, batch_seconds, run_batch, progress)
+    return [vectors, *(np.stack([found[samples][clip] for clip in clips]) for samples, clips in centers.items())]
 
 
 def vectors(model: Any, source: AudioSource, *, batch_seconds: float) -> np.ndarray:

@@ -5,7 +5,7 @@ The model runs in evaluation mode and returns to its former mode. OnnxModel has 
 
 import contextlib
 import itertools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
@@ -14,9 +14,11 @@ import torch
 from torch import Tensor, nn
 
 from auricle.models.runtime import ModelInfo
+from auricle.parallel import reuse_freed_memory
 from auricle.preparation.batches import mask_of
 
 Part = TypeVar("Part")
+Result = TypeVar("Result")
 
 
 class TorchRuntime:
@@ -35,6 +37,16 @@ class TorchRuntime:
     def embed(self, values: np.ndarray, lengths: np.ndarray) -> np.ndarray:
         """The input of the head, or the baseline's functionals: (batch, size) float32."""
         return self._run(self.model.embed, values, lengths)
+
+    def embed_centers(self, values: np.ndarray, lengths: np.ndarray, centers: Mapping[int, np.ndarray]) -> list[np.ndarray]:
+        """The baseline's functionals of clips, and of the centers of some: by samples, which (batch,) bool."""
+        mask = mask_of(torch.from_numpy(lengths), values.shape[-1])
+        device = device_of(self.model)
+        with evaluation_mode(self.model):
+            chosen = {samples: torch.from_numpy(clips).to(device) for samples, clips in centers.items()}
+            batch = torch.from_numpy(values).to(device)
+            found = self.model.embed_centers(batch, mask.to(device) if mask is not None else None, chosen)
+            return [to_numpy(rows) for rows in found]
 
     def vectors(self, values: np.ndarray, lengths: np.ndarray) -> np.ndarray:
         return self._run(lambda batch, mask: self.model.logits_and_vectors(batch, mask)[1], values, lengths)
@@ -61,14 +73,15 @@ def evaluation_mode(model: nn.Module) -> Iterator[None]:
         model.train(training)
 
 
-def on_cores(work: Callable[[Part], Tensor], parts: Sequence[Part]) -> list[Tensor]:
+def on_cores(work: Callable[[Part], Result], parts: Sequence[Part]) -> list[Result]:
     """Apply `work`, without gradients, to each part: in as many threads as torch has here, of one core each."""
+    reuse_freed_memory()
     threads = min(torch.get_num_threads(), len(parts))
     if threads < 2:
         return [work(part) for part in parts]
     inference = torch.is_inference_mode_enabled()
 
-    def on_one_core(part: Part) -> Tensor:
+    def on_one_core(part: Part) -> Result:
         with torch.inference_mode(inference), torch.no_grad():
             return work(part)
 

@@ -15,15 +15,18 @@ import numpy as np
 from transformers import PreTrainedModel
 
 from auricle import __version__
-from auricle.evaluation import open_set, scoring
+from auricle.evaluation import duration, open_set, scoring
 from auricle.models.load import build_model
 from auricle.parallel import Progress
 from auricle.preparation.prepare import PreparedCorpus
+from auricle.preparation.windows import AudioSource
 from auricle.run_folder import atomic_write
 from auricle.training.fold import Embeddings, FoldData, FoldTrainer, TrainedFold, TrainingSummary
 from auricle.training.progress import ProgressReporter
 
 Result = TypeVar("Result")
+# Clips of which centers are embedded, for each duration: of a test split of a fifth, as many as of other families.
+MOST_CENTERS = 5 * duration.MOST_CLIPS
 
 
 def closed_form_trainer(corpus: PreparedCorpus, reporter: ProgressReporter | None = None) -> FoldTrainer:
@@ -37,7 +40,7 @@ def embed_once(corpus: PreparedCorpus, reporter: ProgressReporter) -> Embeddings
     model = build_model(corpus.recipe, corpus.labels)
     for note in getattr(model, "notes", ()):
         reporter.message(note)
-    return embed_clips(corpus, model, reporter.progress)
+    return embed_clips(corpus, model, reporter.progress, centers=True)
 
 
 def fit_fold(data: FoldData, embeddings: Embeddings) -> TrainedFold:
@@ -74,19 +77,45 @@ def _windows(config: Any) -> tuple[float | None, float]:
     return getattr(config, "window_seconds", None), getattr(config, "overlap", 0.0)
 
 
-def embed_clips(corpus: PreparedCorpus, model: PreTrainedModel, progress: Progress | None = None) -> Embeddings:
-    """Embed every usable clip, or read what an earlier run of the same corpus and settings cached."""
+def embed_clips(
+    corpus: PreparedCorpus, model: PreTrainedModel, progress: Progress | None = None, *, centers: bool = False
+) -> Embeddings:
+    """Embed every usable clip, or read what an earlier run of the same corpus and settings cached.
+
+    With `centers` and a model that can, the centers of clips too, by whose scores the effect of duration is measured.
+    """
     ids = [clip.id for clip in (*corpus.usable, *corpus.held_out)]
     audio, config = corpus.audio(ids), model.config
     settings = [__version__, model.embedding_identity(), *_windows(config), ids]
     key = hashlib.blake2b(json.dumps(settings).encode(), digest_size=12).hexdigest()
+    # By the seconds of a center, the clips that are longer; and the file of the vectors of each.
+    longer = {seconds: _longer(audio, config.sample_rate * seconds) for seconds in duration.SECONDS}
+    longer = {seconds: numbers for seconds, numbers in longer.items() if numbers}
+    longer = longer if centers and getattr(model, "describes_centers", False) else {}
     path = corpus.store.folder / f"vectors-{key}.npy"
-    if not path.is_file():
-        seconds = corpus.recipe.evaluate.batch_seconds
-        values = scoring.embed_windows(model, audio, batch_seconds=seconds, progress=progress)
-        with atomic_write(path) as partial:
-            np.save(partial, values)
+    center_paths = {seconds: path.with_name(f"vectors-{key}-{seconds:g}s.npy") for seconds in longer}
+    if not all(file.is_file() for file in (path, *center_paths.values())):
+        batch_seconds = corpus.recipe.evaluate.batch_seconds
+        if longer:
+            sizes = {round(config.sample_rate * seconds): numbers for seconds, numbers in longer.items()}
+            found = scoring.embed_with_centers(model, audio, sizes, batch_seconds=batch_seconds, progress=progress)
+        else:
+            found = [scoring.embed_windows(model, audio, batch_seconds=batch_seconds, progress=progress)]
+        for file, values in zip((*center_paths.values(), path), (*found[1:], found[0]), strict=True):
+            with atomic_write(file) as partial:
+                np.save(partial, values)
     counts = np.bincount([window.clip for window in scoring.windows_of(config, audio.lengths)], minlength=len(ids))
     ends = np.cumsum(counts)
     rows = {id: slice(end - count, end) for id, end, count in zip(ids, ends, counts, strict=True)}
-    return Embeddings(np.load(path), rows)
+    crops = {
+        seconds: Embeddings(
+            np.load(file), {ids[clip]: slice(row, row + 1) for row, clip in enumerate(longer[seconds])}
+        )
+        for seconds, file in center_paths.items()
+    }
+    return Embeddings(np.load(path), rows, crops or None)
+
+
+def _longer(audio: AudioSource, samples: float) -> list[int]:
+    """The clips whose centers are embedded: at most so many that their share of the work is bounded."""
+    return duration.longer_clips(audio.lengths, round(samples), MOST_CENTERS)

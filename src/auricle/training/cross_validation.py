@@ -161,10 +161,8 @@ def _score(data: FoldData, trained: TrainedFold, scorer: Scorer) -> None:
     if fold.test:
         scores = scores_of(corpus, fold.test, scorer.clips(fold.test), fold.name)
         scores.save(folder.fold_scores)
-        rate = corpus.store.settings.sample_rate
         most = duration.MOST_CLIPS // len(corpus.split.folds) + 1
-        crops = duration.center_crops(scores, corpus.audio(fold.test), rate, scorer.audio, most)
-        crops.save(folder.center_crop_scores)
+        scorer.centers(scores, most).save(folder.center_crop_scores)
     if trained.validation_logits is not None:
         scores_of(corpus, fold.valid, trained.validation_logits, fold.name).save(folder.validation_scores)
     held_out = [clip.id for clip in corpus.held_out]

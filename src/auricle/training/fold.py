@@ -11,7 +11,8 @@ import numpy as np
 from transformers import PreTrainedModel
 
 from auricle.corpus.splits import Fold
-from auricle.evaluation import calibration, metrics, scoring
+from auricle.evaluation import calibration, duration, metrics, scoring
+from auricle.evaluation.scoring import Scores
 from auricle.models import torch_runtime
 from auricle.preparation.prepare import LabelledClips, PreparedCorpus
 from auricle.preparation.windows import AudioSource
@@ -80,11 +81,13 @@ class Validation:
 class Embeddings:
     """What closed-form models are fitted to and scored from: a row of `values` (windows, width) for each window.
 
-    `rows` are each clip's, by id; a clip that no window cuts has one.
+    `rows` are each clip's, by id; a clip that no window cuts has one. `centers` are those of the centers of some clips,
+    by their seconds, where they were computed from the same frames.
     """
 
     values: np.ndarray
     rows: Mapping[str, slice]
+    centers: Mapping[float, "Embeddings"] | None = None
 
     def means(self, ids: Sequence[str]) -> np.ndarray:
         """The mean over each clip's windows: (clips, width)."""
@@ -125,6 +128,19 @@ class Scorer:
         if self.embeddings is not None:
             return self.embeddings.logits(self.model, ids)
         return self.audio(self.corpus.audio(ids))
+
+    def centers(self, full: Scores, most: int) -> Scores:
+        """Score the centers of the clips of `full`: those that were embedded, or else `most` of each duration."""
+        known = None if self.embeddings is None else self.embeddings.centers
+        if self.embeddings is None or known is None:
+            rate = self.corpus.store.settings.sample_rate
+            return duration.center_crops(full, self.corpus.audio(full.ids), rate, self.audio, most)
+        parts = {}
+        for seconds, center in known.items():
+            rows = [row for row, id in enumerate(full.ids) if id in center.rows]
+            if rows:
+                parts[seconds] = rows, center.logits(self.model, [full.ids[row] for row in rows])
+        return duration.scores_of_centers(full, parts)
 
     def audio(self, audio: AudioSource) -> np.ndarray:
         """Score any other audio."""

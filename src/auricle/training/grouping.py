@@ -164,7 +164,10 @@ def _vectors(corpus: PreparedCorpus, sample: Index) -> np.ndarray:
     from auricle.training.closed_form import embed_clips
 
     recipe = corpus.recipe.model_copy(update={"model": Model(family="baseline")})
-    return embed_clips(corpus, build_model(recipe, corpus.labels)).means([clip.id for clip in sample])
+    # A run of the baseline reads the same vectors again.
+    centers = corpus.recipe.model.family == recipe.model.family
+    embeddings = embed_clips(corpus, build_model(recipe, corpus.labels), centers=centers)
+    return embeddings.means([clip.id for clip in sample])
 
 
 def _with_groups(index: Index, key: str) -> Index:

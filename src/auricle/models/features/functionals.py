@@ -6,6 +6,7 @@ nothing to train, so a clip's vector is computed once for all folds and depends 
 """
 
 import math
+from collections.abc import Iterator, Mapping
 
 import torch
 from torch import Tensor, nn
@@ -33,7 +34,26 @@ class Functionals(nn.Module):
 
     def forward(self, waveform: Tensor, lengths: Tensor) -> dict[str, Tensor]:
         """Summarise (batch, samples) float32, zero beyond lengths (batch,) int64: (batch, some) of each kind."""
-        frames = self.descriptors(waveform, lengths)
+        return self.summarise(self.descriptors(waveform, lengths))
+
+    def with_centers(
+        self, waveform: Tensor, lengths: Tensor, centers: Mapping[int, Tensor]
+    ) -> Iterator[dict[str, Tensor]]:
+        """What `forward` gives, and then what it gives of some clips' centers, from the same frames.
+
+        centers: by their samples, which clips (batch,) bool, all longer. A center begins with a whole hop, and frames
+        that its ends cut are measured again: they see zeros beyond it, as those of a clip of that length would.
+        """
+        measured = self.descriptors.measure(waveform)
+        yield self.summarise(self.descriptors.relative(measured, 1 + lengths // self.descriptors.hop_length))
+        for samples, chosen in centers.items():
+            starts = (lengths[chosen] - samples) // 2 // self.descriptors.hop_length
+            section = self.descriptors.measure_sections(waveform[chosen], measured[chosen], starts, samples)
+            counts = torch.full_like(starts, section.shape[-1])
+            yield self.summarise(self.descriptors.relative(section, counts))
+
+    def summarise(self, frames: Frames) -> dict[str, Tensor]:
+        """The functionals of described clips, by kind: (batch, some) of each."""
         tracks = torch.cat([frames.cepstrum, frames.spectral_shape, frames.energy, frames.harmonicity], 1)
         pitch = torch.cat([frames.pitch, deltas(frames.pitch, frames.num_frames, 2)], 1)
         return {

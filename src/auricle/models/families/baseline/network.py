@@ -5,6 +5,7 @@ computed once for all folds; `fit` fits a linear and a Gaussian ridge classifier
 predictions for held-out groups of the training clips, so that the softmax of the logits is calibrated.
 """
 
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -25,7 +26,7 @@ from auricle.models.options import ModelSpec
 from auricle.models.torch_runtime import on_cores
 
 # Values summarised at once.
-CHUNK_VALUES = 2**19
+CHUNK_VALUES = 2**21
 
 
 @strict
@@ -97,6 +98,20 @@ class Model(PreTrainedModel):
         input_values (batch, samples) or (batch, channels, samples), or precomputed features (batch, num_features,
         frames); attention_mask (batch, samples or frames), 1 on real ones.
         """
+        return self.embed_centers(input_values, attention_mask, {})[0]
+
+    @property
+    def describes_centers(self) -> bool:
+        """Whether `embed_centers` can be asked for centers: of whole clips of audio."""
+        return self.config.num_features is None and getattr(self.config, "window_seconds", None) is None
+
+    def embed_centers(
+        self, input_values: Tensor, attention_mask: Tensor | None, centers: Mapping[int, Tensor]
+    ) -> list[Tensor]:
+        """What `embed` gives of the clips, and of the centers of some, from the same frames: (chosen, size) of each.
+
+        centers: by their samples, which clips (batch,) bool, all longer; none of precomputed features.
+        """
         lengths = masking.lengths(input_values, attention_mask)
         values = input_values
         if self.config.num_features is None:
@@ -104,17 +119,22 @@ class Model(PreTrainedModel):
             values = values * masking.real(lengths, values.shape[-1])
         if torch.compiler.is_compiling():
             # An exported graph has no loop over its batch.
-            return torch.cat(list(self.functionals(values, lengths).values()), 1)
-        # A few clips at a time stay in the processor's cache, and memory stays flat.
-        clips = max(1, CHUNK_VALUES // max(1, values[0].numel()))
-        parts = list(zip(values.split(clips), lengths.split(clips), strict=True))
-        return torch.cat(
-            on_cores(self._functionals, parts) if values.device.type == "cpu" else [*map(self._functionals, parts)]
-        )
+            return [torch.cat(list(self.functionals(values, lengths).values()), 1)]
+        # Some clips at a time share what every step costs, leave no core idle, and memory stays flat.
+        share = -(-len(values) // torch.get_num_threads())
+        clips = max(1, min(share, CHUNK_VALUES // max(1, values[0].numel())))
+        parts = list(zip(*(row.split(clips) for row in (values, lengths, *centers.values())), strict=True))
 
-    def _functionals(self, part: tuple[Tensor, Tensor]) -> Tensor:
-        values, lengths = part
-        return torch.cat(list(self.functionals(values[..., : max(1, int(lengths.max()))], lengths).values()), 1)
+        def work(part: tuple[Tensor, ...]) -> list[Tensor]:
+            values, lengths, *chosen = part
+            values = values[..., : max(1, int(lengths.max()))]
+            found: Iterable[dict[str, Tensor]] = [self.functionals(values, lengths)] if not centers else (
+                self.functionals.with_centers(values, lengths, dict(zip(centers, chosen, strict=True)))
+            )
+            return [torch.cat(list(kinds.values()), 1) for kinds in found]
+
+        done = on_cores(work, parts) if values.device.type == "cpu" else [*map(work, parts)]
+        return [torch.cat(vectors) for vectors in zip(*done, strict=True)]
 
     def classify(self, embeddings: Tensor) -> Tensor:
         """Turn functionals (batch, size) into logits (batch, classes) without temperature."""
