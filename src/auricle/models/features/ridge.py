@@ -77,33 +77,33 @@ class LinearClassifier:
 
 @dataclass(frozen=True)
 class RidgeFit:
-    """Dual weights (clips, classes) of both classifiers for the standardised clips, and the factors of the two.
+    """Weights of both classifiers before their factors: linear (features, classes), and kernel (support, classes).
 
     loss: the log-loss in nats of the clips, each predicted without its group; held_out (2, clips, classes) are these
-    predictions of both; clip_weights (clips,).
+    predictions of both; labels and clip_weights (clips,); sample: standardised clips for the directions within classes.
     """
 
-    standard: Tensor
-    labels: np.ndarray
     mean: np.ndarray
     scale: np.ndarray
-    used: int
     linear: Tensor
+    support: Tensor
     kernel: Tensor
     bias: np.ndarray
     factors: np.ndarray
     loss: float
     held_out: np.ndarray
+    labels: np.ndarray
     clip_weights: np.ndarray
+    sample: Tensor
 
     def classifier(self) -> RidgeClassifier:
         """Both classifiers, weighed."""
-        directions, damping = within_class_directions(self.standard, self.labels)
+        directions, damping = within_class_directions(self.sample, self.labels[sample_rows(len(self.labels))])
         return RidgeClassifier(
             mean=self.mean,
             scale=self.scale,
-            linear_weights=self._linear_weights(self.factors[0]),
-            support_vectors=self.standard.numpy(),
+            linear_weights=self.factors[0] * self.linear.numpy(),
+            support_vectors=self.support.numpy(),
             kernel_weights=self.factors[1] * self.kernel.numpy(),
             kernel_width=np.array(KERNEL_WIDTH),
             bias=self.bias,
@@ -114,11 +114,103 @@ class RidgeFit:
     def linear_classifier(self) -> LinearClassifier:
         """The linear classifier alone, with the factor that is best without the other."""
         factors, _ = ensemble_weights(self.held_out[:1], self.bias, self.labels, self.clip_weights)
-        return LinearClassifier(self.mean, self.scale, self._linear_weights(factors[0]), self.bias)
+        return LinearClassifier(self.mean, self.scale, factors[0] * self.linear.numpy(), self.bias)
 
-    def _linear_weights(self, factor: float) -> np.ndarray:
-        weights: np.ndarray = factor / self.used * (self.standard.T @ self.linear).numpy()
-        return weights
+
+@dataclass(frozen=True)
+class Problem:
+    """What clips are fitted to: labels and weights (clips,), targets (clips, classes) and the bias of the classes."""
+
+    labels: np.ndarray
+    weights: np.ndarray
+    targets: Tensor
+    bias: np.ndarray
+
+    @classmethod
+    def of(cls, labels: np.ndarray, classes: int, weights: np.ndarray) -> "Problem":
+        """Targets are the classes less their weighted shares. Raises DataError for fewer than two classes."""
+        present = np.unique(labels)
+        if len(present) < 2:
+            raise DataError(
+                f"The training clips hold {len(present)} class. A classifier needs two or more: check the split."
+            )
+        one_hot = np.where(np.arange(classes) == labels[:, None], 1.0, 0.0)
+        prior = (weights[:, None] * one_hot).sum(0) / weights.sum()
+        return cls(labels, weights, torch.as_tensor(one_hot - prior), np.log(prior.clip(1e-6)))
+
+
+@dataclass(frozen=True)
+class FactoredRidge:
+    """Both ridge problems of some clips, each factored once, from which a fit to any part of the clips follows.
+
+    standard (clips, features) float64, labels and weights (clips,); linear and kernel are the inverses (clips, clips)
+    of the weighted Gram matrices with their ridges.
+    """
+
+    standard: Tensor
+    labels: np.ndarray
+    classes: int
+    mean: np.ndarray
+    scale: np.ndarray
+    weights: np.ndarray
+    linear: Tensor
+    kernel: Tensor
+
+    @classmethod
+    def of(
+        cls, vectors: np.ndarray, labels: np.ndarray, *, sizes: Sequence[int], classes: int, class_weighted: bool
+    ) -> "FactoredRidge":
+        """Standardise and factor clips; arguments as those of `fit_ridge`. The cost grows with the cube of the clips."""
+        weights = clip_weights(labels, class_weighted)
+        mean, scale = standardization(vectors)
+        standard = standardize(vectors, mean, scale)
+        root = torch.as_tensor(weights).sqrt()
+        # Neither Gram matrix gets a name: its inverse takes its memory.
+        linear = invert((standard @ standard.T).div_(used_features(scale)), root, LINEAR_RIDGE)
+        # Next to the ridge single precision is ample, and the exponentials cost a third.
+        single = standard.float()
+        kernel = invert(rbf_kernel(single, single, sizes, KERNEL_WIDTH).double(), root, KERNEL_RIDGE)
+        return cls(standard, labels, classes, mean, scale, weights, linear, kernel)
+
+    def fit(self, rows: np.ndarray, groups: np.ndarray | None, seed: int) -> RidgeFit:
+        """Fit both classifiers to the clips of some rows and weigh them; groups (rows,) or None.
+
+        Mean, scale and weights stay those of all clips. Raises DataError for fewer than two classes.
+        """
+        problem = Problem.of(self.labels[rows], self.classes, self.weights[rows])
+        folds = inner_folds(problem.labels, groups, seed)
+        root = torch.as_tensor(self.weights).sqrt()
+        linear, linear_held_out = solve_part(self.linear, problem.targets, root, rows, folds)
+        kernel, kernel_held_out = solve_part(self.kernel, problem.targets, root, rows, folds)
+        standard = self.standard if len(rows) == len(self.standard) else self.standard[rows]
+        return weighed(
+            problem,
+            np.stack([linear_held_out.numpy(), kernel_held_out.numpy()]),
+            mean=self.mean,
+            scale=self.scale,
+            linear=(standard.T @ linear).div_(used_features(self.scale)),
+            support=standard,
+            kernel=kernel,
+            sample=standard[sample_rows(len(rows))],
+        )
+
+
+def weighed(
+    problem: Problem,
+    held_out: np.ndarray,
+    *,
+    mean: np.ndarray,
+    scale: np.ndarray,
+    linear: Tensor,
+    support: Tensor,
+    kernel: Tensor,
+    sample: Tensor,
+) -> RidgeFit:
+    """Weigh both classifiers by their predictions for held-out clips, (2, clips, classes)."""
+    factors, loss = ensemble_weights(held_out, problem.bias, problem.labels, problem.weights)
+    return RidgeFit(
+        mean, scale, linear, support, kernel, problem.bias, factors, loss, held_out, problem.labels, problem.weights, sample
+    )
 
 
 def fit_ridge(
@@ -132,43 +224,45 @@ def fit_ridge(
     max_support: int,
     seed: int,
 ) -> RidgeFit:
-    """Fit both classifiers and weigh them.
+    """Fit both classifiers exactly and weigh them.
 
     vectors (clips, features), labels (clips,) ints below `classes`, groups (clips,) or None. Above `max_support` clips
     a stratified sample of that many is used: the cost grows with the cube. Raises DataError for fewer than two classes.
     """
-    present = np.unique(labels)
-    if len(present) < 2:
-        raise DataError(
-            f"The training clips hold {len(present)} class. A classifier needs two or more: check the split."
-        )
     if len(labels) > max_support:
         rows = subsample(labels, max_support, seed)
         vectors, labels, groups = vectors[rows], labels[rows], None if groups is None else groups[rows]
+    Problem.of(labels, classes, np.ones(len(labels)))
+    factored = FactoredRidge.of(vectors, labels, sizes=sizes, classes=classes, class_weighted=class_weighted)
+    return factored.fit(np.arange(len(labels)), groups, seed)
+
+
+def clip_weights(labels: np.ndarray, class_weighted: bool) -> np.ndarray:
+    """The weight of each clip (clips,), 1 on average; with class_weighted every class weighs the same."""
     weights = 1.0 / np.bincount(labels)[labels] if class_weighted else np.ones(len(labels))
-    weights /= weights.mean()
+    return np.asarray(weights / weights.mean())
+
+
+def standardization(vectors: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The mean of vectors (clips, features), and the inverse of their deviation: (features,) of each."""
     mean, deviation = vectors.mean(0), vectors.std(0)
     # A constant feature (an empty band, say) carries no information; a tiny change of it must not be amplified.
-    scale = np.where(deviation > 1e-4, 1.0 / np.maximum(deviation, 1e-4), 0.0)
-    standard = torch.as_tensor(np.clip((vectors - mean) * scale, -CLIP_LIMIT, CLIP_LIMIT), dtype=torch.float64)
-    used = max(1, int((scale > 0).sum()))
-    one_hot = np.where(np.arange(classes) == labels[:, None], 1.0, 0.0)
-    prior = (weights[:, None] * one_hot).sum(0) / weights.sum()
-    bias = np.log(prior.clip(1e-6))
-    folds = inner_folds(labels, groups, seed)
-    targets, clip_weights = torch.as_tensor(one_hot - prior), torch.as_tensor(weights)
-    # Neither Gram matrix gets a name: each is freed before the next one is made.
-    linear, linear_held_out = fit_kernel_ridge(
-        (standard @ standard.T).div_(used), targets, clip_weights, LINEAR_RIDGE, folds
-    )
-    # Next to the ridge single precision is ample, and the exponentials cost a third.
-    single = standard.float()
-    kernel, kernel_held_out = fit_kernel_ridge(
-        rbf_kernel(single, single, sizes, KERNEL_WIDTH).double(), targets, clip_weights, KERNEL_RIDGE, folds
-    )
-    scores = np.stack([linear_held_out.numpy(), kernel_held_out.numpy()])
-    factors, loss = ensemble_weights(scores, bias, labels, weights)
-    return RidgeFit(standard, labels, mean, scale, used, linear, kernel, bias, factors, loss, scores, weights)
+    return mean, np.where(deviation > 1e-4, 1.0 / np.maximum(deviation, 1e-4), 0.0)
+
+
+def standardize(vectors: np.ndarray, mean: np.ndarray, scale: np.ndarray) -> Tensor:
+    """Standardised and clipped vectors (clips, features) float64."""
+    return torch.as_tensor(np.clip((vectors - mean) * scale, -CLIP_LIMIT, CLIP_LIMIT), dtype=torch.float64)
+
+
+def used_features(scale: np.ndarray) -> int:
+    """How many features vary."""
+    return max(1, int((scale > 0).sum()))
+
+
+def sample_rows(clips: int) -> np.ndarray:
+    """The rows of the clips, evenly spaced, from which the directions within classes are estimated."""
+    return np.unique(np.linspace(0, clips - 1, min(clips, WITHIN_CLASS_CLIPS)).astype(int))
 
 
 def within_class_directions(standard: Tensor, labels: np.ndarray) -> tuple[Tensor, Tensor]:
@@ -177,8 +271,6 @@ def within_class_directions(standard: Tensor, labels: np.ndarray) -> tuple[Tenso
     Damping a direction in proportion to its excess of within-class variance over the floor is within-class covariance
     normalisation (Hatch et al. 2006) with shrinkage. Few clips have few directions: the others are damped by 0.
     """
-    rows = np.unique(np.linspace(0, len(labels) - 1, min(len(labels), WITHIN_CLASS_CLIPS)).astype(int))
-    standard, labels = standard[rows], labels[rows]
     parts = [standard[labels == label] for label in np.unique(labels)]
     centred = torch.cat([part - part.mean(0) for part in parts])
     variances, vectors = torch.linalg.eigh(centred @ centred.T / len(centred))
@@ -191,24 +283,41 @@ def within_class_directions(standard: Tensor, labels: np.ndarray) -> tuple[Tenso
     return directions, damping
 
 
-def fit_kernel_ridge(
-    gram: Tensor, targets: Tensor, weights: Tensor, ridge: float, folds: Sequence[np.ndarray]
-) -> tuple[Tensor, Tensor]:
-    """Fit weighted kernel ridge regression: dual weights (clips, classes) and held-out predictions (clips, classes).
+def invert(gram: Tensor, root: Tensor, ridge: float) -> Tensor:
+    """Invert the Gram matrix (clips, clips), weighted by root (clips,) on both sides, plus the ridge.
 
-    The Gram matrix is overwritten: it, its factor and its inverse share one piece of memory. With
-    C = (G + ridge)^-1 and a = C t, leaving fold f out makes its residual C_ff^-1 a_f (Rifkin and Lippert 2007).
+    The Gram matrix is overwritten: it, its factor and its inverse share one piece of memory.
     """
-    root = weights.sqrt()[:, None]
-    gram.mul_(root).mul_(root.T).diagonal().add_(ridge)
+    gram.mul_(root[:, None]).mul_(root).diagonal().add_(ridge)
     torch.linalg.cholesky_ex(gram, check_errors=True, out=(gram, torch.empty(0, dtype=torch.int32)))
-    inverse = torch.cholesky_inverse(gram, out=gram)
-    dual = inverse @ (targets * root)
+    return torch.cholesky_inverse(gram, out=gram)
+
+
+def solve_part(
+    inverse: Tensor, targets: Tensor, root: Tensor, rows: np.ndarray, folds: Sequence[np.ndarray]
+) -> tuple[Tensor, Tensor]:
+    """Fit some rows alone: dual weights (rows, classes), and predictions for each of `folds` of them without it.
+
+    inverse C and root are those of all clips, targets (rows, classes). Leaving clips s out makes the inverse of the
+    others C - C_s C_ss^-1 C_s'. With it, and a = C t, the residual of a fold f that is left out too is C_ff^-1 a_f
+    (Rifkin and Lippert 2007).
+    """
+    kept, weight = torch.as_tensor(rows), root[torch.as_tensor(rows), None]
+    left_out = torch.as_tensor(np.setdiff1d(np.arange(len(inverse)), rows))
+    weighted = torch.zeros(len(inverse), targets.shape[1], dtype=targets.dtype)
+    weighted[kept] = targets * weight
+    everything = inverse @ weighted
+    dual = everything[kept]
+    # What leaving out takes from the inverse is across' @ across.
+    factor = torch.linalg.cholesky(inverse[left_out[:, None], left_out])
+    across = torch.linalg.solve_triangular(factor, inverse[left_out[:, None], kept], upper=False)
+    dual -= across.T @ torch.linalg.solve_triangular(factor, everything[left_out], upper=False)
     held_out = torch.zeros_like(targets)
     for fold in map(torch.as_tensor, folds):
-        block = torch.linalg.cholesky(inverse[fold[:, None], fold])
-        held_out[fold] = targets[fold] - torch.cholesky_solve(dual[fold], block) / root[fold]
-    return dual * root, held_out
+        block = inverse[kept[fold][:, None], kept[fold]] - across[:, fold].T @ across[:, fold]
+        residual = torch.cholesky_solve(dual[fold], torch.linalg.cholesky(block))
+        held_out[fold] = targets[fold] - residual / weight[fold]
+    return dual * weight, held_out
 
 
 def subsample(labels: np.ndarray, size: int, seed: int) -> np.ndarray:

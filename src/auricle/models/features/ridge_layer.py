@@ -10,7 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from auricle.models.features.ridge import CLIP_LIMIT, WITHIN_CLASS_RANK, fit_ridge, rbf_kernel
+from auricle.models.features.landmarks import LANDMARKS, fit_on_landmarks
+from auricle.models.features.ridge import CLIP_LIMIT, WITHIN_CLASS_RANK, RidgeFit, fit_ridge, rbf_kernel
 
 
 class RidgeLayer(nn.Module):
@@ -65,17 +66,16 @@ class RidgeLayer(nn.Module):
         max_support: int,
         seed: int,
     ) -> None:
-        """Fit to (clips, size); arguments and errors as those of `fit_ridge`."""
-        fitted = fit_ridge(
-            embeddings,
-            labels,
-            groups,
-            sizes=self.part_sizes,
-            classes=self.classes,
-            class_weighted=class_weighted,
-            max_support=max_support,
-            seed=seed,
-        )
+        """Fit to (clips, size), above `max_support` clips on landmarks; arguments and errors as those of `fit_ridge`."""
+        if len(labels) > max_support:
+            fit, limit = fit_on_landmarks, {"landmarks": min(LANDMARKS, max_support)}
+        else:
+            fit, limit = fit_ridge, {"max_support": max_support}
+        settings = {"sizes": self.part_sizes, "classes": self.classes, "class_weighted": class_weighted, "seed": seed}
+        self.take(fit(embeddings, labels, groups, **settings, **limit))
+
+    def take(self, fitted: RidgeFit) -> None:
+        """Take the classifier of a fit."""
         for name, array in vars(fitted.classifier()).items():
             value = torch.as_tensor(array, dtype=torch.float32, device=self.mean.device)
             is_weight = isinstance(getattr(self, name), nn.Parameter)
