@@ -1,6 +1,7 @@
 """The baseline family: descriptors against librosa, exact answers from closed forms, and one clip's answer its own."""
 
 from pathlib import Path
+from typing import Any
 
 import librosa
 import numpy as np
@@ -12,9 +13,11 @@ from torch import Tensor
 from auricle.errors import DataError
 from auricle.models.families.baseline import Options
 from auricle.models.families.baseline import network as baseline
-from auricle.models.features import ridge
+from auricle.models.features import landmarks, ridge
 from auricle.models.features.descriptors import FLOOR, Descriptors
 from auricle.models.features.functionals import QUANTILES, quantiles, segment_weights, statistics
+from auricle.models.features.landmarks import fit_on_landmarks
+from auricle.models.features.ridge_layer import RidgeLayer
 from auricle.models.options import ModelSpec
 
 RATE = 8000
@@ -176,20 +179,117 @@ def test_segments_share_out_the_sounding_part() -> None:
     assert (places[0].diff() > 0).all()
 
 
-def test_held_out_predictions_equal_refitting() -> None:
+def test_held_out_predictions_of_any_part_equal_refitting() -> None:
     random = np.random.default_rng(0)
-    vectors, weights = random.normal(size=(30, 4)), random.uniform(0.5, 2.0, 30)
-    targets = random.normal(size=(30, 2))
+    vectors, weights = random.normal(size=(36, 4)), random.uniform(0.5, 2.0, 36)
+    targets = random.normal(size=(36, 2))
     gram = vectors @ vectors.T
-    folds = [np.arange(0, 12), np.arange(12, 30)]
-    arrays = map(torch.tensor, (gram, targets, weights))
-    dual, held_out = ridge.fit_kernel_ridge(*arrays, 0.7, folds)
-    whole = KernelRidge(alpha=0.7, kernel="precomputed").fit(gram, targets, sample_weight=weights)
-    np.testing.assert_allclose(gram @ dual.numpy(), whole.predict(gram), atol=1e-8)
-    for fold, rest in (folds, folds[::-1]):
-        judge = KernelRidge(alpha=0.7, kernel="precomputed")
-        judge.fit(gram[np.ix_(rest, rest)], targets[rest], sample_weight=weights[rest])
-        np.testing.assert_allclose(held_out[fold].numpy(), judge.predict(gram[np.ix_(fold, rest)]), atol=1e-8)
+    root = torch.tensor(weights).sqrt()
+    inverse = ridge.invert(torch.tensor(gram), root, 0.7)
+    for part in (np.arange(36), np.flatnonzero(np.arange(36) % 6)):
+        folds = [np.arange(0, 12), np.arange(12, len(part))]
+        dual, held_out = ridge.solve_part(inverse, torch.tensor(targets[part]), root, part, folds)
+        whole = KernelRidge(alpha=0.7, kernel="precomputed")
+        whole.fit(gram[np.ix_(part, part)], targets[part], sample_weight=weights[part])
+        np.testing.assert_allclose(gram[:, part] @ dual.numpy(), whole.predict(gram[:, part]), atol=1e-8)
+        for fold, rest in (folds, folds[::-1]):
+            judge, others, tested = KernelRidge(alpha=0.7, kernel="precomputed"), part[rest], part[fold]
+            judge.fit(gram[np.ix_(others, others)], targets[others], sample_weight=weights[others])
+            np.testing.assert_allclose(held_out[fold].numpy(), judge.predict(gram[np.ix_(tested, others)]), atol=1e-8)
+
+
+def blobs(clips: int, seed: int, spread: float = 2.5) -> tuple[np.ndarray, np.ndarray]:
+    """Vectors of three classes that overlap, each of two separate clouds."""
+    random = np.random.default_rng(seed)
+    centers = np.random.default_rng(99).normal(size=(6, 12)) * 1.6
+    cloud = random.integers(0, 6, clips)
+    return (centers[cloud] + random.normal(size=(clips, 12)) * spread).astype(np.float32), cloud % 3
+
+
+def accuracy(fitted: ridge.RidgeFit, vectors: np.ndarray, labels: np.ndarray) -> float:
+    layer = RidgeLayer([6, 6], 3, 0)
+    layer.take(fitted)
+    return float((layer(torch.from_numpy(vectors)).argmax(1).numpy() == labels).mean())
+
+
+def test_landmarks_are_as_accurate_as_the_exact_fit_and_use_every_clip() -> None:
+    vectors, labels = blobs(1600, 0)
+    settings: dict[str, Any] = {"sizes": [6, 6], "classes": 3, "class_weighted": True, "seed": 0}
+    exact = ridge.fit_ridge(vectors, labels, None, max_support=1600, **settings)
+    near_fit = fit_on_landmarks(vectors, labels, None, landmarks=300, **settings)
+    sample = ridge.fit_ridge(vectors, labels, None, max_support=300, **settings)
+    assert near_fit.support.shape == (300, 12)
+    # The linear classifier is the same one.
+    torch.testing.assert_close(near_fit.linear, exact.linear, atol=1e-5, rtol=1e-4)
+    best, near, fewer = (accuracy(fitted, *blobs(6000, 1)) for fitted in (exact, near_fit, sample))
+    assert abs(near - best) < 0.005
+    assert fewer < best - 0.005
+    assert near_fit.loss == pytest.approx(exact.loss, abs=0.02)
+
+
+def test_with_all_clips_as_landmarks_the_fit_is_the_exact_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(landmarks, "JITTER", 0.0)
+    monkeypatch.setattr(landmarks, "BLOCK_CLIPS", 37)
+    vectors, labels = blobs(150, 2)
+    groups = np.arange(150) // 30
+    settings: dict[str, Any] = {"sizes": [6, 6], "classes": 3, "class_weighted": True, "seed": 0}
+    exact = ridge.fit_ridge(vectors, labels, groups, max_support=150, **settings)
+    monkeypatch.setattr(ridge, "subsample", lambda labels, size, seed: np.arange(size))
+    near = fit_on_landmarks(vectors, labels, groups, landmarks=150, **settings)
+    torch.testing.assert_close(near.kernel, exact.kernel, atol=2e-3, rtol=0)
+    np.testing.assert_allclose(near.factors, exact.factors, rtol=1e-2)
+
+
+def test_two_landmarks_of_one_sound_are_no_failure() -> None:
+    vectors, labels = blobs(400, 3)
+    vectors[:200] = vectors[0]
+    labels[:200] = 0
+    settings: dict[str, Any] = {"sizes": [6, 6], "classes": 3, "class_weighted": False, "seed": 0}
+    fitted = fit_on_landmarks(vectors, labels, None, landmarks=200, **settings)
+    assert fitted.kernel.isfinite().all() and np.isfinite(fitted.loss)
+
+
+def test_a_part_of_a_shared_fit_is_near_the_fit_of_that_part_alone() -> None:
+    vectors, labels = blobs(300, 4)
+    settings: dict[str, Any] = {"sizes": [6, 6], "classes": 3, "class_weighted": True}
+    rows = np.arange(300)[np.arange(300) % 20 != 0]
+    shared = ridge.FactoredRidge.of(vectors, labels, **settings).fit(rows, None, 0)
+    alone = ridge.fit_ridge(vectors[rows], labels[rows], None, max_support=300, seed=0, **settings)
+    layers = []
+    for fitted in (shared, alone):
+        layer = RidgeLayer([6, 6], 3, 0)
+        layer.take(fitted)
+        layers.append(layer(torch.from_numpy(vectors)).softmax(-1))
+    assert (layers[0] - layers[1]).abs().max() < 0.05
+    assert shared.support.shape[0] == len(rows)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("rate", [1000, 8000, 44_100])
+def test_centers_from_a_clips_frames_are_those_of_the_cut_clip(rate: int) -> None:
+    model = make_model(rate)
+    clips = [sound(number % 3, seconds, number, rate) for number, seconds in enumerate((1.3, 0.61, 2.0, 0.4, 1.13))]
+    values, mask = padded(clips)
+    sizes = [round(seconds * rate) for seconds in (0.05, 0.6, 1.0)]
+    lengths = mask.sum(1)
+    whole, *centers = model.embed_centers(values, mask, {size: lengths > size for size in sizes})
+    torch.testing.assert_close(whole, model.embed(values, mask), atol=1e-5, rtol=1e-5)
+    hop = model.functionals.descriptors.hop_length
+    for size, found in zip(sizes, centers, strict=True):
+        starts = [(len(clip) - size) // 2 // hop * hop for clip in clips]
+        cut = [clip[start : start + size] for clip, start in zip(clips, starts, strict=True) if len(clip) > size]
+        torch.testing.assert_close(found, model.embed(*padded(cut)), atol=1e-4, rtol=1e-4)
+
+
+def test_contrast_is_the_loudest_fifth_over_the_faintest() -> None:
+    measure = Descriptors(16_000, 40, 20)
+    power = torch.from_numpy(np.random.default_rng(0).exponential(size=(1, 3, 257))).float()
+    loud, faint = measure._contrast(power)
+    for number, band in enumerate(measure.octaves):
+        ordered = np.sort(power[..., band].numpy(), -1)
+        fifth = max(1, round(0.2 * ordered.shape[-1]))
+        np.testing.assert_allclose(loud[..., number], ordered[..., -fifth:].mean(-1), rtol=1e-5)
+        np.testing.assert_allclose(faint[..., number], ordered[..., :fifth].mean(-1), rtol=1e-5)
 
 
 def test_groups_stay_whole_in_the_inner_folds() -> None:

@@ -38,7 +38,9 @@ class TorchRuntime:
         """The input of the head, or the baseline's functionals: (batch, size) float32."""
         return self._run(self.model.embed, values, lengths)
 
-    def embed_centers(self, values: np.ndarray, lengths: np.ndarray, centers: Mapping[int, np.ndarray]) -> list[np.ndarray]:
+    def embed_centers(
+        self, values: np.ndarray, lengths: np.ndarray, centers: Mapping[int, np.ndarray]
+    ) -> list[np.ndarray]:
         """The baseline's functionals of clips, and of the centers of some: by samples, which (batch,) bool."""
         mask = mask_of(torch.from_numpy(lengths), values.shape[-1])
         device = device_of(self.model)

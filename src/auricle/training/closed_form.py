@@ -7,8 +7,8 @@ functions.
 import hashlib
 import json
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 import numpy as np
@@ -16,6 +16,7 @@ from transformers import PreTrainedModel
 
 from auricle import __version__
 from auricle.evaluation import duration, open_set, scoring
+from auricle.models.features.ridge import FactoredRidge
 from auricle.models.load import build_model
 from auricle.parallel import Progress
 from auricle.preparation.prepare import PreparedCorpus
@@ -25,14 +26,51 @@ from auricle.training.fold import Embeddings, FoldData, FoldTrainer, TrainedFold
 from auricle.training.progress import ProgressReporter
 
 Result = TypeVar("Result")
+# From so many clips and folds on, fits take minutes one by one.
+SHARED_CLIPS, SHARED_FOLDS = 2000, 10
 # Clips of which centers are embedded, for each duration: of a test split of a fifth, as many as of other families.
 MOST_CENTERS = 5 * duration.MOST_CLIPS
 
 
 def closed_form_trainer(corpus: PreparedCorpus, reporter: ProgressReporter | None = None) -> FoldTrainer:
-    """Compute the embeddings that all folds share."""
-    embeddings = embed_once(corpus, reporter or ProgressReporter())
-    return lambda data: fit_fold(data, embeddings)
+    """Compute the embeddings that all folds share, and what else they can share."""
+    reporter = reporter or ProgressReporter()
+    embeddings = embed_once(corpus, reporter)
+    shared = SharedFit.of(corpus, embeddings, reporter)
+    return lambda data: fit_fold(data, embeddings, shared)
+
+
+@dataclass(frozen=True)
+class SharedFit:
+    """One factorisation of all usable clips, from which the fit to the training clips of every fold follows.
+
+    The mean and the scale of each feature, and the weights of the classes, are then those of all clips: the labels of
+    test clips are used for these weights only. So it is for many folds, each of which leaves out a small part.
+    """
+
+    factored: FactoredRidge
+    rows: Mapping[str, int]
+
+    @classmethod
+    def of(cls, corpus: PreparedCorpus, embeddings: Embeddings, reporter: ProgressReporter) -> "SharedFit | None":
+        """Factor a corpus of so many clips and folds that fitting each alone takes minutes; None for any other."""
+        model, ids = build_model(corpus.recipe, corpus.labels), [clip.id for clip in corpus.usable]
+        folds = len(corpus.split.folds)
+        limit = getattr(model.config, "max_support", 0)
+        if not hasattr(model, "factor") or folds < SHARED_FOLDS or not SHARED_CLIPS <= len(ids) <= limit:
+            return None
+        reporter.message(
+            f"The {folds} folds share one factorisation, in seconds: features are standardised and classes weighed "
+            "over all clips, a fold's test clips too, whose labels train nothing else."
+        )
+        weighted = corpus.recipe.train.class_balance != "none"
+        factored = model.factor(embeddings.means(ids), corpus.classes(ids), class_weighted=weighted)
+        return cls(factored, {id: row for row, id in enumerate(ids)})
+
+    def fit(self, model: PreTrainedModel, corpus: PreparedCorpus, ids: Sequence[str]) -> None:
+        """Give a model the fit to some clips."""
+        rows = np.array([self.rows[id] for id in ids])
+        model.take(self.factored.fit(rows, _groups(corpus, ids), corpus.recipe.train.seed))
 
 
 def embed_once(corpus: PreparedCorpus, reporter: ProgressReporter) -> Embeddings:
@@ -43,17 +81,24 @@ def embed_once(corpus: PreparedCorpus, reporter: ProgressReporter) -> Embeddings
     return embed_clips(corpus, model, reporter.progress, centers=True)
 
 
-def fit_fold(data: FoldData, embeddings: Embeddings) -> TrainedFold:
+def fit_fold(data: FoldData, embeddings: Embeddings, shared: SharedFit | None = None) -> TrainedFold:
     """Fit a model to a fold's training and validation clips. Its logits need no temperature."""
     start = time.perf_counter()
     fold = data.fold
     model = build_model(data.recipe, data.corpus.labels)
     validation_logits = None
+
+    def solve(ids: Sequence[str]) -> None:
+        if shared is None:
+            fit(model.fit, embeddings, data.corpus, ids)
+        else:
+            shared.fit(model, data.corpus, ids)
+
     if fold.valid and open_set.max_false_accept_rate(data.recipe) is not None:
         # The threshold is set by mistakes on clips that the model was not fitted to; the final fit includes them.
-        fit(model.fit, embeddings, data.corpus, fold.train)
+        solve(fold.train)
         validation_logits = replace(embeddings, values=model.used(embeddings.values)).logits(model, fold.valid)
-    fit(model.fit, embeddings, data.corpus, (*fold.train, *fold.valid))
+    solve((*fold.train, *fold.valid))
     seconds = time.perf_counter() - start
     summary = TrainingSummary(1, 1, 1, len(fold.train), 1, seconds, len(fold.train) / seconds)
     fitted = replace(embeddings, values=model.used(embeddings.values))
@@ -62,14 +107,18 @@ def fit_fold(data: FoldData, embeddings: Embeddings) -> TrainedFold:
 
 def fit(solve: Callable[..., Result], embeddings: Embeddings, corpus: PreparedCorpus, ids: Sequence[str]) -> Result:
     """Fit a closed-form classifier to the embeddings, classes and groups of some clips; returns what `solve` does."""
-    grouped = all(clip.group is not None for clip in corpus.usable)
     return solve(
         embeddings.means(ids),
         corpus.classes(ids),
-        groups=np.array(corpus.groups(ids)) if grouped else None,
+        groups=_groups(corpus, ids),
         class_weighted=corpus.recipe.train.class_balance != "none",
         seed=corpus.recipe.train.seed,
     )
+
+
+def _groups(corpus: PreparedCorpus, ids: Sequence[str]) -> np.ndarray | None:
+    grouped = all(clip.group is not None for clip in corpus.usable)
+    return np.array(corpus.groups(ids)) if grouped else None
 
 
 def _windows(config: Any) -> tuple[float | None, float]:
@@ -108,9 +157,7 @@ def embed_clips(
     ends = np.cumsum(counts)
     rows = {id: slice(end - count, end) for id, end, count in zip(ids, ends, counts, strict=True)}
     crops = {
-        seconds: Embeddings(
-            np.load(file), {ids[clip]: slice(row, row + 1) for row, clip in enumerate(longer[seconds])}
-        )
+        seconds: Embeddings(np.load(file), {ids[clip]: slice(row, row + 1) for row, clip in enumerate(longer[seconds])})
         for seconds, file in center_paths.items()
     }
     return Embeddings(np.load(path), rows, crops or None)

@@ -138,8 +138,10 @@ def train_fold(data: FoldData, train: FoldTrainer, others: Sequence[FoldResult] 
                 save_model(trained.model, partial)
         parameters = sum(weight.numel() for weight in trained.model.parameters())
         write_json(folder.trained, {**asdict(trained.summary), "parameters": parameters})
+        is_fitted = trained.embeddings is not None
         del trained, model
-        release_memory()
+        if not is_fitted:
+            release_memory()
     return FoldResult.read(data.fold.name, folder)
 
 

@@ -64,7 +64,9 @@ def train_and_report(
         again = corpus.with_train(seed=seed)
         repetitions[seed] = train_again(again, folder.repetition(seed), prepare_training(again, reporter), reporter)
     everything = [*results, *(result for repeated in repetitions.values() for result in repeated)]
-    baseline, suspects = _baseline(corpus, folder, train, reporter)
+    scores = _test_scores(results)
+    is_baseline = recipe.model.family == "baseline"
+    baseline, suspects = _baseline(corpus, folder, train, reporter, scores if is_baseline else None)
     probe = score_probe(corpus, folder, own_weights(folder), reporter)
     cost = Cost(
         prepare_seconds=prepare_seconds,
@@ -75,7 +77,6 @@ def train_and_report(
         peak_memory_mb=peak_memory_mb(),
     )
     tested = [result for result in results if result.scores is not None]
-    scores = _test_scores(results)
     scores.save(folder.scores)
     report = build_report(
         ReportInputs(
@@ -84,7 +85,7 @@ def train_and_report(
             leakage=grouping.evidence,
             scores=scores,
             majority=majority_scores(corpus),
-            baseline=scores if recipe.model.family == "baseline" else baseline,
+            baseline=baseline,
             suspects=suspects,
             probe=probe,
             rejection=_rejection(corpus, results, scores),
@@ -107,15 +108,16 @@ def train_and_report(
 
 
 def _baseline(
-    corpus: PreparedCorpus, folder: RunFolder, train: FoldTrainer, reporter: ProgressReporter
+    corpus: PreparedCorpus, folder: RunFolder, train: FoldTrainer, reporter: ProgressReporter, scores: Scores | None
 ) -> tuple[Scores, Scores | None]:
     """The instant baseline on the same split; and on folds that ignore groups, by which labels are suspected.
 
-    A model that was trained on a clip's group but not on the clip may suspect its label; one that was not may not.
+    `scores` are the run's own where it is the baseline. A model that was trained on a clip's group but not on the clip
+    may suspect its label; one that was not may not.
     """
     has_suspects = len(corpus.usable) <= SUSPECT_CLIPS
     if not folder.baseline_scores.is_file():
-        if corpus.recipe.model.family != "baseline":
+        if scores is None:
             reporter.message("The instant baseline, on the same split.")
             recipe = corpus.recipe.model_copy(update={"model": Model(family="baseline")})
             corpus = replace(corpus, recipe=recipe)
@@ -124,7 +126,7 @@ def _baseline(
             folds = splits.ungrouped(corpus.usable, corpus.recipe.data, corpus.audit.duplicate_groups)
             cross_validate(corpus, folds, train, folder).save(folder.suspect_scores)
         with atomic_write(folder.baseline_scores) as partial:
-            cross_validate(corpus, corpus.split.folds, train, folder).save(partial)
+            (scores or cross_validate(corpus, corpus.split.folds, train, folder)).save(partial)
     return Scores.load(folder.baseline_scores), Scores.load(folder.suspect_scores) if has_suspects else None
 
 

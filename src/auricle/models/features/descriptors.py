@@ -138,7 +138,7 @@ class Descriptors(nn.Module):
         if not len(starts):
             return measured.new_zeros(0, measured.shape[1], count)
         last = min(edge, count)
-        # From this frame on a frame reaches beyond the section's end; `edge` frames before it begins a piece of its own.
+        # The first frame that reaches beyond the section's end; what it sees begins `edge` frames before it.
         first_cut = max(last, (samples - half) // hop + 1)
         before = max(0, first_cut - edge)
 
@@ -155,7 +155,9 @@ class Descriptors(nn.Module):
     def relative(self, measured: Tensor, counts: Tensor) -> Frames:
         """Relate measured frames (batch, rows, frames) of clips, counts (batch,) of which are real, to their clip."""
         shape_rows = measured.shape[1] - self.n_mels - 4
-        log_mel, energy, shape, crossings, octaves, strength = measured.split([self.n_mels, 1, shape_rows, 1, 1, 1], 1)
+        log_mel, energy, shape, crossings, octaves, strength = torch.split(
+            measured, [self.n_mels, 1, shape_rows, 1, 1, 1], 1
+        )
         real = masking.real(counts, measured.shape[-1])
         peak = energy.masked_fill(~real[:, None], -torch.inf).amax(-1, keepdim=True)
         active = real & (energy > peak - ACTIVE_DB)[:, 0]

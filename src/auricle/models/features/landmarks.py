@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
-from sklearn.model_selection import GroupKFold, StratifiedKFold
+from sklearn.model_selection import GroupKFold
 from torch import Tensor
 
 from auricle.models.features import ridge
@@ -19,6 +19,8 @@ from auricle.models.features.ridge import Problem, RidgeFit, rbf_kernel, standar
 LANDMARKS = 2000
 BLOCK_CLIPS = 2048
 INNER_FOLDS = 5
+# Added to the diagonal of the landmarks' kernel, which is 1: two of them may be the same sound, such as silence.
+JITTER = 1e-3
 
 Features = Callable[[np.ndarray], Tensor]
 
@@ -54,6 +56,7 @@ def fit_on_landmarks(
     identity = torch.eye(vectors.shape[1], dtype=torch.float64)
     linear, linear_held_out = solve(linear_features, problem, ridge.LINEAR_RIDGE * identity, folds)
     penalty = rbf_kernel(single, single, sizes, ridge.KERNEL_WIDTH).double()
+    penalty.diagonal().add_(JITTER)
     kernel, kernel_held_out = solve(kernel_features, problem, ridge.KERNEL_RIDGE * penalty, folds)
     return ridge.weighed(
         problem,
@@ -67,9 +70,7 @@ def fit_on_landmarks(
     )
 
 
-def solve(
-    features: Features, problem: Problem, penalty: Tensor, folds: Sequence[np.ndarray]
-) -> tuple[Tensor, Tensor]:
+def solve(features: Features, problem: Problem, penalty: Tensor, folds: Sequence[np.ndarray]) -> tuple[Tensor, Tensor]:
     """Weights (features, classes) with the least weighted squared error plus penalty, and predictions without a fold.
 
     `features` gives those (rows, features) of some rows; penalty (features, features). The normal matrices of the folds
@@ -114,5 +115,4 @@ def _folds(labels: np.ndarray, groups: np.ndarray | None, seed: int) -> list[np.
     for fold, rows in enumerate(inner):
         number[rows] = fold
     count = min(INNER_FOLDS, len(inner))
-    splitter = GroupKFold(count)
-    return [test for _, test in splitter.split(labels, labels, number)]
+    return [test for _, test in GroupKFold(count).split(labels, labels, number)]

@@ -160,7 +160,7 @@ class FactoredRidge:
     def of(
         cls, vectors: np.ndarray, labels: np.ndarray, *, sizes: Sequence[int], classes: int, class_weighted: bool
     ) -> "FactoredRidge":
-        """Standardise and factor clips; arguments as those of `fit_ridge`. The cost grows with the cube of the clips."""
+        """Standardise and factor clips; arguments as those of `fit_ridge`. The cost grows with their cube."""
         weights = clip_weights(labels, class_weighted)
         mean, scale = standardization(vectors)
         standard = standardize(vectors, mean, scale)
@@ -209,7 +209,18 @@ def weighed(
     """Weigh both classifiers by their predictions for held-out clips, (2, clips, classes)."""
     factors, loss = ensemble_weights(held_out, problem.bias, problem.labels, problem.weights)
     return RidgeFit(
-        mean, scale, linear, support, kernel, problem.bias, factors, loss, held_out, problem.labels, problem.weights, sample
+        mean,
+        scale,
+        linear,
+        support,
+        kernel,
+        problem.bias,
+        factors,
+        loss,
+        held_out,
+        problem.labels,
+        problem.weights,
+        sample,
     )
 
 

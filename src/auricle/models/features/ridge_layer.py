@@ -4,6 +4,7 @@ In: embeddings (batch, size). Out: logits, and vectors to be compared by cosine.
 """
 
 from collections.abc import Sequence
+from functools import partial
 
 import numpy as np
 import torch
@@ -56,7 +57,7 @@ class RidgeLayer(nn.Module):
     def _standardize(self, embeddings: Tensor) -> Tensor:
         return ((embeddings - self.mean) * self.scale).clamp(-CLIP_LIMIT, CLIP_LIMIT)
 
-    def fit(
+    def fitted(
         self,
         embeddings: np.ndarray,
         labels: np.ndarray,
@@ -65,14 +66,20 @@ class RidgeLayer(nn.Module):
         class_weighted: bool,
         max_support: int,
         seed: int,
-    ) -> None:
-        """Fit to (clips, size), above `max_support` clips on landmarks; arguments and errors as those of `fit_ridge`."""
+    ) -> RidgeFit:
+        """The fit to (clips, size): above `max_support` clips on landmarks; arguments and errors as `fit_ridge`."""
+        fit = partial(fit_ridge, max_support=max_support)
         if len(labels) > max_support:
-            fit, limit = fit_on_landmarks, {"landmarks": min(LANDMARKS, max_support)}
-        else:
-            fit, limit = fit_ridge, {"max_support": max_support}
-        settings = {"sizes": self.part_sizes, "classes": self.classes, "class_weighted": class_weighted, "seed": seed}
-        self.take(fit(embeddings, labels, groups, **settings, **limit))
+            fit = partial(fit_on_landmarks, landmarks=min(LANDMARKS, max_support))
+        return fit(
+            embeddings,
+            labels,
+            groups,
+            sizes=self.part_sizes,
+            classes=self.classes,
+            class_weighted=class_weighted,
+            seed=seed,
+        )
 
     def take(self, fitted: RidgeFit) -> None:
         """Take the classifier of a fit."""

@@ -19,6 +19,7 @@ from transformers.modeling_outputs import SequenceClassifierOutput
 from auricle.models.families.baseline import MODEL_TYPES, Options
 from auricle.models.features.descriptors import Descriptors
 from auricle.models.features.functionals import FeatureFunctionals, Functionals
+from auricle.models.features.ridge import FactoredRidge, RidgeFit
 from auricle.models.features.ridge_layer import RidgeLayer
 from auricle.models.layers import masking
 from auricle.models.layers.front_end import passthrough_extractor
@@ -128,9 +129,9 @@ class Model(PreTrainedModel):
         def work(part: tuple[Tensor, ...]) -> list[Tensor]:
             values, lengths, *chosen = part
             values = values[..., : max(1, int(lengths.max()))]
-            found: Iterable[dict[str, Tensor]] = [self.functionals(values, lengths)] if not centers else (
-                self.functionals.with_centers(values, lengths, dict(zip(centers, chosen, strict=True)))
-            )
+            found: Iterable[dict[str, Tensor]] = [self.functionals(values, lengths)] if not centers else []
+            if centers and isinstance(self.functionals, Functionals):
+                found = self.functionals.with_centers(values, lengths, dict(zip(centers, chosen, strict=True)))
             return [torch.cat(list(kinds.values()), 1) for kinds in found]
 
         done = on_cores(work, parts) if values.device.type == "cpu" else [*map(work, parts)]
@@ -162,16 +163,21 @@ class Model(PreTrainedModel):
 
         embeddings (clips, size); labels (clips,) class numbers; groups (clips,) or None, none of which crosses the
         inner validation; class_weighted gives each class the same weight. Above the option max_support, `seed` selects
-        the clips.
+        the landmarks.
         """
-        self.ridge.fit(
-            embeddings,
-            labels,
-            groups,
-            class_weighted=class_weighted,
-            max_support=self.config.max_support,
-            seed=seed,
+        limit = self.config.max_support
+        self.take(
+            self.ridge.fitted(embeddings, labels, groups, class_weighted=class_weighted, max_support=limit, seed=seed)
         )
+
+    def factor(self, embeddings: np.ndarray, labels: np.ndarray, *, class_weighted: bool) -> FactoredRidge:
+        """Factor clips (clips, size), so that the fit to any part of them follows: `take` accepts it."""
+        sizes, classes = self.ridge.part_sizes, self.config.num_labels
+        return FactoredRidge.of(embeddings, labels, sizes=sizes, classes=classes, class_weighted=class_weighted)
+
+    def take(self, fitted: RidgeFit) -> None:
+        """Take the ridge classifiers of a fit."""
+        self.ridge.take(fitted)
         self.config.n_support = len(self.ridge.support_vectors)
 
     def apply_temperature(self, temperature: float) -> None:

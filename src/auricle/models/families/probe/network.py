@@ -180,13 +180,9 @@ class Model(PreTrainedModel):
         config.held_out_loss = losses[config.joins_descriptors]
         sizes = self._parts(config.layers, config.joins_descriptors).sizes
         self.ridge = RidgeLayer(sizes, config.num_labels, 0).to(self.device)
-        self.ridge.fit(
-            self.used(embeddings),
-            labels,
-            groups,
-            class_weighted=class_weighted,
-            max_support=config.max_support,
-            seed=seed,
+        used, limit = self.used(embeddings), config.max_support
+        self.ridge.take(
+            self.ridge.fitted(used, labels, groups, class_weighted=class_weighted, max_support=limit, seed=seed)
         )
         config.n_support = len(self.ridge.support_vectors)
 
