@@ -1,5 +1,6 @@
 """The baseline family: descriptors against librosa, exact answers from closed forms, and one clip's answer its own."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,9 @@ import torch
 from sklearn.kernel_ridge import KernelRidge
 from torch import Tensor
 
+from auricle import recipes
 from auricle.errors import DataError
+from auricle.evaluation.scoring import Scores
 from auricle.models.families.baseline import Options
 from auricle.models.families.baseline import network as baseline
 from auricle.models.features import landmarks, ridge
@@ -19,6 +22,10 @@ from auricle.models.features.functionals import QUANTILES, quantiles, segment_we
 from auricle.models.features.landmarks import fit_on_landmarks
 from auricle.models.features.ridge_layer import RidgeLayer
 from auricle.models.options import ModelSpec
+from auricle.run_folder import RunFolder
+from auricle.training import closed_form
+from auricle.training.progress import ProgressReporter
+from auricle.training.run import run
 
 RATE = 8000
 LABELS = ("low", "high", "noise")
@@ -276,7 +283,7 @@ def test_centers_from_a_clips_frames_are_those_of_the_cut_clip(rate: int) -> Non
     torch.testing.assert_close(whole, model.embed(values, mask), atol=1e-5, rtol=1e-5)
     hop = model.functionals.descriptors.hop_length
     for size, found in zip(sizes, centers, strict=True):
-        starts = [(len(clip) - size) // 2 // hop * hop for clip in clips]
+        starts = [((len(clip) - size) // 2 + hop // 2) // hop * hop for clip in clips]
         cut = [clip[start : start + size] for clip, start in zip(clips, starts, strict=True) if len(clip) > size]
         torch.testing.assert_close(found, model.embed(*padded(cut)), atol=1e-4, rtol=1e-4)
 
@@ -340,3 +347,22 @@ def test_one_class_is_an_error() -> None:
     model = baseline.Model(baseline.Config(part_sizes=[4], num_labels=2))
     with pytest.raises(DataError, match="two or more"):
         model.fit(np.zeros((5, 4)), np.zeros(5, int), groups=None, class_weighted=False, seed=0)
+
+
+def test_many_folds_share_one_fit_and_the_report_says_so(
+    make_corpus: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = ["data.group=name:1", "data.split=leave-one-group-out", "evaluate.bootstrap_resamples=100"]
+    recipe, corpus = recipes.load("baseline", settings), make_corpus(tmp_path / "corpus", 12, 6)
+    alone = run(corpus, recipe, tmp_path / "alone", ProgressReporter())
+    monkeypatch.setattr(closed_form, "SHARED_CLIPS", 20)
+    monkeypatch.setattr(closed_form, "SHARED_FOLDS", 6)
+    said: list[str] = []
+    shared = run(corpus, recipe, tmp_path / "shared", ProgressReporter(message=said.append))
+    [sentence] = [line for line in said if "6 folds share" in line]
+    assert sentence in shared.cautions and not any("share" in caution for caution in alone.cautions)
+    assert shared.metrics["accuracy"].value == pytest.approx(alone.metrics["accuracy"].value, abs=0.1)
+    logits = [Scores.load(RunFolder(tmp_path / name).scores).logits for name in ("alone", "shared")]
+    assert 0 < np.abs(logits[0] - logits[1]).max() < 0.2 * np.abs(logits[0]).max()
+    model = baseline.Model.from_pretrained(RunFolder(tmp_path / "shared").fold(1, "device0").model)
+    assert model.config.n_support == 30

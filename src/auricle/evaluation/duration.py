@@ -3,7 +3,7 @@
 In: clips, and a model's logits of their centers. Out: for 1, 2, 4 and 8 seconds the accuracy on the center crops and on
 the same clips in full; and how many test clips are shorter or longer than anything in training. A center crop is cut as
 a training crop is, so the two accuracies separate "longer is better" from "longer is out of range". The baseline
-describes a crop from its clip's frames, to the same result: it begins with a whole hop, at most 5 ms before the center.
+describes a crop from its clip's frames, to the same result: it begins with the nearest hop, at most 5 ms away.
 """
 
 from collections.abc import Callable, Mapping, Sequence

@@ -16,6 +16,7 @@ from transformers import PreTrainedModel
 
 from auricle import __version__
 from auricle.evaluation import duration, open_set, scoring
+from auricle.models import registration
 from auricle.models.features.ridge import FactoredRidge
 from auricle.models.load import build_model
 from auricle.parallel import Progress
@@ -54,15 +55,11 @@ class SharedFit:
     @classmethod
     def of(cls, corpus: PreparedCorpus, embeddings: Embeddings, reporter: ProgressReporter) -> "SharedFit | None":
         """Factor a corpus of so many clips and folds that fitting each alone takes minutes; None for any other."""
-        model, ids = build_model(corpus.recipe, corpus.labels), [clip.id for clip in corpus.usable]
-        folds = len(corpus.split.folds)
-        limit = getattr(model.config, "max_support", 0)
-        if not hasattr(model, "factor") or folds < SHARED_FOLDS or not SHARED_CLIPS <= len(ids) <= limit:
+        note = shared_note(corpus)
+        if not note:
             return None
-        reporter.message(
-            f"The {folds} folds share one factorisation, in seconds: features are standardised and classes weighed "
-            "over all clips, a fold's test clips too, whose labels train nothing else."
-        )
+        reporter.message(note)
+        model, ids = build_model(corpus.recipe, corpus.labels), [clip.id for clip in corpus.usable]
         weighted = corpus.recipe.train.class_balance != "none"
         factored = model.factor(embeddings.means(ids), corpus.classes(ids), class_weighted=weighted)
         return cls(factored, {id: row for row, id in enumerate(ids)})
@@ -79,6 +76,19 @@ def embed_once(corpus: PreparedCorpus, reporter: ProgressReporter) -> Embeddings
     for note in getattr(model, "notes", ()):
         reporter.message(note)
     return embed_clips(corpus, model, reporter.progress, centers=True)
+
+
+def shared_note(corpus: PreparedCorpus) -> str:
+    """What a SharedFit changes, for a corpus and a recipe that get one; "" where every fold is fitted alone."""
+    recipe, folds = corpus.recipe, len(corpus.split.folds)
+    if recipe.model.family != "baseline" or folds < SHARED_FOLDS or len(corpus.usable) < SHARED_CLIPS:
+        return ""
+    if len(corpus.usable) > int(getattr(registration.parse_options(recipe), "max_support", 0)):
+        return ""
+    return (
+        f"The {folds} folds share one factorisation, which takes seconds instead of minutes: features are standardised "
+        "and classes weighed over all clips, a fold's test clips too, whose labels train nothing else."
+    )
 
 
 def fit_fold(data: FoldData, embeddings: Embeddings, shared: SharedFit | None = None) -> TrainedFold:

@@ -30,7 +30,7 @@ from auricle.preparation.prepare import PreparedCorpus
 from auricle.recipe import Model
 from auricle.run_folder import RunFolder, atomic_write, write_text
 from auricle.training import tracking
-from auricle.training.closed_form import closed_form_trainer
+from auricle.training.closed_form import closed_form_trainer, shared_note
 from auricle.training.cross_validation import (
     FoldResult,
     cross_validate,
@@ -78,9 +78,11 @@ def train_and_report(
     )
     tested = [result for result in results if result.scores is not None]
     scores.save(folder.scores)
+    note = shared_note(corpus)
+    noted = replace(corpus, split=replace(corpus.split, notes=(*corpus.split.notes, *([note] if note else ()))))
     report = build_report(
         ReportInputs(
-            corpus=corpus,
+            corpus=noted,
             grouping=grouping.message,
             leakage=grouping.evidence,
             scores=scores,

@@ -41,13 +41,14 @@ class Functionals(nn.Module):
     ) -> Iterator[dict[str, Tensor]]:
         """What `forward` gives, and then what it gives of some clips' centers, from the same frames.
 
-        centers: by their samples, which clips (batch,) bool, all longer. A center begins with a whole hop, and frames
-        that its ends cut are measured again: they see zeros beyond it, as those of a clip of that length would.
+        centers: by their samples, which clips (batch,) bool, all longer. A center begins with the nearest hop. Frames
+        that its ends cut are measured again: they see zeros beyond it, as those of a clip of that length do.
         """
+        hop = self.descriptors.hop_length
         measured = self.descriptors.measure(waveform)
-        yield self.summarise(self.descriptors.relative(measured, 1 + lengths // self.descriptors.hop_length))
+        yield self.summarise(self.descriptors.relative(measured, 1 + lengths // hop))
         for samples, chosen in centers.items():
-            starts = (lengths[chosen] - samples) // 2 // self.descriptors.hop_length
+            starts = ((lengths[chosen] - samples) // 2 + hop // 2) // hop
             section = self.descriptors.measure_sections(waveform[chosen], measured[chosen], starts, samples)
             counts = torch.full_like(starts, section.shape[-1])
             yield self.summarise(self.descriptors.relative(section, counts))

@@ -55,9 +55,14 @@ def fit_on_landmarks(
 
     identity = torch.eye(vectors.shape[1], dtype=torch.float64)
     linear, linear_held_out = solve(linear_features, problem, ridge.LINEAR_RIDGE * identity, folds)
-    penalty = rbf_kernel(single, single, sizes, ridge.KERNEL_WIDTH).double()
-    penalty.diagonal().add_(JITTER)
-    kernel, kernel_held_out = solve(kernel_features, problem, ridge.KERNEL_RIDGE * penalty, folds)
+    among = rbf_kernel(single, single, sizes, ridge.KERNEL_WIDTH).double()
+    among.diagonal().add_(JITTER)
+    # What of a clip no sum of landmarks can say counts as noise, as it would be in the exact fit.
+    seen = torch.linalg.solve_triangular(
+        torch.linalg.cholesky(among), kernel_features(ridge.sample_rows(len(labels))).T, upper=False
+    )
+    unseen = 1.0 - float(seen.square().sum(0).mean())
+    kernel, kernel_held_out = solve(kernel_features, problem, (ridge.KERNEL_RIDGE + unseen) * among, folds)
     return ridge.weighed(
         problem,
         np.stack([linear_held_out.numpy(), kernel_held_out.numpy()]),
