@@ -120,7 +120,7 @@ class Descriptors(nn.Module):
         return self.relative(self.measure(waveform), 1 + lengths // self.hop_length)
 
     def measure(self, waveform: Tensor) -> Tensor:
-        """What each frame of (batch, samples) float32 tells by itself: (batch, rows, frames).
+        """What each frame of (batch, samples) float32 holds by itself: (batch, rows, frames).
 
         The rows are log-mel, energy, spectral shape, zero-crossing rate, octaves above 100 Hz and peak height.
         """
