@@ -21,6 +21,7 @@ from benchmarks._environment import Screen, machine
 # A benchmark and its arguments. The accuracies take longest, and are run by name: `python -m benchmarks accuracy NAME`.
 COMMANDS = (
     "prepare",
+    "baseline",
     "sound",
     "finetune",
     "classify",

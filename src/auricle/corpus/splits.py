@@ -17,7 +17,6 @@ from auricle.corpus.split_kinds import (
     KINDS,
     check_kind,
     check_own_folds,
-    few_groups,
     many_trainings,
     unused_shares,
     without_own_parts,
@@ -75,10 +74,7 @@ def make(
         kind = "predefined"
     elif kind == "auto":
         divisible = _divisible(index)
-        units = len(units_of(list(divisible), together))
-        kind = without_own_parts(divisible, data, units)
-        if kind == "folds":
-            notes.append(few_groups(data, units, _units_name(index)))
+        kind, notes = without_own_parts(divisible, data, len(units_of(list(divisible), together)), _units_name(index))
     if kind == "predefined":
         split = _predefined(index, data, together)
     elif kind == "leave-one-group-out":

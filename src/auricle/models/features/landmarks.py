@@ -9,7 +9,6 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
-from sklearn.model_selection import GroupKFold
 from torch import Tensor
 
 from auricle.models.features import ridge
@@ -115,6 +114,8 @@ def _standardization(vectors: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 def _folds(labels: np.ndarray, groups: np.ndarray | None, seed: int) -> list[np.ndarray]:
     """Five folds for the inner validation, of whole groups where these do not coincide with classes."""
+    from sklearn.model_selection import GroupKFold
+
     inner = ridge.inner_folds(labels, groups, seed)
     number = np.empty(len(labels), int)
     for fold, rows in enumerate(inner):

@@ -11,7 +11,6 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from scipy.optimize import minimize
-from sklearn.model_selection import StratifiedKFold, train_test_split
 from torch import Tensor
 
 from auricle.errors import DataError
@@ -333,6 +332,9 @@ def solve_part(
 
 def subsample(labels: np.ndarray, size: int, seed: int) -> np.ndarray:
     """Sample `size` row numbers, in order: stratified, or not where a class has a single clip."""
+    # scikit-learn takes a second to import, and few corpora need it here.
+    from sklearn.model_selection import train_test_split
+
     has_singles = np.bincount(labels)[labels].min() < 2
     rows, _ = train_test_split(
         np.arange(len(labels)), train_size=size, random_state=seed, stratify=None if has_singles else labels
@@ -349,6 +351,8 @@ def inner_folds(labels: np.ndarray, groups: np.ndarray | None, seed: int) -> lis
     _, counts = np.unique(labels, return_counts=True)
     if counts.min() < 2:
         return [np.array([clip]) for clip in range(len(labels))]
+    from sklearn.model_selection import StratifiedKFold
+
     splitter = StratifiedKFold(min(INNER_FOLDS, int(counts.min())), shuffle=True, random_state=seed)
     return [test for _, test in splitter.split(labels, labels)]
 
