@@ -69,22 +69,21 @@ def make(
     together = [set(ids) for ids in duplicate_groups]
     named = {clip.fold for clip in index if clip.fold is not None}
     is_single = bool(named) and len({clip.fold or "train" for clip in index}) == 1
-    notes: list[str] = []
+    divisible, notes = _divisible(index), list[str]()
     if kind == "auto" and named and not is_single:
         kind = "predefined"
     elif kind == "auto":
-        divisible = _divisible(index)
         kind, notes = without_own_parts(divisible, data, len(units_of(list(divisible), together)), _units_name(index))
     if kind == "predefined":
         split = _predefined(index, data, together)
     elif kind == "leave-one-group-out":
         split = _leave_one_group_out(index, data, together)
     elif kind == "folds":
-        split = _folds(_divisible(index), data, together)
+        split = _folds(divisible, data, together)
     elif kind == "random":
         split = _random(index, data)
     else:
-        split = _holdout(_divisible(index), data, together)
+        split = _holdout(divisible, data, together)
     if kind not in ("predefined", "random"):
         split = drop_test_duplicates(split, together)
     _check(split, index)
