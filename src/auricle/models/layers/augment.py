@@ -50,6 +50,14 @@ def shift(values: Tensor, lengths: Tensor, share: float, generator: torch.Genera
     return roll(values, lengths, random_int(lengths * share, generator))
 
 
+def roll_frames(values: Tensor, lengths: Tensor, room: Tensor, share: float, generator: torch.Generator) -> Tensor:
+    """Roll each clip's frames by up to its `room` (batch,), and by up to `share` of its length."""
+    if not share and not bool(room.any()):
+        return values
+    steps = random_int(room, generator) + random_int(lengths * share, generator)
+    return roll(values, lengths, steps % lengths)
+
+
 def random_int(maximum: Tensor, generator: torch.Generator) -> Tensor:
     """Draw one integer per clip, from 0 to maximum[i]: (batch,) int64."""
     return (_uniform(maximum, generator) * maximum).round().long()
@@ -67,8 +75,12 @@ def roll(values: Tensor, lengths: Tensor, steps: Tensor) -> Tensor:
 
 def gain(values: Tensor, decibels: float, generator: torch.Generator) -> Tensor:
     """Change each clip's gain by up to so many decibels, up or down."""
-    change = (2.0 * _uniform(values, generator) - 1.0) * decibels
-    return values * (10.0 ** (change / 20.0))[:, None, None]
+    return values * (10.0 ** (gain_change(values, decibels, generator) / 20.0))[:, None, None]
+
+
+def gain_change(like: Tensor, decibels: float, generator: torch.Generator) -> Tensor:
+    """Draw a change of up to so many decibels, up or down, for each clip of `like`: (batch,)."""
+    return (2.0 * _uniform(like, generator) - 1.0) * decibels
 
 
 def noise(values: Tensor, lengths: Tensor, share: float, generator: torch.Generator) -> Tensor:
