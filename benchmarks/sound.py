@@ -1,9 +1,9 @@
 """Training the everyday-sounds network: auricle compared with the tutorial, in alternating epochs.
 
 Both train the same network on the same clips with the same batch, augmentation, optimiser and schedule. The tutorial
-reads files at every access; ours reads the log-mel that `auricle train` computes once, timed separately with the store. Measured twice:
-on 44.1 kHz wav copies, which decode almost for free, and on the files as published; the last line is the ratio on the
-latter.
+reads files at every access; ours reads the log-mel that `auricle train` computes once, and that is timed separately.
+Measured twice: on 44.1 kHz wav copies, which decode almost for free, and on the files as published; the last line is
+the ratio on the latter.
 """
 
 import argparse

@@ -188,9 +188,9 @@ class SpectrogramNetwork(PreTrainedModel):
         """What `_frames` gives, of rows."""
         assert isinstance(self.front_end, LogMel), "precomputed features are not packed"
         real = masking.real(frames, rows.shape[1])
-        log = torch.where(
-            masking.unsqueezed(real, rows[:, None]), self.front_end.unpack(rows), self.front_end.log_floor
-        )
+        log = self.front_end.unpack(rows)
+        if not bool(real.all()):
+            log = torch.where(masking.unsqueezed(real, log), log, self.front_end.log_floor)
         if self.fixed_samples is not None:
             missing = (0, self.fixed_samples // self.front_end.mel.hop_length - rows.shape[1])
             log, real = F.pad(log, missing, value=self.front_end.log_floor), F.pad(real, missing)

@@ -36,12 +36,16 @@ def waveform(values: Tensor, lengths: Tensor, options: Augment, generator: torch
 def spectrogram(values: Tensor, lengths: Tensor, options: Augment, generator: torch.Generator) -> Tensor:
     """Mask bands and time spans of standardised (batch, channels, features, frames) by their mean, zero."""
     num_features = torch.full_like(lengths, values.shape[-2])
-    for _ in range(options.frequency_masks):
-        unmasked = _outside_span(num_features, values.shape[-2], options.frequency_mask_fraction, generator)
-        values = values * unmasked[:, None, :, None]
-    for _ in range(options.time_masks):
-        unmasked = _outside_span(lengths, values.shape[-1], options.time_mask_fraction, generator)
-        values = values * unmasked[:, None, None, :]
+    if options.frequency_masks:
+        share = options.frequency_mask_fraction
+        spans = [
+            _outside_span(num_features, values.shape[-2], share, generator) for _ in range(options.frequency_masks)
+        ]
+        values = values * torch.stack(spans).all(0)[:, None, :, None].to(values.dtype)
+    if options.time_masks:
+        share = options.time_mask_fraction
+        spans = [_outside_span(lengths, values.shape[-1], share, generator) for _ in range(options.time_masks)]
+        values = values * torch.stack(spans).all(0)[:, None, None, :].to(values.dtype)
     return values
 
 

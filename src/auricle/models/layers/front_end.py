@@ -147,8 +147,10 @@ class LogMel(nn.Module):
 
     def standardize(self, log: Tensor, real: Tensor) -> Tensor:
         """Standardise limited log power; frames that real does not mark are zero, the training split's mean."""
-        limited = self.limit(log, real)
-        return (limited - self.mean[:, None]) / self.deviation[:, None] * masking.unsqueezed(real, log)
+        standard = (self.limit(log, real) - self.mean[:, None]) / self.deviation[:, None]
+        if self.training and bool(real.all()):
+            return standard
+        return standard * masking.unsqueezed(real, log)
 
     def forward(self, waveform: Tensor, real: Tensor) -> Tensor:
         """Standardised log-mel of waveforms (batch, channels, samples)."""
@@ -164,7 +166,8 @@ class LogMel(nn.Module):
         log = rows.unflatten(2, (self.channels, -1))
         if self.channels == 2 and torch.equal(log[:, :, 0], log[:, :, 1]):
             log = log[:, :, :1]
-        return (log.float() / STEPS).permute(0, 2, 3, 1)
+        # Mels before frames as int16, of which a copy costs half.
+        return log.permute(0, 2, 3, 1).contiguous() * (1.0 / STEPS)
 
 
 class PrecomputedFeatures(nn.Module):

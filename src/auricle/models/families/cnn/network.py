@@ -95,8 +95,8 @@ class Block(nn.Module):
     """Convolution, batch norm and ReLU, halving (batch, channels, features, frames).
 
     S4's has stride 2, and its norm comes last. The other computes every position and takes the maximum of every 2 x 2
-    values, which a small corpus gains more by than by depth or width after strided layers. The ReLU comes last, on a quarter
-    of the values; a zero from beyond a clip's end changes nothing below it.
+    values, which a small corpus gains more by than by depth or width after strided layers. The ReLU comes last, on a
+    quarter of the values; a zero from beyond a clip's end changes nothing below it.
     """
 
     def __init__(self, in_channels: int, out_channels: int, kernel_size: int, strided: bool) -> None:
