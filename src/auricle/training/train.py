@@ -61,9 +61,9 @@ def gradient_trainer(corpus: PreparedCorpus, reporter: ProgressReporter) -> Fold
                 fit_normalization(model, data.train, recipe.evaluate.batch_seconds)
                 used = task
             else:
-                trained, validated = ([positions[id] for id in part] for part in (fold.train, fold.valid))
-                fit_normalization_to_rows(model, features, trained)
-                parts = ((trained, task.clips.labels), (validated, data.validation.labels))
+                learnt, validated = ([positions[id] for id in part] for part in (fold.train, fold.valid))
+                fit_normalization_to_rows(model, features, learnt)
+                parts = ((learnt, task.clips.labels), (validated, data.validation.labels))
                 used = frozen_feature_task(model, recipe, None, features, *parts)
             summary = train(model, recipe, used, data.folder, data.report_epoch)
         if embeddings is not None and task.validation is not None:

@@ -163,11 +163,12 @@ class LogMel(nn.Module):
 
     def unpack(self, rows: Tensor) -> Tensor:
         """Log power (batch, channels, mels, frames) float32 of what `pack` gave; equal channels become one."""
-        log = rows.unflatten(2, (self.channels, -1))
+        log = rows.reshape(*rows.shape[:2], self.channels, -1)
         if self.channels == 2 and torch.equal(log[:, :, 0], log[:, :, 1]):
             log = log[:, :, :1]
         # Mels before frames as int16, of which a copy costs half.
-        return log.permute(0, 2, 3, 1).contiguous() * (1.0 / STEPS)
+        power: Tensor = log.permute(0, 2, 3, 1).contiguous() * (1.0 / STEPS)
+        return power
 
 
 class PrecomputedFeatures(nn.Module):
