@@ -118,8 +118,8 @@ def test_calibration_hears_real_frames_only() -> None:
     values, mask = make_batch([0.5, 2.0], 16_000)
     model.fit_normalization([(values, mask)])
     with torch.no_grad():
-        logs = [model.front_end.log_mel(values[row, :length][None]) for row, length in enumerate(mask.sum(1).tolist())]
-    frames = torch.cat([log[0] for log in logs], dim=-1)
+        logs = [model._frames(values[row, :length][None], None)[0] for row, length in enumerate(mask.sum(1).tolist())]
+    frames = torch.cat([log[0, 0] for log in logs], dim=-1)
     torch.testing.assert_close(model.front_end.mean, frames.mean(-1), atol=1e-4, rtol=1e-4)
     torch.testing.assert_close(model.front_end.deviation, frames.std(-1, correction=0), atol=1e-4, rtol=1e-4)
 
@@ -201,7 +201,8 @@ def test_range_lifts_what_is_further_below_the_loudest_cell() -> None:
     front_end = LogMel(MelSpectrogram(16_000, 512, 256, 40), mel_floor=1e-10, top_db=80.0)
     signal = torch.sin(torch.arange(16_000) * 0.3)
     signal[8_000:] = 0.0
-    ours = front_end.log_mel(signal[None])[0] * 10.0 / np.log(10.0)
+    every = torch.ones(1, 1 + 16_000 // 256, dtype=torch.bool)
+    ours = front_end.limit(front_end.extract(signal[None, None], every), every)[0, 0] * 10.0 / np.log(10.0)
     theirs = librosa.power_to_db(front_end.mel(signal[None])[0].numpy(), amin=1e-10, top_db=80.0)
     np.testing.assert_allclose(ours.numpy(), theirs, atol=1e-2)
 
@@ -260,3 +261,50 @@ def test_pooling_hears_real_frames_only() -> None:
     values = torch.tensor([[[-3.0, -1.0, 9.0]]])
     pooled = pooling.Pooling("mean-max", values.shape[1])(values, torch.tensor([[True, True, False]]))
     assert pooled.tolist() == [[-2.0, -1.0]]
+
+
+def packed(model: cnn.Model, values: torch.Tensor) -> torch.Tensor:
+    every = torch.ones(1, model.front_end.mel.frames(values.shape[-1]), dtype=torch.bool)
+    return model.front_end.pack(model.front_end.extract(values[:, None], every))
+
+
+@pytest.mark.parametrize("size", ["default", "tutorial"])
+@pytest.mark.parametrize("trains", [False, True])
+def test_log_mel_computed_once_gives_the_logits_of_the_waveform(size: str, trains: bool) -> None:
+    model = make_model(size).train(trains)
+    # Whole hops: a padded waveform has one frame more where the last hop is not full.
+    hop = model.config.hop_length / model.config.sample_rate
+    values, mask = make_batch([40 * hop, 80 * hop, 400 * hop], model.config.sample_rate)
+    model.fit_normalization([(values, mask)])
+    model.augment = Augment(shift_fraction=0.5, gain_db=6, frequency_masks=1, time_masks=1)
+    lengths = mask.sum(1)
+    answers = []
+    for inputs in (
+        {"input_values": values, "attention_mask": mask},
+        {"rows": packed(model, values), "frames": model.front_end.mel.frames(lengths)},
+    ):
+        torch.manual_seed(0)
+        real = model._unpacked(**inputs) if "rows" in inputs else model._frames(**inputs)
+        answers.append(model._features(*real, None)[0])
+    # Half a step of the stored frames, by a deviation that is 0.1 at least.
+    torch.testing.assert_close(answers[0], answers[1], atol=0.02, rtol=0.0)
+
+
+def test_gain_on_frames_is_gain_on_the_waveform() -> None:
+    front_end = LogMel(MelSpectrogram(16_000, 512, 256, 40))
+    signal = 0.01 * torch.randn(2, 1, 8_000, generator=torch.Generator().manual_seed(0))
+    signal[:, :, 4_000:] = 0.0
+    decibels, every = torch.tensor([6.0, -6.0]), torch.ones(1, 32, dtype=torch.bool)
+    louder = signal * (10 ** (decibels / 20))[:, None, None]
+    ours = front_end.amplify(front_end.extract(signal, every), decibels)
+    torch.testing.assert_close(ours, front_end.extract(louder, every), atol=1e-2, rtol=0.0)
+
+
+def test_a_shift_by_whole_hops_moves_frames() -> None:
+    model = make_model("default")
+    hop = model.config.hop_length
+    signal = torch.randn(1, 1, 40 * hop, generator=torch.Generator().manual_seed(0))
+    every = torch.ones(1, 41, dtype=torch.bool)
+    before, after = (model.front_end.extract(one, every) for one in (signal, signal.roll(5 * hop, -1)))
+    # All but the frames at the seam and at the ends.
+    torch.testing.assert_close(after[..., 7:39], before[..., 2:34], atol=1e-4, rtol=1e-4)

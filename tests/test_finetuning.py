@@ -34,7 +34,7 @@ from auricle.training import freezing, frozen_features
 from auricle.training import train as training
 from auricle.training.finetune import report_parts
 from auricle.training.freezing import PartiallyFrozenModel
-from auricle.training.frozen_features import ClipView, CropPlan, FrozenFeatures
+from auricle.training.frozen_features import ClipView, CropPlan, FrozenFeatures, encoder_part
 from auricle.training.progress import ProgressReporter
 from auricle.training.run import resolve, run
 from auricle.training.task import frozen_feature_task, waveform_task
@@ -97,9 +97,15 @@ def learn(
         cut = scoring.windows_of(model.config, learnt.audio.lengths)
         bf16 = settings.train.precision == "bf16"
         computed = FrozenFeatures(
-            model, depth, learnt.audio.lengths, cut, range(count), crops, bf16=bf16, folder=out, identity="these sounds"
+            encoder_part(model, depth, bf16),
+            learnt.audio.lengths,
+            cut,
+            range(count),
+            crops,
+            folder=out,
+            identity="these sounds",
         )
-        computed.compute(model, learnt.audio, lambda *_: None)
+        computed.compute(learnt.audio, lambda *_: None)
         part = (list(range(count)), learnt.labels)
         task = frozen_feature_task(model, settings, plan, computed, part, (part[0][:6], part[1][:6]))
     losses: list[float] = []
@@ -318,9 +324,9 @@ def test_changed_sounds_are_heard_in_a_stated_number_of_variants(tmp_path: Path)
     crops = CropPlan(None, settings.augment, 3, seed=0)
     cut = scoring.windows_of(model.config, heard.lengths)
     computed = FrozenFeatures(
-        model, 3, heard.lengths, cut, [0, 1], crops, bf16=False, folder=tmp_path, identity="four sounds"
+        encoder_part(model, 3, False), heard.lengths, cut, [0, 1], crops, folder=tmp_path, identity="four sounds"
     )
-    computed.compute(model, heard, lambda *_: None)
+    computed.compute(heard, lambda *_: None)
     assert len(computed.views) == 4 + 2 * 3
     variants = [computed.read(view)[0] for view in crops.views(0, int(heard.lengths[0]))]
     assert len(variants) == 3
@@ -475,9 +481,9 @@ def test_rows_in_bfloat16_are_read_back_as_they_were_computed(tmp_path: Path) ->
     cut = scoring.windows_of(model.config, heard.lengths)
     crops = CropPlan(None, settings.augment, 4, seed=0)
     computed = FrozenFeatures(
-        model, 2, heard.lengths, cut, range(5), crops, bf16=True, folder=tmp_path, identity="five sounds"
+        encoder_part(model, 2, True), heard.lengths, cut, range(5), crops, folder=tmp_path, identity="five sounds"
     )
-    computed.compute(model, heard, lambda *_: None)
+    computed.compute(heard, lambda *_: None)
     assert computed.bytes == sum(path.stat().st_size for path in computed.folder.iterdir())
     for clip in range(5):
         values = torch.from_numpy(heard.get(clip).astype(np.float32) / 32768.0)
@@ -496,7 +502,7 @@ def test_another_checkpoint_or_another_corpus_is_another_prefix(tmp_path: Path) 
         cut = scoring.windows_of(model.config, heard.lengths)
         crops = CropPlan(None, settings.augment, 4, seed=0)
         computed = FrozenFeatures(
-            model, depth, heard.lengths, cut, [0], crops, bf16=bf16, folder=tmp_path, identity=identity
+            encoder_part(model, depth, bf16), heard.lengths, cut, [0], crops, folder=tmp_path, identity=identity
         )
         return computed.folder
 
@@ -532,11 +538,13 @@ def test_a_shard_that_was_cut_off_is_computed_anew(tmp_path: Path) -> None:
     model, heard = build_model(settings, LABELS), from_arrays(sounds(3))
     cut = scoring.windows_of(model.config, heard.lengths)
     crops = CropPlan(None, settings.augment, 4, seed=0)
-    computed = FrozenFeatures(model, 2, heard.lengths, cut, [0], crops, bf16=False, folder=tmp_path, identity="sounds")
-    computed.compute(model, heard, lambda *_: None)
+    computed = FrozenFeatures(
+        encoder_part(model, 2, False), heard.lengths, cut, [0], crops, folder=tmp_path, identity="sounds"
+    )
+    computed.compute(heard, lambda *_: None)
     [path] = computed.folder.iterdir()
     whole = path.read_bytes()
     for damaged in (b"", whole[:100]):
         path.write_bytes(damaged)
-        computed.compute(model, heard, lambda *_: None)
+        computed.compute(heard, lambda *_: None)
         assert path.read_bytes() == whole

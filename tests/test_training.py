@@ -1,5 +1,6 @@
 """Training: the right epoch is kept, a killed run ends as if nothing had happened, memory that runs out is survived."""
 
+import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -248,3 +249,37 @@ def test_a_tracker_named_in_the_recipe_gets_the_curves(tmp_path: Path, track: st
     settings = recipe(report_to=track, epochs=1)
     fit(build_model(settings, LABELS), settings, CHOOSE, tmp_path)
     assert list(tmp_path.rglob("events.out.tfevents*"))
+
+
+def judgements(*losses: float) -> Callable[[], dict[str, float]]:
+    rest = iter(losses)
+
+    def judged() -> dict[str, float]:
+        loss = next(rest, losses[-1])
+        return {"balanced_accuracy": 0.5, "accuracy": 0.5, "macro_f1": 0.5, "log_loss": loss}
+
+    return judged
+
+
+STABLE = {"lr_scheduler_type": "warmup-stable-decay", "warmup_ratio": 0.0, "early_stopping_patience": 2}
+
+
+@pytest.mark.parametrize(
+    ("losses", "epochs"), [((1.0, 1.0, 1.0), 5), ([2.0 - 0.1 * epoch for epoch in range(20)], 20), ((1, 0.5, 0.5), 6)]
+)
+def test_training_ends_early_where_validation_is_flat(losses: tuple[float, ...], epochs: int, tmp_path: Path) -> None:
+    settings = recipe(epochs=20, ema_decay=0.0, load_best_model_at_end=False, **STABLE)
+    summary = fit(build_model(settings, LABELS), settings, CHOOSE, tmp_path, judgements(*losses))
+    assert summary.epochs == epochs
+    rates = [json.loads(line)["learning_rate"] for line in (tmp_path / "history.jsonl").read_text().splitlines()]
+    assert rates[0] == pytest.approx(0.003) and rates[-1] < 0.001
+
+
+@pytest.mark.parametrize("stop_after", [2, 3, 4])
+def test_a_training_that_ends_early_is_resumed_exactly(stop_after: int, tmp_path: Path) -> None:
+    settings = recipe(epochs=20, ema_decay=0.9, load_best_model_at_end=False, **STABLE)
+    whole, epochs = train(settings, tmp_path / "whole")
+    assert len(epochs) < 20
+    train(settings, tmp_path / "parts", stop_after)
+    resumed, rest = train(settings, tmp_path / "parts")
+    assert same(whole, resumed) and len(rest) == len(epochs) - stop_after

@@ -154,8 +154,10 @@ class Train(_Section):
     optimizer: Literal["adamw", "adam"] = Field("adamw", description="The optimizer.")
     learning_rate: float | None = Field(1e-3, gt=0, description="Peak learning rate; null follows.")
     weight_decay: float = Field(0.01, ge=0, description="Weight decay of AdamW.")
-    lr_scheduler_type: Literal["one-cycle", "cosine", "linear"] = Field(
-        "one-cycle", description="Shape of the learning rate over the training."
+    lr_scheduler_type: Literal["one-cycle", "cosine", "linear", "warmup-stable-decay"] = Field(
+        "one-cycle",
+        description="Shape of the learning rate over the training. With warmup-stable-decay it falls once validation "
+        "is flat, and training ends.",
     )
     warmup_ratio: float = Field(0.1, ge=0, lt=1, description="Share of the steps in which the learning rate rises.")
     max_grad_norm: float = Field(
@@ -186,7 +188,10 @@ class Train(_Section):
         "balanced_accuracy", description="The validation metric of the best epoch; ties go to the lower log loss."
     )
     early_stopping_patience: int | None = Field(
-        None, ge=1, description="Epochs without a better one after which training stops; null never stops early."
+        None,
+        ge=1,
+        description="Epochs without a better one after which training stops; null never stops early. With "
+        "warmup-stable-decay the epochs after which the rate falls; null takes about 100 steps, two epochs at least.",
     )
     precision: Literal["auto", "float32", "bf16"] = Field(
         "auto", description="auto is bf16 where the processor multiplies it natively."

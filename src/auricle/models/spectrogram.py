@@ -4,7 +4,7 @@ In: waveforms or precomputed features, their mask, labels. Out: logits and loss.
 and adds its layers and `encode`. Every layer works on real frames only, so a clip's logits do not depend on its batch.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -90,32 +90,46 @@ class SpectrogramNetwork(PreTrainedModel):
     def fit_normalization(self, batches: Iterable[tuple[Tensor, Tensor | None]]) -> None:
         """Compute the front end's statistics from (input_values, attention_mask) batches of the training split."""
 
-        def prepared() -> Iterator[tuple[Tensor, Tensor]]:
-            for input_values, attention_mask in batches:
-                values, _ = self.prepare(input_values, attention_mask, None)
-                # Without the padding to a fixed length.
-                lengths = masking.lengths(input_values, attention_mask)
-                real = self.front_end.real_frames(lengths, values.shape[-1])
-                yield self.front_end.log_mel(values, real) if isinstance(self.front_end, LogMel) else values, real
+        self._fit_statistics(self._frames(*batch) for batch in batches)
 
-        fit_statistics(self.front_end, prepared())
+    @torch.no_grad()
+    def fit_normalization_to_rows(self, batches: Iterable[tuple[Tensor, Tensor]]) -> None:
+        """The same from (rows, frames) batches, as `forward` takes them."""
+        self._fit_statistics(self._unpacked(*batch) for batch in batches)
+
+    def _fit_statistics(self, batches: Iterable[tuple[Tensor, Tensor]]) -> None:
+        fit_statistics(self.front_end, ((self.front_end.limit(values, real), real) for values, real in batches))
 
     def forward(
-        self, input_values: Tensor, attention_mask: Tensor | None = None, labels: Tensor | None = None, **_: Any
+        self,
+        input_values: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        labels: Tensor | None = None,
+        rows: Tensor | None = None,
+        frames: Tensor | None = None,
+        **_: Any,
     ) -> SequenceClassifierOutput:
         """Compute logits (batch, classes), and the loss where labels (batch,) are given.
 
         input_values (batch, samples) or (batch, channels, samples) in [-1, 1], or (batch, num_features, frames);
-        attention_mask (batch, samples or frames), 1 on real ones.
+        attention_mask (batch, samples or frames), 1 on real ones. Or rows (batch, frames, width) int16 that
+        `LogMel.pack` gave, of which frames (batch,) are real: then the logits are the network's alone.
         """
         targets = None
         if labels is not None:
             smoothing = self.label_smoothing if self.training else 0.0
             targets = heads.soft_targets(labels, self.config.num_labels, smoothing)
-        values, lengths, targets = self._features(input_values, attention_mask, targets)
+        if rows is not None and frames is not None:
+            values, real = self._unpacked(rows, frames)
+        else:
+            assert input_values is not None, "a batch has waveforms, features or rows"
+            values, real = self._frames(input_values, attention_mask)
+        values, lengths, targets = self._features(values, real, targets)
         embeddings = self.encode(values, lengths)
         if self.training:
             logits = self.head(self.dropout(embeddings))
+        elif input_values is None:
+            logits = self.head(embeddings) / self.config.logit_temperature
         else:
             logits = self._with_member(embeddings, input_values, attention_mask)[0]
         loss = None
@@ -124,7 +138,7 @@ class SpectrogramNetwork(PreTrainedModel):
         return SequenceClassifierOutput(loss=loss, logits=logits)
 
     def embed(self, input_values: Tensor, attention_mask: Tensor | None = None) -> Tensor:
-        values, lengths, _ = self._features(input_values, attention_mask, None)
+        values, lengths, _ = self._features(*self._frames(input_values, attention_mask), None)
         return self.encode(values, lengths)
 
     def logits_and_vectors(self, input_values: Tensor, attention_mask: Tensor | None) -> tuple[Tensor, Tensor]:
@@ -154,27 +168,56 @@ class SpectrogramNetwork(PreTrainedModel):
         """Divide the logits of evaluation mode by a temperature; training does not use it."""
         self.config.logit_temperature = temperature
 
-    def prepare(
-        self, input_values: Tensor, attention_mask: Tensor | None, generator: torch.Generator | None
-    ) -> tuple[Tensor, Tensor]:
-        """Bring input to (batch, channels or features, samples or frames), zero beyond each clip; lengths (batch,)."""
+    def _frames(self, input_values: Tensor, attention_mask: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Log power or features (batch, channels, features, frames), and which frames are real; noisy in training."""
         lengths = masking.lengths(input_values, attention_mask)
         values = input_values[:, None] if input_values.dim() == 2 else input_values
         if not self.training and attention_mask is not None:
             # Training batches are padded with zeros; masking them costs a tenth of the small network's step.
             values = values * attention_mask[:, None].to(values.dtype)
-        return self.front_end.mix(values), lengths
-
-    def _features(
-        self, input_values: Tensor, attention_mask: Tensor | None, targets: Tensor | None
-    ) -> tuple[Tensor, Tensor, Tensor | None]:
-        """Standardised (batch, channels, features, frames), lengths and targets; augmented and mixed in training."""
-        generator = augment.step_generator() if self.training else None
-        values, lengths = self.prepare(input_values, attention_mask, generator)
-        if generator is not None:
-            values = augment.waveform(values, lengths, self.augment, generator)
+        values = self.front_end.mix(values)
+        if self.training and self.augment.noise_fraction:
+            values = augment.noise(values, lengths, self.augment.noise_fraction, augment.step_generator())
+        if self.fixed_samples is not None:
+            # Negative padding cuts.
+            values = F.pad(values, (0, self.fixed_samples - values.shape[-1]))
         real = self.front_end.real_frames(lengths, values.shape[-1])
-        values, lengths = self.front_end(values, real), real.sum(1)
+        return self.front_end.extract(values, real), real
+
+    def _unpacked(self, rows: Tensor, frames: Tensor) -> tuple[Tensor, Tensor]:
+        """What `_frames` gives, of rows."""
+        assert isinstance(self.front_end, LogMel), "precomputed features are not packed"
+        real = masking.real(frames, rows.shape[1])
+        log = self.front_end.unpack(rows)
+        if not bool(real.all()):
+            log = torch.where(masking.unsqueezed(real, log), log, self.front_end.log_floor)
+        if self.fixed_samples is not None:
+            missing = (0, self.fixed_samples // self.front_end.mel.hop_length - rows.shape[1])
+            log, real = F.pad(log, missing, value=self.front_end.log_floor), F.pad(real, missing)
+        return log, real
+
+    @property
+    def fixed_samples(self) -> int | None:
+        seconds = self.config.fixed_seconds
+        return None if seconds is None else round(seconds * self.config.sample_rate)
+
+    def _features(self, values: Tensor, real: Tensor, targets: Tensor | None) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Standardised (batch, channels, features, frames), lengths and targets; augmented and mixed in training.
+
+        Shift and gain act on frames, as they would on the waveform but for the two frames at a seam. A clip that is
+        shorter than the fixed length begins anywhere in it.
+        """
+        generator = augment.step_generator() if self.training else None
+        lengths = real.sum(1)
+        room = torch.zeros_like(lengths)
+        if self.fixed_samples is not None:
+            room, real = real.shape[1] - lengths, torch.ones_like(real)
+            lengths = lengths + room
+        if generator is not None:
+            values = augment.roll_frames(values, lengths, room, self.augment.shift_fraction, generator)
+            if self.augment.gain_db:
+                values = self.front_end.amplify(values, augment.gain_change(values, self.augment.gain_db, generator))
+        values = self.front_end.standardize(values, real)
         if generator is not None:
             values = augment.spectrogram(values, lengths, self.augment, generator)
             if self.augment.mixup_alpha and targets is not None:

@@ -71,7 +71,7 @@ def prepare_training(corpus: PreparedCorpus, reporter: ProgressReporter) -> Fold
         return FineTuning.prepare(corpus, reporter).train
     from auricle.training.train import gradient_trainer
 
-    return gradient_trainer(corpus)
+    return gradient_trainer(corpus, reporter)
 
 
 def train_all(

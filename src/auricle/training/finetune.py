@@ -21,13 +21,13 @@ from auricle.preparation.prepare import PreparedCorpus
 from auricle.training import freezing, tracking
 from auricle.training.fold import FoldData, TrainedFold, TrainingSummary, Validation, calibrate
 from auricle.training.freezing import PartiallyFrozenModel, Plan
-from auricle.training.frozen_features import CropPlan, FrozenFeatures
+from auricle.training.frozen_features import CropPlan, FrozenFeatures, encoder_part
 from auricle.training.loop import goodness
 from auricle.training.probe_start import ProbeStart
 from auricle.training.progress import ProgressReporter
 from auricle.training.schedule import schedule
 from auricle.training.task import TrainingTask, frozen_feature_task, waveform_task
-from auricle.training.train import train
+from auricle.training.train import needed_ids, train
 
 # The best value of the metrics in which less is better; that of the others is 1.
 BEST = {"log_loss": 0.0}
@@ -52,11 +52,7 @@ class FineTuning:
     def prepare(cls, corpus: PreparedCorpus, reporter: ProgressReporter) -> "FineTuning":
         """Compute what all folds share: the frozen part of the model for their clips, or the probe's embeddings."""
         options = registration.parse_options(corpus.recipe)
-        folds = corpus.split.folds
-        ids = [clip.id for clip in corpus.usable]
-        if len(folds) == 1:
-            needed = {*folds[0].train, *folds[0].valid}
-            ids = [id for id in ids if id in needed]
+        ids = needed_ids(corpus)
         positions = {id: number for number, id in enumerate(ids)}
         if options.start == "probe":
             return cls(corpus, options, ProbeStart.prepare(corpus, options, reporter), positions, {}, 0.0)
@@ -194,13 +190,11 @@ def _frozen_features(
     trained = [number for number, id in enumerate(ids) if id in trained_ids]
     crops = CropPlan.of(corpus.recipe, model.config.sample_rate, options.cached_crops)
     features = FrozenFeatures(
-        model,
-        depth,
+        encoder_part(model, depth, device.is_bf16(corpus.recipe.train.precision)),
         audio.lengths,
         scoring.windows_of(model.config, audio.lengths),
         trained,
         crops,
-        bf16=device.is_bf16(corpus.recipe.train.precision),
         folder=corpus.store.folder,
         identity=" ".join([corpus.store.folder.name, *ids]),
     )
@@ -216,5 +210,5 @@ def _frozen_features(
     reporter.message(f"{part} computed once for {len(ids)} clips: {size} in {features.folder}.")
     if any(len(crops.views(clip, int(audio.lengths[clip]))) > 1 for clip in trained):
         reporter.message(f"Training uses {options.cached_crops} cached variants of each clip (model.cached_crops).")
-    features.compute(model, audio, reporter.progress)
+    features.compute(audio, reporter.progress)
     return features

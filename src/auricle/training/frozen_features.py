@@ -1,16 +1,17 @@
-"""The frozen part of a model is computed once: its activations for every clip, in files.
+"""The frozen part of a model is computed once: its output for every clip, in files.
 
-In: a model, its frozen depth, the clips. Out: FrozenFeatures, which training and validation read instead of waveforms.
-The frozen part runs in evaluation mode, in batches of similar length, in bfloat16 where the processor multiplies it
-natively. A clip that training crops or augments at random has a stated number of variants. Shards are written
+In: a FrozenPart (an encoder's lower layers, or the log-mel of a network that learns from scratch) and the clips. Out:
+FrozenFeatures, which training and validation read instead of waveforms. The part runs in evaluation mode, in batches of
+similar length. A clip that training changes before the part has a stated number of variants. Shards are written
 atomically, so a run that was killed computes only the missing ones; plain file reads keep memory flat.
 """
 
 import hashlib
 import json
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -24,10 +25,11 @@ from auricle.audio import FULL_SCALE
 from auricle.models import torch_runtime
 from auricle.models.encoders import depth_of
 from auricle.models.families.pretrained.network import Model
-from auricle.models.layers import augment, masking
+from auricle.models.layers import augment
+from auricle.models.layers.front_end import STEPS, LogMel
 from auricle.models.runtime import ModelInfo
 from auricle.parallel import Progress
-from auricle.preparation.batches import CropSample
+from auricle.preparation.batches import CropSample, build
 from auricle.preparation.windows import AudioSource, Window, by_length
 from auricle.recipe import Augment, Recipe
 from auricle.run_folder import atomic_write
@@ -36,6 +38,86 @@ from auricle.training.freezing import pack_state, summarized_layers, summary_cou
 SHARD_BYTES = 32 << 20
 # Disk space that must stay free.
 FREE_BYTES = 1 << 30
+# Audio whose log-mel is computed at once.
+LOG_MEL_SECONDS = 60
+
+
+@dataclass(frozen=True)
+class FrozenPart:
+    """What is computed once. A view of some samples (views,) has `rows(samples)` rows of `width` values of `dtype`, of
+    which `frames(samples)` are real frames.
+
+    `key` names all that the rows depend on but the clips. `load` gives the function from waveforms and their mask to
+    rows (views, rows, width), which takes `batch_seconds` of audio at once.
+    """
+
+    key: bytes
+    width: int
+    dtype: torch.dtype
+    rows: Callable[[Tensor], Tensor]
+    frames: Callable[[Tensor], Tensor]
+    load: Callable[[], Callable[[Tensor, Tensor | None], Tensor]]
+    batch_samples: int
+
+
+def encoder_part(model: Model, depth: int, bf16: bool) -> FrozenPart:
+    """All that a pretrained model computes before layer `depth`; in bfloat16 where the processor multiplies it."""
+    info, summaries = ModelInfo.of_model(model), summary_count(model, depth)
+
+    def rows(samples: Tensor) -> Tensor:
+        count = model.encoder.feature_frames(samples) if depth == 0 else model.encoder.frames(samples)
+        return (count if depth < model.final_depth else torch.zeros_like(count)) + summaries
+
+    def load() -> Callable[[Tensor, Tensor | None], Tensor]:
+        used = (model.bf16_copy() if bf16 else model).eval()
+        device = torch_runtime.device_of(used)
+
+        def compute(values: Tensor, mask: Tensor | None) -> Tensor:
+            state = used.extract_features(values.to(device), mask.to(device) if mask is not None else None)
+            return pack_state(used, used.run_layers(state, depth))
+
+        return compute
+
+    width = model.encoder.feature_size() if depth == 0 else int(model.config.hidden_size)
+    dtype = torch.bfloat16 if bf16 else torch.float32
+    frames = partial(model.encoder.state_frames, depth=depth)
+    return FrozenPart(
+        _encoder_key(model, depth, bf16), width, dtype, rows, frames, load, info.batch_samples(model.batch_seconds)
+    )
+
+
+def log_mel_part(front_end: LogMel) -> FrozenPart:
+    """Log power before standardisation, which all folds share: int16, as `LogMel.pack` gives it."""
+    mel = front_end.mel
+    settings = [mel.sample_rate, mel.n_fft, mel.hop_length, mel.n_mels, front_end.mel_floor, front_end.channels, STEPS]
+
+    def compute(values: Tensor, _: Tensor | None) -> Tensor:
+        mixed = front_end.mix(values[:, None] if values.dim() == 2 else values)
+        every = torch.ones(1, mel.frames(values.shape[-1]), dtype=torch.bool)
+        return front_end.pack(front_end.extract(mixed, every))
+
+    return FrozenPart(
+        json.dumps([__version__, "log-mel", *settings]).encode(),
+        front_end.channels * mel.n_mels,
+        torch.int16,
+        mel.frames,
+        mel.frames,
+        lambda: compute,
+        LOG_MEL_SECONDS * mel.sample_rate,
+    )
+
+
+def _encoder_key(model: Model, depth: int, bf16: bool) -> bytes:
+    """Settings and the weights of the frozen part, as a hash."""
+    config = {name: value for name, value in model.config.to_dict().items() if name not in ("id2label", "label2id")}
+    settings = [__version__, depth, bf16, config, model.preprocessor.to_dict()]
+    settings.append([bool(model.layers), summarized_layers(model, depth)])
+    key = hashlib.blake2b(json.dumps(settings, sort_keys=True).encode(), digest_size=12)
+    for name, value in sorted(model.network.state_dict().items()):
+        if depth_of(model.encoder, name) < depth:
+            key.update(name.encode())
+            key.update(value.detach().cpu().contiguous().numpy().tobytes())
+    return key.digest()
 
 
 @dataclass(frozen=True)
@@ -98,30 +180,27 @@ class FrozenFeatures:
 
     def __init__(
         self,
-        model: Model,
-        depth: int,
+        part: FrozenPart,
         lengths: np.ndarray,
         windows: Sequence[Window],
         trained: Sequence[int],
         plan: CropPlan,
         *,
-        bf16: bool,
         folder: Path,
         identity: str,
     ) -> None:
-        self.depth, self.lengths, self.plan, self.bf16 = depth, lengths, plan, bf16
+        self.part, self.lengths, self.plan = part, lengths, plan
         views = {ClipView(window.clip, window.start, window.stop) for window in windows}
         for clip in trained:
             views.update(plan.views(clip, int(lengths[clip])))
         self.views = sorted(views, key=lambda view: (view.start - view.stop, view.clip, view.start, view.variant or 0))
-        self.width = model.encoder.feature_size() if depth == 0 else int(model.config.hidden_size)
-        self._row_bytes = self.width * (2 if bf16 else 4)
+        self._row_bytes = part.width * part.dtype.itemsize
         samples = torch.tensor([view.stop - view.start for view in self.views])
-        rows = model.encoder.feature_frames(samples) if depth == 0 else model.encoder.frames(samples)
-        stored = rows if depth < model.final_depth else torch.zeros_like(rows)
-        frames = model.encoder.state_frames(samples, depth)
-        self._assign((stored + summary_count(model, depth)).tolist(), frames.tolist())
-        self.folder = folder / f"frozen-{self._key(model, identity)}"
+        self._assign(part.rows(samples).tolist(), part.frames(samples).tolist())
+        key = hashlib.blake2b(part.key, digest_size=12)
+        key.update(json.dumps([identity, [len(shard) for shard in self.shards]]).encode())
+        key.update(repr((self.views, plan if plan.augments else None)).encode())
+        self.folder = folder / f"frozen-{key.hexdigest()}"
 
     def _assign(self, counts: Sequence[int], frames: Sequence[int]) -> None:
         """Neighbouring views share a shard until it is full."""
@@ -136,20 +215,6 @@ class FrozenFeatures:
             self._rows[view] = _Rows(len(self.shards) - 1, rows, count, real)
             rows += count
 
-    def _key(self, model: Model, identity: str) -> str:
-        """What the rows depend on, as a hash: recordings, views, settings and the weights of the frozen part."""
-        config = {name: value for name, value in model.config.to_dict().items() if name not in ("id2label", "label2id")}
-        sizes = [len(shard) for shard in self.shards]
-        settings = [__version__, identity, self.depth, self.bf16, config, model.preprocessor.to_dict(), sizes]
-        settings.append([bool(model.layers), summarized_layers(model, self.depth)])
-        key = hashlib.blake2b(json.dumps(settings, sort_keys=True).encode(), digest_size=12)
-        key.update(repr((self.views, self.plan if self.plan.augments else None)).encode())
-        for name, value in sorted(model.network.state_dict().items()):
-            if depth_of(model.encoder, name) < self.depth:
-                key.update(name.encode())
-                key.update(value.detach().cpu().contiguous().numpy().tobytes())
-        return key.hexdigest()
-
     @property
     def bytes(self) -> int:
         """The disk space of all shards."""
@@ -159,60 +224,61 @@ class FrozenFeatures:
         """Whether the disk has room for the shards."""
         return self.folder.is_dir() or shutil.disk_usage(self.folder.parent).free > self.bytes + FREE_BYTES
 
-    def read(self, view: ClipView) -> tuple[Tensor, int]:
-        """The rows (rows, width) of one view, and its number of real frames."""
+    def count(self, view: ClipView) -> int:
+        """The number of rows of one view."""
+        return self._rows[view].count
+
+    def read(self, view: ClipView, start: int = 0, count: int | None = None) -> tuple[Tensor, int]:
+        """The rows (rows, width) of one view, and its number of real frames; of all rows, or of `count` frames from
+        `start` on.
+        """
         rows = self._rows[view]
         flat = np.fromfile(
             self._path(rows.shard),
-            np.int16 if self.bf16 else np.float32,
-            count=rows.count * self.width,
-            offset=rows.start * self._row_bytes,
+            np.int16 if self.part.dtype.itemsize == 2 else np.float32,
+            count=(count or rows.count) * self.part.width,
+            offset=(rows.start + start) * self._row_bytes,
         )
-        values = torch.from_numpy(flat).view(-1, self.width)
-        return values.view(torch.bfloat16) if self.bf16 else values, rows.frames
+        return torch.from_numpy(flat).view(-1, self.part.width).view(self.part.dtype), count or rows.frames
 
-    def compute(self, model: Model, audio: AudioSource, progress: Progress) -> None:
+    def compute(self, audio: AudioSource, progress: Progress) -> None:
         """Compute the missing shards."""
         self.folder.mkdir(parents=True, exist_ok=True)
         missing = [shard for shard in range(len(self.shards)) if not self._is_complete(shard)]
         if not missing:
             return
         done = len(self.views) - sum(len(self.shards[shard]) for shard in missing)
-        model = (model.bf16_copy() if self.bf16 else model).eval()
-        batch_samples = ModelInfo.of_model(model).batch_samples(model.batch_seconds)
+        run = self.part.load()
         for shard in missing:
             views = self.shards[shard]
             spans = [Window(number, 0, view.stop - view.start) for number, view in enumerate(views)]
             with atomic_write(self._path(shard)) as partial, partial.open("wb") as file:
-                for batch in by_length(spans, batch_samples):
-                    rows = self._compute_batch(model, audio, [views[span.clip] for span in batch])
+                for batch in by_length(spans, self.part.batch_samples):
+                    rows = self._compute_batch(run, audio, [views[span.clip] for span in batch])
                     file.write(rows.tobytes())
                     done += len(batch)
                     progress(done, len(self.views))
 
-    def _compute_batch(self, model: Model, audio: AudioSource, views: Sequence[ClipView]) -> np.ndarray:
+    def _compute_batch(
+        self, run: Callable[[Tensor, Tensor | None], Tensor], audio: AudioSource, views: Sequence[ClipView]
+    ) -> np.ndarray:
         """The rows of some views, one view after the other."""
-        pieces = [self._waveform(audio, view) for view in views]
-        values, lengths = pad_sequence(pieces, batch_first=True), torch.tensor([len(piece) for piece in pieces])
-        mask = masking.real(lengths, values.shape[1]).long() if int(lengths.min()) < values.shape[1] else None
-        device = torch_runtime.device_of(model)
         with torch.inference_mode():
-            state = model.extract_features(values.to(device), mask.to(device) if mask is not None else None)
-            rows = pack_state(model, model.run_layers(state, self.depth))
-            rows = rows.to(torch.bfloat16 if self.bf16 else torch.float32).cpu()
+            rows = run(*build([self._waveform(audio, view) for view in views])).to(self.part.dtype).cpu()
         real = torch.cat([row[: self._rows[view].count] for row, view in zip(rows, views, strict=True)])
-        stored: np.ndarray = (real.view(torch.int16) if self.bf16 else real).numpy()
+        stored: np.ndarray = (real.view(torch.int16) if self.part.dtype.itemsize == 2 else real).numpy()
         return stored
 
-    def _waveform(self, audio: AudioSource, view: ClipView) -> Tensor:
-        """The samples (samples,) of a view, augmented as its variant is."""
-        samples = audio.get(view.clip)[0, view.start : view.stop]
-        values = torch.from_numpy(samples.astype(np.float32) / FULL_SCALE)
+    def _waveform(self, audio: AudioSource, view: ClipView) -> np.ndarray:
+        """The samples (channels, samples) of a view, augmented as its variant is."""
+        samples = audio.get(view.clip)[:, view.start : view.stop]
         if view.variant is None or not self.plan.augments:
-            return values
+            return samples
+        values = torch.from_numpy(samples.astype(np.float32) / FULL_SCALE)
         seed = np.random.SeedSequence([self.plan.seed, view.clip, view.variant, 1]).generate_state(1)
         generator = torch.Generator().manual_seed(int(seed[0]))
-        return augment.waveform(values[None, None], torch.tensor([len(values)]), self.plan.augment, generator)[0, 0]
+        changed = augment.waveform(values[None], torch.tensor([values.shape[1]]), self.plan.augment, generator)[0]
+        return np.asarray(changed)
 
     def _is_complete(self, shard: int) -> bool:
         path = self._path(shard)
@@ -220,15 +286,28 @@ class FrozenFeatures:
         return path.is_file() and path.stat().st_size == expected
 
     def _path(self, shard: int) -> Path:
-        return self.folder / f"rows-{shard:05d}.{'bfloat16' if self.bf16 else 'float32'}"
+        return self.folder / f"rows-{shard:05d}.{str(self.part.dtype).removeprefix('torch.')}"
 
 
 class FrozenFeatureClips(Dataset[tuple[tuple[Tensor, int], int]]):
-    """The training clips as frozen features: a CropSample gives one of a clip's variants, and its class."""
+    """The training clips as frozen features: a CropSample gives one of a clip's variants, and its class.
 
-    def __init__(self, features: FrozenFeatures, clips: Sequence[int], labels: np.ndarray) -> None:
+    Of longer variants a random crop of frames is read: `crop` of them or, by the sample's length_fraction, between
+    `min_crop` and that; of a frame at its edge the audio beyond is a part, where a cropped waveform has zeros.
+    """
+
+    def __init__(
+        self,
+        features: FrozenFeatures,
+        clips: Sequence[int],
+        labels: np.ndarray,
+        crop: int | None = None,
+        min_crop: int | None = None,
+    ) -> None:
         self.features = features
         self.labels = labels
+        self.crop = crop
+        self.min_crop = crop if min_crop is None else min_crop
         self.views = [features.plan.views(clip, int(features.lengths[clip])) for clip in clips]
 
     def __len__(self) -> int:
@@ -236,13 +315,21 @@ class FrozenFeatureClips(Dataset[tuple[tuple[Tensor, int], int]]):
 
     @property
     def lengths(self) -> np.ndarray:
-        """The length of each clip's views, in samples: (clips,)."""
-        return np.array([views[0].stop - views[0].start for views in self.views])
+        """The rows of each clip's views, at the longest crop: (clips,)."""
+        counts = np.array([self.features.count(views[0]) for views in self.views])
+        return counts if self.crop is None else np.minimum(counts, self.crop)
 
     def __getitem__(self, sample: CropSample) -> tuple[tuple[Tensor, int], int]:
         views = self.views[sample.clip]
-        variant = int(np.random.default_rng(sample.seed).integers(len(views)))
-        return self.features.read(views[variant]), int(self.labels[sample.clip])
+        generator, label = np.random.default_rng(sample.seed), int(self.labels[sample.clip])
+        view = views[int(generator.integers(len(views)))] if len(views) > 1 else views[0]
+        if self.crop is not None and self.min_crop is not None:
+            crop = round(self.min_crop + sample.length_fraction * (self.crop - self.min_crop))
+            if self.features.count(view) > crop:
+                return self.features.read(
+                    view, int(generator.integers(self.features.count(view) - crop + 1)), crop
+                ), label
+        return self.features.read(view), label
 
 
 def collate(items: Sequence[tuple[tuple[Tensor, int], int]]) -> dict[str, Tensor]:

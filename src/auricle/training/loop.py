@@ -29,7 +29,7 @@ from auricle.run_folder import RunFolder, write_text
 from auricle.training import tracking
 from auricle.training.freezing import PartiallyFrozenModel, Stage
 from auricle.training.progress import Epoch
-from auricle.training.schedule import Schedule
+from auricle.training.schedule import Schedule, StableDecay
 from auricle.training.task import TrainingTask
 
 AVERAGE_FILE = "average.safetensors"
@@ -138,6 +138,24 @@ class WeightAverage(TrainerCallback):
                 value.lerp_(current[name].to(value.device), 1 - decay)
 
 
+class FlatValidation(TrainerCallback):
+    """Lets the learning rate fall once validation is flat, and stops where it has fallen to zero.
+
+    All follows from the epochs in the trainer's state, so a resumed training decides as one that was not interrupted.
+    """
+
+    def __init__(self, schedule: Callable[[], StableDecay], classes: int) -> None:
+        self.schedule, self.classes = schedule, classes
+
+    def on_evaluate(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        rate = self.schedule()
+        epochs = [line for line in state.log_history if "eval_log_loss" in line]
+        losses, scores = ([line[f"eval_{name}"] for line in epochs] for name in ("log_loss", "balanced_accuracy"))
+        rate.watch(losses, scores, self.classes)
+        if len(epochs) >= rate.decay[1]:
+            control.should_training_stop = True
+
+
 class StartingPoint(TrainerCallback):
     """Makes what training starts from the best model so far; a resumed training knows it already."""
 
@@ -209,7 +227,11 @@ class AudioTrainer(Trainer):
             callbacks.append(tracking.tensorboard_callback(folder.path))
         if task.to_beat is not None:
             callbacks.append(StartingPoint(task.to_beat))
-        if settings.early_stopping_patience is not None and task.validation is not None:
+        is_stable = settings.lr_scheduler_type == "warmup-stable-decay"
+        if is_stable and task.validation is not None:
+            classes = int(clips.labels.max()) + 1
+            callbacks.append(FlatValidation(lambda: self.lr_scheduler.lr_lambdas[0], classes))
+        elif settings.early_stopping_patience is not None and task.validation is not None:
             callbacks.append(StopWhenFlat(settings.early_stopping_patience, settings.metric_for_best_model))
         optimizer = None
         if settings.optimizer == "adam":
@@ -307,6 +329,8 @@ def make_schedule(
             # OneCycleLR would divide by the zero steps between the first and the peak.
             rise *= 1.001
         return OneCycleLR(optimizer, max_lr=rates, total_steps=steps, pct_start=rise, anneal_strategy="linear")
+    if train.lr_scheduler_type == "warmup-stable-decay" and not stages:
+        return LambdaLR(optimizer, StableDecay(train, steps))
     rates = [stage.learning_rate / train.learning_rate for stage in stages] or [1.0]
     starts = [stage.first_epoch - 1 for stage in stages] or [0]
     bounds = [round(steps * start / train.epochs) for start in [*starts, train.epochs]]

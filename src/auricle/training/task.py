@@ -46,10 +46,6 @@ def waveform_task(
     model: PreTrainedModel, recipe: Recipe, train: LabelledClips, validation: LabelledClips, plan: Plan | None = None
 ) -> TrainingTask:
     """Train on waveforms: random crops in training, whole clips or windows in validation."""
-    crop, min_crop = (
-        round(seconds * model.config.sample_rate) if seconds else None
-        for seconds in (recipe.train.crop_seconds, recipe.train.min_crop_seconds)
-    )
 
     def logits() -> np.ndarray:
         # Large encoders are validated in the precision of their training.
@@ -58,7 +54,7 @@ def waveform_task(
 
     return TrainingTask(
         model if plan is None else PartiallyFrozenModel(model, plan),
-        TrainClips(train.audio, train.labels, crop, min_crop),
+        TrainClips(train.audio, train.labels, *_crops(model, recipe)),
         batches.collate,
         Validation(validation.labels, recipe.evaluate.top_k, logits) if len(validation) else None,
     )
@@ -67,13 +63,20 @@ def waveform_task(
 def frozen_feature_task(
     model: Any,
     recipe: Recipe,
-    plan: Plan,
+    plan: Plan | None,
     features: FrozenFeatures,
     train: tuple[Sequence[int], np.ndarray],
     validation: tuple[Sequence[int], np.ndarray],
 ) -> TrainingTask:
-    """Train on frozen features. `train` and `validation` are clips by their positions in these, and their classes."""
-    trained_model = PartiallyFrozenModel(model, plan)
+    """Train on frozen features; without a plan on log-mel, from which crops are taken. `train` and `validation` are
+    clips by their positions in these, and their classes.
+    """
+    trained_model = model if plan is None else PartiallyFrozenModel(model, plan)
+    crops = (
+        [None, None]
+        if plan is not None
+        else [None if size is None else model.front_end.mel.frames(size) for size in _crops(model, recipe)]
+    )
     positions, labels = validation
 
     def window_logits(batch: Sequence[Window]) -> np.ndarray:
@@ -83,16 +86,22 @@ def frozen_feature_task(
 
     def logits() -> np.ndarray:
         lengths, info = features.lengths[list(positions)], ModelInfo.of_model(model)
-        is_mixed_precision = device.is_bf16(recipe.train.precision)
+        is_mixed_precision = plan is not None and device.is_bf16(recipe.train.precision)
         with _autocast(model, is_mixed_precision), torch_runtime.evaluation_mode(trained_model):
             return scoring.mean_over_windows(info, lengths, recipe.evaluate.batch_seconds, window_logits)
 
     return TrainingTask(
         trained_model,
-        FrozenFeatureClips(features, *train),
+        FrozenFeatureClips(features, *train, *crops),
         frozen_features.collate,
         Validation(labels, recipe.evaluate.top_k, logits) if len(positions) else None,
     )
+
+
+def _crops(model: PreTrainedModel, recipe: Recipe) -> list[int | None]:
+    """The longest and the shortest random crop, in samples."""
+    seconds = (recipe.train.crop_seconds, recipe.train.min_crop_seconds)
+    return [round(one * model.config.sample_rate) if one else None for one in seconds]
 
 
 def _autocast(model: PreTrainedModel, is_mixed_precision: bool) -> AbstractContextManager[None]:

@@ -10,7 +10,7 @@ import logging
 import math
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -19,41 +19,53 @@ from safetensors.torch import load_file
 from transformers import PreTrainedModel, TrainingArguments
 
 from auricle.errors import RunError
+from auricle.evaluation import scoring
 from auricle.models import device
+from auricle.models.layers.front_end import LogMel
 from auricle.models.load import build_model
 from auricle.models.runtime import ModelInfo
 from auricle.preparation.batches import build
 from auricle.preparation.prepare import LabelledClips, PreparedCorpus
 from auricle.preparation.windows import by_length, cut_clips
-from auricle.recipe import Recipe
+from auricle.recipe import Augment, Recipe
 from auricle.run_folder import RunFolder
 from auricle.training import tracking
 from auricle.training.closed_form import embed_clips, fit
 from auricle.training.fold import FoldData, FoldTrainer, TrainedFold, TrainingSummary, calibrate
+from auricle.training.frozen_features import ClipView, CropPlan, FrozenFeatures, log_mel_part
 from auricle.training.loop import AVERAGE_FILE, SELECTION_METRIC, AudioTrainer
-from auricle.training.progress import Epoch
+from auricle.training.progress import Epoch, ProgressReporter
 from auricle.training.schedule import Schedule, schedule
-from auricle.training.task import TrainingTask, waveform_task
+from auricle.training.task import TrainingTask, frozen_feature_task, waveform_task
 
 NORMALIZATION_CLIPS = 1000
 _log = logging.getLogger(__name__)
 
 
-def gradient_trainer(corpus: PreparedCorpus) -> FoldTrainer:
-    """Train a fresh network on each fold, all weights by gradient; its ensemble member is fitted last, to embeddings
-    that all folds share.
+def gradient_trainer(corpus: PreparedCorpus, reporter: ProgressReporter) -> FoldTrainer:
+    """Train a fresh network on each fold, all weights by gradient, from log-mel that all folds share; its ensemble
+    member is fitted last, to embeddings that they share, too.
     """
     member = build_model(corpus.recipe, corpus.labels).ensemble_member
+    ids = needed_ids(corpus)
+    positions = {id: number for number, id in enumerate(ids)}
+    features = log_mel_features(corpus, ids, reporter)
     embeddings = embed_clips(corpus, member) if member is not None else None
 
     def train_network(data: FoldData) -> TrainedFold:
         recipe, fold = data.recipe, data.fold
         model = build_model(recipe, data.corpus.labels)
         with tracking.tracked(recipe, data.folder.path):
-            clips = data.train
-            fit_normalization(model, clips, recipe.evaluate.batch_seconds)
-            task = waveform_task(model, recipe, clips, data.validation)
-            summary = train(model, recipe, task, data.folder, data.report_epoch)
+            task = waveform_task(model, recipe, data.train, data.validation)
+            if features is None:
+                fit_normalization(model, data.train, recipe.evaluate.batch_seconds)
+                used = task
+            else:
+                learnt, validated = ([positions[id] for id in part] for part in (fold.train, fold.valid))
+                fit_normalization_to_rows(model, features, learnt)
+                parts = ((learnt, task.clips.labels), (validated, data.validation.labels))
+                used = frozen_feature_task(model, recipe, None, features, *parts)
+            summary = train(model, recipe, used, data.folder, data.report_epoch)
         if embeddings is not None and task.validation is not None:
             # The temperature needs a member that was not fitted to the validation clips; the final one is.
             fit(model.fit_ensemble_member, embeddings, data.corpus, fold.train)
@@ -122,10 +134,54 @@ def train(
 
 def fit_normalization(model: PreTrainedModel, clips: LabelledClips, batch_seconds: float) -> None:
     """Fit the front end's statistics to at most NORMALIZATION_CLIPS evenly spaced training clips."""
-    positions = np.unique(np.linspace(0, len(clips) - 1, min(len(clips), NORMALIZATION_CLIPS)).astype(int))
+    positions = _evenly_spaced(len(clips))
     windows = cut_clips(clips.audio.lengths[positions], None)
     batches = by_length(windows, ModelInfo.of_model(model).batch_samples(batch_seconds))
     model.fit_normalization(build([clips.audio.get(int(positions[one.clip])) for one in batch]) for batch in batches)
+
+
+def fit_normalization_to_rows(model: PreTrainedModel, features: FrozenFeatures, clips: Sequence[int]) -> None:
+    """The same from the log-mel of clips, by their positions in the features."""
+    chosen = [clips[position] for position in _evenly_spaced(len(clips))]
+    rows = (features.read(ClipView(clip, 0, int(features.lengths[clip]))) for clip in chosen)
+    model.fit_normalization_to_rows((one[None], torch.tensor([frames])) for one, frames in rows)
+
+
+def log_mel_features(corpus: PreparedCorpus, ids: Sequence[str], reporter: ProgressReporter) -> FrozenFeatures | None:
+    """The log-mel of these clips; None, with a message, where it has to be computed in every step."""
+    model, audio = build_model(corpus.recipe, corpus.labels).eval(), corpus.audio(ids)
+    if not isinstance(model.front_end, LogMel):
+        return None
+    if corpus.recipe.augment.noise_fraction:
+        reporter.message("Log-mel is computed in every step, because augment.noise_fraction changes waveforms.")
+        return None
+    features = FrozenFeatures(
+        log_mel_part(model.front_end),
+        audio.lengths,
+        scoring.windows_of(model.config, audio.lengths),
+        range(len(ids)),
+        CropPlan(None, Augment(), 1, 0),
+        folder=corpus.store.folder,
+        identity=" ".join([corpus.store.folder.name, *ids]),
+    )
+    size = f"{math.ceil(features.bytes / 1e6):,} MB"
+    if not features.fits_on_disk():
+        reporter.message(f"Log-mel is computed in every step: caching it takes {size}, and the disk has less free.")
+        return None
+    reporter.message(f"Log-mel is computed once for {len(ids)} clips: {size} in {features.folder}.")
+    features.compute(audio, reporter.progress)
+    return features
+
+
+def needed_ids(corpus: PreparedCorpus) -> list[str]:
+    """The clips that the folds train on or validate with, and of several folds all."""
+    folds = corpus.split.folds
+    needed = {*folds[0].train, *folds[0].valid} if len(folds) == 1 else None
+    return [clip.id for clip in corpus.usable if needed is None or clip.id in needed]
+
+
+def _evenly_spaced(clips: int) -> np.ndarray:
+    return np.unique(np.linspace(0, clips - 1, min(clips, NORMALIZATION_CLIPS)).astype(int))
 
 
 def class_weights(labels: np.ndarray, classes: int) -> torch.Tensor:

@@ -36,18 +36,30 @@ def waveform(values: Tensor, lengths: Tensor, options: Augment, generator: torch
 def spectrogram(values: Tensor, lengths: Tensor, options: Augment, generator: torch.Generator) -> Tensor:
     """Mask bands and time spans of standardised (batch, channels, features, frames) by their mean, zero."""
     num_features = torch.full_like(lengths, values.shape[-2])
-    for _ in range(options.frequency_masks):
-        unmasked = _outside_span(num_features, values.shape[-2], options.frequency_mask_fraction, generator)
-        values = values * unmasked[:, None, :, None]
-    for _ in range(options.time_masks):
-        unmasked = _outside_span(lengths, values.shape[-1], options.time_mask_fraction, generator)
-        values = values * unmasked[:, None, None, :]
+    if options.frequency_masks:
+        share = options.frequency_mask_fraction
+        spans = [
+            _outside_span(num_features, values.shape[-2], share, generator) for _ in range(options.frequency_masks)
+        ]
+        values = values * torch.stack(spans).all(0)[:, None, :, None].to(values.dtype)
+    if options.time_masks:
+        share = options.time_mask_fraction
+        spans = [_outside_span(lengths, values.shape[-1], share, generator) for _ in range(options.time_masks)]
+        values = values * torch.stack(spans).all(0)[:, None, None, :].to(values.dtype)
     return values
 
 
 def shift(values: Tensor, lengths: Tensor, share: float, generator: torch.Generator) -> Tensor:
     """Roll each clip by up to `share` of its own length; the samples past its end return at its start."""
     return roll(values, lengths, random_int(lengths * share, generator))
+
+
+def roll_frames(values: Tensor, lengths: Tensor, room: Tensor, share: float, generator: torch.Generator) -> Tensor:
+    """Roll each clip's frames by up to its `room` (batch,), and by up to `share` of its length."""
+    if not share and not bool(room.any()):
+        return values
+    steps = random_int(room, generator) + random_int(lengths * share, generator)
+    return roll(values, lengths, steps % lengths)
 
 
 def random_int(maximum: Tensor, generator: torch.Generator) -> Tensor:
@@ -67,8 +79,12 @@ def roll(values: Tensor, lengths: Tensor, steps: Tensor) -> Tensor:
 
 def gain(values: Tensor, decibels: float, generator: torch.Generator) -> Tensor:
     """Change each clip's gain by up to so many decibels, up or down."""
-    change = (2.0 * _uniform(values, generator) - 1.0) * decibels
-    return values * (10.0 ** (change / 20.0))[:, None, None]
+    return values * (10.0 ** (gain_change(values, decibels, generator) / 20.0))[:, None, None]
+
+
+def gain_change(like: Tensor, decibels: float, generator: torch.Generator) -> Tensor:
+    """Draw a change of up to so many decibels, up or down, for each clip of `like`: (batch,)."""
+    return (2.0 * _uniform(like, generator) - 1.0) * decibels
 
 
 def noise(values: Tensor, lengths: Tensor, share: float, generator: torch.Generator) -> Tensor:

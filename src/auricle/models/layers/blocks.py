@@ -43,6 +43,18 @@ def batch_context(lengths: Tensor, frames: int, head_dim: int) -> BatchContext:
     return BatchContext(lengths, real, angle.cos(), angle.sin())
 
 
+class Dropout(nn.Dropout):
+    """Dropout from 16 random bits a value, four values to a draw: on a processor it takes half the time of torch's."""
+
+    def forward(self, values: Tensor) -> Tensor:
+        if not self.training or not self.p or values.device.type != "cpu":
+            return super().forward(values)
+        draws = torch.empty(-(-values.numel() // 4), dtype=torch.int64).random_(-(2**63), None)
+        bits = draws.view(torch.int16)[: values.numel()].view(values.shape)
+        keep = bits >= round(self.p * 2**16) - 2**15
+        return values * (keep * (1.0 / (1.0 - self.p))).to(values.dtype)
+
+
 class FeedForward(nn.Module):
     """Layer norm, linear, SiLU, linear."""
 
@@ -51,7 +63,7 @@ class FeedForward(nn.Module):
         self.norm = nn.LayerNorm(hidden_size)
         self.up = nn.Linear(hidden_size, intermediate_size)
         self.down = nn.Linear(intermediate_size, hidden_size)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
 
     def forward(self, values: Tensor) -> Tensor:
         inner = self.dropout(F.silu(self.up(self.norm(values))))
@@ -70,7 +82,7 @@ class Attention(nn.Module):
         self.norm = nn.LayerNorm(hidden_size)
         self.project = nn.Linear(hidden_size, 3 * heads * head_dim, bias=False)
         self.out = nn.Linear(heads * head_dim, hidden_size)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
 
     def forward(self, values: Tensor, context: BatchContext) -> Tensor:
         batch, frames, _ = values.shape
@@ -101,7 +113,7 @@ class Convolution(nn.Module):
         self.depthwise = nn.Conv1d(inner, inner, conv_kernel_size, padding=conv_kernel_size // 2, groups=inner)
         self.norm = BatchNorm(inner)
         self.out = nn.Linear(inner, hidden_size)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
 
     def forward(self, values: Tensor, context: BatchContext) -> Tensor:
         gated = F.glu(self.gated(self.layer_norm(values)), -1)

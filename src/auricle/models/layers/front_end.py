@@ -20,6 +20,8 @@ from auricle.models.layers import masking
 Count = TypeVar("Count", int, Tensor)
 
 CACHED_SAMPLES = 2**18
+# Of stored log power, in a nat: int16 reaches from -32 to 32 nats, 278 dB.
+STEPS = 1024
 
 
 def passthrough_extractor(sample_rate: int) -> Wav2Vec2FeatureExtractor:
@@ -122,23 +124,51 @@ class LogMel(nn.Module):
         size = samples // self.mel.hop_length if self.whole_hops else self.mel.frames(samples)
         return masking.real(self.mel.frames(lengths), size)
 
-    def log_mel(self, waveform: Tensor, real: Tensor | None = None) -> Tensor:
-        """Log-mel without standardisation: (batch, [channels,] samples) → (batch, [channels,] mels, frames).
+    @property
+    def log_floor(self) -> float:
+        """The log power of silence, in nats."""
+        return math.log(self.mel_floor)
 
-        real (batch, frames) marks the frames that `top_db` looks at, and limits the frames of the result; None is all.
-        """
-        power = self.mel(waveform) if real is None else self.mel(waveform)[..., : real.shape[-1]]
-        log = torch.log(power + self.mel_floor)
+    def extract(self, waveform: Tensor, real: Tensor) -> Tensor:
+        """Log power before `limit`: (batch, channels, samples) → (batch, channels, mels, frames of real)."""
+        return torch.log(self.mel(waveform)[..., : real.shape[-1]] + self.mel_floor)
+
+    def limit(self, log: Tensor, real: Tensor) -> Tensor:
+        """Raise log power to at most `top_db` below the loudest value that real (batch, frames) marks."""
         if self.top_db is None:
             return log
-        masked = log if real is None else log.masked_fill(~masking.unsqueezed(real, log), -torch.inf)
-        loudest = masked.amax(tuple(range(1, log.dim())), keepdim=True)
+        loudest = log.masked_fill(~masking.unsqueezed(real, log), -torch.inf).amax((1, 2, 3), keepdim=True)
         return torch.maximum(log, loudest - self.top_db * math.log(10.0) / 10.0)
 
+    def amplify(self, log: Tensor, decibels: Tensor) -> Tensor:
+        """The log power of waveforms that are so many decibels (batch,) louder; the floor stays where it is."""
+        factor = (10.0 ** (decibels / 10.0))[:, None, None, None]
+        return torch.log((log.exp() - self.mel_floor).clamp_min(0.0) * factor + self.mel_floor)
+
+    def standardize(self, log: Tensor, real: Tensor) -> Tensor:
+        """Standardise limited log power; frames that real does not mark are zero, the training split's mean."""
+        standard = (self.limit(log, real) - self.mean[:, None]) / self.deviation[:, None]
+        if self.training and bool(real.all()):
+            return standard
+        return standard * masking.unsqueezed(real, log)
+
     def forward(self, waveform: Tensor, real: Tensor) -> Tensor:
-        """Standardised log-mel; frames that real (batch, frames) does not mark are zero, the training split's mean."""
-        log = self.log_mel(waveform, real)
-        return (log - self.mean[:, None]) / self.deviation[:, None] * masking.unsqueezed(real, log)
+        """Standardised log-mel of waveforms (batch, channels, samples)."""
+        return self.standardize(self.extract(waveform, real), real)
+
+    def pack(self, log: Tensor) -> Tensor:
+        """Log power as rows (batch, frames, channels * mels) int16, within half a step of 1 / STEPS nats."""
+        wide = log.expand(-1, self.channels, -1, -1).permute(0, 3, 1, 2).flatten(2)
+        return (wide * STEPS).round().to(torch.int16)
+
+    def unpack(self, rows: Tensor) -> Tensor:
+        """Log power (batch, channels, mels, frames) float32 of what `pack` gave; equal channels become one."""
+        log = rows.reshape(*rows.shape[:2], self.channels, -1)
+        if self.channels == 2 and torch.equal(log[:, :, 0], log[:, :, 1]):
+            log = log[:, :, :1]
+        # Mels before frames as int16, of which a copy costs half.
+        power: Tensor = log.permute(0, 2, 3, 1).contiguous() * (1.0 / STEPS)
+        return power
 
 
 class PrecomputedFeatures(nn.Module):
@@ -158,10 +188,23 @@ class PrecomputedFeatures(nn.Module):
     def real_frames(self, lengths: Tensor, frames: int) -> Tensor:
         return masking.real(lengths, frames)
 
-    def forward(self, features: Tensor, real: Tensor) -> Tensor:
-        """Standardise (batch, features, frames) → (batch, 1, features, frames); frames beyond `real` are zero."""
+    def extract(self, features: Tensor, real: Tensor) -> Tensor:
+        return features[:, None]
+
+    def limit(self, features: Tensor, real: Tensor) -> Tensor:
+        return features
+
+    def amplify(self, features: Tensor, decibels: Tensor) -> Tensor:
+        return features * (10.0 ** (decibels / 20.0))[:, None, None, None]
+
+    def standardize(self, features: Tensor, real: Tensor) -> Tensor:
+        """Standardise (batch, 1, features, frames); frames beyond `real` are zero."""
         standard = (features - self.mean[:, None]) / self.deviation[:, None]
-        return standard.masked_fill(~real[:, None], 0.0)[:, None]
+        return standard.masked_fill(~masking.unsqueezed(real, standard), 0.0)
+
+    def forward(self, features: Tensor, real: Tensor) -> Tensor:
+        """(batch, features, frames) → (batch, 1, features, frames)."""
+        return self.standardize(self.extract(features, real), real)
 
 
 def front_end(config: Any, *, channels: int) -> LogMel | PrecomputedFeatures:

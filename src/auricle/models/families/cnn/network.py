@@ -7,12 +7,11 @@ four fixed seconds.
 
 from typing import Literal
 
-import torch
 from huggingface_hub.dataclasses import strict
 from torch import Tensor, nn
 
 from auricle.models.families.cnn import MODEL_TYPES, Options
-from auricle.models.layers import augment, masking
+from auricle.models.layers import masking
 from auricle.models.layers.masking import BatchNorm
 from auricle.models.layers.pooling import Pooling, pooled_size
 from auricle.models.options import ModelSpec
@@ -88,37 +87,16 @@ class Model(SpectrogramNetwork):
         values = values.mean(2)
         return self.pooling(values, masking.real(lengths, values.shape[-1]))
 
-    def prepare(
-        self, input_values: Tensor, attention_mask: Tensor | None, generator: torch.Generator | None
-    ) -> tuple[Tensor, Tensor]:
-        values, lengths = super().prepare(input_values, attention_mask, generator)
-        if self.config.fixed_seconds is None:
-            return values, lengths
-        return _fixed_length(values, lengths, round(self.config.fixed_seconds * self.config.sample_rate), generator)
-
 
 AUTO_MODELS = (Model,)
-
-
-def _fixed_length(
-    waveform: Tensor, lengths: Tensor, size: int, generator: torch.Generator | None
-) -> tuple[Tensor, Tensor]:
-    """Cut or pad to `size` samples; with a generator, a shorter clip starts at a random position."""
-    if torch.compiler.is_compiling() or waveform.shape[-1] != size:
-        waveform = nn.functional.pad(waveform, (0, size - waveform.shape[-1]))  # negative padding cuts
-    fixed = torch.full_like(lengths, size)
-    room = (fixed - lengths).clamp_min(0)
-    if generator is not None and bool(room.any()):
-        waveform = augment.roll(waveform, fixed, augment.random_int(room, generator))
-    return waveform, fixed
 
 
 class Block(nn.Module):
     """Convolution, batch norm and ReLU, halving (batch, channels, features, frames).
 
     S4's has stride 2, and its norm comes last. The other computes every position and takes the maximum of every 2 x 2
-    values, which a small corpus gains more by than by depth or width after strided layers; after the ReLU nothing is
-    below zero, so the zeros beyond a clip's end are never its maximum.
+    values, which a small corpus gains more by than by depth or width after strided layers. The ReLU comes last, on a
+    quarter of the values; a zero from beyond a clip's end changes nothing below it.
     """
 
     def __init__(self, in_channels: int, out_channels: int, kernel_size: int, strided: bool) -> None:
@@ -133,4 +111,4 @@ class Block(nn.Module):
         values = self.convolution(values)
         if self.strided:
             return self.norm(values.relu(), None if lengths is None else (lengths + 1) // 2)
-        return nn.functional.max_pool2d(self.norm(values, lengths).relu_(), 2, ceil_mode=True)
+        return nn.functional.max_pool2d(self.norm(values, lengths), 2, ceil_mode=True).relu_()
