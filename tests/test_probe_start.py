@@ -14,6 +14,7 @@ from transformers import pipeline
 from auricle import recipes
 from auricle.errors import UsageError
 from auricle.evaluation import metrics, scoring
+from auricle.evaluation.intervals import Interval
 from auricle.inference.classifier import load
 from auricle.models import registration
 from auricle.models.families.probe import network as probe_network
@@ -53,9 +54,15 @@ def choose(monkeypatch: pytest.MonkeyPatch, *layers: int) -> None:
     monkeypatch.setattr(probe_network, "choose_layers", lambda count, loss: ([layer % count for layer in layers], []))
 
 
+@pytest.fixture(autouse=True)
+def a_single_validation_group_is_enough(monkeypatch: pytest.MonkeyPatch) -> None:
+    """These corpora have four groups."""
+    monkeypatch.setattr(finetune, "MIN_UNITS", 1)
+
+
 def blind(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let every probe give all clips the same logits, and any gain count, so that fine-tuning wins."""
-    monkeypatch.setattr(finetune, "gain_in_errors", lambda *_: np.inf)
+    monkeypatch.setattr(finetune, "gain", lambda *_: Interval(1.0, 1.0, 1.0))
     monkeypatch.setattr(ProbeStart, "logits", lambda self, probe, ids: np.zeros((len(ids), 3), np.float32))
 
 
@@ -139,7 +146,7 @@ def test_where_fine_tuning_gains_the_network_is_returned(
     data = write_corpus(tmp_path / "corpus")
     report = run(data, recipe(kind, TOP), tmp_path / "run", ProgressReporter(message=said.append))
     assert report.model.type == "auricle-encoder" and np.isfinite(report.metrics["log_loss"].value), said
-    assert any(line.startswith("Fine-tuning gains: ") for line in said)
+    assert any(line.startswith("Fine-tuning gains (") for line in said)
     summary = json.loads((tmp_path / "run" / "trained.json").read_text())
     assert report.folds[0].best_epoch == summary["chosen_epoch"]
     file = data / "low" / "device0_000.wav"
@@ -189,23 +196,31 @@ def test_never_less_than_the_probe_on_validation_clips(
         assert value(fold.validation_logits * fold.summary.temperature) > value(found[0])
 
 
-def test_a_gain_is_told_from_noise_by_the_clips_that_differ() -> None:
-    """Of nine clips of a class and one of another: the rare one counts nine times as much in balanced accuracy."""
-    labels = np.array([0] * 9 + [1])
+def test_a_gain_counts_where_validation_groups_agree() -> None:
+    """Each of six groups has two clips of each class; half of them are wrong before, and better in some groups."""
+    labels, units = np.tile([0, 0, 1, 1], 6), np.repeat(np.arange(6), 4)
     right, wrong = np.eye(2)[labels] * 9, np.eye(2)[1 - labels] * 9
+    before = np.where((np.arange(24) % 2 == 0)[:, None], right, wrong)
 
-    def gain(fixed: int, broken: int, metric: str) -> float:
-        before, after = right.copy(), right.copy()
-        before[:fixed] = wrong[:fixed]
-        after[9 : 9 + broken] = wrong[9 : 9 + broken]
-        return finetune.gain_in_errors(labels, before, after, metric)
+    def gain(fixed: int, metric: str = "balanced_accuracy") -> Interval:
+        return finetune.gain(labels, before, np.where((units < fixed)[:, None], right, before), units, metric)
 
-    assert gain(4, 0, "accuracy") == pytest.approx(2.0)  # four clips, and an error of the root of four
-    assert gain(1, 0, "accuracy") == pytest.approx(1.0) == gain(1, 0, "balanced_accuracy")
-    assert gain(4, 1, "accuracy") == pytest.approx(3 / 5**0.5)
-    assert gain(4, 1, "balanced_accuracy") == pytest.approx((4 / 9 - 1) / (4 / 81 + 1) ** 0.5)
-    assert gain(0, 0, "accuracy") == gain(0, 0, "log_loss") == 0.0
-    assert gain(9, 0, "log_loss") == pytest.approx(3.0) and gain(4, 1, "log_loss") == pytest.approx(3 / 5**0.5)
+    assert gain(5).value == pytest.approx(5 / 12) and gain(5).low > 0
+    assert gain(1).value == pytest.approx(1 / 12) and gain(1).low < 0  # one group gains, as chance would have it
+    assert gain(0).value == 0 == gain(0, "log_loss").value
+    assert gain(5, "log_loss").value == pytest.approx(9 * 5 / 12)
+    assert gain(5, "log_loss").low > 0 > gain(1, "log_loss").low
+
+
+def test_few_validation_groups_show_nothing_and_the_model_is_the_probe(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(finetune, "MIN_UNITS", 7)
+    said: list[str] = []
+    data, reporter = write_corpus(tmp_path / "corpus"), ProgressReporter(message=said.append)
+    report = run(data, recipe("tiny-hubert", TOP), tmp_path / "run", reporter)
+    assert report.model.type == "auricle-probe" and not (tmp_path / "run" / "checkpoints").exists()
+    assert any(line.startswith("Fine-tuning is not tried: 6 validation clips cannot show") for line in said), said
 
 
 def test_weights_return_to_the_start_where_no_epoch_beats_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -226,11 +241,12 @@ def test_without_validation_clips_the_model_is_the_probe(tmp_path: Path) -> None
     settings = recipe("tiny-hubert", TOP, "data.validation_size=0")
     report = run(write_corpus(tmp_path / "corpus"), settings, tmp_path / "run", ProgressReporter(message=said.append))
     assert report.model.type == "auricle-probe"
-    assert any("data.validation_size above 0" in line for line in said)
+    assert any("0 validation" in line and "data.validation_size" in line for line in said), said
 
 
 def test_folds_decide_for_themselves_and_share_the_frozen_part(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     choose(monkeypatch, 1, 2)
+    monkeypatch.setattr(finetune, "gain", lambda labels, before, *_: Interval(1.0, 1.0 - before.any(), 1.0))
     monkeypatch.setenv("AURICLE_CACHE", str(tmp_path / "cache"))
     whole, calls = ProbeStart.logits, list[int]()
 
@@ -266,7 +282,10 @@ def test_adapters_are_trained_from_the_probe_and_merged(
 
 BLIND = """
 import numpy as np
+from auricle.evaluation.intervals import Interval
+from auricle.training import finetune
 from auricle.training.probe_start import ProbeStart
+finetune.MIN_UNITS, finetune.gain = 1, lambda *_: Interval(1.0, 1.0, 1.0)
 ProbeStart.logits = lambda self, probe, ids: np.zeros((len(ids), 3), np.float32)
 """
 

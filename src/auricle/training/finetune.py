@@ -1,7 +1,7 @@
 """Fine-tuning a pretrained model: the frozen part is computed once for all folds, the rest is trained.
 
 In: a PreparedCorpus whose recipe names a checkpoint. Out: for each fold the fine-tuned model; the probe that it began
-from, where no epoch gained more on the validation clips than the gain's standard error over them.
+from, where no epoch gained beyond doubt: where the interval of the gain over the validation groups includes 0.
 """
 
 import math
@@ -10,9 +10,10 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-from scipy.special import log_softmax
 
 from auricle.evaluation import scoring
+from auricle.evaluation.intervals import AMOUNT_DIFFERENCE, MIN_UNITS, Interval, paired_difference
+from auricle.evaluation.metrics import evaluate_logits
 from auricle.models import device, registration
 from auricle.models.families.pretrained import Options
 from auricle.models.families.pretrained.network import Model
@@ -68,10 +69,14 @@ class FineTuning:
         model = build_model(data.recipe, self.corpus.labels, self.options)
         if self.start is None:
             return calibrate(data, model, *self._train(data, model))
-        if not data.fold.valid:
+        groups = data.corpus.groups(data.fold.valid)
+        units = np.arange(len(groups)) if None in groups else np.unique(groups, return_inverse=True)[1]
+        if (count := len(set(units))) < MIN_UNITS:
+            name = "clip" if None in groups else data.corpus.index.group_name
             data.reporter.message(
-                "Without validation clips nothing shows whether fine-tuning gains: the model is the probe. Set "
-                "data.validation_size above 0, or model.start=random."
+                f"Fine-tuning is not tried: {count} validation {name}{'s' * (count != 1)} cannot show whether it gains "
+                f"for others, {MIN_UNITS} could. The model is the probe. Give more by data.validation_size, which is "
+                f"{data.recipe.data.validation_size:g}; `--set model.start=random` trains in any case."
             )
             return self.start.trained_fold(data, None)
         probe = self.start.fit(data.fold.train)
@@ -86,16 +91,15 @@ class FineTuning:
             return self.start.trained_fold(data, None)
         summary, validation = self._train(data, model, goodness({name: before}, name))
         assert validation is not None, "the fold has validation clips"
-        after = validation.metrics()[name]
-        is_better = goodness({name: after}, name) > goodness({name: before}, name)
-        if is_better and gain_in_errors(labels, logits, validation.logits(), name) > 1:
+        found = gain(labels, logits, validation.logits(), units, name)
+        shown = f"{metric} {validation.metrics()[name]:.3f} against {before:.3f}, gain {found.decimals()}"
+        if found.low > 0:
             source = f"epoch {summary.chosen_epoch}" if summary.chosen_epoch else "the linear head before any epoch"
-            data.reporter.message(f"Fine-tuning gains: {metric} {after:.3f} ({source}), the probe's {before:.3f}.")
+            data.reporter.message(f"Fine-tuning gains ({source}): {shown}.")
             return calibrate(data, model, summary, validation)
-        found = f"gains less than its standard error ({after:.3f})" if is_better else "is not better in any epoch"
         data.reporter.message(
-            f"Fine-tuning {found}: {metric} {before:.3f} with the probe. The model is the probe, fitted to training "
-            "and validation clips."
+            f"Fine-tuning does not gain beyond doubt: {shown}. The model is the probe, fitted to training and "
+            "validation clips."
         )
         return self.start.trained_fold(data, replace(summary, chosen_epoch=0))
 
@@ -133,20 +137,14 @@ class FineTuning:
         return frozen_feature_task(model, data.recipe, plan, features, train, validation)
 
 
-def gain_in_errors(labels: np.ndarray, before: np.ndarray, after: np.ndarray, metric: str) -> float:
-    """The gain of logits (clips, classes) over others, paired by clip, as a multiple of its standard error.
-
-    A clip counts as much as the metric lets it; 0 where nothing differs.
+def gain(labels: np.ndarray, before: np.ndarray, after: np.ndarray, units: np.ndarray, metric: str) -> Interval:
+    """How much a metric gains from logits (clips, classes) to others, paired by clip, and its interval over the units
+    (clips,). That of the balanced accuracy stands for macro F1 too, which is no mean over clips.
     """
+    old, new = (evaluate_logits(labels, logits) for logits in (before, after))
     if metric == "log_loss":
-        rows = np.arange(len(labels))
-        gains = (log_softmax(after, axis=1) - log_softmax(before, axis=1))[rows, labels]
-    else:
-        gains = (after.argmax(1) == labels).astype(float) - (before.argmax(1) == labels)
-        if metric != "accuracy":
-            gains /= np.bincount(labels)[labels]
-    error = float(np.sqrt(np.square(gains).sum()))
-    return float(gains.sum()) / error if error else 0.0
+        return paired_difference(old.loss - new.loss, units, bounds=AMOUNT_DIFFERENCE)
+    return paired_difference(new.correct - old.correct, units, None if metric == "accuracy" else labels)
 
 
 def _frozen_part(model: Model, plan: Plan) -> tuple[int, ...]:
