@@ -70,7 +70,7 @@ class FineTuning:
         if self.start is None:
             return calibrate(data, model, *self._train(data, model))
         groups = data.corpus.groups(data.fold.valid)
-        units = np.arange(len(groups)) if None in groups else np.unique(groups, return_inverse=True)[1]
+        units = np.arange(len(groups)) if None in groups else np.unique(list(map(str, groups)), return_inverse=True)[1]
         if (count := len(set(units))) < MIN_UNITS:
             name = "clip" if None in groups else data.corpus.index.group_name
             data.reporter.message(
