@@ -315,9 +315,10 @@ class FrozenFeatureClips(Dataset[tuple[tuple[Tensor, int], int]]):
 
     @property
     def lengths(self) -> np.ndarray:
-        """The rows of each clip's views, at the longest crop: (clips,)."""
-        counts = np.array([self.features.count(views[0]) for views in self.views])
-        return counts if self.crop is None else np.minimum(counts, self.crop)
+        """How long each clip's views are, which sorts them into batches: in samples, or rows where they are cropped."""
+        if self.crop is None:
+            return np.array([views[0].stop - views[0].start for views in self.views])
+        return np.minimum([self.features.count(views[0]) for views in self.views], self.crop)
 
     def __getitem__(self, sample: CropSample) -> tuple[tuple[Tensor, int], int]:
         views = self.views[sample.clip]
