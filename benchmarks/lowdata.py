@@ -108,7 +108,7 @@ def measure(prepared: PreparedCorpus, draws: dict[int, list[Draw]]) -> dict[int,
 
     def one(draw: Draw) -> float:
         fit(model.fit, embeddings, prepared, draw.train)
-        logits = replace(embeddings, values=model.used(embeddings.values)).logits(model, draw.test)
+        logits = embeddings.used_by(model).logits(model, draw.test)
         return compute_metrics(evaluate_logits(prepared.classes(draw.test), logits))[METRIC]
 
     return {size: np.array([one(draw) for draw in drawn]) for size, drawn in draws.items()}

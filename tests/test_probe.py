@@ -1,6 +1,7 @@
 """The family `probe`: statistics of a frozen encoder's layers, the choice of layers, and runs from end to end."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -17,9 +18,13 @@ from auricle.models.encoders.opening import LayerStatistics, digest, open_encode
 from auricle.models.families.probe import network
 from auricle.models.families.probe.network import Model, choose_layers
 from auricle.models.load import load_model
+from auricle.preparation.prepare import prepare, read
+from auricle.run_folder import RunFolder
 from auricle.training import closed_form
+from auricle.training.cross_validation import scores_of
+from auricle.training.fold import FoldData, Scorer
 from auricle.training.progress import ProgressReporter
-from auricle.training.run import run
+from auricle.training.run import resolve, run
 from tests.conftest import write_corpus
 from tests.test_encoders import folder
 from tests.test_families import build, small_efficientat
@@ -159,6 +164,24 @@ def test_a_run_answers_as_its_model_and_embeds_once(tmp_path: Path, monkeypatch:
     trained(tmp_path, "again", **checkpoint, **{"model.layers": [1], "model.descriptors": False})
     assert not calls, "another choice of layers is served by the vectors of the first run"
     assert json.loads((tmp_path / "again/model/config.json").read_text())["layers"] == [1]
+
+
+def test_centers_are_embedded_once_and_scored_as_the_cut_clips_are(tmp_path: Path) -> None:
+    """With windows shorter than some centers, too."""
+    data = write_corpus(tmp_path / "corpus", seconds=2.0)
+    values = {"checkpoint": str(folder("tiny-whisper"))}
+    recipe = resolve(recipes.load("probe", ["evaluate.window_seconds=1.5", "data.split=random"], values=values))
+    corpus = prepare(read(data, recipe), recipe, lambda *_: None)
+    embeddings = closed_form.embed_once(corpus, ProgressReporter())
+    fold = corpus.split.folds[0]
+    trained = closed_form.fit_fold(FoldData(corpus, fold, RunFolder(tmp_path / "run"), ProgressReporter()), embeddings)
+    kept = trained.embeddings
+    assert kept is not None and kept.centers is not None and set(kept.centers) == {1.0, 2.0}
+    full = scores_of(corpus, fold.test, kept.logits(trained.model, fold.test), fold.name)
+    found = Scorer(trained.model, corpus, kept).centers(full, 1000)
+    heard = Scorer(trained.model, corpus, replace(kept, centers=None)).centers(full, 1000)
+    assert (found.ids, found.seconds.tolist()) == (heard.ids, heard.seconds.tolist()) and len(found) > 4
+    assert np.abs(found.logits - heard.logits).max() < 1e-4
 
 
 def test_an_efficientat_file_is_a_checkpoint(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

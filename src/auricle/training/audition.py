@@ -322,7 +322,7 @@ def _auditioned(
     parts, fold_layers = [], []
     for fold in corpus.split.folds:
         fit(model.fit, embeddings, corpus, (*fold.train, *fold.valid))
-        logits = replace(embeddings, values=model.used(embeddings.values)).logits(model, fold.test)
+        logits = embeddings.used_by(model).logits(model, fold.test)
         parts.append(scores_of(corpus, fold.test, logits, fold.name))
         fold_layers.append(_layers(model))
     scores = scoring.join(parts)

@@ -8,7 +8,7 @@ import hashlib
 import json
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import numpy as np
@@ -107,12 +107,11 @@ def fit_fold(data: FoldData, embeddings: Embeddings, shared: SharedFit | None = 
     if fold.valid and open_set.max_false_accept_rate(data.recipe) is not None:
         # The threshold is set by mistakes on clips that the model was not fitted to; the final fit includes them.
         solve(fold.train)
-        validation_logits = replace(embeddings, values=model.used(embeddings.values)).logits(model, fold.valid)
+        validation_logits = embeddings.used_by(model).logits(model, fold.valid)
     solve((*fold.train, *fold.valid))
     seconds = time.perf_counter() - start
     summary = TrainingSummary(1, 1, 1, len(fold.train), 1, seconds, len(fold.train) / seconds)
-    fitted = replace(embeddings, values=model.used(embeddings.values))
-    return TrainedFold(model, summary, validation_logits, fitted)
+    return TrainedFold(model, summary, validation_logits, embeddings.used_by(model))
 
 
 def fit(solve: Callable[..., Result], embeddings: Embeddings, corpus: PreparedCorpus, ids: Sequence[str]) -> Result:
@@ -141,36 +140,45 @@ def embed_clips(
 ) -> Embeddings:
     """Embed every usable clip, or read what an earlier run of the same corpus and settings cached.
 
-    With `centers` and a model that can, the centers of clips too, by whose scores the effect of duration is measured.
+    With `centers` those of the centers of clips too, by whose scores the effect of duration is measured.
     """
     ids = [clip.id for clip in (*corpus.usable, *corpus.held_out)]
     audio, config = corpus.audio(ids), model.config
     settings = [__version__, model.embedding_identity(), *_windows(config), ids]
     key = hashlib.blake2b(json.dumps(settings).encode(), digest_size=12).hexdigest()
     # By the seconds of a center, the clips that are longer; and the file of the vectors of each.
-    longer = {seconds: _longer(audio, config.sample_rate * seconds) for seconds in duration.SECONDS}
+    longer = {seconds: _longer(audio, config.sample_rate * seconds) for seconds in duration.SECONDS if centers}
     longer = {seconds: numbers for seconds, numbers in longer.items() if numbers}
-    longer = longer if centers and getattr(model, "describes_centers", False) else {}
     path = corpus.store.folder / f"vectors-{key}.npy"
     center_paths = {seconds: path.with_name(f"vectors-{key}-{seconds:g}s.npy") for seconds in longer}
     if not all(file.is_file() for file in (path, *center_paths.values())):
-        batch_seconds = corpus.recipe.evaluate.batch_seconds
-        if longer:
-            sizes = {round(config.sample_rate * seconds): numbers for seconds, numbers in longer.items()}
-            found = scoring.embed_with_centers(model, audio, sizes, batch_seconds=batch_seconds, progress=progress)
-        else:
-            found = [scoring.embed_windows(model, audio, batch_seconds=batch_seconds, progress=progress)]
+        sizes = {round(config.sample_rate * seconds): numbers for seconds, numbers in longer.items()}
+        found = _embed(model, audio, sizes, corpus.recipe.evaluate.batch_seconds, progress)
         for file, values in zip((*center_paths.values(), path), (*found[1:], found[0]), strict=True):
             with atomic_write(file) as partial:
                 np.save(partial, values)
-    counts = np.bincount([window.clip for window in scoring.windows_of(config, audio.lengths)], minlength=len(ids))
+    crops = {}
+    for seconds, file in center_paths.items():
+        lengths = np.full(len(longer[seconds]), round(config.sample_rate * seconds))
+        crops[seconds] = Embeddings(np.load(file), _rows(config, lengths, [ids[clip] for clip in longer[seconds]]))
+    return Embeddings(np.load(path), _rows(config, audio.lengths, ids), crops or None)
+
+
+def _embed(
+    model: Any, audio: AudioSource, sizes: Mapping[int, Sequence[int]], batch_seconds: float, progress: Progress | None
+) -> list[np.ndarray]:
+    """The vectors of all clips, then those of the centers of some: of so many samples, of these clips."""
+    if sizes and getattr(model, "describes_centers", False):
+        return scoring.embed_with_centers(model, audio, sizes, batch_seconds=batch_seconds, progress=progress)
+    sources = (audio, *(duration.crop_centers(audio, clips, samples) for samples, clips in sizes.items()))
+    return [scoring.embed_windows(model, one, batch_seconds=batch_seconds, progress=progress) for one in sources]
+
+
+def _rows(config: Any, lengths: np.ndarray, ids: Sequence[str]) -> dict[str, slice]:
+    """Where the windows of each clip are: one after the other, in order."""
+    counts = np.bincount([window.clip for window in scoring.windows_of(config, lengths)], minlength=len(ids))
     ends = np.cumsum(counts)
-    rows = {id: slice(end - count, end) for id, end, count in zip(ids, ends, counts, strict=True)}
-    crops = {
-        seconds: Embeddings(np.load(file), {ids[clip]: slice(row, row + 1) for row, clip in enumerate(longer[seconds])})
-        for seconds, file in center_paths.items()
-    }
-    return Embeddings(np.load(path), rows, crops or None)
+    return {id: slice(end - count, end) for id, end, count in zip(ids, ends, counts, strict=True)}
 
 
 def _longer(audio: AudioSource, samples: float) -> list[int]:

@@ -81,13 +81,18 @@ class Validation:
 class Embeddings:
     """What closed-form models are fitted to and scored from: a row of `values` (windows, width) for each window.
 
-    `rows` are each clip's, by id; a clip that no window cuts has one. `centers` are those of the centers of some clips,
-    by their seconds, where they were computed from the same frames.
+    `rows` are each clip's, by id; a clip that no window cuts has one. `centers` are those of the centers of clips, by
+    their seconds, where they were computed too.
     """
 
     values: np.ndarray
     rows: Mapping[str, slice]
     centers: Mapping[float, "Embeddings"] | None = None
+
+    def used_by(self, model: PreTrainedModel) -> "Embeddings":
+        """What a fitted model's classifier takes of them: a probe takes the layers that it chose."""
+        centers = {seconds: center.used_by(model) for seconds, center in (self.centers or {}).items()}
+        return replace(self, values=model.used(self.values), centers=centers or None)
 
     def means(self, ids: Sequence[str]) -> np.ndarray:
         """The mean over each clip's windows: (clips, width)."""

@@ -47,7 +47,7 @@ class ProbeStart:
 
     def logits(self, probe: Any, ids: Sequence[str]) -> np.ndarray:
         """The logits (clips, classes) of a fitted probe."""
-        return replace(self.embeddings, values=probe.used(self.embeddings.values)).logits(probe, ids)
+        return self.embeddings.used_by(probe).logits(probe, ids)
 
     def network(self, model: Model, probe: Any, ids: Sequence[str]) -> Model:
         """The network to fine-tune: the encoder of `model`, and a head that is fitted to the probe's layers."""
