@@ -176,6 +176,22 @@ def test_early_stopping_stops(tmp_path: Path) -> None:
     assert trained.epochs == 3 and trained.chosen_epoch == 1
 
 
+@pytest.mark.parametrize("schedule", ["linear", "warmup-stable-decay"])
+def test_killed_after_an_early_end_it_ends_there_again(schedule: str, tmp_path: Path) -> None:
+    """Later epochs would be better, so one that ran all the same would be chosen."""
+    settings = recipe(epochs=20, early_stopping_patience=2, lr_scheduler_type=schedule, warmup_ratio=0.0)
+    values = iter([0.5, 0.6] + [0.6] * 5 + [0.9] * 20)
+
+    def judged() -> dict[str, float]:
+        return {"balanced_accuracy": next(values), "log_loss": 1.0}
+
+    first, again = build_model(settings, LABELS), build_model(settings, LABELS)
+    ended = fit(first, settings, CHOOSE, tmp_path, judged)
+    assert ended.epochs < 8 and ended.chosen_epoch == 2
+    assert fit(again, settings, CHOOSE, tmp_path, judged) == ended
+    assert same(first, again)
+
+
 def test_training_below_its_start_goes_on_while_it_gains(tmp_path: Path) -> None:
     """The start, .9, is better than every epoch. Training ends when its own values have not risen for two epochs."""
     values = iter([0.5, 0.6, 0.7, 0.8, 0.7, 0.7, 0.7, 0.7])

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler, OneCycleLR
 from torch.utils.data import DataLoader
@@ -144,16 +144,19 @@ class FlatValidation(TrainerCallback):
     All follows from the epochs in the trainer's state, so a resumed training decides as one that was not interrupted.
     """
 
-    def __init__(self, schedule: Callable[[], StableDecay], classes: int) -> None:
-        self.schedule, self.classes = schedule, classes
+    def __init__(self, schedule: Callable[[], StableDecay], settings: Schedule, classes: int) -> None:
+        self.schedule, self.settings, self.classes = schedule, settings, classes
 
-    def on_evaluate(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        rate = self.schedule()
+    def has_ended(self, state: TrainerState, rate: StableDecay | None = None) -> bool:
+        """Whether the rate, watched over the epochs so far, has fallen to zero."""
+        rate = rate or StableDecay(self.settings, state.max_steps)
         epochs = [line for line in state.log_history if "eval_log_loss" in line]
         losses, scores = ([line[f"eval_{name}"] for line in epochs] for name in ("log_loss", "balanced_accuracy"))
         rate.watch(losses, scores, self.classes)
-        if len(epochs) >= rate.decay[1]:
-            control.should_training_stop = True
+        return len(epochs) >= rate.decay[1]
+
+    def on_evaluate(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        control.should_training_stop |= self.has_ended(state, self.schedule())
 
 
 class StartingPoint(TrainerCallback):
@@ -176,12 +179,14 @@ class StopWhenFlat(TrainerCallback):
     def __init__(self, patience: int, metric: str) -> None:
         self.patience, self.metric = patience, metric
 
-    def on_evaluate(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, metrics: dict[str, float], **_: Any
-    ) -> None:
+    def has_ended(self, state: TrainerState) -> bool:
+        """Whether none of the last `patience` epochs was better than those before."""
         logged = ({name.removeprefix("eval_"): value for name, value in entry.items()} for entry in state.log_history)
         values = [selection(found, self.metric) for found in logged if self.metric in found]
-        control.should_training_stop |= len(values) - 1 - int(np.argmax(values)) >= self.patience
+        return bool(values) and len(values) - 1 - int(np.argmax(values)) >= self.patience
+
+    def on_evaluate(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        control.should_training_stop |= self.has_ended(state)
 
 
 def goodness(metrics: dict[str, float], name: str) -> float:
@@ -227,12 +232,14 @@ class AudioTrainer(Trainer):
             callbacks.append(tracking.tensorboard_callback(folder.path))
         if task.to_beat is not None:
             callbacks.append(StartingPoint(task.to_beat))
-        is_stable = settings.lr_scheduler_type == "warmup-stable-decay"
-        if is_stable and task.validation is not None:
+        self.early_end: FlatValidation | StopWhenFlat | None = None
+        if settings.lr_scheduler_type == "warmup-stable-decay" and task.validation is not None:
             classes = int(clips.labels.max()) + 1
-            callbacks.append(FlatValidation(lambda: self.lr_scheduler.lr_lambdas[0], classes))
+            self.early_end = FlatValidation(lambda: self.lr_scheduler.lr_lambdas[0], settings, classes)
         elif settings.early_stopping_patience is not None and task.validation is not None:
-            callbacks.append(StopWhenFlat(settings.early_stopping_patience, settings.metric_for_best_model))
+            self.early_end = StopWhenFlat(settings.early_stopping_patience, settings.metric_for_best_model)
+        if self.early_end is not None:
+            callbacks.append(self.early_end)
         optimizer = None
         if settings.optimizer == "adam":
             optimizer = (torch.optim.Adam, {"lr": settings.learning_rate, "fused": True})
@@ -248,6 +255,16 @@ class AudioTrainer(Trainer):
         self.remove_callback(PrinterCallback)
         self._step = -1
         self._part = 0
+
+    def resume(self, checkpoint: Path | None) -> None:
+        """Train, from a checkpoint if there is one; one at which training ended early is the end again."""
+        if checkpoint is not None and self.average is not None:
+            self.average.weights = load_file(checkpoint / AVERAGE_FILE)
+        if checkpoint is not None and self.early_end is not None:
+            state = TrainerState.load_from_json(str(checkpoint / "trainer_state.json"))
+            if self.early_end.has_ended(state):
+                self.args.num_train_epochs = round(state.epoch or 0)
+        self.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
 
     def get_train_dataloader(self) -> DataLoader[Any]:
         loader: DataLoader[Any] = DataLoader(

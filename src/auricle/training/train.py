@@ -99,10 +99,7 @@ def train(
         try:
             arguments = _arguments(settings, folder, batch_size, accumulation, task.validation is not None)
             trainer = AudioTrainer(arguments, task, settings, folder, on_epoch)
-            checkpoint = last_checkpoint(folder.checkpoints)
-            if checkpoint and trainer.average is not None:
-                trainer.average.weights = load_file(checkpoint / AVERAGE_FILE)
-            trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+            trainer.resume(last_checkpoint(folder.checkpoints))
             break
         except (RuntimeError, MemoryError) as error:
             if not _is_out_of_memory(error):
@@ -242,7 +239,7 @@ def _arguments(
 
 def _load_chosen(trainer: AudioTrainer) -> int:
     """Leave the model with the weights of the chosen epoch; returns its number, 0 where none beat the start."""
-    steps_an_epoch = max(1, trainer.state.max_steps // trainer.settings.epochs)
+    steps_an_epoch = max(1, round(trainer.state.global_step / (trainer.state.epoch or 1)))
     best = trainer.state.best_model_checkpoint if trainer.args.load_best_model_at_end else None
     if best is None and trainer.task.to_beat is not None:
         return 0
