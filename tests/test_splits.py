@@ -61,8 +61,8 @@ def test_few_groups_are_all_tested_and_many_are_sampled(groups: int, kind: str) 
     corpus = index(groups=groups)
     split = splits.make(corpus, Data())
     assert split.kind == kind
-    said = [note for note in split.notes if note.endswith("`--split holdout` trains once.")]
-    assert len(said) == (kind == "folds")
+    assert split.description.endswith("`--split holdout` trains once") == (kind == "folds")
+    assert not any("single test part" in note for note in split.notes), "a reason, no caution"
     tested = [id for fold in split.folds for id in fold.test]
     assert len(tested) == len(set(tested)) and (kind == "holdout" or len(tested) == len(corpus))
     assert splits.make(corpus, Data(test_size=0.2)).kind == "holdout"

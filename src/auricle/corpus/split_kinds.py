@@ -76,18 +76,18 @@ def check_own_folds(folds: Collection[str], clips: int, data: Data) -> None:
         )
 
 
-def without_own_parts(index: Index, data: Data, units: int, name: str) -> tuple[str, list[str]]:
-    """What `auto` means for a corpus without folds or parts of its own, whose groups make so many units, and a note:
+def without_own_parts(index: Index, data: Data, units: int, name: str) -> tuple[str, str]:
+    """What `auto` means for a corpus without folds or parts of its own, whose groups make so many units, and why:
     folds where a single test part would hold too few of them, and there is one for each fold.
     """
     held = round(data.test_size * units)
     is_grouped = index.has_groups and all(clip.group is not None for clip in index)
     if not is_grouped or held >= FEWEST_TEST_GROUPS or units < data.folds or "test_size" in data.model_fields_set:
-        return "holdout", []
-    return "folds", [
-        f"A single test part would hold {max(1, held)} of the {units} {name}, too few for a reliable interval: each is "
-        f"tested once, in {data.folds} folds. `--split holdout` trains once."
-    ]
+        return "holdout", ""
+    return "folds", (
+        f": a single test part would hold {max(1, held)} of {units} {name}, too few for a reliable interval; "
+        "`--split holdout` trains once"
+    )
 
 
 def many_trainings(kind: str, folds: int, units: str) -> list[str]:

@@ -69,11 +69,11 @@ def make(
     together = [set(ids) for ids in duplicate_groups]
     named = {clip.fold for clip in index if clip.fold is not None}
     is_single = bool(named) and len({clip.fold or "train" for clip in index}) == 1
-    divisible, notes = _divisible(index), list[str]()
+    divisible, reason = _divisible(index), ""
     if kind == "auto" and named and not is_single:
         kind = "predefined"
     elif kind == "auto":
-        kind, notes = without_own_parts(divisible, data, len(units_of(list(divisible), together)), _units_name(index))
+        kind, reason = without_own_parts(divisible, data, len(units_of(list(divisible), together)), _units_name(index))
     if kind == "predefined":
         split = _predefined(index, data, together)
     elif kind == "leave-one-group-out":
@@ -87,13 +87,13 @@ def make(
     if kind not in ("predefined", "random"):
         split = drop_test_duplicates(split, together)
     _check(split, index)
-    notes += [*split.notes, *_group_notes(index, split), *_class_notes(index, split)]
+    notes = [*split.notes, *_group_notes(index, split), *_class_notes(index, split)]
     notes += many_trainings(kind, len(split.folds), _units_name(index))
     if is_single and split.kind != "predefined":
         notes.insert(0, f"The corpus has a '{min(named)}' part only, so the other parts are made from it.")
     if split.kind == "predefined":
         notes += unused_shares(data, own_validation="valid" in named)
-    return replace(split, notes=tuple(notes))
+    return replace(split, description=split.description + reason, notes=tuple(notes))
 
 
 def _divisible(index: Index) -> Index:
