@@ -110,6 +110,8 @@ def test_the_head_begins_as_the_linear_ridge_classifier(
     save_model(model, tmp_path / "model")
     back = load_model(tmp_path / "model")
     assert np.abs(scoring.score(back, audio, batch_seconds=8) - logits).max() < 1e-5
+    half = scoring.score(load_model(tmp_path / "model", "bf16"), audio, batch_seconds=8)
+    assert np.abs(half - logits).max() < 0.1 * np.abs(logits).max()
     sample = audio.get(0)[0].astype(np.float32) / 32768
     rows = pipeline("audio-classification", model=str(tmp_path / "model"), device="cpu")(sample, top_k=3)
     answers = {row["label"]: row["score"] for row in rows}

@@ -20,7 +20,10 @@ from auricle.run_folder import atomic_write
 
 
 def build_model(recipe: Recipe, labels: Sequence[str], options: Any = None) -> PreTrainedModel:
-    """A fresh model of the recipe's family; the same seed gives the same weights. `options` are the family's own."""
+    """A fresh model of the recipe's family, on the accelerator if there is one; the same seed gives the same weights.
+
+    `options` are the family's own.
+    """
     audio = recipe.audio
     assert audio.sample_rate is not None, "preparing a corpus resolves the sample rate"
     network = registration.network(recipe.model.family)
@@ -29,7 +32,15 @@ def build_model(recipe: Recipe, labels: Sequence[str], options: Any = None) -> P
     model = network.build(options or registration.parse_options(recipe), spec)
     model.config.window_seconds = recipe.evaluate.window_seconds
     model.config.overlap = recipe.evaluate.window_overlap
-    return model
+    return to_device(model)
+
+
+def to_device(model: PreTrainedModel) -> PreTrainedModel:
+    """Move a model to the accelerator if there is one."""
+    if device.current().type == "cuda":
+        # TF32 convolutions would move float32 answers by a thousandth.
+        torch.backends.cudnn.allow_tf32 = False
+    return model.to(device.current())
 
 
 def save_model(model: PreTrainedModel, folder: Path) -> None:
@@ -62,10 +73,7 @@ def load_model(folder: Path, precision: str = "float32") -> PreTrainedModel:
         folder, ignore_mismatched_sizes=True, output_loading_info=True
     )
     _check_weights(folder, loading)
-    if device.current().type == "cuda":
-        # TF32 convolutions would move float32 answers by a thousandth.
-        torch.backends.cudnn.allow_tf32 = False
-    model = model.eval().to(device.current())
+    model = to_device(model.eval())
     if is_bf16(precision) and registration.family(family).TRAINING == "fine_tuning":
         return model.to_bf16()
     return model

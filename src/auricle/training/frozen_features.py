@@ -92,8 +92,9 @@ def log_mel_part(front_end: LogMel) -> FrozenPart:
     settings = [mel.sample_rate, mel.n_fft, mel.hop_length, mel.n_mels, front_end.mel_floor, front_end.channels, STEPS]
 
     def compute(values: Tensor, _: Tensor | None) -> Tensor:
+        values = values.to(torch_runtime.device_of(front_end))
         mixed = front_end.mix(values[:, None] if values.dim() == 2 else values)
-        every = torch.ones(1, mel.frames(values.shape[-1]), dtype=torch.bool)
+        every = torch.ones(1, mel.frames(values.shape[-1]), dtype=torch.bool, device=values.device)
         return front_end.pack(front_end.extract(mixed, every))
 
     return FrozenPart(

@@ -15,7 +15,7 @@ import torch
 from auricle.models.families.pretrained import Options
 from auricle.models.families.pretrained.network import Model
 from auricle.models.features.ridge import fit_ridge
-from auricle.models.load import build_model
+from auricle.models.load import build_model, to_device
 from auricle.preparation.prepare import PreparedCorpus
 from auricle.recipe import Model as ModelSection
 from auricle.training.closed_form import embed_once, fit, fit_fold
@@ -60,7 +60,8 @@ class ProbeStart:
         )
         head = fit(solve, statistics, self.corpus, ids).linear_classifier()
         parts = (head.mean, head.scale, head.weights.T, head.bias)
-        return model.over_layers(probe.config.layers, *(torch.as_tensor(part, dtype=torch.float32) for part in parts))
+        tensors = (torch.as_tensor(part, dtype=torch.float32) for part in parts)
+        return to_device(model.over_layers(probe.config.layers, *tensors))
 
     def trained_fold(self, data: FoldData, tuning: TrainingSummary | None) -> TrainedFold:
         """A fold's probe, fitted to training and validation clips. `tuning` summarizes the fine-tuning that lost."""

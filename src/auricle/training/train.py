@@ -24,6 +24,7 @@ from auricle.models import device
 from auricle.models.layers.front_end import LogMel
 from auricle.models.load import build_model
 from auricle.models.runtime import ModelInfo
+from auricle.models.torch_runtime import device_of
 from auricle.preparation.batches import build
 from auricle.preparation.prepare import LabelledClips, PreparedCorpus
 from auricle.preparation.windows import by_length, cut_clips
@@ -32,7 +33,7 @@ from auricle.run_folder import RunFolder
 from auricle.training import tracking
 from auricle.training.closed_form import embed_clips, fit
 from auricle.training.fold import FoldData, FoldTrainer, TrainedFold, TrainingSummary, calibrate
-from auricle.training.frozen_features import ClipView, CropPlan, FrozenFeatures, log_mel_part
+from auricle.training.frozen_features import ClipView, CropPlan, FrozenFeatures, log_mel_part, padded
 from auricle.training.loop import AVERAGE_FILE, SELECTION_METRIC, AudioTrainer
 from auricle.training.progress import Epoch, ProgressReporter
 from auricle.training.schedule import Schedule, schedule
@@ -134,14 +135,17 @@ def fit_normalization(model: PreTrainedModel, clips: LabelledClips, batch_second
     positions = _evenly_spaced(len(clips))
     windows = cut_clips(clips.audio.lengths[positions], None)
     batches = by_length(windows, ModelInfo.of_model(model).batch_samples(batch_seconds))
-    model.fit_normalization(build([clips.audio.get(int(positions[one.clip])) for one in batch]) for batch in batches)
+    values = (build([clips.audio.get(int(positions[one.clip])) for one in batch]) for batch in batches)
+    on = device_of(model)
+    model.fit_normalization((audio.to(on), None if mask is None else mask.to(on)) for audio, mask in values)
 
 
 def fit_normalization_to_rows(model: PreTrainedModel, features: FrozenFeatures, clips: Sequence[int]) -> None:
     """The same from the log-mel of clips, by their positions in the features."""
     chosen = [clips[position] for position in _evenly_spaced(len(clips))]
     rows = (features.read(ClipView(clip, 0, int(features.lengths[clip]))) for clip in chosen)
-    model.fit_normalization_to_rows((one[None], torch.tensor([frames])) for one, frames in rows)
+    batches = (padded([view], device_of(model)) for view in rows)
+    model.fit_normalization_to_rows((batch["rows"], batch["frames"]) for batch in batches)
 
 
 def log_mel_features(corpus: PreparedCorpus, ids: Sequence[str], reporter: ProgressReporter) -> FrozenFeatures | None:

@@ -4,9 +4,12 @@ In: a Hub name, a short name, a folder or a file. Out: a LayerStatistics, the sa
 for EfficientAT's networks. `network` holds the weights; a saved model rebuilds it from its config.
 """
 
+import functools
 import hashlib
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -43,22 +46,54 @@ class OpenEncoder:
     name: str | None
     notes: tuple[str, ...] = ()
 
+    @cached_property
+    def digest(self) -> str:
+        """A short hash of all weights: two networks with the same give the same statistics."""
+        code = hashlib.blake2b(digest_size=12)
+        for name, tensor in sorted(self.network.state_dict().items()):
+            code.update(name.encode())
+            code.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+        return code.hexdigest()
+
+    @cached_property
+    def layer_sizes(self) -> list[int]:
+        """The width of each layer's statistics."""
+        return LayerStatistics(self.network, self.preprocessor).sizes()
+
 
 def describe(checkpoint: str, revision: str | None, preprocessor: Mapping[str, Any]) -> Description:
     """What a checkpoint takes, without opening its weights where it is a model of transformers."""
-    if (path := _published(checkpoint)) is not None:
-        network = published.open_network(path)
-        return Description(network.config.sample_rate, None, len(network.features) + 2)
+    if _published(checkpoint) is not None:
+        network: Any = shared_encoder(checkpoint, revision, preprocessor, allow_pickle=False).network
+        return Description(int(network.config.sample_rate), None, len(network.features) + 2)
     config = read_config(checkpoint, revision)
     extractor = read_extractor(checkpoint, config, preprocessor, revision)
     samples, rate = max_samples(config.model_type, extractor), int(extractor.sampling_rate)
     return Description(rate, None if samples is None else samples / rate, 1 + int(config.num_hidden_layers))
 
 
-def open_encoder(
+def shared_encoder(
     checkpoint: str, revision: str | None, preprocessor: Mapping[str, Any], allow_pickle: bool
 ) -> OpenEncoder:
-    """Open an encoder with its weights. Raises UsageError as `open_checkpoint` and `open_network` do."""
+    """An encoder with its weights, opened once while its files stay the same: nothing may change the network.
+
+    Raises UsageError as `open_checkpoint` and `open_network` do.
+    """
+    path = Path(checkpoint).expanduser()
+    files = [path] if path.is_file() else sorted(path.iterdir()) if path.is_dir() else []
+    state = tuple((file.name, status.st_size, status.st_mtime_ns) for file in files if (status := file.stat()))
+    return _shared(checkpoint, revision, json.dumps(preprocessor, sort_keys=True), allow_pickle, state)
+
+
+# A run compares the probes of two encoders at most.
+@functools.lru_cache(maxsize=2)
+def _shared(checkpoint: str, revision: str | None, preprocessor: str, allow_pickle: bool, _: object) -> OpenEncoder:
+    return _open(checkpoint, revision, json.loads(preprocessor), allow_pickle)
+
+
+def _open(
+    checkpoint: str, revision: str | None, preprocessor: Mapping[str, Any], allow_pickle: bool
+) -> OpenEncoder:
     if (path := _published(checkpoint)) is not None:
         network = published.open_network(path)
         return OpenEncoder(network, network.config.to_dict(), {}, path.stem)
@@ -87,15 +122,6 @@ def without_head(network: Any) -> nn.Module:
             setattr(network, name, None)
     module: nn.Module = network
     return module
-
-
-def digest(network: nn.Module) -> str:
-    """A short hash of all weights: two networks with the same give the same statistics."""
-    code = hashlib.blake2b(digest_size=12)
-    for name, tensor in sorted(network.state_dict().items()):
-        code.update(name.encode())
-        code.update(tensor.detach().cpu().contiguous().numpy().tobytes())
-    return code.hexdigest()
 
 
 def extractor_of(preprocessor: Mapping[str, Any]) -> Any:

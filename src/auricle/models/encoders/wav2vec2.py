@@ -160,7 +160,7 @@ class Wav2Vec2Encoder:
         real = masking.real(frames, size)
         if self.has_bf16_layers:
             return {"padding": None if bool(real.all()) else ~real[:, None, None]}
-        if self.is_wavlm:
+        if self.is_wavlm and len(self.layers):
             # A bias of relative positions, which all layers share.
             bias = self.layers[0].attention.compute_bias(size, size)
             return {"attention_mask": real, "position_bias": bias.repeat(hidden.shape[0], 1, 1)}
@@ -169,8 +169,9 @@ class Wav2Vec2Encoder:
 
     def to_bf16(self, network: Any) -> None:
         """Convert the network's weights to bfloat16, in oneDNN's layout where the processor supports it."""
-        if not self.is_wavlm and bf16_layer.is_supported(self.layers[0].attention.q_proj.weight):
-            stock = self.layers
+        stock = self.layers
+        # A probe may have chosen the embedding, which leaves no layer.
+        if not self.is_wavlm and len(stock) and bf16_layer.is_supported(stock[0].attention.q_proj.weight):
             self.layers, self.layerdrop = [Bf16Layer(layer, self.stable) for layer in stock], 0.0
             self.has_bf16_layers = True
             stock.to("meta")

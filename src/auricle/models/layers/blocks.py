@@ -52,7 +52,15 @@ class Dropout(nn.Dropout):
         draws = torch.empty(-(-values.numel() // 4), dtype=torch.int64).random_(-(2**63), None)
         bits = draws.view(torch.int16)[: values.numel()].view(values.shape)
         keep = bits >= round(self.p * 2**16) - 2**15
-        return values * (keep * (1.0 / (1.0 - self.p))).to(values.dtype)
+        return values * keep.to(values.dtype).mul_(1.0 / (1.0 - self.p))
+
+    @classmethod
+    def replace_in(cls, network: nn.Module) -> None:
+        """Take the place of torch's in a network, which has the same weights then."""
+        for parent in list(network.modules()):
+            for name, child in parent.named_children():
+                if type(child) is nn.Dropout:
+                    setattr(parent, name, cls(child.p))
 
 
 class FeedForward(nn.Module):

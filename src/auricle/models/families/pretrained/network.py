@@ -24,6 +24,7 @@ from auricle.models.encoders.opening import extractor_of
 from auricle.models.encoders.wav2vec2 import LayerContext
 from auricle.models.families.pretrained import Options
 from auricle.models.layers import augment, heads, masking
+from auricle.models.layers.blocks import Dropout
 from auricle.models.layers.front_end import passthrough_extractor
 from auricle.models.layers.pooling import LayerPooling, Pooling
 from auricle.models.options import HeadOptions, ModelSpec
@@ -80,6 +81,7 @@ class Model(nn.Module):
 
     def __init__(self, network: Any, preprocessor: Any, notes: Sequence[str] = ()) -> None:
         super().__init__()
+        Dropout.replace_in(network)
         self.network = network
         self.preprocessor = preprocessor
         self.notes = tuple(notes)

@@ -18,7 +18,7 @@ from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.modeling_outputs import SequenceClassifierOutput
 
 from auricle.models.encoders.efficientat import FrontEnd
-from auricle.models.encoders.opening import LayerStatistics, OpenEncoder, digest, open_encoder, rebuild
+from auricle.models.encoders.opening import LayerStatistics, OpenEncoder, rebuild, shared_encoder
 from auricle.models.families.probe import MODEL_TYPES, Options
 from auricle.models.features.descriptors import Descriptors
 from auricle.models.features.functionals import Functionals
@@ -68,15 +68,15 @@ class Config(PreTrainedConfig):
 
 def build(options: Options, spec: ModelSpec) -> "Model":
     """Open the encoder for one corpus. `resolve` made the audio settings the encoder's own."""
-    opened = open_encoder(options.checkpoint, options.revision, options.preprocessor, options.allow_pickle)
+    opened = shared_encoder(options.checkpoint, options.revision, options.preprocessor, options.allow_pickle)
     rate = spec.sample_rate
     config = Config(
         **{name: value for name, value in spec.config_keys.items() if name != "num_features"},
         encoder=dict(opened.config),
         preprocessor=dict(opened.preprocessor),
-        weights=digest(opened.network),
+        weights=opened.digest,
         base_model=opened.name,
-        layer_sizes=LayerStatistics(opened.network, opened.preprocessor).sizes(),
+        layer_sizes=opened.layer_sizes,
         candidates=None if options.layers == "auto" else list(options.layers),
         descriptors=options.descriptors,
         max_support=options.max_support,
