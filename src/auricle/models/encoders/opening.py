@@ -91,9 +91,7 @@ def _shared(checkpoint: str, revision: str | None, preprocessor: str, allow_pick
     return _open(checkpoint, revision, json.loads(preprocessor), allow_pickle)
 
 
-def _open(
-    checkpoint: str, revision: str | None, preprocessor: Mapping[str, Any], allow_pickle: bool
-) -> OpenEncoder:
+def _open(checkpoint: str, revision: str | None, preprocessor: Mapping[str, Any], allow_pickle: bool) -> OpenEncoder:
     if (path := _published(checkpoint)) is not None:
         network = published.open_network(path)
         return OpenEncoder(network, network.config.to_dict(), {}, path.stem)
