@@ -2,6 +2,7 @@
 
 import copy
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 import transformers
+from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers import AutoFeatureExtractor
 
@@ -223,6 +225,17 @@ def test_the_same_weights_have_the_same_digest() -> None:
     with torch.no_grad():
         next(theirs.parameters())[0] += 1e-3
     assert digest(ours) != digest(theirs)
+
+
+def test_an_encoder_is_opened_once_while_its_files_stay_the_same(tmp_path: Path) -> None:
+    copied = shutil.copytree(folder("tiny-hubert"), tmp_path / "copy")
+    first = shared_encoder(str(copied), None, {}, False)
+    assert shared_encoder(str(copied), None, {}, False) is first
+    weights = load_file(copied / "model.safetensors")
+    name = next(name for name in weights if name.endswith("q_proj.weight"))
+    save_file({**weights, name: weights[name] + 1e-2}, copied / "model.safetensors", {"format": "pt"})
+    changed = shared_encoder(str(copied), None, {}, False)
+    assert changed is not first and changed.digest != first.digest
 
 
 def test_descriptors_are_those_of_the_baseline() -> None:
