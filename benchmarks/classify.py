@@ -2,7 +2,8 @@
 
 A model of HuBERT-base's size with random weights, whose head is trained on the clips' emotions. The pipeline runs at
 its default, one file name at a time, and at its best batch size. The sides alternate on blocks of clips, so that a
-machine that slows down affects all of them. Loading is not timed. The change by int8 never fails the benchmark.
+machine that slows down affects all of them. Loading is not timed. The change by int8 never fails the benchmark. Of
+what the processor multiplies at most, each side's share follows: two sides at their peaks differ by the peaks' ratio.
 """
 
 import argparse
@@ -35,12 +36,14 @@ from auricle.models.load import load_model
 from auricle.models.onnx_runtime import OnnxModel
 from auricle.preparation.windows import from_arrays
 from benchmarks._environment import Screen, corpus, evenly_spaced
+from benchmarks._flops import forward_flops, matrix_peak
 
 CHECKPOINT = "hubert-base"
 BATCHES = (1, 2, 4, 8, 16)
 BATCH_TRIAL_CLIPS, WARMUP_CLIPS, BLOCK = 40, 2, 100
 BATCH_SECONDS = 60.0
 TOLERANCE = {"bf16": 2e-2, "float32": 1e-4}
+DTYPES = {"bf16": torch.bfloat16, "float32": torch.float32}
 
 Probabilities = Mapping[str, float]  # of one clip, by label
 Classify = Callable[[Sequence[str]], list[Probabilities]]
@@ -103,7 +106,10 @@ def run(options: argparse.Namespace, screen: Screen) -> None:
         for first in range(0, len(files), BLOCK):
             for side in sides.values():
                 side.run(files[first : first + BLOCK])
+        config, rate = stock.model.config, stock.feature_extractor.sampling_rate
     screen.say(f"Loading the model: pipeline {stock_seconds:.1f} s, auricle {our_seconds:.1f} s; not timed below.")
+    samples = [round(info.frames * rate / info.samplerate) for info in map(soundfile.info, files)]
+    report_flops(sum(forward_flops(config, count, 0).total for count in samples), sides, precision, screen)
     show(sides, precision, screen)
 
 
@@ -206,6 +212,22 @@ def compare(reference: Sequence[Probabilities], answers: Sequence[Probabilities]
         wrong += not alike and best - next_best > 2 * tolerance
         difference = max(difference, *(abs(first[label] - second[label]) for label in first))
     return Comparison(same, wrong, len(reference), difference)
+
+
+def report_flops(operations: float, sides: Mapping[str, Side], precision: str, screen: Screen) -> None:
+    """Print the peak FLOP/s of matrix products, and the share that the pipeline and auricle reach of theirs."""
+    peaks = {"float32": matrix_peak(torch.float32), precision: matrix_peak(DTYPES[precision])}
+    shown = ", ".join(f"{peak / 1e9:.0f} GFLOP/s in {name}" for name, peak in peaks.items())
+    ratio = peaks[precision] / peaks["float32"]
+    screen.say(f"Matrix products reach {shown} on {torch.get_num_threads()} threads: a ratio of {ratio:.2f}.")
+    default, _, ours, *_ = sides.items()
+    for (name, side), used in ((default, "float32"), (ours, precision)):
+        rate = operations / side.seconds
+        screen.say(
+            f"{name}: {operations / 1e12:.2f} TFLOP, {rate / 1e9:.0f} GFLOP/s, {100 * rate / peaks[used]:.0f} % of the "
+            f"peak in {used}."
+        )
+        screen.record("flops", side=name, operations=operations, rate=rate, peaks=peaks, share=rate / peaks[used])
 
 
 def show(sides: Mapping[str, Side], precision: str, screen: Screen) -> None:

@@ -49,8 +49,10 @@ def own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Monk
     monkeypatch.setenv("AURICLE_CACHE", str(tmp_path_factory.getbasetemp() / "cache"))
 
 
-def pytest_collection_finish() -> None:
-    """Leave what all tests import out of garbage collection, which every training asks for twice: a second each."""
+@pytest.fixture(autouse=True, scope="module")
+def frozen_imports() -> None:
+    """Leave what tests import out of garbage collection, which every training asks for twice."""
+    gc.collect()
     gc.freeze()
 
 

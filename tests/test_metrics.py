@@ -53,10 +53,13 @@ def test_classes_that_never_occur_do_not_count_as_scikit_learn_has_it() -> None:
 def test_weights_count_a_clip_several_times() -> None:
     found = scores(clips=50)
     outcomes = metrics.evaluate_logits(found.truth, found.logits)
-    weight = RANDOM.integers(0, 4, 50).astype(float)
-    rows = np.repeat(np.arange(50), weight.astype(int))
-    repeated = metrics.evaluate_logits(found.truth[rows], found.logits[rows])
-    assert metrics.compute_metrics(outcomes, weight) == pytest.approx(metrics.compute_metrics(repeated))
+    weights = RANDOM.integers(0, 4, (3, 50)).astype(float)
+    weights[1, found.truth == 0] = 0.0  # a class that a resample lacks
+    measured = metrics.weighted_metrics(outcomes, weights)
+    for row, weight in enumerate(weights):
+        rows = np.repeat(np.arange(50), weight.astype(int))
+        repeated = metrics.compute_metrics(metrics.evaluate_logits(found.truth[rows], found.logits[rows]))
+        assert {name: values[row] for name, values in measured.items()} == pytest.approx(repeated)
 
 
 def test_per_class_rows_and_confusion_are_those_of_scikit_learn() -> None:

@@ -149,13 +149,16 @@ def test_commands_import_what_they_need_when_they_need_it_and_never_the_trainer(
     for number, path in enumerate(sorted(unnamed.rglob("*.wav"))):
         path.rename(path.with_name(f"{number * 7919:x}.wav"))  # no field of the names could be a group
     train = ["train", corpus, "--recipe", "baseline", "--out", tmp_path / "run"]
-    without_groups, trained, grouped = call(
-        ["inspect", unnamed], train, ["inspect", corpus], cwd=tmp_path, before=WATCH
+    predict = ["predict", tmp_path / "run", corpus]
+    without_groups, trained, grouped, answered = call(
+        ["inspect", unnamed], train, ["inspect", corpus], predict, cwd=tmp_path, before=WATCH
     )
-    for result in (without_groups, trained, grouped):
+    for result in (without_groups, trained, grouped, answered):
         assert result["code"] == 0, result["message"]
         # transformers' own base class of models imports accelerate; its Trainer is another matter.
         assert not imported(result) & {"peft", "datasets", "gradio"} and "transformers.trainer" not in result["modules"]
+        # Encoders are for those who use one.
+        assert "auricle.models.encoders" not in result["modules"]
     assert not imported(without_groups) - {"av"}
     text, after_torch = trained["lines"][0]
     assert text.startswith("Class folders: 24 clips, 3 classes") and not after_torch

@@ -7,6 +7,7 @@ Groups of unequal size count as fewer. Percentiles of a bootstrap would be too n
 Paired differences of two models: t intervals with a cluster-robust error (`unit_mean`).
 """
 
+import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from math import inf, sqrt
@@ -14,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from auricle.evaluation.metrics import ClipOutcomes, compute_metrics, metric_info
+from auricle.evaluation.metrics import ClipOutcomes, compute_metrics, metric_info, weighted_metrics
 from auricle.preparation.formatting import decimal_range, percent_range
 
 METHOD = "Wilson with an effective sample size and a t quantile; differences and log loss: t"
@@ -25,6 +26,8 @@ NORMAL_QUANTILE = 1.959964
 MIN_UNITS, MIN_RARER = 5, 7.0
 ROUNDING = 1e-9
 # What a metric's values lie between.
+# The weights that are in memory at a time.
+BLOCK_VALUES = 2**18
 SHARE, AMOUNT, SHARE_DIFFERENCE, AMOUNT_DIFFERENCE = (0.0, 1.0), (0.0, inf), (-1.0, 1.0), (-inf, inf)
 
 
@@ -119,8 +122,13 @@ class Bootstrap:
 
     def weights(self) -> Iterator[np.ndarray]:
         """Clip weights (clips,) of one resample after the other."""
-        for row in self.counts:
-            yield row[self.unit_of].astype(np.float64)
+        return itertools.chain.from_iterable(self.blocks())
+
+    def blocks(self) -> Iterator[np.ndarray]:
+        """Clip weights of some resamples at a time: (some, clips)."""
+        some = max(1, BLOCK_VALUES // max(1, len(self.unit_of)))
+        for start in range(0, len(self.counts), some):
+            yield self.counts[start : start + some, self.unit_of].astype(np.float64)
 
 
 def unit_numbers(groups: Sequence[str | None]) -> tuple[np.ndarray, bool]:
@@ -249,8 +257,8 @@ def metric_intervals(
 
 def _resampled_metrics(outcomes: ClipOutcomes, resampled: Bootstrap) -> tuple[dict[str, float], np.ndarray]:
     """The metrics, and their estimates (resamples, metrics)."""
-    rows = [list(compute_metrics(outcomes, weight).values()) for weight in resampled.weights()]
-    return compute_metrics(outcomes), np.array(rows)
+    blocks = [list(weighted_metrics(outcomes, weights).values()) for weights in resampled.blocks()]
+    return compute_metrics(outcomes), np.concatenate(blocks, 1).T
 
 
 def _intervals(

@@ -96,23 +96,29 @@ def evaluate_logits(truth: np.ndarray, logits: np.ndarray, top_k: int = 3) -> Cl
     )
 
 
-def compute_metrics(outcomes: ClipOutcomes, weight: np.ndarray | None = None) -> dict[str, float]:
-    """All headline metrics, each clip counting `weight` times (clips,)."""
-    weight = np.ones(len(outcomes.truth)) if weight is None else weight
-    total = weight.sum()
-    hits, support, predicted = _class_counts(outcomes, weight)
+def compute_metrics(outcomes: ClipOutcomes) -> dict[str, float]:
+    """All headline metrics."""
+    weighted = weighted_metrics(outcomes, np.ones((1, len(outcomes.truth))))
+    return {name: float(values[0]) for name, values in weighted.items()}
+
+
+def weighted_metrics(outcomes: ClipOutcomes, weights: np.ndarray) -> dict[str, np.ndarray]:
+    """All headline metrics (rows,), for rows of weights (rows, clips): each clip counts so many times."""
+    total = weights.sum(1)
+    hits, support, predicted = _class_counts(outcomes, weights)
     present = support > 0
     involved = present | (predicted > 0)
-    f1 = 2 * hits[involved] / (support + predicted)[involved]
+    recall = hits / np.where(present, support, 1.0)
+    f1 = 2 * hits / np.where(involved, support + predicted, 1.0)
     values = {
-        "accuracy": float((weight * outcomes.correct).sum() / total),
-        "balanced_accuracy": float((hits[present] / support[present]).mean()),
-        "macro_f1": float(f1.mean()),
-        "log_loss": float((weight * outcomes.loss).sum() / total),
-        "calibration_error": _calibration_error(outcomes, weight),
+        "accuracy": (weights * outcomes.correct).sum(1) / total,
+        "balanced_accuracy": recall.sum(1) / present.sum(1),
+        "macro_f1": f1.sum(1) / involved.sum(1),
+        "log_loss": (weights * outcomes.loss).sum(1) / total,
+        "calibration_error": _calibration_error(outcomes, weights),
     }
     if outcomes.top_k < outcomes.classes:
-        values[f"top_{outcomes.top_k}_accuracy"] = float((weight * outcomes.in_top).sum() / total)
+        values[f"top_{outcomes.top_k}_accuracy"] = (weights * outcomes.in_top).sum(1) / total
     return values
 
 
@@ -130,7 +136,7 @@ class ClassMetrics:
 def per_class(scores: Scores) -> tuple[ClassMetrics, ...]:
     """Precision, recall and F1 of every class."""
     outcomes = evaluate_logits(scores.truth, scores.logits)
-    hits, support, predicted = _class_counts(outcomes, np.ones(len(scores)))
+    hits, support, predicted = (counts[0] for counts in _class_counts(outcomes, np.ones((1, len(scores)))))
     columns = (
         support.astype(int),
         hits / np.maximum(predicted, 1),
@@ -205,16 +211,22 @@ def confidence_bin(confidence: np.ndarray, bins: int) -> np.ndarray:
     return np.asarray(np.minimum((confidence * bins).astype(int), bins - 1))
 
 
-def _class_counts(outcomes: ClipOutcomes, weight: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Weighted hits, true clips and predicted clips of each class."""
-    hits = np.bincount(outcomes.truth, weight * outcomes.correct, minlength=outcomes.classes)
-    support = np.bincount(outcomes.truth, weight, minlength=outcomes.classes)
-    predicted = np.bincount(outcomes.predicted, weight, minlength=outcomes.classes)
-    return hits, support, predicted
+def _counts(numbers: np.ndarray, weights: np.ndarray, size: int) -> np.ndarray:
+    """The sums of weights (rows, clips) by the numbers of the clips, below `size`: (rows, size)."""
+    rows = len(weights)
+    flat = (np.arange(rows)[:, None] * size + numbers).ravel()
+    return np.bincount(flat, weights.ravel(), minlength=rows * size).reshape(rows, size)
 
 
-def _calibration_error(outcomes: ClipOutcomes, weight: np.ndarray) -> float:
-    """Expected calibration error over equal-width bins of confidence (Guo et al., 2017, eq. 5)."""
+def _class_counts(outcomes: ClipOutcomes, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Weighted hits, true clips and predicted clips of each class: (rows, classes) of each."""
+    hits = _counts(outcomes.truth, weights * outcomes.correct, outcomes.classes)
+    support = _counts(outcomes.truth, weights, outcomes.classes)
+    return hits, support, _counts(outcomes.predicted, weights, outcomes.classes)
+
+
+def _calibration_error(outcomes: ClipOutcomes, weights: np.ndarray) -> np.ndarray:
+    """Expected calibration error over equal-width bins of confidence (Guo et al., 2017, eq. 5): (rows,)."""
     bins = confidence_bin(outcomes.confidence, CALIBRATION_BINS)
-    gap = np.bincount(bins, weight * (outcomes.confidence - outcomes.correct), minlength=CALIBRATION_BINS)
-    return float(np.abs(gap).sum() / weight.sum())
+    gap = _counts(bins, weights * (outcomes.confidence - outcomes.correct), CALIBRATION_BINS)
+    return np.asarray(np.abs(gap).sum(1) / weights.sum(1))

@@ -24,11 +24,11 @@ from transformers.models.auto.feature_extraction_auto import (
 from auricle.errors import UsageError, unknown
 from auricle.models import catalogue, hub_files
 from auricle.models.encoders import ARCHITECTURES
+from auricle.models.load import OPTIONAL_WEIGHTS
 
 _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
 # What a checkpoint for another task may lack: these weights are initialised.
 _HEAD_PREFIXES = ("projector.", "classifier.", "layer_weights")
-OPTIONAL_WEIGHTS = ("masked_spec_embed",)
 
 
 @dataclass(frozen=True)

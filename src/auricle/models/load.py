@@ -3,20 +3,24 @@
 In: a recipe and labels, or a model folder. Out: a model of the recipe's family; a folder that is written atomically.
 """
 
+import json
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoConfig, PreTrainedModel
+import transformers
+from transformers import PreTrainedModel
 
 from auricle.errors import RunError
 from auricle.models import device, registration
-from auricle.models.checkpoint import OPTIONAL_WEIGHTS
 from auricle.models.device import is_bf16
 from auricle.models.options import ModelSpec
 from auricle.recipe import Recipe
 from auricle.run_folder import atomic_write
+
+# What a folder may lack: these weights are for training alone.
+OPTIONAL_WEIGHTS = ("masked_spec_embed",)
 
 
 def build_model(recipe: Recipe, labels: Sequence[str], options: Any = None) -> PreTrainedModel:
@@ -56,22 +60,27 @@ def load_model(folder: Path, precision: str = "float32") -> PreTrainedModel:
     `precision` auto or bf16 runs a pretrained encoder in bfloat16, auto only where the processor multiplies it
     natively; the small families always run in float32.
     """
-    registration.register()
     try:
-        config = AutoConfig.from_pretrained(folder)
-    except (ValueError, OSError, KeyError) as error:
-        raise RunError(f"'{folder}' is no model that auricle can open: {error}") from error
-    family = registration.family_of(config.model_type)
+        model_type = json.loads((folder / "config.json").read_text(encoding="utf-8"))["model_type"]
+    except (ValueError, OSError, KeyError, TypeError) as error:
+        raise RunError(
+            f"'{folder}' is no model that auricle can open: its config.json has no model_type: {error}"
+        ) from error
+    family = registration.family_of(model_type)
     if family is None:
         raise RunError(
-            f"'{folder}' holds a model of type '{config.model_type}', which no family of auricle opens. Families: "
+            f"'{folder}' holds a model of type '{model_type}', which no family of auricle opens. Families: "
             f"{', '.join(registration.names())}."
         )
+    # The auto classes of transformers would import every family.
+    model_class = registration.network(family).Model
+    try:
+        (getattr(model_class, "config_class", None) or transformers.AutoConfig).from_pretrained(folder)
+    except (ValueError, OSError, KeyError) as error:
+        raise RunError(f"'{folder}' is no model that auricle can open: {error}") from error
     if not (folder / "model.safetensors").is_file():
         raise RunError(f"'{folder}' has no model.safetensors: the model was not saved completely. Train it again.")
-    model, loading = registration.network(family).Model.from_pretrained(
-        folder, ignore_mismatched_sizes=True, output_loading_info=True
-    )
+    model, loading = model_class.from_pretrained(folder, ignore_mismatched_sizes=True, output_loading_info=True)
     _check_weights(folder, loading)
     model = to_device(model.eval())
     if is_bf16(precision) and registration.family(family).TRAINING == "fine_tuning":

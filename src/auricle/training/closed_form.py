@@ -33,12 +33,17 @@ SHARED_CLIPS, SHARED_FOLDS = 2000, 10
 MOST_CENTERS = 5 * duration.MOST_CLIPS
 
 
-def closed_form_trainer(corpus: PreparedCorpus, reporter: ProgressReporter | None = None) -> FoldTrainer:
-    """Compute the embeddings that all folds share, and what else they can share."""
+def closed_form_trainer(
+    corpus: PreparedCorpus, reporter: ProgressReporter | None = None, *, has_vectors: bool = True
+) -> FoldTrainer:
+    """Compute the embeddings that all folds share, and what else they can share.
+
+    Without `has_vectors` the models give logits alone, and take less time.
+    """
     reporter = reporter or ProgressReporter()
     embeddings = embed_once(corpus, reporter)
     shared = SharedFit.of(corpus, embeddings, reporter)
-    return lambda data: fit_fold(data, embeddings, shared)
+    return lambda data: fit_fold(data, embeddings, shared, has_vectors=has_vectors)
 
 
 @dataclass(frozen=True)
@@ -91,11 +96,14 @@ def shared_note(corpus: PreparedCorpus) -> str:
     )
 
 
-def fit_fold(data: FoldData, embeddings: Embeddings, shared: SharedFit | None = None) -> TrainedFold:
+def fit_fold(
+    data: FoldData, embeddings: Embeddings, shared: SharedFit | None = None, *, has_vectors: bool = True
+) -> TrainedFold:
     """Fit a model to a fold's training and validation clips. Its logits need no temperature."""
     start = time.perf_counter()
     fold = data.fold
     model = build_model(data.recipe, data.corpus.labels)
+    model.ridge.has_vectors = has_vectors
     validation_logits = None
 
     def solve(ids: Sequence[str]) -> None:

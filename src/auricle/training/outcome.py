@@ -123,7 +123,7 @@ def _baseline(
             reporter.message("The instant baseline, on the same split.")
             recipe = corpus.recipe.model_copy(update={"model": Model(family="baseline")})
             corpus = replace(corpus, recipe=recipe)
-            train = closed_form_trainer(corpus, reporter)
+            train = closed_form_trainer(corpus, reporter, has_vectors=False)
         if has_suspects:
             folds = splits.ungrouped(corpus.usable, corpus.recipe.data, corpus.audit.duplicate_groups)
             cross_validate(corpus, folds, train, folder).save(folder.suspect_scores)

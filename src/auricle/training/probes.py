@@ -68,7 +68,9 @@ def score_probe(corpus: PreparedCorpus, folder: RunFolder, weights: str, reporte
     from auricle.training.closed_form import closed_form_trainer
     from auricle.training.cross_validation import cross_validate
 
-    scores = cross_validate(best.corpus, corpus.split.folds, closed_form_trainer(best.corpus), folder)
+    scores = cross_validate(
+        best.corpus, corpus.split.folds, closed_form_trainer(best.corpus, has_vectors=False), folder
+    )
     with atomic_write(folder.probe_scores) as partial:
         scores.save(partial)
     return ProbeScores(note, best.encoder.name, scores, losses)

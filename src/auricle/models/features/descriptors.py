@@ -164,14 +164,14 @@ class Descriptors(nn.Module):
         strength = strength.clamp(0.01, 0.99)
         # Spectral flux and onset strength, in decibels a frame.
         change = deltas(log_mel, counts, 1).abs().mean(1, keepdim=True)
-        onset = (log_mel - shifted(log_mel, counts, -1)).clamp_min(0).mean(1, keepdim=True)
+        onset = (log_mel - neighbours(log_mel, counts, 1)[0]).clamp_min(0).mean(1, keepdim=True)
         return Frames(
             log_mel=log_mel,
             cepstrum=torch.matmul(self.dct, log_mel),
             spectral_shape=torch.cat([shape, change, onset, crossings], 1),
             energy=energy - peak,
             harmonicity=decibels(strength / (1 - strength)),
-            pitch=_median_of_five([shifted(octaves, counts, step) for step in (-2, -1, 0, 1, 2)]),
+            pitch=_median_of_five(neighbours(octaves, counts, 2)),
             peak_energy=peak[:, :, 0],
             num_frames=counts,
             real=real,
@@ -332,14 +332,20 @@ def decibels(power: Tensor) -> Tensor:
     return 10.0 * torch.log10(power + FLOOR)
 
 
-def shifted(values: Tensor, counts: Tensor, step: int) -> Tensor:
-    """The value `step` frames ahead of each of (batch, rows, frames); a clip's ends, counts (batch,), are repeated."""
-    frames = torch.arange(values.shape[-1], device=values.device) + step
-    index = frames[None, :].clamp_min(0).minimum((counts - 1)[:, None])
-    return values.gather(-1, index[:, None, :].expand_as(values))
+def neighbours(values: Tensor, counts: Tensor, width: int) -> list[Tensor]:
+    """The values (batch, rows, frames) from `width` frames before each to `width` after: 2 * width + 1 of that shape.
+
+    Beyond a clip's ends, counts (batch,), its first and last frame are repeated.
+    """
+    size = values.shape[-1]
+    frames = torch.arange(-width, size + width, device=values.device)
+    index = frames.clamp_min(0).minimum((counts - 1)[:, None])
+    wide = values.gather(-1, index[:, None].expand(-1, values.shape[1], -1))
+    return [wide[..., start : start + size] for start in range(2 * width + 1)]
 
 
 def deltas(values: Tensor, counts: Tensor, width: int) -> Tensor:
     """The slope over `width` frames on either side (Furui 1986): (batch, rows, frames) → the same, per frame."""
-    total = sum(step * (shifted(values, counts, step) - shifted(values, counts, -step)) for step in range(1, width + 1))
+    near = neighbours(values, counts, width)
+    total = sum(step * (near[width + step] - near[width - step]) for step in range(1, width + 1))
     return torch.as_tensor(total) / (2 * sum(step * step for step in range(1, width + 1)))

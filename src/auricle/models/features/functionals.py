@@ -7,11 +7,12 @@ nothing to train, so a clip's vector is computed once for all folds and depends 
 
 import math
 from collections.abc import Iterator, Mapping
+from functools import cache
 
 import torch
 from torch import Tensor, nn
 
-from auricle.models.features.descriptors import Descriptors, Frames, dct_matrix, deltas, shifted, sort
+from auricle.models.features.descriptors import Descriptors, Frames, dct_matrix, deltas, neighbours, sort
 from auricle.models.layers import masking
 from auricle.models.layers.masking import mean_over
 
@@ -56,16 +57,15 @@ class Functionals(nn.Module):
     def summarise(self, frames: Frames) -> dict[str, Tensor]:
         """The functionals of described clips, by kind: (batch, some) of each."""
         tracks = torch.cat([frames.cepstrum, frames.spectral_shape, frames.energy, frames.harmonicity], 1)
-        pitch = torch.cat([frames.pitch, deltas(frames.pitch, frames.num_frames, 2)], 1)
+        pitched = torch.cat([tracks, frames.pitch], 1)
+        changes = deltas(pitched, frames.num_frames, 2)
         return {
             "active": statistics(tracks, frames.active),
-            "active deltas": statistics(deltas(tracks, frames.num_frames, 2), frames.active),
-            "voiced": statistics(torch.cat([tracks, pitch], 1), frames.voiced),
+            "active deltas": statistics(changes[:, :-1], frames.active),
+            "voiced": statistics(torch.cat([pitched, changes[:, -1:]], 1), frames.voiced),
             "unvoiced": mean_over(tracks, frames.active & ~frames.voiced),
-            "all frames": torch.cat([mean_over(tracks, frames.real), deviation(tracks, frames.real)], 1),
-            "log-mel": torch.cat(
-                [mean_over(frames.log_mel, frames.active), deviation(frames.log_mel, frames.active)], 1
-            ),
+            "all frames": mean_and_deviation(tracks, frames.real),
+            "log-mel": mean_and_deviation(frames.log_mel, frames.active),
             "rhythm": rhythm(frames),
             "modulation": self.modulation(frames),
             "segments": self.segments(frames),
@@ -119,15 +119,30 @@ class FeatureFunctionals(nn.Module):
         return {
             "cepstrum": statistics(cepstrum, active),
             "deltas": statistics(deltas(cepstrum, lengths, 2), active),
-            "spectral shape": torch.cat([mean_over(shape, active), deviation(shape, active)], 1),
-            "all frames": torch.cat([mean_over(cepstrum, real), deviation(cepstrum, real)], 1),
+            "spectral shape": mean_and_deviation(shape, active),
+            "all frames": mean_and_deviation(cepstrum, real),
             "energy": torch.cat([statistics((energy - peak)[:, None], real), activity], 1),
         }
 
 
-def deviation(values: Tensor, mask: Tensor) -> Tensor:
-    """Standard deviation over the mask, shaped as `mean`."""
-    return mean_over((values - mean_over(values, mask)[..., None]).square(), mask).sqrt()
+@cache
+def part_sizes(sample_rate: int, n_mels: int, n_mfcc: int) -> tuple[int, ...]:
+    """How many functionals of waveforms each kind has."""
+    parts = Functionals(sample_rate, n_mels, n_mfcc)(torch.zeros(1, sample_rate), torch.tensor([sample_rate]))
+    return tuple(part.shape[1] for part in parts.values())
+
+
+@cache
+def feature_part_sizes(num_features: int) -> tuple[int, ...]:
+    """How many functionals of precomputed features each kind has."""
+    parts = FeatureFunctionals(num_features)(torch.zeros(1, num_features, 2), torch.tensor([2]))
+    return tuple(part.shape[1] for part in parts.values())
+
+
+def mean_and_deviation(values: Tensor, mask: Tensor) -> Tensor:
+    """Mean and standard deviation over the mask: (batch, 2 * rows)."""
+    mean = mean_over(values, mask)
+    return torch.cat([mean, mean_over((values - mean[..., None]).square(), mask).sqrt()], 1)
 
 
 def statistics(values: Tensor, mask: Tensor) -> Tensor:
@@ -153,15 +168,12 @@ def quantiles(values: Tensor, mask: Tensor) -> Tensor:
     """`QUANTILES` over the mask, interpolated linearly as NumPy's: (batch, 5 * rows), zero where it is empty."""
     ordered = sort(values.masked_fill(~mask[:, None], torch.inf))
     last = (mask.sum(-1) - 1).clamp_min(0)[:, None, None]
-    empty = ~mask.any(-1)[:, None]
-    columns = []
-    for quantile in QUANTILES:
-        rank = last * quantile
-        low = rank.floor().long()
-        high = torch.minimum(low + 1, last)
-        below, above = (ordered.gather(-1, index.expand(-1, values.shape[1], 1)) for index in (low, high))
-        columns.append(torch.lerp(below, above, rank - low)[..., 0].masked_fill(empty, 0.0))
-    return torch.cat(columns, 1)
+    rank = last * torch.tensor(QUANTILES, device=values.device)
+    low = rank.floor().long()
+    high = torch.minimum(low + 1, last)
+    below, above = (ordered.gather(-1, index.expand(-1, values.shape[1], -1)) for index in (low, high))
+    found = torch.lerp(below, above, rank - low).masked_fill(~mask.any(-1)[:, None, None], 0.0)
+    return found.transpose(1, 2).flatten(1)
 
 
 def rhythm(frames: Frames) -> Tensor:
@@ -172,7 +184,7 @@ def rhythm(frames: Frames) -> Tensor:
     voiced = frames.voiced.sum(-1)
     # Onsets are counted, not offsets: where padding begins, no segment ends.
     voiced_segments, active_segments = 1 + count_onsets(frames.voiced), 1 + count_onsets(frames.active)
-    after, before = (shifted(energy, frames.num_frames, step) for step in (1, -1))
+    before, _, after = neighbours(energy, frames.num_frames, 1)
     is_peak = (energy > after) & (energy >= before) & (energy > -25.0)
     energy_peaks = (is_peak[:, 0] & frames.real).sum(-1)
     columns = [

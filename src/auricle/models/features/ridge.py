@@ -95,9 +95,11 @@ class RidgeFit:
     clip_weights: np.ndarray
     sample: Tensor
 
-    def classifier(self) -> RidgeClassifier:
-        """Both classifiers, weighed."""
-        directions, damping = within_class_directions(self.sample, self.labels[sample_rows(len(self.labels))])
+    def classifier(self, *, directions: bool) -> RidgeClassifier:
+        """Both classifiers, weighed; without `directions` those within classes are zero, and take no time."""
+        within, damping = self.sample.new_zeros(WITHIN_CLASS_RANK, self.sample.shape[1]), torch.zeros(WITHIN_CLASS_RANK)
+        if directions:
+            within, damping = within_class_directions(self.sample, self.labels[sample_rows(len(self.labels))])
         return RidgeClassifier(
             mean=self.mean,
             scale=self.scale,
@@ -106,7 +108,7 @@ class RidgeFit:
             kernel_weights=self.factors[1] * self.kernel.numpy(),
             kernel_width=np.array(KERNEL_WIDTH),
             bias=self.bias,
-            within_class_directions=directions.numpy(),
+            within_class_directions=within.numpy(),
             within_class_damping=damping.numpy(),
         )
 

@@ -28,6 +28,8 @@ class RidgeLayer(nn.Module):
     def __init__(self, part_sizes: Sequence[int], classes: int, support: int) -> None:
         super().__init__()
         self.part_sizes, self.classes = list(part_sizes), classes
+        # Whether fits estimate what `vectors` needs, a third of their time.
+        self.has_vectors = True
         size = sum(part_sizes)
         self.register_buffer("mean", torch.zeros(size))
         self.register_buffer("scale", torch.ones(size))
@@ -83,7 +85,7 @@ class RidgeLayer(nn.Module):
 
     def take(self, fitted: RidgeFit) -> None:
         """Take the classifier of a fit."""
-        for name, array in vars(fitted.classifier()).items():
+        for name, array in vars(fitted.classifier(directions=self.has_vectors)).items():
             value = torch.as_tensor(array, dtype=torch.float32, device=self.mean.device)
             is_weight = isinstance(getattr(self, name), nn.Parameter)
             setattr(self, name, nn.Parameter(value, requires_grad=False) if is_weight else value)

@@ -18,7 +18,7 @@ from transformers.modeling_outputs import SequenceClassifierOutput
 
 from auricle.models.families.baseline import MODEL_TYPES, Options
 from auricle.models.features.descriptors import Descriptors
-from auricle.models.features.functionals import FeatureFunctionals, Functionals
+from auricle.models.features.functionals import FeatureFunctionals, Functionals, feature_part_sizes, part_sizes
 from auricle.models.features.ridge import FactoredRidge, RidgeFit
 from auricle.models.features.ridge_layer import RidgeLayer
 from auricle.models.layers import masking
@@ -56,9 +56,10 @@ class Config(PreTrainedConfig):
 def configure(options: Options, spec: ModelSpec) -> Config:
     """Make the config for one corpus."""
     config = Config(**spec.config_keys, **options.model_dump())
-    shape = (1, config.sample_rate) if config.num_features is None else (1, config.num_features, 2)
-    parts = functionals(config)(torch.zeros(shape), torch.tensor(shape[-1:]))
-    config.part_sizes = [part.shape[1] for part in parts.values()]
+    if config.num_features is not None:
+        config.part_sizes = list(feature_part_sizes(config.num_features))
+    else:
+        config.part_sizes = list(part_sizes(config.sample_rate, config.n_mels, config.n_mfcc))
     return config
 
 

@@ -21,8 +21,8 @@ from auricle.models.encoders.efficientat import FrontEnd
 from auricle.models.encoders.opening import LayerStatistics, OpenEncoder, rebuild, shared_encoder
 from auricle.models.families.probe import MODEL_TYPES, Options
 from auricle.models.features.descriptors import Descriptors
-from auricle.models.features.functionals import Functionals
-from auricle.models.features.ridge import fit_ridge
+from auricle.models.features.functionals import Functionals, part_sizes
+from auricle.models.features.ridge import RidgeFit, fit_ridge
 from auricle.models.features.ridge_layer import RidgeLayer
 from auricle.models.layers import masking
 from auricle.models.layers.front_end import passthrough_extractor
@@ -81,8 +81,7 @@ def build(options: Options, spec: ModelSpec) -> "Model":
         descriptors=options.descriptors,
         max_support=options.max_support,
     )
-    parts = Functionals(rate, N_MELS, N_MFCC)(torch.zeros(1, rate), torch.tensor([rate]))
-    config.descriptor_sizes = [part.shape[1] for part in parts.values()]
+    config.descriptor_sizes = list(part_sizes(rate, N_MELS, N_MFCC))
     return Model(config, opened)
 
 
@@ -156,7 +155,7 @@ class Model(PreTrainedModel):
         config = self.config
         parts = self._parts(None, None)
 
-        def loss(chosen: Sequence[int]) -> float:
+        def compare(chosen: Sequence[int]) -> RidgeFit:
             return fit_ridge(
                 embeddings[:, parts.columns(chosen)],
                 labels,
@@ -166,24 +165,28 @@ class Model(PreTrainedModel):
                 class_weighted=class_weighted,
                 max_support=CHOICE_CLIPS,
                 seed=seed,
-            ).loss
+            )
 
         if config.candidates is None:
-            config.layers, config.layer_losses = choose_layers(len(parts.layers), loss)
+            config.layers, config.layer_losses = choose_layers(len(parts.layers), lambda chosen: compare(chosen).loss)
         else:
             config.layers = list(config.candidates)
         described = [*config.layers, *range(len(parts.layers), len(parts.sizes))]
-        losses = {} if config.descriptors is True else {False: loss(config.layers)}
+        fits = {} if config.descriptors is True else {False: compare(config.layers)}
         if config.descriptors:
-            losses[True] = loss(described)
-        config.joins_descriptors = min(losses, key=losses.__getitem__)
-        config.held_out_loss = losses[config.joins_descriptors]
-        sizes = self._parts(config.layers, config.joins_descriptors).sizes
+            fits[True] = compare(described)
+        config.joins_descriptors = min(fits, key=lambda joins: fits[joins].loss)
+        fitted, limit = fits[config.joins_descriptors], config.max_support
+        config.held_out_loss = fitted.loss
+        sizes, has_vectors = self._parts(config.layers, config.joins_descriptors).sizes, self.ridge.has_vectors
         self.ridge = RidgeLayer(sizes, config.num_labels, 0).to(self.device)
-        used, limit = self.used(embeddings), config.max_support
-        self.ridge.take(
-            self.ridge.fitted(used, labels, groups, class_weighted=class_weighted, max_support=limit, seed=seed)
-        )
+        self.ridge.has_vectors = has_vectors
+        if len(labels) > min(CHOICE_CLIPS, limit):
+            used = self.used(embeddings)
+            fitted = self.ridge.fitted(
+                used, labels, groups, class_weighted=class_weighted, max_support=limit, seed=seed
+            )
+        self.ridge.take(fitted)
         config.n_support = len(self.ridge.support_vectors)
 
     def classify(self, embeddings: Tensor) -> Tensor:
