@@ -8,7 +8,7 @@ from torch import Tensor
 
 from auricle.models.families.cnn import Options
 from auricle.models.families.cnn import network as cnn
-from auricle.models.layers import augment, heads, pooling
+from auricle.models.layers import augment, heads, masking, pooling
 from auricle.models.layers.front_end import LogMel, MelSpectrogram
 from auricle.models.options import ModelSpec
 from auricle.recipe import Augment
@@ -308,3 +308,26 @@ def test_a_shift_by_whole_hops_moves_frames() -> None:
     before, after = (model.front_end.extract(one, every) for one in (signal, signal.roll(5 * hop, -1)))
     # All but the frames at the seam and at the ends.
     torch.testing.assert_close(after[..., 7:39], before[..., 2:34], atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("shape", [(3, 5, 4, 9), (3, 5, 9)])
+def test_batch_norm_of_padded_clips_is_that_of_their_real_frames_packed(shape: tuple[int, ...]) -> None:
+    torch.manual_seed(0)
+    values, wanted = 3.0 * torch.randn(shape) + 2.0, torch.randn(shape)
+    lengths = torch.tensor([9, 4, 1])
+    real = masking.unsqueezed(masking.real(lengths, 9), values).expand(shape)
+    cells = real.movedim(1, -1)[..., 0]
+    layer, packed = masking.BatchNorm(5), torch.nn.BatchNorm1d(5)
+    with torch.no_grad():
+        layer.weight.uniform_(0.5, 2.0)
+        layer.bias.normal_()
+    packed.load_state_dict(layer.state_dict())
+    found, expected = values.clone().requires_grad_(), values.clone().requires_grad_()
+    output, reference = layer(found, lengths), packed(expected.movedim(1, -1)[cells])
+    assert not output[~real].any()
+    assert (output.movedim(1, -1)[cells] - reference).abs().max() < 1e-5
+    (output * wanted).sum().backward()
+    (reference * wanted.movedim(1, -1)[cells]).sum().backward()
+    pairs = ((found.grad, expected.grad), (layer.weight.grad, packed.weight.grad), (layer.bias.grad, packed.bias.grad))
+    for one, other in (*pairs, *zip(layer.buffers(), packed.buffers(), strict=True)):
+        assert (one - other).abs().max() < 1e-5
