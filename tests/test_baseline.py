@@ -219,6 +219,20 @@ def accuracy(fitted: ridge.RidgeFit, vectors: np.ndarray, labels: np.ndarray) ->
     return float((layer(torch.from_numpy(vectors)).argmax(1).numpy() == labels).mean())
 
 
+def test_without_vectors_a_layer_gives_the_same_logits() -> None:
+    vectors, labels = blobs(90, 5)
+    fitted = ridge.fit_ridge(
+        vectors, labels, None, max_support=90, sizes=[6, 6], classes=3, class_weighted=True, seed=0
+    )
+    with_vectors, logits_alone = RidgeLayer([6, 6], 3, 0), RidgeLayer([6, 6], 3, 0)
+    logits_alone.has_vectors = False
+    for layer in (with_vectors, logits_alone):
+        layer.take(fitted)
+    given = torch.from_numpy(vectors)
+    assert torch.equal(with_vectors(given), logits_alone(given))
+    assert with_vectors.within_class_damping.any() and not logits_alone.within_class_damping.any()
+
+
 def test_landmarks_are_as_accurate_as_the_exact_fit_and_use_every_clip() -> None:
     vectors, labels = blobs(1600, 0)
     settings: dict[str, Any] = {"sizes": [6, 6], "classes": 3, "class_weighted": True, "seed": 0}

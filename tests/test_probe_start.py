@@ -29,7 +29,7 @@ from auricle.training.fold import FoldData, TrainedFold
 from auricle.training.probe_start import ProbeStart
 from auricle.training.progress import ProgressReporter
 from auricle.training.run import resolve, run
-from auricle.training.schedule import schedule
+from auricle.training.schedule import FROM_NOISE, schedule
 from tests.conftest import write_corpus
 from tests.processes import run_python
 from tests.test_encoders import folder
@@ -343,8 +343,15 @@ def test_what_does_not_go_together_is_refused(settings: list[str], message: str)
 
 
 def test_other_families_need_numbers() -> None:
-    with pytest.raises(UsageError, match=r"train\.epochs received null.*train\.epochs=30"):
-        resolve(recipes.load("sound", ["train.epochs=null"]))
+    with pytest.raises(UsageError, match=r"train\.learning_rate received null.*train\.learning_rate=0\.001"):
+        resolve(recipes.load("sound", ["train.learning_rate=null"]))
+    assert resolve(recipes.load("sound", ["train.epochs=null"])).train.epochs is None
+
+
+def test_epochs_of_a_network_from_noise_follow_the_number_of_clips() -> None:
+    sound = recipes.load("sound").train
+    made = [schedule(sound, clips, FROM_NOISE).epochs for clips in (50, 400, 2500, 7442, 100_000)]
+    assert made == [60, 60, round(4000 / (2500 / 16)), 10, 10]
 
 
 @pytest.mark.parametrize("name", ["emotion", "genre"])

@@ -144,8 +144,8 @@ class Train(_Section):
     epochs: int | None = Field(
         30,
         ge=1,
-        description="Passes over the training clips. null, here and in the three like it, follows the number of "
-        "training clips, with model.start=probe.",
+        description="Passes over the training clips. null follows the number of training clips; in the three keys "
+        "like it, too, with model.start=probe.",
     )
     batch_size: int | None = Field(
         16, ge=1, description="Clips per batch; halved automatically when memory runs out; null follows."
@@ -283,9 +283,11 @@ def parse(content: Mapping[str, Any], origin: str, typed: Mapping[str, str] | No
         raise UsageError(f"{origin}: {explain(error, Recipe, typed)}") from error
 
 
-def check_steps(train: Train, reason: str) -> None:
-    """Raise UsageError where steps, rate or batch are null, and nothing fills them in: `reason` says why not."""
-    names = ("epochs", "batch_size", "gradient_accumulation_steps", "learning_rate")
+def check_steps(train: Train, reason: str, *, epochs: bool) -> None:
+    """Raise UsageError where the rate, the batch or, with `epochs`, their number is null, and nothing fills it in:
+    `reason` says why not.
+    """
+    names = ("batch_size", "gradient_accumulation_steps", "learning_rate", *(("epochs",) if epochs else ()))
     missing = [name for name in names if getattr(train, name) is None]
     if missing:
         raise UsageError(

@@ -66,7 +66,7 @@ def resolve(recipe: Recipe) -> Recipe:
         raise MissingExtra(f"Tracking with {tracker}", "track")
     family = registration.family(recipe.model.family)
     if family.TRAINING != "fine_tuning":
-        check_steps(recipe.train, f"the family '{recipe.model.family}' has none")
+        check_steps(recipe.train, f"the family '{recipe.model.family}' has none", epochs=False)
     if "checkpoint" in family.Options.model_fields:
         recipe = family.resolve(recipe, options)
     check_features(recipe, recipe.audio.num_features)

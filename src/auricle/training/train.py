@@ -20,11 +20,12 @@ from transformers import PreTrainedModel, TrainingArguments
 
 from auricle.errors import RunError
 from auricle.evaluation import scoring
-from auricle.models import device
+from auricle.models import device, registration
 from auricle.models.layers.front_end import LogMel
 from auricle.models.load import build_model
 from auricle.models.runtime import ModelInfo
 from auricle.models.torch_runtime import device_of
+from auricle.parallel import reuse_freed_memory
 from auricle.preparation.batches import build
 from auricle.preparation.prepare import LabelledClips, PreparedCorpus
 from auricle.preparation.windows import by_length, cut_clips
@@ -36,7 +37,7 @@ from auricle.training.fold import FoldData, FoldTrainer, TrainedFold, TrainingSu
 from auricle.training.frozen_features import ClipView, CropPlan, FrozenFeatures, log_mel_part, padded
 from auricle.training.loop import AVERAGE_FILE, SELECTION_METRIC, AudioTrainer
 from auricle.training.progress import Epoch, ProgressReporter
-from auricle.training.schedule import Schedule, schedule
+from auricle.training.schedule import FROM_NOISE, FROM_PROBE, Schedule, schedule
 from auricle.training.task import TrainingTask, frozen_feature_task, waveform_task
 
 NORMALIZATION_CLIPS = 1000
@@ -87,7 +88,10 @@ def train(
     doubles, so the effective batch stays. Raises RunError when a single clip does not fit.
     """
     start = time.perf_counter()
-    settings = schedule(recipe.train, len(task.clips))
+    # Every step allocates the same large tensors.
+    reuse_freed_memory()
+    is_fine_tuned = registration.family(recipe.model.family).TRAINING == "fine_tuning"
+    settings = schedule(recipe.train, len(task.clips), FROM_PROBE if is_fine_tuned else FROM_NOISE)
     # The memory layout in which convolutions train fastest; the saved weights have the usual one.
     model.to(memory_format=torch.channels_last)
     batch_size, accumulation = settings.batch_size, settings.gradient_accumulation_steps

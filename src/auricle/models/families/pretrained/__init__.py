@@ -156,7 +156,7 @@ def resolve(recipe: Recipe, options: Options) -> Recipe:
             "are computed for crops of one length: set it to null."
         )
     if options.start == "random":
-        check_steps(recipe.train, "here the head begins from noise (model.start=random)")
+        check_steps(recipe.train, "here the head begins from noise (model.start=random)", epochs=True)
     elif not recipe.train.load_best_model_at_end:
         raise UsageError(
             "train.load_best_model_at_end received false. With model.start=probe the best of the probe and all epochs "
