@@ -25,6 +25,7 @@ from auricle.export.parity import check_parity
 from auricle.export.quantize import Int8Result, compare_int8, quantize
 from auricle.export.trace import OUTPUTS, trace
 from auricle.inference.classifier import Classifier
+from auricle.models.families.conformer import network as conformer
 from auricle.models.onnx_runtime import OnnxModel
 from auricle.preparation.windows import from_arrays
 from auricle.recipe import parse
@@ -32,7 +33,7 @@ from auricle.training.progress import ProgressReporter
 from auricle.training.run import run
 from tests.conftest import write_corpus
 from tests.test_encoders import NAMES
-from tests.test_families import LABELS, PROBED, RATE, arrays, build
+from tests.test_families import LABELS, PROBED, RATE, arrays, build, built_once
 
 BANDS = 20
 # The cheapest to trace that together pass through every branch which is there for graphs alone, with the network of two
@@ -110,8 +111,10 @@ def check_extreme_inputs(model: Any, graph: OnnxModel) -> None:
 
 
 @pytest.mark.parametrize(("name", "options"), QUICK)
-def test_a_graph_answers_as_its_model(name: str, options: dict[str, object]) -> None:
-    model = build(name, options)
+def test_a_graph_answers_as_its_model(name: str, options: dict[str, object], monkeypatch: pytest.MonkeyPatch) -> None:
+    # All blocks are alike, and tracing takes seconds for each.
+    monkeypatch.setitem(conformer.SIZES["default"], "num_hidden_layers", 1)
+    model = built_once.__wrapped__(name, json.dumps(options))
     graph, _, _ = traced(model)
     check_agreement(model, graph, arrays())
     check_extreme_inputs(model, graph)

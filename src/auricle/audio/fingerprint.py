@@ -38,12 +38,14 @@ _FEW = 20
 _SIMILAR_SHORT, _SIMILAR_LONG = 0.82, 0.65
 # A periodic signal agrees with itself when shifted, so it must agree with another by clearly more.
 _MARGIN = 0.1
+# Half a sample off, two copies that are similar enough agree by a third or more; most proposed pairs by far less.
+_HOPELESS = 0.25
 _SELF_SHIFTS = (RATE // 20, RATE // 2)
 _MIN_ACTIVE = RATE // 10
 # Half a minute of signs is enough evidence.
 _LONGEST = 1 << 17
-# Unpacked waveforms in memory; 5 s take 80 kB.
-_MAX_UNPACKED = 256
+# Bytes of unpacked signs in memory; 5 s take 20 kB.
+_MAX_UNPACKED = 1 << 25
 _MIN_OVERLAP = 0.6
 _BLOCK_FRAMES = 48
 _HANN = np.hanning(_WINDOW).astype(np.float32)
@@ -95,18 +97,19 @@ def near_duplicates(fingerprints: Sequence[np.ndarray]) -> list[Match]:
     a few times that of the fingerprints; time is about linear up to tens of thousands of clips.
     """
     signs: dict[int, np.ndarray] = {}
-    matches = []
+    unpacked, matches = 0, []
     for a, candidates in _candidates([words[3 : 3 + words[0]] if len(words) else words for words in fingerprints]):
         for b, frames in candidates:
             for number in (a, b):
                 if number not in signs:
                     signs[number] = _unpack_signs(fingerprints[number])
+                    unpacked += signs[number].nbytes
             match = _compare(signs[a], signs[b], frames * _HOP)
             if match is not None:
                 matches.append(Match(a, b, match[0], match[1] / RATE))
-        signs.pop(a, None)
-        if len(signs) > _MAX_UNPACKED:
+        if unpacked > _MAX_UNPACKED:
             signs.clear()
+            unpacked = 0
     return matches
 
 
@@ -145,16 +148,15 @@ def _to_words(bits: np.ndarray) -> np.ndarray:
 
 
 def _unpack_signs(words: np.ndarray) -> np.ndarray:
-    """The signs of a waveform, 0 where it is too quiet to trust."""
+    """The signs of a waveform, 0 where it is too quiet to trust: int8."""
     landmarks, frames, samples = (int(count) for count in words[:3])
     at = 3 + landmarks
     end = at + (frames + 31) // 32
     active = np.unpackbits(words[at:end].view(np.uint8), count=frames)
     # The middle of a frame is one and a half hops after its beginning.
-    blocks = np.pad(active, (1, samples // _HOP + 2 - frames), mode="edge")
-    signs = np.unpackbits(words[end:].view(np.uint8), count=samples).astype(np.float32) * 2.0 - 1.0
-    signs *= np.repeat(blocks, _HOP)[:samples]
-    return signs
+    blocks = np.concatenate([active[:1], active, np.repeat(active[-1:], samples // _HOP + 2 - frames)]).view(np.int8)
+    signs = np.unpackbits(words[end:].view(np.uint8), count=samples).view(np.int8) * np.int8(2) - np.int8(1)
+    return np.asarray(signs * np.repeat(blocks, _HOP)[:samples])
 
 
 def _ambiguity(signs: np.ndarray) -> float:
@@ -176,6 +178,7 @@ def _self_products(values: np.ndarray, size: int) -> np.ndarray:
 
 def _compare(a: np.ndarray, b: np.ndarray, offset: int) -> tuple[float, int] | None:
     """Similarity and exact offset of clips near a proposed offset (samples); None where they are two recordings."""
+    a, b = a.astype(np.float32), b.astype(np.float32)
     reach = 3 * _HOP // 2
     low = max(-offset - reach, 0)
     query = b[low : max(len(a) - offset + reach, 0)][:_LONGEST]
@@ -184,7 +187,12 @@ def _compare(a: np.ndarray, b: np.ndarray, offset: int) -> tuple[float, int] | N
         return None
     best = int(np.argmax(np.abs(np.correlate(padded, query, "valid"))))
     least = max(_MIN_ACTIVE, _MIN_OVERLAP * min(int(np.count_nonzero(a)), int(np.count_nonzero(b)), _LONGEST))
-    similarity, compared = max(_agreement(padded, query, best, half, least) for half in (-1, 0, 1))
+    similarity, compared = _agreement(padded, query, best, 0, least)
+    if compared and similarity < _HOPELESS:
+        return None
+    similarity, compared = max(
+        (similarity, compared), *(_agreement(padded, query, best, half, least) for half in (-1, 1))
+    )
     if similarity < np.interp(compared / RATE, (0.5, 1.0), (_SIMILAR_SHORT, _SIMILAR_LONG)):
         return None
     if similarity < max(_ambiguity(a), _ambiguity(b)) + _MARGIN:
@@ -214,7 +222,9 @@ def _span(values: np.ndarray, start: int, size: int) -> np.ndarray:
     """values[start : start + size], zero-padded outside."""
     inside = values[max(start, 0) : max(start + size, 0)]
     before = min(max(-start, 0), size)
-    return np.pad(inside, (before, size - before - len(inside)))
+    span = np.zeros(size, values.dtype)
+    span[before : before + len(inside)] = inside
+    return span
 
 
 def _candidates(landmarks: list[np.ndarray]) -> Iterator[tuple[int, list[tuple[int, int]]]]:

@@ -6,10 +6,12 @@ whatever would break a table or open a tag is escaped.
 """
 
 import re
+from functools import cache
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
+import jinja2
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from auricle.corpus.clip import Index
@@ -50,10 +52,10 @@ def model_card(
         for row in rows
     ]
     overall = report.metrics["accuracy"].value
-    template = resources.files("auricle.evaluation").joinpath("templates/model_card.md").read_text(encoding="utf-8")
-    card: ModelCard = ModelCard.from_template(
-        _metadata(report, dataset, license),
-        template_str=template,
+    metadata = _metadata(report, dataset, license)
+    # As `ModelCard.from_template`, which compiles the template for every card.
+    text = _template().render(
+        card_data=metadata.to_yaml(),
         report=report,
         cost=cost,
         repo=repo or "user/name",
@@ -69,7 +71,13 @@ def model_card(
         counted=counted,
         percent=percent,
     )
-    return card
+    return ModelCard(text)
+
+
+@cache
+def _template() -> Any:
+    path = resources.files("auricle.evaluation").joinpath("templates/model_card.md")
+    return jinja2.Template(path.read_text(encoding="utf-8"))
 
 
 def dataset_of(index: Index) -> str | None:
