@@ -2,6 +2,7 @@
 
 import argparse
 import csv
+import gc
 import io
 import json
 import struct
@@ -15,6 +16,8 @@ import soundfile
 
 import auricle
 from auricle.cli.main import _parser, main
+from auricle.errors import DataError
+from auricle.training import grouping
 from tests.conftest import RATE, tone, usage_error, write_corpus
 
 
@@ -24,6 +27,20 @@ def test_inspect_prints_what_is_there_and_the_same_as_json(corpus: Path, capsys:
     assert main(["inspect", str(corpus), "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
     assert found["usable"] == 24 and len(found["index"]) == 24 and found["split"]["kind"] == "holdout"
+
+
+def test_cycles_are_looked_for_rarely_during_a_command_and_as_usual_after_it(
+    corpus: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    usual, seen = gc.get_threshold(), []
+
+    def inspect(*_: object, **__: object) -> None:
+        seen.append(gc.get_threshold())
+        raise DataError("enough")
+
+    monkeypatch.setattr(grouping, "inspect", inspect)
+    assert main(["inspect", str(corpus)]) == 2 and "enough" in capsys.readouterr().err
+    assert seen[0][0] > usual[0] and gc.get_threshold() == usual
 
 
 def test_train_prints_the_verdict_and_names_the_report(
