@@ -49,6 +49,14 @@ def own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Monk
     monkeypatch.setenv("AURICLE_CACHE", str(tmp_path_factory.getbasetemp() / "cache"))
 
 
+# A fifth of the time of the imports that collecting tests makes.
+gc.disable()
+
+
+def pytest_collection_finish() -> None:
+    gc.enable()
+
+
 @pytest.fixture(autouse=True, scope="module")
 def frozen_imports() -> None:
     """Leave what tests import out of garbage collection, which every training asks for twice."""
