@@ -3,6 +3,7 @@
 import ast
 import itertools
 import json
+import os
 import subprocess
 import sys
 from copy import deepcopy
@@ -166,6 +167,37 @@ AUTO_MODELS = (Model,)
 def build(options, spec):
     return Model(Config(sample_rate=spec.sample_rate, scale=options.scale, num_labels=len(spec.labels)))
 '''
+
+
+FRESH = """
+import os, sys
+from pathlib import Path
+from auricle.models.load import load_model
+for folder in sys.argv[1:]:
+    if not os.fork():
+        load_model(Path(folder))
+        print("opened", flush=True)
+        os._exit(0)
+    os.wait()
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="forks, so that each model is the first of its process")
+def test_every_kind_of_model_opens_where_nothing_was_imported_before(tmp_path: Path) -> None:
+    kinds: list[tuple[str, dict[str, object]]] = [
+        ("baseline", {}),
+        ("cnn", {"size": "tutorial"}),
+        ("conformer", {"size": "tutorial"}),
+        ("pretrained", {"checkpoint": "tiny-hubert"}),
+        ("pretrained", {"checkpoint": "tiny-hubert", "pooling": "attention"}),
+        ("probe", {"checkpoint": "tiny-wavlm"}),
+        ("probe", {"checkpoint": "mn01"}),
+    ]
+    for number, (name, options) in enumerate(kinds):
+        save_model(build(name, options), tmp_path / str(number))
+    folders = [str(tmp_path / str(number)) for number in range(len(kinds))]
+    done = subprocess.run([sys.executable, "-c", FRESH, *folders], capture_output=True, text=True)
+    assert done.stdout.split() == ["opened"] * len(kinds), done.stderr
 
 
 def test_one_new_file_is_a_new_family(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -72,10 +72,14 @@ def load_model(folder: Path, precision: str = "float32") -> PreTrainedModel:
             f"'{folder}' holds a model of type '{model_type}', which no family of auricle opens. Families: "
             f"{', '.join(registration.names())}."
         )
-    # The auto classes of transformers would import every family.
     model_class = registration.network(family).Model
+    config_class = getattr(model_class, "config_class", None)
+    if config_class is None:
+        # The auto classes of transformers import every family, so only those that need them do.
+        registration.register()
+        config_class = transformers.AutoConfig
     try:
-        (getattr(model_class, "config_class", None) or transformers.AutoConfig).from_pretrained(folder)
+        config_class.from_pretrained(folder)
     except (ValueError, OSError, KeyError) as error:
         raise RunError(f"'{folder}' is no model that auricle can open: {error}") from error
     if not (folder / "model.safetensors").is_file():
