@@ -314,6 +314,7 @@ def test_a_shift_by_whole_hops_moves_frames() -> None:
 def test_batch_norm_of_padded_clips_is_that_of_their_real_frames_packed(shape: tuple[int, ...]) -> None:
     torch.manual_seed(0)
     values, wanted = 3.0 * torch.randn(shape) + 2.0, torch.randn(shape)
+    values[:, 2] = 0.0  # a channel that a ReLU silenced
     lengths = torch.tensor([9, 4, 1])
     real = masking.unsqueezed(masking.real(lengths, 9), values).expand(shape)
     cells = real.movedim(1, -1)[..., 0]
@@ -330,4 +331,5 @@ def test_batch_norm_of_padded_clips_is_that_of_their_real_frames_packed(shape: t
     (reference * wanted.movedim(1, -1)[cells]).sum().backward()
     pairs = ((found.grad, expected.grad), (layer.weight.grad, packed.weight.grad), (layer.bias.grad, packed.bias.grad))
     for one, other in (*pairs, *zip(layer.buffers(), packed.buffers(), strict=True)):
-        assert (one - other).abs().max() < 1e-5
+        # The gradient of a silent channel is divided by the root of eps: hundreds.
+        torch.testing.assert_close(one, other, atol=1e-5, rtol=1e-5)

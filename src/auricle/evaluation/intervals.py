@@ -25,9 +25,9 @@ NORMAL_QUANTILE = 1.959964
 # `python -m benchmarks coverage` chose the second number on its design cells and checks it on cells of other sizes.
 MIN_UNITS, MIN_RARER = 5, 7.0
 ROUNDING = 1e-9
-# What a metric's values lie between.
 # The weights that are in memory at a time.
 BLOCK_VALUES = 2**18
+# What a metric's values lie between.
 SHARE, AMOUNT, SHARE_DIFFERENCE, AMOUNT_DIFFERENCE = (0.0, 1.0), (0.0, inf), (-1.0, 1.0), (-inf, inf)
 
 

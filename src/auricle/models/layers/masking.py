@@ -95,7 +95,9 @@ class RealFrameNorm(torch.autograd.Function):
         _, mean, inverse = torch.native_batch_norm(masked, None, None, None, None, True, 0.0, 0.0)
         # Those are of all cells, zeros beyond the lengths among them: their sums are those of the real ones.
         share = values.numel() / values.shape[1] / count
-        square = (inverse.double().pow(-2) + mean.double().square()) * share
+        # torch gives 0 as the inverse deviation of a channel without any, such as one that a ReLU silences.
+        spread = torch.where(inverse > 0, inverse, torch.inf).double().pow(-2)
+        square = (spread + mean.double().square()) * share
         mean = mean.double() * share
         variance = (square - mean.square()).clamp_min(0.0).to(values.dtype)
         mean = mean.to(values.dtype)
