@@ -3,9 +3,11 @@
 `python -m benchmarks._prepare_side SIDE DATA SCRATCH` prints a line of JSON. Imports and one generated file come first,
 not timed; then the whole corpus at 16 kHz, mono. `lists` and `arrays` are `Dataset.map` with librosa: the first stores
 audio as Python lists, as the speech-emotion tutorial does, the second as numpy arrays, the best that `datasets` can do.
-`auricle` decodes, checks, fingerprints and stores, as `auricle train` does.
+`auricle` decodes, checks, fingerprints and stores, as `auricle train` does. `decoder` only decodes, by libsndfile in as
+many processes: what no preparation that uses it exceeds. `resampled` also resamples, which most corpora need.
 """
 
+import functools
 import json
 import resource
 import sys
@@ -16,13 +18,17 @@ from typing import Any
 
 import numpy as np
 import soundfile
+import soxr
 
 from auricle.corpus.clip import Clip
 from auricle.corpus.read import read_index
-from auricle.parallel import cores
+from auricle.parallel import cores, parallel_map
 
 SAMPLE_RATE = 16_000
 MIN_SECONDS, MAX_SECONDS = 0.05, 3600.0
+# Into how many pieces of work the decoder divides a corpus.
+PARTS = 16
+PARALLEL = ("auricle", "resampled", "decoder")
 Prepare = Callable[[list[Clip], Path], int]
 
 
@@ -57,10 +63,30 @@ def auricle_side() -> Prepare:
     return prepare
 
 
+def decoder_side(resamples: bool) -> Prepare:
+    """libsndfile, and soxr where the rate is another, alone."""
+
+    def prepare(clips: list[Clip], scratch: Path) -> int:
+        work = functools.partial(_decode, resamples=resamples)
+        return sum(parallel_map(work, [clips[first::PARTS] for first in range(PARTS) if clips[first::PARTS]]))
+
+    return prepare
+
+
+def _decode(clips: list[Clip], resamples: bool) -> int:
+    for clip in clips:
+        samples, rate = soundfile.read(clip.source, dtype="float32", always_2d=True)
+        if resamples and rate != SAMPLE_RATE:
+            soxr.resample(samples.mean(1), rate, SAMPLE_RATE)
+    return len(clips)
+
+
 SIDES: dict[str, Callable[[], Prepare]] = {
     "lists": lambda: datasets_side(as_lists=True),
     "arrays": lambda: datasets_side(as_lists=False),
     "auricle": auricle_side,
+    "resampled": lambda: decoder_side(resamples=True),
+    "decoder": lambda: decoder_side(resamples=False),
 }
 
 
@@ -79,7 +105,7 @@ def measure(side: str, data: Path, scratch: Path) -> dict[str, float]:
     return {
         "seconds": time.perf_counter() - start,
         "clips": count,
-        "peak_mb": _peak_mb(cores() if side == "auricle" else 0),
+        "peak_mb": _peak_mb(cores() if side in PARALLEL else 0),
     }
 
 

@@ -68,8 +68,8 @@ def _describe(count: int, screen: Screen) -> float:
         longer = {seconds * rate: np.flatnonzero(audio.lengths > seconds * rate).tolist() for seconds in (1, 2, 4)}
         waves = [audio.get(number)[0] / np.float32(32_768) for number in range(len(ids))]
         works: dict[str, Callable[[], object]] = {
-            "whole clips": lambda: scoring.embed_windows(model, audio, batch_seconds=60.0),
-            "with centers": lambda: scoring.embed_with_centers(model, audio, longer, batch_seconds=60.0),
+            "whole clips": lambda: list(scoring.embed_windows(model, audio, batch_seconds=60.0)),
+            "with centers": lambda: list(scoring.embed_with_centers(model, audio, longer, batch_seconds=60.0)),
             "librosa": lambda: [_librosa(wave, rate) for wave in waves],
         }
         seconds = {name: median(times) for name, times in _alternating(works).items()}
@@ -170,7 +170,7 @@ def _folds(screen: Screen) -> None:
     shared = FactoredRidge.of(vectors, labels, sizes=sizes, classes=CLASSES, class_weighted=True)
     for speaker in range(SPEAKERS):
         rows = np.flatnonzero(speakers != speaker)
-        shared.fit(rows, speakers[rows], 0).classifier()
+        shared.fit(rows, speakers[rows], 0).classifier(directions=True)
     together = time.process_time() - start
     start, rows = time.process_time(), np.flatnonzero(speakers != 0)
     fit_ridge(
@@ -182,7 +182,7 @@ def _folds(screen: Screen) -> None:
         class_weighted=True,
         max_support=6000,
         seed=0,
-    ).classifier()
+    ).classifier(directions=True)
     alone = SPEAKERS * (time.process_time() - start)
     screen.say(
         f"Leaving each of {SPEAKERS} speakers out of {SHARED_CLIPS:,} vectors: {together:.1f} s of one core from one "

@@ -136,7 +136,7 @@ def test_a_second_fit_begins_anew() -> None:
     for _ in range(2):
         values = random.normal(0, 1, (60, size)).astype(np.float32)
         model.fit(values, np.arange(60) % 3, groups=None, class_weighted=False, seed=0)
-        used = model.used(values)
+        used = values[:, model.used_columns()]
         assert used.shape == (60, len(model.ridge.mean))
 
 
@@ -163,8 +163,8 @@ def test_a_run_answers_as_its_model_and_embeds_once(tmp_path: Path, monkeypatch:
         assert found == pytest.approx(expected, abs=1e-4)
     assert model.config.window_seconds == 0.3, "clips of a second are cut into several windows"
     calls = []
-    embed = closed_form.scoring.embed_windows
-    monkeypatch.setattr(closed_form.scoring, "embed_windows", lambda *a, **k: calls.append(a) or embed(*a, **k))
+    embed = scoring.embed_windows
+    monkeypatch.setattr(scoring, "embed_windows", lambda *a, **k: calls.append(a) or embed(*a, **k))
     trained(tmp_path, "again", **checkpoint, **{"model.layers": [1], "model.descriptors": False})
     assert not calls, "another choice of layers is served by the vectors of the first run"
     assert json.loads((tmp_path / "again/model/config.json").read_text())["layers"] == [1]

@@ -24,6 +24,7 @@ from auricle.preparation.prepare import PreparedCorpus, prepare, read
 from auricle.recipe import Recipe, Train
 from auricle.run_folder import RunFolder
 from auricle.training import finetune, freezing, probe_start
+from auricle.training.embeddings import ClipVectors
 from auricle.training.finetune import FineTuning
 from auricle.training.fold import FoldData, TrainedFold
 from auricle.training.probe_start import ProbeStart
@@ -78,9 +79,9 @@ def network_of(corpus: PreparedCorpus) -> tuple[Any, np.ndarray]:
     ids, heads = corpus.split.folds[0].train, list[tuple[LinearClassifier, np.ndarray]]()
     whole = probe_start.fit_ridge
 
-    def kept(vectors: np.ndarray, *arguments: Any, **named: Any) -> RidgeFit:
+    def kept(vectors: ClipVectors, *arguments: Any, **named: Any) -> RidgeFit:
         fitted = whole(vectors, *arguments, **named)
-        heads.append((fitted.linear_classifier(), vectors))
+        heads.append((fitted.linear_classifier(), vectors.everything()))
         return fitted
 
     with pytest.MonkeyPatch.context() as patched:

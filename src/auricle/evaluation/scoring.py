@@ -4,11 +4,11 @@ In: a PyTorch model or an exported graph, and an AudioSource. Out: one row of lo
 windows. Clips are batched with others of similar length; the logits of a clip do not depend on the others.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -113,6 +113,13 @@ class Scores:
         )
 
 
+class WindowRows(NamedTuple):
+    """The rows (windows, width) float32 of some windows, by number (windows,)."""
+
+    numbers: np.ndarray
+    rows: np.ndarray
+
+
 def join(parts: Sequence[Scores]) -> Scores:
     """The scores of several models, one after the other."""
     return Scores(
@@ -149,17 +156,20 @@ def score(model: Any, source: AudioSource, *, batch_seconds: float) -> np.ndarra
 
 def embed(model: Any, source: AudioSource, *, batch_seconds: float) -> np.ndarray:
     """Pooled vectors (clips, width) float32 of a PyTorch model, the mean over each clip's windows."""
-    return mean_by_clip(embed_windows(model, source, batch_seconds=batch_seconds), model.config, source.lengths)
+    found = _gather(embed_windows(model, source, batch_seconds=batch_seconds))
+    return mean_by_clip(found, model.config, source.lengths)
 
 
 def embed_windows(
     model: Any, source: AudioSource, *, batch_seconds: float, progress: Progress | None = None
-) -> np.ndarray:
-    """Pooled vectors (windows, width) float32 of a PyTorch model, in the order of `windows_of` its config."""
+) -> Iterator[WindowRows]:
+    """The pooled vectors of a PyTorch model, a batch at a time. Windows are numbered as `windows_of` its config."""
     from auricle.models.torch_runtime import TorchRuntime
 
     runtime = TorchRuntime(model)
-    return _window_rows(runtime.info, source.lengths, batch_seconds, _batch_runner(source, runtime.embed), progress)
+    run_batch = _batch_runner(source, runtime.embed)
+    for numbers, batch in _batches(runtime.info, source.lengths, batch_seconds, progress):
+        yield WindowRows(numbers, run_batch(batch))
 
 
 def embed_with_centers(
@@ -169,27 +179,25 @@ def embed_with_centers(
     *,
     batch_seconds: float,
     progress: Progress | None = None,
-) -> list[np.ndarray]:
-    """The vectors (clips, width) of the baseline of whole clips, then those of centers of some, from the same frames.
+) -> Iterator[list[WindowRows]]:
+    """The vectors of the baseline, a batch at a time: of whole clips, then of centers of some, from the same frames.
 
-    centers: by their samples, the numbers of clips, all longer.
+    centers: by their samples, the numbers of clips, all longer, in order: a center is numbered by its place here.
     """
     from auricle.models.torch_runtime import TorchRuntime
 
     runtime = TorchRuntime(model)
     chosen = {samples: np.isin(np.arange(len(source)), clips) for samples, clips in centers.items()}
-    found: dict[int, dict[int, np.ndarray]] = {samples: {} for samples in centers}
-
-    def run_batch(batch: Sequence[Window]) -> np.ndarray:
+    places = {samples: np.cumsum(mask) - 1 for samples, mask in chosen.items()}
+    for numbers, batch in _batches(runtime.info, source.lengths, batch_seconds, progress):
         clips = np.array([window.clip for window in batch])
         values = padded([source.get(clip) for clip in clips])
         whole, *parts = runtime.embed_centers(*values, {samples: mask[clips] for samples, mask in chosen.items()})
-        for (samples, mask), part in zip(chosen.items(), parts, strict=True):
-            found[samples].update(zip(clips[mask[clips]].tolist(), part, strict=True))
-        return whole
-
-    vectors = _window_rows(runtime.info, source.lengths, batch_seconds, run_batch, progress)
-    return [vectors, *(np.stack([found[samples][clip] for clip in clips]) for samples, clips in centers.items())]
+        of_centers = (
+            WindowRows(places[samples][clips[mask[clips]]], part)
+            for (samples, mask), part in zip(chosen.items(), parts, strict=True)
+        )
+        yield [WindowRows(numbers, whole), *of_centers]
 
 
 def vectors(model: Any, source: AudioSource, *, batch_seconds: float) -> np.ndarray:
@@ -247,24 +255,31 @@ def mean_by_clip(rows: np.ndarray, config: Any, lengths: np.ndarray) -> np.ndarr
 
 
 def _window_rows(
-    info: ModelInfo,
-    lengths: np.ndarray,
-    batch_seconds: float,
-    run_batch: Callable[[Sequence[Window]], np.ndarray],
-    progress: Progress | None = None,
+    info: ModelInfo, lengths: np.ndarray, batch_seconds: float, run_batch: Callable[[Sequence[Window]], np.ndarray]
 ) -> np.ndarray:
     """The rows that `run_batch` gives, (windows, width) float32 in the order of `windows_of`."""
+    batches = _batches(info, lengths, batch_seconds)
+    return _gather(WindowRows(numbers, run_batch(batch)) for numbers, batch in batches)
+
+
+def _gather(parts: Iterable[WindowRows]) -> np.ndarray:
+    """The rows of all windows in their order, (windows, width) float32."""
+    found = list(parts)
+    rows = np.empty((sum(len(part.numbers) for part in found), found[0].rows.shape[1]), np.float32)
+    for part in found:
+        rows[part.numbers] = part.rows
+    return rows
+
+
+def _batches(
+    info: ModelInfo, lengths: np.ndarray, batch_seconds: float, progress: Progress | None = None
+) -> Iterator[tuple[np.ndarray, Sequence[Window]]]:
+    """The windows in batches of similar length, with their numbers in the order of `windows_of`."""
     windows = windows_of(info, lengths)
     positions = {window: number for number, window in enumerate(windows)}
-    found: np.ndarray | None = None
     done = 0
     for batch in by_length(windows, info.batch_samples(batch_seconds)):
-        rows = run_batch(batch)
-        if found is None:
-            found = np.empty((len(windows), rows.shape[1]), np.float32)
-        found[[positions[window] for window in batch]] = rows
+        yield np.array([positions[window] for window in batch]), batch
         done += len(batch)
         if progress is not None:
             progress(done, len(windows))
-    assert found is not None, "score is called with at least one clip"
-    return found

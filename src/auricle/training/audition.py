@@ -33,8 +33,9 @@ from auricle.models.load import build_model
 from auricle.preparation.formatting import counted, short_duration
 from auricle.preparation.prepare import PreparedCorpus, decode, read, with_split
 from auricle.recipe import Data, Recipe
-from auricle.training.closed_form import embed_clips, fit
+from auricle.training.closed_form import fit
 from auricle.training.cross_validation import release_memory, scores_of
+from auricle.training.embeddings import embed_clips
 from auricle.training.grouping import decide_groups
 from auricle.training.outcome import majority_scores
 from auricle.training.progress import ProgressReporter
@@ -371,7 +372,7 @@ def _seconds_per_clip(corpus: PreparedCorpus, model: PreTrainedModel) -> float:
 
 
 def _embed(corpus: PreparedCorpus, model: PreTrainedModel, ids: Iterable[str]) -> None:
-    scoring.embed_windows(model, corpus.audio(list(ids)), batch_seconds=corpus.recipe.evaluate.batch_seconds)
+    list(scoring.embed_windows(model, corpus.audio(list(ids)), batch_seconds=corpus.recipe.evaluate.batch_seconds))
 
 
 def _advice(comparison: Comparison, encoders: Sequence[EncoderFacts], data: str | Path, recipe: Recipe) -> str:

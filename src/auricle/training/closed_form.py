@@ -4,33 +4,26 @@ In: a PreparedCorpus. Out: for each fold a fitted model. The ensemble member of 
 functions.
 """
 
-import hashlib
-import json
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import numpy as np
 from transformers import PreTrainedModel
 
-from auricle import __version__
-from auricle.evaluation import duration, open_set, scoring
+from auricle.evaluation import open_set
 from auricle.models import registration
 from auricle.models.features.ridge import FactoredRidge
 from auricle.models.load import build_model
-from auricle.parallel import Progress
 from auricle.preparation.prepare import PreparedCorpus
-from auricle.preparation.windows import AudioSource
-from auricle.run_folder import atomic_write
-from auricle.training.fold import Embeddings, FoldData, FoldTrainer, TrainedFold, TrainingSummary
+from auricle.training.embeddings import Embeddings, embed_clips
+from auricle.training.fold import FoldData, FoldTrainer, TrainedFold, TrainingSummary
 from auricle.training.progress import ProgressReporter
 
 Result = TypeVar("Result")
 # From so many clips and folds on, fits take minutes one by one.
 SHARED_CLIPS, SHARED_FOLDS = 2000, 10
-# Clips of which centers are embedded, for each duration: of a test split of a fifth, as many as of other families.
-MOST_CENTERS = 5 * duration.MOST_CLIPS
 
 
 def closed_form_trainer(
@@ -66,7 +59,7 @@ class SharedFit:
         reporter.message(note)
         model, ids = build_model(corpus.recipe, corpus.labels), [clip.id for clip in corpus.usable]
         weighted = corpus.recipe.train.class_balance != "none"
-        factored = model.factor(embeddings.means(ids), corpus.classes(ids), class_weighted=weighted)
+        factored = model.factor(embeddings.of(ids).everything(), corpus.classes(ids), class_weighted=weighted)
         return cls(factored, {id: row for row, id in enumerate(ids)})
 
     def fit(self, model: PreTrainedModel, corpus: PreparedCorpus, ids: Sequence[str]) -> None:
@@ -125,7 +118,7 @@ def fit_fold(
 def fit(solve: Callable[..., Result], embeddings: Embeddings, corpus: PreparedCorpus, ids: Sequence[str]) -> Result:
     """Fit a closed-form classifier to the embeddings, classes and groups of some clips; returns what `solve` does."""
     return solve(
-        embeddings.means(ids),
+        embeddings.of(ids),
         corpus.classes(ids),
         groups=_groups(corpus, ids),
         class_weighted=corpus.recipe.train.class_balance != "none",
@@ -136,59 +129,3 @@ def fit(solve: Callable[..., Result], embeddings: Embeddings, corpus: PreparedCo
 def _groups(corpus: PreparedCorpus, ids: Sequence[str]) -> np.ndarray | None:
     grouped = all(clip.group is not None for clip in corpus.usable)
     return np.array(corpus.groups(ids)) if grouped else None
-
-
-def _windows(config: Any) -> tuple[float | None, float]:
-    """How recordings are cut; an ensemble member has no settings for it and takes clips whole."""
-    return getattr(config, "window_seconds", None), getattr(config, "overlap", 0.0)
-
-
-def embed_clips(
-    corpus: PreparedCorpus, model: PreTrainedModel, progress: Progress | None = None, *, centers: bool = False
-) -> Embeddings:
-    """Embed every usable clip, or read what an earlier run of the same corpus and settings cached.
-
-    With `centers` those of the centers of clips too, by whose scores the effect of duration is measured.
-    """
-    ids = [clip.id for clip in (*corpus.usable, *corpus.held_out)]
-    audio, config = corpus.audio(ids), model.config
-    settings = [__version__, model.embedding_identity(), *_windows(config), ids]
-    key = hashlib.blake2b(json.dumps(settings).encode(), digest_size=12).hexdigest()
-    # By the seconds of a center, the clips that are longer; and the file of the vectors of each.
-    longer = {seconds: _longer(audio, config.sample_rate * seconds) for seconds in duration.SECONDS if centers}
-    longer = {seconds: numbers for seconds, numbers in longer.items() if numbers}
-    path = corpus.store.folder / f"vectors-{key}.npy"
-    center_paths = {seconds: path.with_name(f"vectors-{key}-{seconds:g}s.npy") for seconds in longer}
-    if not all(file.is_file() for file in (path, *center_paths.values())):
-        sizes = {round(config.sample_rate * seconds): numbers for seconds, numbers in longer.items()}
-        found = _embed(model, audio, sizes, corpus.recipe.evaluate.batch_seconds, progress)
-        for file, values in zip((*center_paths.values(), path), (*found[1:], found[0]), strict=True):
-            with atomic_write(file) as partial:
-                np.save(partial, values)
-    crops = {}
-    for seconds, file in center_paths.items():
-        lengths = np.full(len(longer[seconds]), round(config.sample_rate * seconds))
-        crops[seconds] = Embeddings(np.load(file), _rows(config, lengths, [ids[clip] for clip in longer[seconds]]))
-    return Embeddings(np.load(path), _rows(config, audio.lengths, ids), crops or None)
-
-
-def _embed(
-    model: Any, audio: AudioSource, sizes: Mapping[int, Sequence[int]], batch_seconds: float, progress: Progress | None
-) -> list[np.ndarray]:
-    """The vectors of all clips, then those of the centers of some: of so many samples, of these clips."""
-    if sizes and getattr(model, "describes_centers", False):
-        return scoring.embed_with_centers(model, audio, sizes, batch_seconds=batch_seconds, progress=progress)
-    sources = (audio, *(duration.crop_centers(audio, clips, samples) for samples, clips in sizes.items()))
-    return [scoring.embed_windows(model, one, batch_seconds=batch_seconds, progress=progress) for one in sources]
-
-
-def _rows(config: Any, lengths: np.ndarray, ids: Sequence[str]) -> dict[str, slice]:
-    """Where the windows of each clip are: one after the other, in order."""
-    counts = np.bincount([window.clip for window in scoring.windows_of(config, lengths)], minlength=len(ids))
-    ends = np.cumsum(counts)
-    return {id: slice(end - count, end) for id, end, count in zip(ids, ends, counts, strict=True)}
-
-
-def _longer(audio: AudioSource, samples: float) -> list[int]:
-    """The clips whose centers are embedded: at most so many that their share of the work is bounded."""
-    return duration.longer_clips(audio.lengths, round(samples), MOST_CENTERS)

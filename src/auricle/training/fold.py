@@ -4,7 +4,7 @@ In: a FoldData. Out: a TrainedFold. Each way of training (closed_form, train, fi
 once for all folds and holds what they share.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -13,11 +13,11 @@ from transformers import PreTrainedModel
 from auricle.corpus.splits import Fold
 from auricle.evaluation import calibration, duration, metrics, scoring
 from auricle.evaluation.scoring import Scores
-from auricle.models import torch_runtime
 from auricle.preparation.prepare import LabelledClips, PreparedCorpus
 from auricle.preparation.windows import AudioSource
 from auricle.recipe import Recipe
 from auricle.run_folder import RunFolder
+from auricle.training.embeddings import Embeddings
 from auricle.training.progress import Epoch, ProgressReporter
 
 
@@ -75,36 +75,6 @@ class Validation:
     def metrics(self) -> dict[str, float]:
         """Every metric, by name."""
         return metrics.compute_metrics(metrics.evaluate_logits(self.labels, self.logits(), self.top_k))
-
-
-@dataclass(frozen=True)
-class Embeddings:
-    """What closed-form models are fitted to and scored from: a row of `values` (windows, width) for each window.
-
-    `rows` are each clip's, by id; a clip that no window cuts has one. `centers` are those of the centers of clips, by
-    their seconds, where they were computed too.
-    """
-
-    values: np.ndarray
-    rows: Mapping[str, slice]
-    centers: Mapping[float, "Embeddings"] | None = None
-
-    def used_by(self, model: PreTrainedModel) -> "Embeddings":
-        """What a fitted model's classifier takes of them: a probe takes the layers that it chose."""
-        centers = {seconds: center.used_by(model) for seconds, center in (self.centers or {}).items()}
-        return replace(self, values=model.used(self.values), centers=centers or None)
-
-    def means(self, ids: Sequence[str]) -> np.ndarray:
-        """The mean over each clip's windows: (clips, width)."""
-        return np.stack([self.values[self.rows[id]].mean(0) for id in ids])
-
-    def logits(self, model: PreTrainedModel, ids: Sequence[str]) -> np.ndarray:
-        """The mean over each clip's windows of the logits (clips, classes), as prediction gives them."""
-        parts = [self.values[self.rows[id]] for id in ids]
-        logits = torch_runtime.score_embeddings(model, np.concatenate(parts))
-        starts = np.cumsum([0, *(len(part) for part in parts[:-1])])
-        counts = np.array([[len(part)] for part in parts], np.float32)
-        return np.asarray(np.add.reduceat(logits, starts, 0) / counts)
 
 
 @dataclass(frozen=True)

@@ -161,13 +161,13 @@ def _known_field(index: Index) -> list[Field]:
 
 def _vectors(corpus: PreparedCorpus, sample: Index) -> np.ndarray:
     from auricle.models.load import build_model
-    from auricle.training.closed_form import embed_clips
+    from auricle.training.embeddings import embed_clips
 
     recipe = corpus.recipe.model_copy(update={"model": Model(family="baseline")})
     # A run of the baseline reads the same vectors again.
     centers = corpus.recipe.model.family == recipe.model.family
     embeddings = embed_clips(corpus, build_model(recipe, corpus.labels), centers=centers)
-    return embeddings.means([clip.id for clip in sample])
+    return embeddings.of([clip.id for clip in sample]).everything()
 
 
 def _with_groups(index: Index, key: str) -> Index:

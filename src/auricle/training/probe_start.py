@@ -19,7 +19,8 @@ from auricle.models.load import build_model, to_device
 from auricle.preparation.prepare import PreparedCorpus
 from auricle.recipe import Model as ModelSection
 from auricle.training.closed_form import embed_once, fit, fit_fold
-from auricle.training.fold import Embeddings, FoldData, TrainedFold, TrainingSummary
+from auricle.training.embeddings import Embeddings
+from auricle.training.fold import FoldData, TrainedFold, TrainingSummary
 from auricle.training.progress import ProgressReporter
 
 
@@ -51,10 +52,10 @@ class ProbeStart:
 
     def network(self, model: Model, probe: Any, ids: Sequence[str]) -> Model:
         """The network to fine-tune: the encoder of `model`, and a head that is fitted to the probe's layers."""
-        statistics = replace(self.embeddings, values=probe.used(self.embeddings.values, layers_only=True))
+        statistics = replace(self.embeddings, columns=probe.used_columns(layers_only=True))
         solve = partial(
             fit_ridge,
-            sizes=[statistics.values.shape[1]],
+            sizes=[statistics.of(ids).width],
             classes=len(self.corpus.labels),
             max_support=probe.config.max_support,
         )

@@ -141,7 +141,8 @@ def _try(
 ) -> tuple[list[Trial], str]:
     """Every encoder's trial; and what could not be opened, in words."""
     from auricle.models.load import build_model
-    from auricle.training.closed_form import embed_clips, fit
+    from auricle.training.closed_form import fit
+    from auricle.training.embeddings import embed_clips
 
     trials, failed = [], ""
     fold = corpus.split.folds[0]
@@ -164,7 +165,8 @@ def _baseline_loss(corpus: PreparedCorpus) -> float:
     from auricle.models.families.probe.network import CHOICE_CLIPS
     from auricle.models.features.ridge import fit_ridge
     from auricle.models.load import build_model
-    from auricle.training.closed_form import embed_clips, fit
+    from auricle.training.closed_form import fit
+    from auricle.training.embeddings import embed_clips
 
     recipe = corpus.recipe.model_copy(update={"model": Model(family="baseline")})
     model, fold = build_model(recipe, corpus.labels), corpus.split.folds[0]

@@ -32,7 +32,8 @@ from auricle.preparation.windows import by_length, cut_clips
 from auricle.recipe import Augment, Recipe
 from auricle.run_folder import RunFolder
 from auricle.training import tracking
-from auricle.training.closed_form import embed_clips, fit
+from auricle.training.closed_form import fit
+from auricle.training.embeddings import embed_clips
 from auricle.training.fold import FoldData, FoldTrainer, TrainedFold, TrainingSummary, calibrate
 from auricle.training.frozen_features import ClipView, CropPlan, FrozenFeatures, log_mel_part, padded
 from auricle.training.loop import AVERAGE_FILE, SELECTION_METRIC, AudioTrainer

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from auricle.models.features import ridge
 from auricle.models.features.ridge import Problem, RidgeFit, rbf_kernel, standardize
+from auricle.models.features.vectors import Vectors
 
 # On 12,000 half-second clips of ESC-10 so many give the log-loss of the exact fit and half a point less accuracy.
 LANDMARKS = 3000
@@ -25,7 +26,7 @@ Features = Callable[[np.ndarray], Tensor]
 
 
 def fit_on_landmarks(
-    vectors: np.ndarray,
+    vectors: Vectors,
     labels: np.ndarray,
     groups: np.ndarray | None,
     *,
@@ -52,7 +53,7 @@ def fit_on_landmarks(
     def kernel_features(rows: np.ndarray) -> Tensor:
         return rbf_kernel(standardize(vectors[rows], mean, scale).float(), single, sizes, ridge.KERNEL_WIDTH).double()
 
-    identity = torch.eye(vectors.shape[1], dtype=torch.float64)
+    identity = torch.eye(len(mean), dtype=torch.float64)
     linear, linear_held_out = solve(linear_features, problem, ridge.LINEAR_RIDGE * identity, folds)
     among = rbf_kernel(single, single, sizes, ridge.KERNEL_WIDTH).double()
     among.diagonal().add_(JITTER)
@@ -103,7 +104,7 @@ def _blocks(rows: np.ndarray) -> list[np.ndarray]:
     return [rows[start : start + BLOCK_CLIPS] for start in range(0, len(rows), BLOCK_CLIPS)]
 
 
-def _standardization(vectors: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _standardization(vectors: Vectors) -> tuple[np.ndarray, np.ndarray]:
     """As `ridge.standardization`, in blocks and double precision: of so many clips single loses digits."""
     blocks = _blocks(np.arange(len(vectors)))
     mean = sum(vectors[rows].sum(0, dtype=np.float64) for rows in blocks) / len(vectors)

@@ -14,6 +14,7 @@ from scipy.optimize import minimize
 from torch import Tensor
 
 from auricle.errors import DataError
+from auricle.models.features.vectors import Vectors
 
 # Standardised features are clipped here: one outlier must not decide a clip.
 CLIP_LIMIT = 5.0
@@ -226,7 +227,7 @@ def weighed(
 
 
 def fit_ridge(
-    vectors: np.ndarray,
+    vectors: Vectors,
     labels: np.ndarray,
     groups: np.ndarray | None,
     *,
@@ -241,11 +242,10 @@ def fit_ridge(
     vectors (clips, features), labels (clips,) ints below `classes`, groups (clips,) or None. Above `max_support` clips
     a stratified sample of that many is used: the cost grows with the cube. Raises DataError for fewer than two classes.
     """
-    if len(labels) > max_support:
-        rows = subsample(labels, max_support, seed)
-        vectors, labels, groups = vectors[rows], labels[rows], None if groups is None else groups[rows]
+    rows = np.arange(len(labels)) if len(labels) <= max_support else subsample(labels, max_support, seed)
+    labels, groups = labels[rows], None if groups is None else groups[rows]
     Problem.of(labels, classes, np.ones(len(labels)))
-    factored = FactoredRidge.of(vectors, labels, sizes=sizes, classes=classes, class_weighted=class_weighted)
+    factored = FactoredRidge.of(vectors[rows], labels, sizes=sizes, classes=classes, class_weighted=class_weighted)
     return factored.fit(np.arange(len(labels)), groups, seed)
 
 

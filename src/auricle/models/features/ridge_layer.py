@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from auricle.models.features.landmarks import LANDMARKS, fit_on_landmarks
 from auricle.models.features.ridge import CLIP_LIMIT, WITHIN_CLASS_RANK, RidgeFit, fit_ridge, rbf_kernel
+from auricle.models.features.vectors import Vectors
 
 
 class RidgeLayer(nn.Module):
@@ -61,7 +62,7 @@ class RidgeLayer(nn.Module):
 
     def fitted(
         self,
-        embeddings: np.ndarray,
+        embeddings: Vectors,
         labels: np.ndarray,
         groups: np.ndarray | None,
         *,

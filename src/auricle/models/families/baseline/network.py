@@ -21,6 +21,7 @@ from auricle.models.features.descriptors import Descriptors
 from auricle.models.features.functionals import FeatureFunctionals, Functionals, feature_part_sizes, part_sizes
 from auricle.models.features.ridge import FactoredRidge, RidgeFit
 from auricle.models.features.ridge_layer import RidgeLayer
+from auricle.models.features.vectors import Vectors
 from auricle.models.layers import masking
 from auricle.models.layers.front_end import passthrough_extractor
 from auricle.models.options import ModelSpec
@@ -153,12 +154,11 @@ class Model(PreTrainedModel):
         config = self.config
         return f"{config.sample_rate} {config.channels} {config.num_features} {config.n_mels} {config.n_mfcc}"
 
-    def used(self, embeddings: np.ndarray) -> np.ndarray:
+    def used_columns(self) -> None:
         """What the fitted model needs of its embeddings (clips, size): all."""
-        return embeddings
 
     def fit(
-        self, embeddings: np.ndarray, labels: np.ndarray, *, groups: np.ndarray | None, class_weighted: bool, seed: int
+        self, embeddings: Vectors, labels: np.ndarray, *, groups: np.ndarray | None, class_weighted: bool, seed: int
     ) -> None:
         """Fit the ridge classifiers to the training clips. Raises DataError for fewer than two classes.
 

@@ -22,8 +22,9 @@ from auricle.models.encoders.opening import LayerStatistics, OpenEncoder, rebuil
 from auricle.models.families.probe import MODEL_TYPES, Options
 from auricle.models.features.descriptors import Descriptors
 from auricle.models.features.functionals import Functionals, part_sizes
-from auricle.models.features.ridge import RidgeFit, fit_ridge
+from auricle.models.features.ridge import RidgeFit, fit_ridge, subsample
 from auricle.models.features.ridge_layer import RidgeLayer
+from auricle.models.features.vectors import Columns, Vectors
 from auricle.models.layers import masking
 from auricle.models.layers.front_end import passthrough_extractor
 from auricle.models.options import ModelSpec
@@ -137,16 +138,16 @@ class Model(PreTrainedModel):
         """The settings that decide what `embed` gives before `fit`."""
         return f"{self.config.weights} {self.config.preprocessor}"
 
-    def used(self, embeddings: np.ndarray, *, layers_only: bool = False) -> np.ndarray:
-        """What the fitted model needs of the embeddings (clips, size) that it had before, or of its layers alone."""
+    def used_columns(self, *, layers_only: bool = False) -> np.ndarray:
+        """The columns that the fitted model needs of the embeddings (clips, size) that it had before; layers alone."""
         everything = self._parts(None, None)
         parts = list(self.config.layers or ())
         if self.config.joins_descriptors and not layers_only:
             parts += range(len(everything.layers), len(everything.sizes))
-        return np.ascontiguousarray(embeddings[:, everything.columns(parts)])
+        return everything.columns(parts)
 
     def fit(
-        self, embeddings: np.ndarray, labels: np.ndarray, *, groups: np.ndarray | None, class_weighted: bool, seed: int
+        self, embeddings: Vectors, labels: np.ndarray, *, groups: np.ndarray | None, class_weighted: bool, seed: int
     ) -> None:
         """Choose the parts and fit the ridge classifiers to the training clips; arguments as those of the baseline's.
 
@@ -155,11 +156,14 @@ class Model(PreTrainedModel):
         config = self.config
         parts = self._parts(None, None)
 
+        sample = np.arange(len(labels)) if len(labels) <= CHOICE_CLIPS else subsample(labels, CHOICE_CLIPS, seed)
+        sampled = embeddings[sample]
+
         def compare(chosen: Sequence[int]) -> RidgeFit:
             return fit_ridge(
-                embeddings[:, parts.columns(chosen)],
-                labels,
-                groups,
+                sampled[:, parts.columns(chosen)],
+                labels[sample],
+                None if groups is None else groups[sample],
                 sizes=[parts.sizes[part] for part in chosen],
                 classes=config.num_labels,
                 class_weighted=class_weighted,
@@ -182,7 +186,7 @@ class Model(PreTrainedModel):
         self.ridge = RidgeLayer(sizes, config.num_labels, 0).to(self.device)
         self.ridge.has_vectors = has_vectors
         if len(labels) > min(CHOICE_CLIPS, limit):
-            used = self.used(embeddings)
+            used = Columns(embeddings, self.used_columns())
             fitted = self.ridge.fitted(
                 used, labels, groups, class_weighted=class_weighted, max_support=limit, seed=seed
             )
