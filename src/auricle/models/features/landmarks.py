@@ -17,7 +17,7 @@ from auricle.models.features.vectors import Vectors
 
 # On 12,000 half-second clips of ESC-10 so many give the log-loss of the exact fit and half a point less accuracy.
 LANDMARKS = 3000
-BLOCK_CLIPS = 2048
+BLOCK_CLIPS = 1024
 INNER_FOLDS = 5
 # Added to the diagonal of the landmarks' kernel, which is 1: two of them may be the same sound, such as silence.
 JITTER = 1e-3
@@ -53,8 +53,8 @@ def fit_on_landmarks(
     def kernel_features(rows: np.ndarray) -> Tensor:
         return rbf_kernel(standardize(vectors[rows], mean, scale).float(), single, sizes, ridge.KERNEL_WIDTH).double()
 
-    identity = torch.eye(len(mean), dtype=torch.float64)
-    linear, linear_held_out = solve(linear_features, problem, ridge.LINEAR_RIDGE * identity, folds)
+    ridges = ridge.LINEAR_RIDGE * torch.eye(len(mean), dtype=torch.float64)
+    linear, linear_held_out = solve(linear_features, problem, ridges, folds)
     among = rbf_kernel(single, single, sizes, ridge.KERNEL_WIDTH).double()
     among.diagonal().add_(JITTER)
     # What of a clip no sum of landmarks can say counts as noise, as it would be in the exact fit.
@@ -62,7 +62,7 @@ def fit_on_landmarks(
         torch.linalg.cholesky(among), kernel_features(ridge.sample_rows(len(labels))).T, upper=False
     )
     unseen = 1.0 - float(seen.square().sum(0).mean())
-    kernel, kernel_held_out = solve(kernel_features, problem, (ridge.KERNEL_RIDGE + unseen) * among, folds)
+    kernel, kernel_held_out = solve(kernel_features, problem, among.mul_(ridge.KERNEL_RIDGE + unseen), folds)
     return ridge.weighed(
         problem,
         np.stack([linear_held_out.numpy(), kernel_held_out.numpy()]),
@@ -78,26 +78,39 @@ def fit_on_landmarks(
 def solve(features: Features, problem: Problem, penalty: Tensor, folds: Sequence[np.ndarray]) -> tuple[Tensor, Tensor]:
     """Weights (features, classes) with the least weighted squared error plus penalty, and predictions without a fold.
 
-    `features` gives those (rows, features) of some rows; penalty (features, features). The normal matrices of the folds
-    are summed once: those of all others are a difference.
+    `features` gives those (rows, features) of some rows; penalty (features, features) is overwritten. The normal
+    matrices of the folds are summed once: those of all others are a difference.
     """
-    sums = [_normal_equations(features, problem, fold) for fold in folds]
-    matrix, right = penalty + sum(left for left, _ in sums), sum(right for _, right in sums)
+    sums = [_normal_equations(features, problem, fold, len(penalty)) for fold in folds]
+    matrix, right = penalty, torch.stack([fold_right for _, fold_right in sums]).sum(0)
+    for fold_matrix, _ in sums:
+        matrix += fold_matrix
     held_out = torch.zeros_like(problem.targets)
-    for fold, (fold_matrix, fold_right) in zip(folds, sums, strict=True):
-        weights = torch.cholesky_solve(right - fold_right, torch.linalg.cholesky(matrix - fold_matrix))
+    # Each fold's matrix gives its memory to what is computed with it, and is then freed.
+    while sums:
+        fold, (fold_matrix, fold_right) = folds[len(sums) - 1], sums.pop()
+        weights = torch.cholesky_solve(right - fold_right, _factor(torch.sub(matrix, fold_matrix, out=fold_matrix)))
+        del fold_matrix
         for rows in _blocks(fold):
             held_out[torch.as_tensor(rows)] = features(rows) @ weights
-    return torch.cholesky_solve(torch.as_tensor(right), torch.linalg.cholesky(matrix)), held_out
+    return torch.cholesky_solve(right, _factor(matrix)), held_out
 
 
-def _normal_equations(features: Features, problem: Problem, fold: np.ndarray) -> tuple[Tensor, Tensor]:
-    matrix, right = torch.zeros(()), torch.zeros(())
+def _normal_equations(features: Features, problem: Problem, fold: np.ndarray, size: int) -> tuple[Tensor, Tensor]:
+    matrix = torch.zeros(size, size, dtype=torch.float64)
+    right = torch.zeros(size, problem.targets.shape[1], dtype=torch.float64)
     for rows in _blocks(fold):
         values = features(rows)
         weighted = values * torch.as_tensor(problem.weights[rows])[:, None]
-        matrix, right = matrix + values.T @ weighted, right + weighted.T @ problem.targets[torch.as_tensor(rows)]
+        matrix.addmm_(values.T, weighted)
+        right.addmm_(weighted.T, problem.targets[torch.as_tensor(rows)])
     return matrix, right
+
+
+def _factor(matrix: Tensor) -> Tensor:
+    """The Cholesky factor of a matrix, in its memory."""
+    torch.linalg.cholesky_ex(matrix, check_errors=True, out=(matrix, torch.empty(0, dtype=torch.int32)))
+    return matrix
 
 
 def _blocks(rows: np.ndarray) -> list[np.ndarray]:
