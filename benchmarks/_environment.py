@@ -41,7 +41,7 @@ def corpus(name: str) -> Path:
 
 def command(*arguments: str) -> str:
     """Run auricle and return its output. Raises AuricleError with the end of its output where it fails."""
-    done = subprocess.run([sys.executable, "-m", "auricle.cli", *arguments], capture_output=True, text=True)
+    done = subprocess.run([sys.executable, "-m", "auricle", *arguments], capture_output=True, text=True)
     if done.returncode:
         raise AuricleError(f"auricle {arguments[0]} failed: {(done.stderr or done.stdout).strip()[-2000:]}")
     return done.stdout

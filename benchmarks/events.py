@@ -110,7 +110,7 @@ def train(data: Path, fold: str, recipe: str, epochs: int, scratch: Path) -> Pat
             link = others / path.parent.name.partition(" - ")[2] / path.name
             link.parent.mkdir(parents=True, exist_ok=True)
             link.symlink_to(path.resolve())
-    command = [sys.executable, "-m", "auricle.cli", "train", str(others), "--recipe", recipe, "--reader", "folder"]
+    command = [sys.executable, "-m", "auricle", "train", str(others), "--recipe", recipe, "--reader", "folder"]
     settings = ["data.split=holdout", "data.test_size=0.1"] + (
         [f"train.epochs={epochs}"] if recipe != "baseline" else []
     )
@@ -173,7 +173,7 @@ def repeat(source: Path, times: int, path: Path) -> None:
 
 
 def command_of(model: Path, recording: Path, out: Path, extra: Sequence[str]) -> list[str]:
-    command = [sys.executable, "-m", "auricle.cli", "predict", str(model), str(recording), "--events"]
+    command = [sys.executable, "-m", "auricle", "predict", str(model), str(recording), "--events"]
     return [*command, "--out", str(out), *extra]
 
 

@@ -85,7 +85,7 @@ def measure(scratch: Path, clips: int, *, has_network: bool) -> Iterator[tuple[s
             written = written or time.perf_counter()
             return arguments[0]
 
-        command = [sys.executable, "-m", "auricle.cli", *arguments]
+        command = [sys.executable, "-m", "auricle", *arguments]
         done = run_monitored(command, SAMPLING_SECONDS, phase, AURICLE_CACHE=cache)
         if done.code:
             raise AuricleError(f"auricle {arguments[0]} failed: {(done.errors or done.out).strip()[-2000:]}")

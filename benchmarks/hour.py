@@ -44,7 +44,7 @@ def run(options: argparse.Namespace, screen: Screen) -> None:
             folder.parent.mkdir()
             save_model(model, folder)
             for name, seconds in SECONDS.items():
-                command = [sys.executable, "-m", "auricle.cli", "predict", str(folder), f"{scratch}/{name}.wav"]
+                command = [sys.executable, "-m", "auricle", "predict", str(folder), f"{scratch}/{name}.wav"]
                 monitored = run_monitored(command, every=0.1)
                 if monitored.code:
                     raise AuricleError(f"auricle predict failed: {(monitored.errors or monitored.out).strip()[-2000:]}")

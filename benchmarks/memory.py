@@ -58,7 +58,7 @@ def run(options: argparse.Namespace, screen: Screen) -> None:
             f"written in {time.perf_counter() - start:.0f} s."
         )
         checkpoint = options.checkpoint or checkpoints.make(CHECKPOINT, scratch / CHECKPOINT, head=False)
-        command = [sys.executable, "-m", "auricle.cli", "train", str(archive), "--recipe", "emotion-reference"]
+        command = [sys.executable, "-m", "auricle", "train", str(archive), "--recipe", "emotion-reference"]
         for setting in (f"model.checkpoint={checkpoint}", *SETTINGS, f"train.epochs={options.epochs}", *options.set):
             command += ["--set", setting]
         out = scratch / "run"

@@ -108,7 +108,7 @@ def served(run_folder: Path, files: Sequence[str], runtime: str) -> list[Probabi
 def serving(run_folder: Path, runtime: str) -> Iterator[str]:
     """Serve the run on a free port of this machine; yields its URL."""
     arguments = ["serve", str(run_folder), "--runtime", runtime, "--precision", "float32", "--port", "0", "--json"]
-    process = subprocess.Popen([sys.executable, "-m", "auricle.cli", *arguments], stdout=subprocess.PIPE, text=True)
+    process = subprocess.Popen([sys.executable, "-m", "auricle", *arguments], stdout=subprocess.PIPE, text=True)
     try:
         assert process.stdout is not None
         output = ""

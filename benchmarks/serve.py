@@ -162,7 +162,7 @@ class Bench:
     def ours(self, extra: Sequence[str] = ()) -> list[str]:
         limits = ["--max-seconds", str(MAX_SECONDS), "--max-mb", str(MAX_MEGABYTES), "--no-page"]
         flags = ["--precision", self.options.precision, "--port", "PORT", *limits, *self.options.option, *extra]
-        return [sys.executable, "-m", "auricle.cli", "serve", str(self.model), *flags]
+        return [sys.executable, "-m", "auricle", "serve", str(self.model), *flags]
 
     def load(
         self,

@@ -18,7 +18,7 @@ def main() -> None:
         if len(sys.argv) > 1:
             run = Path(sys.argv[1])
         else:
-            subprocess.run([sys.executable, "-m", "auricle.cli", "demo", "--out", f"{folder}/demo"], check=True)
+            subprocess.run([sys.executable, "-m", "auricle", "demo", "--out", f"{folder}/demo"], check=True)
             run = Path(folder) / "demo" / "run"
         page = (run / "report.html").resolve().as_uri()
         options = ["--headless", "--no-sandbox", "--hide-scrollbars", f"--window-size={WIDTH},{HEIGHT}"]

@@ -84,7 +84,7 @@ def auricle(python: str, *arguments: str, code: int = 0) -> str:
     if python == sys.executable:
         environment |= {"PYTHONPATH": str(ROOT / "src")}
     done = subprocess.run(
-        [python, "-m", "auricle.cli", *arguments],
+        [python, "-m", "auricle", *arguments],
         capture_output=True,
         text=True,
         env=environment,
@@ -157,7 +157,7 @@ def refuse(python: str, exported: Path) -> None:
 
 def serve(python: str, exported: Path, files: Sequence[str], expected: Answers, page: str) -> None:
     """Start the service, send requests, fetch its page, and stop it."""
-    with service([python, "-m", "auricle.cli", "serve", str(exported), "--port", "0", "--json"]) as url:
+    with service([python, "-m", "auricle", "serve", str(exported), "--port", "0", "--json"]) as url:
         compare("auricle serve", {file: ask(url, Path(file)) for file in files}, expected)
         with urllib.request.urlopen(url, timeout=WAIT) as response:
             if page not in response.read().decode():

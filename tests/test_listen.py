@@ -271,7 +271,7 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Path
     pytest.importorskip("gradio", reason="the extra 'demo' is not installed")
     folder = tmp_path_factory.mktemp("served")
     corpus, marks, said = write_faulty(folder / "corpus"), folder / "corrections.csv", folder / "said.json"
-    command = [sys.executable, "-m", "auricle.cli", "listen", str(corpus), "--corrections", str(marks)]
+    command = [sys.executable, "-m", "auricle", "listen", str(corpus), "--corrections", str(marks)]
     (folder / "temporary").mkdir()
     environment = os.environ | {"TMPDIR": str(folder / "temporary")}
     with said.open("wb") as out:

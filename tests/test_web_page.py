@@ -102,7 +102,7 @@ def start(run: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Calla
         folder = tmp_path_factory.mktemp("served")
         said, temporary = folder / "said.json", folder / "temporary"
         temporary.mkdir()
-        command = [sys.executable, "-m", "auricle.cli", "serve", str(run), "--port", "0", "--json"]
+        command = [sys.executable, "-m", "auricle", "serve", str(run), "--port", "0", "--json"]
         with said.open("wb") as out:
             process = subprocess.Popen(
                 [*command, "--max-seconds", "60", "--max-mb", "2"],

@@ -79,6 +79,10 @@ class Store:
         for path in sorted(folder.glob("shard-*.arrow")):
             self._open(path)
 
+    def __reduce__(self) -> tuple[type["Store"], tuple[Path, Settings]]:
+        """Another process opens the same files."""
+        return Store, (self.folder, self.settings)
+
     def __len__(self) -> int:
         return len(self._samples)
 

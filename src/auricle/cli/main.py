@@ -28,7 +28,8 @@ _EPILOG = """start here:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code."""
-    options, unexpected = _parser().parse_known_args(arguments)
+    arguments = sys.argv[1:] if arguments is None else arguments
+    options, unexpected = _parser().parse_known_args(arguments, argparse.Namespace(arguments=arguments))
     if unexpected:
         options.parser.refuse(unexpected[0])
     # oneDNN caches a program for every input shape, about half a megabyte each, and clips have many lengths.

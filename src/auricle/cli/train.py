@@ -1,6 +1,8 @@
 """The commands that train and measure: train, audition, evaluate, compare, demo. As `cli`: parse, call, print."""
 
 import argparse
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -8,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from auricle.cli import options as shared
 from auricle.cli.options import DATA_HELP, RUN_HELP, Parser, command, device_option, json_only, positive
 from auricle.errors import UsageError
-from auricle.models import registration
+from auricle.models import ranks, registration
 from auricle.run_folder import check_model, new_run_folder
 
 if TYPE_CHECKING:
@@ -25,6 +27,8 @@ def declare(commands: Any) -> None:
         "--out", type=Path, metavar="RUN", help="the run folder (default: runs/DATA-RECIPE, such as runs/birds-sound)"
     )
     train.output.add_argument("--resume", action="store_true", help="continue the interrupted run in --out")
+    processes = "processes of this machine that train together, such as one for each GPU (default: 1)"
+    train.add_argument("--nproc", type=positive, default=1, metavar="N", help=processes)
     audio = "omit audio of misclassified clips from the report"
     train.output.add_argument("--no-audio", dest="embed_audio", action="store_false", default=None, help=audio)
 
@@ -64,19 +68,41 @@ def _comparison_options(parser: Parser) -> None:
 
 def _train(options: argparse.Namespace) -> int:
     """Train a classifier and report how good it is."""
+    from auricle.training.run import check_folder
+
     if options.resume and options.out is None:
         raise UsageError("--resume received no run folder. Name the run to continue: --out RUN.")
+    if ranks.started() > 1 and options.device not in ("auto", "cpu", "cuda"):
+        raise UsageError(
+            f"--device received '{options.device}', and every process takes a device of its own: auto, cpu, cuda."
+        )
+    if ranks.number():
+        from auricle.training.followers import follow
+
+        follow()
+        return 0
     recipe = shared.recipe_of(options)
     registration.parse_options(recipe)
+    if options.nproc > 1 and ranks.started() == 1:
+        from auricle.training.launch import launch
+
+        check_folder(options.out, options.resume)
+        return launch(options.nproc, options.arguments)
     from auricle import recipes
     from auricle.cli import console
     from auricle.training.probes import choose_recipe
     from auricle.training.progress import ProgressReporter
-    from auricle.training.run import check_folder, run
+    from auricle.training.run import run
+
+    together: Callable[[], AbstractContextManager[None]] = nullcontext
+    if ranks.started() > 1:
+        from auricle.training.followers import leading as together
 
     screen = console.Screen(options.json)
     reporter = ProgressReporter(screen.print, screen.progress, screen.epoch)
-    with json_only(options):
+    if ranks.started() > 1:
+        screen.print(f"{ranks.started()} processes compute gradients together; all else is done by the first.")
+    with json_only(options), together():
         if options.recipe is None:
             check_folder(options.out, options.resume)
             alternative = recipes.alternative(options.set, shared.named_settings(options))

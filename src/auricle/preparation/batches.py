@@ -88,16 +88,26 @@ class EpochBatches(Sampler[list[CropSample]]):
     """The batches of one epoch, which follow from the seed and the epoch alone.
 
     Clips are shuffled, then sorted by their cropped length within buckets of some batches, and the batches are shuffled
-    again. With `balanced`, as many clips are sampled with replacement, each class with equal probability.
+    again. With `balanced`, as many clips are sampled with replacement, each class with equal probability. `part` is
+    which of so many ranks gets its part of every batch; of a batch with fewer clips than ranks each gets all.
     """
 
-    def __init__(self, lengths: np.ndarray, labels: np.ndarray, batch_size: int, seed: int, balanced: bool) -> None:
+    def __init__(
+        self,
+        lengths: np.ndarray,
+        labels: np.ndarray,
+        batch_size: int,
+        seed: int,
+        balanced: bool,
+        part: tuple[int, int] = (0, 1),
+    ) -> None:
         self.batch_size = batch_size
         self.seed = seed
         self.epoch = 0
         self.labels = labels
         self.lengths = lengths
         self.balanced = balanced
+        self.part = part
 
     def __len__(self) -> int:
         return -(-len(self.lengths) // self.batch_size)
@@ -122,7 +132,9 @@ class EpochBatches(Sampler[list[CropSample]]):
             for clip in batches[number]:
                 samples.append(CropSample(int(clip), (self.seed, self.epoch, position), fraction))
                 position += 1
-            yield samples
+            rank, ranks = self.part
+            # Clips of a batch are sorted by length: every rank gets short and long ones.
+            yield samples[rank::ranks] if len(samples) >= ranks else samples
 
     def _order(self, generator: np.random.Generator) -> np.ndarray:
         count = len(self.lengths)

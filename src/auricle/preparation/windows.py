@@ -4,6 +4,7 @@ In: samples of clips, as a store or a decoder has them. Out: windows, batches of
 arrays that any model takes, PyTorch's or exported.
 """
 
+import functools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -38,7 +39,11 @@ def from_arrays(arrays: Sequence[np.ndarray]) -> AudioSource:
 def from_store(store: Store, positions: Sequence[int]) -> AudioSource:
     """Some clips of a store, in the order of `positions`."""
     lengths = np.array([store.frames(position) for position in positions], dtype=np.int64)
-    return AudioSource(lengths, lambda number: store.samples(positions[number]))
+    return AudioSource(lengths, functools.partial(_stored, store, positions))
+
+
+def _stored(store: Store, positions: Sequence[int], number: int) -> np.ndarray:
+    return store.samples(positions[number])
 
 
 @dataclass(frozen=True)

@@ -11,10 +11,11 @@ from typing import Any
 
 import numpy as np
 
+from auricle.errors import UsageError
 from auricle.evaluation import scoring
 from auricle.evaluation.intervals import AMOUNT_DIFFERENCE, MIN_UNITS, Interval, paired_difference
 from auricle.evaluation.metrics import evaluate_logits
-from auricle.models import device, registration
+from auricle.models import device, ranks, registration
 from auricle.models.families.pretrained import Options
 from auricle.models.families.pretrained.network import Model
 from auricle.models.load import build_model
@@ -53,6 +54,8 @@ class FineTuning:
     def prepare(cls, corpus: PreparedCorpus, reporter: ProgressReporter) -> "FineTuning":
         """Compute what all folds share: the frozen part of the model for their clips, or the probe's embeddings."""
         options = registration.parse_options(corpus.recipe)
+        if options.lora is not None and ranks.count() > 1:
+            raise UsageError("model.lora is set, and adapters are trained in one process. Train without --nproc.")
         ids = needed_ids(corpus)
         positions = {id: number for number, id in enumerate(ids)}
         if options.start == "probe":

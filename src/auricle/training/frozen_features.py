@@ -10,9 +10,10 @@ import hashlib
 import json
 import shutil
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -203,6 +204,10 @@ class FrozenFeatures:
         key.update(repr((self.views, plan if plan.augments else None)).encode())
         self.folder = folder / f"frozen-{key.hexdigest()}"
 
+    def __getstate__(self) -> dict[str, object]:
+        """What another process needs to read what was computed; it cannot compute anything."""
+        return {**vars(self), "part": replace(self.part, rows=_elsewhere, frames=_elsewhere, load=_elsewhere)}
+
     def _assign(self, counts: Sequence[int], frames: Sequence[int]) -> None:
         """Neighbouring views share a shard until it is full."""
         self.shards: list[list[ClipView]] = []
@@ -288,6 +293,10 @@ class FrozenFeatures:
 
     def _path(self, shard: int) -> Path:
         return self.folder / f"rows-{shard:05d}.{str(self.part.dtype).removeprefix('torch.')}"
+
+
+def _elsewhere(*_: object) -> Any:
+    raise AssertionError("frozen features are computed where they were planned")
 
 
 class FrozenFeatureClips(Dataset[tuple[tuple[Tensor, int], int]]):

@@ -23,6 +23,7 @@ from transformers import PrinterCallback, Trainer, TrainerCallback
 from transformers.trainer_callback import TrainerControl, TrainerState
 from transformers.training_args import TrainingArguments
 
+from auricle.models import ranks
 from auricle.models.layers.heads import MarginSoftmax
 from auricle.preparation.batches import EpochBatches
 from auricle.run_folder import RunFolder, write_text
@@ -222,13 +223,14 @@ class AudioTrainer(Trainer):
             args.per_device_train_batch_size,
             settings.seed,
             balanced=settings.class_balance == "sampling",
+            part=(ranks.number(), ranks.count()),
         )
         self.progress = ProgressCallback(len(clips), settings.epochs, folder.history, on_epoch)
         self.average = WeightAverage(model, settings.ema_decay) if settings.ema_decay else None
         callbacks: list[Any] = [self.progress, ModelProgress(model)]
         if self.average is not None:
             callbacks.append(self.average)
-        if settings.report_to == "tensorboard":
+        if settings.report_to == "tensorboard" and ranks.number() == 0:
             callbacks.append(tracking.tensorboard_callback(folder.path))
         if task.to_beat is not None:
             callbacks.append(StartingPoint(task.to_beat))
@@ -298,10 +300,23 @@ class AudioTrainer(Trainer):
     def training_step(self, model: Any, inputs: Any, num_items_in_batch: Any = None) -> Tensor:
         self._part = self._part + 1 if self._step == self.state.global_step else 0
         self._step = self.state.global_step
-        seeds = [self.settings.seed, self._step, self._part, self.args.process_index]
+        seeds = [self.settings.seed, self._step, self._part, ranks.number()]
         words = np.random.SeedSequence(seeds).generate_state(2)
         torch.manual_seed(int(words[0]) << 31 | int(words[1]))
-        return super().training_step(model, inputs, num_items_in_batch)
+        loss: Tensor = super().training_step(model, inputs, num_items_in_batch)
+        if ranks.count() > 1:
+            if self.accelerator.sync_gradients:
+                ranks.sum_gradients([weight for weight in self.model.parameters() if weight.requires_grad])
+            ranks.sum_in_place(loss)
+        return loss
+
+    def compute_loss(self, model: Any, inputs: Any, *arguments: Any, **named: Any) -> Any:
+        """The mean loss of a batch's clips; of several ranks this one's share of it, for its part of them."""
+        loss = super().compute_loss(model, inputs, *arguments, **named)
+        if ranks.count() == 1:
+            return loss
+        clips = len(inputs["labels"])
+        return loss * (clips / float(ranks.sum_in_place(torch.tensor(float(clips)))))
 
     def evaluate(self, *_: Any, **__: Any) -> dict[str, float]:
         """Validate with the averaged weights where there are any."""
@@ -309,7 +324,7 @@ class AudioTrainer(Trainer):
         assert validation is not None, "Trainer evaluates only when a validation part was given"
         raw = {name: value.clone() for name, value in self.model.state_dict().items()} if self.average else None
         self.use_average()
-        found = validation.metrics()
+        found = ranks.broadcast(validation.metrics() if ranks.number() == 0 else None)
         if raw is not None:
             self.model.load_state_dict(raw)
         metrics = {f"eval_{name}": value for name, value in found.items()}

@@ -20,7 +20,7 @@ from transformers import PreTrainedModel, TrainingArguments
 
 from auricle.errors import RunError
 from auricle.evaluation import scoring
-from auricle.models import device, registration
+from auricle.models import device, ranks, registration
 from auricle.models.layers.front_end import LogMel
 from auricle.models.load import build_model
 from auricle.models.runtime import ModelInfo
@@ -31,7 +31,7 @@ from auricle.preparation.prepare import LabelledClips, PreparedCorpus
 from auricle.preparation.windows import by_length, cut_clips
 from auricle.recipe import Augment, Recipe
 from auricle.run_folder import RunFolder
-from auricle.training import tracking
+from auricle.training import followers, tracking
 from auricle.training.closed_form import fit
 from auricle.training.embeddings import embed_clips
 from auricle.training.fold import FoldData, FoldTrainer, TrainedFold, TrainingSummary, calibrate
@@ -86,8 +86,16 @@ def train(
     """Train in place and leave the model with the weights of the chosen epoch.
 
     Training resumes from the newest complete checkpoint. On out-of-memory the batch halves and the accumulation
-    doubles, so the effective batch stays. Raises RunError when a single clip does not fit.
+    doubles, so the effective batch stays. Raises RunError when a single clip does not fit. Of several ranks each trains
+    on its part of every batch.
     """
+    with followers.helped(model, recipe, task, folder):
+        return _train(model, recipe, task, folder, on_epoch)
+
+
+def _train(
+    model: PreTrainedModel, recipe: Recipe, task: TrainingTask, folder: RunFolder, on_epoch: Callable[[Epoch], None]
+) -> TrainingSummary:
     start = time.perf_counter()
     # Every step allocates the same large tensors.
     reuse_freed_memory()
@@ -105,11 +113,17 @@ def train(
         try:
             arguments = _arguments(settings, folder, batch_size, accumulation, task.validation is not None)
             trainer = AudioTrainer(arguments, task, settings, folder, on_epoch)
-            trainer.resume(last_checkpoint(folder.checkpoints))
+            checkpoint = last_checkpoint(folder.checkpoints) if ranks.number() == 0 else None
+            trainer.resume(ranks.broadcast(checkpoint))
             break
         except (RuntimeError, MemoryError) as error:
             if not _is_out_of_memory(error):
                 raise
+            if ranks.count() > 1:
+                raise RunError(
+                    f"A part of {-(-batch_size // ranks.count())} clips does not fit into memory. Choose a smaller "
+                    "--batch-size, or more processes."
+                ) from error
             if batch_size == 1:
                 raise RunError(
                     "There is too little memory for one clip at a time. Set train.crop_seconds lower, or choose a "
@@ -221,17 +235,17 @@ def _arguments(
         weight_decay=settings.weight_decay,
         max_grad_norm=settings.max_grad_norm,
         eval_strategy="epoch" if is_validated else "no",
-        save_strategy="epoch",
+        save_strategy="epoch" if ranks.number() == 0 else "no",
         save_total_limit=2,
         logging_strategy="epoch",
         logging_nan_inf_filter=False,
-        load_best_model_at_end=is_validated and settings.load_best_model_at_end,
+        load_best_model_at_end=is_validated and settings.load_best_model_at_end and ranks.number() == 0,
         metric_for_best_model=SELECTION_METRIC if is_validated else None,
         greater_is_better=True,
         bf16=device.is_bf16(settings.precision),
         seed=settings.seed,
         use_cpu=on.type == "cpu",
-        report_to=[] if settings.report_to in ("none", "tensorboard") else [settings.report_to],
+        report_to=[] if settings.report_to in ("none", "tensorboard") or ranks.number() else [settings.report_to],
         run_name=tracking.run_name(folder.path),
         project=tracking.PROJECT,
         remove_unused_columns=False,

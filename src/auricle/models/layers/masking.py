@@ -11,6 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from auricle.models import ranks
+
 
 def lengths(input_values: Tensor, attention_mask: Tensor | None) -> Tensor:
     """Count the real samples of (batch, [channels,] samples) by mask (batch, samples): (batch,) int64; None is all."""
@@ -41,19 +43,25 @@ class BatchNorm(nn.BatchNorm1d):
     num_batches_tracked: Tensor
 
     def forward(self, values: Tensor, lengths: Tensor | None) -> Tensor:  # type: ignore[override]
-        """Normalise (batch, channels, …, frames); zero beyond lengths (batch,); None is all real."""
-        if lengths is None:
+        """Normalise (batch, channels, …, frames); zero beyond lengths (batch,); None is all real.
+
+        Of several ranks the statistics cover the real frames of all.
+        """
+        together = self.training and ranks.count() > 1
+        if lengths is None and not together:
             return super().forward(values)
+        if lengths is None:
+            lengths = torch.full((len(values),), values.shape[-1], device=values.device)
         mask = unsqueezed(real(lengths, values.shape[-1]), values)
         if not self.training:
             return super().forward(values) * mask
         assert self.running_mean is not None and self.running_var is not None and self.momentum is not None
         # Sums over thousands of cells need float32, also under bf16 autocast.
         wide, count = values.float(), lengths.sum() * values.shape[2:-1].numel()
-        if values.device.type == "cpu":
+        if values.device.type == "cpu" or together:
             apply: Any = RealFrameNorm.apply
             given = (lengths.tolist(), int(count), self.weight, self.bias, self.eps)
-            normalized, mean, variance = apply(wide, mask.to(wide.dtype), *given)
+            normalized, mean, variance, count = apply(wide, mask.to(wide.dtype), *given)
         else:
             axes = [axis for axis in range(values.dim()) if axis != 1]
             mean = (wide * mask).sum(axes) / count
@@ -76,8 +84,8 @@ class RealFrameNorm(torch.autograd.Function):
     takes step by step: a processor waits for memory here.
 
     In: values (batch, channels, …, frames), mask that broadcasts to them, the lengths of the clips, the number of real
-    cells of a channel, weight and bias (channels,), eps. Out: normalised values, zero beyond the lengths, and the mean
-    and variance (channels,) of the real cells, through which no gradient flows.
+    cells of a channel, weight and bias (channels,), eps. Out: normalised values, zero beyond the lengths, and the mean,
+    the variance (channels,) and the number of the real cells of all ranks, through which no gradient flows.
     """
 
     @staticmethod
@@ -90,7 +98,7 @@ class RealFrameNorm(torch.autograd.Function):
         weight: Tensor,
         bias: Tensor,
         eps: float,
-    ) -> tuple[Tensor, Tensor, Tensor]:
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         masked = values * mask
         _, mean, inverse = torch.native_batch_norm(masked, None, None, None, None, True, 0.0, 0.0)
         # Those are of all cells, zeros beyond the lengths among them: their sums are those of the real ones.
@@ -98,14 +106,18 @@ class RealFrameNorm(torch.autograd.Function):
         # torch gives 0 as the inverse deviation of a channel without any, such as one that a ReLU silences.
         spread = torch.where(inverse > 0, inverse, torch.inf).double().pow(-2)
         square = (spread + mean.double().square()) * share
-        mean = mean.double() * share
+        mean, total = mean.double() * share, mean.new_tensor(count, dtype=torch.float64)
+        if ranks.count() > 1:
+            sums = ranks.sum_in_place(torch.cat([mean * count, square * count, total[None]]))
+            mean, square = (sums[:-1] / sums[-1]).chunk(2)
+            total = sums[-1].clone()
         variance = (square - mean.square()).clamp_min(0.0).to(values.dtype)
         mean = mean.to(values.dtype)
         normalized = F.batch_norm(masked, mean, variance, weight, bias, eps=eps)
         context.save_for_backward(masked, mask, weight, mean, torch.rsqrt(variance + eps))
-        context.lengths, context.count, context.eps = lengths, count, eps
-        context.mark_non_differentiable(mean, variance)
-        return _silenced(normalized, lengths), mean, variance
+        context.lengths, context.count, context.eps = lengths, float(total), eps
+        context.mark_non_differentiable(mean, variance, total)
+        return _silenced(normalized, lengths), mean, variance, total
 
     @staticmethod
     def backward(context: Any, gradient: Tensor, *_: Tensor) -> tuple[Any, ...]:
@@ -115,10 +127,11 @@ class RealFrameNorm(torch.autograd.Function):
         _, of_weight, of_bias = torch.ops.aten.native_batch_norm_backward(
             gradient, masked, weight, *statistics, [False, True, True]
         )
-        # With s = weight * inverse: s * (gradient - (of_weight * (x - mean) * inverse + of_bias) / count).
-        scale = weight * inverse
-        slope = -scale * inverse * of_weight / context.count
-        offset = -scale * of_bias / context.count - slope * mean
+        # With s = weight * inverse: s * (gradient - (of_weight * (x - mean) * inverse + of_bias) / count), these of all
+        # ranks; what this one's clips say about weight and bias is summed with all other gradients.
+        scale, (sum_weight, sum_bias) = weight * inverse, ranks.sum_in_place(torch.stack([of_weight, of_bias]))
+        slope = -scale * inverse * sum_weight / context.count
+        offset = -scale * sum_bias / context.count - slope * mean
         zeros = torch.zeros_like(mean)
         of_values = F.batch_norm(masked, zeros, zeros + 1.0, slope, offset, eps=0.0)
         of_values.addcmul_(gradient, per_channel(scale, gradient))

@@ -1,4 +1,4 @@
-"""`python -m auricle.cli` is the command `auricle`."""
+"""`python -m auricle` is the command `auricle`."""
 
 from auricle.cli.main import main
 
