@@ -17,6 +17,7 @@ ORDER = [
     "recipe",
     "recipes",
     "run_folder",
+    "cluster",
     "parallel",
     "corpus",
     "audio",

@@ -1,6 +1,6 @@
-"""The one process pool: apply a function to many parts in parallel, with results in order.
+"""Apply a function to many parts in parallel, with results in order: in local processes, or on a cluster.
 
-In: a function and the parts. Out: the results, in the order of the parts.
+In: a function and the parts. Out: the results, in the order of the parts, the same wherever they were computed.
 """
 
 import ctypes
@@ -14,6 +14,7 @@ from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from typing import TypeVar
 
+from auricle import cluster
 from auricle.errors import DataError
 
 # Called with the number of items done and the total.
@@ -26,10 +27,14 @@ RETAINED_BYTES = 32 << 20
 
 def parallel_map(work: Callable[[Part], Result], parts: Sequence[Part], workers: int | None = None) -> Iterator[Result]:
     """Apply `work` to every part, in forked processes if there are several cores and parts; results are in order.
+    Within `cluster.connected` in tasks of the cluster.
 
     Threads would wait for each other: decoding a short recording takes less time than handing over the interpreter
     lock. A worker ends with its parent. Raises DataError when one is killed, as happens when memory runs out.
     """
+    if cluster.is_used():
+        yield from cluster.cluster_map(work, parts)
+        return
     workers = min(workers or cores(), len(parts))
     if workers < 2 or "fork" not in multiprocessing.get_all_start_methods():
         yield from map(work, parts)

@@ -142,16 +142,17 @@ def listed_utterances(path: Path) -> Iterator[Recording]:
 
 
 def read_recordings(
-    recordings: Iterable[Recording], settings: Settings, *, whole: bool = False
+    recordings: Iterable[Recording], settings: Settings, *, whole: bool = False, first: int = 0
 ) -> Iterator[list[DecodedRecording]]:
     """Decode recordings in order, in chunks that are bounded in seconds and in number.
 
+    A chunk ends with every CHUNK_FILES-th recording; `first` is the number of the first one among all of a job.
     A long recording is a chunk of its own, and is decoded while its blocks are taken: take all of them before the next
     chunk. With `whole` every recording is decoded whole, as precomputed features always are.
     """
     chunk: list[DecodedRecording] = []
     seconds = 0.0
-    for recording in _in_order(recordings, settings, whole):
+    for number, recording in enumerate(_in_order(recordings, settings, whole), start=first + 1):
         if recording.is_long and not whole:
             if chunk:
                 yield chunk
@@ -160,7 +161,7 @@ def read_recordings(
             continue
         chunk.append(recording)
         seconds += recording.seconds
-        if seconds >= CHUNK_SECONDS or len(chunk) >= CHUNK_FILES:
+        if seconds >= CHUNK_SECONDS or number % CHUNK_FILES == 0:
             yield chunk
             chunk, seconds = [], 0.0
     if chunk:

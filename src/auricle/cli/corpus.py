@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from auricle.cli.options import command, corpus_options, recipe_of
+from auricle.cli.options import command, corpus_options, engine_options, recipe_of
 from auricle.errors import DataError
 from auricle.run_folder import check_model
 
@@ -17,7 +17,9 @@ auricle train my-recordings --corrections corrections.csv"""
 
 def declare(commands: Any) -> None:
     """Add the commands to the parser."""
-    corpus_options(command(commands, _inspect, "auricle inspect my-recordings --label species --group recorder"))
+    inspect = command(commands, _inspect, "auricle inspect my-recordings --label species --group recorder")
+    corpus_options(inspect)
+    engine_options(inspect)
 
     listen = command(commands, _listen, _LISTEN_EXAMPLE)
     corpus_options(listen, corrections=False)

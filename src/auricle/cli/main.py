@@ -11,10 +11,10 @@ import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
 
-from auricle import __version__
+from auricle import __version__, cluster
 from auricle.cli import corpus, encoders, export, live, predict, serve, tag, train, voices
 from auricle.cli.options import Parser, print_json
-from auricle.errors import AuricleError, MissingExtra
+from auricle.errors import AuricleError, MissingExtra, UsageError
 from auricle.models import device
 from auricle.models.quiet import quiet_process
 
@@ -39,7 +39,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     quiet_process()
     try:
         call: Callable[[argparse.Namespace], int] = options.call
-        with device.use(getattr(options, "device", "auto")), rare_collections():
+        with device.use(getattr(options, "device", "auto")), rare_collections(), _engine(options):
             return call(options)
     except AuricleError as error:
         return _fail(options, str(error))
@@ -58,6 +58,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 0
 
 
+def _engine(options: argparse.Namespace) -> contextlib.AbstractContextManager[None]:
+    """Where the command works on its clips."""
+    engine, address = getattr(options, "engine", "local"), getattr(options, "ray_address", None)
+    if engine == "local" and address is not None:
+        raise UsageError(f"--ray-address received '{address}', and --engine is local. Add --engine ray.")
+    return contextlib.nullcontext() if engine == "local" else cluster.connected(address)
+
+
 @contextlib.contextmanager
 def rare_collections() -> Iterator[None]:
     """Look for reference cycles more rarely: imports make millions of objects that stay, and a sixth of their time went
@@ -74,6 +82,7 @@ def rare_collections() -> Iterator[None]:
 _EXTRA_OF = {name: "train" for name in ("torch", "transformers", "accelerate", "sklearn", "jinja2", "PIL", "datasets")}
 _EXTRA_OF |= {name: "train" for name in ("huggingface_hub", "safetensors")}
 _EXTRA_OF |= {name: "demo" for name in ("filelock", "gradio", "fastapi", "starlette", "uvicorn")}
+_EXTRA_OF |= {"ray": "scale"}
 _EXTRA_OF |= {name: "export" for name in ("onnx", "onnxscript")}
 _EXTRA_OF |= {name: "serve" for name in ("batched", "fastapi_offline", "prometheus_client", "python_multipart")}
 

@@ -112,6 +112,15 @@ def training_options(parser: argparse.ArgumentParser) -> None:
     device_option(training)
 
 
+def engine_options(parser: argparse.ArgumentParser) -> None:
+    """Where the work on each clip runs; not part of the recipe, as its result is the same."""
+    group = parser.add_argument_group("engine")
+    engine = "what works on many clips: processes of this machine, or a Ray cluster (default: local)"
+    group.add_argument("--engine", choices=("local", "ray"), default="local", help=engine)
+    address = "a running cluster, such as 10.0.0.1:6379 (default: one on this machine alone)"
+    group.add_argument("--ray-address", metavar="ADDRESS", help=address)
+
+
 def device_option(parser: Any) -> None:
     """Where models run; not part of the recipe, so that the same recipe runs on another machine."""
     help = "auto, cpu, cuda, cuda:N or mps (default: auto, CUDA if there is a GPU)"

@@ -3,10 +3,12 @@
 import argparse
 import itertools
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from auricle.cli.options import RUN_HELP, command, model_options, positive
+from auricle import cluster
+from auricle.cli.options import RUN_HELP, command, engine_options, model_options, positive
 from auricle.errors import UsageError
 from auricle.inference.events import EventRules
 from auricle.inference.formats import FORMATS, SINGLE, RowFormat, View
@@ -14,7 +16,9 @@ from auricle.inference.writer import Output
 from auricle.run_folder import check_model
 
 if TYPE_CHECKING:
+    from auricle.audio.recordings import Recording
     from auricle.inference.classifier import Classifier
+    from auricle.inference.job import Job
     from auricle.preparation.windows import WindowSpec
 
 TABLE_CHOICES = 3
@@ -41,6 +45,7 @@ def declare(commands: Any) -> None:
         "--format", choices=_KINDS, help="row format (default: by the ending of --out, else table)"
     )
     model_options(predict)
+    engine_options(predict)
     timeline = predict.add_argument_group("recordings as a timeline")
     windows = "a row for each window; how long windows are (default: the model's own), with --events too"
     timeline.add_argument("--windows", type=seconds_option, nargs="?", const=0.0, metavar="SECONDS", help=windows)
@@ -103,7 +108,7 @@ def _predict(options: argparse.Namespace) -> int:
     output = Output(out, row_format.heading, job=job, ending=ending, resume=options.resume)
     failed, keep = None, True
     try:
-        failed = Job(classifier, row_format, spec, rules, output, _notify).run(listed)
+        failed = _run(Job(classifier, row_format, spec, rules, output, _notify), listed, options)
     except KeyboardInterrupt:
         return 130
     except UsageError:
@@ -120,6 +125,16 @@ def _predict(options: argparse.Namespace) -> int:
     return 1 if failed else 0
 
 
+def _run(job: "Job", listed: "Iterable[Recording]", options: argparse.Namespace) -> int:
+    """Run a job here or on the cluster; returns how many recordings failed."""
+    if not cluster.is_used():
+        return job.run(listed)
+    from auricle.inference.parts import PartJob
+
+    opened = {"refuse": options.refuse, "runtime": options.runtime}
+    return job.run_in_parts(listed, PartJob.of(job, options.run, options.precision, **opened))
+
+
 def _notify(sentence: str) -> None:
     print(f"auricle: {sentence}", file=sys.stderr)
 
@@ -134,6 +149,8 @@ def _destination(options: argparse.Namespace, view: View) -> tuple[Path | None, 
         raise UsageError(f"--json received --format {options.format} too. Remove one of them.")
     if options.resume and options.out is None:
         raise UsageError("--resume received no file. Name the file to resume: --out FILE.")
+    if options.engine == "ray" and "-" in options.files:
+        raise UsageError("--engine ray received '-', and no other machine reads this one's standard input. Name files.")
     if options.resume and "-" in options.files:
         raise UsageError("--resume received '-', and standard input cannot be read again. Name files.")
     out = Path(options.out) if options.out is not None else None

@@ -23,6 +23,7 @@ def declare(commands: Any) -> None:
     train = command(commands, _train, "auricle train my-recordings --group recorder --epochs 40 --out runs/first")
     shared.corpus_options(train)
     shared.training_options(train)
+    shared.engine_options(train)
     train.output.add_argument(
         "--out", type=Path, metavar="RUN", help="the run folder (default: runs/DATA-RECIPE, such as runs/birds-sound)"
     )
@@ -34,6 +35,7 @@ def declare(commands: Any) -> None:
 
     audition = command(commands, _audition, "auricle audition my-recordings --encoders whisper-tiny.en,mn04")
     shared.corpus_options(audition, only_recipe="probe")
+    shared.engine_options(audition)
     encoders = audition.add_argument_group("encoders")
     names = "as --checkpoint names them (default: those that `auricle encoders` lists as cached)"
     encoders.add_argument("--encoders", metavar="NAME,NAME", help=names)

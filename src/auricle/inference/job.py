@@ -13,17 +13,47 @@ from pathlib import Path
 
 from pydantic import TypeAdapter
 
-from auricle.audio.recordings import DecodedRecording, Recording, read_recordings
+from auricle.audio.recordings import CHUNK_FILES, DecodedRecording, Recording, read_recordings
 from auricle.corpus import tree
 from auricle.errors import UsageError
 from auricle.inference.classifier import Classifier, Prediction
 from auricle.inference.events import DetectorState, EventDetector, EventRules
 from auricle.inference.formats import RowFormat
 from auricle.inference.predictor import MeanLogits, ScoredWindow, score_recordings, spec_for
-from auricle.inference.writer import Output
+from auricle.inference.writer import RowOutput
 from auricle.models.onnx_runtime import OnnxModel
+from auricle.parallel import parallel_map
 from auricle.preparation.windows import WindowSpec
 from auricle.run_folder import exported_model, model_folder
+
+
+@dataclass(frozen=True)
+class Part:
+    """Some recordings, the first of which has the number `first` among all."""
+
+    first: int
+    recordings: tuple[Recording, ...]
+
+
+@dataclass(frozen=True)
+class RecordingRows:
+    """The text of one recording's rows, and what the user is told of it."""
+
+    text: str
+    failed: bool
+    notices: tuple[str, ...]
+
+
+def parts_of(recordings: Iterable[Recording], first: int) -> Iterator[Part]:
+    """Divide recordings, the first of which has the number `first`, where chunks of the whole job end, too."""
+    part: list[Recording] = []
+    for number, recording in enumerate(recordings, start=first + 1):
+        part.append(recording)
+        if number % CHUNK_FILES == 0:
+            yield Part(number - len(part), tuple(part))
+            part = []
+    if part:
+        yield Part(number - len(part), tuple(part))
 
 
 @dataclass
@@ -72,24 +102,48 @@ class Job:
     format: RowFormat
     spec: WindowSpec | None
     rules: EventRules
-    output: Output
+    output: RowOutput
     notify: Callable[[str], None]
     _state: JobState = field(default_factory=JobState)
 
-    def run(self, recordings: Iterable[Recording]) -> int:
-        """Write the rows of all of them; returns how many failed. Raises UsageError where a resumed job had others."""
+    def run(self, recordings: Iterable[Recording], first: int = 0) -> int:
+        """Write the rows of all of them; returns how many failed. Raises UsageError where a resumed job had others.
+
+        `first` is the number of the first one, where they are a part of a greater job.
+        """
+        recordings = self._begin(recordings)
+        ahead, behind = itertools.tee(recordings)
+        for chunk in read_recordings(ahead, self.classifier.settings, first=first + self._state.done):
+            self._predict(chunk, list(itertools.islice(behind, len(chunk))))
+            self.output.checkpoint(asdict(self._state))
+        self.output.finish()
+        return self._state.failed
+
+    def run_in_parts(self, recordings: Iterable[Recording], predict: Callable[[Part], list[RecordingRows]]) -> int:
+        """What `run` does, part by part, on a cluster if one is used."""
+        recordings = self._begin(recordings)
+        if self._state.current is not None:
+            raise UsageError("--resume received a job that was interrupted within a recording. Add --engine local.")
+        parts = list(parts_of(recordings, self._state.done))
+        for part, results in zip(parts, parallel_map(predict, parts), strict=True):
+            for recording, rows in zip(part.recordings, results, strict=True):
+                self.output.begin(recording.name)
+                self.output.write(rows.text)
+                for sentence in rows.notices:
+                    self.notify(sentence)
+                self._end(recording, failed=rows.failed)
+            self.output.checkpoint(asdict(self._state))
+        self.output.finish()
+        return self._state.failed
+
+    def _begin(self, recordings: Iterable[Recording]) -> Iterator[Recording]:
         recordings = iter(recordings)
         if self.output.state is not None:
             self._state = TypeAdapter(JobState).validate_python(self.output.state)
             self._skip(recordings)
         else:
             self.output.checkpoint(asdict(self._state), now=True)
-        ahead, behind = itertools.tee(recordings)
-        for chunk in read_recordings(ahead, self.classifier.settings):
-            self._predict(chunk, list(itertools.islice(behind, len(chunk))))
-            self.output.checkpoint(asdict(self._state))
-        self.output.finish()
-        return self._state.failed
+        return recordings
 
     def _skip(self, recordings: Iterator[Recording]) -> None:
         """Skip what is done, and make sure that it is what was done."""
@@ -123,10 +177,13 @@ class Job:
                     self._state.current = CurrentRecording(first, mean.count, mean.total.tolist(), detector.state)
                     self.output.checkpoint(asdict(self._state))
             self._write_end(recording, mean, detector)
-            failed = recording.error is not None
-            self.output.end(failed=failed)
-            state, fingerprint = self._state, _fingerprint(self._state.fingerprint, original)
-            self._state = JobState(state.done + 1, state.failed + failed, fingerprint)
+            self._end(original, failed=recording.error is not None)
+
+    def _end(self, recording: Recording, *, failed: bool) -> None:
+        """A recording's rows are complete."""
+        self.output.end(failed=failed)
+        state, fingerprint = self._state, _fingerprint(self._state.fingerprint, recording)
+        self._state = JobState(state.done + 1, state.failed + failed, fingerprint)
 
     def _write_window(self, name: str, window: ScoredWindow, detector: EventDetector) -> None:
         if self.format.view == "windows":

@@ -12,7 +12,7 @@ import re
 import sys
 import time
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, Protocol
 
 from auricle.errors import UsageError
 from auricle.run_folder import atomic_write
@@ -21,6 +21,25 @@ from auricle.run_folder import atomic_write
 JOURNAL_SECONDS = 5.0
 # File systems take 255 bytes; the ending and a number must fit too.
 _NAME_BYTES = 200
+
+
+class RowOutput(Protocol):
+    """Where a job's rows go, as Output has it."""
+
+    @property
+    def state(self) -> dict[str, Any] | None: ...
+
+    def begin(self, name: str, *, resumed: bool = False) -> None: ...
+
+    def write(self, text: str) -> None: ...
+
+    def end(self, *, failed: bool = False) -> None: ...
+
+    def reserve(self, name: str) -> str: ...
+
+    def checkpoint(self, state: object, *, now: bool = False) -> None: ...
+
+    def finish(self) -> None: ...
 
 
 class Output:

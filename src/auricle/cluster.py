@@ -1,0 +1,99 @@
+"""Work on a Ray cluster: the function of a list of parts that local processes run, in tasks of the cluster.
+
+In: a function and the parts. Out: the results, in the order of the parts. A task that a lost machine or process takes
+with it runs again elsewhere: what parts write, they write completely or not at all. Only results travel, not audio:
+every machine reads the recordings, and reads and writes the cache, where the first does.
+"""
+
+import collections
+import importlib.util
+import itertools
+import os
+import socket
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, TypeVar
+
+from auricle.errors import DataError, MissingExtra, UsageError
+
+Part = TypeVar("Part")
+Result = TypeVar("Result")
+# A part may lose its process or machine so often; one that ends every process it runs in ends the command.
+RETRIES = 5
+# Parts that are submitted for each processor: the next one is there when one is done, and results stay few.
+_AHEAD = 2
+_connected = False
+
+
+def is_used() -> bool:
+    """Whether this command works on a cluster."""
+    return _connected
+
+
+@contextmanager
+def connected(address: str | None) -> Iterator[None]:
+    """Work on the cluster at an address within the block, without one on this machine alone.
+
+    Raises MissingExtra, and UsageError for an address at which no cluster answers.
+    """
+    global _connected
+    if importlib.util.find_spec("ray") is None:
+        raise MissingExtra("--engine ray", "scale")
+    # Ray would call home, and warn of settings that its users cannot change.
+    for name, value in {"RAY_USAGE_STATS_ENABLED": "0", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0"}.items():
+        os.environ.setdefault(name, value)
+    import ray
+
+    try:
+        ray.init(address=address or "local", log_to_driver=False, logging_level="ERROR", include_dashboard=None)
+    except (ConnectionError, ValueError, RuntimeError) as error:
+        raise UsageError(
+            f"--ray-address received '{address}', and no cluster answers there ({str(error).splitlines()[0]}). Give "
+            "the address that `ray start --head` prints, such as 10.0.0.1:6379, or none for this machine alone."
+        ) from error
+    _connected = True
+    try:
+        yield
+    finally:
+        _connected = False
+        ray.shutdown()
+
+
+def cluster_map(work: Callable[[Part], Result], parts: Sequence[Part]) -> Iterator[Result]:
+    """Apply `work` to every part on the cluster. Raises what `work` raises, and DataError where its process is lost."""
+    import ray
+    from ray.exceptions import RayError, RayTaskError
+
+    remote: Any = ray.remote(num_cpus=1, max_retries=RETRIES)(_run)
+    given, folder = ray.put(work), os.getcwd()
+    remaining = iter(parts)
+    pending: collections.deque[Any] = collections.deque()
+    while True:
+        # Machines may join while the work runs.
+        ahead = max(1, int(_AHEAD * ray.cluster_resources().get("CPU", 1)))
+        pending.extend(
+            remote.remote(given, part, folder) for part in itertools.islice(remaining, max(0, ahead - len(pending)))
+        )
+        if not pending:
+            return
+        try:
+            yield ray.get(pending.popleft())
+        except RayTaskError as error:
+            raise error.cause from error
+        except RayError as error:
+            raise DataError(
+                f"A part of the work lost its process {RETRIES + 1} times, as happens when memory runs out "
+                f"({type(error).__name__}). Completed work is saved: run the same command again."
+            ) from error
+
+
+def _run(work: Callable[[Part], Result], part: Part, folder: str) -> Result:
+    try:
+        # Names of recordings may be relative.
+        os.chdir(folder)
+    except OSError as error:
+        raise DataError(
+            f"A machine of the cluster, {socket.gethostname()}, has no folder '{folder}'. All machines read the "
+            "recordings and the cache at the same paths: run the command in a folder that they share."
+        ) from error
+    return work(part)
