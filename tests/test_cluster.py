@@ -25,6 +25,7 @@ from auricle.corpus.read import read_index
 from auricle.errors import DataError, UsageError
 from auricle.parallel import parallel_map
 from tests.conftest import RATE, write_corpus
+from tests.test_encoders import folder
 
 pytest.importorskip("ray", reason="the extra 'scale' is not installed")
 
@@ -117,15 +118,31 @@ def run(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
+RECIPES = {
+    "baseline": ["--recipe", "baseline"],
+    "probe": ["--recipe", "probe", "--checkpoint", str(folder("tiny-whisper"))],
+    # With a weight that is computed from its norm, which no process can be sent as it is.
+    "emotion": ["--recipe", "emotion", "--checkpoint", str(folder("tiny-hubert")), "--epochs", "1"],
+    "sound": ["--recipe", "sound", "--epochs", "1", "--set", "model.size=tutorial"],
+}
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
 def test_training_with_a_cluster_is_training_without(
-    machines: Any, corpus: Path, run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    recipe: str, machines: Any, corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("AURICLE_CACHE", str(tmp_path / "cache"))
-    other = tmp_path / "run"
-    command = ["train", str(corpus), "--recipe", "baseline", "--no-audio", "--out", str(other)]
-    assert main([*command, *at(machines)]) == 0
+    runs, made = [tmp_path / "here", tmp_path / "there"], []
+    for out, engine in zip(runs, ([], at(machines)), strict=True):
+        monkeypatch.setenv("AURICLE_CACHE", str(tmp_path / f"cache-{out.name}"))
+        settings = ["--no-audio", "--split", "holdout", "--group", "none", "--out", str(out)]
+        assert main(["train", str(corpus), *RECIPES[recipe], *settings, *engine]) == 0
+        files = sorted(path for path in (tmp_path / f"cache-{out.name}").rglob("*") if path.is_file())
+        made.append({path.relative_to(tmp_path / f"cache-{out.name}"): path.read_bytes() for path in files})
+    assert made[0].keys() == made[1].keys()
+    for name, content in made[0].items():
+        assert content == made[1][name], name
     for name in ("scores.parquet", "split.json", "model/model.safetensors"):
-        assert (run / name).read_bytes() == (other / name).read_bytes()
+        assert (runs[0] / name).read_bytes() == (runs[1] / name).read_bytes()
 
 
 @pytest.mark.parametrize("kind", ["csv", "jsonl"])
@@ -166,8 +183,8 @@ def test_a_killed_command_resumed_names_every_recording_once(
     machines: Any, corpus: Path, run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     code = (
-        "import sys\n"
-        "from auricle.audio import recordings\nfrom auricle.inference import job, writer\nfrom auricle.cli.main import main\n"
+        "import sys\nfrom auricle.cli.main import main\n"
+        "from auricle.audio import recordings\nfrom auricle.inference import job, writer\n"
         "recordings.CHUNK_FILES = job.CHUNK_FILES = 2\nwriter.JOURNAL_SECONDS = 0\nsys.exit(main(sys.argv[1:]))"
     )
     for module in ("auricle.audio.recordings", "auricle.inference.job"):

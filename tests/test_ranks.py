@@ -205,7 +205,7 @@ def test_a_rank_without_a_gradient_adds_zero(monkeypatch: pytest.MonkeyPatch) ->
     """Two ranks in turn: what each would give is summed here."""
     weights = [torch.nn.Parameter(torch.zeros(3)) for _ in range(3)]
     weights[0].grad, others = torch.ones(3), [torch.tensor([1.0, 1.0, 0.0]), torch.full((6,), 2.0)]
-    monkeypatch.setattr(ranks, "sum_in_place", lambda tensor: tensor.add_(others.pop(0)))
+    monkeypatch.setattr(ranks, "all_reduce", lambda tensor: tensor.add_(others.pop(0)))
     ranks.sum_gradients(weights)
     assert weights[0].grad.tolist() == [3.0] * 3
     assert weights[1].grad is not None and weights[1].grad.tolist() == [2.0] * 3 and weights[2].grad is None
@@ -220,7 +220,7 @@ def test_statistics_of_a_batch_norm_cover_all_ranks(monkeypatch: pytest.MonkeyPa
     cells = torch.cat(real, 1).double()
     other = torch.cat([cells.sum(1), cells.square().sum(1), torch.tensor([float(cells.shape[1])])])
     monkeypatch.setattr(ranks, "count", lambda: 2)
-    monkeypatch.setattr(ranks, "sum_in_place", lambda tensor: tensor.add_(other.to(tensor.dtype)))
+    monkeypatch.setattr(ranks, "all_reduce", lambda tensor: tensor.add_(other.to(tensor.dtype)))
     torch.testing.assert_close(half(values[:2], lengths[:2]), expected[:2], atol=1e-5, rtol=1e-5)
     for name in ("running_mean", "running_var"):
         torch.testing.assert_close(getattr(half, name), getattr(whole, name), atol=1e-5, rtol=1e-5)
@@ -229,4 +229,4 @@ def test_statistics_of_a_batch_norm_cover_all_ranks(monkeypatch: pytest.MonkeyPa
 def test_a_process_alone_exchanges_nothing() -> None:
     before = time.perf_counter()
     assert (ranks.started(), ranks.number(), ranks.count(), ranks.broadcast(7)) == (1, 0, 1, 7)
-    assert torch.equal(ranks.sum_in_place(torch.ones(2)), torch.ones(2)) and time.perf_counter() - before < 1.0
+    assert torch.equal(ranks.all_reduce(torch.ones(2)), torch.ones(2)) and time.perf_counter() - before < 1.0

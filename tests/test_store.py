@@ -105,12 +105,12 @@ def test_a_killed_preparation_resumes_after_its_complete_shards(corpus: Path, tm
     """A process is killed during its second shard; only complete shards remain, and they are used."""
     cache = tmp_path / "cache"
     code = (
-        "import sys, time\nfrom pathlib import Path\nfrom auricle.audio import store\n"
+        "import sys, time\nfrom pathlib import Path\nfrom auricle.audio import inspect, store\n"
         "from auricle.corpus.read import read_index\nstore.MIN_SHARD_CLIPS = 8\n"
-        "from auricle.audio.settings import Settings\nwhole = store.inspect_clip\nseen = []\n"
+        "from auricle.audio.settings import Settings\nwhole = inspect.inspect_clip\nseen = []\n"
         "def slow(*arguments, **options):\n"
         "    seen.append(1)\n    if len(seen) > 10: print('now', flush=True); time.sleep(60)\n"
-        "    return whole(*arguments, **options)\nstore.inspect_clip = slow\n"
+        "    return whole(*arguments, **options)\ninspect.inspect_clip = slow\n"
         f"clips = read_index({str(corpus)!r}).clips\n"
         f"store.prepare(clips, Settings(8000, 1, 0.05, 60), cache=Path({str(cache)!r}), workers=1)"
     )

@@ -7,7 +7,9 @@ Inspecting a corpus and preparing it for training are this same pass, in paralle
 import collections
 import contextlib
 import functools
-from collections.abc import Sequence
+import itertools
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,10 +21,13 @@ from auricle.audio.recordings import DecodedClip, Recording, decode_recording
 from auricle.audio.settings import NO_FINGERPRINT, Settings
 from auricle.corpus import tree
 from auricle.corpus.clip import Clip
+from auricle.corpus.remote import is_remote
 from auricle.errors import AudioError, DataError
 from auricle.parallel import Progress, parallel_map
 
 SHARD_CLIPS = 32
+# Remote clips that a process fetches at a time.
+AHEAD = 8
 # The metadata with the declared number of frames of a clip.
 DECLARED_FRAMES = "mel_len"
 
@@ -45,17 +50,53 @@ class ClipInfo:
         return not any(finding.kind in quality.QUARANTINED for finding in self.findings)
 
 
-def open_clip(clip: Clip, settings: Settings) -> DecodedClip:
-    """Decode one clip and check its quality. Never raises for a bad recording: the problem is among the findings."""
-    declared_frames = clip.meta.get(DECLARED_FRAMES)
-    return decode_recording(
-        Recording(clip.id, clip.source, clip.start, clip.end, declared_frames=declared_frames), settings
-    )
+def open_clip(clip: Clip, settings: Settings, content: bytes | None = None) -> DecodedClip:
+    """Decode one clip, whose `content` may be here already, and check its quality.
+
+    Never raises for a bad recording: the problem is among the findings.
+    """
+    span = (clip.start, clip.end, content, clip.meta.get(DECLARED_FRAMES))
+    return decode_recording(Recording(clip.id, clip.source, *span), settings)
 
 
-def inspect_clip(clip: Clip, settings: Settings, *, with_samples: bool) -> tuple[ClipInfo, np.ndarray | None]:
+def inspected(
+    clips: Sequence[Clip], settings: Settings, *, with_samples: bool
+) -> Iterator[tuple[ClipInfo, np.ndarray | None]]:
+    """Decode clips and describe them, in order; `with_samples` adds the samples of usable ones as a model's input."""
+    for clip, content in read_ahead(clips):
+        yield inspect_clip(clip, settings, with_samples=with_samples, content=content)
+
+
+def read_ahead(clips: Sequence[Clip]) -> Iterator[tuple[Clip, bytes | None]]:
+    """The clips, with the content of remote ones, of which AHEAD are fetched while one is decoded.
+
+    None is the content of a local clip, and of one whose fetching failed: decoding finds why.
+    """
+    if not any(is_remote(clip.source) for clip in clips):
+        yield from ((clip, None) for clip in clips)
+        return
+    remaining = iter(clips)
+    with ThreadPoolExecutor(AHEAD, thread_name_prefix="auricle-fetch") as pool:
+        pending = collections.deque((clip, pool.submit(_fetched, clip)) for clip in itertools.islice(remaining, AHEAD))
+        while pending:
+            clip, content = pending.popleft()
+            yield clip, content.result()
+            pending.extend((later, pool.submit(_fetched, later)) for later in itertools.islice(remaining, 1))
+
+
+def _fetched(clip: Clip) -> bytes | None:
+    if not is_remote(clip.source):
+        return None
+    with contextlib.suppress(AudioError, OSError, DataError):
+        return tree.read_bytes(clip.source)
+    return None
+
+
+def inspect_clip(
+    clip: Clip, settings: Settings, *, with_samples: bool, content: bytes | None = None
+) -> tuple[ClipInfo, np.ndarray | None]:
     """Decode one clip and describe it; `with_samples` adds its samples as a model's input, if it is usable."""
-    decoded = open_clip(clip, settings)
+    decoded = open_clip(clip, settings, content)
     audio = decoded.audio
     if audio is None:
         return ClipInfo(clip.id, 0.0, 0, 0, "", decoded.findings, "", NO_FINGERPRINT), None
@@ -86,11 +127,11 @@ def inspect_clips(clips: Sequence[Clip], settings: Settings, progress: Progress)
 def most_common_rate(clips: Sequence[Clip], otherwise: int, sample: int = 48) -> int:
     """The sample rate in hertz that most of `sample` evenly spaced clips have; ties go to the higher."""
     rates: collections.Counter[int] = collections.Counter()
-    for clip in clips[:: max(1, len(clips) // sample)]:
+    for clip, content in read_ahead(clips[:: max(1, len(clips) // sample)]):
         with contextlib.suppress(AudioError, OSError, DataError):  # inspecting the clip finds why
-            rates[rate_of(tree.read_bytes(clip.source))] += 1
+            rates[rate_of(tree.read_bytes(clip.source) if content is None else content)] += 1
     return max(rates, key=lambda rate: (rates[rate], rate), default=otherwise)
 
 
 def _infos(clips: Sequence[Clip], settings: Settings) -> list[ClipInfo]:
-    return [inspect_clip(clip, settings, with_samples=False)[0] for clip in clips]
+    return [info for info, _ in inspected(clips, settings, with_samples=False)]

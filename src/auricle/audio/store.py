@@ -10,18 +10,20 @@ import hashlib
 import json
 import mmap
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 
-from auricle.audio.inspect import ClipInfo, inspect_clip
+from auricle.audio.inspect import ClipInfo, inspected
 from auricle.audio.quality import Finding
 from auricle.audio.settings import Settings
 from auricle.corpus import tree
 from auricle.corpus.clip import Clip
+from auricle.corpus.remote import is_remote
 from auricle.errors import DataError
 from auricle.parallel import Progress, parallel_map
 from auricle.run_folder import atomic_write
@@ -32,6 +34,8 @@ MIN_SHARD_CLIPS, MAX_SHARD_CLIPS = 32, 512
 BATCH_BYTES = 16 << 20
 # Pages that were read stay in this process's memory; after so many bytes they are released to the system.
 MAX_RESIDENT_BYTES = 64 << 20
+# Requests to a remote store at a time.
+REQUESTS = 16
 
 _SCHEMA = pa.schema(
     [
@@ -60,9 +64,26 @@ def key(clips: Sequence[Clip], settings: Settings) -> str:
     """Hash what the store's content depends on: which recordings, which segment of each, and the settings."""
     digest = hashlib.blake2b(digest_size=12)
     digest.update(json.dumps([FORMAT, shard_clips(len(clips)), asdict(settings)], sort_keys=True).encode())
-    for clip in clips:
-        digest.update(f"\0{clip.id}\0{tree.identity(clip.source)}\0{clip.start}\0{clip.end}".encode())
+    for clip, identity in zip(clips, _identities([clip.source for clip in clips]), strict=True):
+        digest.update(f"\0{clip.id}\0{identity}\0{clip.start}\0{clip.end}".encode())
     return digest.hexdigest()
+
+
+def _identities(sources: Sequence[str]) -> list[str]:
+    """The identity of each source; of remote ones several at a time, and of a missing one none."""
+    if not any(is_remote(source) for source in sources):
+        return [tree.identity(source) for source in sources]
+
+    def known(source: str) -> str:
+        try:
+            return tree.identity(source)
+        except DataError:
+            if is_remote(source):
+                return "remote-missing"
+            raise
+
+    with ThreadPoolExecutor(REQUESTS, thread_name_prefix="auricle-identity") as pool:
+        return list(pool.map(known, sources))
 
 
 class Store:
@@ -79,9 +100,9 @@ class Store:
         for path in sorted(folder.glob("shard-*.arrow")):
             self._open(path)
 
-    def __reduce__(self) -> tuple[type["Store"], tuple[Path, Settings]]:
+    def __reduce__(self) -> tuple[Callable[[Path, Settings], "Store"], tuple[Path, Settings]]:
         """Another process opens the same files."""
-        return Store, (self.folder, self.settings)
+        return _opened, (self.folder, self.settings)
 
     def __len__(self) -> int:
         return len(self._samples)
@@ -122,6 +143,12 @@ class Store:
             for row, channels in enumerate(batch.column("pcm_channels").to_pylist()):
                 self._samples.append(samples[offsets[row] : offsets[row + 1]].reshape(channels, -1))
             self.clip_info += [_info(row) for row in batch.drop_columns(["pcm", "pcm_channels"]).to_pylist()]
+
+
+@functools.lru_cache(maxsize=2)
+def _opened(folder: Path, settings: Settings) -> Store:
+    """A complete store, opened once for all that a process gets to do with it."""
+    return Store(folder, settings)
 
 
 def prepare(
@@ -167,8 +194,7 @@ def _write(job: tuple[Path, Sequence[Clip]], settings: Settings) -> int:
     ):
         rows: list[dict[str, object]] = []
         size = 0
-        for clip in clips:
-            info, samples = inspect_clip(clip, settings, with_samples=True)
+        for info, samples in inspected(clips, settings, with_samples=True):
             rows.append(_row(info, samples))
             size += 0 if samples is None else samples.nbytes
             if size >= BATCH_BYTES:

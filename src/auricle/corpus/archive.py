@@ -23,12 +23,12 @@ import zipfile
 import zlib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from types import ModuleType
 from typing import IO, BinaryIO, TypeVar, cast
 
 from auricle.corpus.encodings import names_encoding
+from auricle.corpus.remote import filesystem_of, is_remote, remote_stamp
 from auricle.corpus.seekable_gzip import SeekableGzip
-from auricle.errors import AudioError, DataError, MissingExtra
+from auricle.errors import AudioError, DataError
 
 SUFFIXES = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz")
 # Silence and text compress a thousandfold, whole corpora of audio hardly at all: an archive is refused only if it is
@@ -75,11 +75,6 @@ def is_archive(location: str) -> bool:
     return location.lower().endswith(SUFFIXES)
 
 
-def is_remote(location: str) -> bool:
-    """Whether a location is a URL for fsspec, such as s3://bucket/corpus.zip."""
-    return re.match(r"[a-z][a-z0-9+.-]+://", location) is not None
-
-
 def open_archive(location: str) -> Archive:
     """Open an archive, or return the handle that this process has open already.
 
@@ -92,7 +87,7 @@ def open_archive(location: str) -> Archive:
 def stamp(location: str) -> str:
     """Text that changes when a file does, without reading it. Raises DataError where the file is inaccessible."""
     if is_remote(location):
-        return _remote_stamp(location)
+        return remote_stamp(location)
     try:
         state = os.stat(location)
     except OSError as error:
@@ -106,27 +101,8 @@ def open_location(location: str) -> BinaryIO:
     """Open a file on this machine, or a URL through fsspec. Raises OSError, or MissingExtra without fsspec."""
     if not is_remote(location):
         return open(location, "rb")
-    return cast(BinaryIO, fsspec_module().open(location, "rb").open())
-
-
-def fsspec_module() -> ModuleType:
-    """The fsspec package, or MissingExtra."""
-    try:
-        import fsspec
-    except ImportError as error:
-        raise MissingExtra("Reading from a remote store", "train") from error
-    return cast(ModuleType, fsspec)
-
-
-@functools.lru_cache(maxsize=4096)
-def _remote_stamp(location: str) -> str:
-    filesystem, path = fsspec_module().core.url_to_fs(location)
-    try:
-        about = filesystem.info(path)
-    except OSError as error:
-        raise DataError(f"'{location}' cannot be opened: {error}. Check the URL and your access rights.") from error
-    version = about.get("ETag") or about.get("etag") or about.get("mtime") or about.get("LastModified") or ""
-    return f"{about.get('size')}-{version}"
+    filesystem, path = filesystem_of(location)
+    return cast(BinaryIO, filesystem.open(path, "rb"))
 
 
 # Keyed by process, because a forked child must not share its parent's file positions, and by state, because a rewritten

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from urllib.parse import unquote
 
+from auricle.corpus.remote import is_remote
 from auricle.corpus.tree import AUDIO_SUFFIXES, Tree, is_audio
 
 _MOST_PARTS = 5
@@ -72,6 +73,8 @@ class Matcher:
     def _exact(self, value: str, shared: str) -> tuple[str, str] | None:
         """A file of the tree by its path from the table, from the root or on disk; or one on disk outside."""
         path = _slashes(value)
+        if not self._parts and is_audio(path) and (named := self._remote(value, path)) is not None:
+            return named
         for candidate in (posixpath.join(self._base, path), path):
             name = self._names.get(_composed(posixpath.normpath(candidate)))
             if name is not None:
@@ -88,6 +91,18 @@ class Matcher:
             return inside, self._tree.source(inside)
         # An absolute path without what all of them share, so that an id does not reveal the corpus's location.
         return os.path.relpath(path, shared) if os.path.isabs(path) else posixpath.normpath(path), full
+
+    def _remote(self, value: str, path: str) -> tuple[str, str] | None:
+        """What a table names that lists recordings elsewhere: by URLs, or relative to its own, where nothing is listed.
+
+        Whether they are there shows when they are read.
+        """
+        if is_remote(value.strip()):
+            return path, value.strip()
+        if self._tree.scheme != "remote" or len(self._tree.names) > 1 or posixpath.isabs(path):
+            return None
+        name = posixpath.normpath(posixpath.join(self._base, path))
+        return (name, self._tree.source(name)) if not name.startswith("..") else None
 
     def _endings(self, count: int) -> Mapping[tuple[str, ...], list[str]]:
         if count not in self._by_ending:

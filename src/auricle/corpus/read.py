@@ -17,10 +17,10 @@ from pathlib import Path
 from types import ModuleType
 
 from auricle.corpus import readers, structure
-from auricle.corpus.archive import is_remote
 from auricle.corpus.clip import Clip, Excluded, Index
 from auricle.corpus.layout import NOT_UTF8, audio_files, official_fold, unopened, unused_folds
 from auricle.corpus.metadata import ignored_tables
+from auricle.corpus.remote import is_remote
 from auricle.corpus.tables import one_line
 from auricle.corpus.tree import Tree, check_exists, is_audio, open_tree
 from auricle.errors import DataError, UsageError, unknown

@@ -23,13 +23,12 @@ from auricle.corpus.archive import (
     MAX_MEMBER_BYTES,
     SUFFIXES,
     Archive,
-    fsspec_module,
     is_archive,
-    is_remote,
     open_archive,
     open_location,
     stamp,
 )
+from auricle.corpus.remote import filesystem_of, is_remote, listed
 from auricle.errors import AudioError, DataError
 
 if TYPE_CHECKING:
@@ -108,7 +107,11 @@ def open_tree(data: str | Path) -> Tree:
         files = ((name, member.size) for name, member in archive.members.items())
         return replace(_listing(text, files, archive.scheme, folders=archive.folders), note=archive.note)
     if is_remote(text):
-        return _remote(text)
+        folder, found = listed(text)
+        if folder != text:
+            [(name, size)] = found
+            return Tree(folder, (name,), (size,), scheme="remote")
+        return _listing(text, found, "remote")
     if os.path.isdir(text):
         missing: list[tuple[str, str]] = []
         folders: list[str] = []
@@ -164,7 +167,7 @@ def size_of(source: str) -> int | None:
             member, archive = _member(source)
             return archive.members[member].size
         if is_remote(source):
-            filesystem, path = fsspec_module().core.url_to_fs(source)
+            filesystem, path = filesystem_of(source)
             return int(filesystem.size(path) or 0) or None
         return os.stat(source).st_size if os.path.isfile(source) else None
     except (OSError, AudioError, DataError):
@@ -340,19 +343,6 @@ def _matched(pattern: str) -> Tree:
     first_wildcard = next(number for number, part in enumerate(parts) if glob.has_magic(part))
     root = os.sep.join(parts[:first_wildcard]) or os.sep
     return _listing(root, ((Path(path).relative_to(root).as_posix(), os.path.getsize(path)) for path in paths))
-
-
-def _remote(url: str) -> Tree:
-    filesystem, path = fsspec_module().core.url_to_fs(url)
-    try:
-        if filesystem.isfile(path):
-            folder, _, name = url.rpartition("/")
-            return Tree(folder, (name,), (int(filesystem.size(path) or 0),), scheme="remote")
-        files = filesystem.find(path, detail=True)
-    except OSError as error:
-        raise DataError(f"'{url}' cannot be listed: {error}. Check the URL and your access rights.") from error
-    sizes = ((posixpath.relpath(name, path), int(info.get("size") or 0)) for name, info in files.items())
-    return _listing(url, sizes, "remote")
 
 
 def _scheme(source: str) -> str:

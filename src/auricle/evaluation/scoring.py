@@ -8,17 +8,20 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from auricle import cluster
 from auricle.corpus.clip import Clip
 from auricle.models.onnx_runtime import OnnxModel
 from auricle.models.runtime import ModelInfo, Runtime
 from auricle.parallel import Progress
 from auricle.preparation.windows import AudioSource, Window, by_length, cut_clips, padded
+
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
@@ -163,13 +166,14 @@ def embed(model: Any, source: AudioSource, *, batch_seconds: float) -> np.ndarra
 def embed_windows(
     model: Any, source: AudioSource, *, batch_seconds: float, progress: Progress | None = None
 ) -> Iterator[WindowRows]:
-    """The pooled vectors of a PyTorch model, a batch at a time. Windows are numbered as `windows_of` its config."""
-    from auricle.models.torch_runtime import TorchRuntime
+    """The pooled vectors of a PyTorch model, a batch at a time, on a cluster if one is used.
 
-    runtime = TorchRuntime(model)
-    run_batch = _batch_runner(source, runtime.embed)
-    for numbers, batch in _batches(runtime.info, source.lengths, batch_seconds, progress):
-        yield WindowRows(numbers, run_batch(batch))
+    Windows are numbered as `windows_of` its config.
+    """
+    work = EmbeddingWork.of(model, source)
+    batches = _batches(ModelInfo.of_model(model), source.lengths, batch_seconds)
+    for (numbers, _), rows in _with_results(batches, work, progress):
+        yield WindowRows(numbers, rows)
 
 
 def embed_with_centers(
@@ -184,20 +188,78 @@ def embed_with_centers(
 
     centers: by their samples, the numbers of clips, all longer, in order: a center is numbered by its place here.
     """
-    from auricle.models.torch_runtime import TorchRuntime
-
-    runtime = TorchRuntime(model)
     chosen = {samples: np.isin(np.arange(len(source)), clips) for samples, clips in centers.items()}
     places = {samples: np.cumsum(mask) - 1 for samples, mask in chosen.items()}
-    for numbers, batch in _batches(runtime.info, source.lengths, batch_seconds, progress):
+    work = CenterWork(EmbeddingWork.of(model, source), chosen)
+    batches = _batches(ModelInfo.of_model(model), source.lengths, batch_seconds)
+    for (numbers, batch), (whole, *parts) in _with_results(batches, work, progress):
         clips = np.array([window.clip for window in batch])
-        values = padded([source.get(clip) for clip in clips])
-        whole, *parts = runtime.embed_centers(*values, {samples: mask[clips] for samples, mask in chosen.items()})
         of_centers = (
             WindowRows(places[samples][clips[mask[clips]]], part)
             for (samples, mask), part in zip(chosen.items(), parts, strict=True)
         )
         yield [WindowRows(numbers, whole), *of_centers]
+
+
+@dataclass(frozen=True)
+class EmbeddingWork:
+    """From a batch of windows to their vectors (windows, width). Sums over as many `threads` have the same digits."""
+
+    model: Any
+    source: AudioSource
+    threads: int
+
+    @classmethod
+    def of(cls, model: Any, source: AudioSource) -> "EmbeddingWork":
+        import torch
+
+        from auricle.models.layers.parametrized import portable
+
+        return cls(portable(model).cpu() if cluster.is_used() else model, source, torch.get_num_threads())
+
+    @property
+    def runtime(self) -> Any:
+        import torch
+
+        from auricle.models.torch_runtime import TorchRuntime
+
+        if torch.get_num_threads() != self.threads:
+            torch.set_num_threads(self.threads)
+        return TorchRuntime(self.model)
+
+    def __call__(self, batch: Sequence[Window]) -> np.ndarray:
+        return np.asarray(_batch_runner(self.source, self.runtime.embed)(batch))
+
+
+@dataclass(frozen=True)
+class CenterWork:
+    """From a batch of whole clips to their vectors, and those of the centers of the `chosen`, by their samples."""
+
+    work: EmbeddingWork
+    chosen: Mapping[int, np.ndarray]
+
+    def __call__(self, batch: Sequence[Window]) -> list[np.ndarray]:
+        clips = np.array([window.clip for window in batch])
+        values = padded([self.work.source.get(clip) for clip in clips])
+        centers = {samples: mask[clips] for samples, mask in self.chosen.items()}
+        return list(self.work.runtime.embed_centers(*values, centers))
+
+
+def _with_results(
+    batches: Iterable[tuple[np.ndarray, Sequence[Window]]],
+    work: Callable[[Sequence[Window]], Result],
+    progress: Progress | None,
+) -> Iterator[tuple[tuple[np.ndarray, Sequence[Window]], Result]]:
+    """Each batch, and what the work makes of it, on a cluster if one is used."""
+    known = list(batches)
+    parts = [batch for _, batch in known]
+    results = cluster.cluster_map(work, parts) if cluster.is_used() else map(work, parts)
+    done, total = 0, sum(map(len, parts))
+    for batch, result in zip(known, results, strict=True):
+        done += len(batch[1])
+        if progress is not None:
+            progress(done, total)
+        yield batch, result
 
 
 def vectors(model: Any, source: AudioSource, *, batch_seconds: float) -> np.ndarray:
@@ -272,14 +334,10 @@ def _gather(parts: Iterable[WindowRows]) -> np.ndarray:
 
 
 def _batches(
-    info: ModelInfo, lengths: np.ndarray, batch_seconds: float, progress: Progress | None = None
+    info: ModelInfo, lengths: np.ndarray, batch_seconds: float
 ) -> Iterator[tuple[np.ndarray, Sequence[Window]]]:
     """The windows in batches of similar length, with their numbers in the order of `windows_of`."""
     windows = windows_of(info, lengths)
     positions = {window: number for number, window in enumerate(windows)}
-    done = 0
     for batch in by_length(windows, info.batch_samples(batch_seconds)):
         yield np.array([positions[window] for window in batch]), batch
-        done += len(batch)
-        if progress is not None:
-            progress(done, len(windows))

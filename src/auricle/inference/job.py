@@ -37,7 +37,7 @@ class Part:
 
 @dataclass(frozen=True)
 class RecordingRows:
-    """The text of one recording's rows, and what the user is told of it."""
+    """The text of one recording's rows, and the messages on it for the user."""
 
     text: str
     failed: bool

@@ -69,7 +69,7 @@ def meet() -> None:
     """Wait until every rank is here."""
     import torch
 
-    sum_in_place(torch.zeros(1))
+    all_reduce(torch.zeros(1))
 
 
 def broadcast(value: Any = None) -> Any:
@@ -84,7 +84,7 @@ def broadcast(value: Any = None) -> Any:
     return given[0]
 
 
-def sum_in_place(tensor: "Tensor") -> "Tensor":
+def all_reduce(tensor: "Tensor") -> "Tensor":
     """The tensor, after it became the sum over all ranks; no gradient flows through it."""
     if count() > 1:
         import torch.distributed as ranks
@@ -99,14 +99,14 @@ def sum_gradients(weights: Sequence[Any]) -> None:
     import torch
 
     used = torch.tensor([weight.grad is not None for weight in weights], dtype=torch.float32)
-    summed = [weight for weight, given in zip(weights, sum_in_place(used).tolist(), strict=True) if given]
+    summed = [weight for weight, given in zip(weights, all_reduce(used).tolist(), strict=True) if given]
     for weight in summed:
         if weight.grad is None:
             weight.grad = torch.zeros_like(weight)
     bucket: list[Tensor] = []
     for weight in (*summed, None):
         if bucket and (weight is None or sum(map(torch.Tensor.numel, bucket)) + weight.numel() > BUCKET):
-            flat = sum_in_place(torch.cat([gradient.reshape(-1) for gradient in bucket]))
+            flat = all_reduce(torch.cat([gradient.reshape(-1) for gradient in bucket]))
             for gradient, total in zip(bucket, torch.split(flat, [one.numel() for one in bucket]), strict=True):
                 gradient.copy_(total.view_as(gradient))
             bucket = []

@@ -110,8 +110,8 @@ def leading() -> Iterator[None]:
 
     def stop(*_: object) -> None:
         raise RunError(
-            "This training was told to stop, as happens when another process of it ended. Completed epochs are saved: "
-            "run the same command again with --resume."
+            "This training received the signal to stop, as happens when another process of it ended. Completed epochs "
+            "are saved: run the same command again with --resume."
         )
 
     before = signal.signal(signal.SIGTERM, stop)

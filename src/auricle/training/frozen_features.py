@@ -6,11 +6,12 @@ similar length. A clip that training changes before the part has a stated number
 atomically, so a run that was killed computes only the missing ones; plain file reads keep memory flat.
 """
 
+import functools
 import hashlib
 import json
 import shutil
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -21,13 +22,14 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import Dataset
 
-from auricle import __version__
+from auricle import __version__, cluster
 from auricle.audio import FULL_SCALE
 from auricle.models import torch_runtime
 from auricle.models.encoders import depth_of
 from auricle.models.families.pretrained.network import Model
 from auricle.models.layers import augment
 from auricle.models.layers.front_end import STEPS, LogMel
+from auricle.models.layers.parametrized import portable
 from auricle.models.runtime import ModelInfo
 from auricle.parallel import Progress
 from auricle.preparation.batches import CropSample, build
@@ -48,22 +50,24 @@ class FrozenPart:
     """What is computed once. A view of some samples (views,) has `rows(samples)` rows of `width` values of `dtype`, of
     which `frames(samples)` are real frames.
 
-    `key` names all that the rows depend on but the clips. `load` gives the function from waveforms and their mask to
-    rows (views, rows, width), which takes `batch_seconds` of audio at once.
+    `key` names all that the rows depend on but the clips, and equal keys are equal parts. `load` gives the function
+    from waveforms and their mask to rows (views, rows, width), which takes `batch_samples` of audio at once.
     """
 
     key: bytes
-    width: int
-    dtype: torch.dtype
-    rows: Callable[[Tensor], Tensor]
-    frames: Callable[[Tensor], Tensor]
-    load: Callable[[], Callable[[Tensor, Tensor | None], Tensor]]
-    batch_samples: int
+    width: int = field(compare=False)
+    dtype: torch.dtype = field(compare=False)
+    rows: Callable[[Tensor], Tensor] = field(compare=False)
+    frames: Callable[[Tensor], Tensor] = field(compare=False)
+    load: Callable[[], Callable[[Tensor, Tensor | None], Tensor]] = field(compare=False)
+    batch_samples: int = field(compare=False)
 
 
 def encoder_part(model: Model, depth: int, bf16: bool) -> FrozenPart:
     """All that a pretrained model computes before layer `depth`; in bfloat16 where the processor multiplies it."""
-    info, summaries = ModelInfo.of_model(model), summary_count(model, depth)
+    info, summaries, key = ModelInfo.of_model(model), summary_count(model, depth), _encoder_key(model, depth, bf16)
+    if cluster.is_used():
+        model = portable(model).cpu()
 
     def rows(samples: Tensor) -> Tensor:
         count = model.encoder.feature_frames(samples) if depth == 0 else model.encoder.frames(samples)
@@ -82,9 +86,7 @@ def encoder_part(model: Model, depth: int, bf16: bool) -> FrozenPart:
     width = model.encoder.feature_size() if depth == 0 else int(model.config.hidden_size)
     dtype = torch.bfloat16 if bf16 else torch.float32
     frames = partial(model.encoder.state_frames, depth=depth)
-    return FrozenPart(
-        _encoder_key(model, depth, bf16), width, dtype, rows, frames, load, info.batch_samples(model.batch_seconds)
-    )
+    return FrozenPart(key, width, dtype, rows, frames, load, info.batch_samples(model.batch_seconds))
 
 
 def log_mel_part(front_end: LogMel) -> FrozenPart:
@@ -254,16 +256,27 @@ class FrozenFeatures:
         if not missing:
             return
         done = len(self.views) - sum(len(self.shards[shard]) for shard in missing)
+        if cluster.is_used():
+            for shard, _ in zip(missing, cluster.cluster_map(ShardWork(self, self.part, audio), missing), strict=True):
+                done += len(self.shards[shard])
+                progress(done, len(self.views))
+            return
         run = self.part.load()
         for shard in missing:
-            views = self.shards[shard]
-            spans = [Window(number, 0, view.stop - view.start) for number, view in enumerate(views)]
-            with atomic_write(self._path(shard)) as partial, partial.open("wb") as file:
-                for batch in by_length(spans, self.part.batch_samples):
-                    rows = self._compute_batch(run, audio, [views[span.clip] for span in batch])
-                    file.write(rows.tobytes())
-                    done += len(batch)
-                    progress(done, len(self.views))
+            for count in self._compute_shard(run, audio, shard):
+                done += count
+                progress(done, len(self.views))
+
+    def _compute_shard(
+        self, run: Callable[[Tensor, Tensor | None], Tensor], audio: AudioSource, shard: int
+    ) -> Iterator[int]:
+        """Write a shard; gives the number of views of each batch."""
+        views = self.shards[shard]
+        spans = [Window(number, 0, view.stop - view.start) for number, view in enumerate(views)]
+        with atomic_write(self._path(shard)) as partial, partial.open("wb") as file:
+            for batch in by_length(spans, self.part.batch_samples):
+                file.write(self._compute_batch(run, audio, [views[span.clip] for span in batch]).tobytes())
+                yield len(batch)
 
     def _compute_batch(
         self, run: Callable[[Tensor, Tensor | None], Tensor], audio: AudioSource, views: Sequence[ClipView]
@@ -293,6 +306,25 @@ class FrozenFeatures:
 
     def _path(self, shard: int) -> Path:
         return self.folder / f"rows-{shard:05d}.{str(self.part.dtype).removeprefix('torch.')}"
+
+
+@dataclass(frozen=True)
+class ShardWork:
+    """Computes shards in another process, which is sent the part that the features leave behind."""
+
+    features: FrozenFeatures
+    part: FrozenPart
+    audio: AudioSource
+
+    def __call__(self, shard: int) -> int:
+        self.features.part = self.part
+        return sum(self.features._compute_shard(_loaded(self.part), self.audio, shard))
+
+
+@functools.lru_cache(maxsize=1)
+def _loaded(part: FrozenPart) -> Callable[[Tensor, Tensor | None], Tensor]:
+    """What a process computes many shards with."""
+    return part.load()
 
 
 def _elsewhere(*_: object) -> Any:

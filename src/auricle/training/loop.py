@@ -307,7 +307,7 @@ class AudioTrainer(Trainer):
         if ranks.count() > 1:
             if self.accelerator.sync_gradients:
                 ranks.sum_gradients([weight for weight in self.model.parameters() if weight.requires_grad])
-            ranks.sum_in_place(loss)
+            ranks.all_reduce(loss)
         return loss
 
     def compute_loss(self, model: Any, inputs: Any, *arguments: Any, **named: Any) -> Any:
@@ -316,7 +316,7 @@ class AudioTrainer(Trainer):
         if ranks.count() == 1:
             return loss
         clips = len(inputs["labels"])
-        return loss * (clips / float(ranks.sum_in_place(torch.tensor(float(clips)))))
+        return loss * (clips / float(ranks.all_reduce(torch.tensor(float(clips)))))
 
     def evaluate(self, *_: Any, **__: Any) -> dict[str, float]:
         """Validate with the averaged weights where there are any."""

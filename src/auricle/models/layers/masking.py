@@ -108,7 +108,7 @@ class RealFrameNorm(torch.autograd.Function):
         square = (spread + mean.double().square()) * share
         mean, total = mean.double() * share, mean.new_tensor(count, dtype=torch.float64)
         if ranks.count() > 1:
-            sums = ranks.sum_in_place(torch.cat([mean * count, square * count, total[None]]))
+            sums = ranks.all_reduce(torch.cat([mean * count, square * count, total[None]]))
             mean, square = (sums[:-1] / sums[-1]).chunk(2)
             total = sums[-1].clone()
         variance = (square - mean.square()).clamp_min(0.0).to(values.dtype)
@@ -129,7 +129,7 @@ class RealFrameNorm(torch.autograd.Function):
         )
         # With s = weight * inverse: s * (gradient - (of_weight * (x - mean) * inverse + of_bias) / count), these of all
         # ranks; what this one's clips say about weight and bias is summed with all other gradients.
-        scale, (sum_weight, sum_bias) = weight * inverse, ranks.sum_in_place(torch.stack([of_weight, of_bias]))
+        scale, (sum_weight, sum_bias) = weight * inverse, ranks.all_reduce(torch.stack([of_weight, of_bias]))
         slope = -scale * inverse * sum_weight / context.count
         offset = -scale * sum_bias / context.count - slope * mean
         zeros = torch.zeros_like(mean)

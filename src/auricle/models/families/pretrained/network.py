@@ -14,7 +14,6 @@ import torch
 import torch.nn.functional as F
 import transformers
 from torch import Tensor, nn
-from torch.nn.utils import parametrize
 from transformers import AutoFeatureExtractor
 from transformers.modeling_outputs import SequenceClassifierOutput
 
@@ -26,6 +25,7 @@ from auricle.models.families.pretrained import Options
 from auricle.models.layers import augment, heads, masking
 from auricle.models.layers.blocks import Dropout
 from auricle.models.layers.front_end import passthrough_extractor
+from auricle.models.layers.parametrized import remove_parametrizations
 from auricle.models.layers.pooling import LayerPooling, Pooling
 from auricle.models.options import HeadOptions, ModelSpec
 from auricle.recipe import Augment
@@ -242,10 +242,7 @@ class Model(nn.Module):
 
     def to_bf16(self) -> "Model":
         """Convert the weights to bfloat16 for inference, except the head; do not train or save the model afterwards."""
-        for module in list(self.network.modules()):
-            for name, child in module.named_children():
-                if isinstance(child, nn.Conv1d) and parametrize.is_parametrized(child):
-                    setattr(module, name, _without_parametrization(child))
+        remove_parametrizations(self.network)
         head = copy.deepcopy({name: getattr(self.network, name) for name in HEAD_NAMES if hasattr(self.network, name)})
         to_bf16(self.encoder, self.network)
         for name, part in head.items():
@@ -269,12 +266,3 @@ class Model(nn.Module):
         extractor = extractor_of(preprocessor) if preprocessor else AutoFeatureExtractor.from_pretrained(folder)
         model = cls(network.network if isinstance(network, custom_head.Model) else network, extractor)
         return (model, loading) if output_loading_info else model
-
-
-def _without_parametrization(conv: nn.Conv1d) -> nn.Conv1d:
-    """The same convolution with its weight as one tensor, not computed from its norm at every call."""
-    size, padding = conv.kernel_size[0], int(conv.padding[0])
-    stock = nn.Conv1d(conv.in_channels, conv.out_channels, size, padding=padding, groups=conv.groups, device="meta")
-    stock.weight = nn.Parameter(conv.weight.detach().clone())
-    stock.bias = conv.bias
-    return stock
