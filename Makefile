@@ -1,6 +1,8 @@
 # The repository's verbs. Everything runs in .venv, from the versions pinned in constraints.txt.
 PYTHON ?= python3
 VENV := .venv
+# What `make check` and `make test` install; scale adds the tests of clusters and web servers.
+EXTRAS ?= train,dev
 BIN := $(VENV)/bin
 
 .PHONY: install demo check format test bench docs clean
@@ -10,7 +12,7 @@ install: $(VENV)/.installed
 $(VENV)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt torch
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[train,dev]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[$(EXTRAS)]'
 	touch $@
 
 demo: install

@@ -207,3 +207,24 @@ def test_a_killed_command_resumed_names_every_recording_once(
 def test_what_cannot_be_reached_is_named(corpus: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["inspect", str(corpus), "--ray-address", "127.0.0.1:9"]) == 2
     assert "Add --engine ray" in capsys.readouterr().err
+
+
+def test_the_commands_of_the_page_run(
+    machines: Any, corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    page = Path(__file__).parents[1] / "docs" / "scale.md"
+    commands = [
+        line.split() for line in page.read_text(encoding="utf-8").splitlines() if line.startswith("    auricle ")
+    ]
+    assert len(commands) == 5 and all(command[0] == "auricle" for command in commands)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "my-recordings").symlink_to(corpus)
+    for _, *command in commands:
+        if command[1].startswith("https://"):
+            continue
+        cluster_options = ["--ray-address", machines.address] if "ray" in command else []
+        done = subprocess.run(
+            [sys.executable, "-m", "auricle", *command, *cluster_options], capture_output=True, text=True
+        )
+        assert done.returncode == (1 if command[0] == "predict" else 0), done.stderr
+    assert (tmp_path / "labels.csv").is_file() and (tmp_path / "runs/together/report.html").is_file()

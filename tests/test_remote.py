@@ -8,7 +8,7 @@ import threading
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import fsspec
 import numpy as np
@@ -43,7 +43,7 @@ def write_table(path: Path, rows: list[list[str]]) -> None:
 
 
 class Handler(http.server.SimpleHTTPRequestHandler):
-    requests = Counter[str]()
+    requests: ClassVar[Counter[str]] = Counter()
 
     def log_message(self, *_: Any) -> None:
         pass
