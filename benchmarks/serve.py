@@ -2,8 +2,7 @@
 
 Clients and server share this machine. Every response is compared with the classifier's own answer; some
 requests are too large, too long or no audio, and must be rejected while the others continue. Then a full queue must
-respond 429, and a server that is stopped must lose nothing. The limit is what this machine classifies without a server.
-The last line is the ratio of throughputs.
+respond 429, and a server that is stopped must lose nothing. The last line is the ratio of throughputs.
 """
 
 import argparse
@@ -98,10 +97,6 @@ def run(options: argparse.Namespace, screen: Screen) -> None:
                 with server(bench.ours(flags)) as (url, process):
                     loads[name] = bench.load(url, bench.path, server=process)
         show(loads, screen)
-        screen.say(
-            f"Without a server this machine decodes and classifies {bench.offline_rate:.1f} of these files a second."
-        )
-        screen.record("offline", rate=bench.offline_rate)
         if "full" in tests:
             full(bench, screen)
         if "stop" in tests:
@@ -136,11 +131,7 @@ class Bench:
         self.path = f"/v1/classify?top={len(classifier.labels)}"
         uses_bf16 = is_bf16(options.precision) and classifier.model.config.model_type == "hubert"
         self.tolerance = TOLERANCE["bf16" if uses_bf16 else "float32"]
-        paths = [str(file) for file in files]
-        answers = list(classifier.predict(recordings(paths)))
-        start = time.perf_counter()
-        list(classifier.predict(recordings(paths)))
-        self.offline_rate = len(files) / (time.perf_counter() - start)
+        answers = list(classifier.predict(recordings([str(file) for file in files])))
         self.clips = [
             {"path": str(file), "probabilities": {choice.label: choice.probability for choice in answer.choices}}
             for file, answer in zip(files, answers, strict=True)
