@@ -31,7 +31,7 @@ print(done)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--rounds", type=int, default=2, help="runs of each (default: 2)")
+    parser.add_argument("--rounds", type=int, default=1, help="runs of each (default: 1)")
     parser.add_argument("--epochs", type=int, default=3, help="epochs of a run, the first not counted (default: 3)")
     parser.add_argument("--size", default="reference", help="size of the conformer (default: reference)")
 
@@ -61,7 +61,7 @@ def trained(data: Path, processes: int, options: argparse.Namespace) -> float:
     """Clips a second of an epoch. Raises AuricleError where training fails."""
     with tempfile.TemporaryDirectory() as scratch:
         settings = [f"model.size={options.size}", "model.ensemble_baseline=false", f"train.epochs={options.epochs}"]
-        settings += ["train.precision=float32", "data.split=holdout"]
+        settings += ["train.precision=float32", "train.crop_seconds=1.28", "data.split=holdout"]
         command = [sys.executable, "-m", "auricle", "train", str(data), "--recipe", "speaker", "--no-audio"]
         command += ["--nproc", str(processes), "--out", f"{scratch}/run"]
         command += [word for setting in settings for word in ("--set", setting)]
