@@ -204,6 +204,17 @@ def test_a_killed_command_resumed_names_every_recording_once(
     assert here.read_bytes() == there.read_bytes()
 
 
+def test_only_the_main_thread_writes_answers(machines: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    """Ray reports lost machines from threads of its own."""
+    with cluster.connected(machines.address):
+        other = threading.Thread(target=print, args=("a machine is lost",))
+        other.start()
+        other.join()
+        print("answer")
+    said = capsys.readouterr()
+    assert said.out == "answer\n" and said.err == "a machine is lost\n"
+
+
 def test_what_cannot_be_reached_is_named(corpus: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["inspect", str(corpus), "--ray-address", "127.0.0.1:9"]) == 2
     assert "Add --engine ray" in capsys.readouterr().err

@@ -6,13 +6,16 @@ every machine reads the recordings, and reads and writes the cache, where the fi
 """
 
 import collections
+import contextlib
 import importlib.util
+import io
 import itertools
 import os
 import socket
+import sys
+import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from typing import Any, TypeVar
+from typing import Any, TextIO, TypeVar
 
 from auricle.errors import DataError, MissingExtra, UsageError
 
@@ -30,7 +33,7 @@ def is_used() -> bool:
     return _connected
 
 
-@contextmanager
+@contextlib.contextmanager
 def connected(address: str | None) -> Iterator[None]:
     """Work on the cluster at an address within the block, without one on this machine alone.
 
@@ -53,10 +56,32 @@ def connected(address: str | None) -> Iterator[None]:
         ) from error
     _connected = True
     try:
-        yield
+        # Ray's threads print what they notice of lost machines among the answers.
+        with contextlib.redirect_stdout(_MainThreadsOutput(sys.stdout)):
+            yield
     finally:
         _connected = False
         ray.shutdown()
+
+
+class _MainThreadsOutput(io.TextIOBase):
+    """Standard output for the main thread; what other threads write goes to standard error."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        is_ours = threading.current_thread() is threading.main_thread()
+        return (self._stream if is_ours else sys.stderr).write(text)
+
+    def flush(self) -> None:
+        self._stream.flush()
+
+    def isatty(self) -> bool:
+        return self._stream.isatty()
+
+    def fileno(self) -> int:
+        return self._stream.fileno()
 
 
 def cluster_map(work: Callable[[Part], Result], parts: Sequence[Part]) -> Iterator[Result]:
