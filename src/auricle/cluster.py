@@ -14,7 +14,7 @@ import os
 import socket
 import sys
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, TextIO, TypeVar
 
 from auricle.errors import DataError, MissingExtra, UsageError
@@ -84,8 +84,11 @@ class _MainThreadsOutput(io.TextIOBase):
         return self._stream.fileno()
 
 
-def cluster_map(work: Callable[[Part], Result], parts: Sequence[Part]) -> Iterator[Result]:
-    """Apply `work` to every part on the cluster. Raises what `work` raises, and DataError where its process is lost."""
+def cluster_map(work: Callable[[Part], Result], parts: Iterable[Part]) -> Iterator[Result]:
+    """Apply `work` to every part on the cluster; parts are taken as machines need them.
+
+    Raises what `work` raises, and DataError where its process is lost.
+    """
     import ray
     from ray.exceptions import RayError, RayTaskError
 

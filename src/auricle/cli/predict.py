@@ -132,7 +132,7 @@ def _run(job: "Job", listed: "Iterable[Recording]", options: argparse.Namespace)
     from auricle.inference.parts import PartJob
 
     opened = {"refuse": options.refuse, "runtime": options.runtime}
-    return job.run_in_parts(listed, PartJob.of(job, options.run, options.precision, **opened))
+    return job.run_on_cluster(listed, PartJob.of(job, options.run, options.precision, **opened))
 
 
 def _notify(sentence: str) -> None:

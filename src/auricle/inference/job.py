@@ -14,6 +14,7 @@ from pathlib import Path
 from pydantic import TypeAdapter
 
 from auricle.audio.recordings import CHUNK_FILES, DecodedRecording, Recording, read_recordings
+from auricle.cluster import cluster_map
 from auricle.corpus import tree
 from auricle.errors import UsageError
 from auricle.inference.classifier import Classifier, Prediction
@@ -22,7 +23,6 @@ from auricle.inference.formats import RowFormat
 from auricle.inference.predictor import MeanLogits, ScoredWindow, score_recordings, spec_for
 from auricle.inference.writer import RowOutput
 from auricle.models.onnx_runtime import OnnxModel
-from auricle.parallel import parallel_map
 from auricle.preparation.windows import WindowSpec
 from auricle.run_folder import exported_model, model_folder
 
@@ -119,13 +119,14 @@ class Job:
         self.output.finish()
         return self._state.failed
 
-    def run_in_parts(self, recordings: Iterable[Recording], predict: Callable[[Part], list[RecordingRows]]) -> int:
-        """What `run` does, part by part, on a cluster if one is used."""
+    def run_on_cluster(self, recordings: Iterable[Recording], predict: Callable[[Part], list[RecordingRows]]) -> int:
+        """What `run` does, part by part, on the cluster."""
         recordings = self._begin(recordings)
         if self._state.current is not None:
             raise UsageError("--resume received a job that was interrupted within a recording. Add --engine local.")
-        parts = list(parts_of(recordings, self._state.done))
-        for part, results in zip(parts, parallel_map(predict, parts), strict=True):
+        # Only the parts that are in progress are in memory.
+        ahead, behind = itertools.tee(parts_of(recordings, self._state.done))
+        for results, part in zip(cluster_map(predict, ahead), behind, strict=True):
             for recording, rows in zip(part.recordings, results, strict=True):
                 self.output.begin(recording.name)
                 self.output.write(rows.text)
