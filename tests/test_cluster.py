@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from auricle import cluster
+from auricle import parallel
 from auricle.audio import recordings
 from auricle.audio.inspect import inspect_clips
 from auricle.audio.settings import Settings
@@ -80,17 +80,17 @@ def doomed(part: int) -> int:
 
 
 def test_results_are_in_order_and_errors_are_the_works_own(machines: Any, tmp_path: Path) -> None:
-    with cluster.connected(machines.address):
+    with parallel.connected(machines.address):
         assert list(parallel_map(doubled, range(40))) == [2 * part for part in range(40)]
         with pytest.raises(UsageError, match="part 0 is wrong"):
             list(parallel_map(failed, range(3)))
         assert list(parallel_map(functools.partial(killed, marks=tmp_path), range(9))) == list(range(9))
-    assert not cluster.is_used()
+    assert not parallel.on_cluster()
 
 
 def test_work_that_ends_every_process_ends_with_a_sentence(machines: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cluster, "RETRIES", 1)
-    with cluster.connected(machines.address), pytest.raises(DataError, match="lost its process 2 times"):
+    monkeypatch.setattr(parallel, "RETRIES", 1)
+    with parallel.connected(machines.address), pytest.raises(DataError, match="lost its process 2 times"):
         list(parallel_map(doomed, range(1)))
 
 
@@ -100,7 +100,7 @@ def test_a_store_and_an_inspection_are_the_local_ones_byte_for_byte(
     index, settings = read_index(corpus), Settings(RATE, 1, 0.05, 3600.0)
     here = prepare(index.clips, settings, cache=tmp_path / "here")
     infos = inspect_clips(index.clips, settings, lambda *_: None)
-    with cluster.connected(machines.address):
+    with parallel.connected(machines.address):
         there = prepare(index.clips, settings, cache=tmp_path / "there")
         found = inspect_clips(index.clips, settings, lambda *_: None)
     for one, other in zip(sorted(here.folder.iterdir()), sorted(there.folder.iterdir()), strict=True):
@@ -206,7 +206,7 @@ def test_a_killed_command_resumed_names_every_recording_once(
 
 def test_only_the_main_thread_writes_answers(machines: Any, capsys: pytest.CaptureFixture[str]) -> None:
     """Ray reports lost machines from threads of its own."""
-    with cluster.connected(machines.address):
+    with parallel.connected(machines.address):
         other = threading.Thread(target=print, args=("a machine is lost",))
         other.start()
         other.join()

@@ -17,7 +17,6 @@ ORDER = [
     "recipe",
     "recipes",
     "run_folder",
-    "cluster",
     "parallel",
     "corpus",
     "audio",

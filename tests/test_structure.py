@@ -8,6 +8,7 @@ import auricle
 ROOT = Path(auricle.__file__).parent
 TOP_LEVEL = {
     "__init__.py",
+    "__main__.py",
     "errors.py",
     "recipe.py",
     "recipes",

@@ -11,7 +11,7 @@ import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
 
-from auricle import __version__, cluster
+from auricle import __version__, parallel
 from auricle.cli import corpus, encoders, export, live, predict, serve, tag, train, voices
 from auricle.cli.options import Parser, print_json
 from auricle.errors import AuricleError, MissingExtra, UsageError
@@ -63,7 +63,7 @@ def _engine(options: argparse.Namespace) -> contextlib.AbstractContextManager[No
     engine, address = getattr(options, "engine", "local"), getattr(options, "ray_address", None)
     if engine == "local" and address is not None:
         raise UsageError(f"--ray-address received '{address}', and --engine is local. Add --engine ray.")
-    return contextlib.nullcontext() if engine == "local" else cluster.connected(address)
+    return contextlib.nullcontext() if engine == "local" else parallel.connected(address)
 
 
 @contextlib.contextmanager

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from auricle import cluster
+from auricle import parallel
 from auricle.cli.options import RUN_HELP, command, engine_options, model_options, positive
 from auricle.errors import UsageError
 from auricle.inference.events import EventRules
@@ -127,7 +127,7 @@ def _predict(options: argparse.Namespace) -> int:
 
 def _run(job: "Job", listed: "Iterable[Recording]", options: argparse.Namespace) -> int:
     """Run a job here or on the cluster; returns how many recordings failed."""
-    if not cluster.is_used():
+    if not parallel.on_cluster():
         return job.run(listed)
     from auricle.inference.parts import PartJob
 

@@ -14,7 +14,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from auricle import cluster
+from auricle import parallel
 from auricle.corpus.clip import Clip
 from auricle.models.onnx_runtime import OnnxModel
 from auricle.models.runtime import ModelInfo, Runtime
@@ -215,7 +215,7 @@ class EmbeddingWork:
 
         from auricle.models.layers.parametrized import portable
 
-        return cls(portable(model).cpu() if cluster.is_used() else model, source, torch.get_num_threads())
+        return cls(portable(model).cpu() if parallel.on_cluster() else model, source, torch.get_num_threads())
 
     @property
     def runtime(self) -> Any:
@@ -253,7 +253,7 @@ def _with_results(
     """Each batch, and what the work makes of it, on a cluster if one is used."""
     known = list(batches)
     parts = [batch for _, batch in known]
-    results = cluster.cluster_map(work, parts) if cluster.is_used() else map(work, parts)
+    results = parallel.cluster_map(work, parts) if parallel.on_cluster() else map(work, parts)
     done, total = 0, sum(map(len, parts))
     for batch, result in zip(known, results, strict=True):
         done += len(batch[1])

@@ -14,7 +14,6 @@ from pathlib import Path
 from pydantic import TypeAdapter
 
 from auricle.audio.recordings import CHUNK_FILES, DecodedRecording, Recording, read_recordings
-from auricle.cluster import cluster_map
 from auricle.corpus import tree
 from auricle.errors import UsageError
 from auricle.inference.classifier import Classifier, Prediction
@@ -23,6 +22,7 @@ from auricle.inference.formats import RowFormat
 from auricle.inference.predictor import MeanLogits, ScoredWindow, score_recordings, spec_for
 from auricle.inference.writer import RowOutput
 from auricle.models.onnx_runtime import OnnxModel
+from auricle.parallel import cluster_map
 from auricle.preparation.windows import WindowSpec
 from auricle.run_folder import exported_model, model_folder
 

@@ -22,7 +22,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import Dataset
 
-from auricle import __version__, cluster
+from auricle import __version__, parallel
 from auricle.audio import FULL_SCALE
 from auricle.models import torch_runtime
 from auricle.models.encoders import depth_of
@@ -66,7 +66,7 @@ class FrozenPart:
 def encoder_part(model: Model, depth: int, bf16: bool) -> FrozenPart:
     """All that a pretrained model computes before layer `depth`; in bfloat16 where the processor multiplies it."""
     info, summaries, key = ModelInfo.of_model(model), summary_count(model, depth), _encoder_key(model, depth, bf16)
-    if cluster.is_used():
+    if parallel.on_cluster():
         model = portable(model).cpu()
 
     def rows(samples: Tensor) -> Tensor:
@@ -256,8 +256,8 @@ class FrozenFeatures:
         if not missing:
             return
         done = len(self.views) - sum(len(self.shards[shard]) for shard in missing)
-        if cluster.is_used():
-            for shard, _ in zip(missing, cluster.cluster_map(ShardWork(self, self.part, audio), missing), strict=True):
+        if parallel.on_cluster():
+            for shard, _ in zip(missing, parallel.cluster_map(ShardWork(self, self.part, audio), missing), strict=True):
                 done += len(self.shards[shard])
                 progress(done, len(self.views))
             return
