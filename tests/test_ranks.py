@@ -1,5 +1,6 @@
 """Training in several processes gives the weights of one process with the same batches, and one run folder."""
 
+import importlib.util
 import json
 import os
 import re
@@ -110,6 +111,12 @@ def difference(one: Path, other: Path) -> float:
     return max(float((first[name].double() - second[name].double()).abs().max()) for name in names)
 
 
+# They take half a minute, and who trains in several processes installs the extra.
+several_processes = pytest.mark.skipif(
+    importlib.util.find_spec("ray") is None, reason="the extra 'scale' is not installed"
+)
+
+
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a corpus, and a place for the runs on it."""
@@ -118,6 +125,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@several_processes
 @pytest.mark.parametrize("model", MODELS)
 def test_two_processes_end_in_the_weights_of_one_and_write_one_folder(model: str, runs: Path) -> None:
     one, two = (runs / f"{model}{processes}" for processes in (1, 2))
@@ -139,6 +147,7 @@ def test_two_processes_end_in_the_weights_of_one_and_write_one_folder(model: str
         assert after["valid"]["log_loss"] == pytest.approx(before["valid"]["log_loss"], abs=5e-3)
 
 
+@several_processes
 @pytest.mark.parametrize("killed", [0, 1])
 def test_a_killed_rank_ends_the_training_and_resumed_it_ends_as_if_never_killed(killed: int, runs: Path) -> None:
     cache, run = runs / "cache-cnn2", runs / f"killed{killed}"
@@ -150,6 +159,7 @@ def test_a_killed_rank_ends_the_training_and_resumed_it_ends_as_if_never_killed(
     assert difference(runs / "cnn2", run) == 0.0
 
 
+@several_processes
 def test_what_cannot_work_is_said_once(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     assert finish(start(2, command(tmp_path / "empty", tmp_path / "run", "cnn"), tmp_path / "cache")) == [2, 0]
@@ -157,6 +167,7 @@ def test_what_cannot_work_is_said_once(tmp_path: Path) -> None:
     assert (tmp_path / "cache-rank1.out").read_text() == ""
 
 
+@several_processes
 def test_a_family_without_gradients_lets_the_others_go(tmp_path: Path) -> None:
     corpus = write_corpus(tmp_path / "corpus")
     arguments = ["train", str(corpus), "--recipe", "baseline", "--out", str(tmp_path / "run")]
@@ -164,6 +175,7 @@ def test_a_family_without_gradients_lets_the_others_go(tmp_path: Path) -> None:
     assert (tmp_path / "run" / "report.html").is_file()
 
 
+@several_processes
 def test_nproc_starts_the_processes_and_ends_with_the_exit_code_of_the_first(tmp_path: Path) -> None:
     write_corpus(tmp_path / "corpus", per_class=1)
     begun = [sys.executable, "-m", "auricle", "train", str(tmp_path / "corpus"), "--recipe", "baseline", "--nproc", "2"]
