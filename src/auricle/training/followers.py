@@ -6,7 +6,6 @@ then run the same `train`. Validation, checkpoints, reports and messages are the
 """
 
 import contextlib
-import pickle
 import shutil
 import signal
 import tempfile
@@ -26,7 +25,6 @@ from auricle.training.fold import Validation
 from auricle.training.freezing import PartiallyFrozenModel, Plan
 from auricle.training.task import TrainingTask
 
-MODEL, CLIPS = "model", "job.pickle"
 # Whether the others are in the middle of a training.
 _training = False
 
@@ -74,9 +72,8 @@ def helped(model: Any, recipe: Recipe, task: TrainingTask, folder: RunFolder) ->
     shared.mkdir(parents=True)
     _training = True
     try:
-        save_model(model, shared / MODEL)
-        (shared / CLIPS).write_bytes(pickle.dumps(job))
-        ranks.broadcast(str(shared))
+        save_model(model, shared)
+        ranks.broadcast((str(shared), job))
         ranks.meet()
     finally:
         shutil.rmtree(shared, ignore_errors=True)
@@ -90,10 +87,9 @@ def follow() -> None:
 
     ranks.join()
     try:
-        while (shared := ranks.broadcast()) is not None:
-            # Written by a process of the same command, in a folder that only it writes to.
-            job: Job = pickle.loads((Path(shared) / CLIPS).read_bytes())
-            model = load_model(Path(shared) / MODEL, "float32")
+        while (given := ranks.broadcast()) is not None:
+            folder, job = given
+            model = load_model(Path(folder), "float32")
             ranks.meet()
             with tempfile.TemporaryDirectory() as scratch:
                 train(model, job.recipe, job.task(model), RunFolder(Path(scratch)), lambda _: None)
