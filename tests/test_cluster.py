@@ -215,9 +215,20 @@ def test_only_the_main_thread_writes_answers(machines: Any, capsys: pytest.Captu
     assert said.out == "answer\n" and said.err == "a machine is lost\n"
 
 
-def test_what_cannot_be_reached_is_named(corpus: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["inspect", str(corpus), "--ray-address", "127.0.0.1:9"]) == 2
-    assert "Add --engine ray" in capsys.readouterr().err
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--ray-address", "127.0.0.1:9"], "Add --engine ray"),
+        (["--engine", "ray", "--ray-address", "127.0.0.1:9"], "no cluster answers there"),
+        (["--engine", "ray", "--ray-address", "nonsense"], "no cluster answers there"),
+    ],
+)
+def test_what_cannot_be_reached_is_named_at_once(
+    options: list[str], message: str, corpus: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    start = time.perf_counter()
+    assert main(["inspect", str(corpus), *options]) == 2
+    assert message in capsys.readouterr().err and time.perf_counter() - start < 15.0
 
 
 def test_the_commands_of_the_page_run(

@@ -34,6 +34,8 @@ Result = TypeVar("Result")
 RETAINED_BYTES = 32 << 20
 # A part may lose its process or machine so often; one that ends every process it runs in ends the command.
 RETRIES = 5
+# How long a cluster may take to accept a connection.
+CONNECT_SECONDS = 10.0
 # Parts that are submitted for each processor: the next one is there when one is done, and results stay few.
 _AHEAD = 2
 _connected = False
@@ -110,8 +112,12 @@ def connected(address: str | None) -> Iterator[None]:
     import ray
 
     try:
+        if address not in (None, "auto", "local"):
+            # Ray itself would try for minutes, and print what it tries.
+            host, _, port = address.rpartition("://")[2].rpartition(":")
+            socket.create_connection((host, int(port)), timeout=CONNECT_SECONDS).close()
         ray.init(address=address or "local", log_to_driver=False, logging_level="ERROR", include_dashboard=None)
-    except (ConnectionError, ValueError, RuntimeError) as error:
+    except (OSError, ValueError, RuntimeError) as error:
         raise UsageError(
             f"--ray-address received '{address}', and no cluster answers there ({str(error).splitlines()[0]}). Give "
             "the address that its first machine prints, such as 10.0.0.1:6379, or none for this machine alone."
